@@ -1,0 +1,108 @@
+"""One error tree for everything that a caller or an operator can be told.
+
+Every error carries its gRPC code, so that the code is chosen where the cause is known and mapped to the wire in one place. The text is for
+the person who made the call: which field, what was found, what is allowed.
+"""
+
+import enum
+
+
+class Code(enum.IntEnum):
+    """gRPC's status codes (https://grpc.io/docs/guides/status-codes/), without importing grpc here."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+class Again(enum.StrEnum):
+    """Why a worker refused a call that it has not run and will never commit: the value of the header ``dormouse-again`` (rule 16)."""
+
+    NOT_MINE = "not-mine"
+    BUSY = "busy"
+    DROPPED = "dropped"
+    DRAINING = "draining"
+
+
+class DormouseError(Exception):
+    """The root. `message` is meant for the caller; `code` is what the wire says."""
+
+    code: Code = Code.UNKNOWN
+
+    def __init__(self, message: str, code: Code | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if code is not None:
+            self.code = code
+
+
+class InvalidArgument(DormouseError):
+    """The request is wrong, whatever the state of the system. Nothing was run, nothing changed."""
+
+    code = Code.INVALID_ARGUMENT
+
+
+class NotFound(DormouseError):
+    """No such function, or no such session where one is asked for by name."""
+
+    code = Code.NOT_FOUND
+
+
+class ResourceExhausted(DormouseError):
+    """A limit was reached; the message names it."""
+
+    code = Code.RESOURCE_EXHAUSTED
+
+
+class FailedPrecondition(DormouseError):
+    """The function's model is invalid, or a record is of a version that this revision does not read."""
+
+    code = Code.FAILED_PRECONDITION
+
+
+class Aborted(DormouseError):
+    """The outcome of an earlier copy of this call is not known, or a newer step won."""
+
+    code = Code.ABORTED
+
+
+class Unavailable(DormouseError):
+    """Cannot be served now. With `again`: not run and never committed, so that whoever sent it may send it again under the same key."""
+
+    code = Code.UNAVAILABLE
+
+    def __init__(self, message: str, again: Again | None = None) -> None:
+        super().__init__(message)
+        self.again = again
+
+
+class DeadlineExceeded(DormouseError):
+    """The step limit, the hold limit or the caller's own deadline passed."""
+
+    code = Code.DEADLINE_EXCEEDED
+
+
+class Internal(DormouseError):
+    """The handler raised, or a part of Dormouse broke its own rule."""
+
+    code = Code.INTERNAL
+
+
+class DataLoss(DormouseError):
+    """A record does not verify. It is never removed by itself."""
+
+    code = Code.DATA_LOSS

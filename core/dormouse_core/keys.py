@@ -1,0 +1,98 @@
+"""Where things lie in the store. The table of `docs/architecture.md`, as functions.
+
+A function's own keys are under two prefixes, ``map/{F}/`` and ``data/{F}/``, where ``{F}`` is ``namespace/name/uid``: names are used again,
+uids are not. Every key of the installation is under ``/dormouse/{installation}/``.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function's identity: what keys and caches are made of."""
+
+    namespace: str
+    name: str
+    uid: str
+
+    @property
+    def path(self) -> str:
+        return f"{self.namespace}/{self.name}/{self.uid}"
+
+    @property
+    def label(self) -> str:
+        """namespace/name: what people and metadata call it."""
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one installation."""
+
+    installation: str = "default"
+
+    @property
+    def root(self) -> str:
+        return f"/dormouse/{self.installation}/"
+
+    @property
+    def leader(self) -> str:
+        return f"{self.root}leader"
+
+    @property
+    def functions(self) -> str:
+        return f"{self.root}functions/"
+
+    def function(self, namespace: str, name: str) -> str:
+        return f"{self.functions}{namespace}/{name}"
+
+    @property
+    def gateways(self) -> str:
+        return f"{self.root}gateways/"
+
+    def gateway(self, agent: str) -> str:
+        return f"{self.gateways}{agent}"
+
+    @property
+    def maps(self) -> str:
+        return f"{self.root}map/"
+
+    def map(self, f: Function) -> str:
+        return f"{self.maps}{f.path}/"
+
+    def workers(self, f: Function) -> str:
+        return f"{self.map(f)}workers/"
+
+    def worker(self, f: Function, worker: str) -> str:
+        return f"{self.workers(f)}{worker}"
+
+    def shards(self, f: Function) -> str:
+        return f"{self.map(f)}shards/"
+
+    def shard(self, f: Function, shard: int) -> str:
+        return f"{self.shards(f)}{shard}"
+
+    def moves(self, f: Function) -> str:
+        return f"{self.map(f)}moves/"
+
+    def move(self, f: Function, shard: int) -> str:
+        return f"{self.moves(f)}{shard}"
+
+    def data(self, f: Function) -> str:
+        return f"{self.root}data/{f.path}/"
+
+    def states(self, f: Function, shard: int | None = None) -> str:
+        """All records, or one shard's. A session's key part is percent-encoded, so a prefix never ends inside a name."""
+        return f"{self.data(f)}state/" + ("" if shard is None else f"{shard}/")
+
+    def state(self, f: Function, shard: int, session: str) -> str:
+        return f"{self.states(f, shard)}{session}"
+
+    def floor(self, f: Function, shard: int) -> str:
+        return f"{self.data(f)}floors/{shard}"
+
+    def usage(self, f: Function, worker: str, lane: int) -> str:
+        return f"{self.data(f)}usage/{worker}/{lane}"
+
+    def quarantine(self, f: Function, shard: int, session: str, revision: int) -> str:
+        return f"{self.data(f)}quarantine/{shard}/{session}/{revision}"

@@ -1,0 +1,236 @@
+"""What Dormouse's loops are given instead of reaching for it: a store, a clock, a transport, a provider.
+
+The real ones live in `dormouse_kit`, `dormouse_gateway`, `dormouse_operator`; the simulation passes simulated ones, and the same loops run.
+Nothing here does I/O.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from dormouse_proto import state_pb2
+
+# ------------------------------------------------------------------------------------------------------------------------ clock
+
+
+class Clock(Protocol):
+    """Time as an argument."""
+
+    def now(self) -> float:
+        """Wall time in seconds since the epoch. May jump; nothing that must be safe depends on it."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back. For deadlines, windows and ages."""
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+# ------------------------------------------------------------------------------------------------------------------------ store
+
+
+class StoreError(Exception):
+    """The store did not answer, or answered no. For a write: **the outcome is unknown** unless `definite` is set."""
+
+    def __init__(self, message: str, definite: bool = False) -> None:
+        super().__init__(message)
+        self.definite = definite
+
+
+class Compacted(StoreError):
+    """The history that a watch asked for is gone: list anew and watch from there."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModIs:
+    """Compare: `key`'s mod_revision equals `revision`; 0: the key is absent."""
+
+    key: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedIs:
+    """Compare: `key`'s create_revision equals `revision`."""
+
+    key: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exists:
+    """Compare: `key` is there (create_revision > 0)."""
+
+    key: str
+
+
+Compare = ModIs | CreatedIs | Exists
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    key: str
+    value: bytes
+    lease: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Deletes one key, or with `prefix` every key that begins with it."""
+
+    key: str
+    prefix: bool = False
+
+
+Write = Put | Delete
+
+
+@dataclass(frozen=True, slots=True)
+class Txn:
+    """If every compare holds, all writes happen at once; else nothing does. Not repeated by any client library (rule 4)."""
+
+    compares: tuple[Compare, ...]
+    writes: tuple[Write, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TxnResult:
+    succeeded: bool
+    revision: int  # the response header's: the mod_revision of everything that was written
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    key: str
+    value: bytes
+    mod_revision: int
+    create_revision: int
+    lease: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What one linearizable read saw at `revision`. `more`: the limit cut it; go on behind the last key at this revision."""
+
+    revision: int
+    items: tuple[Item, ...]
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A change of one key. `item` is None where the key was deleted; `mod_revision` is the change's."""
+
+    key: str
+    mod_revision: int
+    item: Item | None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchBatch:
+    """Events in the order of the store's history; `revision` is known to be complete up to here. May have no events (progress)."""
+
+    revision: int
+    events: tuple[Event, ...] = ()
+
+
+class Store(Protocol):
+    """etcd's v3 model. Reads are linearizable. Every method may raise StoreError; `timeout` is in seconds."""
+
+    async def get(self, keys: Sequence[str], *, timeout: float = 5.0) -> tuple[int, dict[str, Item]]:
+        """Several keys in one transaction, so all at one revision: (revision, the items that exist by key)."""
+
+    async def list(
+        self,
+        prefix: str,
+        *,
+        start: str = "",
+        limit: int = 0,
+        revision: int = 0,
+        keys_only: bool = False,
+        timeout: float = 5.0,
+    ) -> Listing:
+        """Every key that begins with `prefix`, in key order, behind `start` (exclusive); `limit` 0: all; `revision` 0: now."""
+
+    async def txn(self, txn: Txn, *, timeout: float = 5.0) -> TxnResult: ...
+
+    def watch(self, prefix: str, revision: int) -> AsyncIterator[WatchBatch]:
+        """Every change of keys under `prefix` from `revision` on. Raises Compacted or StoreError; then list anew.
+
+        A watch that is alive but silent says so: a batch without events at least each 10 seconds.
+        """
+
+    async def grant(self, ttl: int) -> int:
+        """A new lease of `ttl` seconds."""
+
+    async def keep_alive(self, lease: int, *, timeout: float = 1.0) -> int:
+        """The lease's time to live in seconds after this; 0: it has ended, for good."""
+
+    async def revoke(self, lease: int) -> None: ...
+
+    async def compact(self, revision: int) -> None: ...
+
+
+# -------------------------------------------------------------------------------------------------------------------- transport
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A unary call's whole answer. `message` is the encoded response, empty unless `code` is 0. Metadata keys are lower case."""
+
+    code: int
+    message: bytes = b""
+    details: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def again(self) -> str:
+        """Why the worker refused without running it (`dormouse_core.errors.Again`), or ''."""
+        return self.metadata.get("dormouse-again", "")
+
+
+class Transport(Protocol):
+    """How the relay reaches a worker."""
+
+    async def call(self, address: str, method: str, message: bytes, metadata: Mapping[str, str], *, timeout: float | None) -> Reply:
+        """A unary gRPC call of `method` ("/package.Service/Method") at `address`. Never raises for a status.
+
+        A connection that cannot be made or that breaks is UNAVAILABLE with the metadata `dormouse-broken: connect` (nothing was sent) or
+        `dormouse-broken: reset` (it may have run). asyncio's cancellation cancels the call.
+        """
+
+
+# --------------------------------------------------------------------------------------------------------------------- provider
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One worker as its provider sees it: a pod, or a local supervisor. `name` is what WorkerEntry.instance says."""
+
+    name: str
+    function: str  # namespace/name
+    uid: str
+    revision: str
+    started: float  # wall time
+    stopping: bool = False
+    exited: bool = False
+    problem: state_pb2.Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How many workers of one revision should run. `victims`: instances that cost least to stop, cheapest first (a hint)."""
+
+    function: state_pb2.FunctionEntry
+    revision: str
+    count: int
+    victims: tuple[str, ...] = ()
+
+
+class Provider(Protocol):
+    """What "start a worker" means. Level-triggered: `apply` may be repeated, and one that changes nothing writes nothing."""
+
+    async def observe(self) -> Sequence[Instance] | None:
+        """Every instance of this installation; None: not known now, which never means none."""
+
+    async def apply(self, wanted: Wanted) -> None:
+        """Raises Unavailable with a readable reason when it cannot."""

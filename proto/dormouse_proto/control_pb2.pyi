@@ -1,0 +1,339 @@
+from dormouse_proto import state_pb2 as _state_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class WorkerOrder(_message.Message):
+    __slots__ = ("hello", "drain", "no_taker")
+    class Hello(_message.Message):
+        __slots__ = ("leader", "report_interval_ms")
+        LEADER_FIELD_NUMBER: _ClassVar[int]
+        REPORT_INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+        leader: str
+        report_interval_ms: int
+        def __init__(self, leader: _Optional[str] = ..., report_interval_ms: _Optional[int] = ...) -> None: ...
+    class Drain(_message.Message):
+        __slots__ = ()
+        def __init__(self) -> None: ...
+    class NoTaker(_message.Message):
+        __slots__ = ()
+        def __init__(self) -> None: ...
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_FIELD_NUMBER: _ClassVar[int]
+    NO_TAKER_FIELD_NUMBER: _ClassVar[int]
+    hello: WorkerOrder.Hello
+    drain: WorkerOrder.Drain
+    no_taker: WorkerOrder.NoTaker
+    def __init__(self, hello: _Optional[_Union[WorkerOrder.Hello, _Mapping]] = ..., drain: _Optional[_Union[WorkerOrder.Drain, _Mapping]] = ..., no_taker: _Optional[_Union[WorkerOrder.NoTaker, _Mapping]] = ...) -> None: ...
+
+class WorkerReport(_message.Message):
+    __slots__ = ("worker", "uid", "revision", "ready", "draining", "in_flight", "queued", "calls", "kept_replies", "concurrency_seconds", "sessions", "state_bytes", "shards", "stopped", "metadata", "busy_seconds")
+    class StoppedShard(_message.Message):
+        __slots__ = ("shard", "stopped_us")
+        SHARD_FIELD_NUMBER: _ClassVar[int]
+        STOPPED_US_FIELD_NUMBER: _ClassVar[int]
+        shard: int
+        stopped_us: int
+        def __init__(self, shard: _Optional[int] = ..., stopped_us: _Optional[int] = ...) -> None: ...
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    KEPT_REPLIES_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENCY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    STATE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    STOPPED_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    BUSY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    uid: str
+    revision: str
+    ready: bool
+    draining: bool
+    in_flight: int
+    queued: int
+    calls: int
+    kept_replies: int
+    concurrency_seconds: float
+    sessions: int
+    state_bytes: int
+    shards: int
+    stopped: _containers.RepeatedCompositeFieldContainer[WorkerReport.StoppedShard]
+    metadata: _state_pb2.ModelMetadata
+    busy_seconds: float
+    def __init__(self, worker: _Optional[str] = ..., uid: _Optional[str] = ..., revision: _Optional[str] = ..., ready: _Optional[bool] = ..., draining: _Optional[bool] = ..., in_flight: _Optional[int] = ..., queued: _Optional[int] = ..., calls: _Optional[int] = ..., kept_replies: _Optional[int] = ..., concurrency_seconds: _Optional[float] = ..., sessions: _Optional[int] = ..., state_bytes: _Optional[int] = ..., shards: _Optional[int] = ..., stopped: _Optional[_Iterable[_Union[WorkerReport.StoppedShard, _Mapping]]] = ..., metadata: _Optional[_Union[_state_pb2.ModelMetadata, _Mapping]] = ..., busy_seconds: _Optional[float] = ...) -> None: ...
+
+class FunctionDemand(_message.Message):
+    __slots__ = ("namespace", "name", "uid", "held", "arrived", "held_seconds")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    ARRIVED_FIELD_NUMBER: _ClassVar[int]
+    HELD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    uid: str
+    held: int
+    arrived: int
+    held_seconds: float
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., held: _Optional[int] = ..., arrived: _Optional[int] = ..., held_seconds: _Optional[float] = ...) -> None: ...
+
+class RouteProblem(_message.Message):
+    __slots__ = ("namespace", "name", "message")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    message: str
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
+class AgentReport(_message.Message):
+    __slots__ = ("agent", "sent_us", "complete", "demand", "problems")
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    SENT_US_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    DEMAND_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    agent: str
+    sent_us: int
+    complete: bool
+    demand: _containers.RepeatedCompositeFieldContainer[FunctionDemand]
+    problems: _containers.RepeatedCompositeFieldContainer[RouteProblem]
+    def __init__(self, agent: _Optional[str] = ..., sent_us: _Optional[int] = ..., complete: _Optional[bool] = ..., demand: _Optional[_Iterable[_Union[FunctionDemand, _Mapping]]] = ..., problems: _Optional[_Iterable[_Union[RouteProblem, _Mapping]]] = ...) -> None: ...
+
+class AgentOrder(_message.Message):
+    __slots__ = ("echo_us", "leader_us")
+    ECHO_US_FIELD_NUMBER: _ClassVar[int]
+    LEADER_US_FIELD_NUMBER: _ClassVar[int]
+    echo_us: int
+    leader_us: int
+    def __init__(self, echo_us: _Optional[int] = ..., leader_us: _Optional[int] = ...) -> None: ...
+
+class Condition(_message.Message):
+    __slots__ = ("type", "status", "reason", "message", "since_us")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    SINCE_US_FIELD_NUMBER: _ClassVar[int]
+    type: str
+    status: str
+    reason: str
+    message: str
+    since_us: int
+    def __init__(self, type: _Optional[str] = ..., status: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., since_us: _Optional[int] = ...) -> None: ...
+
+class FunctionStatus(_message.Message):
+    __slots__ = ("namespace", "name", "uid", "revision", "phase", "replicas", "ready_replicas", "sessions", "asleep_since_us", "conditions", "reason", "autoscaled", "workers", "owners")
+    class OwnersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: str
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[str] = ...) -> None: ...
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    READY_REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    ASLEEP_SINCE_US_FIELD_NUMBER: _ClassVar[int]
+    CONDITIONS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    AUTOSCALED_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    OWNERS_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    uid: str
+    revision: str
+    phase: str
+    replicas: int
+    ready_replicas: int
+    sessions: int
+    asleep_since_us: int
+    conditions: _containers.RepeatedCompositeFieldContainer[Condition]
+    reason: str
+    autoscaled: bool
+    workers: _containers.RepeatedScalarFieldContainer[str]
+    owners: _containers.ScalarMap[int, str]
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., revision: _Optional[str] = ..., phase: _Optional[str] = ..., replicas: _Optional[int] = ..., ready_replicas: _Optional[int] = ..., sessions: _Optional[int] = ..., asleep_since_us: _Optional[int] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., reason: _Optional[str] = ..., autoscaled: _Optional[bool] = ..., workers: _Optional[_Iterable[str]] = ..., owners: _Optional[_Mapping[int, str]] = ...) -> None: ...
+
+class ApplyRequest(_message.Message):
+    __slots__ = ("manifest",)
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    manifest: str
+    def __init__(self, manifest: _Optional[str] = ...) -> None: ...
+
+class ApplyResponse(_message.Message):
+    __slots__ = ("function", "outcome")
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    function: FunctionStatus
+    outcome: str
+    def __init__(self, function: _Optional[_Union[FunctionStatus, _Mapping]] = ..., outcome: _Optional[str] = ...) -> None: ...
+
+class GetRequest(_message.Message):
+    __slots__ = ("namespace", "name", "owners")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OWNERS_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    owners: bool
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., owners: _Optional[bool] = ...) -> None: ...
+
+class GetResponse(_message.Message):
+    __slots__ = ("functions",)
+    FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
+    functions: _containers.RepeatedCompositeFieldContainer[FunctionStatus]
+    def __init__(self, functions: _Optional[_Iterable[_Union[FunctionStatus, _Mapping]]] = ...) -> None: ...
+
+class DeleteRequest(_message.Message):
+    __slots__ = ("namespace", "name")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class DeleteResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ScaleRequest(_message.Message):
+    __slots__ = ("namespace", "name", "replicas")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    replicas: int
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., replicas: _Optional[int] = ...) -> None: ...
+
+class ScaleResponse(_message.Message):
+    __slots__ = ("function",)
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    function: FunctionStatus
+    def __init__(self, function: _Optional[_Union[FunctionStatus, _Mapping]] = ...) -> None: ...
+
+class SessionsRequest(_message.Message):
+    __slots__ = ("namespace", "name", "page", "limit", "session")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PAGE_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    page: str
+    limit: int
+    session: str
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., page: _Optional[str] = ..., limit: _Optional[int] = ..., session: _Optional[str] = ...) -> None: ...
+
+class SessionInfo(_message.Message):
+    __slots__ = ("session", "shard", "step", "bytes", "expires_us", "ended", "owner", "state_version", "tensors")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_US_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    STATE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    session: str
+    shard: int
+    step: int
+    bytes: int
+    expires_us: int
+    ended: bool
+    owner: str
+    state_version: str
+    tensors: _containers.RepeatedCompositeFieldContainer[_state_pb2.TensorMetadata]
+    def __init__(self, session: _Optional[str] = ..., shard: _Optional[int] = ..., step: _Optional[int] = ..., bytes: _Optional[int] = ..., expires_us: _Optional[int] = ..., ended: _Optional[bool] = ..., owner: _Optional[str] = ..., state_version: _Optional[str] = ..., tensors: _Optional[_Iterable[_Union[_state_pb2.TensorMetadata, _Mapping]]] = ...) -> None: ...
+
+class SessionsResponse(_message.Message):
+    __slots__ = ("sessions", "next", "revision")
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    sessions: _containers.RepeatedCompositeFieldContainer[SessionInfo]
+    next: str
+    revision: int
+    def __init__(self, sessions: _Optional[_Iterable[_Union[SessionInfo, _Mapping]]] = ..., next: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class StartRequest(_message.Message):
+    __slots__ = ("instance", "spec", "grace_seconds")
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    GRACE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    instance: str
+    spec: str
+    grace_seconds: float
+    def __init__(self, instance: _Optional[str] = ..., spec: _Optional[str] = ..., grace_seconds: _Optional[float] = ...) -> None: ...
+
+class StartResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StopRequest(_message.Message):
+    __slots__ = ("instance",)
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    instance: str
+    def __init__(self, instance: _Optional[str] = ...) -> None: ...
+
+class StopResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Instance(_message.Message):
+    __slots__ = ("instance", "namespace", "function", "uid", "revision", "stopping", "exited", "exit_code", "problem", "pid", "started_us")
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    STOPPING_FIELD_NUMBER: _ClassVar[int]
+    EXITED_FIELD_NUMBER: _ClassVar[int]
+    EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    STARTED_US_FIELD_NUMBER: _ClassVar[int]
+    instance: str
+    namespace: str
+    function: str
+    uid: str
+    revision: str
+    stopping: bool
+    exited: bool
+    exit_code: int
+    problem: _state_pb2.Problem
+    pid: int
+    started_us: int
+    def __init__(self, instance: _Optional[str] = ..., namespace: _Optional[str] = ..., function: _Optional[str] = ..., uid: _Optional[str] = ..., revision: _Optional[str] = ..., stopping: _Optional[bool] = ..., exited: _Optional[bool] = ..., exit_code: _Optional[int] = ..., problem: _Optional[_Union[_state_pb2.Problem, _Mapping]] = ..., pid: _Optional[int] = ..., started_us: _Optional[int] = ...) -> None: ...
+
+class ListResponse(_message.Message):
+    __slots__ = ("instances",)
+    INSTANCES_FIELD_NUMBER: _ClassVar[int]
+    instances: _containers.RepeatedCompositeFieldContainer[Instance]
+    def __init__(self, instances: _Optional[_Iterable[_Union[Instance, _Mapping]]] = ...) -> None: ...

@@ -1,0 +1,205 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Tensor(_message.Message):
+    __slots__ = ("name", "datatype", "shape", "data")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DATATYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    datatype: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    data: bytes
+    def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class KeptKey(_message.Message):
+    __slots__ = ("timestamp_us", "id", "digest", "reply", "reply_gone", "step")
+    TIMESTAMP_US_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    REPLY_FIELD_NUMBER: _ClassVar[int]
+    REPLY_GONE_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    timestamp_us: int
+    id: str
+    digest: bytes
+    reply: bytes
+    reply_gone: bool
+    step: int
+    def __init__(self, timestamp_us: _Optional[int] = ..., id: _Optional[str] = ..., digest: _Optional[bytes] = ..., reply: _Optional[bytes] = ..., reply_gone: _Optional[bool] = ..., step: _Optional[int] = ...) -> None: ...
+
+class Record(_message.Message):
+    __slots__ = ("state_version", "write_id", "tombstone", "tensors", "step", "kept", "horizon_us", "newest_us", "expires_us")
+    STATE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    WRITE_ID_FIELD_NUMBER: _ClassVar[int]
+    TOMBSTONE_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    HORIZON_US_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_US_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_US_FIELD_NUMBER: _ClassVar[int]
+    state_version: str
+    write_id: bytes
+    tombstone: bool
+    tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
+    step: int
+    kept: _containers.RepeatedCompositeFieldContainer[KeptKey]
+    horizon_us: int
+    newest_us: int
+    expires_us: int
+    def __init__(self, state_version: _Optional[str] = ..., write_id: _Optional[bytes] = ..., tombstone: _Optional[bool] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., step: _Optional[int] = ..., kept: _Optional[_Iterable[_Union[KeptKey, _Mapping]]] = ..., horizon_us: _Optional[int] = ..., newest_us: _Optional[int] = ..., expires_us: _Optional[int] = ...) -> None: ...
+
+class Floor(_message.Message):
+    __slots__ = ("timestamp_us",)
+    TIMESTAMP_US_FIELD_NUMBER: _ClassVar[int]
+    timestamp_us: int
+    def __init__(self, timestamp_us: _Optional[int] = ...) -> None: ...
+
+class ShardEntry(_message.Message):
+    __slots__ = ("owner", "epoch")
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    owner: str
+    epoch: int
+    def __init__(self, owner: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+
+class Move(_message.Message):
+    __slots__ = ("target",)
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    target: str
+    def __init__(self, target: _Optional[str] = ...) -> None: ...
+
+class WorkerEntry(_message.Message):
+    __slots__ = ("address", "revision", "state", "instance")
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        UNSPECIFIED: _ClassVar[WorkerEntry.State]
+        READY: _ClassVar[WorkerEntry.State]
+        DRAINING: _ClassVar[WorkerEntry.State]
+    UNSPECIFIED: WorkerEntry.State
+    READY: WorkerEntry.State
+    DRAINING: WorkerEntry.State
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    revision: str
+    state: WorkerEntry.State
+    instance: str
+    def __init__(self, address: _Optional[str] = ..., revision: _Optional[str] = ..., state: _Optional[_Union[WorkerEntry.State, str]] = ..., instance: _Optional[str] = ...) -> None: ...
+
+class Leader(_message.Message):
+    __slots__ = ("address", "name")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    name: str
+    def __init__(self, address: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class GatewayEntry(_message.Message):
+    __slots__ = ("address",)
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    def __init__(self, address: _Optional[str] = ...) -> None: ...
+
+class Problem(_message.Message):
+    __slots__ = ("code", "reason", "message", "revision")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    reason: str
+    message: str
+    revision: str
+    def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., revision: _Optional[str] = ...) -> None: ...
+
+class TensorMetadata(_message.Message):
+    __slots__ = ("name", "datatype", "shape", "optional")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DATATYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    OPTIONAL_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    datatype: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    optional: bool
+    def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., optional: _Optional[bool] = ...) -> None: ...
+
+class ModelMetadata(_message.Message):
+    __slots__ = ("platform", "inputs", "outputs", "states", "max_batch_size", "state_version")
+    PLATFORM_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    MAX_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    STATE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    platform: str
+    inputs: _containers.RepeatedCompositeFieldContainer[TensorMetadata]
+    outputs: _containers.RepeatedCompositeFieldContainer[TensorMetadata]
+    states: _containers.RepeatedCompositeFieldContainer[TensorMetadata]
+    max_batch_size: int
+    state_version: str
+    def __init__(self, platform: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., states: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., max_batch_size: _Optional[int] = ..., state_version: _Optional[str] = ...) -> None: ...
+
+class FunctionEntry(_message.Message):
+    __slots__ = ("namespace", "name", "uid", "revision", "spec", "shards", "generation", "deleting", "created_us", "proved_revision", "metadata", "problem")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    DELETING_FIELD_NUMBER: _ClassVar[int]
+    CREATED_US_FIELD_NUMBER: _ClassVar[int]
+    PROVED_REVISION_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    uid: str
+    revision: str
+    spec: bytes
+    shards: int
+    generation: int
+    deleting: bool
+    created_us: int
+    proved_revision: str
+    metadata: ModelMetadata
+    problem: Problem
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., revision: _Optional[str] = ..., spec: _Optional[bytes] = ..., shards: _Optional[int] = ..., generation: _Optional[int] = ..., deleting: _Optional[bool] = ..., created_us: _Optional[int] = ..., proved_revision: _Optional[str] = ..., metadata: _Optional[_Union[ModelMetadata, _Mapping]] = ..., problem: _Optional[_Union[Problem, _Mapping]] = ...) -> None: ...
+
+class UsageLane(_message.Message):
+    __slots__ = ("tenants", "sessions", "state_bytes")
+    class Tenant(_message.Message):
+        __slots__ = ("tenant", "calls", "busy_seconds", "rows", "bytes_in", "bytes_out")
+        TENANT_FIELD_NUMBER: _ClassVar[int]
+        CALLS_FIELD_NUMBER: _ClassVar[int]
+        BUSY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+        ROWS_FIELD_NUMBER: _ClassVar[int]
+        BYTES_IN_FIELD_NUMBER: _ClassVar[int]
+        BYTES_OUT_FIELD_NUMBER: _ClassVar[int]
+        tenant: str
+        calls: int
+        busy_seconds: float
+        rows: int
+        bytes_in: int
+        bytes_out: int
+        def __init__(self, tenant: _Optional[str] = ..., calls: _Optional[int] = ..., busy_seconds: _Optional[float] = ..., rows: _Optional[int] = ..., bytes_in: _Optional[int] = ..., bytes_out: _Optional[int] = ...) -> None: ...
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    STATE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    tenants: _containers.RepeatedCompositeFieldContainer[UsageLane.Tenant]
+    sessions: int
+    state_bytes: int
+    def __init__(self, tenants: _Optional[_Iterable[_Union[UsageLane.Tenant, _Mapping]]] = ..., sessions: _Optional[int] = ..., state_bytes: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,1 @@
+"""One worker: loads a model, batches, keeps the sessions of its shards, commits."""
