@@ -13,7 +13,7 @@ MAX_TENANT_CHARACTERS = 128
 
 
 def session_key(tenant: str, session: int | str) -> str:
-    """The session's name in the store: ``{tenant}/i:{int}`` or ``{tenant}/s:{string}``, each part percent-encoded (RFC 3986 unreserved kept).
+    """The session's name in the store: ``{tenant}/i:{int}`` or ``{tenant}/s:{string}``, parts percent-encoded (RFC 3986).
 
     An int is within int64. Int 7 and string "7" are two sessions. InvalidArgument: empty or over-long string, a tenant that is too long.
     """
