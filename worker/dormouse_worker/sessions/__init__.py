@@ -1,0 +1,44 @@
+"""Everything that a worker knows about sessions: which shards are its own, what state each session has, which step runs next, and when a
+step is acknowledged.
+
+The contract: a step that was acknowledged is in the store, on top of the step before it, exactly once; a step that was not run and will
+never be committed is refused with `Unavailable.again`; anything else ends in an error that says that the outcome is not known. Safety rests
+on the store's comparisons alone (the fence and each record's own revision), never on a clock or a lease.
+
+    sessions = Sessions(function, settings, states, store, clock, runner, worker=..., address=..., instance=..., revision=..., keys=...)
+    sessions.on_change = report_soon
+    await sessions.start()            # registers, then owns what the map says
+    sessions.submit(step)             # never raises, never blocks; answers by step.answer
+    sessions.cancel(step)             # the caller went away: not run if it has not begun
+    await sessions.drain()            # returns when no shard is owned; sessions.no_taker() when nobody can take them
+    await sessions.close()            # revokes the lease
+    sessions.lost                     # an asyncio.Event: the lease ended for good; the process ends, or registers under a new name
+
+A stateless function's worker needs the first part alone: `Registration` with start(), drain(), close() and `lost`.
+"""
+
+from dormouse_worker.sessions.boundary import (
+    Answer,
+    Failed,
+    Outcome,
+    Ran,
+    Runner,
+    SessionsReport,
+    Settings,
+    StateInfo,
+    States,
+    Step,
+)
+
+__all__ = [
+    "Answer",
+    "Failed",
+    "Outcome",
+    "Ran",
+    "Runner",
+    "SessionsReport",
+    "Settings",
+    "StateInfo",
+    "States",
+    "Step",
+]

@@ -1,0 +1,127 @@
+"""What crosses between the sessions and the rest of a worker.
+
+The service reads a call off the transport, decodes it and submits a `Step`; the sessions decide when it runs and on which state, and hand
+it to the `Runner` (the batcher), which calls back with an `Outcome`; once its commit is known, the step's `answer` is called. The sessions
+know nothing of frames, tensors' names or models; the runner knows nothing of shards, records or keys.
+
+Everything here is called on the worker's event loop.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from dormouse_core.callkeys import CallKey
+from dormouse_core.errors import DormouseError
+
+States = dict[str, np.ndarray]  # a session's tensors by the name of the state *input*, each with its full shape
+
+
+@dataclass(frozen=True, slots=True)
+class StateInfo:
+    """One state of the function: what the model reads as `input` and returns as `output`.
+
+    `shape` is one session's tensor as the model sees it, the batch axis included with size 1; -1 elsewhere: variable, and then no fixed
+    size is known before a step ran. `initial` has the shape with which a session begins; it is copied, never changed.
+    """
+
+    name: str
+    input: str
+    output: str
+    datatype: str  # the Open Inference Protocol's: FP32, INT64, ...
+    shape: tuple[int, ...]
+    batch_axis: int | None
+    initial: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the sessions need of a function's spec. Times are in seconds."""
+
+    shards: int
+    state_version: str
+    accepts: frozenset[str] = frozenset()  # further state versions that this revision reads (rule 17)
+    ttl: float = 86_400.0
+    """A session that is not stepped for so long is over."""
+    evict_after: float = 600.0
+    """A session that is not stepped for so long leaves memory; its record stays."""
+    step_limit: float = 60.0
+    """The longest that one step may run, from its turn."""
+    max_batch: int = 64
+    """Steps that run ahead of their commit at most, for a group commit to take; see `commits`."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a step's caller is told. `reply` is an encoded ModelInferResponse, or None and then `error` says why.
+
+    An `Unavailable` with `again` becomes the header dormouse-again (rule 16). `step` is the session's step count after this step, 0:
+    unknown.
+    """
+
+    reply: bytes | None
+    step: int = 0
+    error: DormouseError | None = None
+    kept: bool = False  # the reply of an earlier copy of this call: not billed again
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    """One call inside a session, as the transport read it."""
+
+    session: str  # dormouse_core.sessions.session_key
+    key: CallKey
+    digest: bytes  # of the decoded request (rule 6)
+    start: bool  # sequence_start: begins the session anew, whatever is there
+    end: bool  # sequence_end: leaves a tombstone
+    create: bool  # may begin the session if there is none: metadata dormouse-session, or `start`
+    call: Any  # the transport's request; opaque here, handed to the runner
+    answer: Callable[[Answer], None]  # called exactly once, except after `cancel`: then at most once
+    rev: int = 0  # dormouse-rev: the sender's map was read at this revision; 0 unknown (rule 16)
+    deadline: float = float("inf")  # the caller's, on the monotonic clock. The step limit runs from the step's turn
+    cancelled: bool = False  # set by Sessions.cancel
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """The step ran. `reply` is complete but for metadata; `states` are the next ones, by state input, not shared with any other session."""
+
+    reply: bytes
+    states: States
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The step did not run to its end. Nothing is committed; the session keeps the state that it had."""
+
+    error: DormouseError
+
+
+Outcome = Ran | Failed
+
+
+class Runner(Protocol):
+    """The batcher. It may be called for many sessions at once, for one session never before `done` of the step before."""
+
+    def run(self, call: Any, states: States, step: int, start: bool, end: bool, done: Callable[[Outcome], None], deadline: float) -> None:
+        """Runs `call` on `states` and calls `done` exactly once, when nothing of the step runs any more; never inside this call's own stack
+        of the same session's `done`. Must not change `states`: a step that fails leaves them as they were.
+
+        `step` is the number of this step (1: the first since the session began), `start` that it begins the session, whether or not the
+        caller said so. Past `deadline` (monotonic) the runner ends with Failed(DeadlineExceeded).
+        """
+
+
+@dataclass(slots=True)
+class SessionsReport:
+    """For the control stream's WorkerReport."""
+
+    sessions: int = 0  # in memory
+    state_bytes: int = 0  # of those
+    shards: int = 0  # owned
+    running: int = 0  # steps that run or commit
+    queued: int = 0  # steps that wait for their turn
+    steps: int = 0  # acknowledged since the process began
+    kept_replies: int = 0
+    stopped: list[tuple[int, int]] = field(default_factory=list)  # (shard, wall µs at which it stopped serving): rule 14
