@@ -1,0 +1,67 @@
+# Everything a person or CI runs. Each target does its own set-up; `make` alone says what there is.
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := proto core kit operator gateway worker cli tests examples bench tools
+
+.PHONY: help
+help:
+	@echo "make demo    the whole system on this machine: from zero, through a kill, a rescale and a sleep, with the unmodified tritonclient"
+	@echo "make test    every test that fits in CI     make slow    the rest"
+	@echo "make check   ruff, mypy, import-linter, stale generated files"
+	@echo "make bench   the figures, as ratios         make generate    stubs, CRD and reference pages anew"
+
+# One environment for all of Dormouse, one for the caller: tritonclient pins other versions.
+.venv/.done: requirements/dev.txt pyproject.toml tools/prepare.py
+	$(PYTHON) tools/prepare.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv-client/.done: requirements/client.txt
+	$(PYTHON) -m venv .venv-client
+	.venv-client/bin/pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements/client.txt
+	@touch $@
+
+.PHONY: setup models
+setup: .venv/.done .venv-client/.done models
+models: .venv/.done
+	@$(BIN)/python tools/fetch_models.py
+
+.PHONY: demo
+demo: setup
+	$(BIN)/python examples/demo.py
+
+.PHONY: test unit simulation integration
+test: check unit simulation integration
+unit: .venv/.done
+	$(BIN)/pytest tests/unit
+simulation: .venv/.done
+	$(BIN)/pytest tests/simulation
+integration: setup
+	$(BIN)/pytest tests/integration
+
+.PHONY: slow
+slow: setup
+	$(BIN)/pytest -m slow tests
+
+.PHONY: check
+check: .venv/.done
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python tools/generate_protos.py --check
+	$(BIN)/python tools/generate_reference.py --check
+
+.PHONY: generate lock
+generate: .venv/.done
+	$(BIN)/python tools/generate_protos.py
+	$(BIN)/python tools/generate_reference.py
+lock:
+	uv pip compile --quiet --upgrade --generate-hashes --no-annotate --extra dev pyproject.toml -o requirements/dev.txt
+	uv pip compile --quiet --upgrade --generate-hashes --no-annotate requirements/client.in -o requirements/client.txt
+
+.PHONY: bench
+bench: setup
+	$(BIN)/python bench/run.py
