@@ -14,49 +14,29 @@ import pathlib
 import sys
 import threading
 import time
-import wave
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import data
 import numpy as np
 import tritonclient.grpc as triton
 
 HERE = pathlib.Path(__file__).resolve().parent
 SEQUENCE = 20260711
-WINDOW, CONTEXT, RATE = 512, 64, 16000
-
-
-def windows() -> list[np.ndarray]:
-    """The recording as the model wants it: [1, 576] FP32 each, the window behind the last 64 samples of the one before."""
-    with wave.open(str(HERE / "vad" / "voice.wav")) as recording:
-        samples = np.frombuffer(recording.readframes(recording.getnframes()), np.int16).astype(np.float32) / 32768
-    padded = np.concatenate([np.zeros(CONTEXT, np.float32), samples])
-    return [padded[None, i : i + CONTEXT + WINDOW] for i in range(0, len(samples) - WINDOW + 1, WINDOW)]
-
-
-def features(path: str) -> np.ndarray:
-    """What the file-type model reads: 1,024 bytes of the beginning and 1,024 of the end, stripped of white space; 256 where there is none."""
-    content = pathlib.Path(path).read_bytes()
-    beginning = content[:4096].lstrip()[:1024]
-    end = content[-4096:].rstrip()[-1024:]
-    both = np.full(2048, 256, np.int32)
-    both[: len(beginning)] = list(beginning)
-    both[2048 - len(end) :] = list(end)
-    return both[None]
 
 
 class Caller:
     def __init__(self, url: str) -> None:
         self.client = triton.InferenceServerClient(url)
-        self.windows = windows()
+        self.windows = data.windows()
         self.labels: list[str] = json.loads((HERE / "filetype" / "labels.json").read_text())["target_labels_space"]
 
     def listen(self, first: int, last: int, pace: float, end: bool) -> dict[str, Any]:
         """Steps windows [first, last) through the sequence; the first one starts it, the last one of the recording may end it."""
         speech, seconds, steps = [], [], []
-        rate = triton.InferInput("sr", [], "INT64").set_data_from_numpy(np.array(RATE, np.int64))
+        rate = triton.InferInput("sr", [], "INT64").set_data_from_numpy(np.array(data.RATE, np.int64))
         for i in range(first, last):
-            window = triton.InferInput("input", [1, CONTEXT + WINDOW], "FP32").set_data_from_numpy(self.windows[i])
+            window = triton.InferInput("input", [1, data.CONTEXT + data.WINDOW], "FP32").set_data_from_numpy(self.windows[i])
             began = time.monotonic()
             answer = self.client.infer(
                 "vad",
@@ -74,7 +54,7 @@ class Caller:
     def classify(self, files: list[str]) -> dict[str, Any]:
         labels, seconds = [], []
         for path in files:
-            content = triton.InferInput("bytes", [1, 2048], "INT32").set_data_from_numpy(features(path))
+            content = triton.InferInput("bytes", [1, 2048], "INT32").set_data_from_numpy(data.features(path))
             began = time.monotonic()
             answer = self.client.infer("filetype", [content])
             seconds.append(time.monotonic() - began)

@@ -1,0 +1,284 @@
+"""The demo: one machine, two real models, the unmodified tritonclient, and everything that may go wrong in between.
+
+Run by ``make demo``. It starts `dormouse up` in a folder of its own, lets both functions fall asleep, and then tells a story in which every
+sentence is checked: it exits non-zero if one of them is untrue. The caller is `client.py`, in an environment of its own.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import data
+import numpy as np
+import onnxruntime
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent
+KINDS = {
+    "README.md": "markdown",
+    "pyproject.toml": "toml",
+    "examples/client.py": "python",
+    "examples/vad/function.yaml": "yaml",
+    "examples/vad/voice.wav": "wav",
+    "proto/control.proto": "proto",
+    "gateway/dormouse_gateway/router.lua": "lua",
+}
+FILES = [str(ROOT / name) for name in KINDS]
+
+
+class Untrue(Exception):
+    """A sentence of the story that does not hold."""
+
+
+def check(true: bool, sentence: str) -> None:
+    if not true:
+        raise Untrue(sentence)
+
+
+def say(text: str, began: list[float] = [time.monotonic()]) -> None:  # noqa: B006 - the story's own clock, set once
+    print(f"{time.monotonic() - began[0]:6.1f} s  {text}", flush=True)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class System:
+    """`dormouse up` in a folder, and the `dormouse` command beside it."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.dormouse = str(pathlib.Path(sys.executable).with_name("dormouse"))
+        self.log = (folder / "up.log").open("w")
+        self.process = subprocess.Popen(
+            [self.dormouse, "up", str(folder), "--port", str(self.port)], stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+    def command(self, *words: str) -> str:
+        done = subprocess.run([self.dormouse, *words, "--dir", str(self.folder)], capture_output=True, text=True, timeout=60)
+        if done.returncode != 0:
+            raise Untrue(f"`dormouse {' '.join(words)}` failed: {done.stderr.strip()}")
+        return done.stdout
+
+    def get(self, name: str, *more: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.command("get", name, "-o", "json", *more))
+        return found
+
+    def wait(self, what: str, name: str, true: Any, seconds: float = 60.0) -> dict[str, Any]:
+        """Until `true(status of name)`; Untrue with `what` after `seconds`."""
+        until = time.monotonic() + seconds
+        while True:
+            if self.process.poll() is not None:
+                raise Untrue(f"`dormouse up` left with {self.process.returncode}")
+            with contextlib.suppress(Untrue):  # it may not listen yet; the deadline decides
+                status = self.get(name)
+                if true(status):
+                    return status
+            if time.monotonic() > until:
+                raise Untrue(f"{what}: not within {seconds:g} s")
+            time.sleep(0.1)
+
+    def asleep(self, name: str) -> None:
+        self.wait(f"{name} sleeps", name, lambda s: s.get("phase") == "Asleep" and not s.get("ready_replicas"))
+
+    def ready(self, name: str, count: int) -> None:
+        self.wait(f"{name} has {count} workers", name, lambda s: s.get("ready_replicas", 0) == count)
+
+    def processes(self) -> list[int]:
+        """Every process of this system: the folder's path is on its command line or in its environment."""
+        mark = str(self.folder).encode()
+        found = []
+        for entry in pathlib.Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                with contextlib.suppress(OSError):
+                    if mark in (entry / "cmdline").read_bytes():
+                        found.append(int(entry.name))
+        return found
+
+    def owner(self) -> tuple[str, int]:
+        """The worker that owns the demo's session, and the process that serves: the child of its supervisor."""
+        session = json.loads(self.command("sessions", "vad", "-o", "json"))["sessions"][0]
+        owner: str = session["owner"]
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if b"--instance" in words and owner.startswith(words[words.index(b"--instance") + 1].decode()):
+                    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+                    if children:
+                        return owner, int(children[0])
+        raise Untrue(f"no process of worker {owner} found")
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(30)
+        check(self.process.returncode == 0, f"`dormouse up` left with {self.process.returncode} after Ctrl-C")
+
+
+class Caller:
+    """client.py in its own environment; commands may overlap."""
+
+    def __init__(self, port: int) -> None:
+        python = ROOT / ".venv-client" / "bin" / "python"
+        self.process = subprocess.Popen(
+            [python, HERE / "client.py", f"127.0.0.1:{port}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.answers: dict[int, dict[str, Any]] = {}
+        self.sent = 0
+
+    def send(self, op: str, **arguments: Any) -> int:
+        assert self.process.stdin
+        self.sent += 1
+        print(json.dumps({"id": self.sent, "op": op, **arguments}), file=self.process.stdin, flush=True)
+        return self.sent
+
+    def result(self, command: int) -> dict[str, Any]:
+        assert self.process.stdout
+        while command not in self.answers:
+            line = self.process.stdout.readline()
+            check(bool(line), "the caller died")
+            answer = json.loads(line)
+            self.answers[answer["id"]] = answer
+        answer = self.answers[command]
+        check("error" not in answer, f"a call failed: {answer.get('error')}")
+        return answer
+
+    def call(self, op: str, **arguments: Any) -> dict[str, Any]:
+        return self.result(self.send(op, **arguments))
+
+
+def directly() -> list[float]:
+    """What the voice model says of each window when it is run here, without Dormouse."""
+    session = onnxruntime.InferenceSession(str(HERE / "vad" / "model.onnx"))
+    state, said = np.zeros((2, 1, 128), np.float32), []
+    for window in data.windows():
+        output, state = session.run(None, {"input": window, "state": state, "sr": np.array(data.RATE, np.int64)})
+        said.append(float(output[0, 0]))
+    return said
+
+
+@contextlib.contextmanager
+def system() -> Iterator[System]:
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="dormouse-demo-"))
+    for name in ("vad", "filetype"):
+        (folder / name).mkdir()
+        shutil.copy(HERE / name / "model.onnx", folder / name / "model.onnx")
+        shutil.copy(HERE / name / "function.yaml", folder / f"{name}.yaml")
+    running = System(folder)
+    try:
+        yield running
+    except BaseException:
+        print((folder / "up.log").read_text()[-6000:], file=sys.stderr)
+        raise
+    finally:
+        if running.process.poll() is None:
+            running.process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running.process.wait(30)
+        for pid in running.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        running.log.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def tell(dormouse: System) -> None:
+    expected = directly()
+    heard: list[float] = []
+
+    def hear(result: dict[str, Any]) -> float:
+        """Compares these windows with the model run directly; the slowest step in seconds."""
+        for index, speech in zip(result["windows"], result["speech"], strict=True):
+            check(index == len(heard), f"window {index} came after {len(heard)} others")
+            off = abs(speech - expected[index])
+            check(off <= 1e-6, f"window {index}: {speech} heard, {expected[index]} is right")
+            heard.append(speech)
+        return float(max(result["seconds"]))
+
+    for name in ("vad", "filetype"):
+        dormouse.asleep(name)
+    say("both functions were proved once and sleep: no worker runs")
+    caller = Caller(dormouse.port)
+
+    first = caller.call("classify", files=FILES[:1])
+    say(f"filetype: the first call found zero workers and was answered after {first['seconds'][0]:.2f} s")
+    kinds = caller.call("classify", files=FILES)
+    check(kinds["labels"] == list(KINDS.values()), f"files recognised as {kinds['labels']}, {list(KINDS.values())} is right")
+    say(f"filetype: {len(FILES)} real files recognised: {', '.join(kinds['labels'])}")
+
+    dormouse.asleep("vad")
+    first = caller.call("listen", **{"from": 0, "to": 1})
+    hear(first)
+    say(f"vad: the first window found zero workers and was answered after {first['seconds'][0]:.2f} s")
+    slowest = hear(caller.call("listen", **{"from": 1, "to": 30}))
+    say(f"vad: windows 1 to 29 as the model gives them when run directly; slowest step {slowest * 1e3:.1f} ms")
+
+    listening = caller.send("listen", **{"from": 30, "to": 70, "pace": 0.03})
+    time.sleep(0.3)
+    owner, pid = dormouse.owner()
+    os.kill(pid, signal.SIGKILL)
+    slowest = hear(caller.result(listening))
+    now = dormouse.owner()[0]
+    check(now != owner, f"worker {owner} was killed and still owns the session")
+    say(f"vad: owner {owner} killed with SIGKILL in mid-sequence: no call failed; slowest step {slowest:.2f} s; {now} owns now")
+
+    listening = caller.send("listen", **{"from": 70, "to": 130, "pace": 0.15})
+    dormouse.command("scale", "filetype", "3")
+    for count in (3, 1):
+        dormouse.command("scale", "vad", str(count))
+        dormouse.ready("vad", count)
+    slowest = hear(caller.result(listening))
+    say(f"vad: scaled 1 → 3 → 1 meanwhile: no call failed; slowest step {slowest:.2f} s")
+
+    dormouse.ready("filetype", 3)
+    before = {name: int(calls) for name, calls in dormouse.get("filetype").get("calls", {}).items()}
+    crowd = caller.call("crowd", seconds=3.0, files=FILES)
+    check(crowd["wrong"] == 0, f"{crowd['wrong']} of {crowd['calls']} stateless calls answered wrong")
+    time.sleep(1.5)  # workers report each second
+    after = {name: int(calls) for name, calls in dormouse.get("filetype").get("calls", {}).items()}
+    shares = sorted(after[name] - before.get(name, 0) for name in after)
+    check(len(shares) == 3 and shares[0] > crowd["calls"] / 10, f"{crowd['calls']} stateless calls spread over workers as {shares}")
+    say(f"filetype: {crowd['calls']} calls from 8 threads spread over 3 workers: {', '.join(map(str, shares))}")
+
+    for name in ("vad", "filetype"):
+        dormouse.command("scale", name, "auto")
+    dormouse.asleep("vad")
+    say("vad: at zero, in mid-sequence")
+    woken = caller.call("listen", **{"from": 130, "to": 131})
+    hear(woken)
+    rest = hear(caller.call("listen", **{"from": 131, "to": len(expected), "end": True}))
+    say(
+        f"vad: woke after {woken['seconds'][0]:.2f} s, remembering: all {len(heard)} windows within 1e-6; slowest of the rest {rest * 1e3:.1f} ms"
+    )
+
+    for name in ("vad", "filetype"):
+        dormouse.asleep(name)
+    say("both functions sleep again: no worker runs")
+    dormouse.stop()
+    left = dormouse.processes()
+    check(not left, f"processes left: {left}")
+    say("Ctrl-C: everything stopped, no process left")
+
+
+def main() -> None:
+    try:
+        with system() as running:
+            tell(running)
+    except Untrue as untrue:
+        sys.exit(f"untrue: {untrue}")
+
+
+if __name__ == "__main__":
+    main()
