@@ -45,8 +45,11 @@ def check(true: bool, sentence: str) -> None:
         raise Untrue(sentence)
 
 
-def say(text: str, began: list[float] = [time.monotonic()]) -> None:  # noqa: B006 - the story's own clock, set once
-    print(f"{time.monotonic() - began[0]:6.1f} s  {text}", flush=True)
+BEGAN = time.monotonic()
+
+
+def say(text: str) -> None:
+    print(f"{time.monotonic() - BEGAN:6.1f} s  {text}", flush=True)
 
 
 def free_port() -> int:
