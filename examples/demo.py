@@ -262,9 +262,8 @@ def tell(dormouse: System) -> None:
     woken = caller.call("listen", **{"from": 130, "to": 131})
     hear(woken)
     rest = hear(caller.call("listen", **{"from": 131, "to": len(expected), "end": True}))
-    say(
-        f"vad: woke after {woken['seconds'][0]:.2f} s, remembering: all {len(heard)} windows within 1e-6; slowest of the rest {rest * 1e3:.1f} ms"
-    )
+    say(f"vad: woke after {woken['seconds'][0]:.2f} s, remembering; slowest step of the rest {rest * 1e3:.1f} ms")
+    say(f"vad: all {len(heard)} windows within 1e-6 of the model run directly")
 
     for name in ("vad", "filetype"):
         dormouse.asleep(name)
