@@ -1,0 +1,121 @@
+"""How a session's record lies in the store (the table of `docs/architecture.md`, key ``data/{F}/state/{shard}/{session}``).
+
+    1 byte   format number, 1
+    4 bytes  CRC32C of what follows, big-endian
+    the rest a protobuf dormouse.state.v1.Record
+
+A record that does not verify is `DataLoss` and nobody removes it by itself (rule 19); one of a format that this build does not know was
+written by a newer build and is left untouched (rule 17).
+
+One record is written for every step, so writing is cheap on purpose: a kept key is serialised once, when its step is committed, and its
+bytes are appended from then on. That is sound because concatenated protobuf messages are merged, repeated fields one after the other
+(https://protobuf.dev/programming-guides/encoding/#last-one-wins).
+"""
+
+from collections.abc import Iterable, Sequence
+
+import google_crc32c
+import msgspec
+from dormouse_proto import state_pb2
+
+from dormouse_core.errors import DataLoss, FailedPrecondition
+
+FORMAT = 1
+MAX_BYTES = 1024 * 1024  # etcd's default limit of a request is 1.5 MiB (rule 22)
+_HEAD = 5
+_PREFIX = bytes([FORMAT])
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A key whose step is in the record. `reply` None: it was too large to keep here (rule 7). `encoded`: this, as a part of a Record."""
+
+    timestamp_us: int
+    id: str
+    digest: bytes
+    reply: bytes | None
+    step: int
+    encoded: bytes
+
+
+class Body(msgspec.Struct, frozen=True):
+    """A record without its tensors: what the rules about keys, order and expiry look at. Immutable; each step makes the next one."""
+
+    state_version: str
+    tombstone: bool
+    step: int
+    kept: tuple[Kept, ...]  # lowest timestamp first
+    horizon_us: int
+    newest_us: int
+    expires_us: int
+
+
+class Record(msgspec.Struct, frozen=True):
+    body: Body
+    tensors: tuple[state_pb2.Tensor, ...]
+    write_id: bytes
+
+
+def keep(timestamp_us: int, ident: str, digest: bytes, reply: bytes | None, step: int) -> Kept:
+    message = state_pb2.KeptKey(timestamp_us=timestamp_us, id=ident, digest=digest, step=step)
+    if reply is None:
+        message.reply_gone = True
+    else:
+        message.reply = reply
+    return Kept(timestamp_us, ident, digest, reply, step, state_pb2.Record(kept=(message,)).SerializeToString())
+
+
+def encode(body: Body, tensors: Iterable[state_pb2.Tensor], write_id: bytes) -> bytes:
+    head = state_pb2.Record(
+        state_version=body.state_version,
+        write_id=write_id,
+        tombstone=body.tombstone,
+        tensors=tensors,
+        step=body.step,
+        horizon_us=body.horizon_us,
+        newest_us=body.newest_us,
+        expires_us=body.expires_us,
+    ).SerializeToString()
+    message = head + b"".join([kept.encoded for kept in body.kept])
+    checksum: int = google_crc32c.value(message)
+    return _PREFIX + checksum.to_bytes(4, "big") + message
+
+
+def decode(data: bytes) -> Record:
+    """DataLoss: the bytes do not verify. FailedPrecondition: a format of a newer build."""
+    if len(data) < _HEAD:
+        raise DataLoss(f"the session's record is {len(data)} bytes long, which is no record")
+    if data[0] != FORMAT:
+        raise FailedPrecondition(f"the session's record has format {data[0]}, this worker reads format {FORMAT}")
+    message = data[_HEAD:]
+    if google_crc32c.value(message) != int.from_bytes(data[1:_HEAD], "big"):
+        raise DataLoss("the session's record fails its checksum")
+    try:
+        parsed = state_pb2.Record.FromString(message)
+    except Exception as error:  # upb's DecodeError is not public; a checksum that holds over garbage is a writer's fault
+        raise DataLoss(f"the session's record does not parse: {error}") from error
+    body = Body(
+        state_version=parsed.state_version,
+        tombstone=parsed.tombstone,
+        step=parsed.step,
+        kept=tuple(keep(k.timestamp_us, k.id, k.digest, None if k.reply_gone else k.reply, k.step) for k in parsed.kept),
+        horizon_us=parsed.horizon_us,
+        newest_us=parsed.newest_us,
+        expires_us=parsed.expires_us,
+    )
+    return Record(body, tuple(parsed.tensors), parsed.write_id)
+
+
+def write_id_of(data: bytes) -> bytes:
+    """Whose write this is; b'' when the bytes do not verify, which is nobody's."""
+    try:
+        return decode(data).write_id
+    except (DataLoss, FailedPrecondition):
+        return b""
+
+
+def size_bound(tensor_bytes: int, tensors: Sequence[str]) -> int:
+    """The most that a record with these tensors can take, kept keys included: what is refused before it runs (rule 22)."""
+    return _HEAD + tensor_bytes + sum(len(name) + 128 for name in tensors) + KEPT_OVERHEAD
+
+
+KEPT_OVERHEAD = 16 * 1024 + 8 * 512 + 256  # kept replies, eight keys with ids and digests, the scalars

@@ -1,0 +1,208 @@
+"""What becomes of one step when its turn comes, and of its session when it ran: rules 4, 7, 8, 10, 12, 17 and 19 as functions.
+
+The owner of a shard holds each session's record as it last read or wrote it (`records.Body`). `admit` looks at that body and a call and
+says one of three things: run, repeat a kept reply, or refuse. `advance` makes the next body of a step that ran. `resolve` says what became
+of a write whose outcome was not learned. None of them knows a clock, a store or a tensor.
+
+Why a horizon: a record keeps only the last few keys. Without it a copy of a call that arrives after its key was evicted would run a second
+time. Evicting a key raises the horizon to its timestamp, and an unkept key at or below the horizon is refused, not run. A wrong clock can
+therefore cost a refusal, never a second effect.
+"""
+
+import enum
+from typing import Protocol
+
+import msgspec
+
+from dormouse_core import records
+from dormouse_core.callkeys import CallKey
+from dormouse_core.errors import Aborted, Code, DataLoss, DormouseError, FailedPrecondition, InvalidArgument
+from dormouse_core.records import Body, Kept
+
+KEPT_KEYS = 8
+KEPT_REPLY_BYTES = 16 * 1024
+
+
+class Call(Protocol):
+    """What the rules look at in a call."""
+
+    @property
+    def key(self) -> CallKey: ...
+    @property
+    def digest(self) -> bytes: ...
+    @property
+    def start(self) -> bool: ...
+    @property
+    def end(self) -> bool: ...
+    @property
+    def create(self) -> bool: ...
+
+
+# -------------------------------------------------------------------------------------------------------------------- decisions
+
+
+class Run(msgspec.Struct, frozen=True):
+    """Run it; `begins`: on the initial state, as the session's first step."""
+
+    begins: bool
+
+
+class Repeat(msgspec.Struct, frozen=True):
+    """It is committed already; its reply, if the record still has it, is in `kept`."""
+
+    kept: Kept
+
+
+class Refuse(msgspec.Struct, frozen=True):
+    """Not run. `confirm`: the answer says something about the record as it is now, so it may be given only from a read that compared the
+    fence and was made after the call arrived (rule 12); the others hold for every later version of the record too."""
+
+    error: DormouseError
+    confirm: bool = False
+
+
+Decision = Run | Repeat | Refuse
+
+_CONTINUE = Run(begins=False)
+_BEGIN = Run(begins=True)
+
+
+def is_live(body: Body | None, now_us: int) -> bool:
+    """Whether there is a session: a record that was not ended and has not expired."""
+    return body is not None and not body.tombstone and now_us < body.expires_us
+
+
+def admit(
+    body: Body | None, trouble: DormouseError | None, floor_us: int, call: Call, now_us: int, versions: frozenset[str], missing: str
+) -> Decision:
+    """Decides about `call` when its turn comes.
+
+    `body` is the record (None: absent); `trouble` why it could not be decoded (then `body` is None); `floor_us` the shard's floor;
+    `versions` the state versions that this worker reads; `missing` the text for a caller whose session is not there.
+    """
+    key = call.key
+    if trouble is not None:
+        if call.start and isinstance(trouble, DataLoss):
+            return _BEGIN  # the broken bytes go to quarantine in the same transaction (rule 19)
+        return Refuse(trouble, confirm=True)
+    if body is None:
+        if key.timestamp_us <= floor_us:
+            return Refuse(_too_old(key))
+        return _BEGIN if call.create else Refuse(InvalidArgument(missing), confirm=True)
+    for kept in body.kept:
+        if kept.id == key.id:
+            if kept.digest != call.digest:
+                return Refuse(InvalidArgument(f"the call {key.id!r} was made before with another content: a key names one request"))
+            return Repeat(kept)
+    if key.timestamp_us <= body.horizon_us:
+        return Refuse(_too_old(key))
+    if body.tombstone or now_us >= body.expires_us:
+        if not call.create:
+            return Refuse(InvalidArgument(missing), confirm=True)
+    elif body.state_version not in versions:
+        known = ", ".join(sorted(versions))
+        text = f"the session's state has version {body.state_version!r}, this revision of the function reads {known}"
+        return Refuse(FailedPrecondition(text), confirm=True)
+    elif not call.start:
+        return _CONTINUE
+    if call.start and key.timestamp_us < body.newest_us:
+        return Refuse(Aborted("sequence_start is older than the newest step of this session"))
+    return _BEGIN
+
+
+def _too_old(key: CallKey) -> Aborted:
+    return Aborted(f"the call {key.id!r} is older than the calls that this session remembers: whether it was run is not known")
+
+
+def gone(kept: Kept) -> DormouseError:
+    return DormouseError(f"step {kept.step} is committed, its reply was too large to keep", Code.ALREADY_EXISTS)
+
+
+# ---------------------------------------------------------------------------------------------------------------------- effects
+
+
+def advance(
+    body: Body | None,
+    trouble: DormouseError | None,
+    floor_us: int,
+    call: Call,
+    begins: bool,
+    reply: bytes,
+    now_us: int,
+    ttl_us: int,
+    state_version: str,
+) -> Body:
+    """The record's next body, once `call` ran with `reply`."""
+    key = call.key
+    timestamp = key.timestamp_us
+    step = 1 if begins or body is None else body.step + 1
+    new = records.keep(timestamp, key.id, call.digest, reply if len(reply) <= KEPT_REPLY_BYTES else None, step)
+    if body is not None:
+        kept, horizon = remember(body.kept, body.horizon_us, new)
+        newest = body.newest_us if body.newest_us > timestamp else timestamp
+    else:
+        # A created record starts with the floor as horizon (rule 9); one that replaces a broken record knows no key before its own.
+        kept, horizon, newest = (new,), (floor_us if trouble is None else max(floor_us, timestamp)), timestamp
+    return Body(state_version, call.end, step, kept, horizon, newest, now_us + ttl_us)
+
+
+def remember(kept: tuple[Kept, ...], horizon_us: int, new: Kept) -> tuple[tuple[Kept, ...], int]:
+    """Adds `new` in timestamp order; evicts the lowest timestamps over eight keys, raising the horizon; then oldest replies over 16 KiB.
+
+    A new key with the lowest timestamp of all is the one evicted: its retry is refused, which is safe, and only wrong clocks come here.
+    """
+    if not kept or kept[-1].timestamp_us <= new.timestamp_us:
+        kept = (*kept, new)
+    else:
+        kept = tuple(sorted((*kept, new), key=lambda k: k.timestamp_us))
+    while len(kept) > KEPT_KEYS:
+        horizon_us = max(horizon_us, kept[0].timestamp_us)
+        kept = kept[1:]
+    total = 0
+    for k in kept:
+        if k.reply is not None:
+            total += len(k.reply)
+    if total > KEPT_REPLY_BYTES:
+        slimmer = list(kept)
+        for i, k in enumerate(slimmer):
+            if total <= KEPT_REPLY_BYTES:
+                break
+            if k.reply is not None and k is not new:
+                total -= len(k.reply)
+                slimmer[i] = records.keep(k.timestamp_us, k.id, k.digest, None, k.step)
+        kept = tuple(slimmer)
+    return kept, horizon_us
+
+
+# --------------------------------------------------------------------------------------------------------------------- outcomes
+
+
+class Resolution(enum.Enum):
+    """What became of a write whose outcome was not learned, or whose transaction failed a compare (rule 4)."""
+
+    COMMITTED = "the record has my write id"
+    LOST = "the shard's entry is not the one that I own: the write can never land now"
+    RESEND = "nothing it compares has changed: it may still land, so the same write is sent again"
+    DROPPED = "the record, or the floor that it was created on, is another: the write can never land now"
+
+
+def resolve(
+    *,
+    write_id: bytes,
+    fence: int,
+    base: int,
+    floor: int | None,
+    seen_fence: int,
+    seen_base: int,
+    seen_write_id: bytes,
+    seen_floor: int,
+) -> Resolution:
+    """Each argument but the write ids is a mod_revision, 0 where absent; `floor` None: the write does not create. `seen_*` come from one
+    transaction made after the write was given up on."""
+    if seen_write_id == write_id:
+        return Resolution.COMMITTED
+    if seen_fence != fence:
+        return Resolution.LOST
+    if seen_base != base or (floor is not None and seen_floor != floor):
+        return Resolution.DROPPED
+    return Resolution.RESEND

@@ -1,0 +1,120 @@
+"""Every write to the store, with the comparisons that make it safe: the table of `docs/architecture.md`, one function a row.
+
+No clock and no lease is trusted for safety. A stale owner, a stale leader, a message that lands late: each fails a comparison here.
+"mod" is a key's mod_revision, 0 where it is absent; "new" its create_revision.
+
+A failed compare is not "no": the transaction may have been applied by an earlier copy of itself. Who needs to know reads (rule 4).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from dormouse_proto import state_pb2
+
+from dormouse_core.keys import Function, Keys
+from dormouse_core.seams import Compare, CreatedIs, Delete, Exists, ModIs, Put, Txn
+
+MAX_COMPARES = 120
+"""etcd allows 128 compares, and 128 operations, in one transaction (--max-txn-ops)."""
+MAX_SHARDS = 60
+"""Shards in one `assign` or `failover`: each takes a put and a delete."""
+
+
+def _entry(owner: str, epoch: int) -> bytes:
+    return bytes(state_pb2.ShardEntry(owner=owner, epoch=epoch).SerializeToString())
+
+
+# ------------------------------------------------------------------------------------------------------------------- the leader
+
+
+def assign(keys: Keys, f: Function, target: str, shards: Sequence[int], *, function_new: int, leader_new: int) -> Txn:
+    """Gives shards that have no entry yet to `target`, for the first time."""
+    assert len(shards) <= MAX_SHARDS
+    compares: tuple[Compare, ...] = (
+        CreatedIs(keys.function(f.namespace, f.name), function_new),
+        CreatedIs(keys.leader, leader_new),
+        Exists(keys.worker(f, target)),
+        *(ModIs(keys.shard(f, shard), 0) for shard in shards),
+    )
+    return Txn(compares, tuple(Put(keys.shard(f, shard), _entry(target, 1)) for shard in shards))
+
+
+def failover(keys: Keys, f: Function, target: str, shards: Mapping[int, tuple[int, int]], *, leader_new: int) -> Txn:
+    """Gives shards of dead owners to `target`. `shards`: shard -> (mod of its entry as seen, epoch as seen)."""
+    assert len(shards) <= MAX_SHARDS
+    compares: tuple[Compare, ...] = (
+        CreatedIs(keys.leader, leader_new),
+        Exists(keys.worker(f, target)),
+        *(ModIs(keys.shard(f, shard), mod) for shard, (mod, _) in shards.items()),
+    )
+    writes: list[Put | Delete] = []
+    for shard, (_, epoch) in shards.items():
+        writes += (Put(keys.shard(f, shard), _entry(target, epoch + 1)), Delete(keys.move(f, shard)))
+    return Txn(compares, tuple(writes))
+
+
+def plan(keys: Keys, f: Function, shard: int, target: str, *, shard_mod: int, leader_new: int) -> Txn:
+    """Asks the owner to hand `shard` over to `target`."""
+    move = bytes(state_pb2.Move(target=target).SerializeToString())
+    return Txn((CreatedIs(keys.leader, leader_new), ModIs(keys.shard(f, shard), shard_mod)), (Put(keys.move(f, shard), move),))
+
+
+def cancel(keys: Keys, f: Function, shard: int, *, shard_mod: int, leader_new: int) -> Txn:
+    """Takes a plan back: the owner stays."""
+    return Txn((CreatedIs(keys.leader, leader_new), ModIs(keys.shard(f, shard), shard_mod)), (Delete(keys.move(f, shard)),))
+
+
+# -------------------------------------------------------------------------------------------------------------------- the owner
+
+
+def register(keys: Keys, f: Function, worker: str, entry: state_pb2.WorkerEntry, lease: int) -> Txn:
+    """A worker makes itself known, once its model is loaded, under a name that nobody had before."""
+    key = keys.worker(f, worker)
+    return Txn((CreatedIs(key, 0),), (Put(key, bytes(entry.SerializeToString()), lease),))
+
+
+def change(keys: Keys, f: Function, worker: str, entry: state_pb2.WorkerEntry, lease: int) -> Txn:
+    """A registered worker changes its own entry (it drains). Never brings back an entry whose lease took it away."""
+    key = keys.worker(f, worker)
+    return Txn((Exists(key),), (Put(key, bytes(entry.SerializeToString()), lease),))
+
+
+def handoff(keys: Keys, f: Function, shard: int, target: str, *, shard_mod: int, move_mod: int, epoch: int) -> Txn:
+    """The owner gives `shard` to the planned `target`: only while that plan stands and the target lives."""
+    compares = (ModIs(keys.shard(f, shard), shard_mod), ModIs(keys.move(f, shard), move_mod), Exists(keys.worker(f, target)))
+    return Txn(compares, (Put(keys.shard(f, shard), _entry(target, epoch + 1)), Delete(keys.move(f, shard))))
+
+
+def commit(fences: Mapping[str, int], bases: Iterable[tuple[str, int]], floors: Mapping[str, int], writes: Iterable[Put]) -> Txn:
+    """Makes one step of each of many sessions durable. All three are key -> mod as read.
+
+    `fences`: the entries of every shard touched. `bases`: every record. `floors`: of every shard in which a record is created; without them
+    a late write could find "absent" again after a removal.
+    """
+    compares = [ModIs(key, mod) for key, mod in fences.items()]
+    compares += [ModIs(key, mod) for key, mod in bases]
+    compares += [ModIs(key, mod) for key, mod in floors.items()]
+    return Txn(tuple(compares), tuple(writes))
+
+
+# ------------------------------------------------------------------------------------------------------------- owner and leader
+
+
+def remove(
+    keys: Keys,
+    f: Function,
+    shard: int,
+    records: Mapping[str, int],
+    *,
+    shard_mod: int,
+    floor_mod: int,
+    floor_us: int,
+    leader_new: int | None = None,
+) -> Txn:
+    """Removes records whose time is over (rule 9). `records`: key -> mod. `floor_us`: the shard's next floor, at least the old one and the
+    newest timestamp of each of them. `leader_new`: where the leader does it, for want of a live owner."""
+    compares: list[ModIs | CreatedIs] = [] if leader_new is None else [CreatedIs(keys.leader, leader_new)]
+    compares.append(ModIs(keys.shard(f, shard), shard_mod))
+    compares.append(ModIs(keys.floor(f, shard), floor_mod))
+    compares += [ModIs(key, mod) for key, mod in records.items()]
+    floor = bytes(state_pb2.Floor(timestamp_us=floor_us).SerializeToString())
+    return Txn(tuple(compares), (*(Delete(key) for key in records), Put(keys.floor(f, shard), floor)))
