@@ -1,0 +1,173 @@
+"""How many workers of which revision should run, whether a revision is proved, what its problem is, and how a function ends.
+
+* A revision is proved by the first worker that loaded its model and said what the model is. Until then one worker is tried, whatever the
+  demand, and what serves goes on serving.
+* Once it is proved, as many as are wanted are started; the old ones go when the new ones are ready, or at once when nobody is wanted.
+* A revision with a problem is tried again by its provider, at growing intervals; a proved function with a problem does not sleep, because
+  its callers are refused without being held and nothing would wake it again.
+* A deleted function loses its workers first, then its map, then its data, then its name: never the other way, or a live worker would write
+  into what was just removed.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from dormouse_proto import state_pb2
+
+from dormouse_core.autoscaling import Decision, Workers
+from dormouse_core.observations import FunctionSeen, WorkerSeen
+from dormouse_core.seams import Instance
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """`count` workers of `revision` should run; `victims`: whom to stop first."""
+
+    revision: str
+    count: int
+    victims: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prove:
+    """Write the model's metadata: this revision is proved, and it has no problem."""
+
+    metadata: state_pb2.ModelMetadata
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Write why the function cannot be served."""
+
+    problem: state_pb2.Problem
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Purge:
+    """No worker is left: remove the map, then the data, then the entry."""
+
+    reason: str
+
+
+Step = Scale | Prove | Report | Purge
+
+
+def count(seen: FunctionSeen) -> Workers:
+    """The target revision's workers, for the autoscaler. Instances whose worker registered are not counted twice."""
+    ready = [w for w in seen.of_target() if w.serving]
+    registered = {w.instance for w in seen.of_target()}
+    starting = [i for i in _running(seen, seen.entry.revision) if i.name not in registered and not i.exited]
+    return Workers(ready=len(ready), starting=len(starting))
+
+
+def unknown(seen: FunctionSeen) -> tuple[str, ...]:
+    """Why nothing may be taken away now, as far as this function's own parts go."""
+    found = [f"worker {w.name} has a lease but is not heard" for w in seen.workers.values() if w.report is None and not w.gone]
+    if seen.instances is None:
+        found.append("the provider does not answer")
+    return tuple(found)
+
+
+def live(seen: FunctionSeen, decision: Decision) -> list[Step]:
+    """The next steps of a function's life. `decision` is the autoscaler's."""
+    if seen.entry.deleting:
+        return _end(seen)
+    steps = _judge(seen)
+    if seen.instances is not None:
+        steps += _scale(seen, decision)
+    return steps
+
+
+def wanted_of_target(seen: FunctionSeen, decision: Decision) -> tuple[int, str]:
+    """How many workers of the target revision, and why."""
+    if decision.wanted == 0 and decision.fixed:
+        return 0, decision.reason
+    if not seen.proved:
+        return 1, f"revision {seen.entry.revision[:8]} has to be proved by one worker"
+    if decision.wanted == 0 and seen.entry.HasField("problem"):
+        return 1, f"tried until its problem is gone: {seen.entry.problem.reason}"
+    return decision.wanted, decision.reason
+
+
+def _judge(seen: FunctionSeen) -> list[Step]:
+    target = [w for w in seen.of_target() if w.heard_ready]
+    for worker in target:
+        assert worker.report is not None
+        if not seen.proved or seen.entry.HasField("problem"):
+            return [Prove(worker.report.metadata, f"worker {worker.name} loaded the model")]
+    if target or seen.instances is None:
+        return []
+    for instance in sorted(seen.instances, key=lambda i: i.name):
+        if instance.revision == seen.entry.revision and instance.exited and instance.problem is not None:
+            problem = state_pb2.Problem()
+            problem.CopyFrom(instance.problem)
+            problem.revision = seen.entry.revision
+            if not seen.entry.HasField("problem") or seen.entry.problem != problem:
+                return [Report(problem, f"instance {instance.name} ended: {problem.message}")]
+            return []
+    return []
+
+
+def _scale(seen: FunctionSeen, decision: Decision) -> list[Step]:
+    wanted, why = wanted_of_target(seen, decision)
+    target = seen.entry.revision
+    steps = _count_to(seen, target, wanted, why)
+    ready = sum(w.serving for w in seen.of_target())
+    for revision in sorted({i.revision for i in seen.instances or ()} - {target}):
+        if wanted == 0:
+            steps += _count_to(seen, revision, 0, f"an older revision; {why}")
+        elif seen.proved and ready >= wanted:
+            steps += _count_to(seen, revision, 0, f"{ready} workers of revision {target[:8]} are ready")
+    return steps
+
+
+def _count_to(seen: FunctionSeen, revision: str, wanted: int, why: str) -> list[Step]:
+    running = _running(seen, revision)
+    if len(running) == wanted:
+        return []
+    return [Scale(revision, wanted, _victims(seen, running), why)]
+
+
+def _running(seen: FunctionSeen, revision: str) -> list[Instance]:
+    return [i for i in seen.instances or () if i.revision == revision and not i.stopping]
+
+
+def _victims(seen: FunctionSeen, running: list[Instance]) -> tuple[str, ...]:
+    """Cheapest to lose first: failed, then starting, then by what would have to move. What was not heard is dear, not free."""
+    by_instance: dict[str, list[WorkerSeen]] = defaultdict(list)
+    for worker in seen.workers.values():
+        by_instance[worker.instance].append(worker)
+
+    def cost(instance: Instance) -> tuple[int, float, float, float, str]:
+        workers = by_instance.get(instance.name, [])
+        if instance.exited or (workers and all(w.gone for w in workers)):
+            return (0, 0, 0, 0, instance.name)
+        if not workers:
+            return (1, -instance.started, 0, 0, instance.name)
+        reports = [w.report for w in workers if w.report is not None]
+        if len(reports) < len(workers):
+            return (3, 0, 0, 0, instance.name)
+        return (
+            2,
+            sum(r.state_bytes for r in reports),
+            sum(r.sessions for r in reports),
+            sum(r.in_flight + r.queued for r in reports),
+            instance.name,
+        )
+
+    return tuple(i.name for i in sorted(running, key=cost))
+
+
+def _end(seen: FunctionSeen) -> list[Step]:
+    if seen.instances is None:
+        return []
+    why = "the function is being deleted"
+    steps: list[Step] = []
+    for revision in sorted({i.revision for i in seen.instances}):
+        steps += _count_to(seen, revision, 0, why)
+    if not seen.instances and not seen.workers:
+        steps.append(Purge(why))
+    return steps
