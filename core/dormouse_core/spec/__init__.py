@@ -1,0 +1,69 @@
+"""The `InferenceFunction`: its types, and everything that is derived from them.
+
+`parse_manifest` reads what a person wrote and refuses it with every fault named; `validate_update` refuses what may not change. What
+was accepted goes through the system as a `FunctionSpec` (`spec_to_json`, `spec_from_json`: canonical, defaults filled in), named by
+`revision_of`.
+"""
+
+from dormouse_core.spec.canonical import (
+    SCALING_FIELDS,
+    from_json,
+    revision_of,
+    spec_from_json,
+    spec_to_json,
+    state_version_of,
+    to_builtins,
+    to_json,
+)
+from dormouse_core.spec.durations import Duration
+from dormouse_core.spec.manifests import InvalidManifest, parse_manifest, validate_update
+from dormouse_core.spec.objects import (
+    API_VERSION,
+    KIND,
+    Batching,
+    EnvVar,
+    FunctionSpec,
+    InferenceFunction,
+    Initial,
+    Metadata,
+    Model,
+    Resources,
+    SessionsSpec,
+    StateSpec,
+    Timeouts,
+    Volume,
+    Workers,
+)
+from dormouse_core.spec.rules import state_bytes, state_elements
+
+__all__ = [
+    "API_VERSION",
+    "KIND",
+    "SCALING_FIELDS",
+    "Batching",
+    "Duration",
+    "EnvVar",
+    "FunctionSpec",
+    "InferenceFunction",
+    "Initial",
+    "InvalidManifest",
+    "Metadata",
+    "Model",
+    "Resources",
+    "SessionsSpec",
+    "StateSpec",
+    "Timeouts",
+    "Volume",
+    "Workers",
+    "from_json",
+    "parse_manifest",
+    "revision_of",
+    "spec_from_json",
+    "spec_to_json",
+    "state_bytes",
+    "state_elements",
+    "state_version_of",
+    "to_builtins",
+    "to_json",
+    "validate_update",
+]

@@ -1,0 +1,324 @@
+"""The types of an `InferenceFunction`: the one place where its fields, bounds, defaults and descriptions are written.
+
+Three readers need the same truth: the API server (a CustomResourceDefinition), one machine (`dormouse apply`), and people (the reference
+page). Written three times it would differ three times. Here a field's `Meta` carries its description and bounds, and its default stands
+beside it; `schema` makes the CRD from that, `validation` checks a manifest against it, and `rules` holds what spans several fields.
+
+Reading is strict for manifests (`validation` refuses unknown fields by name) and lenient for what Dormouse itself stored: in an upgrade an
+older part must be able to read the spec that a newer one wrote. That is why the structs themselves do not forbid unknown fields.
+"""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, field
+
+from dormouse_core import limits
+from dormouse_core.spec import durations
+from dormouse_core.spec.durations import Duration
+
+GROUP = "dormouse.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "InferenceFunction"
+
+DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+SCHEMES = ("https", "s3", "gs", "hf", "pvc", "configmap", "file")
+
+KubernetesObject = dict[str, Any]
+"""A piece of a pod's spec that Dormouse passes on as it is; the API server checks it when the pod is made."""
+
+TensorName = Annotated[str, Meta(min_length=1, max_length=256)]
+Dimension = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
+StringMap = Annotated[dict[str, Annotated[str, Meta(max_length=4096)]], Meta(max_length=64)]
+
+
+def _between(low: str, high: str, description: str) -> Meta:
+    """A duration's description and bounds; msgspec knows no bounds of custom types, so they travel in `extra`."""
+    return Meta(
+        description=f"{description} From {low} to {high}.",
+        extra_json_schema={"type": "string", "pattern": durations.PATTERN},
+        extra={"minimum": Duration(low), "maximum": Duration(high)},
+    )
+
+
+class Model(Struct, frozen=True, kw_only=True, rename="camel"):
+    uri: Annotated[
+        str,
+        Meta(
+            pattern=rf"^({'|'.join(SCHEMES)})://[^\s]+$",
+            max_length=2048,
+            description="Where the model is fetched from, by the worker: https://, s3://, gs://, hf://, pvc://, configmap:// or file://. "
+            "A file:// path lies under the model root: on one machine the manifest's folder, in a cluster the image's /models.",
+        ),
+    ]
+    sha256: (
+        Annotated[
+            str,
+            Meta(
+                pattern="^[0-9a-f]{64}$",
+                max_length=64,
+                description="SHA-256 of the fetched file, in lower-case hex. A file with another digest is not loaded.",
+            ),
+        ]
+        | None
+    ) = None
+
+
+class Initial(Struct, frozen=True, kw_only=True, rename="camel"):
+    """The first value of a state that is not simply zeros: exactly one of the two."""
+
+    shape: Annotated[
+        list[Annotated[int, Meta(ge=0, le=2**31 - 1)]] | None,
+        Meta(description="Zeros of this shape, the batch axis counted as 1. For states with variable dimensions."),
+    ] = None
+    file: Annotated[
+        str | None,
+        Meta(description="A .npy file beside the model that holds the first value, the batch axis counted as 1."),
+    ] = None
+
+
+class StateSpec(Struct, frozen=True, kw_only=True, rename="camel"):
+    """One tensor of a session's state, and where the model takes and gives it."""
+
+    input: Annotated[TensorName, Meta(description="The model's input that takes the state. Also the state's name.")]
+    output: Annotated[TensorName, Meta(description="The model's output that gives the next state.")]
+    shape: Annotated[
+        list[Dimension],
+        Meta(
+            min_length=1,
+            max_length=limits.TENSOR_DIMENSIONS,
+            description="As the model declares it. -1 at batchAxis is the batch; -1 elsewhere is a dimension that varies.",
+        ),
+    ]
+    batch_axis: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=limits.TENSOR_DIMENSIONS - 1,
+            description="The axis along which the states of several sessions are joined. Its size in shape is -1, or 1 where the model "
+            "takes one session at a time.",
+        ),
+    ]
+    initial: Annotated[
+        Literal["zeros"] | Initial,
+        Meta(description='The state of a new session: the text "zeros", or {shape: [...]} for zeros of that shape, or {file: x.npy}.'),
+    ] = "zeros"
+
+
+class Controls(Struct, frozen=True, kw_only=True, rename="camel"):
+    start: Annotated[TensorName | None, Meta(description="The input that is told the first step of a sequence.")] = None
+    end: Annotated[TensorName | None, Meta(description="The input that is told the last step of a sequence.")] = None
+    ready: Annotated[TensorName | None, Meta(description="The input that is told which rows of a batch are in use.")] = None
+    correlation_id: Annotated[TensorName | None, Meta(description="The input that takes the sequence's id.")] = None
+
+
+StateVersion = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
+
+
+class SessionsSpec(Struct, frozen=True, kw_only=True, rename="camel"):
+    states: Annotated[
+        list[StateSpec],
+        Meta(
+            max_length=limits.STATES_MAX,
+            description="The model's state tensors (onnx). A Python handler declares its states in its code instead.",
+            extra={"map_key": "input"},
+        ),
+    ] = field(default_factory=list)
+    controls: Annotated[Controls | None, Meta(description="Triton's sequence controls. Not in this release.")] = None
+    state_version: Annotated[
+        StateVersion | None,
+        Meta(description="The name of the states' layout. By default a digest of the states' names, datatypes and shapes, not of weights."),
+    ] = None
+    accepts: Annotated[
+        list[StateVersion],
+        Meta(max_length=32, description="Further state versions that this revision can read.", extra={"set": True}),
+    ] = field(default_factory=list)
+    durability: Annotated[
+        Literal["Committed", "Buffered", "Memory"],
+        Meta(description="What an acknowledged step survives. Committed: every failure. Buffered and Memory are not in this release."),
+    ] = "Committed"
+    shards: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=limits.SHARDS_MAX,
+            description="How many parts the sessions are spread over; a worker owns whole shards, so no more workers than this can help.",
+        ),
+    ] = 64
+    evict_after: Annotated[Duration, _between("1s", "8760h", "An idle session leaves the worker's memory after this; it stays stored.")] = (
+        Duration("10m")
+    )
+    ttl: Annotated[Duration, _between("1s", "87600h", "An idle session is removed after this.")] = Duration("24h")
+    max_count: Annotated[
+        int, Meta(ge=1, le=limits.SESSIONS_MAX, description="A session beyond this many is refused (RESOURCE_EXHAUSTED).")
+    ] = 1_000_000
+    max_bytes: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=2**53 - 1,
+                description="A session is refused once all sessions' state takes more bytes than this. Absent: no limit.",
+            ),
+        ]
+        | None
+    ) = None
+
+
+class Batching(Struct, frozen=True, kw_only=True, rename="camel"):
+    max_batch_size: Annotated[
+        int,
+        Meta(ge=1, le=limits.BATCH_SIZE_MAX, description="At most this many rows run together. 1: every call runs alone."),
+    ] = 32
+    max_queue_delay: Annotated[
+        Duration, _between("0ms", "10s", "How long a call may wait for others to share its batch. 0ms: batches take what waits already.")
+    ] = Duration("0ms")
+
+
+class Timeouts(Struct, frozen=True, kw_only=True, rename="camel"):
+    step: Annotated[Duration, _between("1ms", "24h", "How long one call may run, from its turn (DEADLINE_EXCEEDED).")] = Duration("60s")
+    hold: Annotated[Duration, _between("0ms", "24h", "How long a call may wait for a worker that can serve it (UNAVAILABLE).")] = Duration(
+        "300s"
+    )
+
+
+class EnvVar(Struct, frozen=True, kw_only=True, rename="camel"):
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$", max_length=256, description="The variable's name.")]
+    value: Annotated[str, Meta(max_length=32_768, description="The variable's value.")] = ""
+    value_from: Annotated[KubernetesObject | None, Meta(description="A reference, as in a pod's spec. Not on one machine.")] = None
+
+
+class Volume(Struct, frozen=True, kw_only=True, rename="camel"):
+    """A volume and where it is mounted; exactly one source."""
+
+    name: Annotated[str, Meta(pattern=DNS_LABEL, max_length=63, description="The volume's name.")]
+    mount_path: Annotated[
+        str, Meta(pattern=r"^/[^:]*$", max_length=4096, description="The absolute path in the worker's container where it is mounted.")
+    ]
+    read_only: Annotated[bool, Meta(description="Whether the worker may only read it.")] = False
+    persistent_volume_claim: Annotated[KubernetesObject | None, Meta(description="As in a pod's spec: {claimName: ...}.")] = None
+    secret: Annotated[KubernetesObject | None, Meta(description="As in a pod's spec: {secretName: ...}.")] = None
+    config_map: Annotated[KubernetesObject | None, Meta(description="As in a pod's spec: {name: ...}.")] = None
+    empty_dir: Annotated[KubernetesObject | None, Meta(description="As in a pod's spec: {}.")] = None
+
+
+class Resources(Struct, frozen=True, kw_only=True, rename="camel"):
+    limits: Annotated[KubernetesObject | None, Meta(description="At most so much, as in a pod's spec: {cpu: 2, memory: 1Gi}.")] = None
+    requests: Annotated[KubernetesObject | None, Meta(description="At least so much, as in a pod's spec.")] = None
+
+
+class Workers(Struct, frozen=True, kw_only=True, rename="camel"):
+    """What of a worker's pod a function may set. A list of the allowed, so that who may write a function may not become root on a node."""
+
+    image: Annotated[str, Meta(max_length=512, min_length=1, description="The worker's image. Absent: this release's own.")] | None = None
+    resources: Annotated[Resources, Meta(description="CPU and memory of a worker.")] = Resources()
+    env: Annotated[list[EnvVar], Meta(max_length=256, description="Environment variables of the worker.", extra={"map_key": "name"})] = (
+        field(default_factory=list)
+    )
+    env_from: Annotated[
+        list[KubernetesObject], Meta(max_length=32, description="Sources of environment variables, as in a pod's spec.")
+    ] = field(default_factory=list)
+    node_selector: Annotated[StringMap, Meta(description="As in a pod's spec.")] = field(default_factory=dict)
+    tolerations: Annotated[list[KubernetesObject], Meta(max_length=64, description="As in a pod's spec.")] = field(default_factory=list)
+    affinity: Annotated[KubernetesObject | None, Meta(description="As in a pod's spec.")] = None
+    topology_spread_constraints: Annotated[list[KubernetesObject], Meta(max_length=16, description="As in a pod's spec.")] = field(
+        default_factory=list
+    )
+    labels: Annotated[StringMap, Meta(description="Further labels of the pods; none under dormouse.dev/.")] = field(default_factory=dict)
+    annotations: Annotated[StringMap, Meta(description="Further annotations of the pods; none under dormouse.dev/.")] = field(
+        default_factory=dict
+    )
+    image_pull_secrets: Annotated[list[KubernetesObject], Meta(max_length=16, description="As in a pod's spec: [{name: ...}].")] = field(
+        default_factory=list
+    )
+    service_account_name: Annotated[str, Meta(max_length=253, min_length=1, description="The pods' service account.")] | None = None
+    priority_class_name: Annotated[str, Meta(max_length=253, min_length=1, description="The pods' priority class.")] | None = None
+    volumes: Annotated[
+        list[Volume],
+        Meta(
+            max_length=32,
+            description="Volumes from persistent volume claims, Secrets, ConfigMaps and emptyDir.",
+            extra={"map_key": "name"},
+        ),
+    ] = field(default_factory=list)
+
+
+class FunctionSpec(Struct, frozen=True, kw_only=True, rename="camel"):
+    runtime: Annotated[
+        Literal["onnx", "python"],
+        Meta(description="What runs the function: onnx (a model in ONNX Runtime) or python (a handler class). Does not change."),
+    ]
+    model: Annotated[
+        Model | None, Meta(description="The model. onnx: a .onnx file. python: optional, a folder or wheel with the handler.")
+    ] = None
+    handler: (
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$",
+                max_length=256,
+                description='The handler class of the python runtime, as "module:Class".',
+            ),
+        ]
+        | None
+    ) = None
+    sessions: Annotated[
+        SessionsSpec | None,
+        Meta(
+            description="Present: the function is stateful, every call is a step of a session. Absent: stateless. Presence, durability and "
+            "shards do not change."
+        ),
+    ] = None
+    batching: Annotated[Batching, Meta(description="How calls are joined into batches.")] = Batching()
+    replicas: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                le=limits.REPLICAS_MAX,
+                description="A fixed number of workers; 0: stopped, calls fail at once. Absent: as many as the load asks for.",
+            ),
+        ]
+        | None
+    ) = None
+    min_replicas: Annotated[
+        int, Meta(ge=0, le=limits.REPLICAS_MAX, description="The autoscaler keeps at least this many workers. 0: sleeps when idle.")
+    ] = 0
+    max_replicas: Annotated[int, Meta(ge=1, le=limits.REPLICAS_MAX, description="The autoscaler starts at most this many workers.")] = 10
+    scale_metric: Annotated[
+        Literal["concurrency", "rps", "sessions"],
+        Meta(description="What the autoscaler counts: calls in flight, calls a second, or live sessions."),
+    ] = "concurrency"
+    scale_target: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="How much of scaleMetric one worker should carry. The smaller of this and maxConcurrency counts.",
+        ),
+    ] = 16
+    max_concurrency: Annotated[
+        int, Meta(ge=1, le=limits.CONCURRENCY_MAX, description="Calls in one worker at a time; more wait in the gateway.")
+    ] = 256
+    scale_to_zero_after: Annotated[Duration, _between("0ms", "720h", "A function without calls for this long goes to zero.")] = Duration(
+        "60s"
+    )
+    retry_stateless: Annotated[
+        bool, Meta(description="Whether a stateless call whose worker died is sent again. Turn off where running twice does harm.")
+    ] = True
+    timeouts: Annotated[Timeouts, Meta(description="How long calls may run and wait.")] = Timeouts()
+    workers: Annotated[Workers, Meta(description="What the function sets of its workers' pods.")] = Workers()
+
+
+class Metadata(Struct, frozen=True, kw_only=True, rename="camel"):
+    name: Annotated[str, Meta(pattern=DNS_LABEL, min_length=1, max_length=limits.FUNCTION_NAME_CHARACTERS)]
+    namespace: Annotated[str, Meta(pattern=DNS_LABEL, min_length=1, max_length=limits.NAMESPACE_CHARACTERS)] = "default"
+    labels: StringMap = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+
+
+class InferenceFunction(Struct, frozen=True, kw_only=True, rename="camel"):
+    metadata: Metadata
+    spec: FunctionSpec
+    api_version: Literal["dormouse.dev/v1alpha1"] = "dormouse.dev/v1alpha1"
+    kind: Literal["InferenceFunction"] = "InferenceFunction"

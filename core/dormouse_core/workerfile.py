@@ -1,0 +1,55 @@
+"""The file from which a worker learns what it is: one JSON file, a ConfigMap in a cluster, a plain file on one machine.
+
+Whoever starts a worker writes it; the supervisor reads it before it starts anything. It holds the whole spec with defaults filled in, so
+that a worker never asks anybody what an absent field means. It may hold the store's password: its mode is 0600 on one machine, and in a
+cluster the credentials come from a Secret instead (paths here, no values).
+"""
+
+import msgspec
+
+from dormouse_core import keys
+from dormouse_core.errors import InvalidArgument
+from dormouse_core.spec import FunctionSpec, from_json, to_json
+
+
+class StoreAccess(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """How to reach etcd. The three of TLS are paths of PEM files; empty: none."""
+
+    endpoints: list[str]
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    user: str = ""
+    password: str = ""
+
+
+class WorkerFile(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    installation: str
+    namespace: str
+    name: str
+    uid: str
+    revision: str
+    spec: FunctionSpec
+    store: StoreAccess
+    model_root: str = ""
+    """The folder under which file:// lies."""
+
+    @property
+    def function(self) -> keys.Function:
+        return keys.Function(self.namespace, self.name, self.uid)
+
+    @property
+    def keys(self) -> keys.Keys:
+        return keys.Keys(self.installation)
+
+
+def dump(file: WorkerFile) -> bytes:
+    return to_json(file)
+
+
+def load(text: bytes | str) -> WorkerFile:
+    """InvalidArgument: no such file's text."""
+    try:
+        return from_json(text, WorkerFile)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise InvalidArgument(f"worker's spec file: {error}") from error
