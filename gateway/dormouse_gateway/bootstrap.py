@@ -1,0 +1,268 @@
+"""What Envoy is started with: the port, the filters, the two clusters that do not come by xDS. A pure function of the settings.
+
+The listener is static, but it opens only when its scoped routes are there, and these come from the agent, which says nothing before its first
+full listing of the store: a gateway that starts without agent or etcd is not ready, instead of answering for functions that it does not know.
+`initial_fetch_timeout: 0s` is what makes Envoy wait for ever.
+
+Each limit that Envoy has by default is either raised here on purpose or named with the reason for its value.
+"""
+
+import importlib.resources
+import json
+import re
+from typing import Any
+
+from dormouse_gateway.settings import FRAME, MIB, Settings, address
+
+Json = dict[str, Any]
+
+TYPE = "type.googleapis.com/"
+ENTRY = "+"  # the scope that every call enters with; its one cluster is the relay
+RELAY_CLUSTER = "relay"
+MANY = 100_000  # where Envoy wants a number and we mean "not this one": the relay and the workers have the limits
+
+# Callers must not steer: these reach Lua, the relay and the workers only if the gateway made them.
+INTERNAL_HEADERS = ("dormouse-call", "dormouse-fn", "dormouse-owner", "dormouse-rev", "dormouse-uid", "dormouse-again")
+
+
+def extension(name: str, message: str, **content: Any) -> Json:
+    return {"name": name, "typed_config": {"@type": TYPE + message, **content}}
+
+
+def socket_address(text: str, key: str) -> Json:
+    host, port = address(text, key)
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+def http2(**options: Any) -> Json:
+    """Protocol options of a cluster that speaks HTTP/2.
+
+    Keepalive of 1 s with 2 s to answer: a peer that is frozen or cut off resets its calls, which sends them to the relay.
+    """
+    name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    protocol = {
+        "max_concurrent_streams": MANY,
+        "initial_stream_window_size": MIB,
+        "initial_connection_window_size": 16 * MIB,
+        "connection_keepalive": {"interval": "1s", "timeout": "2s"},
+        **options,
+    }
+    return {
+        name: {
+            "@type": TYPE + name,
+            "common_http_protocol_options": {"idle_timeout": "0s"},
+            "explicit_http_config": {"http2_protocol_options": protocol},
+        }
+    }
+
+
+def circuit_breakers() -> Json:
+    """Envoy's own are 1,024 calls: at 1,025 held calls it would answer 'overflow' though the relay has room."""
+    limits = {key: MANY for key in ("max_connections", "max_pending_requests", "max_requests", "max_retries")}
+    return {"thresholds": [{"priority": "DEFAULT", **limits}, {"priority": "HIGH", **limits}]}
+
+
+def static_cluster(name: str, endpoint: Json) -> Json:
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "circuit_breakers": circuit_breakers(),
+        "typed_extension_protocol_options": http2(),
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": endpoint}}]}]},
+    }
+
+
+def lua_source(settings: Settings) -> str:
+    """router.lua behind the settings that it needs; JSON's strings are Lua's for these characters."""
+    own = ", ".join(f"[{json.dumps(name)}] = true" for name in sorted(settings.own_names))
+    head = (
+        f"local DEFAULT_NAMESPACE = {json.dumps(settings.default_namespace)}\n"
+        f"local RELAY = {json.dumps(settings.relay)}\n"
+        f"local OWN_NAMES = {{{own}}}\n"
+    )
+    return head + importlib.resources.files(__package__).joinpath("router.lua").read_text()
+
+
+def authority_pattern(settings: Settings) -> str:
+    """What router.lua's `from_authority` takes for a function's name, as a regular expression: fn.namespace[.svc[.cluster.local]][:port]."""
+    label = "[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?"
+    return rf"{label}\.{label}(\.svc(\.cluster\.local\.?)?)?(:[0-9]+)?"
+
+
+def early_mutations() -> list[Json]:
+    return [
+        *({"remove": name} for name in INTERNAL_HEADERS),
+        {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}},
+        {"append": {"header": {"key": "dormouse-fn", "value": ENTRY}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}},
+    ]
+
+
+def local_replies(settings: Settings) -> Json:
+    """Codes and texts of the errors that Envoy makes itself; its own are UNKNOWN, UNIMPLEMENTED or name no cause."""
+
+    def mapper(condition: Json, code: int, text: str) -> Json:
+        status = {"header": {"key": "grpc-status", "value": str(code)}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+        return {"filter": condition, "headers_to_add": [status], "body_format_override": {"text_format_source": {"inline_string": text}}}
+
+    def flags(*names: str) -> Json:
+        return {"response_flag_filter": {"flags": list(names)}}
+
+    too_large = {"status_code_filter": {"comparison": {"op": "EQ", "value": {"default_value": 413, "runtime_key": "dormouse.too_large"}}}}
+    limit = settings.max_message_bytes
+    return {
+        "mappers": [
+            mapper(too_large, 8, f"the message is larger than the gateway's limit of {limit} bytes (maxMessageBytes)"),
+            mapper(flags("UO"), 8, "the gateway has too many calls under way to %REQ(dormouse-function)%"),
+            mapper(flags("OM"), 8, "the gateway is short of memory; try again later"),
+            mapper(flags("UH", "NC"), 14, "the gateway has nobody to send the call to; try again"),
+            mapper(flags("NR"), 14, "the gateway has no route for the call yet; try again"),
+            mapper(flags("UF"), 14, "the gateway could not connect to its agent or to a worker; try again"),
+            mapper(flags("UC", "UR", "LR", "UPE"), 14, "the connection broke while the call ran; its outcome is not known"),
+        ]
+    }
+
+
+def connection_manager(settings: Settings) -> Json:
+    ads = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
+    fragment = {"name": "dormouse-fn", "index": 0, "element_separator": "\u0001"}
+    return {
+        "stat_prefix": "gateway",
+        "codec_type": "HTTP2",
+        "scoped_routes": {
+            "name": "functions",
+            "scope_key_builder": {"fragments": [{"header_value_extractor": fragment}]},
+            "rds_config_source": ads,
+            "scoped_rds": {"scoped_rds_config_source": ads},
+        },
+        "http2_protocol_options": {
+            "max_concurrent_streams": MANY,  # one client connection may have as many calls held as the relay holds
+            "initial_stream_window_size": MIB,
+            "initial_connection_window_size": 16 * MIB,
+            "max_outbound_frames": MANY,  # flood guards of 10,000 and 1,000 frames close connections of honest, busy clients
+            "max_outbound_control_frames": MANY,
+        },
+        "common_http_protocol_options": {"idle_timeout": "0s", "max_headers_count": 200},
+        "max_request_headers_kb": 60,
+        "stream_idle_timeout": "0s",  # a held call is silent for as long as the function's hold limit
+        "request_timeout": "0s",
+        "request_headers_timeout": "30s",  # headers come in one piece from an honest client
+        "drain_timeout": "5s",
+        "use_remote_address": True,
+        "generate_request_id": True,
+        "preserve_external_request_id": True,
+        "server_header_transformation": "PASS_THROUGH",
+        "local_reply_config": local_replies(settings),
+        "early_header_mutation_extensions": [
+            extension(
+                "envoy.http.early_header_mutation.header_mutation",
+                "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+                mutations=early_mutations(),
+            )
+        ],
+        "http_filters": [
+            extension(
+                "envoy.filters.http.buffer",
+                "envoy.extensions.filters.http.buffer.v3.Buffer",
+                max_request_bytes=settings.max_message_bytes + FRAME,
+            ),
+            extension(
+                "envoy.filters.http.lua",
+                "envoy.extensions.filters.http.lua.v3.Lua",
+                default_source_code={"inline_string": lua_source(settings)},
+            ),
+            extension("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", suppress_envoy_headers=True),
+        ],
+    }
+
+
+def listener(settings: Settings) -> Json:
+    name = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+    manager = extension("envoy.filters.network.http_connection_manager", name, **connection_manager(settings))
+    return {
+        "name": "callers",
+        "address": socket_address(settings.listen, "listen"),
+        "per_connection_buffer_limit_bytes": MIB,
+        "filter_chains": [{"filters": [manager]}],
+    }
+
+
+def overload(settings: Settings) -> Json:
+    """Bodies that wait in Envoy are bounded each, by the buffer filter, but in their sum only here."""
+    heap = extension(
+        "envoy.resource_monitors.fixed_heap",
+        "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
+        max_heap_size_bytes=settings.max_heap_bytes,
+    )
+    connections = extension(
+        "envoy.resource_monitors.global_downstream_max_connections",
+        "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+        max_active_downstream_connections=50_000,
+    )
+    refuse = {
+        "name": "envoy.overload_actions.stop_accepting_requests",
+        "triggers": [{"name": "envoy.resource_monitors.fixed_heap", "threshold": {"value": 0.95}}],
+    }
+    return {"refresh_interval": "0.25s", "resource_monitors": [heap, connections], "actions": [refuse]}
+
+
+def bootstrap(settings: Settings) -> Json:
+    """Envoy's whole bootstrap, in the JSON form of its documentation."""
+    ads = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
+    agent = {"envoy_grpc": {"cluster_name": "agent", "max_receive_message_length": 256 * MIB}}
+    return {
+        "node": {"id": settings.name, "cluster": "dormouse"},
+        "admin": {"address": {"pipe": {"path": settings.admin, "mode": 0o600}}},
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "DELTA_GRPC",
+                "transport_api_version": "V3",
+                "set_node_on_first_message_only": True,
+                "grpc_services": [agent],
+            },
+            "cds_config": ads,
+        },
+        "static_resources": {
+            "clusters": [
+                static_cluster("agent", {"pipe": {"path": settings.xds.removeprefix("unix:")}}),
+                static_cluster(RELAY_CLUSTER, socket_address(settings.relay, "relay")),
+            ],
+            "listeners": [listener(settings)],
+        },
+        "layered_runtime": {
+            "layers": [
+                {
+                    "name": "dormouse",
+                    "static_layer": {
+                        # Callers whose deadlines pass within a second cancel many streams: Envoy would take 500 of them for an attack
+                        # and close the connection, with every good call on it.
+                        "overload.premature_reset_total_stream_count": 1_000_000_000,
+                        "envoy.reloadable_features.grpc_timeout_returns_deadline_exceeded": True,
+                    },
+                }
+            ]
+        },
+        "overload_manager": overload(settings),
+    }
+
+
+def bypass_buffer(settings: Settings) -> list[list[Json]]:
+    """Header matches of `ModelInfer` calls that router.lua routes without their message: they are not buffered, and Lua reads no body."""
+
+    def present(name: str) -> Json:
+        return {"name": name, "present_match": True}
+
+    authority = {"name": ":authority", "string_match": {"safe_regex": {"regex": authority_pattern(settings)}}}
+    own = [
+        {"name": ":authority", "string_match": {"safe_regex": {"regex": rf"(?i){re.escape(name)}(:[0-9]+)?"}}, "invert_match": True}
+        for name in sorted(settings.own_names)
+    ]
+    compressed = [
+        {"name": "grpc-encoding", "present_match": True},
+        {"name": "grpc-encoding", "string_match": {"exact": "identity"}, "invert_match": True},
+    ]
+    return [
+        compressed,
+        [present("dormouse-session"), present("dormouse-function")],
+        [present("dormouse-session"), authority, *own],
+    ]

@@ -1,0 +1,212 @@
+"""What Envoy is told of one function: its cluster, the cluster's endpoints, and the scoped route that names the owners of its shards.
+
+Pure: a `Route` (what the routing table decided) becomes resources. A resource's version is a digest of its bytes, so that a restarted agent
+sends nothing that Envoy has. `needs` orders make-before-break: a route goes out when Envoy has accepted the cluster and endpoints that it
+names (else calls meet "cluster not found"), and a cluster is taken away when no route names it any more.
+"""
+
+import functools
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import Message
+
+from dormouse_gateway.bootstrap import (
+    ENTRY,
+    MIB,
+    RELAY_CLUSTER,
+    TYPE,
+    Json,
+    bypass_buffer,
+    circuit_breakers,
+    extension,
+    http2,
+    socket_address,
+)
+from dormouse_gateway.settings import Settings
+from dormouse_proto import envoy
+
+CLUSTER = TYPE + "envoy.config.cluster.v3.Cluster"
+ENDPOINTS = TYPE + "envoy.config.endpoint.v3.ClusterLoadAssignment"
+SCOPE = TYPE + "envoy.config.route.v3.ScopedRouteConfiguration"
+TYPES = (CLUSTER, ENDPOINTS, SCOPE)  # the order of sending; removals go the other way round
+
+DIGITS = 90  # router.lua: two characters a shard from '!' on
+NOBODY = "~~"
+MAX_HOSTS = DIGITS * DIGITS
+
+Name = tuple[str, str]  # type URL and resource name
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    type_url: str
+    name: str
+    version: str
+    body: bytes
+    needs: tuple[tuple[Name, str], ...] = ()  # what Envoy must have accepted before, and in which version
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What Envoy should do with calls of one function. `owners`: a shard's owner by its place in `hosts`, -1: nobody; empty: stateless."""
+
+    namespace: str
+    name: str
+    uid: str
+    hosts: tuple[str, ...]  # ip:port of every worker that may be dialled
+    owners: tuple[int, ...] = ()
+    rev: int = 0
+    resend: bool = True  # a call that may have run may be sent again: by its key, or by retryStateless
+
+    @property
+    def label(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def cluster(self) -> str:
+        """By uid: a function that was deleted and made again shares nothing with its namesake."""
+        return f"{self.namespace}/{self.name}/{self.uid}"
+
+
+def resource(type_url: str, name: str, content: Json, needs: tuple[tuple[Name, str], ...] = ()) -> Resource:
+    return pack(type_url, name, envoy.from_dict(type_url.removeprefix(TYPE), content), needs)
+
+
+def pack(type_url: str, name: str, message: Message, needs: tuple[tuple[Name, str], ...] = ()) -> Resource:
+    body = message.SerializeToString(deterministic=True)
+    return Resource(type_url, name, hashlib.sha256(body).hexdigest()[:16], body, needs)
+
+
+@functools.lru_cache(maxsize=8192)
+def cluster(name: str) -> Resource:
+    """One a function, the same for its whole life; cached because making Envoy's nested messages costs a millisecond."""
+    least = extension(
+        "envoy.load_balancing_policies.least_request",
+        "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
+    )
+    policy = extension(
+        "envoy.load_balancing_policies.override_host",
+        "envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost",
+        override_host_sources=[{"header": "dormouse-owner"}],
+        fallback_policy={"policies": [{"typed_extension_config": least}]},
+    )
+    content = {
+        "name": name,
+        "type": "EDS",
+        "eds_cluster_config": {
+            # Not 0s: one cluster whose endpoints do not come must not keep the gateway from starting.
+            "eds_config": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "2s"},
+        },
+        "connect_timeout": "0.5s",
+        "per_connection_buffer_limit_bytes": MIB,
+        "circuit_breakers": circuit_breakers(),
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "load_balancing_policy": {"policies": [{"typed_extension_config": policy}]},
+        "typed_extension_protocol_options": http2(),
+    }
+    return resource(CLUSTER, name, content)
+
+
+def endpoints(route: Route, relay: str) -> Resource:
+    """Workers at priority 0; the relay at priority 1: there go retries, and every call while nobody is at priority 0."""
+
+    def priority(level: int, addresses: Iterable[str]) -> Json:
+        each = [{"endpoint": {"address": socket_address(text, "worker")}} for text in addresses]
+        return {"priority": level, "lb_endpoints": each}
+
+    content = {"cluster_name": route.cluster, "endpoints": [priority(0, route.hosts), priority(1, [relay])]}
+    return resource(ENDPOINTS, route.cluster, content)
+
+
+def shard_map(owners: Sequence[int]) -> str:
+    """Two characters a shard, as router.lua's `owner` reads them."""
+    return "".join(NOBODY if place < 0 else chr(33 + place // DIGITS) + chr(33 + place % DIGITS) for place in owners)
+
+
+def retries(stateful: bool, resend: bool) -> Json:
+    """One retry, and it goes to the relay: a step's by the second entry of the override list, a stateless call's by priority."""
+    again = "connect-failure,refused-stream,retriable-headers"
+    policy: Json = {
+        "retry_on": f"{again},reset" if resend else again,
+        "num_retries": 1,
+        "retriable_headers": [{"name": "dormouse-again", "present_match": True}],
+        "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.002s"},
+    }
+    if not stateful:
+        policy["retry_priority"] = extension(
+            "envoy.retry_priorities.previous_priorities",
+            "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+            update_frequency=1,
+        )
+    return policy
+
+
+def scope(route: Route, settings: Settings, needs: tuple[tuple[Name, str], ...]) -> Resource:
+    metadata: Json = {"uid": route.uid, "rev": str(route.rev)}
+    if route.owners:
+        metadata |= {"hosts": ",".join(route.hosts), "map": shard_map(route.owners)}
+    one = {
+        "match": {"prefix": "/"},
+        "metadata": {"filter_metadata": {"envoy.filters.http.lua": metadata}},
+        # 0s: the relay's hold and every try would count. Worker and relay enforce the limits; the caller's deadline resets the stream.
+        "route": {"cluster": route.cluster, "timeout": "0s", "retry_policy": retries(bool(route.owners), route.resend)},
+        "request_body_buffer_limit": settings.max_message_bytes + 64 * 1024,  # smaller: larger bodies would never be retried
+    }
+    return _scope(route.label, [one], needs)
+
+
+def entry(settings: Settings) -> Resource:
+    """The scope '+': every call enters here, and what router.lua does not move elsewhere goes to the relay.
+
+    An agent that restarts is away for a moment: calls wait for it. A unary call that was in the relay is sent again under its key; the relay
+    knows by the count of tries that it may have run. A stream is sent again only if it never connected.
+    """
+    infer = "/inference.GRPCInferenceService/ModelInfer"
+    unbuffered = {
+        "envoy.filters.http.buffer": {"@type": TYPE + "envoy.extensions.filters.http.buffer.v3.BufferPerRoute", "disabled": True},
+    }
+
+    def to_relay(match: Json, again: str, **more: Any) -> Json:
+        policy = {
+            "retry_on": again,
+            "num_retries": 20,
+            "retry_back_off": {"base_interval": "0.1s", "max_interval": "0.5s"},
+        }
+        return {
+            "match": match,
+            "route": {"cluster": RELAY_CLUSTER, "timeout": "0s", "retry_policy": policy},
+            "request_body_buffer_limit": settings.max_message_bytes + 64 * 1024,
+            **more,
+        }
+
+    unary, once = "connect-failure,refused-stream,reset", "connect-failure,refused-stream"
+    routes = [
+        *(
+            to_relay({"path": infer, "headers": headers}, unary, typed_per_filter_config=unbuffered)
+            for headers in bypass_buffer(settings)
+        ),
+        to_relay({"path": infer}, unary),
+        to_relay({"path": "/inference.GRPCInferenceService/ModelStreamInfer"}, once, typed_per_filter_config=unbuffered),
+        to_relay({"prefix": "/"}, once, typed_per_filter_config=unbuffered),
+    ]
+    return _scope(ENTRY, routes, ())
+
+
+def _scope(key: str, routes: list[Json], needs: tuple[tuple[Name, str], ...]) -> Resource:
+    host = {"name": key, "domains": ["*"], "routes": routes, "include_request_attempt_count": True}
+    content = {
+        "name": key,
+        "key": {"fragments": [{"string_key": key}]},
+        "route_configuration": {"name": key, "virtual_hosts": [host]},
+    }
+    return resource(SCOPE, key, content, needs)
+
+
+def resources(route: Route, settings: Settings) -> tuple[Resource, Resource, Resource]:
+    """Everything of one function, in the order of sending."""
+    base, hosts = cluster(route.cluster), endpoints(route, settings.relay)
+    needs = tuple(((each.type_url, each.name), each.version) for each in (base, hosts))
+    return base, hosts, scope(route, settings, needs)

@@ -1,0 +1,41 @@
+"""From the routing table to Envoy's snapshot: each function that changed becomes its resources, and one that cannot be made harms no other."""
+
+from dormouse_gateway.bootstrap import ENTRY
+from dormouse_gateway.resources import entry, resources
+from dormouse_gateway.settings import Settings
+from dormouse_gateway.snapshot import Snapshot
+from dormouse_gateway.table import Table
+from dormouse_kit import log
+
+
+class Routes:
+    def __init__(self, table: Table, snapshot: Snapshot, settings: Settings) -> None:
+        self._table = table
+        self._snapshot = snapshot
+        self._settings = settings
+        self._waiting: set[str] = set()
+        self.problems: dict[str, str] = {}  # functions whose route could not even be made
+        snapshot.put(ENTRY, [entry(settings)])
+
+    def update(self, changed: set[str]) -> None:
+        """Before the table is complete nothing is rendered: half a listing would send calls of every other function to the relay."""
+        self._waiting |= changed
+        if not self._table.complete:
+            return
+        labels, self._waiting = self._waiting, set()
+        for label in labels:
+            self._render(label)
+        if labels or not self._snapshot.complete:
+            self._snapshot.complete = True
+            self._snapshot.publish()
+
+    def _render(self, label: str) -> None:
+        function = self._table.function(label)
+        route = None if function is None else function.route()
+        try:
+            self._snapshot.put(label, () if route is None else resources(route, self._settings))
+            self.problems.pop(label, None)
+        except ValueError as wrong:  # protobuf's ParseError and ours are ValueErrors: a value that Envoy's messages cannot hold
+            self._snapshot.put(label, ())
+            self.problems[label] = f"no route could be made: {wrong}"
+            log.warning("no route could be made", function=label, reason=str(wrong))

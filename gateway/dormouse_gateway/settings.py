@@ -1,0 +1,112 @@
+"""What one gateway is told at its start. The agent and Envoy's starter take the same options, so that both agree on ports and limits."""
+
+import argparse
+import ipaddress
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+MIB = 1 << 20
+MAX_MESSAGE = 64 * MIB  # Envoy held bodies of this size in trials; beyond it one call's memory is out of proportion
+FRAME = 5  # gRPC's prefix of a message: flag and length
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    listen: str = "127.0.0.1:8001"
+    """Where callers connect, IP:port."""
+    relay: str = "127.0.0.1:8002"
+    """Where the agent's relay listens, IP:port: Envoy names it in every function's endpoints."""
+    xds: str = "unix:/run/dormouse/xds.sock"
+    """The agent's xDS server, a Unix socket: nobody but this gateway's Envoy is to read or feed it."""
+    admin: str = "/run/dormouse/envoy.sock"
+    """Envoy's admin, the path of a Unix socket."""
+    metrics: int = 9090
+    """The agent's port for Prometheus; 0: none."""
+    metrics_host: str = "127.0.0.1"
+    name: str = "gateway"
+    """This agent's name in the store; two agents of one name would share an entry."""
+    installation: str = "default"
+    default_namespace: str = "default"
+    """The namespace of a function that `model_name` names without one."""
+    own_names: frozenset[str] = field(default_factory=frozenset)
+    """Authorities of the gateway itself, lower case, without port: they never name a function."""
+    max_message_bytes: int = 16 * MIB
+    """Of one request message, without gRPC's five bytes."""
+    max_held: int = 10_000
+    """Calls that wait in the relay, a function."""
+    max_held_bytes: int = 1024 * MIB
+    """Bodies of all calls in the relay."""
+    max_heap_bytes: int = 4096 * MIB
+    """Envoy refuses new calls when its heap is near this."""
+    concurrency: int = 2
+    """Envoy's worker threads."""
+    log_level: str = "warning"
+    drain_seconds: float = 30.0
+    """How long a stopping gateway waits for running calls."""
+    store: tuple[str, ...] = ("127.0.0.1:2379",)
+    store_ca: str = ""
+    store_cert: str = ""
+    store_key: str = ""
+    store_user: str = ""
+    store_password_file: str = ""
+
+    def __post_init__(self) -> None:
+        for key in ("listen", "relay"):
+            address(getattr(self, key), key)
+        if not self.xds.startswith("unix:"):
+            raise ValueError(f"xds: {self.xds!r} found, unix:PATH is allowed")
+        if not 1 <= self.max_message_bytes <= MAX_MESSAGE:
+            raise ValueError(f"max_message_bytes: {self.max_message_bytes} found, 1 to {MAX_MESSAGE} are allowed")
+        for own in self.own_names:
+            if not re.fullmatch(r"[a-z0-9.-]+", own):
+                raise ValueError(f"own_names: {own!r} found, a host name in lower case, without port, is allowed")
+        for path in (self.xds.removeprefix("unix:"), self.admin):
+            if len(path.encode()) > 107:
+                raise ValueError(f"{path!r}: {len(path.encode())} bytes found, a Unix socket's path has at most 107")
+
+
+def address(text: str, key: str) -> tuple[str, int]:
+    """IP and port of `text`. ValueError names `key`: Envoy resolves no host names here, and an override header must match byte for byte."""
+    host, _, port = text.rpartition(":")
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+        number = int(port)
+    except ValueError:
+        raise ValueError(f"{key}: {text!r} found, IP:port is allowed") from None
+    if not 0 < number < 65536:
+        raise ValueError(f"{key}: port {number} found, 1 to 65535 are allowed")
+    return host.strip("[]"), number
+
+
+def parse(arguments: Sequence[str] | None, program: str) -> Settings:
+    """Settings from the command line; exits with a readable message when one is wrong."""
+    default = Settings()
+    parser = argparse.ArgumentParser(prog=program)
+    parser.add_argument("--store", action="append", metavar="HOST:PORT", help="an etcd endpoint; may be given several times")
+    for option in ("ca", "cert", "key", "user", "password-file"):
+        parser.add_argument(f"--store-{option}", default="")
+    parser.add_argument("--installation", default=default.installation)
+    parser.add_argument("--listen", default=default.listen, metavar="IP:PORT", help="where callers connect")
+    parser.add_argument("--listen-relay", dest="relay", default=default.relay, metavar="IP:PORT")
+    parser.add_argument("--xds", default=default.xds, metavar="unix:PATH")
+    parser.add_argument("--admin", default=default.admin, metavar="PATH", help="Envoy's admin, a Unix socket")
+    parser.add_argument("--metrics", type=int, default=default.metrics, metavar="PORT", help="0: none")
+    parser.add_argument("--metrics-host", default=default.metrics_host)
+    parser.add_argument("--name", default=default.name)
+    parser.add_argument("--default-namespace", default=default.default_namespace)
+    parser.add_argument("--own-name", action="append", default=[], metavar="HOST", help="an authority that never names a function")
+    parser.add_argument("--max-message-bytes", type=int, default=default.max_message_bytes)
+    parser.add_argument("--max-held", type=int, default=default.max_held)
+    parser.add_argument("--max-held-bytes", type=int, default=default.max_held_bytes)
+    parser.add_argument("--max-heap-bytes", type=int, default=default.max_heap_bytes)
+    parser.add_argument("--concurrency", type=int, default=default.concurrency, help="Envoy's worker threads")
+    parser.add_argument("--log-level", default=default.log_level)
+    parser.add_argument("--drain-seconds", type=float, default=default.drain_seconds)
+    options = vars(parser.parse_args(arguments))
+    options["own_names"] = frozenset(name.lower() for name in options.pop("own_name"))
+    options["store"] = tuple(options["store"] or default.store)
+    try:
+        return Settings(**options)
+    except ValueError as wrong:
+        parser.error(str(wrong))

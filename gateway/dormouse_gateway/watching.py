@@ -1,0 +1,83 @@
+"""Keeps the routing table like the store: one linearizable listing, then a watch; and listed anew when the watch's history is gone.
+
+`functions/` and `map/` are two watches; each applies its events in the store's order. Between them the order is not kept, which costs at most a
+call that goes to the relay first.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from dormouse_core.keys import Keys
+from dormouse_core.seams import Clock, Compacted, Item, Store, StoreError
+from dormouse_gateway import metrics
+from dormouse_gateway.table import Table
+from dormouse_kit import log
+
+PAGE = 1000
+RETRY_SECONDS = 0.5
+
+
+class Watching:
+    """`on_change` gets the labels of functions that changed, after each batch and after each listing."""
+
+    def __init__(self, table: Table, keys: Keys, store: Store, clock: Clock, on_change: Callable[[set[str]], None]) -> None:
+        self._table = table
+        self._keys = keys
+        self._store = store
+        self._clock = clock
+        self._on_change = on_change
+        self._heard: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for prefix in (self._keys.functions, self._keys.maps):
+                group.create_task(self._follow(prefix))
+
+    def age(self) -> float:
+        """Seconds since the store was last heard on the watch that is quieter; infinite before the first listing."""
+        if len(self._heard) < 2:
+            return float("inf")
+        return self._clock.monotonic() - min(self._heard.values())
+
+    async def _follow(self, prefix: str) -> None:
+        revision = 0  # watched up to here; 0: to be listed
+        while True:
+            try:
+                if not revision:
+                    revision = await self._list(prefix)
+                async for batch in self._store.watch(prefix, revision + 1):
+                    self._hear(prefix)
+                    revision = batch.revision
+                    changed, unreadable = self._table.apply(batch.events, prefix, batch.revision)
+                    self._tell(changed, unreadable)
+                raise StoreError("the watch ended")
+            except Compacted as gone:
+                log.event("listing anew: the watch's history is gone", prefix=prefix, reason=str(gone))
+                revision = 0
+            except StoreError as away:
+                log.event("the store is away", prefix=prefix, reason=str(away))
+                await self._clock.sleep(RETRY_SECONDS)
+
+    async def _list(self, prefix: str) -> int:
+        items: list[Item] = []
+        page = await self._store.list(prefix, limit=PAGE)
+        revision = page.revision
+        items += page.items
+        while page.more:
+            page = await self._store.list(prefix, start=items[-1].key, limit=PAGE, revision=revision)
+            items += page.items
+        self._hear(prefix)
+        changed, unreadable = self._table.replace(prefix, items, revision)
+        self._tell(changed, unreadable)
+        return revision
+
+    def _hear(self, prefix: str) -> None:
+        self._heard[prefix] = self._clock.monotonic()
+
+    def _tell(self, changed: set[str], unreadable: dict[str, str]) -> None:
+        for key, reason in unreadable.items():
+            metrics.UNREADABLE.inc()
+            log.warning("an entry cannot be read", key=key, reason=reason)
+        if changed or self._table.complete:
+            self._on_change(changed)
