@@ -1,0 +1,253 @@
+"""One live connection to one of several etcd members, and the move to another.
+
+gRPC's own balancer would keep a watch on a member that stopped answering without closing its socket, and would not tell us where a
+call went. So: one channel at a time to one endpoint; it is *retired* when its socket breaks, when a probe goes unanswered, or when a
+call ran into its deadline while nothing else was heard. Everything on a retired connection ends with StoreError at once, watches included,
+and the next call connects to the next endpoint.
+
+HTTP/2 keepalive cannot do the probing: etcd answers pings that come oftener than each 5 s (`--grpc-keepalive-min-time`) with a GOAWAY. A
+probe is a read of one member's own data (serializable), so it tells a dead member from one whose cluster has no leader; the latter refuses
+calls by itself because they carry `hasleader`.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+from aetcd.rpc import rpc_pb2
+from dormouse_core.seams import StoreError
+
+from dormouse_kit import log
+from dormouse_kit.etcd import messages
+from dormouse_kit.grpc_options import UNLIMITED, Options
+
+CONNECT_SECONDS: Final = 1.0
+PROBE_AFTER: Final = 1.0  # of silence
+PROBE_SECONDS: Final = 2.0  # until a probe counts as unanswered
+BACKOFF: Final = (0.05, 1.0)  # between rounds over all endpoints: first, longest
+
+_OPTIONS: Final[Options] = [
+    ("grpc.enable_retries", 0),
+    ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new connection, never the one that was just retired
+    ("grpc.max_receive_message_length", UNLIMITED),  # or a reply's size could hide a commit
+    ("grpc.max_send_message_length", UNLIMITED),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.client_idle_timeout_ms", 2**31 - 1),
+]
+
+_UNARY: Final = {
+    "Txn": ("/etcdserverpb.KV/Txn", rpc_pb2.TxnResponse.FromString),
+    "Range": ("/etcdserverpb.KV/Range", rpc_pb2.RangeResponse.FromString),
+    "Compact": ("/etcdserverpb.KV/Compact", rpc_pb2.CompactionResponse.FromString),
+    "LeaseGrant": ("/etcdserverpb.Lease/LeaseGrant", rpc_pb2.LeaseGrantResponse.FromString),
+    "LeaseRevoke": ("/etcdserverpb.Lease/LeaseRevoke", rpc_pb2.LeaseRevokeResponse.FromString),
+    "Authenticate": ("/etcdserverpb.Auth/Authenticate", rpc_pb2.AuthenticateResponse.FromString),
+}
+_PROBE: Final = rpc_pb2.RangeRequest(key=b"\0", serializable=True, limit=1, keys_only=True).SerializeToString()
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files. `ca` None: the system's roots. `cert` and `key` go together."""
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        ca, cert, key = (path.read_bytes() if path else None for path in (self.ca, self.cert, self.key))
+        return grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=cert)
+
+
+class Connection:
+    """A channel that was ready once. Requests are bytes, replies messages."""
+
+    def __init__(self, endpoint: str, channel: grpc.aio.Channel) -> None:
+        self.endpoint = endpoint
+        self.channel = channel
+        self.unary: dict[str, Any] = {
+            name: channel.unary_unary(path, request_serializer=None, response_deserializer=parse) for name, (path, parse) in _UNARY.items()
+        }
+        self.keep_alive: Any = channel.stream_stream(
+            "/etcdserverpb.Lease/LeaseKeepAlive", request_serializer=None, response_deserializer=rpc_pb2.LeaseKeepAliveResponse.FromString
+        )
+        self.watch: Any = channel.stream_stream(
+            "/etcdserverpb.Watch/Watch", request_serializer=None, response_deserializer=rpc_pb2.WatchResponse.FromString
+        )
+        self.metadata: tuple[tuple[str, str], ...] = (("hasleader", "true"),)
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why
+        self.heard = asyncio.get_running_loop().time()
+        self.guards: list[asyncio.Task[None]] = []
+
+    def silence(self) -> float:
+        return asyncio.get_running_loop().time() - self.heard
+
+    async def authenticate(self, user: str, password: str, timeout: float) -> None:
+        request = rpc_pb2.AuthenticateRequest(name=user, password=password).SerializeToString()
+        response = await self.unary["Authenticate"](request, timeout=timeout)
+        self.metadata = (("hasleader", "true"), ("token", response.token))
+
+
+class Connections:
+    """The connection in use, and how to get the next. Belongs to the event loop that first uses it."""
+
+    def __init__(self, endpoints: Sequence[str], tls: TlsFiles | None = None, user: str = "", password: str = "") -> None:
+        if not endpoints:
+            raise ValueError("endpoints: none given, at least one is needed")
+        self.endpoints = [_address(endpoint, tls) for endpoint in endpoints]
+        self._credentials = tls.credentials() if tls else None
+        self._user, self._password = user, password
+        self._next = 0
+        self._current: Connection | None = None
+        self._connecting: asyncio.Task[Connection] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    @property
+    def several(self) -> bool:
+        return len(self.endpoints) > 1
+
+    async def get(self, timeout: float) -> Connection:
+        """The connection in use, or a new one. StoreError, definite: no endpoint could be reached in time, so nothing was sent."""
+        if self._current is not None:
+            return self._current
+        if self._closed:
+            raise StoreError("the store's client is closed", definite=True)
+        if self._connecting is None or self._connecting.done():
+            self._connecting = asyncio.create_task(self._connect(), name="etcd connect")
+            self._connecting.add_done_callback(lambda task: task.cancelled() or task.exception())  # seen, also where all waiters gave up
+        connecting = self._connecting
+        await asyncio.wait({connecting}, timeout=timeout)
+        if not connecting.done():
+            raise StoreError(f"no etcd endpoint could be reached in {timeout:.1f} s: {', '.join(self.endpoints)}", definite=True)
+        if connecting.cancelled():
+            raise StoreError("the store's client is closed", definite=True)
+        return connecting.result()
+
+    def retire(self, connection: Connection, why: str) -> None:
+        """Ends everything that runs on `connection`, and the next call connects to the next endpoint."""
+        if connection.lost.done():
+            return
+        connection.lost.set_result(why)
+        if self._current is connection:
+            self._current = None
+            self._next += 1
+        if not self._closed:
+            log.event("store connection lost", endpoint=connection.endpoint, reason=why)
+        closing = asyncio.create_task(_close(connection), name="etcd close")
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    async def renew_token(self, connection: Connection, timeout: float) -> bool:
+        """True: a new token is there. etcd's simple tokens end with the member's process and after 5 minutes without use."""
+        if not self._user:
+            return False
+        try:
+            await connection.authenticate(self._user, self._password, timeout)
+        except grpc.aio.AioRpcError as error:
+            raise messages.store_error("Authenticate", connection.endpoint, error) from error
+        return True
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._connecting is not None and not self._connecting.done():
+            self._connecting.cancel()
+            await asyncio.wait({self._connecting})
+        if self._current is not None:
+            self.retire(self._current, "closed")
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    async def _connect(self) -> Connection:
+        backoff, longest = BACKOFF
+        while True:
+            for _ in self.endpoints:
+                endpoint = self.endpoints[self._next % len(self.endpoints)]
+                connection = await self._open(endpoint)
+                if connection is not None:
+                    log.event("store connected", endpoint=endpoint)
+                    return connection
+                self._next += 1
+            await asyncio.sleep(backoff)
+            backoff = min(2 * backoff, longest)
+
+    async def _open(self, endpoint: str) -> Connection | None:
+        channel = (
+            grpc.aio.secure_channel(endpoint, self._credentials, options=_OPTIONS)
+            if self._credentials
+            else grpc.aio.insecure_channel(endpoint, options=_OPTIONS)
+        )
+        kept = False
+        try:
+            if not await _ready(channel):
+                return None
+            connection = Connection(endpoint, channel)
+            if self._user:
+                try:
+                    await connection.authenticate(self._user, self._password, CONNECT_SECONDS)
+                except grpc.aio.AioRpcError as error:
+                    refused = messages.store_error("Authenticate", endpoint, error)
+                    if refused.definite:
+                        raise refused from error
+                    return None
+            kept = True
+        finally:
+            if not kept:
+                await channel.close()
+        connection.guards = [
+            asyncio.create_task(self._follow(connection), name="etcd connection state"),
+            asyncio.create_task(self._probe(connection), name="etcd probe"),
+        ]
+        self._current = connection
+        return connection
+
+    async def _follow(self, connection: Connection) -> None:
+        await connection.channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+        self.retire(connection, "the connection broke")
+
+    async def _probe(self, connection: Connection) -> None:
+        while True:
+            await asyncio.sleep(max(PROBE_AFTER - connection.silence(), 0.01))
+            if connection.silence() < PROBE_AFTER:
+                continue
+            try:
+                await connection.unary["Range"](_PROBE, timeout=PROBE_SECONDS, metadata=connection.metadata)
+            except grpc.aio.AioRpcError as error:
+                # Any answer of a lone member is a sign of life; of several, one that cannot answer reads is not the one to stay with.
+                if not messages.by_server(error) or (self.several and error.code() is grpc.StatusCode.UNAVAILABLE):
+                    self.retire(connection, f"a probe went unanswered: {error.code().name}: {error.details()}")
+                    return
+            connection.heard = asyncio.get_running_loop().time()
+
+
+async def _ready(channel: grpc.aio.Channel) -> bool:
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+                if state in (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN):
+                    return False
+                await channel.wait_for_state_change(state)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _close(connection: Connection) -> None:
+    for guard in connection.guards:
+        guard.cancel()
+    await asyncio.wait(connection.guards)
+    await connection.channel.close()
+
+
+def _address(endpoint: str, tls: TlsFiles | None) -> str:
+    """gRPC's target of an endpoint as etcd spells it: [http[s]://]host:port or unix:path."""
+    scheme, separator, address = endpoint.rpartition("://")
+    if separator and scheme not in ("http", "https"):
+        raise ValueError(f"endpoints: {endpoint!r} found, [http[s]://]host:port or unix:path is allowed")
+    if separator and (scheme == "https") != (tls is not None):
+        raise ValueError(f"endpoints: {endpoint!r} found {'without' if tls is None else 'with'} TLS files")
+    return address.rstrip("/") if separator else endpoint

@@ -1,0 +1,95 @@
+"""Between the seam's values and etcd's messages, and what an etcd error says about a write's outcome."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import grpc
+from aetcd.rpc import rpc_pb2
+from dormouse_core.seams import CreatedIs, Exists, Item, Listing, ModIs, Put, StoreError, Txn
+
+MAX_OPERATIONS: Final = 128  # etcd's --max-txn-ops: compares, and puts, and else-reads, each up to this
+
+# The server refused the request before it could take effect. Others (a timeout, a lost connection, "leader changed") leave open what became
+# of a write. RESOURCE_EXHAUSTED is "database space exceeded" or "too many requests", never a reply's size: replies have no limit of ours.
+_REFUSED: Final = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,  # a lease that is gone
+        grpc.StatusCode.ALREADY_EXISTS,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.OUT_OF_RANGE,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.UNAUTHENTICATED,
+    }
+)
+
+_MOD: Final = rpc_pb2.Compare.MOD
+_CREATE: Final = rpc_pb2.Compare.CREATE
+_EQUAL: Final = rpc_pb2.Compare.EQUAL
+_GREATER: Final = rpc_pb2.Compare.GREATER
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """The first key behind every key that begins with `prefix`; etcd spells "to the end" as a zero byte."""
+    stripped = prefix.rstrip(b"\xff")
+    return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else b"\0"
+
+
+def txn_request(txn: Txn) -> bytes:
+    """The encoded TxnRequest. The else branch is empty: what a failed compare means is read afterwards (rule 4)."""
+    request = rpc_pb2.TxnRequest()
+    for compare in txn.compares:
+        if isinstance(compare, ModIs):
+            request.compare.add(target=_MOD, result=_EQUAL, key=compare.key.encode(), mod_revision=compare.revision)
+        elif isinstance(compare, CreatedIs):
+            request.compare.add(target=_CREATE, result=_EQUAL, key=compare.key.encode(), create_revision=compare.revision)
+        else:
+            assert isinstance(compare, Exists)
+            request.compare.add(target=_CREATE, result=_GREATER, key=compare.key.encode(), create_revision=0)
+    for write in txn.writes:
+        key = write.key.encode()
+        if isinstance(write, Put):
+            request.success.add(request_put=rpc_pb2.PutRequest(key=key, value=write.value, lease=write.lease))
+        else:
+            end = prefix_end(key) if write.prefix else b""
+            request.success.add(request_delete_range=rpc_pb2.DeleteRangeRequest(key=key or b"\0", range_end=end))
+    encoded: bytes = request.SerializeToString()
+    return encoded
+
+
+def get_request(keys: Sequence[str], revision: int) -> bytes:
+    """Single keys in one transaction of reads."""
+    request = rpc_pb2.TxnRequest()
+    for key in keys:
+        request.success.add(request_range=rpc_pb2.RangeRequest(key=key.encode(), revision=revision))
+    encoded: bytes = request.SerializeToString()
+    return encoded
+
+
+def range_request(prefix: str, *, start: str, limit: int, revision: int, keys_only: bool) -> bytes:
+    begin = prefix.encode()
+    key = start.encode() + b"\0" if start and start >= prefix else begin or b"\0"
+    request = rpc_pb2.RangeRequest(key=key, range_end=prefix_end(begin), limit=limit, revision=revision, keys_only=keys_only)
+    encoded: bytes = request.SerializeToString()
+    return encoded
+
+
+def item(kv: Any) -> Item:
+    return Item(kv.key.decode(), kv.value, kv.mod_revision, kv.create_revision, kv.lease)
+
+
+def listing(response: Any, revision: int) -> Listing:
+    """`revision`: the one that was asked for; 0: the response's own."""
+    return Listing(revision or response.header.revision, tuple(map(item, response.kvs)), response.more)
+
+
+def store_error(call: str, endpoint: str, error: grpc.aio.AioRpcError) -> StoreError:
+    code = error.code()
+    return StoreError(f"{call} at {endpoint}: {code.name}: {error.details()}", definite=code in _REFUSED)
+
+
+def by_server(error: grpc.aio.AioRpcError) -> bool:
+    """True: etcd itself answered so. False: the connection did, or the deadline."""
+    return (error.details() or "").startswith("etcdserver:")

@@ -1,0 +1,143 @@
+"""The store's calls over the connection in use.
+
+Reads and keepalives may be sent again, on another member, within their timeout: they change nothing. A transaction goes out once. Whatever
+could have reached the server and was not answered is a StoreError that is not definite.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+from aetcd.rpc import rpc_pb2
+from dormouse_core.seams import Item, Listing, StoreError, Txn, TxnResult, WatchBatch
+
+from dormouse_kit.etcd import messages, watching
+from dormouse_kit.etcd.connections import PROBE_AFTER, Connection, Connections, TlsFiles
+
+_INVALID_TOKEN: Final = "invalid auth token"  # noqa: S105 - etcd's message, not a secret
+
+
+class EtcdStore:
+    """`dormouse_core.seams.Store` on etcd 3.4 and 3.5. One client serves a whole process; `close` it at the end."""
+
+    def __init__(self, endpoints: Sequence[str], *, tls: TlsFiles | None = None, user: str = "", password: str = "") -> None:
+        self._connections = Connections(endpoints, tls, user, password)
+
+    async def close(self) -> None:
+        await self._connections.close()
+
+    async def get(self, keys: Sequence[str], *, timeout: float = 5.0) -> tuple[int, dict[str, Item]]:
+        revision = 0
+        found: dict[str, Item] = {}
+        for at in range(0, max(len(keys), 1), messages.MAX_OPERATIONS):
+            # Beyond one transaction's reads: the rest at the first one's revision, which is still one consistent view.
+            request = messages.get_request(keys[at : at + messages.MAX_OPERATIONS], revision)
+            response = await self._unary("Txn", request, timeout, again=True)
+            revision = revision or response.header.revision
+            for part in response.responses:
+                for kv in part.response_range.kvs:
+                    found[kv.key.decode()] = messages.item(kv)
+        return revision, found
+
+    async def list(
+        self,
+        prefix: str,
+        *,
+        start: str = "",
+        limit: int = 0,
+        revision: int = 0,
+        keys_only: bool = False,
+        timeout: float = 5.0,
+    ) -> Listing:
+        request = messages.range_request(prefix, start=start, limit=limit, revision=revision, keys_only=keys_only)
+        return messages.listing(await self._unary("Range", request, timeout, again=True), revision)
+
+    async def txn(self, txn: Txn, *, timeout: float = 5.0) -> TxnResult:
+        response = await self._unary("Txn", messages.txn_request(txn), timeout)
+        return TxnResult(response.succeeded, response.header.revision)
+
+    async def watch(self, prefix: str, revision: int) -> AsyncGenerator[WatchBatch, None]:
+        connection = await self._connections.get(5.0)
+        async with aclosing(watching.watch(connection, prefix, revision)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def grant(self, ttl: int) -> int:
+        response = await self._unary("LeaseGrant", rpc_pb2.LeaseGrantRequest(TTL=ttl).SerializeToString(), 5.0)
+        lease: int = response.ID
+        return lease
+
+    async def keep_alive(self, lease: int, *, timeout: float = 1.0) -> int:
+        response = await self._unary("LeaseKeepAlive", rpc_pb2.LeaseKeepAliveRequest(ID=lease).SerializeToString(), timeout, again=True)
+        ttl: int = response.TTL
+        return ttl
+
+    async def revoke(self, lease: int) -> None:
+        try:
+            await self._unary("LeaseRevoke", rpc_pb2.LeaseRevokeRequest(ID=lease).SerializeToString(), 5.0)
+        except StoreError as error:
+            if "lease not found" not in str(error):
+                raise
+
+    async def compact(self, revision: int) -> None:
+        await self._unary("Compact", rpc_pb2.CompactionRequest(revision=revision).SerializeToString(), 5.0)
+
+    async def _unary(self, name: str, request: bytes, timeout: float, again: bool = False) -> Any:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        attempts = 0
+        renewed = False
+        while True:
+            connection = await self._connections.get(deadline - loop.time())
+            began = loop.time()
+            limit = max(deadline - began, 0.001)
+            if again and attempts == 0 and self._connections.several:
+                limit /= 2  # so that a second member can still answer in time: a lease of 3 s has no second to lose
+            attempts += 1
+            try:
+                response = await self._send(connection, name, request, limit)
+                connection.heard = loop.time()
+                return response
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if not connection.lost.done() or (task is not None and task.cancelling()):
+                    raise
+                failure = StoreError(f"{name} at {connection.endpoint}: {connection.lost.result()}")
+            except grpc.aio.AioRpcError as error:
+                failure = messages.store_error(name, connection.endpoint, error)
+                if _INVALID_TOKEN in str(failure) and not renewed:
+                    # Refused before it was proposed, so this is no repetition of a transaction.
+                    renewed = await self._connections.renew_token(connection, max(deadline - loop.time(), 0.001))
+                    if renewed:
+                        continue
+                self._judge(connection, error, began, limit)
+            if failure.definite or not again or loop.time() >= deadline:
+                raise failure
+            await asyncio.sleep(min(0.02 * attempts, max(deadline - loop.time(), 0.0)))
+
+    async def _send(self, connection: Connection, name: str, request: bytes, limit: float) -> Any:
+        if name != "LeaseKeepAlive":
+            return await connection.unary[name](request, timeout=limit, metadata=connection.metadata)
+        call = connection.keep_alive(timeout=limit, metadata=connection.metadata)
+        try:
+            await call.write(request)
+            response = await call.read()
+            if response is grpc.aio.EOF:
+                raise StoreError(f"{name} at {connection.endpoint}: ended without an answer")
+            return response
+        finally:
+            call.cancel()
+
+    def _judge(self, connection: Connection, error: grpc.aio.AioRpcError, began: float, limit: float) -> None:
+        """Is the connection to blame? What etcd itself answered speaks against a member only where there is another."""
+        code = error.code()
+        several = self._connections.several
+        if code is grpc.StatusCode.UNAVAILABLE and (several or not messages.by_server(error)):
+            self._connections.retire(connection, f"{code.name}: {error.details()}")
+        # A short deadline of the caller's proves little; it is enough where another member is there to try.
+        enough = limit >= PROBE_AFTER * (0.4 if several else 0.9)
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED and enough and connection.heard < began:
+            self._connections.retire(connection, f"nothing heard for {limit:.1f} s")

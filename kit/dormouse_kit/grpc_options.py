@@ -1,0 +1,61 @@
+"""Options of our gRPC channels and servers: no default limit is left by accident.
+
+gRPC's defaults fit small, evenly spread messages. Here a message may have 16 MiB (4 MiB by default), a cold function makes thousands of
+calls arrive at once (grpcio cancels what passes 1,000 requests that are not yet accepted: 246 of 3,000 in a measurement), and a retry by
+the library would repeat what must not be repeated. Two channels to one address share a connection and its back-off unless each has its
+own pool.
+"""
+
+from typing import Final
+
+Options = list[tuple[str, int | str]]
+
+MIB: Final = 1024 * 1024
+DEFAULT_MESSAGE_BYTES: Final = 16 * MIB
+MAX_MESSAGE_BYTES: Final = 64 * MIB
+# A message's limit is counted without gRPC's and Dormouse's own fields around the tensors.
+MESSAGE_SLACK: Final = 64 * 1024
+UNLIMITED: Final = -1
+MANY: Final = 100_000
+
+
+def channel_options(*, message_bytes: int = DEFAULT_MESSAGE_BYTES, keepalive: bool = True) -> Options:
+    """A channel to one of our own parts. `keepalive`: a frozen or unreachable peer resets its calls after 1 s + 2 s.
+
+    The peer must allow pings so often: `server_options` does, Envoy does; etcd does not (docs/decisions/0010-store-client.md).
+    """
+    options: Options = [
+        ("grpc.enable_retries", 0),
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.max_receive_message_length", message_bytes + MESSAGE_SLACK),
+        ("grpc.max_send_message_length", message_bytes + MESSAGE_SLACK),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+        ("grpc.enable_http_proxy", 0),  # a proxy of the environment is meant for the internet, not for the next pod
+    ]
+    if keepalive:
+        options += [
+            ("grpc.keepalive_time_ms", 1_000),
+            ("grpc.keepalive_timeout_ms", 2_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
+        ]
+    return options
+
+
+def server_options(*, message_bytes: int = DEFAULT_MESSAGE_BYTES, concurrent_streams: int = 20_000) -> Options:
+    """A server of ours: pings each second are welcome, and a burst of held calls is not refused by the library."""
+    return [
+        ("grpc.so_reuseport", 0),  # a second process on the same port is an error, not a share of the calls
+        ("grpc.max_receive_message_length", message_bytes + MESSAGE_SLACK),
+        ("grpc.max_send_message_length", message_bytes + MESSAGE_SLACK),
+        ("grpc.max_concurrent_streams", concurrent_streams),
+        ("grpc.server.max_pending_requests", MANY),
+        ("grpc.server.max_pending_requests_hard_limit", MANY),
+        ("grpc.http2.min_ping_interval_without_data_ms", 500),
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.keepalive_time_ms", 5_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+    ]

@@ -1,0 +1,1 @@
+"""What tests share: simulated time, a store in memory with faults, real etcd, free ports."""

@@ -1,0 +1,100 @@
+"""A real etcd in a temporary folder on loopback: started, killed, stopped, frozen by its own pid."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+
+from dormouse_kit import processes
+
+from dormouse_testing.ports import free_port
+
+
+class NoEtcd(Exception):
+    """No etcd on PATH that may be killed without losing what it acknowledged."""
+
+
+class EtcdServer:
+    """`endpoint` stays the same over restarts; `fsync` False is faster, for tests that do not kill."""
+
+    def __init__(self, folder: Path, *, port: int = 0, options: tuple[str, ...] = ()) -> None:
+        found = processes.find_etcd(wheel=False)
+        if found is None:
+            raise NoEtcd("no etcd 3.4.22+ of 3.4 or 3.5.6+ on PATH")
+        self.path = found.path
+        self.folder = folder
+        self.port = port or free_port()
+        self.peer_port = free_port()
+        self.options = options
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Returns when it accepts connections and leads."""
+        assert self.process is None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        client, peer = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{self.peer_port}"
+        command = [
+            self.path, "--data-dir", str(self.folder / "data"), "--name", "test",
+            "--listen-client-urls", client, "--advertise-client-urls", client,
+            "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"test={peer}",
+            *self.options,
+        ]  # fmt: skip
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        limit = time.monotonic() + 20
+        while not self._healthy():
+            if self.process.poll() is not None or time.monotonic() > limit:
+                self.kill()
+                raise AssertionError(f"etcd did not start:\n{(self.folder / 'log').read_text()[-2000:]}")
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers."""
+        assert self.process is not None
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self.process is not None
+        os.kill(self.process.pid, signal.SIGCONT)
+
+    def __enter__(self) -> "EtcdServer":
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.kill()
+
+    def _end(self, number: signal.Signals) -> None:
+        if self.process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, number)
+        self.process.wait(20)
+        self.process = None
+
+    def _healthy(self) -> bool:
+        request = f"GET /health HTTP/1.1\r\nHost: {self.endpoint}\r\nConnection: close\r\n\r\n".encode()
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
+                connection.sendall(request)
+                answer = b""
+                while part := connection.recv(4096):
+                    answer += part
+        except OSError:
+            return False
+        return b'"health":"true"' in answer
