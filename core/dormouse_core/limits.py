@@ -11,44 +11,180 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
-# ------------------------------------------------------------------------------------------------------------- names and identities
-FUNCTION_NAME_CHARACTERS = 52  # 63 for a derived name, less "-" and a ten-character suffix (ReplicaSet's hash)
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A row. `name`: the constant below with the value, in `unit`. `source`: why this number. `check`: who notices, and what happens."""
+
+    name: str
+    what: str
+    unit: str
+    source: str
+    check: str
+
+
+# -------------------------------------------------------------------------------------------------------------------------- names
+
+FUNCTION_NAME_CHARACTERS = 52
 NAMESPACE_CHARACTERS = 63
 SESSION_ID_CHARACTERS = 128
 TENANT_CHARACTERS = 128
 IDEMPOTENCY_KEY_CHARACTERS = 128
-CLOCK_AHEAD_SECONDS = 60.0
 
-# ------------------------------------------------------------------------------------------------------------------------ messages
+NAMES = (
+    Limit("FUNCTION_NAME_CHARACTERS", "a function's name", "characters", "Kubernetes: 63 for a name, 11 go to derived ones", "at creation"),
+    Limit("NAMESPACE_CHARACTERS", "a namespace", "characters", "Kubernetes: a DNS label", "at creation"),
+    Limit("SESSION_ID_CHARACTERS", "a session's id", "characters", "Triton: string correlation ids", "each call: INVALID_ARGUMENT"),
+    Limit("TENANT_CHARACTERS", "`dormouse-tenant`", "characters", "our own", "each call: INVALID_ARGUMENT"),
+    Limit("IDEMPOTENCY_KEY_CHARACTERS", "`dormouse-idempotency-key`", "characters", "our own", "each call: INVALID_ARGUMENT"),
+)
+
+# ----------------------------------------------------------------------------------------------------------------------- messages
+
 MESSAGE_BYTES = 16 * MIB
 MESSAGE_BYTES_MAX = 64 * MIB
 MESSAGE_OVERHEAD_BYTES = 64 * KIB
 CLIENT_MESSAGE_BYTES = 4 * MIB
+ENVOY_CIRCUIT_BREAKER = 1_024
 
-# --------------------------------------------------------------------------------------------------------------------- the store
+MESSAGES = (
+    Limit(
+        "MESSAGE_BYTES",
+        "a request or reply, by default",
+        "bytes",
+        "our own: gateway, relay and worker alike",
+        "each call: RESOURCE_EXHAUSTED",
+    ),
+    Limit(
+        "MESSAGE_BYTES_MAX",
+        "the highest setting of it",
+        "bytes",
+        "our own: a message is buffered to find its session",
+        "start of the gateway",
+    ),
+    Limit(
+        "MESSAGE_OVERHEAD_BYTES",
+        "what a buffer holds beyond the message",
+        "bytes",
+        "Envoy: a body over its buffer is never retried",
+        "by construction",
+    ),
+    Limit(
+        "CLIENT_MESSAGE_BYTES",
+        "a reply that a client takes, by default",
+        "bytes",
+        "gRPC: `grpc.max_receive_message_length`",
+        "the client: RESOURCE_EXHAUSTED",
+    ),
+    Limit(
+        "ENVOY_CIRCUIT_BREAKER",
+        "requests to one cluster, by default",
+        "requests",
+        "Envoy: circuit breakers",
+        "raised by the gateway's own configuration",
+    ),
+)
+
+# ------------------------------------------------------------------------------------------------------------------------- store
+
 RECORD_BYTES = 1 * MIB
 RECORD_OVERHEAD_BYTES = 32 * KIB
 STATE_BYTES = RECORD_BYTES - RECORD_OVERHEAD_BYTES
 TXN_BYTES = 1 * MIB
 TXN_OPS = 120
+FAILOVER_SHARDS = 60
+STORE_FULL_FRACTION = 0.7
+COMPACT_SECONDS = 10.0
 ETCD_REQUEST_BYTES = 3 * MIB // 2
 ETCD_TXN_OPS = 128
 ETCD_QUOTA_BYTES = 2 * GIB
-STORE_FULL_FRACTION = 0.7
-COMPACT_SECONDS = 10.0
-FAILOVER_SHARDS = 60
+ETCD_QUOTA_BYTES_MAX = 8 * GIB
 
-# ------------------------------------------------------------------------------------------------------------------------ sessions
+STORE = (
+    Limit(
+        "RECORD_BYTES",
+        "a session's record",
+        "bytes",
+        "etcd's request, with room for the rest of the transaction",
+        "each step: RESOURCE_EXHAUSTED",
+    ),
+    Limit("RECORD_OVERHEAD_BYTES", "of which keys, kept replies and names", "bytes", "kept keys and replies below", "by construction"),
+    Limit(
+        "STATE_BYTES",
+        "of which state tensors",
+        "bytes",
+        "what is left",
+        "at creation with 1 byte an element, at the model's loading exactly, where shapes are fixed",
+    ),
+    Limit("TXN_BYTES", "a group commit's records", "bytes", "etcd's request", "the group closes"),
+    Limit("TXN_OPS", "comparisons, puts or reads of a transaction", "operations", "etcd's, with room", "the group closes"),
+    Limit(
+        "FAILOVER_SHARDS",
+        "shards in one failover transaction",
+        "shards",
+        "two writes each within a transaction's operations",
+        "several transactions",
+    ),
+    Limit(
+        "STORE_FULL_FRACTION",
+        "of etcd's quota, from where new sessions are refused",
+        "",
+        "our own: what exists must be able to go on",
+        "each new session: RESOURCE_EXHAUSTED",
+    ),
+    Limit("COMPACT_SECONDS", "time between compactions of the history", "seconds", "etcd's quota counts history", "the leader"),
+    Limit("ETCD_REQUEST_BYTES", "a request", "bytes", "etcd: `--max-request-bytes`, default", "kept under by the rows above"),
+    Limit(
+        "ETCD_TXN_OPS",
+        "comparisons, puts or reads of a transaction",
+        "operations",
+        "etcd: `--max-txn-ops`, default; each counted by itself",
+        "kept under by the rows above",
+    ),
+    Limit(
+        "ETCD_QUOTA_BYTES", "all keys and their history", "bytes", "etcd: `--quota-backend-bytes`, default", "the leader watches the size"
+    ),
+    Limit("ETCD_QUOTA_BYTES_MAX", "the highest quota that etcd advises", "bytes", "etcd: system limits", "none"),
+)
+
+# ----------------------------------------------------------------------------------------------------------------------- sessions
+
 KEPT_KEYS = 8
 KEPT_REPLY_BYTES = 16 * KIB
 KEPT_REPLY_MEMORY_BYTES = 64 * MIB
+CLOCK_AHEAD_SECONDS = 60.0
 REMOVAL_WAIT_SECONDS = 600.0
-SHARDS_MAX = 4096
+SHARDS_MAX = 4_096
 STATES_MAX = 32
 TENSOR_DIMENSIONS = 16
 SESSIONS_MAX = 1_000_000_000
 
+SESSIONS = (
+    Limit("KEPT_KEYS", "call keys that a session remembers", "keys", "our own", "a repeat of an older call: ABORTED"),
+    Limit(
+        "KEPT_REPLY_BYTES",
+        "replies that a session's record keeps",
+        "bytes",
+        "our own: every step writes them",
+        "kept in the owner's memory instead, then ALREADY_EXISTS",
+    ),
+    Limit("KEPT_REPLY_MEMORY_BYTES", "larger replies that a worker keeps in memory", "bytes", "our own", "the oldest goes: ALREADY_EXISTS"),
+    Limit("CLOCK_AHEAD_SECONDS", "how far ahead a key's timestamp may be", "seconds", "our own", "each call: INVALID_ARGUMENT"),
+    Limit(
+        "REMOVAL_WAIT_SECONDS",
+        "how long an ended session's keys are remembered",
+        "seconds",
+        "our own: longer than callers repeat",
+        "a repeat of an older call: ABORTED",
+    ),
+    Limit("SHARDS_MAX", "`spec.sessions.shards`", "shards", "an owner is named for each in every gateway", "at creation"),
+    Limit("STATES_MAX", "state tensors of a function", "tensors", "the API server bounds the cost of rules", "at creation"),
+    Limit("TENSOR_DIMENSIONS", "dimensions of a state tensor", "dimensions", "the API server bounds the cost of rules", "at creation"),
+    Limit("SESSIONS_MAX", "`spec.sessions.maxCount`", "sessions", "our own", "at creation"),
+)
+
 # --------------------------------------------------------------------------------------------------------------- liveness and time
+
 LEASE_SECONDS = 3
 LEASE_KEEPALIVE_SECONDS = 1.0
 PROBE_SECONDS = 1.0
@@ -57,28 +193,72 @@ HANDOFF_DEADLINE_SECONDS = 2.0
 HANDOFF_QUIET_SECONDS = 0.1
 TERMINATION_GRACE_SECONDS = 30.0
 
-# ----------------------------------------------------------------------------------------------------------------- holds and scale
+LIVENESS = (
+    Limit("LEASE_SECONDS", "a worker's, an agent's and the leader's lease", "seconds", "our own: silence this long is death", "etcd"),
+    Limit("LEASE_KEEPALIVE_SECONDS", "time between its renewals", "seconds", "three tries within a lease", "its holder"),
+    Limit("PROBE_SECONDS", "time between probes of the inference path", "seconds", "our own", "the supervisor"),
+    Limit("PROBE_MISSES", "probes missed in a row before the worker is killed", "probes", "our own", "the supervisor"),
+    Limit("HANDOFF_DEADLINE_SECONDS", "from a shard's stop to its failover", "seconds", "our own", "the leader"),
+    Limit(
+        "HANDOFF_QUIET_SECONDS",
+        "the oldest step in a shard that stops for a handoff",
+        "seconds",
+        "our own: a handoff waits for long steps",
+        "its owner",
+    ),
+    Limit(
+        "TERMINATION_GRACE_SECONDS",
+        "from SIGTERM to SIGKILL, by default",
+        "seconds",
+        "Kubernetes: `terminationGracePeriodSeconds`",
+        "set from `timeouts.step`",
+    ),
+)
+
+# ------------------------------------------------------------------------------------------------------------------ holds and scale
+
 HELD_CALLS = 10_000
 HELD_BYTES = 1 * GIB
 REPLICAS_MAX = 1_000
 CONCURRENCY_MAX = 10_000
 BATCH_SIZE_MAX = 1_024
-ENVOY_CIRCUIT_BREAKER = 1_024
+
+SCALE = (
+    Limit("HELD_CALLS", "calls of a function that wait in a gateway", "calls", "our own", "each call: RESOURCE_EXHAUSTED"),
+    Limit("HELD_BYTES", "bodies of waiting calls in a gateway", "bytes", "our own", "each call: RESOURCE_EXHAUSTED"),
+    Limit("REPLICAS_MAX", "`replicas`, `minReplicas`, `maxReplicas`", "workers", "our own", "at creation"),
+    Limit("CONCURRENCY_MAX", "`maxConcurrency`", "calls", "our own", "at creation"),
+    Limit("BATCH_SIZE_MAX", "`batching.maxBatchSize`", "rows", "our own", "at creation"),
+)
 
 # ----------------------------------------------------------------------------------------------------------------------- manifests
+
 MANIFEST_BYTES = 256 * KIB
 MANIFEST_NODES = 20_000
 
+MANIFESTS = (
+    Limit("MANIFEST_BYTES", "a manifest", "bytes", "our own; it is kept in etcd", "at creation"),
+    Limit("MANIFEST_NODES", "values in it once YAML's aliases are written out", "values", "our own: aliases multiply", "at creation"),
+)
 
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """A row of the table. `names`: the constants that the row is about."""
+TABLE: Sequence[tuple[str, Sequence[Limit]]] = (
+    ("Names", NAMES),
+    ("Messages", MESSAGES),
+    ("The store", STORE),
+    ("Sessions", SESSIONS),
+    ("Liveness and time", LIVENESS),
+    ("Holds and scale", SCALE),
+    ("Manifests", MANIFESTS),
+)
 
-    what: str
-    names: tuple[str, ...]
-    unit: str
-    source: str
-    check: str
 
-
-TABLE: Sequence[tuple[str, Sequence[Limit]]] = ()
+def shown(limit: Limit) -> str:
+    """The row's value as a person reads it: "1 MiB", "52 characters", "3 s"."""
+    value = globals()[limit.name]
+    if limit.unit == "bytes":
+        for size, unit in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+            if value >= size:
+                return f"{value / size:g} {unit}"
+    if limit.unit == "seconds":
+        return f"{value:g} s"
+    return f"{value:,} {limit.unit}".strip()

@@ -246,9 +246,7 @@ def bf16_from_fp32(numbers: NDArray[np.float32]) -> NDArray[np.uint16]:
     bits = np.ascontiguousarray(numbers, dtype=np.float32).view(np.uint32)
     rounded = ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
     upper = (bits >> np.uint32(16)).astype(np.uint16)
-    nan = np.where(
-        upper & np.uint16(0x7F), upper, upper | np.uint16(0x40)
-    )  # never lets the last bit of a NaN's fraction go: it would be inf
+    nan = np.where(upper & np.uint16(0x7F), upper, upper | np.uint16(0x40))  # with a fraction of 0 it would be infinity
     return np.where(np.isnan(numbers), nan, rounded)
 
 

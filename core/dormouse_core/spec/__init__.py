@@ -34,7 +34,7 @@ from dormouse_core.spec.objects import (
     Volume,
     Workers,
 )
-from dormouse_core.spec.rules import state_bytes, state_elements
+from dormouse_core.spec.sizes import state_bytes, state_elements
 
 __all__ = [
     "API_VERSION",

@@ -13,9 +13,9 @@ import yaml
 
 from dormouse_core import limits
 from dormouse_core.errors import FailedPrecondition, InvalidArgument
-from dormouse_core.spec import rules
 from dormouse_core.spec.canonical import decode_hook, without_none
 from dormouse_core.spec.objects import API_VERSION, KIND, FunctionSpec, InferenceFunction, Metadata
+from dormouse_core.spec.ruling import broken, broken_by_change
 from dormouse_core.spec.validation import Faults, check, shown
 
 SHOWN_FAULTS = 20
@@ -59,7 +59,7 @@ def parse_manifest(manifest: str | bytes | dict[str, Any], *, namespace: str = "
         raise InvalidManifest(faults.messages)
     whole = without_none({"metadata": metadata, "spec": spec})
     function = msgspec.convert(whole, InferenceFunction, dec_hook=decode_hook)
-    problems = rules.broken(function)
+    problems = broken(function)
     if problems:
         raise InvalidManifest(problems)
     return function
@@ -67,7 +67,7 @@ def parse_manifest(manifest: str | bytes | dict[str, Any], *, namespace: str = "
 
 def validate_update(old: InferenceFunction, new: InferenceFunction) -> None:
     """FailedPrecondition: `new` changes what may not change."""
-    problems = rules.broken_by_change(old, new)
+    problems = broken_by_change(old, new)
     if problems:
         raise FailedPrecondition("\n".join(problems))
 

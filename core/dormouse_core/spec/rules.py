@@ -5,15 +5,14 @@ test evaluates the two side by side. A rule without CEL is one that CEL cannot s
 field of two types); it is checked where Dormouse reads the object, and becomes a condition in a cluster.
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from msgspec import Struct
-
 from dormouse_core import limits
-from dormouse_core.spec.objects import InferenceFunction, Initial, SessionsSpec, StateSpec, Volume
+from dormouse_core.spec.objects import DNS_LABEL, Initial, SessionsSpec, StateSpec, Volume
+from dormouse_core.spec.sizes import state_bytes
 from dormouse_core.spec.validation import shown
 
 OWN_PREFIX = "dormouse.dev/"
@@ -21,7 +20,7 @@ OWN_PREFIX = "dormouse.dev/"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`at`: the node, such as "spec.sessions.states[]". `field`: within the node, the field that is at fault; "": the node itself.
+    """`at`: the node, such as "spec.sessions.states[]"; "": the whole object. `field`: the field in it that is at fault; "": all of it.
 
     `holds` takes the node, or for a transition (`changes`) the old and the new one. `found` says what was found; without it the field is
     shown.
@@ -52,20 +51,6 @@ def _initial_fits(state: StateSpec) -> bool:
     )
 
 
-def state_elements(shape: Sequence[int], batch_axis: int | None) -> int:
-    """Elements of one session's state of this declared shape; a dimension that varies counts as 1, so this is the least it can be."""
-    return math.prod(1 if size < 0 or axis == batch_axis else size for axis, size in enumerate(shape))
-
-
-def state_bytes(states: Sequence[tuple[Sequence[int], int | None, int]]) -> int:
-    """The least bytes of a session: (declared shape, batch axis or None, bytes an element) of each state.
-
-    At creation datatypes are not known: 1 byte an element then refuses only what no datatype makes fit. The worker, which has
-    loaded the model, asks again with the true sizes.
-    """
-    return sum(state_elements(shape, batch_axis) * itemsize for shape, batch_axis, itemsize in states)
-
-
 def _least_bytes(sessions: SessionsSpec) -> int:
     return state_bytes([(state.shape, state.batch_axis, 1) for state in sessions.states])
 
@@ -74,11 +59,30 @@ def _sources(volume: Volume) -> int:
     return sum(source is not None for source in (volume.persistent_volume_claim, volume.secret, volume.config_map, volume.empty_dir))
 
 
+def _is_label(name: str) -> bool:
+    return re.fullmatch(DNS_LABEL, name, re.ASCII) is not None
+
+
 def _own(names: dict[str, str]) -> str:
     return ", ".join(shown(name) for name in names if name.startswith(OWN_PREFIX))
 
 
+def _repeated(names: list[str]) -> str:
+    return next(shown(name) for name in names if names.count(name) > 1)
+
+
+def _inside(path: str) -> bool:
+    return path.endswith(".npy") and not path.startswith("/") and ".." not in path.split("/") and "\\" not in path
+
+
 RULES: Sequence[Rule] = (
+    Rule(
+        "",
+        "metadata.name",
+        f"self.metadata.name.size() <= {limits.FUNCTION_NAME_CHARACTERS} && self.metadata.name.matches('{DNS_LABEL}')",
+        lambda function: len(function.metadata.name) <= limits.FUNCTION_NAME_CHARACTERS and _is_label(function.metadata.name),
+        f"a DNS label of at most {limits.FUNCTION_NAME_CHARACTERS} characters is allowed: a-z, 0-9 and -",
+    ),
     Rule(
         "spec",
         "model",
@@ -103,14 +107,14 @@ RULES: Sequence[Rule] = (
     Rule(
         "spec",
         "sessions.states",
-        "self.runtime != 'onnx' || !has(self.sessions) || self.sessions.states.size() > 0",
+        "self.runtime != 'onnx' || !has(self.sessions) || (has(self.sessions.states) && self.sessions.states.size() > 0)",
         lambda spec: spec.runtime != "onnx" or spec.sessions is None or bool(spec.sessions.states),
         "a stateful function of the runtime onnx names at least one state",
     ),
     Rule(
         "spec",
         "sessions.states",
-        "self.runtime != 'python' || !has(self.sessions) || self.sessions.states.size() == 0",
+        "self.runtime != 'python' || !has(self.sessions) || !has(self.sessions.states) || self.sessions.states.size() == 0",
         lambda spec: spec.runtime != "python" or spec.sessions is None or not spec.sessions.states,
         "none is allowed: a Python handler declares its states in its code (states = [State(...)])",
     ),
@@ -153,7 +157,7 @@ RULES: Sequence[Rule] = (
     Rule(
         "spec.sessions",
         "states",
-        "self.states.all(s, self.states.exists_one(t, t.output == s.output))",
+        "!has(self.states) || self.states.all(s, self.states.exists_one(t, t.output == s.output))",
         lambda sessions: len({state.output for state in sessions.states}) == len(sessions.states),
         "each output is allowed once",
         lambda sessions: f"the output {_repeated([state.output for state in sessions.states])} more than once",
@@ -216,7 +220,7 @@ RULES: Sequence[Rule] = (
     Rule(
         "spec.workers",
         "labels",
-        f"self.labels.all(k, !k.startsWith('{OWN_PREFIX}'))",
+        f"!has(self.labels) || self.labels.all(k, !k.startsWith('{OWN_PREFIX}'))",
         lambda workers: not _own(workers.labels),
         f"no name under {OWN_PREFIX} is allowed",
         lambda workers: _own(workers.labels),
@@ -224,7 +228,7 @@ RULES: Sequence[Rule] = (
     Rule(
         "spec.workers",
         "annotations",
-        f"self.annotations.all(k, !k.startsWith('{OWN_PREFIX}'))",
+        f"!has(self.annotations) || self.annotations.all(k, !k.startsWith('{OWN_PREFIX}'))",
         lambda workers: not _own(workers.annotations),
         f"no name under {OWN_PREFIX} is allowed",
         lambda workers: _own(workers.annotations),
@@ -232,7 +236,7 @@ RULES: Sequence[Rule] = (
     Rule(
         "spec.workers.env[]",
         "valueFrom",
-        "!has(self.valueFrom) || self.value == ''",
+        "!has(self.valueFrom) || !has(self.value) || self.value == ''",
         lambda variable: variable.value_from is None or variable.value == "",
         "either value or valueFrom is allowed",
         lambda variable: "both",
@@ -279,75 +283,3 @@ RULES: Sequence[Rule] = (
         changes=True,
     ),
 )
-
-
-def _repeated(names: list[str]) -> str:
-    return next(shown(name) for name in names if names.count(name) > 1)
-
-
-def _inside(path: str) -> bool:
-    return path.endswith(".npy") and not path.startswith("/") and ".." not in path.split("/") and "\\" not in path
-
-
-def _nodes(function: InferenceFunction, at: str) -> Iterator[tuple[str, Any]]:
-    """The nodes of `function` that `at` names, each with its path; none where an optional part on the way is absent."""
-    found: list[tuple[str, Any]] = [("", function)]
-    for step in at.split("."):
-        name, listed = step.removesuffix("[]"), step.endswith("[]")
-        following: list[tuple[str, Any]] = []
-        for path, node in found:
-            item = attribute(node, name)
-            where = f"{path}.{name}" if path else name
-            if listed:
-                following += [(f"{where}[{index}]", each) for index, each in enumerate(item)]
-            elif item is not None:
-                following.append((where, item))
-        found = following
-    yield from found
-
-
-def attribute(node: Struct, name: str) -> Any:
-    """The value of the field that JSON calls `name`."""
-    index = node.__struct_encode_fields__.index(name)
-    return getattr(node, node.__struct_fields__[index])
-
-
-def _value(node: Any, field: str) -> Any:
-    for name in field.split(".") if field else ():
-        if node is None:
-            return None
-        node = attribute(node, name)
-    return node
-
-
-def _found(rule: Rule, node: Any) -> str:
-    return rule.found(node) if rule.found else shown(_value(node, rule.field)) if _value(node, rule.field) is not None else "nothing"
-
-
-def broken(function: InferenceFunction) -> list[str]:
-    """The message of every rule that `function` breaks."""
-    return [
-        f"{path}{'.' if rule.field else ''}{rule.field}: {_found(rule, node)} found, {rule.allowed}"
-        for rule in RULES
-        if not rule.changes
-        for path, node in _nodes(function, rule.at)
-        if not rule.holds(node)
-    ]
-
-
-def broken_by_change(old: InferenceFunction, new: InferenceFunction) -> list[str]:
-    """The message of every rule about changes that going from `old` to `new` breaks."""
-    messages = []
-    for rule in RULES:
-        if not rule.changes:
-            continue
-        before, after = dict(_nodes(old, rule.at)), dict(_nodes(new, rule.at))
-        for path in before.keys() & after.keys():
-            if not rule.holds(before[path], after[path]):
-                was, now = shown_plain(_value(before[path], rule.field)), shown_plain(_value(after[path], rule.field))
-                messages.append(f"{path}.{rule.field}: {now} found where it was {was}, {rule.allowed}")
-    return messages
-
-
-def shown_plain(value: Any) -> str:
-    return "nothing" if value is None else "an object" if isinstance(value, Struct) else shown(value)

@@ -140,7 +140,7 @@ def _text(node: inspect.StrType, data: Any, path: str, faults: Faults) -> None:
     low, high = node.min_length or 0, node.max_length
     if len(data) < low or (high is not None and len(data) > high):
         faults.add(path, f"{len(data)} characters", f"{low} to {high} are allowed" if low else f"at most {high} are allowed")
-    elif node.pattern is not None and not re.search(node.pattern, data):
+    elif node.pattern is not None and not re.fullmatch(node.pattern, data, re.ASCII):  # as Go: no newline before the end
         faults.add(path, shown(data), f"text that matches {node.pattern} is allowed")
 
 
