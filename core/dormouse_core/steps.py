@@ -11,6 +11,7 @@ therefore cost a refusal, never a second effect.
 
 import enum
 from typing import Protocol
+from urllib.parse import unquote
 
 import msgspec
 
@@ -26,6 +27,8 @@ KEPT_REPLY_BYTES = 16 * 1024
 class Call(Protocol):
     """What the rules look at in a call."""
 
+    @property
+    def session(self) -> str: ...  # dormouse_core.sessions.session_key
     @property
     def key(self) -> CallKey: ...
     @property
@@ -73,12 +76,12 @@ def is_live(body: Body | None, now_us: int) -> bool:
 
 
 def admit(
-    body: Body | None, trouble: DormouseError | None, floor_us: int, call: Call, now_us: int, versions: frozenset[str], missing: str
+    body: Body | None, trouble: DormouseError | None, floor_us: int, call: Call, now_us: int, versions: frozenset[str], model: str
 ) -> Decision:
     """Decides about `call` when its turn comes.
 
     `body` is the record (None: absent); `trouble` why it could not be decoded (then `body` is None); `floor_us` the shard's floor;
-    `versions` the state versions that this worker reads; `missing` the text for a caller whose session is not there.
+    `versions` the state versions that this worker reads; `model` the function's name, for texts.
     """
     key = call.key
     if trouble is not None:
@@ -88,7 +91,7 @@ def admit(
     if body is None:
         if key.timestamp_us <= floor_us:
             return Refuse(_too_old(key))
-        return _BEGIN if call.create else Refuse(InvalidArgument(missing), confirm=True)
+        return _BEGIN if call.create else Refuse(_missing(call, model), confirm=True)
     for kept in body.kept:
         if kept.id == key.id:
             if kept.digest != call.digest:
@@ -98,7 +101,7 @@ def admit(
         return Refuse(_too_old(key))
     if body.tombstone or now_us >= body.expires_us:
         if not call.create:
-            return Refuse(InvalidArgument(missing), confirm=True)
+            return Refuse(_missing(call, model), confirm=True)
     elif body.state_version not in versions:
         known = ", ".join(sorted(versions))
         text = f"the session's state has version {body.state_version!r}, this revision of the function reads {known}"
@@ -108,6 +111,14 @@ def admit(
     if call.start and key.timestamp_us < body.newest_us:
         return Refuse(Aborted("sequence_start is older than the newest step of this session"))
     return _BEGIN
+
+
+def _missing(call: Call, model: str) -> InvalidArgument:
+    # Triton's own words: clients look for them.
+    sequence = unquote(call.session.partition("/")[2].partition(":")[2])
+    return InvalidArgument(
+        f"inference request for sequence {sequence} to model '{model}' must specify the START flag on the first request of the sequence"
+    )
 
 
 def _too_old(key: CallKey) -> Aborted:

@@ -29,13 +29,17 @@ from dormouse_worker.sessions.boundary import (
     States,
     Step,
 )
+from dormouse_worker.sessions.registration import Registration
+from dormouse_worker.sessions.service import Sessions
 
 __all__ = [
     "Answer",
     "Failed",
     "Outcome",
     "Ran",
+    "Registration",
     "Runner",
+    "Sessions",
     "SessionsReport",
     "Settings",
     "StateInfo",

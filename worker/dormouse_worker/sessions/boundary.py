@@ -48,8 +48,6 @@ class Settings:
     """A session that is not stepped for so long leaves memory; its record stays."""
     step_limit: float = 60.0
     """The longest that one step may run, from its turn."""
-    max_batch: int = 64
-    """Steps that run ahead of their commit at most, for a group commit to take; see `commits`."""
 
 
 @dataclass(slots=True)

@@ -1,0 +1,205 @@
+"""Group commit: makes steps of many sessions durable in one transaction, and finds out what became of it (rules 3, 4, 5 and 22).
+
+What is ready when a commit can be sent goes with it; at most two are in flight, so that the next batch runs meanwhile. A group compares the
+entry of every shard that it touches and the base of every record, and closes before it has more than 120 compares or 1 MiB.
+
+A timeout and a failed compare both mean: unknown. The transaction may have landed, may land later, or one session's compare may have failed
+the others. So entries, records and floors are read in one transaction and the sessions are sorted one by one (`steps.resolve`). Those that
+may still land are sent again, under the same write ids: whichever copy lands, it is recognised. No session's next step starts before that.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from dormouse_core import records, steps, transactions
+from dormouse_core.errors import Again, DormouseError, Unavailable
+from dormouse_core.records import Body
+from dormouse_core.seams import Clock, Item, Put, Store, StoreError, Txn
+from dormouse_core.steps import Resolution
+
+from dormouse_worker.sessions.boundary import States, Step
+from dormouse_worker.sessions.memory import Session, Shard
+
+IN_FLIGHT = 2
+MAX_GROUP_BYTES = 1024 * 1024
+TIMEOUT_SECONDS = 5.0
+FIRST_WAIT_SECONDS = 0.05
+LONGEST_WAIT_SECONDS = 1.0
+
+
+class Pending:
+    """A step that ran and is not yet known to be committed."""
+
+    __slots__ = ("body", "data", "fence", "floor_mod", "quarantine", "reply", "session", "states", "step", "write_id")
+
+    def __init__(self, session: Session, step: Step, body: Body, states: States, data: bytes, write_id: bytes, reply: bytes) -> None:
+        self.session = session
+        self.step = step
+        self.body = body
+        self.states = states
+        self.data = data
+        self.write_id = write_id
+        self.reply = reply
+        self.fence = session.shard.own.fence
+        self.floor_mod = session.floor_mod if session.base == 0 else None  # None: nothing is created
+        self.quarantine: Put | None = None
+
+
+class Listener(Protocol):
+    def committed(self, pending: Pending, revision: int) -> None: ...
+
+    def refused(self, pending: Pending, error: DormouseError, drop: bool) -> None:
+        """It is not in the store and never will be. `drop`: what is known of the session is not what the store has."""
+
+    def entry_read(self, shard: Shard, item: Item | None, revision: int) -> None: ...
+
+
+class Committer:
+    def __init__(self, store: Store, clock: Clock, listener: Listener, spawn: Callable[..., object]) -> None:
+        self.in_flight = 0
+        self._store = store
+        self._clock = clock
+        self._listener = listener
+        self._spawn = spawn
+        self._ready: list[Pending] = []
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._ready) or self.in_flight > 0
+
+    def add(self, pending: Pending) -> None:
+        self._ready.append(pending)
+
+    def flush(self) -> None:
+        """To be called once everything that ended together was added."""
+        while self._ready and self.in_flight < IN_FLIGHT:
+            group = self._take()
+            if group:
+                self.in_flight += 1
+                self._spawn(self._commit(group), "commit")
+
+    def _take(self) -> list[Pending]:
+        """The next group, in the order in which the steps ended. Steps whose shard or session is gone by now are refused on the way."""
+        group: list[Pending] = []
+        late: list[Pending] = []
+        shards: set[int] = set()
+        created: set[int] = set()
+        compares = size = taken = 0
+        for pending in self._ready:
+            session = pending.session
+            shard = session.shard.number
+            if session.dropped:
+                taken += 1
+                late.append(pending)
+                continue
+            needed = 1 + (shard not in shards) + (pending.floor_mod is not None and shard not in created)
+            length = len(pending.data) + 512 + (len(pending.quarantine.value) if pending.quarantine else 0)
+            if group and (compares + needed > transactions.MAX_COMPARES or size + length > MAX_GROUP_BYTES):
+                break
+            taken += 1
+            compares += needed
+            size += length
+            shards.add(shard)
+            if pending.floor_mod is not None:
+                created.add(shard)
+            group.append(pending)
+        del self._ready[:taken]
+        for pending in late:
+            self._listener.refused(pending, dropped("its shard has moved"), True)
+        return group
+
+    async def _commit(self, group: list[Pending]) -> None:
+        try:
+            wait = FIRST_WAIT_SECONDS
+            while group:
+                try:
+                    result = await self._store.txn(_transaction(group), timeout=TIMEOUT_SECONDS)
+                    if result.succeeded:
+                        for pending in group:
+                            self._listener.committed(pending, result.revision)
+                        return
+                except StoreError as error:
+                    if error.definite:
+                        for pending in group:
+                            self._listener.refused(pending, Unavailable(f"the store refused the commit: {error}"), False)
+                        return
+                    await self._clock.sleep(wait)
+                    wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+                group = await self._sort(group)
+        finally:
+            self.in_flight -= 1
+            self.flush()
+
+    async def _sort(self, group: Sequence[Pending]) -> list[Pending]:
+        """Finds out what became of each; returns those that may still land, to be sent again."""
+        shards = list(dict.fromkeys(pending.session.shard for pending in group))
+        keys = [shard.entry_key for shard in shards]
+        keys += [pending.session.state_key for pending in group]
+        keys += list(dict.fromkeys(p.session.shard.floor_key for p in group if p.floor_mod is not None))
+        wait = FIRST_WAIT_SECONDS
+        while True:
+            try:
+                revision, items = await self._store.get(keys)
+                break
+            except StoreError:
+                await self._clock.sleep(wait)
+                wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+        again: list[Pending] = []
+        for pending in group:
+            session = pending.session
+            record = items.get(session.state_key)
+            match _resolve(pending, items):
+                case Resolution.COMMITTED:
+                    assert record is not None
+                    self._listener.committed(pending, record.mod_revision)
+                case Resolution.RESEND:
+                    again.append(pending)
+                case Resolution.LOST:
+                    self._listener.refused(pending, dropped("its shard has moved"), True)
+                case Resolution.DROPPED:
+                    self._listener.refused(pending, dropped("its record was written by another"), True)
+        for shard in shards:
+            entry = items.get(shard.entry_key)
+            if entry is None or entry.mod_revision != shard.own.fence:
+                self._listener.entry_read(shard, entry, revision)
+        return again
+
+
+def _transaction(group: Sequence[Pending]) -> Txn:
+    fences: dict[str, int] = {}
+    floors: dict[str, int] = {}
+    bases: list[tuple[str, int]] = []
+    writes: list[Put] = []
+    for pending in group:
+        session = pending.session
+        shard = session.shard
+        # Two fences of one shard never meet in a group: a new fence drops every session of the old one before it is taken.
+        fences[shard.entry_key] = pending.fence
+        bases.append((session.state_key, session.base))
+        if pending.floor_mod is not None:
+            floors[shard.floor_key] = pending.floor_mod
+        writes.append(Put(session.state_key, pending.data))
+        if pending.quarantine is not None:
+            writes.append(pending.quarantine)
+    return transactions.commit(fences, bases, floors, writes)
+
+
+def _resolve(pending: Pending, items: dict[str, Item]) -> Resolution:
+    session = pending.session
+    record = items.get(session.state_key)
+    entry = items.get(session.shard.entry_key)
+    floor = items.get(session.shard.floor_key)
+    return steps.resolve(
+        write_id=pending.write_id,
+        fence=pending.fence,
+        base=session.base,
+        floor=pending.floor_mod,
+        seen_fence=entry.mod_revision if entry else 0,
+        seen_base=record.mod_revision if record else 0,
+        seen_write_id=records.write_id_of(record.value) if record else b"",
+        seen_floor=floor.mod_revision if floor else 0,
+    )
+
+
+def dropped(why: str) -> Unavailable:
+    return Unavailable(f"the step will not be committed: {why}; it may be sent again", Again.DROPPED)

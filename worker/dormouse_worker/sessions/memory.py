@@ -1,0 +1,130 @@
+"""What a worker keeps of its sessions while it owns them: a shard's memory, a session's memory, and replies too large for a record.
+
+All of it is a copy of what the store has, or was asked for and can be refused. Losing it costs a read.
+"""
+
+import asyncio
+import enum
+from collections import OrderedDict, deque
+
+from dormouse_core import steps
+from dormouse_core.errors import DormouseError
+from dormouse_core.ownership import Ownership
+from dormouse_core.records import Body, Kept
+
+from dormouse_worker.sessions.boundary import States, Step
+
+LARGE_REPLY_BYTES = 64 * 1024 * 1024
+
+
+class Phase(enum.Enum):
+    IDLE = "the next step may have its turn"
+    LOADING = "the record is being read"
+    RUNNING = "a step runs or commits"
+
+
+class Session:
+    """One session: its record as last read or written here, and the steps that wait for their turn in the order of their arrival."""
+
+    __slots__ = (
+        "base",
+        "body",
+        "broken",
+        "confirmed",
+        "dropped",
+        "floor_mod",
+        "floor_us",
+        "key",
+        "phase",
+        "pumping",
+        "queue",
+        "shard",
+        "state_bytes",
+        "state_key",
+        "states",
+        "trouble",
+        "used",
+    )
+
+    def __init__(self, key: str, state_key: str, shard: "Shard") -> None:
+        self.key = key
+        self.state_key = state_key
+        self.shard = shard
+        self.queue: deque[Step] = deque()
+        self.phase = Phase.LOADING
+        self.dropped = False  # no longer its shard's: whoever still holds it must not use it
+        self.used = 0.0
+        self.pumping = False
+        self.base = 0  # the record's mod_revision, 0: there is none
+        self.body: Body | None = None
+        self.trouble: DormouseError | None = None  # why the record could not be decoded
+        self.broken = b""  # its bytes then, for quarantine
+        self.floor_mod = 0  # the shard's floor, read together with the record: what a commit that creates compares
+        self.floor_us = 0
+        self.states: States = {}
+        self.state_bytes = 0
+        self.confirmed: Step | None = None  # the record was read after this step arrived (rule 12)
+
+
+class Shard:
+    """One shard: whether it is mine, its sessions, and the steps that wait until that is known."""
+
+    __slots__ = (
+        "entry_key",
+        "floor_key",
+        "move",
+        "move_known",
+        "mover",
+        "number",
+        "own",
+        "quiet",
+        "running",
+        "sessions",
+        "stopped_us",
+        "waiting",
+    )
+
+    def __init__(self, number: int, entry_key: str, floor_key: str) -> None:
+        self.number = number
+        self.entry_key = entry_key
+        self.floor_key = floor_key
+        self.own = Ownership()
+        self.sessions: dict[str, Session] = {}
+        self.running: dict[Session, float] = {}  # steps that run or commit: since when, on the monotonic clock
+        self.waiting: list[Step] = []
+        self.move: tuple[str, int] | None = None  # planned next owner, the plan's mod_revision
+        self.move_known = 0
+        self.mover: asyncio.Task[None] | None = None
+        self.quiet: asyncio.Event | None = None  # somebody waits for `running` to become empty
+        self.stopped_us = 0  # since when it has not been served for a planned move, wall time; 0: it is
+
+    def ended(self, session: Session) -> None:
+        """A step of `session` neither runs nor commits any more."""
+        self.running.pop(session, None)
+        if self.quiet is not None and not self.running:
+            self.quiet.set()
+
+
+class LargeReplies:
+    """Replies too large to be kept in a record, by session and call; the oldest go first (rule 7)."""
+
+    def __init__(self, limit: int = LARGE_REPLY_BYTES) -> None:
+        self._limit = limit
+        self._bytes = 0
+        self._replies: OrderedDict[tuple[str, str, int], bytes] = OrderedDict()
+
+    def add(self, session: str, kept: Kept, reply: bytes) -> None:
+        if len(reply) > self._limit:
+            return
+        self._replies[session, kept.id, kept.step] = reply
+        self._bytes += len(reply)
+        while self._bytes > self._limit:
+            _, old = self._replies.popitem(last=False)
+            self._bytes -= len(old)
+
+    def get(self, session: str, kept: Kept) -> bytes | None:
+        return self._replies.get((session, kept.id, kept.step))
+
+
+def is_large(reply: bytes) -> bool:
+    return len(reply) > steps.KEPT_REPLY_BYTES

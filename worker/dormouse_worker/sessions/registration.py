@@ -1,0 +1,120 @@
+"""A worker makes itself known, stays known, and leaves.
+
+The entry ``map/{F}/workers/{worker}`` lies under a lease of 3 s that is kept alive each second. It is how gateways find a worker and how
+the leader knows that a shard's owner lives. **Nothing that must be safe depends on it**: a worker whose lease has ended without its knowing
+fails the fence at its next commit.
+
+A name is registered once. When the lease has ended, the name is dead, whatever the worker thinks of itself: `lost` is set, and the process
+ends or registers under a new name (rule 1). Between "no answer for a whole lease time" and "the store says that it ended" the worker does
+not know; it then takes no new steps (`lapsed`), so that their callers look for another owner instead of waiting here.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from dormouse_core import transactions
+from dormouse_core.errors import Unavailable
+from dormouse_core.keys import Function, Keys
+from dormouse_core.seams import Clock, Store, StoreError, Txn
+from dormouse_proto import state_pb2
+
+TTL_SECONDS = 3
+EVERY_SECONDS = 1.0
+RETRY_SECONDS = 0.2
+TRIES = 25
+
+
+class Registration:
+    def __init__(
+        self, function: Function, store: Store, clock: Clock, *, worker: str, address: str, instance: str, revision: str, keys: Keys
+    ) -> None:
+        self.function = function
+        self.worker = worker
+        self.lost = asyncio.Event()
+        self.lapsed = False
+        self.on_lost: Callable[[], None] = lambda: None
+        self._store = store
+        self._clock = clock
+        self._keys = keys
+        self._entry = state_pb2.WorkerEntry(address=address, revision=revision, state=state_pb2.WorkerEntry.State.READY, instance=instance)
+        self._lease = 0
+        self._renewed = 0.0  # when the last successful renewal was *sent*: the lease runs from no earlier than that
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Registers. Unavailable: the store did not let it; nothing stays behind for longer than the lease."""
+        error: StoreError | None = None
+        for attempt in range(TRIES):
+            if attempt:
+                await self._clock.sleep(RETRY_SECONDS)
+            try:
+                if not self._lease:
+                    self._renewed = self._clock.monotonic()
+                    self._lease = await self._store.grant(TTL_SECONDS)
+                if await self._write(transactions.register(self._keys, self.function, self.worker, self._entry, self._lease)):
+                    break
+            except StoreError as failure:
+                error = failure
+                if failure.definite:
+                    self._lease = 0  # it has ended meanwhile; another copy of the transaction ends with it
+        else:
+            raise Unavailable(f"the store did not register {self.worker}: {error}") from error
+        self._task = asyncio.create_task(self._keep(), name=f"lease of {self.worker}")
+
+    async def _write(self, txn: Txn) -> bool:
+        """Whether my entry lies there under my lease. An unknown outcome is settled by reading."""
+        try:
+            if (await self._store.txn(txn)).succeeded:
+                return True
+        except StoreError as error:
+            if error.definite:
+                raise
+        key = self._keys.worker(self.function, self.worker)
+        _, items = await self._store.get([key])
+        if key not in items:
+            return False
+        if items[key].lease != self._lease:
+            raise Unavailable(f"the name {self.worker} is taken: a worker's name is new for every process")
+        return items[key].value == self._entry.SerializeToString()
+
+    async def drain(self) -> None:
+        """Says that this worker wants no shards and no new callers. Does not return before the store knows, or the lease is lost."""
+        self._entry.state = state_pb2.WorkerEntry.State.DRAINING
+        txn = transactions.change(self._keys, self.function, self.worker, self._entry, self._lease)
+        while not self.lost.is_set():
+            try:
+                if await self._write(txn):
+                    return
+            except StoreError:
+                pass  # asked again: without this entry the leader keeps giving shards to a worker that leaves
+            await self._clock.sleep(RETRY_SECONDS)
+
+    async def close(self) -> None:
+        """Revokes the lease, so that nobody waits for it to end. A store that does not answer ends it by itself."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        if self._lease and not self.lost.is_set():
+            try:
+                await self._store.revoke(self._lease)
+            except StoreError:
+                return
+
+    async def _keep(self) -> None:
+        while True:
+            sent = self._clock.monotonic()
+            try:
+                left = await self._store.keep_alive(self._lease)
+            except StoreError:
+                wait = RETRY_SECONDS
+            else:
+                if left <= 0:
+                    self.lapsed = True
+                    self.lost.set()
+                    self.on_lost()
+                    return
+                self._renewed = sent
+                wait = EVERY_SECONDS
+            self.lapsed = self._clock.monotonic() - self._renewed > TTL_SECONDS
+            await self._clock.sleep(wait)

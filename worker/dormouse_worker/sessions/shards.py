@@ -1,0 +1,209 @@
+"""Which shards are this worker's: follows the map, reads entries, empties memories, refuses what belongs elsewhere (rules 2, 14 and 16).
+
+The decisions are `dormouse_core.ownership`'s; this loop feeds it what the watch and the reads saw, and acts on what came out.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from dormouse_core.errors import Again
+from dormouse_core.keys import Function, Keys
+from dormouse_core.ownership import HOLDING, MINE, Event, Status
+from dormouse_core.seams import Clock, Item, Listing, Store, StoreError
+from dormouse_core.sessions import shard_of
+from dormouse_kit import log
+from dormouse_proto import state_pb2
+
+from dormouse_worker.sessions.boundary import Step
+from dormouse_worker.sessions.mapwatch import MapWatch
+from dormouse_worker.sessions.memory import Shard
+from dormouse_worker.sessions.moves import Mover, target_of
+from dormouse_worker.sessions.turns import Turns
+
+RETRY_SECONDS = 0.2
+READ_ALL_FROM = 8  # so many entries and more are read as one range
+
+
+class Shards:
+    def __init__(
+        self,
+        function: Function,
+        count: int,
+        store: Store,
+        clock: Clock,
+        *,
+        worker: str,
+        keys: Keys,
+        spawn: Callable[..., "asyncio.Task[None]"],
+    ) -> None:
+        self.all = [Shard(n, keys.shard(function, n), keys.floor(function, n)) for n in range(count)]
+        self.on_change: Callable[[], None] = lambda: None
+        self.watch = MapWatch(function, store, clock, keys, self)
+        self.watch.on_trouble = lambda text: log.warning(text, function=function.label)
+        self.mover = Mover(function, store, clock, keys, self, spawn)
+        self.turns: Turns
+        self._function = function
+        self._prefix = keys.shards(function)
+        self._store = store
+        self._clock = clock
+        self._worker = worker
+        self._spawn = spawn
+        self._unread: dict[Shard, None] = {}
+        self._left: Again | None = None
+
+    # ------------------------------------------------------------------------------------------------------------- from callers
+
+    def submit(self, step: Step) -> None:
+        all_shards = self.all
+        shard = all_shards[shard_of(step.session, len(all_shards))]
+        status = shard.own.status
+        if status is Status.OWNED:
+            self.turns.offer(shard, step)
+        elif status in HOLDING:
+            shard.waiting.append(step)
+        elif self._left is None and shard.own.behind(step.rev, self.watch.revision):
+            # Whoever sent it here has a newer map than our watch: it may be right (rule 16).
+            shard.waiting.append(step)
+            shard.own.asked()
+            self._read_soon(shard)
+        else:
+            self._refuse(shard, step)
+
+    def owned(self) -> list[Shard]:
+        return [shard for shard in self.all if shard.own.status in MINE]
+
+    @property
+    def settled(self) -> bool:
+        """No shard is this worker's, and none is about to be."""
+        return not any(shard.own.status in MINE or shard.own.status is Status.READING for shard in self.all)
+
+    def stop(self) -> None:
+        """No step starts any more, anywhere; running ones end. `leave` follows when they have."""
+        for shard in self.all:
+            if shard.own.status is Status.OWNED:
+                shard.own.moving(Event.MOVE_DUE)
+
+    def leave(self, again: Again) -> None:
+        """Owns nothing from now on, whatever the map says."""
+        self._left = again
+        for shard in self.all:
+            self._after(shard, shard.own.status, shard.own.moving(Event.LEFT))
+
+    def _refuse(self, shard: Shard, step: Step) -> None:
+        if self._left is not None:
+            self.turns.refuse(step, self._left, f"worker {self._worker} is leaving")
+        else:
+            self.turns.refuse(step, Again.NOT_MINE, f"shard {shard.number} is not of worker {self._worker}")
+
+    # ----------------------------------------------------------------------------------------------------------- from the store
+
+    def listed(self, listing: Listing) -> None:
+        entries: dict[int, Item] = {}
+        moves: dict[int, Item] = {}
+        for item in listing.items:
+            if (number := self.watch.shard_of(item.key)) is not None:
+                entries[number] = item
+            elif (number := self.watch.move_of(item.key)) is not None:
+                moves[number] = item
+        for shard in self.all:
+            move = moves.get(shard.number)
+            self._move(shard, move, move.mod_revision if move else listing.revision)
+            self.entry_read(shard, entries.get(shard.number), listing.revision)
+
+    def shard_changed(self, shard: int, item: Item | None, revision: int) -> None:
+        if shard < len(self.all):
+            it = self.all[shard]
+            was = it.own.status
+            self._after(it, was, it.own.seen(self._mine(item), revision))
+
+    def move_changed(self, shard: int, item: Item | None, revision: int) -> None:
+        if shard < len(self.all):
+            self._move(self.all[shard], item, revision)
+
+    def entry_read(self, shard: Shard, item: Item | None, revision: int) -> None:
+        was = shard.own.status
+        epoch = state_pb2.ShardEntry.FromString(item.value).epoch if item else 0
+        self._after(shard, was, shard.own.read(self._mine(item), item.mod_revision if item else 0, epoch, revision))
+
+    def move_read(self, shard: Shard, item: Item | None, revision: int) -> None:
+        self._move(shard, item, item.mod_revision if item else revision)
+
+    def _mine(self, item: Item | None) -> bool:
+        return item is not None and self._left is None and state_pb2.ShardEntry.FromString(item.value).owner == self._worker
+
+    def _move(self, shard: Shard, item: Item | None, revision: int) -> None:
+        if revision <= shard.move_known:
+            return
+        shard.move_known = revision
+        shard.move = (target_of(item), item.mod_revision) if item else None
+        if item is None and shard.own.status is Status.STOPPING and self._left is None:
+            shard.own.moving(Event.MOVE_GONE)
+            if shard.quiet is not None:
+                shard.quiet.set()
+            self.resumed(shard)
+        else:
+            self.mover.consider(shard)
+
+    def _after(self, shard: Shard, was: Status, emptied: bool) -> None:
+        """Acts on a change of ownership."""
+        status = shard.own.status
+        if emptied:
+            self.turns.empty(shard)
+        if status is Status.OWNED:
+            if was is not Status.OWNED or emptied:
+                self.resumed(shard)
+        elif status is Status.READING:
+            self._read_soon(shard)
+        elif status is Status.LOST:
+            shard.stopped_us = 0
+            waiting, shard.waiting = shard.waiting, []
+            for step in waiting:
+                self._refuse(shard, step)
+            if was in MINE:
+                log.event("shard lost", function=self._function.label, shard=shard.number)
+                self.on_change()
+
+    # ----------------------------------------------------------------------------------------------------------- from the mover
+
+    def stopped(self, shard: Shard) -> None:
+        self.on_change()
+
+    def resumed(self, shard: Shard) -> None:
+        """Owned, newly or again: what waited runs."""
+        if shard.stopped_us:
+            shard.stopped_us = 0
+            self.on_change()
+        for session in list(shard.sessions.values()):
+            self.turns.pump(session)
+        waiting, shard.waiting = shard.waiting, []
+        for step in waiting:
+            self.turns.offer(shard, step)
+        self.mover.consider(shard)
+
+    def handed_over(self, shard: Shard) -> None:
+        self._after(shard, Status.HANDING, True)
+
+    # ------------------------------------------------------------------------------------------------------------------- reading
+
+    def _read_soon(self, shard: Shard) -> None:
+        if not self._unread:
+            asyncio.get_running_loop().call_soon(lambda: self._spawn(self._read(), "read of shard entries"))
+        self._unread[shard] = None
+
+    async def _read(self) -> None:
+        unread, self._unread = self._unread, {}
+        keys = [shard.entry_key for shard in unread]
+        while True:
+            try:
+                if len(keys) < READ_ALL_FROM:
+                    revision, items = await self._store.get(keys)
+                else:
+                    listing = await self._store.list(self._prefix)
+                    revision, items = listing.revision, {item.key: item for item in listing.items}
+                break
+            except StoreError as error:
+                log.warning("shard entries cannot be read", function=self._function.label, error=str(error))
+                await self._clock.sleep(RETRY_SECONDS)
+        for shard in unread:
+            if shard.own.status is Status.READING:
+                self.entry_read(shard, items.get(shard.entry_key), revision)

@@ -1,0 +1,321 @@
+"""The steps of each session, one at a time, in the order of their arrival (rules 5, 7, 8, 10 to 12).
+
+A step's turn comes when the step before it has its outcome. Then `steps.admit` decides on the record as it is known here; a step that is
+to run goes to the runner at once, so many sessions' steps run together; one that ran goes to the committer, and its caller hears nothing
+before the commit is known. A session that is in memory costs no read.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
+
+from dormouse_core import records, steps
+from dormouse_core.errors import (
+    Again,
+    DataLoss,
+    DeadlineExceeded,
+    DormouseError,
+    FailedPrecondition,
+    Internal,
+    ResourceExhausted,
+    Unavailable,
+)
+from dormouse_core.keys import Function, Keys
+from dormouse_core.ownership import Status
+from dormouse_core.seams import Clock, Item, Put, StoreError
+from dormouse_kit import log
+from dormouse_proto import state_pb2
+
+from dormouse_worker.sessions import arrays
+from dormouse_worker.sessions.boundary import Answer, Failed, Outcome, Runner, Settings, StateInfo, States, Step
+from dormouse_worker.sessions.commits import Committer, Pending
+from dormouse_worker.sessions.loading import Loader
+from dormouse_worker.sessions.memory import LargeReplies, Phase, Session, Shard, is_large
+
+
+class WriteIds:
+    """New for every attempt to write, in every process: a worker's name is new for every process."""
+
+    def __init__(self, worker: str) -> None:
+        self._prefix = worker.encode() + b"/"
+        self._count = 0
+
+    def next(self) -> bytes:
+        self._count += 1
+        return self._prefix + self._count.to_bytes(6, "big")
+
+
+class Reads(Protocol):
+    def entry_read(self, shard: Shard, item: Item | None, revision: int) -> None: ...
+
+
+class Turns:
+    """`loader` and `committer` are set by whoever composes the parts: they call back here."""
+
+    loader: Loader
+    committer: Committer
+
+    def __init__(
+        self,
+        function: Function,
+        settings: Settings,
+        states: Sequence[StateInfo],
+        clock: Clock,
+        runner: Runner,
+        *,
+        worker: str,
+        keys: Keys,
+        reads: Reads,
+    ) -> None:
+        self.function = function
+        self.sessions = 0
+        self.state_bytes = 0
+        self.acknowledged = 0
+        self.kept_replies = 0
+        self._settings = settings
+        self._versions = settings.accepts | {settings.state_version}
+        self._ttl_us = int(settings.ttl * 1e6)
+        self._infos = states
+        self._initial: States = {info.input: info.initial for info in states}
+        self._clock = clock
+        self._runner = runner
+        self._keys = keys
+        self._reads = reads
+        self._write_ids = WriteIds(worker)
+        self._large = LargeReplies()
+        self._flushing = False
+        fixed = arrays.fixed_bytes(states)
+        bound = 0 if fixed is None else records.size_bound(fixed, [info.input for info in states])
+        self._too_large = (
+            ResourceExhausted(f"a session's state takes up to {bound} bytes, a record holds at most {records.MAX_BYTES}")
+            if bound > records.MAX_BYTES
+            else None
+        )
+
+    # -------------------------------------------------------------------------------------------------------------- a step's turn
+
+    def offer(self, shard: Shard, step: Step) -> None:
+        """A step of a shard that is owned now."""
+        session = shard.sessions.get(step.session)
+        if session is None:
+            session = Session(step.session, self._keys.state(self.function, shard.number, step.session), shard)
+            shard.sessions[step.session] = session
+            self.sessions += 1
+            session.queue.append(step)
+            self._load(session, step)
+        elif session.phase is Phase.IDLE and not session.queue:
+            self._turn(session, step)
+        else:
+            session.queue.append(step)
+
+    def pump(self, session: Session) -> None:
+        """Gives the next steps of `session` their turns, until one runs, or is to be read for, or none is left."""
+        if session.pumping:
+            return  # a step that ended within its own turn: the loop below goes on
+        session.pumping = True
+        queue = session.queue
+        while queue and session.phase is Phase.IDLE and not session.dropped and session.shard.own.status is Status.OWNED:
+            self._turn(session, queue.popleft())
+        session.pumping = False
+
+    def _turn(self, session: Session, step: Step) -> None:
+        if step.cancelled:
+            return
+        now = self._clock.monotonic()
+        if step.deadline <= now:
+            self.answer(step, Answer(None, 0, DeadlineExceeded("the deadline passed before the step's turn came; it was not run")))
+            return
+        session.used = now
+        now_us = int(self._clock.now() * 1e6)
+        body = session.body
+        decision = steps.admit(body, session.trouble, session.floor_us, step, now_us, self._versions, self.function.name)
+        if isinstance(decision, steps.Run):
+            if self._too_large is not None:
+                self.answer(step, Answer(None, 0, self._too_large))
+                return
+            begins = decision.begins
+            states = self._initial if begins else session.states
+            number = 1 if begins or body is None else body.step + 1
+            session.phase = Phase.RUNNING
+            session.shard.running[session] = now
+            done = partial(self._ran, session, step, begins)
+            try:
+                self._runner.run(step.call, states, number, begins, step.end, done, min(step.deadline, now + self._settings.step_limit))
+            except Exception as error:
+                log.warning("the runner raised", function=self.function.label, error=repr(error))
+                done(Failed(Internal(f"the step could not be run: {error}")))
+        elif isinstance(decision, steps.Repeat):
+            self._repeat(session, step, decision.kept)
+        elif decision.confirm and session.confirmed is not step:
+            session.queue.appendleft(step)
+            self._load(session, step)
+        else:
+            self.answer(step, Answer(None, 0, decision.error))
+
+    def _repeat(self, session: Session, step: Step, kept: records.Kept) -> None:
+        self.kept_replies += 1
+        reply = kept.reply if kept.reply is not None else self._large.get(session.key, kept)
+        if reply is None:
+            self.answer(step, Answer(None, kept.step, steps.gone(kept), kept=True))
+        else:
+            self.answer(step, Answer(reply, kept.step, kept=True))
+
+    def answer(self, step: Step, answer: Answer) -> None:
+        try:
+            step.answer(answer)
+        except Exception as error:  # one caller's trouble must not reach the other sessions of its group
+            log.warning("an answer could not be given", function=self.function.label, error=repr(error))
+
+    # ----------------------------------------------------------------------------------------------------------- after it ran
+
+    def _ran(self, session: Session, step: Step, begins: bool, outcome: Outcome) -> None:
+        if isinstance(outcome, Failed):
+            self._not_committed(session, step, outcome.error)
+            return
+        body = session.body
+        try:
+            now_us = int(self._clock.now() * 1e6)
+            next_body = steps.advance(
+                body, session.trouble, session.floor_us, step, begins, outcome.reply, now_us, self._ttl_us, self._settings.state_version
+            )
+            states: States = {} if step.end else outcome.states
+            tensors = () if step.end else arrays.encode(self._infos, states)
+            write_id = self._write_ids.next()
+            data = records.encode(next_body, tensors, write_id)
+            if len(data) > records.MAX_BYTES:
+                raise ResourceExhausted(f"the session's record would take {len(data)} bytes, at most {records.MAX_BYTES} are allowed")
+        except DormouseError as error:
+            self._not_committed(session, step, error)
+            return
+        pending = Pending(session, step, next_body, states, data, write_id, outcome.reply)
+        if session.broken:
+            key = self._keys.quarantine(self.function, session.shard.number, session.key, session.base)
+            pending.quarantine = Put(key, session.broken)
+        self.committer.add(pending)
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Once for all the steps that ended in one turn of the loop: they go in one transaction."""
+        self._flushing = False
+        self.committer.flush()
+
+    def _not_committed(self, session: Session, step: Step, error: DormouseError) -> None:
+        session.shard.ended(session)
+        session.phase = Phase.IDLE
+        self.answer(step, Answer(None, 0, error))
+        self.pump(session)
+
+    def committed(self, pending: Pending, revision: int) -> None:
+        session = pending.session
+        body = pending.body
+        session.shard.ended(session)
+        if not session.dropped:
+            session.base = revision
+            session.body = body
+            session.states = pending.states
+            session.trouble = None
+            session.broken = b""
+            self._account(session)
+            if is_large(pending.reply):
+                kept = next((k for k in body.kept if k.id == pending.step.key.id), None)
+                if kept is not None:
+                    self._large.add(session.key, kept, pending.reply)
+        session.phase = Phase.IDLE
+        self.acknowledged += 1
+        self.answer(pending.step, Answer(pending.reply, body.step))
+        self.pump(session)
+
+    def refused(self, pending: Pending, error: DormouseError, drop: bool) -> None:
+        session = pending.session
+        session.shard.ended(session)
+        session.phase = Phase.IDLE
+        waiting: list[Step] = []
+        if drop:
+            waiting = self.drop(session)
+        self.answer(pending.step, Answer(None, 0, error))
+        for step in waiting:
+            # They have not begun; they go on with what the store has.
+            self._again(session.shard, step)
+        self.pump(session)
+
+    def _again(self, shard: Shard, step: Step) -> None:
+        if shard.own.status is Status.OWNED:
+            self.offer(shard, step)
+        else:
+            shard.waiting.append(step)
+
+    # ------------------------------------------------------------------------------------------------------------------ memory
+
+    def _load(self, session: Session, step: Step) -> None:
+        session.phase = Phase.LOADING
+        session.confirmed = step
+        self.loader.want(session)
+
+    def loaded(self, session: Session, record: Item | None, floor: Item | None) -> None:
+        session.base = record.mod_revision if record else 0
+        session.floor_mod = floor.mod_revision if floor else 0
+        session.floor_us = state_pb2.Floor.FromString(floor.value).timestamp_us if floor else 0
+        session.body = session.trouble = None
+        session.broken = b""
+        session.states = {}
+        if record is not None:
+            try:
+                read = records.decode(record.value)
+                if not read.body.tombstone and read.body.state_version in self._versions:
+                    session.states = arrays.decode(self._infos, read.tensors)
+                session.body = read.body
+            except (DataLoss, FailedPrecondition) as error:
+                session.trouble = error
+                if isinstance(error, DataLoss):
+                    session.broken = record.value
+                log.warning("a record cannot be read", function=self.function.label, session=session.key, error=error.message)
+        self._account(session)
+        session.phase = Phase.IDLE
+        self.pump(session)
+
+    def load_failed(self, session: Session, error: StoreError) -> None:
+        text = f"the session cannot be read: {error}"
+        for step in self.drop(session):
+            self.refuse(step, Again.DROPPED, text)
+
+    def _account(self, session: Session) -> None:
+        size = arrays.bytes_of(session.states)
+        self.state_bytes += size - session.state_bytes
+        session.state_bytes = size
+
+    def drop(self, session: Session) -> list[Step]:
+        """Takes a session out of memory; returns its steps that have not begun."""
+        if session.dropped:
+            return []
+        session.dropped = True
+        session.shard.sessions.pop(session.key, None)
+        self.sessions -= 1
+        self.state_bytes -= session.state_bytes
+        waiting = list(session.queue)
+        session.queue.clear()
+        return waiting
+
+    def empty(self, shard: Shard) -> None:
+        """The fence has changed: what is in memory may not be what the store has. Steps that have not begun wait for what comes."""
+        for session in list(shard.sessions.values()):
+            shard.waiting += self.drop(session)
+        shard.running.clear()
+        if shard.quiet is not None:
+            shard.quiet.set()
+
+    def evict(self, shard: Shard, before: float) -> None:
+        """Sessions that were not used since then, on the monotonic clock, leave memory; the store has them."""
+        idle = [s for s in shard.sessions.values() if s.used < before and s.phase is Phase.IDLE and not s.queue]
+        for session in idle:
+            self.drop(session)
+
+    def refuse(self, step: Step, again: Again, text: str) -> None:
+        if not step.cancelled:
+            self.answer(step, Answer(None, 0, Unavailable(text, again)))
+
+    # the committer's and the loader's way to the shard's entry
+    def entry_read(self, shard: Shard, item: Item | None, revision: int) -> None:
+        self._reads.entry_read(shard, item, revision)
