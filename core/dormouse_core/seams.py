@@ -4,7 +4,7 @@ The real ones live in `dormouse_kit`, `dormouse_gateway`, `dormouse_operator`; t
 Nothing here does I/O.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -153,10 +153,11 @@ class Store(Protocol):
 
     async def txn(self, txn: Txn, *, timeout: float = 5.0) -> TxnResult: ...
 
-    def watch(self, prefix: str, revision: int) -> AsyncIterator[WatchBatch]:
+    def watch(self, prefix: str, revision: int) -> AsyncGenerator[WatchBatch, None]:
         """Every change of keys under `prefix` from `revision` on. Raises Compacted or StoreError; then list anew.
 
-        A watch that is alive but silent says so: a batch without events at least each 10 seconds.
+        The first batch may have no events: the watch stands. One that is alive but silent says so: a batch without events at least each
+        10 seconds. Whoever leaves it early closes it: ``async with aclosing(store.watch(…)) as batches``.
         """
 
     async def grant(self, ttl: int) -> int:

@@ -56,7 +56,7 @@ class SimLoop(asyncio.SelectorEventLoop):
 
 
 def run(main: Coroutine[Any, Any, T], *, limit: float | None = 86_400.0) -> T:
-    """The result of `main`. Fails after `limit` simulated seconds (None: never), and where a task that nobody awaits ended in an exception."""
+    """The result of `main`. Fails after `limit` simulated seconds (None: never), and where a task ended in an exception that nobody saw."""
     unseen: list[BaseException] = []
 
     def handler(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

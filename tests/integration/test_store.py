@@ -33,7 +33,7 @@ async def put(store: Store, key: str, value: bytes = b"v", lease: int = 0) -> in
 async def collect(store: Store, prefix: str, revision: int, count: int) -> list[Event]:
     """The first `count` events of a watch."""
     events: list[Event] = []
-    async with asyncio.timeout(10), aclosing(store.watch(prefix, revision)) as batches:  # type: ignore[type-var]  # an async generator behind the Protocol
+    async with asyncio.timeout(10), aclosing(store.watch(prefix, revision)) as batches:
         async for batch in batches:
             events.extend(batch.events)
             if len(events) >= count:
@@ -225,7 +225,7 @@ async def test_a_batch_with_events_is_complete_up_to_its_last(store: Store, root
     first = await put(store, f"{root}a")
     last = await put(store, f"{root}b")
     seen = 0
-    async with asyncio.timeout(5), aclosing(store.watch(root, first)) as batches:  # type: ignore[type-var]  # as above
+    async with asyncio.timeout(5), aclosing(store.watch(root, first)) as batches:
         async for batch in batches:
             if batch.events:
                 assert batch.revision == batch.events[-1].mod_revision
@@ -250,7 +250,7 @@ async def test_a_large_transaction_arrives_whole_in_one_batch(store: Store, root
     begin = (await put(store, f"{root}begin")) + 1
     for number in range(4):
         await store.txn(Txn((), tuple(Put(f"{root}{number}/{part}", bytes(120_000)) for part in range(10))))
-    async with asyncio.timeout(10), aclosing(store.watch(root, begin)) as batches:  # type: ignore[type-var]  # as above
+    async with asyncio.timeout(10), aclosing(store.watch(root, begin)) as batches:
         revisions: list[int] = []
         async for batch in batches:
             of_batch = {event.mod_revision for event in batch.events}

@@ -4,7 +4,6 @@ import asyncio
 import time
 
 import pytest
-
 from dormouse_testing import simloop
 from dormouse_testing.clock import ManualClock, SimClock
 

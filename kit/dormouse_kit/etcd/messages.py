@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import grpc
 from aetcd.rpc import rpc_pb2
-from dormouse_core.seams import CreatedIs, Exists, Item, Listing, ModIs, Put, StoreError, Txn
+from dormouse_core.seams import Compare, CreatedIs, Item, Listing, ModIs, Put, StoreError, Txn
 
 MAX_OPERATIONS: Final = 128  # etcd's --max-txn-ops: compares, and puts, and else-reads, each up to this
 
@@ -38,25 +38,35 @@ def prefix_end(prefix: bytes) -> bytes:
 
 
 def txn_request(txn: Txn) -> bytes:
-    """The encoded TxnRequest. The else branch is empty: what a failed compare means is read afterwards (rule 4)."""
+    """The encoded TxnRequest. The else branch is empty: what a failed compare means is read afterwards (rule 4).
+
+    Hot: 64 records of 1 KiB behind 120 compares take 2.2 to 2.8 us a record (nested messages through keyword arguments: 3.2 to 3.5;
+    bytes put together by hand in Python: 2.7), of 13 us for the whole call.
+    """
     request = rpc_pb2.TxnRequest()
-    for compare in txn.compares:
-        if isinstance(compare, ModIs):
-            request.compare.add(target=_MOD, result=_EQUAL, key=compare.key.encode(), mod_revision=compare.revision)
-        elif isinstance(compare, CreatedIs):
-            request.compare.add(target=_CREATE, result=_EQUAL, key=compare.key.encode(), create_revision=compare.revision)
-        else:
-            assert isinstance(compare, Exists)
-            request.compare.add(target=_CREATE, result=_GREATER, key=compare.key.encode(), create_revision=0)
+    request.compare.extend(map(_compare, txn.compares))
+    add = request.success.add
     for write in txn.writes:
         key = write.key.encode()
         if isinstance(write, Put):
-            request.success.add(request_put=rpc_pb2.PutRequest(key=key, value=write.value, lease=write.lease))
+            put = add().request_put
+            put.key = key
+            put.value = write.value
+            if write.lease:
+                put.lease = write.lease
         else:
             end = prefix_end(key) if write.prefix else b""
-            request.success.add(request_delete_range=rpc_pb2.DeleteRangeRequest(key=key or b"\0", range_end=end))
+            add().request_delete_range.MergeFrom(rpc_pb2.DeleteRangeRequest(key=key or b"\0", range_end=end))
     encoded: bytes = request.SerializeToString()
     return encoded
+
+
+def _compare(compare: Compare) -> Any:
+    if isinstance(compare, ModIs):
+        return rpc_pb2.Compare(target=_MOD, result=_EQUAL, key=compare.key.encode(), mod_revision=compare.revision)
+    if isinstance(compare, CreatedIs):
+        return rpc_pb2.Compare(target=_CREATE, result=_EQUAL, key=compare.key.encode(), create_revision=compare.revision)
+    return rpc_pb2.Compare(target=_CREATE, result=_GREATER, key=compare.key.encode(), create_revision=0)
 
 
 def get_request(keys: Sequence[str], revision: int) -> bytes:
