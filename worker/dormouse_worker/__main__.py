@@ -1,0 +1,59 @@
+"""`python -m dormouse_worker`: one worker under its supervisor."""
+
+import argparse
+import json
+import os
+import socket
+import tempfile
+
+from dormouse_worker import supervisor
+
+TERMINATION_LOG = "/dev/termination-log"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="dormouse_worker", description=__doc__)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--spec", metavar="FILE", help="the worker's spec file")
+    what.add_argument("--standalone", metavar="MODEL.onnx", help="serve one stateless model without a store, for measurements")
+    parser.add_argument("--name", default="model", help="with --standalone: the model's name")
+    parser.add_argument("--max-batch", type=int, default=32, help="with --standalone: rows that may run together")
+    parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="port 0: a free one")
+    parser.add_argument("--advertise", metavar="HOST:PORT", help="how others reach it; default: --listen")
+    parser.add_argument("--instance", default="worker", help="what the provider calls it: a pod's name")
+    parser.add_argument("--admin", metavar="SOCKET", help="where Envoy's admin interface listens; default: in a temporary folder")
+    parser.add_argument("--reason", metavar="FILE", help=f"where to write why it failed; default: {TERMINATION_LOG} if it is there")
+    options = parser.parse_args()
+    host, _, number = options.listen.rpartition(":")
+    port, _held = hold(host, int(number))
+    advertise = options.advertise or f"{host}:{port}"
+    child: dict[str, object] = {"standalone": options.standalone or "", "name": options.name, "max_batch": options.max_batch}
+    if options.spec:
+        child["spec"] = os.path.abspath(options.spec)
+        with open(options.spec) as file:
+            child["revision"] = json.load(file).get("revision", "")
+    with tempfile.TemporaryDirectory(prefix="dormouse-") as folder:
+        supervisor.main(
+            supervisor.Options(
+                host=host,
+                port=port,
+                advertise=advertise,
+                instance=options.instance,
+                admin=options.admin or os.path.join(folder, "admin.sock"),
+                reason=options.reason or (TERMINATION_LOG if os.path.exists(TERMINATION_LOG) else ""),
+                child=child,
+            )
+        )
+
+
+def hold(host: str, port: int) -> tuple[int, socket.socket]:
+    """A port, and a socket that keeps it ours while a child restarts: bound, never listening, so that it gets no connection."""
+    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    held.bind((host, port))
+    return int(held.getsockname()[1]), held
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""What a call's metadata says: which function, which session, which key, how long.
+
+The gateway has read the same already, for calls whose metadata names them without reading the message. So the worker reads both, and
+refuses what contradicts: to take the first would run a step in a session that the caller did not mean.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dormouse_core import callkeys
+from dormouse_core.callkeys import CallKey, LocalKeys
+from dormouse_core.errors import Again, InvalidArgument, Unavailable
+from dormouse_core.keys import Function
+from dormouse_core.sessions import session_key
+
+from dormouse_worker.frames import Headers
+
+_OURS = (b"dormouse-", b"grpc-timeout")
+
+
+def read(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """The headers by name. InvalidArgument: one of ours given twice, with two values."""
+    found = dict(headers)
+    if len(found) != len(headers):
+        seen: dict[bytes, bytes] = {}
+        for name, value in headers:
+            if name.startswith(_OURS) and seen.setdefault(name, value) != value:
+                raise InvalidArgument(f"{name.decode()}: given twice, as {text(seen[name])!r} and {text(value)!r}")
+    return found
+
+
+def text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+def check_function(headers: Headers, function: Function) -> None:
+    """Refuses a call that was routed for another function, or for another life of this one's name."""
+    uid = headers.get(b"dormouse-uid")
+    if uid is not None and text(uid) != function.uid:
+        raise Unavailable(f"this worker serves {function.label} with uid {function.uid}, not {text(uid)}", Again.NOT_MINE)
+    name = headers.get(b"dormouse-function")
+    if name is not None and text(name) != function.label:
+        raise InvalidArgument(f"dormouse-function: {text(name)!r} found, this worker serves {function.label!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionCall:
+    """The session side of one call."""
+
+    session: int | str
+    key: str  # session_key
+    start: bool
+    end: bool
+    create: bool
+    call_key: CallKey
+    rev: int
+
+
+class SessionReader:
+    """Reads the session side of calls of one stateful function."""
+
+    def __init__(self, function: Function, nonce: str) -> None:
+        self._name = function.name
+        self._local = LocalKeys(nonce)
+
+    def read(self, headers: Headers, parameters: Any, now_us: int | None = None) -> SessionCall:
+        """InvalidArgument: no session, two different ones, a parameter of the wrong type."""
+        if now_us is None:
+            now_us = time.time_ns() // 1000
+        sequence = _sequence_id(parameters)
+        named = headers.get(b"dormouse-session")
+        session: int | str
+        if named is None:
+            if sequence is None:
+                raise InvalidArgument(f"inference request to model '{self._name}' must specify a non-zero or non-empty correlation ID")
+            session = sequence
+        else:
+            session = _strict(b"dormouse-session", named)
+            if sequence is not None and sequence != session:
+                raise InvalidArgument(f"dormouse-session: {session!r} found, but sequence_id is {sequence!r}; give one, or the same")
+        start = _flag(parameters, "sequence_start")
+        tenant = _strict(b"dormouse-tenant", headers.get(b"dormouse-tenant", b""))
+        call_key = callkeys.parse(
+            text(headers.get(b"dormouse-call", b"")), text(headers.get(b"dormouse-idempotency-key", b"")), now_us, self._local
+        )
+        return SessionCall(
+            session,
+            session_key(tenant, session),
+            start,
+            _flag(parameters, "sequence_end"),
+            start or named is not None,
+            call_key,
+            _number(headers, b"dormouse-rev"),
+        )
+
+
+def _sequence_id(parameters: Any) -> int | str | None:
+    if "sequence_id" not in parameters:
+        return None
+    parameter = parameters["sequence_id"]
+    kind = parameter.WhichOneof("parameter_choice")
+    if kind == "int64_param":
+        return parameter.int64_param or None
+    if kind == "string_param":
+        return parameter.string_param or None
+    raise InvalidArgument(f"parameters.sequence_id: {kind or 'no value'} found, int64_param and string_param are allowed")
+
+
+def _flag(parameters: Any, name: str) -> bool:
+    if name not in parameters:
+        return False
+    parameter = parameters[name]
+    kind = parameter.WhichOneof("parameter_choice")
+    if kind != "bool_param":
+        raise InvalidArgument(f"parameters.{name}: {kind or 'no value'} found, bool_param is allowed")
+    return bool(parameter.bool_param)
+
+
+def _strict(name: bytes, value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise InvalidArgument(f"{name.decode()}: bytes that are not UTF-8 found") from None
+
+
+def _number(headers: Headers, name: bytes) -> int:
+    value = headers.get(name, b"0")
+    if not value.isdigit() or len(value) > 19:
+        raise InvalidArgument(f"{name.decode()}: {text(value)!r} found, a number is expected")
+    return int(value)

@@ -1,0 +1,87 @@
+"""The leader's stream to this worker: reports up, orders down.
+
+Reports go at the interval that the leader asks for, and at once when something changed that it decides by. A worker without this stream
+goes on serving. While it drains and nobody has listened for a while, it leaves by itself: its sessions are in the store.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from dormouse_kit import log
+from dormouse_proto import control_pb2
+from google.protobuf.message import DecodeError
+
+from dormouse_worker import frames
+from dormouse_worker.asgi import Exchange
+
+DEFAULT_INTERVAL = 1.0
+ORDER_BYTES = 1 << 20
+
+
+class Control:
+    def __init__(self, report: Callable[[bool], control_pb2.WorkerReport], drain: Callable[[], None], no_taker: Callable[[], None]) -> None:
+        """`report(first)`: what to say now; `first` in a stream carries the model's metadata."""
+        self._report = report
+        self._drain = drain
+        self._no_taker = no_taker
+        self._changed: set[asyncio.Event] = set()
+        self._closing = False
+
+    @property
+    def streams(self) -> int:
+        return len(self._changed)
+
+    def changed(self) -> None:
+        """A report is due at once."""
+        for event in self._changed:
+            event.set()
+
+    def close(self) -> None:
+        """Ends every stream, after a last report."""
+        self._closing = True
+        self.changed()
+
+    async def serve(self, exchange: Exchange) -> None:
+        event = asyncio.Event()
+        self._changed.add(event)
+        interval = [DEFAULT_INTERVAL]
+        reader = asyncio.ensure_future(self._orders(exchange, interval, event))
+        try:
+            await exchange.begin()
+            first = True
+            while not reader.done():
+                event.clear()
+                await exchange.write(self._report(first).SerializeToString())
+                first = False
+                if self._closing:
+                    break
+                waiter = asyncio.ensure_future(event.wait())
+                await asyncio.wait((waiter, reader), timeout=interval[0], return_when=asyncio.FIRST_COMPLETED)
+                waiter.cancel()
+            if reader.done() and not reader.cancelled() and reader.exception() is not None:
+                raise reader.exception() or AssertionError
+            await exchange.end()
+        finally:
+            self._changed.discard(event)
+            reader.cancel()
+
+    async def _orders(self, exchange: Exchange, interval: list[float], event: asyncio.Event) -> None:
+        """Obeys until the leader ends its side."""
+        reader = frames.Reader(ORDER_BYTES)
+        more = True
+        while more:
+            chunk, more = await exchange.chunk()
+            for message in reader.feed(chunk):
+                try:
+                    order = control_pb2.WorkerOrder.FromString(message)
+                except DecodeError as error:
+                    log.warning("an order of the leader was not readable", error=error)
+                    continue
+                kind = order.WhichOneof("order")
+                if kind == "hello":
+                    interval[0] = max(0.01, order.hello.report_interval_ms / 1000) if order.hello.report_interval_ms else DEFAULT_INTERVAL
+                    event.set()
+                elif kind == "drain":
+                    self._drain()
+                elif kind == "no_taker":
+                    self._no_taker()

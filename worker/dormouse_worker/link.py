@@ -1,0 +1,30 @@
+"""Supervisor and child talk over a socket pair that the child inherits: one JSON object a line.
+
+Up: ``{"ready": true}``, ``{"drained": true}``, ``{"problem": {"code", "reason", "message"}}``. Down: ``{"drain": true}``. Not over the
+serving port, where anybody who reaches a worker could drain it. Imports nothing heavy: it runs in the supervisor too.
+"""
+
+import json
+import socket
+from typing import Any
+
+FD = "DORMOUSE_LINK_FD"
+SETTINGS = "DORMOUSE_WORKER"
+
+
+class Link:
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._rest = b""
+
+    def send(self, message: dict[str, Any]) -> None:
+        """A peer that is gone is not told."""
+        try:
+            self.sock.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            return
+
+    def feed(self, data: bytes) -> list[dict[str, Any]]:
+        """The messages that `data` completes."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [json.loads(line) for line in lines]

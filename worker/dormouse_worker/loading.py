@@ -1,0 +1,135 @@
+"""From a worker's spec file to something that runs: the model fetched, loaded, checked against the spec, and its runner."""
+
+import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from dormouse_core import spec as specs
+from dormouse_core.errors import Internal
+from dormouse_core.keys import Function
+from dormouse_core.tensors import as_array, zeros
+from dormouse_core.workerfile import WorkerFile
+
+from dormouse_worker import cpus, models
+from dormouse_worker.batching import Batcher
+from dormouse_worker.models import ModelInvalid
+from dormouse_worker.replies import Encoder
+from dormouse_worker.service import Engine
+from dormouse_worker.sessions import StateInfo
+from dormouse_worker.signatures import Signature, StateSpec
+
+NO_LIMIT = 1 << 30
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A function that is ready to run."""
+
+    function: Function
+    names: tuple[str, ...]
+    signature: Signature
+    engine: Engine
+    states: tuple[StateInfo, ...]
+    state_version: str
+    max_concurrency: int
+    delay_us: int = 0
+    idle_us: int = 0
+
+
+def from_file(file: WorkerFile) -> Loaded:
+    """ModelInvalid, ModelUnavailable: why it cannot be served."""
+    spec = file.spec
+    function = file.function
+    path = models.fetch(spec.model.uri, spec.model.sha256, file.model_root) if spec.model is not None else None
+    step_limit = spec.timeouts.step.seconds
+    sessions = spec.sessions
+    engine: Engine
+    if spec.runtime == "onnx":
+        if path is None:
+            raise ModelInvalid("spec.model: missing; the onnx runtime needs a model")
+        delay = spec.batching.max_queue_delay.seconds
+        declared = sessions.states if sessions is not None else ()
+        engine, signature = _onnx(path, declared, spec.batching.max_batch_size, function.name, delay, step_limit)
+        firsts = [initial(state, found, path) for state, found in zip(declared, signature.states, strict=True)]
+    else:
+        from dormouse_worker.runtimes.python import HandlerRunner, PythonRuntime  # a user's code comes with it: only where asked for
+
+        runtime = PythonRuntime(spec.handler or "", path, function=function.label, revision=file.revision, stateful=sessions is not None)
+        signature = runtime.signature
+        engine = HandlerRunner(runtime, Encoder(function.name, signature), threads=cpus.available(), step_limit=step_limit)
+        firsts = [state.first() for state in runtime.declaration.states]
+    return Loaded(
+        function=function,
+        names=(function.name, function.label),
+        signature=signature,
+        engine=engine,
+        states=tuple(
+            StateInfo(s.input, s.input, s.output, s.datatype, own_shape(s), s.batch_axis, first)
+            for s, first in zip(signature.states, firsts, strict=True)
+        ),
+        state_version=_version(sessions, signature),
+        max_concurrency=spec.max_concurrency,
+        delay_us=spec.batching.max_queue_delay.microseconds,
+        idle_us=sessions.ttl.microseconds if sessions is not None else 0,
+    )
+
+
+def standalone(path: pathlib.Path, name: str, max_batch: int) -> Loaded:
+    """One stateless ONNX model without a spec, for measurements."""
+    engine, signature = _onnx(path, (), max_batch, name, 0.0, 60.0)
+    return Loaded(Function("default", name, "standalone"), (name,), signature, engine, (), "", NO_LIMIT)
+
+
+def _onnx(
+    path: pathlib.Path, states: Sequence[specs.StateSpec], max_batch: int, name: str, delay: float, step_limit: float
+) -> tuple[Engine, Signature]:
+    from dormouse_worker.runtimes.onnx import OnnxRuntime
+
+    runtime = OnnxRuntime(path, states, max_batch, cpus.available())
+    batcher = Batcher(runtime, Encoder(name, runtime.signature), delay=delay, step_limit=step_limit)
+    batcher.warm_up(runtime.example())
+    return batcher, runtime.signature
+
+
+def _version(sessions: specs.SessionsSpec | None, signature: Signature) -> str:
+    if sessions is None:
+        return ""
+    return sessions.state_version or specs.state_version_of([(s.input, s.datatype, s.shape) for s in signature.states])
+
+
+def own_shape(state: StateSpec) -> tuple[int, ...]:
+    """One session's tensor: the batch axis counted as 1."""
+    return tuple(1 if axis == state.batch_axis else size for axis, size in enumerate(state.shape))
+
+
+def initial(declared: specs.StateSpec, state: StateSpec, model: pathlib.Path) -> np.ndarray:
+    """The tensor with which a session begins."""
+    shape = own_shape(state)
+    where = f"spec.sessions.states {state.input!r}: initial"
+    if declared.initial == "zeros":
+        if -1 in shape:
+            raise ModelInvalid(f"{where}: 'zeros' found, but the shape {list(shape)} varies; give {{shape: [...]}} or {{file: ...}}")
+        return zeros(state.datatype, shape)
+    given: Any = declared.initial
+    value = _from_file(where, given.file, model) if given.file is not None else zeros(state.datatype, given.shape or ())
+    try:
+        return np.ascontiguousarray(as_array(value, state.datatype, shape))
+    except Internal as error:
+        raise ModelInvalid(f"{where}: {error.message}") from None
+
+
+def _from_file(where: str, name: str, model: pathlib.Path) -> np.ndarray:
+    folder = (model if model.is_dir() else model.parent).resolve()
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder):
+        raise ModelInvalid(f"{where}.file: {name!r} leads out of the model's folder")
+    try:
+        value: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ModelInvalid(f"{where}.file: {name!r} cannot be read: {error}") from None
+    return value
+
+
+__all__ = ["Loaded", "from_file", "standalone"]

@@ -1,0 +1,82 @@
+"""A worker's place in the store: the sessions of a stateful function, or the bare registration of a stateless one, behind one face."""
+
+import asyncio
+import pathlib
+from collections.abc import Callable
+
+from dormouse_core.workerfile import WorkerFile
+from dormouse_kit.clock import SystemClock
+from dormouse_kit.etcd import EtcdStore, TlsFiles
+
+from dormouse_worker.loading import Loaded
+from dormouse_worker.sessions import Registration, Sessions, Settings
+
+
+class Membership:
+    def __init__(self, file: WorkerFile, loaded: Loaded, *, worker: str, address: str, instance: str) -> None:
+        access = file.store
+        tls = TlsFiles(_path(access.ca), _path(access.cert), _path(access.key)) if access.ca or access.cert else None
+        store = EtcdStore(access.endpoints, tls=tls, user=access.user, password=access.password)
+        clock = SystemClock()
+        self.sessions: Sessions | None = None
+        spec = file.spec.sessions
+        if spec is None:
+            self._registration: Registration | None = Registration(
+                file.function, store, clock, worker=worker, address=address, instance=instance, revision=file.revision, keys=file.keys
+            )
+        else:
+            self._registration = None
+            settings = Settings(
+                shards=spec.shards,
+                state_version=loaded.state_version,
+                accepts=frozenset(spec.accepts),
+                ttl=spec.ttl.seconds,
+                evict_after=spec.evict_after.seconds,
+                step_limit=file.spec.timeouts.step.seconds,
+            )
+            self.sessions = Sessions(
+                file.function,
+                settings,
+                loaded.states,
+                store,
+                clock,
+                loaded.engine,
+                worker=worker,
+                address=address,
+                instance=instance,
+                revision=file.revision,
+                keys=file.keys,
+            )
+        self._store = store
+
+    @property
+    def lost(self) -> asyncio.Event:
+        return self._part.lost
+
+    @property
+    def _part(self) -> Sessions | Registration:
+        part = self.sessions or self._registration
+        assert part is not None
+        return part
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        if self.sessions is not None:
+            self.sessions.on_change = changed
+
+    async def start(self) -> None:
+        await self._part.start()
+
+    async def drain(self) -> None:
+        await self._part.drain()
+
+    def no_taker(self) -> None:
+        if self.sessions is not None:
+            self.sessions.no_taker()
+
+    async def close(self) -> None:
+        await self._part.close()
+        await self._store.close()
+
+
+def _path(text: str) -> pathlib.Path | None:
+    return pathlib.Path(text) if text else None

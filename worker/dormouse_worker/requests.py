@@ -1,0 +1,195 @@
+"""From a ModelInferRequest's bytes to checked arrays.
+
+Whatever a caller can get wrong is found here, before anything runs, and told with the tensor's name, what was found and what is allowed:
+a mistake that reached the runtime would fail a whole batch, or worse, be answered.
+"""
+
+import hashlib
+import math
+import struct
+from typing import Any
+
+import numpy as np
+from dormouse_core.errors import InvalidArgument
+from dormouse_core.tensors import DATATYPES, decode_contents, decode_raw, encode_raw
+from dormouse_proto import inference_pb2
+from google.protobuf.message import DecodeError
+
+from dormouse_worker.asgi import Call
+from dormouse_worker.signatures import Signature, TensorSpec, shape_text
+
+TENSOR_BYTES_MAX = 1 << 31  # elements times size that a shape may claim; the message limit is far below
+
+
+class Request:
+    """A call's decoded content."""
+
+    __slots__ = ("call", "group", "id", "inputs", "key", "message", "outputs", "rows", "session", "tenant")
+
+    def __init__(self) -> None:
+        self.call: Call | None = None
+        self.id = ""
+        self.inputs: dict[str, np.ndarray] = {}
+        self.rows = 1
+        """Size of the batch dimension; 1 where there is none."""
+        self.group: tuple[Any, ...] = ()
+        """Calls whose groups are equal may be joined into one batch."""
+        self.outputs: tuple[int, ...] = ()
+        """Indices of the wanted outputs, in the order of the answer."""
+        self.message: Any = None
+        # For a handler's context:
+        self.session: str | None = None
+        self.tenant = ""
+        self.key = ""
+
+    @property
+    def gone(self) -> bool:
+        return self.call is not None and self.call.gone
+
+
+class Decoder:
+    """Decodes requests for one function, called by any of `names`."""
+
+    def __init__(self, signature: Signature, names: tuple[str, ...]) -> None:
+        self._signature = signature
+        self._names = (*names, "")
+        self._specs = signature.by_name
+        self._required = frozenset(tensor.name for tensor in signature.inputs if not tensor.optional)
+        self._all = tuple(range(len(signature.outputs)))
+        self._indices = {tensor.name: index for index, tensor in enumerate(signature.outputs)}
+        self._states = frozenset(state.input for state in signature.states)
+        self._uniform = all(t.batched and not t.optional and -1 not in t.shape[1:] and t.datatype != "BYTES" for t in signature.inputs)
+        """Every two calls may be joined, whatever they carry."""
+
+    def decode(self, data: bytes) -> Request:
+        try:
+            message = inference_pb2.ModelInferRequest.FromString(data)
+        except DecodeError as error:
+            raise InvalidArgument(f"message: not a ModelInferRequest: {error}") from None
+        request = Request()
+        request.message = message
+        request.id = message.id
+        if message.model_name not in self._names:
+            raise InvalidArgument(f"model_name: {message.model_name!r} found, this function is {self._names[0]!r}")
+        if message.model_version not in ("", "1"):
+            raise InvalidArgument(f"model_version: {message.model_version!r} found, '' and '1' are allowed")
+        self._inputs(request, message)
+        request.outputs = self._outputs(message) if message.outputs else self._all
+        return request
+
+    def _inputs(self, request: Request, message: Any) -> None:
+        raws = message.raw_input_contents
+        if raws and len(raws) != len(message.inputs):
+            raise InvalidArgument(
+                f"raw_input_contents: {len(raws)} entries found, one for each of the {len(message.inputs)} inputs is expected"
+            )
+        inputs = request.inputs
+        rows = 0
+        for index, tensor in enumerate(message.inputs):
+            name = tensor.name
+            spec = self._specs.get(name)
+            if spec is None:
+                raise InvalidArgument(self._unknown(name))
+            if name in inputs:
+                raise InvalidArgument(f"inputs: {name!r} is given twice")
+            if tensor.datatype != spec.datatype:
+                raise InvalidArgument(f"inputs[{name!r}].datatype: {tensor.datatype!r} found, {spec.datatype} is expected")
+            if tensor.parameters and "shared_memory_region" in tensor.parameters:
+                raise InvalidArgument(f"inputs[{name!r}].parameters: shared memory is not supported")
+            shape = tuple(tensor.shape)
+            check_shape(spec, shape)
+            if raws:
+                if tensor.HasField("contents") and tensor.contents.ByteSize():
+                    raise InvalidArgument(
+                        f"inputs[{name!r}].contents: typed contents beside raw_input_contents; a request uses one of the two"
+                    )
+                inputs[name] = decode_raw(spec.datatype, shape, raws[index], name)
+            else:
+                inputs[name] = decode_contents(spec.datatype, shape, tensor.contents, name)
+            if spec.batched:
+                if rows and rows != shape[0]:
+                    raise InvalidArgument(f"inputs[{name!r}].shape: a batch of {shape[0]} rows found, the inputs before it have {rows}")
+                rows = shape[0]
+        if len(inputs) != len(self._specs):
+            missing = self._required - inputs.keys()
+            if missing:
+                raise InvalidArgument(f"inputs: {', '.join(repr(name) for name in sorted(missing))} missing")
+        limit = self._signature.max_batch
+        if self._states and rows > 1:
+            raise InvalidArgument(f"inputs: a batch of {rows} rows found, a step of a session carries 1")
+        if limit and rows > limit:
+            raise InvalidArgument(f"inputs: a batch of {rows} rows found, at most {limit} are allowed (batching.maxBatchSize)")
+        request.rows = rows or 1
+        if not self._uniform:
+            request.group = self._group(inputs)
+
+    def _group(self, inputs: dict[str, np.ndarray]) -> tuple[Any, ...]:
+        """Which inputs are there, their shapes beyond the batch, and the whole value of those that are not batched."""
+        parts: list[Any] = []
+        for spec in self._signature.inputs:
+            array = inputs.get(spec.name)
+            if array is None:
+                parts.append(None)
+            elif spec.batched:
+                parts.append(array.shape[1:])
+            else:
+                parts.append((array.shape, encode_raw(array, spec.datatype)))
+        return tuple(parts)
+
+    def _outputs(self, message: Any) -> tuple[int, ...]:
+        wanted: list[int] = []
+        for output in message.outputs:
+            index = self._indices.get(output.name)
+            if index is None:
+                raise InvalidArgument(f"outputs: {output.name!r} is not an output; allowed are {', '.join(self._indices)}")
+            if index in wanted:
+                raise InvalidArgument(f"outputs: {output.name!r} is asked for twice")
+            for parameter in ("classification", "shared_memory_region"):
+                if parameter in output.parameters:
+                    raise InvalidArgument(f"outputs[{output.name!r}].parameters: {parameter} is not supported")
+            wanted.append(index)
+        return tuple(wanted)
+
+    def _unknown(self, name: str) -> str:
+        allowed = ", ".join(self._specs) or "none"
+        if name in self._states:
+            return f"inputs: {name!r} is a state of the session, which a caller does not send; allowed are {allowed}"
+        return f"inputs: {name!r} is not an input; allowed are {allowed}"
+
+
+def check_shape(spec: TensorSpec, shape: tuple[int, ...]) -> None:
+    declared = spec.shape
+    if len(shape) != len(declared):
+        raise InvalidArgument(
+            f"inputs[{spec.name!r}].shape: {shape_text(shape)} found, rank {len(declared)} is expected: {shape_text(declared)}"
+        )
+    for size, allowed in zip(shape, declared, strict=True):
+        if size != allowed and (allowed != -1 or size < 0):
+            raise InvalidArgument(f"inputs[{spec.name!r}].shape: {shape_text(shape)} found, {shape_text(declared)} is expected")
+    if spec.batched and shape[0] < 1:
+        raise InvalidArgument(f"inputs[{spec.name!r}].shape: a batch of 0 rows found, at least 1 is expected")
+    if math.prod(shape) * (DATATYPES[spec.datatype].itemsize or 4) > TENSOR_BYTES_MAX:
+        raise InvalidArgument(f"inputs[{spec.name!r}].shape: {shape_text(shape)} found, which is more than {TENSOR_BYTES_MAX} bytes")
+
+
+def digest(function: str, request: Request, signature: Signature) -> bytes:
+    """Of what the call asks for, not of how it is written (rule 6): inputs by name with datatype, shape and bytes, parameters sorted, the
+    wanted outputs; never `id`, compression, wire order, or whether contents were typed or raw."""
+    message = request.message
+    parts = [function.encode()]
+    for name in sorted(request.inputs):
+        array = request.inputs[name]
+        datatype = signature.by_name[name].datatype
+        parts += (name.encode(), datatype.encode(), struct.pack(f"<{array.ndim}q", *array.shape), encode_raw(array, datatype))
+    parts.append(b"\0parameters")
+    parameters = message.parameters
+    for name in sorted(parameters):
+        parts += (name.encode(), parameters[name].SerializeToString(deterministic=True))
+    for tensor in sorted(message.inputs, key=lambda t: t.name):
+        for name in sorted(tensor.parameters):
+            parts += (tensor.name.encode(), name.encode(), tensor.parameters[name].SerializeToString(deterministic=True))
+    parts.append(b"\0outputs")
+    parts += [output.name.encode() for output in message.outputs]
+    hasher = hashlib.blake2b(struct.pack(f"<{len(parts)}q", *map(len, parts)), digest_size=16)
+    hasher.update(b"".join(parts))
+    return hasher.digest()

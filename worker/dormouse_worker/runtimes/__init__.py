@@ -1,0 +1,1 @@
+"""What runs a function: ONNX Runtime, or a handler in Python."""

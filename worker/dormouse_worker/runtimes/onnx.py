@@ -1,0 +1,177 @@
+"""ONNX models in ONNX Runtime.
+
+Which dimension is the batch is not written in a model. As Triton does, the first one is taken for it where every output leads with the same
+dimension of variable size; an input that does not lead with it (a threshold, a sampling rate) is shared by all rows, so only calls with the
+same value are joined. `batching` checks at run time that outputs have as many rows as went in.
+
+NumPy has no bfloat16, so models with it go through OrtValues whose bits are copied.
+"""
+
+import ctypes
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from dormouse_core.tensors import from_onnx, zeros
+
+from dormouse_worker.models import ModelInvalid
+from dormouse_worker.signatures import Signature, StateSpec, TensorSpec, shape_text
+
+_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
+
+
+class InvalidElement(Exception):
+    """A BYTES element that an ONNX string cannot hold."""
+
+
+class OnnxRuntime:
+    """One loaded model. `run` may be called from any thread, by one at a time."""
+
+    def __init__(self, path: pathlib.Path, states: Sequence[Any], max_batch: int, threads: int) -> None:
+        """`states`: of the function's spec (input, output, shape, batch_axis). ModelInvalid with the reason, as ONNX Runtime puts it."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # A spinning pool burns the quota that the front and the interpreter need.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if path.is_dir():
+            found = sorted(path.glob("*.onnx"))
+            if len(found) != 1:
+                raise ModelInvalid(f"spec.model.uri: {path.name} is a folder with {len(found)} .onnx files, exactly one is expected")
+            path = found[0]
+        try:
+            self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions have no common root but this
+            raise ModelInvalid(f"{path.name} does not load: {error} (ONNX Runtime {onnxruntime.__version__})") from None
+        self.signature = _signature(self._session, states, max_batch)
+        self._outputs = [t.name for t in self.signature.outputs] + [s.output for s in self.signature.states]
+        self._strings = {t.name for t in self.signature.inputs if t.datatype == "BYTES"}
+        types = {value.name: value.type for value in self._values()}
+        self._bfloat = {name for name, kind in types.items() if kind == "tensor(bfloat16)"}
+        self._options: Any = None
+
+    def _values(self) -> list[Any]:
+        session = self._session
+        return [*session.get_inputs(), *session.get_overridable_initializers(), *session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Public outputs in the signature's order, then the states' in theirs. Raises ONNX Runtime's exceptions."""
+        if self._strings:
+            feeds = {name: _strings(name, array) if name in self._strings else array for name, array in feeds.items()}
+        self._options = options = onnxruntime.RunOptions()
+        if self._bfloat:
+            return self._run_values(feeds, options)
+        return self._session.run(self._outputs, feeds, options)  # type: ignore[no-any-return]  # onnxruntime has no types
+
+    def stop(self) -> None:
+        """Asks the run in progress to end at its next operator. From another thread than `run`'s."""
+        if self._options is not None:
+            self._options.terminate = True
+
+    def _run_values(self, feeds: Mapping[str, np.ndarray], options: Any) -> list[np.ndarray]:
+        make = onnxruntime.OrtValue
+        values = {
+            name: make.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), _BFLOAT16)
+            if name in self._bfloat
+            else make.ortvalue_from_numpy(np.ascontiguousarray(array))
+            for name, array in feeds.items()
+        }
+        found = self._session.run_with_ort_values(self._outputs, values, options)
+        return [_bits(value) if name in self._bfloat else value.numpy() for name, value in zip(self._outputs, found, strict=True)]
+
+    def example(self) -> dict[str, np.ndarray]:
+        """Zeros for every required input, sizes that vary as 1: to warm up and to measure."""
+        feeds = {t.name: zeros(t.datatype, [max(1, size) for size in t.shape]) for t in self.signature.inputs if not t.optional}
+        for s in self.signature.states:
+            feeds[s.input] = zeros(s.datatype, [max(1, size) for size in s.shape])
+        return feeds
+
+
+def _signature(session: Any, states: Sequence[Any], max_batch: int) -> Signature:
+    required = {value.name: value for value in session.get_inputs()}
+    optional = {value.name: value for value in session.get_overridable_initializers()}
+    outputs = {value.name: value for value in session.get_outputs()}
+    found: list[StateSpec] = []
+    for index, state in enumerate(states):
+        where = f"spec.sessions.states[{index}]"
+        value = required.get(state.input) or optional.get(state.input)
+        if value is None:
+            raise ModelInvalid(f"{where}.input: the model has no input {state.input!r}; it has {', '.join(required)}")
+        result = outputs.get(state.output)
+        if result is None:
+            raise ModelInvalid(f"{where}.output: the model has no output {state.output!r}; it has {', '.join(outputs)}")
+        if value.type != result.type:
+            raise ModelInvalid(f"{where}: input {state.input!r} is {value.type}, output {state.output!r} is {result.type}")
+        datatype = _datatype(value)
+        if datatype == "BYTES":
+            raise ModelInvalid(f"{where}: {state.input!r} is a tensor of strings, which a state cannot be")
+        shape = tuple(state.shape)
+        _check_state(where, shape, _shape(value))
+        batch_axis = state.batch_axis if state.batch_axis is not None and shape[state.batch_axis] == -1 else None
+        found.append(StateSpec(state.input, state.output, datatype, shape, batch_axis))
+    inner_inputs, inner_outputs = {s.input for s in found}, {s.output for s in found}
+    public = [v for v in outputs.values() if v.name not in inner_outputs]
+    callers = [v for v in required.values() if v.name not in inner_inputs]
+    extras = [v for v in optional.values() if v.name not in inner_inputs]
+    symbol = _batch_symbol(public) if all(s.batch_axis is not None for s in found) else None
+    leads = [v for v in callers if symbol is not None and _leads(v, symbol)]
+    batches = max_batch > 0 and bool(leads)
+    inputs = [TensorSpec(v.name, _datatype(v), _shape(v), False, batches and v in leads) for v in callers]
+    inputs += [TensorSpec(v.name, _datatype(v), _shape(v), True) for v in extras]
+    results = [TensorSpec(v.name, _datatype(v), _shape(v), False, batches) for v in public]
+    return Signature("onnxruntime_onnx", tuple(inputs), tuple(results), tuple(found), max_batch if batches else 0)
+
+
+def _batch_symbol(outputs: Sequence[Any]) -> str | None:
+    """What every output leads with: a name, '' where the model gives no names; None: no batch."""
+    symbols = {("" if v.shape[0] is None else v.shape[0]) if v.shape else 1 for v in outputs}
+    symbol = symbols.pop() if len(symbols) == 1 else None
+    return symbol if isinstance(symbol, str) else None
+
+
+def _leads(value: Any, symbol: str) -> bool:
+    if not value.shape or isinstance(value.shape[0], int):
+        return False
+    # Exporters name the batch differently on both sides now and then, and PyTorch makes up names for computed dimensions; with a name of
+    # its own on an input and an unnamed output, or the reverse, the first variable dimension is the batch as in Triton.
+    own = value.shape[0] or ""
+    return own == symbol or own == "" or symbol == ""
+
+
+def _datatype(value: Any) -> str:
+    datatype = from_onnx(value.type)
+    if datatype is None:
+        raise ModelInvalid(f"the model's {value.name!r} is {value.type}, which the Open Inference Protocol has no datatype for")
+    return datatype
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(size if isinstance(size, int) else -1 for size in value.shape)
+
+
+def _check_state(where: str, shape: tuple[int, ...], declared: tuple[int, ...]) -> None:
+    fits = len(shape) == len(declared) and all(d in (-1, s) or s == -1 for s, d in zip(shape, declared, strict=True))
+    if not fits:
+        raise ModelInvalid(f"{where}.shape: {shape_text(shape)} found, the model declares {shape_text(declared)}")
+
+
+def _strings(name: str, array: np.ndarray) -> np.ndarray:
+    found = np.empty(array.shape, object)
+    flat = found.reshape(-1)
+    for index, element in enumerate(array.reshape(-1).tolist()):
+        try:
+            flat[index] = element.decode() if isinstance(element, bytes) else element
+        except UnicodeDecodeError:
+            raise InvalidElement(f"inputs[{name!r}]: element {index} is not UTF-8, which an ONNX model's strings are") from None
+    return found
+
+
+def _bits(value: Any) -> np.ndarray:
+    shape = value.shape()
+    count = int(np.prod(shape))
+    pointer = value._ortvalue.data_ptr()
+    return np.frombuffer(ctypes.string_at(pointer, 2 * count), np.uint16).reshape(shape)

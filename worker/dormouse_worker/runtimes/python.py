@@ -1,0 +1,176 @@
+"""Handlers in Python: a user's class, from the model folder or from what is installed.
+
+A handler takes one call at a time per step and is not batched. Sync steps run on as many threads as there are CPUs, async ones on the event
+loop. It gets copies of the states: a step that raises, or is late, leaves the session's own arrays as they were.
+
+A thread cannot be stopped. A step that does not return keeps its session from going on; the probe sees its age, and the supervisor then
+ends the process, which moves the session to another worker.
+"""
+
+import asyncio
+import importlib
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from dormouse_core.errors import DeadlineExceeded, FailedPrecondition
+from dormouse_core.handlers import Context, Declaration, declaration_of
+
+from dormouse_worker.batching import as_error
+from dormouse_worker.models import ModelInvalid
+from dormouse_worker.replies import Encoder
+from dormouse_worker.requests import Request
+from dormouse_worker.sessions import Failed, Outcome, Ran
+from dormouse_worker.signatures import Signature, StateSpec, TensorSpec
+from dormouse_worker.work import Figures, Runs, States, Work
+
+
+class PythonRuntime:
+    """The handler, loaded and set up."""
+
+    def __init__(self, handler: str, folder: pathlib.Path | None, *, function: str, revision: str, stateful: bool) -> None:
+        """`handler` is `module:Class`; `folder` comes first in the search for it. ModelInvalid: whatever the handler's code does wrong."""
+        if folder is not None:
+            if not folder.is_dir():
+                raise ModelInvalid(f"spec.model.uri: {folder.name} is a file, the python runtime takes a folder")
+            sys.path.insert(0, str(folder))
+        name, _, attribute = handler.partition(":")
+        try:
+            kind = getattr(importlib.import_module(name), attribute)
+        except Exception as error:  # a user's module may raise anything while it is imported
+            raise ModelInvalid(f"spec.handler: {handler!r} cannot be imported: {type(error).__name__}: {error}") from error
+        try:
+            self.declaration: Declaration = declaration_of(kind, stateful=stateful)
+        except FailedPrecondition as error:
+            raise ModelInvalid(error.message) from None
+        self.context: dict[str, Any] = {"function": function, "revision": revision, "model": folder}
+        try:
+            self.handler: Any = kind()
+            self.handler.setup(Context(**self.context))
+        except Exception as error:
+            raise ModelInvalid(f"spec.handler: setup of {handler} raised {type(error).__name__}: {error}") from error
+        declared = self.declaration
+        self.signature = Signature(
+            "python",
+            tuple(TensorSpec(t.name, t.datatype, tuple(t.shape), t.optional) for t in declared.inputs),
+            tuple(TensorSpec(t.name, t.datatype, tuple(t.shape)) for t in declared.outputs),
+            tuple(StateSpec(s.name, s.name, s.datatype, tuple(s.shape)) for s in declared.states),
+        )
+
+
+class HandlerRunner:
+    """Runs works on a handler, several at a time."""
+
+    def __init__(
+        self,
+        runtime: PythonRuntime,
+        encoder: Encoder,
+        *,
+        threads: int,
+        step_limit: float,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.runs = Runs(step_limit)
+        self.figures = Figures()
+        self._runtime = runtime
+        self._declaration = runtime.declaration
+        self._encoder = encoder
+        self._monotonic = monotonic
+        self._pool = None if runtime.declaration.is_async else ThreadPoolExecutor(threads, "handler")
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def run(self, call: Any, states: States, step: int, start: bool, end: bool, done: Callable[[Outcome], None], deadline: float) -> None:
+        work = Work(call, states, step, start, end, done, deadline, self._monotonic())
+        self.figures.waiting += 1
+        loop = asyncio.get_running_loop()
+        if self._pool is None:
+            task = loop.create_task(self._run_async(work))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        else:
+            self._pool.submit(self._run_thread, work, loop)
+
+    # -------------------------------------------------------------------------------------------------------------- in a thread
+    def _run_thread(self, work: Work, loop: asyncio.AbstractEventLoop) -> None:
+        began = self._monotonic()
+        if work.request.gone or work.deadline <= began:
+            loop.call_soon_threadsafe(self._dropped, work)
+            return
+        token = self.runs.begin(began)
+        loop.call_soon_threadsafe(self._watch, work, token)
+        try:
+            inputs, state, context = self._arguments(work, began)
+            outcome = self._outcome(work.request, self._runtime.handler.step(inputs, state, context), state)
+        except BaseException as error:  # SystemExit in a handler must not end this thread with the call unanswered
+            outcome = Failed(as_error(error if isinstance(error, Exception) else RuntimeError(repr(error))))
+        loop.call_soon_threadsafe(self._ended, work, token, outcome)
+
+    # -------------------------------------------------------------------------------------------------------------- on the loop
+    async def _run_async(self, work: Work) -> None:
+        began = self._monotonic()
+        if work.request.gone or work.deadline <= began:
+            self._dropped(work)
+            return
+        token = self.runs.begin(began)
+        self._watch(work, token)
+        outcome: Outcome
+        try:
+            inputs, state, context = self._arguments(work, began)
+            async with asyncio.timeout(self.runs.limit):
+                returned = await self._runtime.handler.step(inputs, state, context)
+            outcome = self._outcome(work.request, returned, state)
+        except Exception as error:
+            outcome = Failed(as_error(error))
+        except asyncio.CancelledError as error:
+            outcome = Failed(as_error(RuntimeError(f"the step was cancelled: {error!r}")))
+        self._ended(work, token, outcome)
+
+    def _arguments(self, work: Work, began: float) -> tuple[dict[str, np.ndarray], States, Context]:
+        request: Request = work.request
+        context = Context(
+            **self._runtime.context,
+            session=request.session,
+            tenant=request.tenant,
+            step=work.step,
+            start=work.start,
+            end=work.end,
+            key=request.key,
+            deadline=min(work.deadline, began + self.runs.limit),
+            is_cancelled=lambda: request.gone,
+        )
+        return request.inputs, {name: array.copy() for name, array in work.states.items()}, context
+
+    def _outcome(self, request: Request, returned: Any, state: States) -> Outcome:
+        outputs = self._declaration.check_outputs(returned)
+        states = self._declaration.check_states(state) if self._declaration.states else {}
+        ordered = [outputs[tensor.name] for tensor in self._declaration.outputs]
+        # The handler may keep what it returned or left in `state`: copies, so that it cannot change a session behind the protocol's back.
+        kept = {name: np.array(array, copy=True) for name, array in states.items()}
+        return Ran(self._encoder.encode(request.outputs, request.id, ordered), kept)
+
+    def _dropped(self, work: Work) -> None:
+        self.figures.waiting -= 1
+        self.figures.dropped += 1
+        work.done(Failed(DeadlineExceeded("the caller's deadline passed, or it went away, before the step ran")))
+
+    def _watch(self, work: Work, token: int) -> None:
+        self.figures.waiting -= 1
+        asyncio.get_running_loop().call_later(self.runs.limit, self._exceeded, work, token)
+
+    def _exceeded(self, work: Work, token: int) -> None:
+        call = work.request.call
+        if call is not None and self.runs.has(token):
+            call.transport.refuse(call, self.runs.exceeded())
+
+    def _ended(self, work: Work, token: int, outcome: Outcome) -> None:
+        now = self._monotonic()
+        began = self.runs.end(token)
+        took = now - (now if began is None else began)
+        self.figures.runs += 1
+        self.figures.rows += 1
+        self.figures.busy_seconds += took
+        work.done(Failed(self.runs.exceeded()) if took > self.runs.limit else outcome)

@@ -1,0 +1,169 @@
+"""A worker's work: calls in, answers out.
+
+Knows tensors and sessions; `asgi` knows frames and the batcher knows runs. For each ModelInfer: read its metadata, decode and check its
+message, then give it to the batcher (stateless) or to the sessions (stateful), which give it to the batcher when its turn comes. Every way
+out ends in exactly one answer.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from dormouse_core.errors import Again, DeadlineExceeded, DormouseError, Internal, Unavailable
+from dormouse_core.keys import Function
+from dormouse_kit import log
+
+from dormouse_worker import calls, frames
+from dormouse_worker.asgi import Call, Transport
+from dormouse_worker.counters import Counters
+from dormouse_worker.requests import Decoder, Request, digest
+from dormouse_worker.scheduling import Scheduling
+from dormouse_worker.sessions import Answer, Failed, Outcome, Runner, Step
+from dormouse_worker.signatures import Signature
+from dormouse_worker.work import Figures, Runs
+
+TAKE = 256
+
+
+class Engine(Runner, Protocol):
+    """A runner as the service sees it: it also tells what it does."""
+
+    runs: Runs
+    figures: Figures
+
+
+class Steps(Protocol):
+    """The sessions, as the service sees them."""
+
+    def submit(self, step: Step) -> None: ...
+    def cancel(self, step: Step) -> None: ...
+
+
+class Service:
+    def __init__(
+        self,
+        function: Function,
+        signature: Signature,
+        engine: Engine,
+        transport: Transport,
+        *,
+        names: tuple[str, ...],
+        nonce: str,
+        max_concurrency: int,
+        counters: Counters,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.function = function
+        self.signature = signature
+        self.engine = engine
+        self.counters = counters
+        self.ready = False
+        self.closing = False
+        """Every call is refused with `draining`: the process is about to end."""
+        self.sessions: Steps | None = None
+        self.arrivals = 0
+        self._transport = transport
+        self._decoder = Decoder(signature, names)
+        self._reader = calls.SessionReader(function, nonce) if signature.states else None
+        self._limit = max_concurrency
+        self._monotonic = monotonic
+        self._scheduling = Scheduling()
+        transport.ready = self.turn
+        transport.ended = self._ended
+
+    # ------------------------------------------------------------------------------------------------------------------- calls
+    def turn(self) -> None:
+        """Begins every call that waits."""
+        transport = self._transport
+        taken = transport.take(TAKE)
+        self.arrivals += len(taken)
+        self.counters.change(len(taken))
+        for call in taken:
+            try:
+                self._begin(call)
+            except DormouseError as error:
+                transport.refuse(call, error)
+            except Exception as error:
+                log.warning("a call failed inside the worker", error=repr(error))
+                transport.refuse(call, Internal(f"the worker failed: {error!r}"))
+        self._scheduling.turn(self.counters.active)
+
+    def _begin(self, call: Call) -> None:
+        if self.closing:
+            raise Unavailable("this worker ends", Again.DRAINING)
+        if not self.ready:
+            raise Unavailable("this worker is not ready", Again.NOT_MINE)
+        if self.counters.active > self._limit:
+            raise Unavailable(f"{self._limit} calls are active in this worker (maxConcurrency)", Again.BUSY)
+        headers = calls.read(call.headers)
+        calls.check_function(headers, self.function)
+        timeout = headers.get(b"grpc-timeout")
+        if timeout is not None:
+            call.deadline = call.since + frames.timeout(timeout)
+            if call.deadline <= self._monotonic():
+                raise DeadlineExceeded("the caller's deadline passed before the call was read")
+        self.counters.bytes_in += len(call.body)
+        request = self._decoder.decode(frames.unframe(call.body, headers, self._transport.limit))
+        request.call = call
+        call.body = b""
+        if self._reader is None:
+            self.engine.run(request, {}, 0, False, False, lambda outcome: self._ran(call, outcome), call.deadline)
+        else:
+            self._step(call, request, headers, self._reader)
+
+    def _step(self, call: Call, request: Request, headers: frames.Headers, reader: calls.SessionReader) -> None:
+        sessions = self.sessions
+        if sessions is None:
+            raise Unavailable("this worker owns no sessions yet", Again.NOT_MINE)
+        of = reader.read(headers, request.message.parameters)
+        request.session = str(of.session)
+        request.tenant = calls.text(headers.get(b"dormouse-tenant", b""))
+        request.key = str(of.call_key)
+        step = Step(
+            session=of.key,
+            key=of.call_key,
+            digest=digest(self.function.path, request, self.signature),
+            start=of.start,
+            end=of.end,
+            create=of.create,
+            call=request,
+            answer=lambda answer: self._answered(call, answer),
+            rev=of.rev,
+            deadline=call.deadline,
+        )
+        call.on_gone = lambda: sessions.cancel(step)
+        sessions.submit(step)
+
+    # ----------------------------------------------------------------------------------------------------------------- answers
+    def _ran(self, call: Call, outcome: Outcome) -> None:
+        if isinstance(outcome, Failed):
+            self._transport.refuse(call, outcome.error)
+        else:
+            self._ok(call, outcome.reply, None)
+
+    def _answered(self, call: Call, answer: Answer) -> None:
+        if answer.error is not None:
+            self._transport.refuse(call, answer.error)
+        elif answer.reply is not None:
+            call.kept = answer.kept
+            self._ok(call, answer.reply, [(b"dormouse-step", b"%d" % answer.step)] if answer.step else None)
+        else:
+            self._transport.refuse(call, Internal("the step has neither reply nor error"))
+
+    def _ok(self, call: Call, message: bytes, metadata: list[tuple[bytes, bytes]] | None) -> None:
+        self.counters.bytes_out += len(message)
+        self._transport.reply(((call, frames.frame(message), metadata),))
+
+    def _ended(self, call: Call, error: DormouseError | None) -> None:
+        counters = self.counters
+        counters.change(-1)
+        if error is not None:
+            counters.failed(error)
+        elif call.kept:
+            counters.kept += 1
+        else:
+            counters.codes[0] += 1
+
+    def healthy(self) -> bool:
+        """The probe's answer: no run is older than its step limit allows."""
+        return not self.engine.runs.hangs(self._monotonic())

@@ -1,0 +1,67 @@
+"""Joining calls into one run of a model, and cutting its outputs apart again.
+
+What may be joined is decided by `Request.group` and, in a stateful function, by the states' shapes. Inputs without a batch dimension are
+equal within a group, so the first call's stands for all.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dormouse_worker.signatures import Signature
+from dormouse_worker.work import States, Work
+
+
+class UnevenOutput(Exception):
+    """An output does not have as many rows as went in: its first dimension is not the batch after all."""
+
+
+class Stacker:
+    def __init__(self, signature: Signature) -> None:
+        self._signature = signature
+        self._batched = frozenset(tensor.name for tensor in signature.inputs if tensor.batched)
+        self._variable = tuple(s.input for s in signature.states if any(d == -1 for axis, d in enumerate(s.shape) if axis != s.batch_axis))
+        self.batches = signature.max_batch > 0
+
+    def group(self, work: Work) -> tuple[Any, ...]:
+        """Equal for works that fit into one run."""
+        if self._variable:
+            return (work.request.group, *(work.states[name].shape for name in self._variable))
+        return work.request.group
+
+    def stack(self, works: Sequence[Work]) -> dict[str, np.ndarray]:
+        first = works[0]
+        if len(works) == 1:
+            return {**first.request.inputs, **first.states}
+        feeds: dict[str, np.ndarray] = {}
+        for name, array in first.request.inputs.items():
+            feeds[name] = np.concatenate([w.request.inputs[name] for w in works]) if name in self._batched else array
+        for state in self._signature.states:
+            feeds[state.input] = np.concatenate([w.states[state.input] for w in works], axis=state.batch_axis)
+        return feeds
+
+    def split(self, works: Sequence[Work], outputs: Sequence[np.ndarray]) -> list[tuple[list[np.ndarray], States]]:
+        """For each work its public outputs and its next states. States are copies: a view would keep the whole batch's array alive for as
+        long as the session lives."""
+        public = len(self._signature.outputs)
+        states = self._signature.states
+        if len(works) == 1:
+            own = {s.input: array for s, array in zip(states, outputs[public:], strict=True)}
+            return [(list(outputs[:public]), own)]
+        total = sum(w.request.rows for w in works)
+        for array, spec in zip(outputs, self._signature.outputs, strict=False):
+            if array.ndim == 0 or array.shape[0] != total:
+                raise UnevenOutput(f"output {spec.name!r} has shape {list(array.shape)} for a batch of {total} rows")
+        cut: list[tuple[list[np.ndarray], States]] = []
+        at = 0
+        for index, work in enumerate(works):
+            end = at + work.request.rows
+            rows = [array[at:end] for array in outputs[:public]]
+            own = {}
+            for state, array in zip(states, outputs[public:], strict=True):
+                axis = state.batch_axis or 0
+                own[state.input] = array[(slice(None),) * axis + (slice(index, index + 1),)].copy()
+            cut.append((rows, own))
+            at = end
+        return cut

@@ -1,0 +1,78 @@
+"""What batchers take and give back, and the watch over what runs."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from dormouse_core.errors import DeadlineExceeded
+
+from dormouse_worker.requests import Request
+from dormouse_worker.sessions import Outcome
+
+States = dict[str, np.ndarray]
+ENDING = 1.0
+"""Seconds that a run has to end after its step limit, before the worker counts as hung."""
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One call that waits for its turn, or runs."""
+
+    request: Request
+    states: States
+    step: int
+    start: bool
+    end: bool
+    done: Callable[[Outcome], None]
+    deadline: float
+    since: float
+
+
+class Runs:
+    """What runs right now: enforces the step limit towards callers, and knows when the worker hangs (the probe's question).
+
+    At the limit a caller is answered at once. The sessions hear of the end only when nothing of the step runs any more: a step beside its
+    own zombie would find the handler in a state that nobody foresaw.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self._runs: dict[int, float] = {}
+        self._numbers = itertools.count()
+
+    def begin(self, now: float) -> int:
+        """A token for `end`. Thread-safe, as is `end`: single operations on a dict."""
+        token = next(self._numbers)
+        self._runs[token] = now
+        return token
+
+    def end(self, token: int) -> float | None:
+        return self._runs.pop(token, None)
+
+    def has(self, token: int) -> bool:
+        return token in self._runs
+
+    def oldest(self, now: float) -> float:
+        """Age in seconds of the run that began first; 0: none."""
+        return now - min(list(self._runs.values()), default=now)
+
+    def hangs(self, now: float) -> bool:
+        return self.oldest(now) > self.limit + ENDING
+
+    def exceeded(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"the step ran longer than {self.limit:g} s (timeouts.step)")
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+
+@dataclass(slots=True)
+class Figures:
+    """Of a batcher, for metrics and reports."""
+
+    runs: int = 0
+    rows: int = 0
+    busy_seconds: float = 0.0
+    dropped: int = 0
+    waiting: int = field(default=0)

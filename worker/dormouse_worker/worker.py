@@ -1,0 +1,217 @@
+"""One worker's life, on its event loop: make itself known, serve, report, drain.
+
+Readiness, the lease and the control stream all live here, beside the inference path, so that none of them outlives it.
+"""
+
+import asyncio
+import os
+import time
+
+from dormouse_core.errors import Code
+from dormouse_kit import log
+from dormouse_proto import control_pb2
+
+from dormouse_worker import exposition
+from dormouse_worker.asgi import Transport
+from dormouse_worker.control import Control
+from dormouse_worker.counters import Counters
+from dormouse_worker.link import Link
+from dormouse_worker.loading import Loaded
+from dormouse_worker.membership import Membership
+from dormouse_worker.methods import Methods
+from dormouse_worker.service import Service
+from dormouse_worker.settings import Settings
+
+QUIET = 0.2
+"""A draining worker ends when nothing arrived for so long and nothing is open, in seconds."""
+UNHEARD = 3.0
+"""A draining worker that no leader listens to for so long leaves without one."""
+LOST = 75
+"""Exit status of a process whose lease ended: the supervisor starts the next."""
+
+
+class Worker:
+    def __init__(self, loaded: Loaded, settings: Settings, link: Link) -> None:
+        self.loaded = loaded
+        self.names = loaded.names
+        self.metadata = loaded.signature.metadata(loaded.state_version)
+        self.delay_us = loaded.delay_us
+        self.idle_us = loaded.idle_us
+        self._settings = settings
+        self._link = link
+        self._draining: asyncio.Task[None] | None = None
+        self._member: Membership | None = None
+        self._counters = Counters()
+        self.control = Control(self.report, self.drain, self._no_taker)
+        self.transport = Transport(settings.message_bytes, Methods(self, self.control.serve))
+        self.service = Service(
+            loaded.function,
+            loaded.signature,
+            loaded.engine,
+            self.transport,
+            names=loaded.names,
+            nonce=settings.worker.rpartition("-")[2],
+            max_concurrency=loaded.max_concurrency,
+            counters=self._counters,
+        )
+
+    # -------------------------------------------------------------------------------------------------------------------- life
+    async def run(self, member: Membership | None) -> None:
+        """Makes the worker known once callers can reach it, then watches over it until the process ends."""
+        await self._listening()
+        if member is not None:
+            self._member = member
+            member.on_change(self.control.changed)
+            self.service.sessions = member.sessions
+            await member.start()
+        self.service.ready = True
+        self._link.send({"ready": True})
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._link.sock.fileno(), self._ordered)
+        self.control.changed()
+        log.event("worker ready", worker=self._settings.worker, function=self.loaded.function.label, port=self._settings.port)
+        if member is not None:
+            await member.lost.wait()
+            log.warning("the worker's lease has ended; its process ends too", worker=self._settings.worker)
+            os._exit(LOST)
+
+    async def _listening(self) -> None:
+        """Python runs before Envoy listens. A worker that registered by then would be dialled in vain."""
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(self._settings.host, self._settings.port)
+            except OSError:
+                await asyncio.sleep(0.002)
+            else:
+                writer.close()
+                return
+
+    def _ordered(self) -> None:
+        try:
+            data = self._link.sock.recv(4096)
+        except BlockingIOError:
+            return
+        if not data:
+            asyncio.get_running_loop().remove_reader(self._link.sock.fileno())
+        for message in self._link.feed(data):
+            if message.get("drain"):
+                self.drain()
+
+    def drain(self) -> None:
+        """Hands over what it owns, finishes what runs, then tells the supervisor. Asked twice, it drains once."""
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(self._drain())
+
+    async def _drain(self) -> None:
+        log.event("draining", worker=self._settings.worker)
+        self.control.changed()
+        if self._member is not None:
+            unheard = asyncio.ensure_future(self._unheard())
+            await self._member.drain()
+            unheard.cancel()
+        self.control.changed()
+        await self._quiet()
+        self.service.closing = True
+        if self._member is not None:
+            await self._member.close()
+        self.control.close()
+        await self._quiet()
+        log.event("drained", worker=self._settings.worker)
+        self._link.send({"drained": True})
+
+    async def _unheard(self) -> None:
+        silent = 0.0
+        while silent < UNHEARD:
+            await asyncio.sleep(0.1)
+            silent = 0.0 if self.control.streams else silent + 0.1
+        self._no_taker()
+
+    async def _quiet(self) -> None:
+        """Callers that have not yet heard of the drain may still send: wait until none does."""
+        seen = -1
+        while self.transport.open or self.service.arrivals != seen:
+            seen = self.service.arrivals
+            await asyncio.sleep(QUIET)
+
+    def _no_taker(self) -> None:
+        if self._draining is not None and self._member is not None:
+            self._member.no_taker()
+
+    # ------------------------------------------------------------------------------------------------------------------- facts
+    def healthy(self) -> bool:
+        return self.service.healthy()
+
+    def serving(self) -> bool:
+        return self.service.ready and not self.service.closing and self.healthy()
+
+    def report(self, first: bool) -> control_pb2.WorkerReport:
+        settings, counters, figures = self._settings, self._counters, self.loaded.engine.figures
+        report = control_pb2.WorkerReport(
+            worker=settings.worker,
+            uid=self.loaded.function.uid,
+            revision=settings.revision,
+            ready=self.serving(),
+            draining=self._draining is not None,
+            in_flight=max(0, counters.active - figures.waiting),
+            queued=figures.waiting,
+            calls=counters.finished,
+            kept_replies=counters.kept,
+            concurrency_seconds=counters.concurrency_seconds(),
+            busy_seconds=figures.busy_seconds,
+        )
+        if self._member is not None and self._member.sessions is not None:
+            found = self._member.sessions.report()
+            report.sessions = found.sessions
+            report.state_bytes = found.state_bytes
+            report.shards = found.shards
+            report.queued += found.queued
+            report.in_flight = max(0, report.in_flight - found.queued)
+            for shard, since in found.stopped:
+                report.stopped.add(shard=shard, stopped_us=since)
+        if first:
+            report.metadata.CopyFrom(self.metadata)
+        return report
+
+    def metrics(self) -> str:
+        counters, figures = self._counters, self.loaded.engine.figures
+        found = self.report(False)
+        family = exposition.family
+        age = self.loaded.engine.runs.oldest(time.monotonic())
+        return "".join(
+            [
+                family(
+                    "dormouse_worker_calls_total",
+                    "counter",
+                    "Calls that were served, by gRPC code.",
+                    [({"code": Code(code).name}, n) for code, n in sorted(counters.codes.items())],
+                ),
+                family(
+                    "dormouse_worker_refusals_total",
+                    "counter",
+                    "Calls sent elsewhere before anything ran, by reason.",
+                    [({"again": reason}, n) for reason, n in sorted(counters.again.items())],
+                ),
+                family(
+                    "dormouse_worker_kept_replies_total", "counter", "Copies of calls answered from a kept reply.", [({}, counters.kept)]
+                ),
+                family("dormouse_worker_active_calls", "gauge", "Calls that run, commit or wait.", [({}, counters.active)]),
+                family(
+                    "dormouse_worker_concurrency_seconds_total",
+                    "counter",
+                    "Integral of active calls over time.",
+                    [({}, counters.concurrency_seconds())],
+                ),
+                family("dormouse_worker_runs_total", "counter", "Runs of the model.", [({}, figures.runs)]),
+                family("dormouse_worker_rows_total", "counter", "Calls that were run; over runs, the mean batch.", [({}, figures.rows)]),
+                family("dormouse_worker_busy_seconds_total", "counter", "Time in the model.", [({}, figures.busy_seconds)]),
+                family(
+                    "dormouse_worker_dropped_total", "counter", "Calls not run because nobody waited any more.", [({}, figures.dropped)]
+                ),
+                family("dormouse_worker_received_bytes_total", "counter", "Bytes of requests.", [({}, counters.bytes_in)]),
+                family("dormouse_worker_sent_bytes_total", "counter", "Bytes of replies.", [({}, counters.bytes_out)]),
+                family("dormouse_worker_oldest_run_seconds", "gauge", "Age of the oldest run.", [({}, age)]),
+                family("dormouse_worker_sessions", "gauge", "Sessions in memory.", [({}, found.sessions)]),
+                family("dormouse_worker_state_bytes", "gauge", "State in memory.", [({}, found.state_bytes)]),
+                family("dormouse_worker_shards", "gauge", "Shards owned.", [({}, found.shards)]),
+            ]
+        )
