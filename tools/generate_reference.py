@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import yaml
-
 from dormouse_core import limits
 from dormouse_core.spec import schema
 from dormouse_core.spec.objects import API_VERSION, KIND
@@ -102,7 +101,7 @@ def reference() -> str:
         f"<!-- {MADE.format('dormouse_core.spec')} -->\n",
         f"# {KIND}\n",
         f"`apiVersion: {API_VERSION}`, `kind: {KIND}`, short name `ifn`. {root['description']}\n",
-        "A duration is whole numbers with the units h, m, s and ms: `250ms`, `60s`, `1h30m`. A field that is null is as one that is absent.",
+        "A duration is whole numbers with the units h, m, s and ms: `250ms`, `60s`, `1h30m`. A null field is as an absent one.",
         "An object of Kubernetes goes into the workers' pods as it is; on one machine it has no effect.\n",
         "## spec\n",
         *sections("spec", root["properties"]["spec"]),

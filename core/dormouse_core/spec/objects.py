@@ -48,7 +48,7 @@ class Model(Struct, frozen=True, kw_only=True, rename="camel"):
             pattern=rf"^({'|'.join(SCHEMES)})://[^\s]+$",
             max_length=2048,
             description="Where the model is fetched from, by the worker: https://, s3://, gs://, hf://, pvc://, configmap:// or file://. "
-            "A file:// path lies under the model root: on one machine the manifest's folder, in a cluster the image's /models.",
+            "A file:// path lies under the model root: on one machine the folder of `dormouse up`, in a cluster the image's /models.",
         ),
     ]
     sha256: (

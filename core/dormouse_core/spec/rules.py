@@ -35,8 +35,13 @@ class Rule:
     changes: bool = False
 
 
+def _batches(state: StateSpec) -> bool:
+    return state.batch_axis < len(state.shape) and state.shape[state.batch_axis] in (-1, 1)
+
+
 def _varies(state: StateSpec) -> bool:
-    return any(size < 0 for axis, size in enumerate(state.shape) if axis != state.batch_axis)
+    """Whether zeros have no size. Not asked of a state whose batch axis is wrong: that fault is told already."""
+    return _batches(state) and any(size < 0 for axis, size in enumerate(state.shape) if axis != state.batch_axis)
 
 
 def _initial_fits(state: StateSpec) -> bool:
@@ -182,7 +187,7 @@ RULES: Sequence[Rule] = (
         "spec.sessions.states[]",
         "shape",
         "self.batchAxis >= self.shape.size() || self.shape[self.batchAxis] == -1 || self.shape[self.batchAxis] == 1",
-        lambda state: state.batch_axis >= len(state.shape) or state.shape[state.batch_axis] in (-1, 1),
+        lambda state: state.batch_axis >= len(state.shape) or _batches(state),
         "-1 or 1 is allowed at batchAxis",
         lambda state: f"{state.shape[state.batch_axis]} at axis {state.batch_axis}",
     ),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 
 def state_elements(shape: Sequence[int], batch_axis: int | None) -> int:
-    """Elements of one session's state of this declared shape; a dimension that varies counts as 1, so this is the least of one that is not empty."""
+    """Elements of one session's state of this declared shape, if no dimension is 0: one that varies counts as 1."""
     return math.prod(1 if size < 0 or axis == batch_axis else size for axis, size in enumerate(shape))
 
 
