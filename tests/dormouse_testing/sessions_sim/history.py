@@ -1,0 +1,141 @@
+"""What must be true of every history, judged from outside: the versions of each record in the store, and what clients were told.
+
+The model under test appends each call's number to its session's state, so a state *is* the list of the calls that made it. Every version that
+lands in the store must be its predecessor plus one call that never had an effect before, or a beginning that was allowed to begin. Every
+acknowledgement must name a version that was in the store before it.
+"""
+
+import struct
+from dataclasses import dataclass, field
+
+from dormouse_core import records
+from dormouse_core.seams import Event
+
+NUMBER = struct.Struct(">I")
+
+
+class Violation(AssertionError):
+    """A promise was broken. `kind` is what the controls look for."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(f"{kind}: {text}")
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Call:
+    """One logical call of a client; every copy of it has the same key. Numbers rise with the time of issue within a session."""
+
+    number: int
+    session: str
+    timestamp_us: int
+    start: bool
+    end: bool
+    create: bool
+
+
+@dataclass
+class Version:
+    revision: int
+    chain: tuple[int, ...] | None  # None: a tombstone
+    call: int | None  # whose step made it
+    reply: bytes | None
+    expires_us: int
+    step: int
+
+
+@dataclass
+class _Session:
+    versions: list[Version | None] = field(default_factory=list)  # None: removed
+    applied: dict[int, Version] = field(default_factory=dict)
+    acked: dict[int, bytes] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)  # ids of the keys in the last version
+
+    @property
+    def last(self) -> Version | None:
+        return self.versions[-1] if self.versions else None
+
+
+def chain_of(data: bytes) -> tuple[int, ...]:
+    return tuple(number for (number,) in NUMBER.iter_unpack(data))
+
+
+class History:
+    def __init__(self, clock_slack_us: int) -> None:
+        self.calls: dict[int, Call] = {}
+        self.sessions: dict[str, _Session] = {}
+        self._slack_us = clock_slack_us
+
+    def of(self, session: str) -> _Session:
+        return self.sessions.setdefault(session, _Session())
+
+    # -------------------------------------------------------------------------------------------------------------- the store
+
+    def landed(self, session: str, event: Event, now_us: int) -> None:
+        it = self.of(session)
+        if event.item is None:
+            it.versions.append(None)
+            return
+        record = records.decode(event.item.value)
+        before = it.last
+        new = [kept for kept in record.body.kept if before is None or kept.id not in it.kept]
+        it.kept = {kept.id for kept in record.body.kept}
+        chain = None if record.body.tombstone else chain_of(record.tensors[0].data)
+        number = chain[-1] if chain else (chain_of(new[0].reply or b"")[-1] if new else None)
+        version = Version(event.mod_revision, chain, number, new[0].reply if new else None, record.body.expires_us, record.body.step)
+        it.versions.append(version)
+        if number is None:
+            return
+        call = self.calls[number]
+        if number in it.applied:
+            raise Violation("twice", f"call {number} of {session} takes effect a second time")
+        it.applied[number] = version
+        self._check_chain(session, call, before, version, now_us)
+        later = [n for n in it.acked if n > number]
+        if call.start and later:
+            raise Violation("late-start", f"start {number} of {session} takes effect after call {later[0]}, issued later, was acknowledged")
+
+    def _check_chain(self, session: str, call: Call, before: Version | None, version: Version, now_us: int) -> None:
+        live = before is not None and before.chain is not None
+        chain = version.chain
+        if chain is None:  # a tombstone: only its reply tells what it was made of
+            if version.reply is None:
+                return
+            chain = chain_of(version.reply)
+        if live and before is not None and chain == (*(before.chain or ()), call.number):
+            return
+        if chain == (call.number,):
+            over = before is None or before.chain is None or before.expires_us <= now_us + self._slack_us
+            if call.start or (over and call.create):
+                return
+            raise Violation("lost", f"call {call.number} of {session} begins anew over {before}")
+        raise Violation("fork", f"call {call.number} of {session} makes {chain} out of {before and before.chain}")
+
+    # ------------------------------------------------------------------------------------------------------------------ clients
+
+    def acknowledged(self, call: Call, reply: bytes) -> None:
+        it = self.of(call.session)
+        version = it.applied.get(call.number)
+        if version is None:
+            raise Violation("ack-uncommitted", f"call {call.number} of {call.session} is acknowledged and not in the store")
+        expected = version.reply
+        if version.chain is not None:
+            expected = b"".join(NUMBER.pack(n) for n in version.chain)
+        if expected is not None and reply != expected:
+            raise Violation(
+                "reply-differs", f"call {call.number} of {call.session} is answered {chain_of(reply)}, made {chain_of(expected)}"
+            )
+        it.acked[call.number] = reply
+
+    def said_missing(self, call: Call, versions_at_arrival: int, now_us: int) -> None:
+        """The client was told that there is no such session."""
+        it = self.of(call.session)
+        if call.number in it.applied:
+            raise Violation("reply-differs", f"call {call.number} of {call.session} is committed and answered 'no such session'")
+        seen: list[Version | None] = list(it.versions[max(versions_at_arrival - 1, 0) :]) if versions_at_arrival else [None, *it.versions]
+        if all(v is not None and v.chain is not None and v.expires_us > now_us + self._slack_us for v in seen):
+            raise Violation("false-missing", f"call {call.number} of {call.session} is answered 'no such session', but it lives")
+
+    def refused_as_old(self, call: Call) -> None:
+        if call.number not in self.of(call.session).applied:
+            raise Violation("false-refusal", f"call {call.number} of {call.session} is fresh, unapplied, and refused as too old")

@@ -1,0 +1,332 @@
+"""One simulated history: who is in it, and what goes wrong."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from dormouse_core.errors import Again, DormouseError, Internal, Unavailable
+from dormouse_core.keys import Function, Keys
+from dormouse_worker.sessions import Answer, Failed, Outcome, Ran, Sessions, Settings, StateInfo, Step
+
+from dormouse_testing import simloop
+from dormouse_testing.clock import SimClock
+from dormouse_testing.memory_etcd import MemoryEtcd
+from dormouse_testing.memory_store import Fault, MemoryStore
+from dormouse_testing.sessions_sim.clients import Client
+from dormouse_testing.sessions_sim.history import NUMBER, History
+from dormouse_testing.sessions_sim.leader import Leader
+
+FUNCTION = Function("sim", "chain", "uid-1")
+KEYS = Keys("sim")
+STATES = [StateInfo("chain", "chain", "chain", "UINT8", (-1,), None, np.zeros(0, np.uint8))]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How large a history is, and how much goes wrong in it."""
+
+    instances: int = 2
+    shards: int = 2
+    sessions: int = 3
+    calls: int = 8  # a session
+    trouble: float = 12.0  # seconds; then everything works, and every call must be answered
+    bad: float = 0.04  # of requests to the store
+    restless: float = 0.35  # how often the leader moves something for no reason
+    crashes: float = 0.12  # a second and instance
+    ttl: float = 3600.0
+    removal_wait: float = 0.0  # 0: nothing is removed
+    skew: float = 0.0  # seconds, of wall clocks
+    gives_up: float = 0.05  # of calls: the client goes on with its next one
+    copies: float = 0.15  # of attempts: another copy arrives, some time later
+    starts: bool = True  # sequences with start and end; else sessions that any step may create
+
+
+def shape_of(seed: int) -> Shape:
+    """Seeds differ in what they stress."""
+    kinds = (
+        Shape(),
+        Shape(shards=1, sessions=2, bad=0.12),
+        Shape(instances=3, restless=1.0, crashes=0.05),
+        Shape(sessions=1, calls=14, copies=0.4, starts=False),
+        Shape(ttl=1.5, removal_wait=0.5, copies=0.4),
+        Shape(ttl=2.0, removal_wait=0.5, copies=0.4, starts=False, calls=6, gives_up=0.2),
+        Shape(crashes=0.4, bad=0.02, gives_up=0.0),
+        Shape(skew=0.5, bad=0.06),
+    )
+    return kinds[seed % len(kinds)]
+
+
+class Model:
+    """The runner of one process: appends the call's number to the state, after some time."""
+
+    def __init__(self, world: "World", process: "Process") -> None:
+        self._world = world
+        self._process = process
+
+    def run(
+        self,
+        call: Any,
+        states: dict[str, np.ndarray],
+        step: int,
+        start: bool,
+        end: bool,
+        done: Callable[[Outcome], None],
+        deadline: float,
+    ) -> None:
+        rng = self._world.rng
+        seconds = rng.uniform(0.001, 0.05) if rng.random() > 0.05 else rng.uniform(0.2, 1.0)
+        chain = states["chain"]
+
+        def finish() -> None:
+            if not self._process.alive:
+                return
+            if self._world.troubled and rng.random() < 0.03:
+                done(Failed(Internal("the handler raised")))
+                return
+            after = np.concatenate([chain, np.frombuffer(NUMBER.pack(call.number), np.uint8)])
+            done(Ran(after.tobytes(), {"chain": after}))
+
+        asyncio.get_running_loop().call_later(seconds, finish)
+
+
+@dataclass(eq=False)
+class Process:
+    """One worker process. A process that ended is never the same again: the instance starts the next, under a new name."""
+
+    name: str
+    store: MemoryStore
+    sessions: Sessions = field(init=False)
+    alive: bool = True
+    ready: bool = False
+    tasks: list["asyncio.Task[Any]"] = field(default_factory=list)
+
+    def die(self) -> None:
+        """SIGKILL: nothing of it runs any more. What it sent is on its way all the same."""
+        self.alive = self.ready = False
+        for task in [*self.tasks, *self.sessions._tasks, self.sessions.registration._task]:
+            if task is not None:
+                task.cancel()
+
+
+class World:
+    def __init__(self, seed: int, shape: Shape, trace: Callable[[str], None] | None = None) -> None:
+        self.rng = random.Random(seed)
+        self.shape = shape
+        self.clock = SimClock()
+        self.etcd = MemoryEtcd(self.clock)
+        self.history = History(clock_slack_us=int((2 * shape.skew + 0.001) * 1e6))
+        self.instances: dict[str, Process] = {}
+        self.troubled = True
+        self.processes = 0
+        self._trace = trace
+        self._seen = 1
+        self.leader = Leader(self)
+        self.etcd.listeners.add(self._observe)
+        self.violations: list[BaseException] = []
+
+    def trace(self, text: str) -> None:
+        if self._trace is not None:
+            self._trace(f"{self.clock.monotonic():10.4f}  {text}")
+
+    def skewed(self) -> SimClock:
+        return SimClock(self.rng.uniform(-self.shape.skew, self.shape.skew))
+
+    # ---------------------------------------------------------------------------------------------------------------- the store
+
+    def client(self, who: str, clock: SimClock | None = None) -> MemoryStore:
+        store = MemoryStore(clock or self.clock, etcd=self.etcd)
+        store.hook = lambda method, request: self._fault(who, method)
+        store.watch_delay = self.rng.choice((0.0, 0.005, 0.05, 0.5))
+        return store
+
+    def _fault(self, who: str, method: str) -> Fault:
+        rng = self.rng
+        there, back = rng.uniform(0.0002, 0.01), rng.uniform(0.0002, 0.01)
+        if not self.troubled or rng.random() > self.shape.bad:
+            return Fault(request_delay=there, reply_delay=back)
+        kind = rng.choice(("request", "reply", "late", "late", "slow", "refuse"))
+        self.trace(f"{who} {method}: {kind}")
+        match kind:
+            case "request":
+                return Fault(lose_request=True)
+            case "reply":
+                return Fault(request_delay=there, lose_reply=True)
+            case "late":
+                return Fault(request_delay=rng.choice((5.5, 6.0, 9.0)))  # the caller has given up by then
+            case "slow":
+                return Fault(request_delay=rng.uniform(0.0, 2.0), reply_delay=rng.uniform(0.0, 2.0))
+            case _:
+                return Fault(refuse="etcdserver: mvcc: database space exceeded")
+
+    def _observe(self) -> None:
+        """Called by the store after each change: looks at every new version of every record."""
+        prefix = KEYS.states(FUNCTION)
+        events = self.etcd.events(prefix, self._seen + 1)
+        self._seen = self.etcd.revision
+        for event in events:
+            session = event.key[len(prefix) :].partition("/")[2]
+            try:
+                self.history.landed(session, event, int(self.clock.now() * 1e6))
+            except BaseException as violation:
+                self.violations.append(violation)
+            self.trace(f"landed {event.mod_revision} {session} {self.history.of(session).last}")
+
+    # ------------------------------------------------------------------------------------------------------------------ processes
+
+    async def start(self, instance: str) -> Process:
+        """Runs until it has a process that registered."""
+        while True:
+            self.processes += 1
+            name = f"{instance}-{self.processes}"
+            clock = self.skewed()
+            process = Process(name, self.client(name, clock))
+            settings = Settings(
+                shards=self.shape.shards, state_version="v1", ttl=self.shape.ttl, evict_after=self.rng.choice((0.5, 600.0)), step_limit=5.0
+            )
+            process.sessions = Sessions(
+                FUNCTION,
+                settings,
+                STATES,
+                process.store,
+                clock,
+                Model(self, process),
+                worker=name,
+                address=name,
+                instance=instance,
+                revision="r1",
+                keys=KEYS,
+            )
+            self.trace(f"{name} starts")
+            self.instances[instance] = process
+            try:
+                await process.sessions.start()
+            except (DormouseError, Exception) as error:
+                self.trace(f"{name} does not start: {error!r}")
+                process.die()
+                await asyncio.sleep(0.1)
+                continue
+            process.ready = True
+            return process
+
+    async def live(self, instance: str) -> None:
+        """One instance's life: processes die, drain, lose their lease; the next one starts."""
+        rng = self.rng
+        while True:
+            process = await self.start(instance)
+            while process.alive:
+                await asyncio.sleep(0.25)
+                if process.sessions.lost.is_set():
+                    self.trace(f"{process.name} lost its lease")
+                    process.die()
+                elif self.troubled and rng.random() < self.shape.crashes * 0.25:
+                    await self._hurt(process)
+            await asyncio.sleep(rng.uniform(0.0, 0.5))
+
+    async def _hurt(self, process: Process) -> None:
+        rng = self.rng
+        match rng.choice(("kill", "kill", "cut", "drain")):
+            case "kill":
+                self.trace(f"{process.name} is killed")
+                process.die()
+            case "cut":
+                self.trace(f"{process.name} is cut off from the store")
+                process.store.down = True
+                await asyncio.sleep(rng.uniform(0.5, 6.0))
+                process.store.down = False
+            case "drain":
+                self.trace(f"{process.name} drains")
+                drain = asyncio.create_task(process.sessions.drain())
+                process.tasks.append(drain)
+                await asyncio.wait({drain}, timeout=rng.uniform(0.0, 4.0))
+                if not drain.done():
+                    process.sessions.no_taker()
+                    await asyncio.wait({drain}, timeout=10.0)
+                if drain.done():
+                    self.trace(f"{process.name} has drained")
+                    process.ready = False
+                    await process.sessions.close()
+                process.die()
+
+    # ----------------------------------------------------------------------------------------------------------------- the network
+
+    async def send(self, instance: str, step_of: Callable[[Callable[[Answer], None]], Step]) -> Answer:
+        """One attempt at an instance: an answer, or Unavailable where the connection breaks."""
+        rng = self.rng
+        await asyncio.sleep(rng.uniform(0.0005, 0.02))
+        process = self.instances.get(instance)
+        if process is None or not process.ready:
+            return Answer(None, 0, Unavailable("connection refused", Again.NOT_MINE))
+        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def answer(it: Answer) -> None:
+            assert not answered.done(), "a step is answered twice"
+            answered.set_result(it)
+
+        process.sessions.submit(step_of(answer))
+        for _ in range(2_000):
+            done, _pending = await asyncio.wait({answered}, timeout=0.05)
+            if done:
+                await asyncio.sleep(rng.uniform(0.0005, 0.02))
+                return answered.result()
+            if not process.alive:
+                return Answer(None, 0, Unavailable("connection reset"))
+        raise AssertionError(f"{process.name} has not answered for 100 s")
+
+    async def play(self) -> None:
+        for number in range(self.shape.instances):
+            self.instances[f"i{number}"] = None  # type: ignore[assignment]
+        await self.leader.begin()
+        loops = [asyncio.create_task(self.live(instance)) for instance in list(self.instances)]
+        loops.append(asyncio.create_task(self.leader.lead()))
+        clients = [Client(self, f"/i:{n + 1}") for n in range(self.shape.sessions)]
+        callers = [asyncio.create_task(client.run()) for client in clients]
+        loops.append(asyncio.create_task(self._calm()))
+        try:
+            waiting = set(callers)
+            while waiting and not self.violations:
+                done, waiting = await asyncio.wait(waiting, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            # Late copies and late transactions may still do harm.
+            for _ in range(12):
+                if not self.violations:
+                    await asyncio.sleep(1.0)
+                    self.leader.may_remove = True
+            for client in clients:
+                client.finish()
+        finally:
+            for process in self.instances.values():
+                if process is not None:
+                    process.die()
+            tasks = [*loops, *callers, *(copy for client in clients for copy in client.copies)]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if self.violations:
+            raise self.violations[0]
+
+    async def _calm(self) -> None:
+        await asyncio.sleep(self.shape.trouble)
+        self.trace("calm")
+        self.troubled = False
+        for process in self.instances.values():
+            if process is not None:
+                process.store.down = False
+
+
+def run(seed: int, *, shape: Shape | None = None, trace: Callable[[str], None] | None = None) -> World:
+    """Plays one history; raises what it broke."""
+    shape = shape or shape_of(seed)
+    world: list[World] = []
+
+    async def main() -> None:
+        world.append(World(seed, shape, trace))
+        await world[0].play()
+
+    simloop.run(main(), limit=600.0)
+    return world[0]
+
+
