@@ -1,0 +1,128 @@
+"""A small client of the Open Inference Protocol, for scripts and for `dormouse call`.
+
+It speaks what any client of the protocol speaks; `tritonclient` and KServe's work as well. What it adds: sessions by name, idempotency keys,
+and the step count, which travel as metadata.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import grpc
+import numpy as np
+from dormouse_core.errors import Code, DormouseError
+from dormouse_core.tensors import DATATYPES, decode_raw, encode_raw
+from dormouse_proto import inference_pb2, inference_pb2_grpc
+from numpy.typing import NDArray
+
+MESSAGE_BYTES = 64 * 2**20
+_BY_DTYPE = {d.dtype: name for name, d in DATATYPES.items() if name not in ("BF16", "BYTES")}
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A tensor whose datatype NumPy's dtype does not say: BF16 (uint16 bit patterns) and BYTES."""
+
+    array: NDArray[Any]
+    datatype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    outputs: dict[str, NDArray[Any]]
+    step: int  # of the session; 0: stateless
+    id: str
+    model_version: str
+
+
+class Client:
+    """`address`: host:port of the gateway. One object may be used from several threads. Errors are `DormouseError` with gRPC's code."""
+
+    def __init__(self, address: str = "127.0.0.1:8001") -> None:
+        options = [
+            ("grpc.max_receive_message_length", MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MESSAGE_BYTES),
+            ("grpc.enable_retries", 0),
+        ]
+        self._channel = grpc.insecure_channel(address, options=options)
+        self._stub = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def metadata(self, function: str, *, timeout: float | None = None) -> inference_pb2.ModelMetadataResponse:
+        """What the function takes and gives. Wakes nobody."""
+        request = inference_pb2.ModelMetadataRequest(name=function)
+        response: inference_pb2.ModelMetadataResponse = self._unary(self._stub.ModelMetadata, request, [], timeout)[0]
+        return response
+
+    def infer(
+        self,
+        function: str,
+        inputs: Mapping[str, NDArray[Any] | Input],
+        *,
+        session: str | None = None,
+        sequence_id: int | str | None = None,
+        start: bool = False,
+        end: bool = False,
+        outputs: Sequence[str] = (),
+        tenant: str = "",
+        idempotency_key: str = "",
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> Answer:
+        """One call. `function`: namespace/name, or name in the gateway's default namespace.
+
+        `session`: the session of that name, begun by its first step. `sequence_id` with `start` and `end`: Triton's sequences. With an
+        `idempotency_key` the same call may be sent again and runs once.
+        """
+        request = inference_pb2.ModelInferRequest(model_name=function, id=request_id)
+        for name, given in inputs.items():
+            array, datatype = (given.array, given.datatype) if isinstance(given, Input) else (np.asarray(given), "")
+            datatype = datatype or _datatype(name, array)
+            request.inputs.add(name=name, datatype=datatype, shape=array.shape)
+            request.raw_input_contents.append(encode_raw(array, datatype))
+        for name in outputs:
+            request.outputs.add(name=name)
+        if sequence_id is not None:
+            identity = request.parameters["sequence_id"]
+            if isinstance(sequence_id, int):
+                identity.int64_param = sequence_id
+            else:
+                identity.string_param = sequence_id
+            request.parameters["sequence_start"].bool_param = start
+            request.parameters["sequence_end"].bool_param = end
+        elif start or end:
+            raise ValueError("start and end belong to a sequence_id")
+        pairs = (("dormouse-session", session), ("dormouse-tenant", tenant), ("dormouse-idempotency-key", idempotency_key))
+        metadata = [(key, value) for key, value in pairs if value]
+        response, trailing = self._unary(self._stub.ModelInfer, request, metadata, timeout)
+        found = {
+            out.name: decode_raw(out.datatype, list(out.shape), raw, out.name)
+            for out, raw in zip(response.outputs, response.raw_output_contents, strict=True)
+        }
+        return Answer(found, int(trailing.get("dormouse-step", "0")), response.id, response.model_version)
+
+    def _unary(self, method: Any, request: Any, metadata: list[tuple[str, str]], timeout: float | None) -> tuple[Any, dict[str, Any]]:
+        try:
+            response, call = method.with_call(request, metadata=metadata, timeout=timeout)
+        except grpc.RpcError as error:
+            raise DormouseError(error.details() or error.code().name, Code(error.code().value[0])) from error
+        told = {m.key: m.value for m in (*(call.initial_metadata() or ()), *(call.trailing_metadata() or ()))}
+        return response, told
+
+
+def _datatype(name: str, array: NDArray[Any]) -> str:
+    if array.dtype.kind in "OSU":
+        return "BYTES"
+    try:
+        return _BY_DTYPE[array.dtype.newbyteorder("<")]
+    except KeyError:
+        raise ValueError(f"input {name}: no datatype of the protocol holds NumPy's {array.dtype}") from None

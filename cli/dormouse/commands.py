@@ -1,0 +1,128 @@
+"""What each command but `up` does. Each takes argparse's options and prints; errors are DormouseError."""
+
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+from dormouse_core.errors import Code, DormouseError, InvalidArgument
+from dormouse_proto import control_pb2
+
+from dormouse import home, printing
+from dormouse.control import TIMEOUT, control
+
+DELETE_WAIT = 120.0  # seconds
+
+
+def apply(options: Namespace) -> None:
+    text = _read(options.filename)
+    with control(home.find(options.dir)) as stub:
+        deadline = time.monotonic() + DELETE_WAIT
+        while True:
+            try:
+                response = stub.Apply(control_pb2.ApplyRequest(manifest=text), timeout=TIMEOUT)
+                break
+            except Exception as error:
+                # The name of a function that is being deleted is free again in a moment: wait for it, as kubectl's users do by hand.
+                if "is being deleted" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+    print(f"{response.function.namespace}/{response.function.name} {response.outcome}")
+
+
+def get(options: Namespace) -> None:
+    namespace, name = _function(options.function) if options.function else (options.namespace, "")
+    request = control_pb2.GetRequest(namespace=namespace, name=name, owners=options.owners)
+    with control(home.find(options.dir)) as stub:
+        if not options.watch:
+            print(printing.functions(stub.Get(request, timeout=TIMEOUT).functions, options.output))
+            return
+        for response in stub.Watch(request):
+            print(printing.functions(response.functions, options.output), flush=True)
+
+
+def scale(options: Namespace) -> None:
+    namespace, name = _function(options.function)
+    request = control_pb2.ScaleRequest(namespace=namespace, name=name, replicas=options.replicas)
+    with control(home.find(options.dir)) as stub:
+        function = stub.Scale(request, timeout=TIMEOUT).function
+    told = "autoscaled" if function.autoscaled else f"fixed at {options.replicas}"
+    print(f"{namespace}/{name} {told}")
+
+
+def delete(options: Namespace) -> None:
+    namespace, name = _function(options.function)
+    with control(home.find(options.dir)) as stub:
+        uid = stub.Get(control_pb2.GetRequest(namespace=namespace, name=name), timeout=TIMEOUT).functions[0].uid
+        stub.Delete(control_pb2.DeleteRequest(namespace=namespace, name=name), timeout=TIMEOUT)
+        deadline = time.monotonic() + DELETE_WAIT
+        while not options.no_wait:
+            left = stub.Get(control_pb2.GetRequest(namespace=namespace), timeout=TIMEOUT).functions
+            if all(f.uid != uid for f in left):
+                break
+            if time.monotonic() > deadline:
+                raise DormouseError(f"{namespace}/{name} is still being deleted after {DELETE_WAIT:g} s", Code.DEADLINE_EXCEEDED)
+            time.sleep(0.1)
+    print(f"{namespace}/{name} deleted")
+
+
+def call(options: Namespace) -> None:
+    from dormouse import inputs
+    from dormouse.client import Client
+
+    address = options.address or home.find(options.dir).read_run().gateway
+    if (options.start or options.end) and options.sequence_id is None:
+        raise InvalidArgument("--start and --end belong to a --sequence-id")
+    with Client(address) as client:
+        try:
+            metadata = client.metadata(options.function, timeout=options.timeout)
+            declared = {tensor.name: tensor.datatype for tensor in metadata.inputs}
+            answer = client.infer(
+                options.function,
+                dict(inputs.parse(text, declared) for text in options.input),
+                session=options.session,
+                sequence_id=options.sequence_id,
+                start=options.start,
+                end=options.end,
+                tenant=options.tenant,
+                idempotency_key=options.key,
+                timeout=options.timeout,
+            )
+        except DormouseError as error:
+            if error.code is Code.UNAVAILABLE and "connect" in error.message.lower():
+                raise DormouseError(f"no gateway answers at {address}; start one with: dormouse up DIR", error.code) from error
+            raise DormouseError(f"{error.code.name}: {error.message}", error.code) from error
+    for name, array in answer.outputs.items():
+        print(f"{name} {list(array.shape)} {array.tolist()}")
+    if answer.step:
+        print(f"step {answer.step}")
+
+
+def sessions(options: Namespace) -> None:
+    namespace, name = _function(options.function)
+    request = control_pb2.SessionsRequest(namespace=namespace, name=name, session=options.session, limit=min(options.limit or 500, 500))
+    with control(home.find(options.dir)) as stub:
+        response = stub.Sessions(request, timeout=TIMEOUT)
+        if options.session:
+            print(printing.session(response.sessions[0]))
+            return
+        found = list(response.sessions)
+        while response.next and (not options.limit or len(found) < options.limit):
+            request.page = response.next
+            response = stub.Sessions(request, timeout=TIMEOUT)
+            found += response.sessions
+    print(printing.sessions(found[: options.limit or None]) if found else "no sessions")
+
+
+def _function(text: str) -> tuple[str, str]:
+    namespace, slash, name = text.rpartition("/")
+    if not name or (slash and not namespace) or "/" in namespace:
+        raise InvalidArgument(f'function: "{text}" found, NAME or NAMESPACE/NAME is allowed')
+    return namespace or "default", name
+
+
+def _read(filename: str) -> str:
+    try:
+        return sys.stdin.read() if filename == "-" else Path(filename).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"{filename}: {getattr(error, 'strerror', None) or error}") from None

@@ -1,0 +1,32 @@
+"""The connection from the command line to the leader's `Control` service. The CLI knows no other way in."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+from dormouse_core.errors import Code, DormouseError, Unavailable
+from dormouse_proto import control_pb2_grpc
+
+from dormouse.home import Home
+
+TIMEOUT = 15.0  # seconds
+
+
+@contextmanager
+def control(home: Home) -> Iterator[control_pb2_grpc.ControlStub]:
+    """A stub of the system in `home`. Errors of calls made inside come out as DormouseError with one readable line."""
+    run = home.read_run()
+    with grpc.insecure_channel(run.control) as channel, readable(f"the system in {home.directory}", f"dormouse up {home.directory}"):
+        yield control_pb2_grpc.ControlStub(channel)
+
+
+@contextmanager
+def readable(what: str, start: str) -> Iterator[None]:
+    """gRPC's errors as ours; a connection that cannot be made says how to start `what`."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        code, details = error.code(), error.details() or ""
+        if code is grpc.StatusCode.UNAVAILABLE and ("failed to connect" in details.lower() or "connection refused" in details.lower()):
+            raise Unavailable(f"{what} does not answer; start it with: {start}") from None
+        raise DormouseError(details or code.name, Code(code.value[0])) from None

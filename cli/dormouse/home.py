@@ -1,0 +1,123 @@
+"""Where one machine's system keeps its things: ``DIR/.dormouse``.
+
+A Unix socket's path has at most 107 bytes, and a folder may lie deep. So sockets lie in `.dormouse` where they fit and in a folder of the
+system's temporary folder where they do not; ``run.json`` says where, and who runs.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dormouse_core.errors import FailedPrecondition, InvalidArgument, Unavailable
+
+NAME = ".dormouse"
+LONGEST_SOCKET = 107  # bytes of sun_path, without the closing NUL
+SOCKET_NAME_ROOM = 24  # the longest name of a socket of ours
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A running system, as its `run.json` says."""
+
+    pid: int
+    control: str  # unix:PATH
+    gateway: str  # host:port where callers connect
+    metrics: dict[str, int]  # part -> port
+
+
+class Home:
+    """The folder of one system."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.absolute()
+        self.root = self.directory / NAME
+
+    @property
+    def etcd(self) -> Path:
+        return self.root / "etcd"
+
+    @property
+    def specs(self) -> Path:
+        return self.root / "specs"
+
+    @property
+    def reasons(self) -> Path:
+        return self.root / "reasons"
+
+    @property
+    def run_file(self) -> Path:
+        return self.root / "run.json"
+
+    def prepare(self) -> None:
+        """InvalidArgument: `directory` is no folder, or nothing can be written there."""
+        if not self.directory.is_dir():
+            raise InvalidArgument(f"{self.directory}: no such folder")
+        try:
+            self.root.mkdir(mode=0o700, exist_ok=True)
+            for folder in (self.specs, self.reasons):
+                folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise InvalidArgument(f"{self.root}: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """FailedPrecondition: another `dormouse up` runs here. The kernel releases the lock with the process, however it ends."""
+        with open(self.root / "lock", "a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                pid = file.read().strip()
+                raise FailedPrecondition(f"{self.directory}: `dormouse up` runs here already, pid {pid}") from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    @contextlib.contextmanager
+    def sockets(self) -> Iterator[Path]:
+        """A folder for sockets, emptied before."""
+        if len(os.fsencode(self.root)) + 3 + SOCKET_NAME_ROOM <= LONGEST_SOCKET:
+            folder = self.root / "s"
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(mode=0o700)
+        else:
+            folder = Path(tempfile.mkdtemp(prefix="dormouse-"))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def write_run(self, run: Run) -> None:
+        part = self.run_file.with_suffix(".part")
+        part.write_text(json.dumps(asdict(run)))
+        part.rename(self.run_file)
+
+    def forget_run(self) -> None:
+        self.run_file.unlink(missing_ok=True)
+
+    def read_run(self) -> Run:
+        """Unavailable: nothing runs here, with how to start it."""
+        try:
+            run = Run(**json.loads(self.run_file.read_text()))
+        except (OSError, ValueError, TypeError):
+            raise Unavailable(f"nothing runs in {self.directory}; start it with: dormouse up {self.directory}") from None
+        return run
+
+
+def find(given: str | None) -> Home:
+    """The system that a command is meant for: `--dir`, $DORMOUSE_DIR, or this folder or the nearest one above that has a `.dormouse`."""
+    chosen = given or os.environ.get("DORMOUSE_DIR")
+    if chosen:
+        return Home(Path(chosen))
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / NAME).is_dir():
+            return Home(folder)
+    return Home(here)

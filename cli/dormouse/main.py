@@ -1,0 +1,122 @@
+"""The `dormouse` command. Errors are one readable line and exit code 1; a wrong command line is argparse's 2."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dormouse_core.errors import DormouseError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    if options.command == "up":
+        return _guard(lambda: _up(options))
+    from dormouse import commands  # here, so that `dormouse --help` and `up` load no client
+
+    return _guard(lambda: getattr(commands, options.command)(options))
+
+
+def _guard(run: "object") -> int:
+    try:
+        run()  # type: ignore[operator]  # a callable without arguments
+    except DormouseError as error:
+        print(f"dormouse: {error.message}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    return 0
+
+
+def _up(options: argparse.Namespace) -> None:
+    from dormouse_kit import log
+
+    from dormouse.up import up
+
+    log.setup("up")
+    endpoints = [e for given in options.etcd_endpoints for e in given.split(",") if e]
+    asyncio.run(up(Path(options.directory), port=options.port, etcd=options.etcd, etcd_endpoints=endpoints))
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="dormouse", description="Inference functions that sleep to zero and wake up remembering.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    up = commands.add_parser("up", help="run the whole system on this machine, in the foreground")
+    up.add_argument(
+        "directory", metavar="DIR", help="its manifests (*.yaml) are applied, file:// models lie under it, data goes to DIR/.dormouse"
+    )
+    up.add_argument("--port", type=_port, default=8001, help="where callers connect on 127.0.0.1 (8001); 0: any free one")
+    up.add_argument("--etcd", default="", metavar="PATH", help="the etcd to run; by default the one on PATH if it is good enough")
+    up.add_argument("--etcd-endpoints", action="append", default=[], metavar="HOST:PORT,...", help="use an etcd that runs already")
+
+    apply = _command(commands, "apply", "create or change functions")
+    apply.add_argument("-f", "--filename", required=True, metavar="FILE", help="a manifest, YAML or JSON; - is standard input")
+
+    get = _command(commands, "get", "show functions")
+    get.add_argument("function", nargs="?", default="", metavar="[NAMESPACE/]NAME")
+    get.add_argument("-n", "--namespace", default="", help="only this namespace")
+    get.add_argument("-o", "--output", default="", choices=["", "wide", "yaml", "json"])
+    get.add_argument("-w", "--watch", action="store_true", help="again at every change")
+    get.add_argument("--owners", action="store_true", help="with the owner of each shard (yaml, json)")
+
+    scale = _command(commands, "scale", "fix the number of workers, or let the load decide")
+    scale.add_argument("function", metavar="[NAMESPACE/]NAME")
+    scale.add_argument("replicas", type=_replicas, metavar="N|auto", help="0: stopped, calls are refused")
+
+    delete = _command(commands, "delete", "remove a function and its sessions")
+    delete.add_argument("function", metavar="[NAMESPACE/]NAME")
+    delete.add_argument("--no-wait", action="store_true", help="do not wait until it is gone")
+
+    call = _command(commands, "call", "call a function through the gateway")
+    call.add_argument("function", metavar="[NAMESPACE/]NAME")
+    call.add_argument("-i", "--input", action="append", default=[], metavar="NAME=VALUE", help="JSON, or @file.npy")
+    call.add_argument("--session", help="a step of the session of this name")
+    call.add_argument("--sequence-id", type=_sequence_id, help="a step of this Triton sequence: a number, or text")
+    call.add_argument("--start", action="store_true", help="the sequence's first step")
+    call.add_argument("--end", action="store_true", help="the sequence's last step")
+    call.add_argument("--tenant", default="")
+    call.add_argument("--key", default="", help="an idempotency key: the same call sent again runs once")
+    call.add_argument("--timeout", type=float, help="seconds")
+    call.add_argument("--address", help="the gateway, host:port; by default that of --dir")
+
+    sessions = _command(commands, "sessions", "list a function's sessions, or show one")
+    sessions.add_argument("function", metavar="[NAMESPACE/]NAME")
+    sessions.add_argument("session", nargs="?", default="", metavar="TENANT/i:N|TENANT/s:NAME")
+    sessions.add_argument("--limit", type=int, default=0, help="at most so many; by default all")
+    return top
+
+
+def _command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text)
+    command.add_argument("--dir", help="the folder given to `dormouse up`; by default $DORMOUSE_DIR, or this folder or one above it")
+    return command
+
+
+def _port(text: str) -> int:
+    if text.isdigit() and int(text) < 65536:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} found, 0 to 65535 is allowed")
+
+
+def _replicas(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if text.isdigit():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} found, a number or auto is allowed")
+
+
+def _sequence_id(text: str) -> int | str:
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""The parts of one machine's system that `dormouse up` keeps running, and their command lines.
+
+A part that ends is started again, at once the first time and at growing intervals after that: none of them holds anything that the others
+cannot do without for a second (docs/architecture.md). etcd alone is different: without it there is nothing to keep.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dormouse_core.errors import FailedPrecondition
+from dormouse_kit import log
+from dormouse_kit.processes import Child
+
+BACKOFF = (0.1, 5.0)  # seconds: first, longest
+HEALTHY = 10.0  # seconds of running after which the next failure counts as the first
+
+
+class Part:
+    """One process that should run."""
+
+    def __init__(self, name: str, command: Callable[[], Sequence[str]]) -> None:
+        self.name = name
+        self._command = command
+        self._child: Child | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid if self._child else 0
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=self.name)
+
+    async def stop(self, grace: float) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._child is not None:
+            await self._child.stop(grace)
+            self._child = None
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            began = time.monotonic()
+            self._child = await Child.start(self.name, self._command())
+            log.event("started", part=self.name, pid=self._child.pid)
+            code = await self._child.wait()
+            failures = 1 if time.monotonic() - began > HEALTHY else failures + 1
+            pause = min(BACKOFF[0] * 2 ** (failures - 1), BACKOFF[1])
+            log.warning("a part ended and is started again", part=self.name, code=code, again_in=pause)
+            await asyncio.sleep(pause)
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Loopback ports of one run."""
+
+    gateway: int
+    etcd: int
+    etcd_peer: int
+    relay: int
+    operator: int
+    operator_metrics: int
+    gateway_metrics: int
+
+
+def choose(gateway: int) -> Ports:
+    """FailedPrecondition: the gateway's port is taken. The others are whatever is free."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", gateway))
+        except OSError as error:
+            raise FailedPrecondition(
+                f"port {gateway} on 127.0.0.1 cannot be had ({error.strerror}); choose another with --port, or 0 for any"
+            ) from error
+        chosen = probe.getsockname()[1]
+        others = [socket.socket() for _ in range(6)]
+        try:
+            for other in others:
+                other.bind(("127.0.0.1", 0))
+            numbers = [other.getsockname()[1] for other in others]
+        finally:
+            for other in others:
+                other.close()
+    return Ports(chosen, *numbers)
+
+
+def etcd(binary: str, data: Path, ports: Ports) -> list[str]:
+    client, peer = f"http://127.0.0.1:{ports.etcd}", f"http://127.0.0.1:{ports.etcd_peer}"
+    return [
+        binary,
+        *("--name", "dormouse", "--data-dir", os.fspath(data), "--logger", "zap", "--log-level", "error"),
+        *("--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer),
+        *("--initial-advertise-peer-urls", peer, "--initial-cluster", f"dormouse={peer}"),
+    ]
+
+
+def operator(store: Sequence[str], sockets: Path, ports: Ports, directory: Path, installation: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "dormouse_operator", "--local", *_store(store), "--installation", installation),
+        *("--control", f"unix:{sockets / 'control.sock'}", "--provider", f"unix:{sockets / 'provider.sock'}"),
+        *("--listen", f"127.0.0.1:{ports.operator}", "--metrics", str(ports.operator_metrics), "--model-root", os.fspath(directory)),
+    ]
+
+
+def gateway(module: str, store: Sequence[str], sockets: Path, ports: Ports, installation: str) -> list[str]:
+    """The agent (`dormouse_gateway`) or Envoy (`dormouse_gateway.envoy`): the same options, so that both agree."""
+    return [
+        *(sys.executable, "-m", module, *_store(store), "--installation", installation, "--name", "local"),
+        *("--listen", f"127.0.0.1:{ports.gateway}", "--listen-relay", f"127.0.0.1:{ports.relay}"),
+        *("--xds", f"unix:{sockets / 'xds.sock'}", "--admin", os.fspath(sockets / "envoy.sock"), "--metrics", str(ports.gateway_metrics)),
+        *("--own-name", "localhost", "--own-name", "127.0.0.1", "--drain-seconds", "3"),
+    ]
+
+
+def _store(endpoints: Sequence[str]) -> list[str]:
+    return [word for endpoint in endpoints for word in ("--store", endpoint)]

@@ -1,0 +1,68 @@
+"""What the commands print."""
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import yaml
+from dormouse_proto import control_pb2
+from google.protobuf.json_format import MessageToDict
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [list(head), *map(list, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def functions(found: Sequence[control_pb2.FunctionStatus], form: str) -> str:
+    """`form`: "", wide, yaml or json."""
+    if form in ("yaml", "json"):
+        data: Any = [MessageToDict(f, always_print_fields_with_no_presence=True) for f in found]
+        data = data[0] if len(data) == 1 else data
+        return json.dumps(data, indent=2) if form == "json" else yaml.safe_dump(data, sort_keys=False).rstrip()
+    if not found:
+        return "no functions"
+    head = ["NAMESPACE", "NAME", "PHASE", "READY", "SESSIONS", "ASLEEP"]
+    rows = [[f.namespace, f.name, f.phase, f"{f.ready_replicas}/{f.replicas}", str(f.sessions), _since(f.asleep_since_us)] for f in found]
+    if form == "wide":
+        head += ["REVISION", "SCALING", "WHY"]
+        for row, f in zip(rows, found, strict=True):
+            row += [f.revision, "auto" if f.autoscaled else "fixed", f.reason]
+    text = table(head, rows)
+    troubles = [
+        f"{f.namespace}/{f.name}: {c.type}: {c.message}" for f in found for c in f.conditions if c.status == "False" and f.phase == "Failed"
+    ]
+    return "\n".join([text, *troubles])
+
+
+def sessions(found: Sequence[control_pb2.SessionInfo]) -> str:
+    head = ["SESSION", "SHARD", "STEP", "BYTES", "EXPIRES", "STATE", "OWNER"]
+    return table(head, ([s.session, str(s.shard), str(s.step), str(s.bytes), _at(s.expires_us), _state(s), s.owner or "-"] for s in found))
+
+
+def session(s: control_pb2.SessionInfo) -> str:
+    lines = [sessions([s]), f"state version {s.state_version}"]
+    lines += [f"  {t.name}: {t.datatype} {list(t.shape)}" for t in s.tensors]
+    return "\n".join(lines)
+
+
+def _state(s: control_pb2.SessionInfo) -> str:
+    if s.ended:
+        return "ended"
+    return "owned" if s.owner else "hibernated"
+
+
+def _since(since_us: int) -> str:
+    if not since_us:
+        return "-"
+    seconds = max(0, int(time.time() - since_us / 1e6))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+def _at(when_us: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when_us / 1e6)) if when_us else "-"

@@ -1,0 +1,188 @@
+"""Worker supervisors, as `dormouse up` keeps them for the operator: started, restarted at growing intervals, listed, stopped.
+
+They are children of `up`, not of the operator: an operator that is killed and comes back finds its workers in the list. This is a kubelet's
+job and no more: how many should run, and of what, is the operator's.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from signal import Signals
+
+from dormouse_core import workerfile
+from dormouse_core.errors import FailedPrecondition
+from dormouse_core.workerfile import WorkerFile
+from dormouse_kit import log
+from dormouse_kit.processes import Child
+from dormouse_proto import control_pb2, state_pb2
+
+BACKOFF = (1.0, 60.0)  # seconds before a restart: first, longest; doubled by each failure
+HEALTHY = 60.0  # seconds of running after which the next failure counts as the first
+MUTE_FAILURES = 3  # ends without a reason that are taken as accidents before they are called a problem
+
+
+@dataclass(slots=True)
+class _Supervisor:
+    instance: str
+    file: WorkerFile
+    grace: float
+    started_us: int
+    child: Child | None = None
+    task: asyncio.Task[None] | None = None
+    stopping: bool = False
+    exit_code: int | None = None
+    failures: int = 0
+    problem: state_pb2.Problem | None = None
+    wanted: asyncio.Event = field(default_factory=asyncio.Event)  # set to end a back-off early
+
+
+Command = Callable[[str, Path, Path, Path], list[str]]  # instance, spec file, admin socket, reason file
+
+
+class Supervisors:
+    """`sockets`, `specs`, `reasons`: folders of ours. `command`: how a supervisor is started."""
+
+    def __init__(self, sockets: Path, specs: Path, reasons: Path, command: Command) -> None:
+        self._sockets = sockets
+        self._specs = specs
+        self._reasons = reasons
+        self._command = command
+        self._all: dict[str, _Supervisor] = {}
+        self._count = 0
+        self._closing = False
+
+    def start(self, instance: str, spec: str, grace: float) -> None:
+        """Starting one that runs is no error; one that is between two tries is started now. InvalidArgument: the spec is none."""
+        if self._closing:
+            raise FailedPrecondition("`dormouse up` is stopping")
+        file = workerfile.load(spec)
+        known = self._all.get(instance)
+        if known is not None and not known.stopping:
+            known.wanted.set()
+            return
+        path = self._specs / f"{instance}.json"
+        path.touch(mode=0o600)
+        path.write_text(spec)
+        supervisor = _Supervisor(instance, file, grace, int(time.time() * 1e6))
+        self._all[instance] = supervisor
+        supervisor.task = asyncio.create_task(self._run(supervisor, path), name=f"supervisor {instance}")
+
+    def stop(self, instance: str) -> None:
+        """SIGTERM now, SIGKILL after the grace period; it leaves the list when it has ended."""
+        supervisor = self._all.get(instance)
+        if supervisor is None or supervisor.stopping:
+            return
+        supervisor.stopping = True
+        supervisor.wanted.set()
+        if supervisor.child is not None:
+            log.event("stopping a worker", instance=instance)
+            supervisor.child.signal(Signals.SIGTERM)
+
+    def list(self) -> list[control_pb2.Instance]:
+        return [
+            control_pb2.Instance(
+                instance=s.instance,
+                namespace=s.file.namespace,
+                function=s.file.name,
+                uid=s.file.uid,
+                revision=s.file.revision,
+                stopping=s.stopping,
+                exited=s.child is None and s.exit_code is not None,
+                exit_code=s.exit_code or 0,
+                problem=s.problem,
+                pid=s.child.pid if s.child else 0,
+                started_us=s.started_us,
+            )
+            for s in self._all.values()
+        ]
+
+    async def close(self, grace: float) -> None:
+        """Ends them all together, within `grace` seconds."""
+        self._closing = True
+        tasks = [s.task for s in self._all.values() if s.task is not None]
+        for s in list(self._all.values()):
+            s.grace = min(s.grace, grace)
+            self.stop(s.instance)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, s: _Supervisor, spec: Path) -> None:
+        try:
+            while not s.stopping:
+                await self._once(s, spec)
+                if s.stopping:
+                    break
+                pause = min(BACKOFF[0] * 2 ** max(s.failures - 1, 0), BACKOFF[1])
+                log.event("a worker's supervisor ended", instance=s.instance, code=s.exit_code, again_in=pause)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await s.wanted.wait()
+                s.wanted.clear()
+        finally:
+            if s.child is not None:
+                await s.child.kill()
+            spec.unlink(missing_ok=True)
+            self._all.pop(s.instance, None)
+
+    async def _once(self, s: _Supervisor, spec: Path) -> None:
+        reason = self._reasons / f"{s.instance}.json"
+        reason.unlink(missing_ok=True)
+        self._count += 1
+        admin = self._sockets / f"w{self._count}.sock"  # short, and never one that a process of before may still hold
+        began = time.monotonic()
+        s.child = await Child.start(s.instance, self._command(s.instance, spec, admin, reason))
+        log.event("started a worker", instance=s.instance, pid=s.child.pid)
+        try:
+            if s.stopping:
+                s.child.signal(Signals.SIGTERM)
+            s.exit_code = await self._ended(s)
+        finally:
+            if s.child.returncode is None:
+                await s.child.kill()
+            s.child = None
+            admin.unlink(missing_ok=True)
+        s.failures = 1 if time.monotonic() - began > HEALTHY else s.failures + 1
+        s.problem = _read(reason)
+        reason.unlink(missing_ok=True)
+        if s.problem is None and s.failures >= MUTE_FAILURES and not s.stopping:
+            text = f"the worker's supervisor ended with {_code(s.exit_code)} {s.failures} times in a row and gave no reason"
+            s.problem = state_pb2.Problem(code=14, reason="WorkerFailed", message=text, revision=s.file.revision)
+
+    async def _ended(self, s: _Supervisor) -> int:
+        assert s.child is not None
+        ended = asyncio.ensure_future(s.child.wait())
+        while not s.stopping and not ended.done():
+            waiting = asyncio.ensure_future(s.wanted.wait())
+            await asyncio.wait({ended, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            s.wanted.clear()
+        try:
+            async with asyncio.timeout(s.grace):
+                return await asyncio.shield(ended)
+        except TimeoutError:
+            log.warning("a worker did not end in time and is killed", instance=s.instance, grace=s.grace)
+            return await s.child.kill()
+
+
+def _read(reason: Path) -> state_pb2.Problem | None:
+    """What the supervisor left as its reason; None: nothing, or nothing readable."""
+    try:
+        data = json.loads(reason.read_text())
+        return state_pb2.Problem(code=int(data["code"]), reason=str(data["reason"]), message=str(data["message"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _code(code: int | None) -> str:
+    return f"signal {Signals(-code).name}" if code is not None and code < 0 else f"code {code}"
+
+
+def worker_command(instance: str, spec: Path, admin: Path, reason: Path) -> list[str]:
+    """The worker's own command line, on a free loopback port."""
+    options = ["--spec", os.fspath(spec), "--instance", instance, "--admin", os.fspath(admin), "--reason", os.fspath(reason)]
+    return [sys.executable, "-m", "dormouse_worker", "--listen", "127.0.0.1:0", *options]

@@ -1,0 +1,65 @@
+"""Opening control streams over gRPC: the real `links.Dialer`.
+
+Whether nobody listens is asked of the kernel, by a plain TCP connection: gRPC reports a refused connection, a black hole and a server that
+goes away under one code.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+from dormouse_kit.grpc_options import channel_options
+from dormouse_proto import control_pb2, control_pb2_grpc
+
+from dormouse_operator.links import Refused, Stream, Unreachable
+
+CONNECT = 1.0  # seconds
+
+
+class GrpcDialer:
+    async def open(self, address: str) -> Stream:
+        host, _, port = address.rpartition(":")
+        try:
+            async with asyncio.timeout(CONNECT):
+                _, writer = await asyncio.open_connection(host, int(port))
+        except ConnectionRefusedError as error:
+            raise Refused(str(error)) from error
+        except (OSError, ValueError, TimeoutError) as error:
+            raise Unreachable(f"{address}: {error!r}") from error
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        channel = grpc.aio.insecure_channel(address, options=channel_options())
+        call = control_pb2_grpc.WorkerStub(channel).Control()
+        return _GrpcStream(channel, call)
+
+
+class _GrpcStream:
+    def __init__(self, channel: grpc.aio.Channel, call: Any) -> None:
+        self._channel = channel
+        self._call = call
+
+    async def send(self, order: control_pb2.WorkerOrder) -> None:
+        try:
+            await self._call.write(order)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            raise Unreachable(_told(error)) from error
+
+    async def reports(self) -> AsyncIterator[control_pb2.WorkerReport]:
+        try:
+            while (report := await self._call.read()) is not grpc.aio.EOF:
+                yield report
+        except grpc.aio.AioRpcError as error:
+            raise Unreachable(_told(error)) from error
+        raise Unreachable("the worker ended the stream")
+
+    async def close(self) -> None:
+        self._call.cancel()
+        await self._channel.close(None)
+
+
+def _told(error: Exception) -> str:
+    return f"{error.code().name}: {error.details()}" if isinstance(error, grpc.aio.AioRpcError) else repr(error)

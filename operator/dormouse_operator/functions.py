@@ -1,0 +1,200 @@
+"""One loop for each function: take a snapshot, decide, write, until nothing is left to do; then wait for news or for the next tick.
+
+The order within one round matters: the registry first (a proved revision changes who may receive shards), then the number of workers (a
+worker that was just ordered is a taker that is coming), then the shards. A round never acts on a copy older than its own last write.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from dormouse_core import coordination, lifecycle
+from dormouse_core.autoscaling import Autoscaler, Decision, Scaling
+from dormouse_core.coordination import NoTaker
+from dormouse_core.errors import DormouseError
+from dormouse_core.observations import FunctionSeen
+from dormouse_core.seams import Clock, Provider, Wanted
+from dormouse_core.spec import spec_from_json
+from dormouse_kit import log
+from dormouse_proto import control_pb2, state_pb2
+
+from dormouse_operator import metrics
+from dormouse_operator.demands import Demands
+from dormouse_operator.mirror import Mirror
+from dormouse_operator.view import View
+from dormouse_operator.writes import Writer
+
+TICK = 1.0  # seconds between looks at a function that has workers or calls
+CALM_TICK = 10.0  # and at one that sleeps; news wakes it at once
+RETRY = 0.1  # after a write that did not succeed
+
+
+@dataclass(slots=True)
+class Parts:
+    """What every function's loop shares."""
+
+    clock: Clock
+    view: View
+    demands: Demands
+    provider: Provider
+    writer: Writer
+    registry: Mirror
+    maps: Mirror
+
+
+class FunctionLoop:
+    """The life of one uid under one leader."""
+
+    def __init__(self, uid: str, parts: Parts) -> None:
+        self.uid = uid
+        self.decision = Decision(0, "not decided yet", valid=False)
+        self._parts = parts
+        self._autoscaler = Autoscaler()
+        self._news = asyncio.Event()
+        self._told: set[str] = set()  # draining workers that know that nobody takes their shards
+        self._said: tuple[int, str] = (-1, "")
+
+    def nudge(self) -> None:
+        self._news.set()
+
+    async def run(self) -> None:
+        """Until the function is gone from the registry."""
+        while True:
+            self._news.clear()
+            seen = self._parts.view.seen(self.uid)
+            if seen is None:
+                return
+            settled = await self._round(seen)
+            await self._wait(self._until_next(seen) if settled else RETRY)
+
+    async def _wait(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        except TimeoutError:
+            pass
+
+    def _until_next(self, seen: FunctionSeen) -> float:
+        busy = bool(seen.workers or seen.instances or self.decision.wanted or seen.entry.deleting)
+        tick = TICK if busy else CALM_TICK
+        due = coordination.next_deadline(seen)
+        return tick if due is None else max(0.0, min(tick, due - self._parts.clock.monotonic()))
+
+    # ------------------------------------------------------------------------------------------------------------------ a round
+
+    async def _round(self, seen: FunctionSeen) -> bool:
+        """False: something could not be done and should be tried again soon."""
+        settled = True
+        self._decide(seen)
+        for step in lifecycle.live(seen, self.decision):
+            match step:
+                case lifecycle.Prove() | lifecycle.Report():
+                    if not await self._write_entry(seen, step):
+                        return False
+                    return await self._again()
+                case lifecycle.Scale():
+                    settled = await self._scale(seen, step) and settled
+                case lifecycle.Purge():
+                    return await self._purge(seen)
+        seen = self._parts.view.seen(self.uid) or seen
+        return await self._shards(seen) and settled
+
+    async def _again(self) -> bool:
+        seen = self._parts.view.seen(self.uid)
+        return True if seen is None else await self._round(seen)
+
+    def _decide(self, seen: FunctionSeen) -> None:
+        now = self._parts.clock.monotonic()
+        scaling = scaling_of(seen.entry)
+        unknown = lifecycle.unknown(seen) + self._parts.demands.unknown(self._parts.view.gateways)
+        measured = self._parts.demands.measure(self.uid)
+        self.decision = self._autoscaler.decide(scaling, measured, lifecycle.count(seen), unknown, now)
+        metrics.decided(label(seen), self.decision, lifecycle.count(seen))
+
+    # ------------------------------------------------------------------------------------------------------------------ registry
+
+    async def _write_entry(self, seen: FunctionSeen, step: lifecycle.Prove | lifecycle.Report) -> bool:
+        entry = state_pb2.FunctionEntry()
+        entry.CopyFrom(seen.entry)
+        if isinstance(step, lifecycle.Prove):
+            entry.proved_revision = entry.revision
+            entry.metadata.CopyFrom(step.metadata)
+            entry.ClearField("problem")
+            log.event("proved", function=label(seen), revision=entry.revision, why=step.reason)
+        else:
+            entry.problem.CopyFrom(step.problem)
+            log.warning("cannot be served", function=label(seen), reason=step.problem.reason, message=step.problem.message)
+        revision = await self._parts.writer.entry(seen, entry)
+        return revision > 0 and await self._parts.registry.wait_for(revision)
+
+    async def _purge(self, seen: FunctionSeen) -> bool:
+        revision = await self._parts.writer.purge(seen)
+        if not revision:
+            return False
+        log.event("deleted", function=label(seen), uid=self.uid)
+        return await self._parts.registry.wait_for(revision)
+
+    # ------------------------------------------------------------------------------------------------------------------ workers
+
+    async def _scale(self, seen: FunctionSeen, step: lifecycle.Scale) -> bool:
+        if (step.count, step.reason) != self._said:
+            self._said = (step.count, step.reason)
+            log.event("workers wanted", function=label(seen), count=step.count, revision=step.revision, why=step.reason)
+        try:
+            await self._parts.provider.apply(Wanted(seen.entry, step.revision, step.count, step.victims))
+            self._parts.view.instances = await self._parts.provider.observe()
+        except DormouseError as error:
+            log.warning("the provider did not", function=label(seen), count=step.count, error=error.message)
+            return False
+        return True
+
+    # ------------------------------------------------------------------------------------------------------------------ shards
+
+    async def _shards(self, seen: FunctionSeen) -> bool:
+        wanted, _ = lifecycle.wanted_of_target(seen, self.decision)
+        coming = lifecycle.count(seen).starting > 0
+        actions = coordination.coordinate(seen, self._parts.clock.monotonic(), wanted=wanted, coming=coming)
+        written = [a for a in actions if not isinstance(a, NoTaker)]
+        for action in written:
+            log.event(
+                type(action).__name__.lower(),
+                function=label(seen),
+                shards=len(action.shards),
+                target=getattr(action, "target", None),
+                why=action.reason,
+            )
+            metrics.shards(label(seen), action)
+        for told in actions:
+            if isinstance(told, NoTaker):
+                await self._no_taker(seen, told)
+        self._told &= seen.workers.keys()
+        if not written:
+            return True
+        revision = await self._parts.writer.shards(seen, written)
+        return revision > 0 and await self._parts.maps.wait_for(revision)
+
+    async def _no_taker(self, seen: FunctionSeen, action: NoTaker) -> None:
+        if action.worker in self._told:
+            return
+        order = control_pb2.WorkerOrder(no_taker=control_pb2.WorkerOrder.NoTaker())
+        assert self._parts.view.links is not None
+        if await self._parts.view.links.send(action.worker, order):
+            self._told.add(action.worker)
+            log.event("no taker", function=label(seen), worker=action.worker, why=action.reason)
+
+
+def label(seen: FunctionSeen) -> str:
+    return f"{seen.entry.namespace}/{seen.entry.name}"
+
+
+def scaling_of(entry: state_pb2.FunctionEntry) -> Scaling:
+    spec = spec_from_json(entry.spec)
+    target = min(spec.scale_target, spec.max_concurrency) if spec.scale_metric == "concurrency" else spec.scale_target
+    return Scaling(
+        replicas=spec.replicas,
+        minimum=min(spec.min_replicas, spec.max_replicas),
+        maximum=spec.max_replicas,
+        metric=spec.scale_metric,
+        target=float(target),
+        scale_to_zero_after=spec.scale_to_zero_after.seconds,
+        memory_only=spec.sessions is not None and spec.sessions.durability == "Memory",
+    )

@@ -1,0 +1,213 @@
+"""Everything that runs while this process leads: copies of the store, streams to workers, one loop a function, the provider's list, compaction.
+
+A leader begins knowing nothing: no function's loop runs before the registry and the map are listed in full, and what agents and workers have
+not said yet is unknown. It ends with the process: a leader that lost its lease must not have a task left that still believes in it.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+from dormouse_core.autoscaling import Decision
+from dormouse_core.errors import DormouseError, NotFound
+from dormouse_core.keys import Keys
+from dormouse_core.limits import COMPACT_SECONDS
+from dormouse_core.observations import FunctionSeen
+from dormouse_core.seams import Clock, Instance, Item, Provider, Store, StoreError, Wanted
+from dormouse_kit import log
+from dormouse_proto import control_pb2, state_pb2
+
+from dormouse_operator import metrics, status
+from dormouse_operator.demands import Demands
+from dormouse_operator.functions import FunctionLoop, Parts
+from dormouse_operator.links import Dialer, Links
+from dormouse_operator.mirror import Mirror
+from dormouse_operator.registering import Registering
+from dormouse_operator.view import View
+from dormouse_operator.writes import Writer
+
+OBSERVE = 0.5  # seconds between looks at the provider's list
+RESTART = 1.0  # after a function's loop ended in an error of ours
+
+
+class Leader:
+    """`leader_new`: the create_revision of this leader's election key; `name`: what workers are told."""
+
+    def __init__(self, store: Store, clock: Clock, keys: Keys, provider: Provider, dialer: Dialer, *, leader_new: int, name: str) -> None:
+        self.store = store
+        self.clock = clock
+        self.keys = keys
+        self.view = View(keys, clock, self._changed)
+        self.demands = Demands(clock, self._changed)
+        self.registering = Registering(store, keys, clock, leader_new)
+        self.registry = Mirror(store, clock, keys.functions, self.view.function_changed)
+        self._maps = Mirror(store, clock, keys.maps, self._map_changed)
+        self._gateways = Mirror(store, clock, keys.gateways, self._gateway_changed)
+        self._links = Links(dialer, clock, name, self._heard, self._worker_changed)
+        self.view.links = self._links
+        self._provider = provider
+        writer = Writer(store, keys, leader_new)
+        self._parts = Parts(clock, self.view, self.demands, provider, writer, self.registry, self._maps)
+        self._loops: dict[str, FunctionLoop] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._times = status.Times()
+        self._ready = asyncio.Event()
+
+    async def run(self) -> None:
+        """Never returns by itself; cancel it to stop leading."""
+        mirrors = {"functions": self.registry, "map": self._maps, "gateways": self._gateways}
+        for name, mirror in mirrors.items():
+            metrics.age(name, lambda mirror=mirror: self.clock.monotonic() - mirror.heard_at)  # type: ignore[misc]  # a default binds it
+        try:
+            async with asyncio.TaskGroup() as group:
+                for mirror in mirrors.values():
+                    group.create_task(mirror.run())
+                for mirror in mirrors.values():
+                    await mirror.listed.wait()
+                self._ready.set()
+                metrics.LEADING.set(1)
+                log.event("leading", functions=len(self.view.functions))
+                group.create_task(self._observe())
+                group.create_task(self._compact())
+                for uid in list(self.view.functions):
+                    self._changed(uid)
+        finally:
+            metrics.LEADING.set(0)
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._links.close()
+
+    async def listed(self, running: asyncio.Task[None]) -> None:
+        """Until this leader knows what the store holds, or `running` failed: people and agents are answered from then on."""
+        waiting = asyncio.ensure_future(self._ready.wait())
+        await asyncio.wait({waiting, running}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+
+    # ------------------------------------------------------------------------------------------------------------------ news
+
+    def _changed(self, uid: str) -> None:
+        if not self._ready.is_set():
+            return
+        loop = self._loops.get(uid)
+        if loop is not None:
+            loop.nudge()
+        elif uid in self.view.functions:
+            loop = self._loops[uid] = FunctionLoop(uid, self._parts)
+            task = asyncio.create_task(self._keep(loop), name=f"function {uid}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _keep(self, loop: FunctionLoop) -> None:
+        """One function's trouble stays with it: an error of ours in its loop is logged, and its loop begins anew."""
+        label = ""
+        try:
+            while loop.uid in self.view.functions:
+                label = self.view.functions[loop.uid].function.label
+                try:
+                    await loop.run()
+                except Exception as error:
+                    log.warning("a function's loop failed and begins anew", function=label, error=repr(error))
+                    await self.clock.sleep(RESTART)
+        finally:
+            self._loops.pop(loop.uid, None)
+        self.demands.forget(loop.uid)
+        self._times.forget(loop.uid)
+        if not any(r.function.label == label for r in self.view.functions.values()):
+            with contextlib.suppress(KeyError):
+                metrics.forget(label)
+
+    def _map_changed(self, key: str, before: Item | None, after: Item | None) -> None:
+        self.view.map_changed(key, before, after)
+        parts = key.removeprefix(self.keys.maps).split("/", 4)
+        if after is None and len(parts) == 5 and parts[3] == "workers":
+            self.demands.worker_left(parts[2], parts[4])
+
+    def _gateway_changed(self, key: str, before: Item | None, after: Item | None) -> None:
+        self.view.gateway_changed(key, before, after)
+        if after is None:
+            self.demands.forget_agent(key.removeprefix(self.keys.gateways))
+
+    def _heard(self, worker: str, report: control_pb2.WorkerReport) -> None:
+        uid = self.view.uid_of(worker)
+        if uid is not None:
+            self.view.heard(worker, report)
+            self.demands.worker(uid, worker, report)
+
+    def _worker_changed(self, worker: str) -> None:
+        uid = self.view.uid_of(worker)
+        if uid is not None:
+            self._changed(uid)
+
+    # ------------------------------------------------------------------------------------------------------------------ the provider
+
+    async def _observe(self) -> None:
+        while True:
+            before, after = self.view.instances, await self._provider.observe()
+            self.view.instances = after
+            for uid in _differ(before, after):
+                self._changed(uid)
+            for stranger in self.view.strangers():
+                await self._dismiss(stranger)
+            await self.clock.sleep(OBSERVE)
+
+    async def _dismiss(self, stranger: Instance) -> None:
+        """An instance of a function that the complete registry does not have: deleted while nobody led."""
+        namespace, _, name = stranger.function.partition("/")
+        log.event("an instance of no function", instance=stranger.name, function=stranger.function, uid=stranger.uid)
+        entry = state_pb2.FunctionEntry(namespace=namespace, name=name, uid=stranger.uid)
+        try:
+            await self._provider.apply(Wanted(entry, stranger.revision, 0))
+        except DormouseError as error:
+            log.warning("the provider did not", instance=stranger.name, error=error.message)
+
+    # ------------------------------------------------------------------------------------------------------------------ the store
+
+    async def _compact(self) -> None:
+        """Drops the history that is older than one interval: watchers that lag less continue, others list anew."""
+        before = 0
+        while True:
+            await self.clock.sleep(COMPACT_SECONDS)
+            try:
+                revision, _ = await self.store.get([self.keys.leader])
+                if before:
+                    await self.store.compact(before)
+                before = revision
+            except StoreError as error:
+                log.event("the store was not compacted", error=str(error))
+
+    # ------------------------------------------------------------------------------------------------------------------ for people
+
+    def find(self, namespace: str, name: str) -> FunctionSeen:
+        """NotFound: no such function."""
+        for uid, registered in self.view.functions.items():
+            if registered.function.namespace == namespace and registered.function.name == name:
+                seen = self.view.seen(uid)
+                assert seen is not None
+                return seen
+        raise NotFound(f"no function {namespace}/{name}")
+
+    def status(self, namespace: str, name: str, *, owners: bool = False) -> control_pb2.FunctionStatus:
+        return self._status(self.find(namespace, name), owners)
+
+    def statuses(self, namespace: str, *, owners: bool = False) -> list[control_pb2.FunctionStatus]:
+        found = [self.view.seen(uid) for uid, r in self.view.functions.items() if namespace in ("", r.function.namespace)]
+        return sorted((self._status(seen, owners) for seen in found if seen is not None), key=lambda s: (s.namespace, s.name))
+
+    def _status(self, seen: FunctionSeen, owners: bool) -> control_pb2.FunctionStatus:
+        loop = self._loops.get(seen.entry.uid)
+        decision = loop.decision if loop else Decision(0, "not decided yet", valid=False)
+        problem = self.demands.route_problem(f"{seen.entry.namespace}/{seen.entry.name}")
+        return status.status(seen, decision, problem, self._times, int(self.clock.now() * 1_000_000), owners=owners)
+
+
+def _differ(before: Sequence[Instance] | None, after: Sequence[Instance] | None) -> set[str]:
+    old, new = set(map(_mark, before or ())), set(map(_mark, after or ()))
+    changed = {uid for uid, *_ in old ^ new}
+    if (before is None) != (after is None):
+        changed |= {uid for uid, *_ in old | new}
+    return changed
+
+
+def _mark(i: Instance) -> tuple[str, str, bool, bool]:
+    return i.uid, i.name, i.stopping, i.exited

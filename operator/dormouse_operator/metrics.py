@@ -1,0 +1,38 @@
+"""The operator's Prometheus series."""
+
+from collections.abc import Callable
+
+from dormouse_core.autoscaling import Decision, Workers
+from dormouse_core.coordination import Action
+from prometheus_client import Counter, Gauge
+
+WANTED = Gauge("dormouse_workers_wanted", "Workers that the autoscaler wants", ["function"])
+READY = Gauge("dormouse_workers_ready", "Workers of the target revision that serve", ["function"])
+STARTING = Gauge("dormouse_workers_starting", "Workers that were ordered and have not registered", ["function"])
+DECISIONS = Counter("dormouse_autoscaler_decisions", "Decisions by whether enough was known to scale down", ["function", "valid"])
+SHARDS = Counter("dormouse_shards_moved", "Shards written by the coordinator: assign, failover, plan, cancel", ["function", "action"])
+LEADING = Gauge("dormouse_leading", "1 while this process leads")
+EVENT_AGE = Gauge("dormouse_event_age_seconds", "Seconds since the store's watch was last heard", ["watch"])
+
+
+def decided(function: str, decision: Decision, workers: Workers) -> None:
+    WANTED.labels(function).set(decision.wanted)
+    READY.labels(function).set(workers.ready)
+    STARTING.labels(function).set(workers.starting)
+    DECISIONS.labels(function, str(decision.valid).lower()).inc()
+
+
+def shards(function: str, action: Action) -> None:
+    SHARDS.labels(function, type(action).__name__.lower()).inc(len(getattr(action, "shards", ())))
+
+
+def age(watch: str, read: Callable[[], float]) -> None:
+    EVENT_AGE.labels(watch).set_function(read)
+
+
+def forget(function: str) -> None:
+    """A deleted function's series end with it."""
+    for series in (WANTED, READY, STARTING):
+        series.remove(function)
+    for valid in ("true", "false"):
+        DECISIONS.remove(function, valid)

@@ -1,0 +1,139 @@
+"""Apply, scale, delete: what people ask of the registry, on one machine. (In a cluster the API server takes manifests.)
+
+Each is read, decide, write-if-unchanged: two people who apply at once get one after the other, never a mixture.
+"""
+
+from collections.abc import Callable
+from uuid import uuid4
+
+import msgspec
+from dormouse_core import spec as specs
+from dormouse_core.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from dormouse_core.keys import Keys
+from dormouse_core.limits import REPLICAS_MAX
+from dormouse_core.seams import Clock, CreatedIs, Item, ModIs, Put, Store, StoreError, Txn
+from dormouse_core.spec import InferenceFunction, Metadata
+from dormouse_proto import state_pb2
+
+ATTEMPTS = 5
+
+Change = Callable[[state_pb2.FunctionEntry | None], state_pb2.FunctionEntry | None]
+
+
+class Registering:
+    """Writes of `functions/`. All raise DormouseError; a write whose outcome is not known is UNAVAILABLE, and asking again is safe."""
+
+    def __init__(self, store: Store, keys: Keys, clock: Clock, leader_new: int) -> None:
+        self._store = store
+        self._keys = keys
+        self._clock = clock
+        self._leader_new = leader_new
+
+    async def apply(self, manifest: str) -> tuple[state_pb2.FunctionEntry, str, int]:
+        """The entry, `created` | `configured` | `unchanged`, and the revision at which the store has it."""
+        wanted = specs.parse_manifest(manifest)
+        outcome = "unchanged"
+
+        def change(entry: state_pb2.FunctionEntry | None) -> state_pb2.FunctionEntry | None:
+            nonlocal outcome
+            if entry is None:
+                outcome = "created"
+                return self._new(wanted)
+            _refuse_deleting(entry)
+            old = manifest_of(entry)
+            new = wanted
+            if new.spec.replicas is None and old.spec.replicas is not None:
+                # Who scaled by hand keeps it until they say `auto`; a manifest without the field says nothing about it.
+                new = msgspec.structs.replace(new, spec=msgspec.structs.replace(new.spec, replicas=old.spec.replicas))
+            specs.validate_update(old, new)
+            if specs.spec_to_json(new.spec) == entry.spec:
+                return None
+            outcome = "configured"
+            return _with_spec(entry, new.spec)
+
+        entry, revision = await self._change(wanted.metadata.namespace, wanted.metadata.name, change)
+        return entry, outcome, revision
+
+    async def scale(self, namespace: str, name: str, replicas: int | None) -> tuple[state_pb2.FunctionEntry, int]:
+        if replicas is not None and not 0 <= replicas <= REPLICAS_MAX:
+            raise InvalidArgument(f"replicas: {replicas} found, 0 to {REPLICAS_MAX} or auto is allowed")
+
+        def change(entry: state_pb2.FunctionEntry | None) -> state_pb2.FunctionEntry | None:
+            if entry is None:
+                raise NotFound(f"no function {namespace}/{name}")
+            _refuse_deleting(entry)
+            spec = specs.spec_from_json(entry.spec)
+            if spec.replicas == replicas:
+                return None
+            return _with_spec(entry, msgspec.structs.replace(spec, replicas=replicas))
+
+        return await self._change(namespace, name, change)
+
+    async def delete(self, namespace: str, name: str) -> int:
+        """Marks it; the leader stops its workers and removes its map, its data and at last its name."""
+
+        def change(entry: state_pb2.FunctionEntry | None) -> state_pb2.FunctionEntry | None:
+            if entry is None:
+                raise NotFound(f"no function {namespace}/{name}")
+            if entry.deleting:
+                return None
+            marked = state_pb2.FunctionEntry()
+            marked.CopyFrom(entry)
+            marked.deleting = True
+            return marked
+
+        _, revision = await self._change(namespace, name, change)
+        return revision
+
+    async def _change(self, namespace: str, name: str, change: Change) -> tuple[state_pb2.FunctionEntry, int]:
+        key = self._keys.function(namespace, name)
+        try:
+            for _ in range(ATTEMPTS):
+                _, items = await self._store.get([key])
+                item = items.get(key)
+                before = None if item is None else state_pb2.FunctionEntry.FromString(item.value)
+                after = change(before)
+                if after is None:
+                    assert before is not None and item is not None
+                    return before, item.mod_revision
+                result = await self._store.txn(self._put(key, item, after))
+                if result.succeeded:
+                    return after, result.revision
+        except StoreError as error:
+            raise Unavailable(f"the store does not answer, so whether {namespace}/{name} was changed is not known: {error}") from error
+        raise Aborted(f"{namespace}/{name} is being changed by others at the same time, or this operator no longer leads: ask again")
+
+    def _put(self, key: str, item: Item | None, entry: state_pb2.FunctionEntry) -> Txn:
+        guards = (CreatedIs(self._keys.leader, self._leader_new), ModIs(key, 0 if item is None else item.mod_revision))
+        return Txn(guards, (Put(key, entry.SerializeToString()),))
+
+    def _new(self, wanted: InferenceFunction) -> state_pb2.FunctionEntry:
+        entry = state_pb2.FunctionEntry(
+            namespace=wanted.metadata.namespace,
+            name=wanted.metadata.name,
+            uid=str(uuid4()),
+            shards=wanted.spec.sessions.shards if wanted.spec.sessions else 0,
+            created_us=int(self._clock.now() * 1_000_000),
+        )
+        return _with_spec(entry, wanted.spec)
+
+
+def manifest_of(entry: state_pb2.FunctionEntry) -> InferenceFunction:
+    """The object as it was applied, defaults filled in; labels and annotations are not kept on one machine."""
+    return InferenceFunction(metadata=Metadata(name=entry.name, namespace=entry.namespace), spec=specs.spec_from_json(entry.spec))
+
+
+def _with_spec(before: state_pb2.FunctionEntry, spec: specs.FunctionSpec) -> state_pb2.FunctionEntry:
+    entry = state_pb2.FunctionEntry()
+    entry.CopyFrom(before)
+    entry.spec = specs.spec_to_json(spec)
+    entry.revision = specs.revision_of(spec)
+    entry.generation += 1
+    if entry.revision != before.revision:
+        entry.ClearField("problem")
+    return entry
+
+
+def _refuse_deleting(entry: state_pb2.FunctionEntry) -> None:
+    if entry.deleting:
+        raise FailedPrecondition(f"{entry.namespace}/{entry.name} is being deleted; its name can be used again when that is done")

@@ -1,0 +1,56 @@
+"""What the operator is told at its start."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    store: tuple[str, ...] = ("127.0.0.1:2379",)
+    store_ca: str = ""
+    store_cert: str = ""
+    store_key: str = ""
+    store_user: str = ""
+    store_password_file: str = ""
+    installation: str = "default"
+    name: str = "operator"
+    """What this process calls itself to workers and in the leader's key."""
+    control: str = "unix:/run/dormouse/control.sock"
+    """Where people's calls are answered: unix:PATH."""
+    provider: str = "unix:/run/dormouse/provider.sock"
+    """Where `dormouse up` starts and stops workers: unix:PATH."""
+    listen: str = "127.0.0.1:9002"
+    """Where gateways' agents report, IP:port; it stands in the leader's key, so they must be able to reach it."""
+    metrics: int = 9090
+    """The port for Prometheus; 0: any free one."""
+    model_root: str = ""
+    """The folder under which file:// lies for the workers of this machine."""
+
+
+def parse(arguments: Sequence[str] | None) -> Settings:
+    """Settings from the command line; exits with a readable message when one is wrong."""
+    default = Settings()
+    parser = argparse.ArgumentParser(prog="dormouse_operator")
+    parser.add_argument(
+        "--local", action="store_true", required=True, help="one machine, workers by `dormouse up`; the only mode of this release"
+    )
+    parser.add_argument("--store", action="append", metavar="HOST:PORT", help="an etcd endpoint; may be given several times")
+    for option in ("ca", "cert", "key", "user", "password-file"):
+        parser.add_argument(f"--store-{option}", default="")
+    parser.add_argument("--installation", default=default.installation)
+    parser.add_argument("--name", default=default.name)
+    parser.add_argument("--control", default=default.control, metavar="unix:PATH")
+    parser.add_argument("--provider", default=default.provider, metavar="unix:PATH")
+    parser.add_argument("--listen", default=default.listen, metavar="IP:PORT")
+    parser.add_argument("--metrics", type=int, default=default.metrics, metavar="PORT")
+    parser.add_argument("--model-root", default=default.model_root, metavar="DIR")
+    options = vars(parser.parse_args(arguments))
+    del options["local"]
+    options["store"] = tuple(options["store"] or default.store)
+    for option in ("control", "provider"):
+        if not options[option].startswith("unix:"):
+            parser.error(f"--{option}: {options[option]!r} found, unix:PATH is allowed")
+    if not 0 < int("0" + options["listen"].rpartition(":")[2]) < 65536:
+        parser.error(f"--listen: {options['listen']!r} found, IP:port with a port from 1 to 65535 is allowed")
+    return Settings(**options)

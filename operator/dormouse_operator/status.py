@@ -1,0 +1,121 @@
+"""What `dormouse get` shows of a function. The phase is for eyes; conditions are what logic reads, each one sentence."""
+
+from collections.abc import Mapping
+
+from dormouse_core import lifecycle
+from dormouse_core.autoscaling import Decision
+from dormouse_core.observations import FunctionSeen
+from dormouse_core.spec import spec_from_json
+from dormouse_proto import control_pb2
+
+
+class Times:
+    """Since when a condition has had its status, and since when a function sleeps, as far as this leader has seen."""
+
+    def __init__(self) -> None:
+        self._since: dict[tuple[str, str], tuple[str, int]] = {}
+
+    def since(self, uid: str, what: str, value: str, now_us: int) -> int:
+        known = self._since.get((uid, what))
+        if known is None or known[0] != value:
+            known = (value, now_us)
+            self._since[uid, what] = known
+        return known[1]
+
+    def forget(self, uid: str) -> None:
+        for key in [k for k in self._since if k[0] == uid]:
+            del self._since[key]
+
+
+def status(
+    seen: FunctionSeen, decision: Decision, route_problem: str, times: Times, now_us: int, *, owners: bool = False
+) -> control_pb2.FunctionStatus:
+    entry = seen.entry
+    wanted, why = lifecycle.wanted_of_target(seen, decision)
+    serving = sorted(w.name for w in seen.workers.values() if w.serving)
+    ready = sorted(w.name for w in seen.of_target() if w.serving) if seen.proved else serving
+    phase = _phase(seen, wanted, len(serving))
+    conditions = [_ready(seen, phase, len(serving)), _model_ready(seen), _routed(route_problem), _rolled_out(seen, wanted)]
+    for condition in conditions:
+        condition.since_us = times.since(entry.uid, condition.type, condition.status + condition.reason, now_us)
+    asleep_since = times.since(entry.uid, "asleep", str(phase == "Asleep"), now_us)
+    return control_pb2.FunctionStatus(
+        namespace=entry.namespace,
+        name=entry.name,
+        uid=entry.uid,
+        revision=entry.revision,
+        phase=phase,
+        replicas=wanted,
+        ready_replicas=len(ready),
+        sessions=sum(w.report.sessions for w in seen.workers.values() if w.report is not None),
+        asleep_since_us=asleep_since if phase == "Asleep" else 0,
+        conditions=conditions,
+        reason=why,
+        autoscaled=spec_from_json(entry.spec).replicas is None,
+        workers=ready,
+        owners=_owners(seen) if owners else {},
+    )
+
+
+def _phase(seen: FunctionSeen, wanted: int, serving: int) -> str:
+    """Deleting > Ready > Failed > Verifying > Waking > Stopped > Asleep: the first that is true. A function that serves is Ready, whatever a
+    newer revision of it is doing: that is in the condition RolledOut."""
+    if seen.entry.deleting:
+        return "Deleting"
+    if serving and wanted:
+        return "Ready"
+    if seen.entry.HasField("problem"):
+        return "Failed"
+    fixed_at_zero = spec_from_json(seen.entry.spec).replicas == 0
+    if fixed_at_zero:
+        return "Stopped"
+    if not seen.proved:
+        return "Verifying"
+    return "Waking" if wanted else "Asleep"
+
+
+def _ready(seen: FunctionSeen, phase: str, serving: int) -> control_pb2.Condition:
+    message = {
+        "Deleting": "It is being deleted.",
+        "Ready": f"{serving} workers serve it.",
+        "Failed": f"It cannot be served: {seen.entry.problem.message}",
+        "Stopped": "replicas is 0: calls are refused until it is scaled up.",
+        "Verifying": "A first worker is loading its model.",
+        "Waking": "Workers are starting; calls are held.",
+        "Asleep": "It sleeps; the first call wakes it.",
+    }[phase]
+    able = phase in ("Ready", "Waking", "Asleep")
+    return control_pb2.Condition(type="Ready", status="True" if able else "False", reason=phase, message=message)
+
+
+def _model_ready(seen: FunctionSeen) -> control_pb2.Condition:
+    revision = seen.entry.revision[:8]
+    if seen.entry.HasField("problem"):
+        problem = seen.entry.problem
+        return control_pb2.Condition(type="ModelReady", status="False", reason=problem.reason, message=problem.message)
+    if seen.proved:
+        return control_pb2.Condition(type="ModelReady", status="True", reason="Proved", message=f"A worker loaded revision {revision}.")
+    return control_pb2.Condition(
+        type="ModelReady", status="Unknown", reason="Verifying", message=f"No worker loaded revision {revision} yet."
+    )
+
+
+def _routed(problem: str) -> control_pb2.Condition:
+    if problem:
+        return control_pb2.Condition(type="Routed", status="False", reason="RouteRefused", message=f"Envoy refused its route: {problem}")
+    return control_pb2.Condition(type="Routed", status="True", reason="Routed", message="No gateway refused its route.")
+
+
+def _rolled_out(seen: FunctionSeen, wanted: int) -> control_pb2.Condition:
+    old = [w for w in seen.workers.values() if w.revision != seen.entry.revision]
+    if not old:
+        return control_pb2.Condition(type="RolledOut", status="True", reason="RolledOut", message="No worker of an older revision is left.")
+    new = sum(w.serving for w in seen.of_target())
+    message = (
+        f"{len(old)} workers of an older revision serve until {max(wanted, 1)} of revision {seen.entry.revision[:8]} are ready; {new} are."
+    )
+    return control_pb2.Condition(type="RolledOut", status="False", reason="Progressing", message=message)
+
+
+def _owners(seen: FunctionSeen) -> Mapping[int, str]:
+    return {shard: s.owner for shard, s in sorted(seen.shards.items()) if s.owner in seen.workers and not seen.workers[s.owner].gone}

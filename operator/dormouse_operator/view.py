@@ -1,0 +1,198 @@
+"""The leader's view of every function: the store's map and registry as the mirrors copy them, joined with what workers and the provider say.
+
+The mirrors call `map_changed` and `function_changed` for every key; parsing happens there, once a change, so that a snapshot is a copy of
+dictionaries. A value that does not parse is one item's trouble: it is logged and left out, as if it were not there.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from dormouse_core.keys import Function, Keys
+from dormouse_core.observations import FunctionSeen, MoveSeen, ShardSeen, WorkerSeen
+from dormouse_core.seams import Clock, Instance, Item
+from dormouse_kit import log
+from dormouse_proto import control_pb2, state_pb2
+from google.protobuf.message import DecodeError
+
+from dormouse_operator.links import Links
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A function as its entry says."""
+
+    function: Function
+    entry: state_pb2.FunctionEntry
+    mod: int
+    created: int
+
+
+@dataclass(slots=True)
+class _Map:
+    """map/{F}/ of one uid. Workers are as their entries say; what their streams say is joined when a snapshot is taken."""
+
+    workers: dict[str, tuple[state_pb2.WorkerEntry, int]] = field(default_factory=dict)
+    shards: dict[int, ShardSeen] = field(default_factory=dict)
+    moves: dict[int, MoveSeen] = field(default_factory=dict)
+    stopped: dict[tuple[str, int], float] = field(default_factory=dict)  # (worker, shard) -> since when, monotonic
+
+
+class View:
+    """`changed(uid)` is called when a function's snapshot may differ; `links` are opened and dropped as workers come and go."""
+
+    def __init__(self, keys: Keys, clock: Clock, changed: Callable[[str], None]) -> None:
+        self._keys = keys
+        self._clock = clock
+        self._changed = changed
+        self._maps: dict[str, _Map] = {}
+        self._uid_of_worker: dict[str, str] = {}
+        self.functions: dict[str, Registered] = {}  # by uid
+        self.gateways: dict[str, str] = {}  # agent -> address, for those with a lease
+        self.instances: Sequence[Instance] | None = None
+        self.links: Links | None = None
+
+    # ------------------------------------------------------------------------------------------------------------ from the store
+
+    def function_changed(self, key: str, before: Item | None, after: Item | None) -> None:
+        old = None if before is None else _entry(before)
+        new = None if after is None else _entry(after)
+        if old is not None and (new is None or new.uid != old.uid):
+            self.functions.pop(old.uid, None)
+            self._changed(old.uid)
+        if new is not None and after is not None:
+            function = Function(new.namespace, new.name, new.uid)
+            self.functions[new.uid] = Registered(function, new, after.mod_revision, after.create_revision)
+            self._changed(new.uid)
+
+    def gateway_changed(self, key: str, before: Item | None, after: Item | None) -> None:
+        agent = key.removeprefix(self._keys.gateways)
+        if after is None:
+            self.gateways.pop(agent, None)
+        else:
+            self.gateways[agent] = state_pb2.GatewayEntry.FromString(after.value).address
+
+    def map_changed(self, key: str, before: Item | None, after: Item | None) -> None:
+        parts = key.removeprefix(self._keys.maps).split("/", 4)
+        if len(parts) != 5:
+            log.warning("a key that is none of ours", key=key)
+            return
+        _, _, uid, kind, name = parts
+        table = self._maps.setdefault(uid, _Map())
+        try:
+            if kind == "workers":
+                self._worker_changed(uid, table, name, after)
+            elif kind == "shards":
+                _put(table.shards, int(name), after, _shard)
+            elif kind == "moves":
+                _put(table.moves, int(name), after, _move)
+        except (DecodeError, ValueError) as error:
+            log.warning("an entry that cannot be read", key=key, error=str(error))
+        if not (table.workers or table.shards or table.moves):
+            self._maps.pop(uid, None)
+        self._changed(uid)
+
+    def _worker_changed(self, uid: str, table: _Map, name: str, after: Item | None) -> None:
+        assert self.links is not None
+        if after is None:
+            table.workers.pop(name, None)
+            self._uid_of_worker.pop(name, None)
+            for key in [k for k in table.stopped if k[0] == name]:
+                del table.stopped[key]
+            self.links.drop(name)
+            return
+        entry = state_pb2.WorkerEntry.FromString(after.value)
+        table.workers[name] = (entry, after.create_revision)
+        self._uid_of_worker[name] = uid
+        self.links.follow(name, entry.address)
+
+    # ------------------------------------------------------------------------------------------------------------ from workers
+
+    def uid_of(self, worker: str) -> str | None:
+        return self._uid_of_worker.get(worker)
+
+    def heard(self, worker: str, report: control_pb2.WorkerReport) -> None:
+        """Notes since when a shard is stopped: from the first report that said so, by this leader's clock (workers' clocks may be off)."""
+        uid = self._uid_of_worker.get(worker)
+        table = self._maps.get(uid) if uid else None
+        if table is None:
+            return
+        now = self._clock.monotonic()
+        stopped = {s.shard for s in report.stopped}
+        for key in [k for k in table.stopped if k[0] == worker and k[1] not in stopped]:
+            del table.stopped[key]
+        for shard in stopped:
+            table.stopped.setdefault((worker, shard), now)
+
+    # ------------------------------------------------------------------------------------------------------------ snapshots
+
+    def seen(self, uid: str) -> FunctionSeen | None:
+        registered = self.functions.get(uid)
+        if registered is None:
+            return None
+        table = self._maps.get(uid, _EMPTY)
+        stopped = {
+            shard: since
+            for (worker, shard), since in table.stopped.items()
+            if shard in table.shards and table.shards[shard].owner == worker
+        }
+        instances = None if self.instances is None else tuple(i for i in self.instances if i.uid == uid)
+        return FunctionSeen(
+            entry=registered.entry,
+            entry_mod=registered.mod,
+            entry_created=registered.created,
+            workers={name: self._worker(name, entry, created) for name, (entry, created) in table.workers.items()},
+            shards=dict(table.shards),
+            moves=dict(table.moves),
+            stopped=stopped,
+            instances=instances,
+        )
+
+    def workers(self) -> Iterable[str]:
+        return self._uid_of_worker
+
+    def strangers(self) -> list[Instance]:
+        """Instances of functions that are not registered. Only to be asked when the registry's copy is complete."""
+        return [i for i in self.instances or () if i.uid not in self.functions and not i.stopping]
+
+    def _worker(self, name: str, entry: state_pb2.WorkerEntry, created: int) -> WorkerSeen:
+        assert self.links is not None
+        return WorkerSeen(
+            name=name,
+            address=entry.address,
+            revision=entry.revision,
+            instance=entry.instance,
+            draining=entry.state == state_pb2.WorkerEntry.DRAINING,
+            created=created,
+            gone=self.links.gone(name),
+            report=self.links.report(name),
+        )
+
+
+_EMPTY = _Map()
+
+
+def _entry(item: Item) -> state_pb2.FunctionEntry | None:
+    try:
+        return state_pb2.FunctionEntry.FromString(item.value)
+    except DecodeError as error:
+        log.warning("a function's entry cannot be read", key=item.key, error=str(error))
+        return None
+
+
+def _put(table: dict[int, T], shard: int, item: Item | None, parse: Callable[[Item], T]) -> None:
+    if item is None:
+        table.pop(shard, None)
+    else:
+        table[shard] = parse(item)
+
+
+def _shard(item: Item) -> ShardSeen:
+    entry = state_pb2.ShardEntry.FromString(item.value)
+    return ShardSeen(entry.owner, entry.epoch, item.mod_revision)
+
+
+def _move(item: Item) -> MoveSeen:
+    return MoveSeen(state_pb2.Move.FromString(item.value).target, item.mod_revision)

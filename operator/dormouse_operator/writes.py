@@ -1,0 +1,93 @@
+"""What the leader writes for a function. Every transaction compares the leader's election key and what the decision was made from, so a
+decision that came too late, or from a leader that no longer leads, changes nothing."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from dormouse_core import transactions
+from dormouse_core.coordination import Action, Assign, Cancel, Failover, NoTaker, Plan
+from dormouse_core.keys import Function, Keys
+from dormouse_core.observations import FunctionSeen
+from dormouse_core.seams import CreatedIs, Delete, ModIs, Put, Store, StoreError, Txn, TxnResult
+from dormouse_kit import log
+from dormouse_proto import state_pb2
+
+DELETE_TIMEOUT = 30.0  # seconds; a range of many thousand records takes etcd a while
+
+
+class Writer:
+    """One leader's pen. `leader_new`: the create_revision of its election key."""
+
+    def __init__(self, store: Store, keys: Keys, leader_new: int) -> None:
+        self._store = store
+        self._keys = keys
+        self.leader_new = leader_new
+
+    async def shards(self, seen: FunctionSeen, actions: Sequence[Action]) -> int:
+        """Writes them, all at once; returns the highest revision written, 0 if nothing was. What fails is decided anew from what is then seen."""
+        txns = [txn for action in actions for txn in self._txns(seen, action)]
+        results = await asyncio.gather(*(self._one(txn) for txn in txns))
+        return max((r.revision for r in results if r is not None and r.succeeded), default=0)
+
+    async def entry(self, seen: FunctionSeen, entry: state_pb2.FunctionEntry) -> int:
+        """Replaces the function's entry by `entry` if it is still the one that was seen."""
+        function = _function(seen)
+        key = self._keys.function(function.namespace, function.name)
+        result = await self._one(
+            Txn((CreatedIs(self._keys.leader, self.leader_new), ModIs(key, seen.entry_mod)), (Put(key, entry.SerializeToString()),))
+        )
+        return result.revision if result is not None and result.succeeded else 0
+
+    async def purge(self, seen: FunctionSeen) -> int:
+        """Removes a function without workers: its map, its data, then its name. Raises nothing; what is left is tried again."""
+        function = _function(seen)
+        key = self._keys.function(function.namespace, function.name)
+        guards = (CreatedIs(self._keys.leader, self.leader_new), ModIs(key, seen.entry_mod))
+        prefixes = [self._keys.map(function)]
+        # Shard by shard: one range of all sessions of a large function could take the store longer than it keeps others waiting.
+        prefixes += [self._keys.states(function, shard) for shard in range(seen.entry.shards)]
+        prefixes.append(self._keys.data(function))
+        for prefix in prefixes:
+            result = await self._one(Txn(guards, (Delete(prefix, prefix=True),)), timeout=DELETE_TIMEOUT)
+            if result is None or not result.succeeded:
+                return 0
+        result = await self._one(Txn(guards, (Delete(key),)))
+        return result.revision if result is not None and result.succeeded else 0
+
+    async def _one(self, txn: Txn, timeout: float = 5.0) -> TxnResult | None:
+        try:
+            return await self._store.txn(txn, timeout=timeout)
+        except StoreError as error:
+            log.event("a write's outcome is not known", error=str(error), keys=len(txn.writes))
+            return None
+
+    def _txns(self, seen: FunctionSeen, action: Action) -> Iterator[Txn]:
+        keys, function = self._keys, _function(seen)
+        match action:
+            case Assign(target, shards, _):
+                for part in _parts(shards):
+                    yield transactions.assign(keys, function, target, part, function_new=seen.entry_created, leader_new=self.leader_new)
+            case Failover(target, shards, _):
+                for part in _parts(shards):
+                    read = {shard: (seen.shards[shard].mod, seen.shards[shard].epoch) for shard in part}
+                    yield transactions.failover(keys, function, target, read, leader_new=self.leader_new)
+            case Plan(target, shards, _):
+                for shard in shards:
+                    mod = seen.shards[shard].mod
+                    yield transactions.plan(keys, function, shard, target, shard_mod=mod, leader_new=self.leader_new)
+            case Cancel(shards, _):
+                for shard in shards:
+                    yield transactions.cancel(keys, function, shard, shard_mod=seen.shards[shard].mod, leader_new=self.leader_new)
+            case NoTaker():
+                return
+
+
+def _function(seen: FunctionSeen) -> Function:
+    return Function(seen.entry.namespace, seen.entry.name, seen.entry.uid)
+
+
+def _parts(shards: Sequence[int]) -> Iterator[list[int]]:
+    rest = iter(shards)
+    while part := list(islice(rest, transactions.MAX_SHARDS)):
+        yield part
