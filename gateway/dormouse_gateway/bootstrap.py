@@ -1,8 +1,9 @@
-"""What Envoy is started with: the port, the filters, the two clusters that do not come by xDS. A pure function of the settings.
+"""What Envoy is started with: the port, the filters, the two clusters that do not come by xDS. A pure function of the
+settings.
 
-The listener is static, but it opens only when its scoped routes are there, and these come from the agent, which says nothing before its first
-full listing of the store: a gateway that starts without agent or etcd is not ready, instead of answering for functions that it does not know.
-`initial_fetch_timeout: 0s` is what makes Envoy wait for ever.
+The listener is static, but it opens only when its scoped routes are there, and these come from the agent, which says
+nothing before its first full listing of the store: a gateway that starts without agent or etcd is not ready, instead
+of answering for functions that it does not know. `initial_fetch_timeout: 0s` is what makes Envoy wait for ever.
 
 Each limit that Envoy has by default is either raised here on purpose or named with the reason for its value.
 """
@@ -58,7 +59,7 @@ def http2(**options: Any) -> Json:
 
 def circuit_breakers() -> Json:
     """Envoy's own are 1,024 calls: at 1,025 held calls it would answer 'overflow' though the relay has room."""
-    limits = {key: MANY for key in ("max_connections", "max_pending_requests", "max_requests", "max_retries")}
+    limits = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests", "max_retries"), MANY)
     return {"thresholds": [{"priority": "DEFAULT", **limits}, {"priority": "HIGH", **limits}]}
 
 
@@ -85,7 +86,9 @@ def lua_source(settings: Settings) -> str:
 
 
 def authority_pattern(settings: Settings) -> str:
-    """What router.lua's `from_authority` takes for a function's name, as a regular expression: fn.namespace[.svc[.cluster.local]][:port]."""
+    """What router.lua's `from_authority` takes for a function's name, as a regular expression:
+    fn.namespace[.svc[.cluster.local]][:port].
+    """
     label = "[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?"
     return rf"{label}\.{label}(\.svc(\.cluster\.local\.?)?)?(:[0-9]+)?"
 
@@ -209,7 +212,8 @@ def overload(settings: Settings) -> Json:
 def bootstrap(settings: Settings) -> Json:
     """Envoy's whole bootstrap, in the JSON form of its documentation."""
     ads = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
-    agent = {"envoy_grpc": {"cluster_name": "agent", "max_receive_message_length": 256 * MIB}}
+    again = {"retry_back_off": {"base_interval": "0.1s", "max_interval": "0.5s"}}  # by default up to 30 s after the agent came back
+    agent = {"envoy_grpc": {"cluster_name": "agent", "max_receive_message_length": 256 * MIB, "retry_policy": again}}
     return {
         "node": {"id": settings.name, "cluster": "dormouse"},
         "admin": {"address": {"pipe": {"path": settings.admin, "mode": 0o600}}},

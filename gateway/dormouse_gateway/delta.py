@@ -2,14 +2,15 @@
 
 https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#incremental-xds, and what was seen of Envoy itself:
 
-* Even an empty wildcard subscription must be answered, and a name that does not exist with "removed"; else Envoy does not become ready.
-* One bad resource can take the good ones of its response down with it, and Envoy does not ask for them again. After a NACK of several, each
-  is sent again in a response of its own; the culprit is then the one whose own response is refused. It is kept in `problems` and not sent
-  again in that version; Envoy goes on with its last good one.
+* Even an empty wildcard subscription must be answered, and a name that does not exist with "removed"; else Envoy does
+  not become ready.
+* One bad resource can take the good ones of its response down with it, and Envoy does not ask for them again. After a
+  NACK of several, each is sent again in a response of its own; the culprit is then the one whose own response is
+  refused. It is kept in `problems` and not sent again in that version; Envoy goes on with its last good one.
 * An Envoy that reconnects says which versions it has; it is sent only what differs.
 
-Make before break: a resource goes out when what it needs is accepted, in the version needed; a cluster is removed when the scope that may name
-it is gone or has been accepted in a version that does not.
+Make before break: a resource goes out when what it needs is accepted, in the version needed; a cluster is removed
+when the scope that may name it is gone or has been accepted in a version that does not.
 """
 
 from collections.abc import Mapping

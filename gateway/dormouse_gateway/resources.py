@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dormouse_proto import envoy
 from google.protobuf.message import Message
 
 from dormouse_gateway.bootstrap import (
     ENTRY,
-    MIB,
     RELAY_CLUSTER,
     TYPE,
     Json,
@@ -25,8 +25,7 @@ from dormouse_gateway.bootstrap import (
     http2,
     socket_address,
 )
-from dormouse_gateway.settings import Settings
-from dormouse_proto import envoy
+from dormouse_gateway.settings import MIB, Settings
 
 CLUSTER = TYPE + "envoy.config.cluster.v3.Cluster"
 ENDPOINTS = TYPE + "envoy.config.endpoint.v3.ClusterLoadAssignment"
@@ -161,8 +160,9 @@ def scope(route: Route, settings: Settings, needs: tuple[tuple[Name, str], ...])
 def entry(settings: Settings) -> Resource:
     """The scope '+': every call enters here, and what router.lua does not move elsewhere goes to the relay.
 
-    An agent that restarts is away for a moment: calls wait for it. A unary call that was in the relay is sent again under its key; the relay
-    knows by the count of tries that it may have run. A stream is sent again only if it never connected.
+    An agent that restarts is away for a moment: calls wait for it. A unary call that was in the relay is sent again
+    under its key; the relay knows by the count of tries that it may have run. A stream is sent again only if it never
+    connected.
     """
     infer = "/inference.GRPCInferenceService/ModelInfer"
     unbuffered = {
@@ -184,10 +184,7 @@ def entry(settings: Settings) -> Resource:
 
     unary, once = "connect-failure,refused-stream,reset", "connect-failure,refused-stream"
     routes = [
-        *(
-            to_relay({"path": infer, "headers": headers}, unary, typed_per_filter_config=unbuffered)
-            for headers in bypass_buffer(settings)
-        ),
+        *(to_relay({"path": infer, "headers": headers}, unary, typed_per_filter_config=unbuffered) for headers in bypass_buffer(settings)),
         to_relay({"path": infer}, unary),
         to_relay({"path": "/inference.GRPCInferenceService/ModelStreamInfer"}, once, typed_per_filter_config=unbuffered),
         to_relay({"prefix": "/"}, once, typed_per_filter_config=unbuffered),

@@ -1,11 +1,14 @@
-"""From the routing table to Envoy's snapshot: each function that changed becomes its resources, and one that cannot be made harms no other."""
+"""From the routing table to Envoy's snapshot: each function that changed becomes its resources, and one that cannot
+be made harms no other.
+"""
+
+from dormouse_kit import log
 
 from dormouse_gateway.bootstrap import ENTRY
 from dormouse_gateway.resources import entry, resources
 from dormouse_gateway.settings import Settings
 from dormouse_gateway.snapshot import Snapshot
 from dormouse_gateway.table import Table
-from dormouse_kit import log
 
 
 class Routes:

@@ -1,7 +1,7 @@
 """Everything that Envoy should have: the resources of all functions, and who wants to know when they change.
 
-Nothing is served from here before `complete` is set, which happens with the first full listing of the store: to an Envoy that reconnects, an
-empty snapshot means "remove everything".
+Nothing is served from here before `complete` is set, which happens with the first full listing of the store: to an
+Envoy that reconnects, an empty snapshot means "remove everything".
 """
 
 import asyncio

@@ -9,18 +9,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from google.protobuf.message import DecodeError
-
 from dormouse_core import spec
 from dormouse_core.errors import Code, DormouseError, FailedPrecondition, NotFound, Unavailable
 from dormouse_core.keys import Function as Identity
 from dormouse_core.keys import Keys
 from dormouse_core.seams import Event, Item
 from dormouse_core.spec.objects import FunctionSpec
+from dormouse_proto import state_pb2
+from google.protobuf.message import DecodeError
+
 from dormouse_gateway.resources import MAX_HOSTS, Route
 from dormouse_gateway.settings import address
-from dormouse_proto import state_pb2
-
 
 _T = TypeVar("_T", state_pb2.WorkerEntry, state_pb2.ShardEntry, state_pb2.FunctionEntry)
 
@@ -164,7 +163,9 @@ def function_of(item: Item, map_: Map) -> Function:
 
 
 class Table:
-    """The watched copy. `replace` takes a listing, `apply` a watch's events; both return the functions that changed and what was unreadable."""
+    """The watched copy. `replace` takes a listing, `apply` a watch's events; both return the functions that changed
+    and what was unreadable.
+    """
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys

@@ -1,7 +1,8 @@
-"""Keeps the routing table like the store: one linearizable listing, then a watch; and listed anew when the watch's history is gone.
+"""Keeps the routing table like the store: one linearizable listing, then a watch; and listed anew when the watch's
+history is gone.
 
-`functions/` and `map/` are two watches; each applies its events in the store's order. Between them the order is not kept, which costs at most a
-call that goes to the relay first.
+`functions/` and `map/` are two watches; each applies its events in the store's order. Between them the order is not
+kept, which costs at most a call that goes to the relay first.
 """
 
 import asyncio
@@ -9,9 +10,10 @@ from collections.abc import Callable
 
 from dormouse_core.keys import Keys
 from dormouse_core.seams import Clock, Compacted, Item, Store, StoreError
+from dormouse_kit import log
+
 from dormouse_gateway import metrics
 from dormouse_gateway.table import Table
-from dormouse_kit import log
 
 PAGE = 1000
 RETRY_SECONDS = 0.5

@@ -10,12 +10,12 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from dormouse_kit import log
+from dormouse_proto import envoy
 
 from dormouse_gateway import metrics
 from dormouse_gateway.delta import Answer, Ask, DeltaStream
 from dormouse_gateway.snapshot import Snapshot
-from dormouse_kit import log
-from dormouse_proto import envoy
 
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 
@@ -56,8 +56,8 @@ class Server:
         """Functions whose resources an Envoy refused, with what it said."""
         return {function: problem for stream in self._streams for function, problem in stream.refused().items()}
 
-    def handlers(self) -> "grpc.GenericRpcHandler[Any, Any]":
-        method = grpc.stream_stream_rpc_method_handler(self._serve)
+    def handlers(self) -> grpc.GenericRpcHandler:
+        method: Any = grpc.stream_stream_rpc_method_handler(self._serve)
         return grpc.method_handlers_generic_handler(SERVICE, {"DeltaAggregatedResources": method})
 
     async def _serve(self, requests: AsyncIterator[bytes], context: "grpc.aio.ServicerContext[Any, Any]") -> AsyncIterator[bytes]:

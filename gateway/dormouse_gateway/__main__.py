@@ -1,0 +1,153 @@
+"""The agent: ``python -m dormouse_gateway``. Envoy's control plane and the relay, in one process beside it."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc.aio
+from dormouse_core.keys import Keys
+from dormouse_core.seams import Store
+from dormouse_kit import log
+from dormouse_kit.clock import SystemClock
+from dormouse_kit.etcd import EtcdStore, TlsFiles
+from dormouse_kit.metrics import serve as serve_metrics
+
+from dormouse_gateway import leading, metrics, serving, transport, xds
+from dormouse_gateway.demand import Demand
+from dormouse_gateway.methods import Methods
+from dormouse_gateway.reads import Reads
+from dormouse_gateway.relay import Relay
+from dormouse_gateway.routes import Routes
+from dormouse_gateway.settings import Settings, parse
+from dormouse_gateway.snapshot import Snapshot
+from dormouse_gateway.table import Table
+from dormouse_gateway.watching import Watching
+
+
+class Agent:
+    """Everything of one agent, made but not started. `store` is opened and closed by the caller."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings = settings
+        clock = SystemClock()
+        keys = Keys(settings.installation)
+        self.name = f"{settings.name}-{os.urandom(4).hex()}"
+        self.table = Table(keys)
+        reads = Reads(keys, store)
+        self.demand = Demand(clock)
+        self._channels = transport.Channels(settings.max_message_bytes)
+        sender = transport.GrpcTransport(self._channels)
+        self.relay = Relay(
+            self.table,
+            reads,
+            clock,
+            sender,
+            self.demand,
+            default_namespace=settings.default_namespace,
+            max_held=settings.max_held,
+            max_held_bytes=settings.max_held_bytes,
+        )
+        self.methods = Methods(self.table, reads, clock, default_namespace=settings.default_namespace)
+        self.snapshot = Snapshot()
+        self.routes = Routes(self.table, self.snapshot, settings)
+        self.xds = xds.Server(self.snapshot)
+        self._watching = Watching(self.table, keys, store, clock, self._changed)
+        self._registration = leading.Registration(store, clock, keys, self.name, settings.relay)
+        reports = leading.Reports(
+            self.name, self.demand, clock, lambda: self.table.complete, lambda: {**self.xds.refused(), **self.routes.problems}
+        )
+        self._leader = leading.LeaderStream(store, clock, keys, reports)
+        self._clock = clock
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serves until `stop`; then lets the calls that it has end, at most `drain_seconds`."""
+        settings = self._settings
+        relay = serving.server(self.relay, self.methods, self._clock, message_bytes=settings.max_message_bytes)
+        relay.add_insecure_port(settings.relay)
+        await relay.start()
+        control = grpc.aio.server()
+        control.add_generic_rpc_handlers((self.xds.handlers(),))
+        bind(control, settings.xds)
+        await control.start()
+        log.event("the agent is up", agent=self.name, relay=settings.relay, xds=settings.xds)
+        loops = [
+            asyncio.create_task(part, name=name)
+            for name, part in (
+                ("watching", self._watching.run()),
+                ("registration", self._registration.run()),
+                ("leader", self._leader.run()),
+                ("upkeep", self._upkeep()),
+            )
+        ]
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            done, _ = await asyncio.wait([stopping, *loops], return_when=asyncio.FIRST_COMPLETED)
+            for ended in done - {stopping}:
+                ended.result()  # a loop that ends is a bug: its exception ends the agent, which is started again
+        finally:
+            stopping.cancel()
+            log.event("the agent stops", held=sum(each.held for each in self.demand.report()))
+            await self._registration.leave()
+            await relay.stop(settings.drain_seconds)
+            await control.stop(0)
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+            await self._channels.close()
+
+    def _changed(self, labels: set[str]) -> None:
+        self.routes.update(labels)
+        self.relay.changed(labels)
+        self.methods.changed()
+        metrics.FUNCTIONS.set(len(self.table.labels()))
+
+    async def _upkeep(self) -> None:
+        while True:
+            metrics.WATCH_AGE.set(self._watching.age())
+            await self._channels.prune()
+            await self._clock.sleep(1.0)
+
+
+def bind(server: grpc.aio.Server, address: str) -> None:
+    """A Unix socket that only this user may open; one that a killed agent left behind is replaced."""
+    path = Path(address.removeprefix("unix:"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    before = os.umask(0o077)
+    try:
+        server.add_insecure_port(address)
+    finally:
+        os.umask(before)
+
+
+def open_store(settings: Settings) -> EtcdStore:
+    files = [Path(text) if text else None for text in (settings.store_ca, settings.store_cert, settings.store_key)]
+    tls = TlsFiles(*files) if any(files) else None
+    password = Path(settings.store_password_file).read_text().strip() if settings.store_password_file else ""
+    return EtcdStore(settings.store, tls=tls, user=settings.store_user, password=password)
+
+
+async def run(settings: Settings) -> None:
+    store = open_store(settings)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    served = serve_metrics(settings.metrics, host=settings.metrics_host) if settings.metrics else None
+    try:
+        await Agent(settings, store).run(stop)
+    finally:
+        await store.close()
+        if served is not None:
+            served.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    settings = parse(arguments, "python -m dormouse_gateway")
+    log.setup("agent")
+    asyncio.run(run(settings))
+
+
+if __name__ == "__main__":
+    main()

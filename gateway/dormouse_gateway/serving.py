@@ -1,0 +1,118 @@
+"""The relay's port: gRPC frames on one side, `Relay` and `Methods` on the other. Bytes pass through unparsed; grpcio
+has taken compression off.
+
+Only Envoy dials it. Its limits are ours, not grpcio's defaults: 3,000 calls that arrive at once for a sleeping
+function are held, not refused.
+"""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+from dormouse_core.errors import Code, DormouseError, Internal
+from dormouse_core.seams import Clock, Reply
+from dormouse_kit import log
+from dormouse_kit.grpc_options import MANY, server_options
+
+from dormouse_gateway import metrics, naming
+from dormouse_gateway.methods import HEALTH, INFERENCE, Methods, unimplemented
+from dormouse_gateway.relay import INFER, Relay, Request, refuse
+
+STEP = "dormouse-step"
+STREAMS = frozenset({f"{INFERENCE}ModelStreamInfer", f"{HEALTH}Watch"})
+CODES = {status.value[0]: status for status in grpc.StatusCode}
+ANSWERED = ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig")
+KNOWN = frozenset(f"{INFERENCE}{name}" for name in ANSWERED)
+
+
+def server(relay: Relay, methods: Methods, clock: Clock, *, message_bytes: int) -> grpc.aio.Server:
+    made = grpc.aio.server(options=server_options(message_bytes=message_bytes, concurrent_streams=MANY))
+    made.add_generic_rpc_handlers((Handler(relay, methods, clock),))
+    return made
+
+
+class Handler(grpc.GenericRpcHandler):
+    """Every method of every service."""
+
+    def __init__(self, relay: Relay, methods: Methods, clock: Clock) -> None:
+        self._relay = relay
+        self._methods = methods
+        self._clock = clock
+
+    def service(self, handler_call_details: Any) -> Any:
+        method: str = handler_call_details.method
+        if method in STREAMS:
+            return grpc.stream_stream_rpc_method_handler(self._stream(method))
+        return grpc.unary_unary_rpc_method_handler(self._unary(method))
+
+    def _unary(self, method: str) -> Callable[[bytes, Any], Awaitable[bytes]]:
+        answer = self._relay.call if method == INFER else self._methods.call
+
+        async def serve(message: bytes, context: Any) -> bytes:
+            left = context.time_remaining()
+            deadline = math.inf if left is None else self._clock.monotonic() + left
+            try:
+                metadata = naming.single(context.invocation_metadata() or ())
+                reply = await answer(Request(method, message, metadata, deadline, attempt(metadata)))
+            except DormouseError as error:
+                reply = refuse(error)
+            except asyncio.CancelledError:
+                metrics.CALLS.labels(series(method), Code.CANCELLED.name).inc()
+                raise
+            except Exception as bug:  # a caller must get a status, and the others their answers
+                log.warning("the relay failed", method=method, error=repr(bug), at=where(bug))
+                reply = refuse(Internal("the gateway's relay failed; its log names the cause"))
+            metrics.CALLS.labels(series(method), name_of(reply.code)).inc()
+            return await finish(reply, context)
+
+        return serve
+
+    def _stream(self, method: str) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]]:
+        async def serve(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+            refusal = refuse(unimplemented(method))
+            metrics.CALLS.labels(series(method), name_of(refusal.code)).inc()
+            await finish(refusal, context)
+            return
+            yield b""  # makes this a generator, which is what a streaming handler is
+
+        return serve
+
+
+def attempt(metadata: dict[str, str]) -> int:
+    """Envoy's count of its tries of this call."""
+    text = metadata.get("x-envoy-attempt-count", "1")
+    return int(text) if text.isascii() and text.isdigit() else 1
+
+
+def series(method: str) -> str:
+    """A label: the method's name if it is one of ours, so that callers cannot make series without end."""
+    known = method == INFER or method in KNOWN or method in STREAMS or method == f"{HEALTH}Check"
+    return method.rpartition("/")[2] if known else "other"
+
+
+def name_of(code: int) -> str:
+    return CODES[code].name if code in CODES else str(code)
+
+
+async def finish(reply: Reply, context: Any) -> bytes:
+    """The reply's status and metadata into the call. A refusal is trailers only, so that every client shows its code and text."""
+    step = ((STEP, reply.metadata[STEP]),) if STEP in reply.metadata else ()
+    if reply.code:
+        context.set_code(CODES.get(reply.code, grpc.StatusCode.UNKNOWN))
+        context.set_details(reply.details)
+        if step:
+            context.set_trailing_metadata(step)
+        return b""
+    if step:
+        await context.send_initial_metadata(step)
+    return reply.message
+
+
+def where(bug: BaseException) -> str:
+    trace = bug.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"

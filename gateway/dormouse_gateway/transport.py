@@ -1,0 +1,89 @@
+"""gRPC to workers, as bytes: the relay's `Transport`.
+
+What matters is to tell three things apart: the worker's own answer, whatever its code; a connection that could not be
+made, so that nothing was sent; and one that broke, so that the call may have run. grpcio has one UNAVAILABLE for all
+of them and says in its debug text which it was; where that is not clear, the call may have run.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+import grpc
+import grpc.aio
+from dormouse_core.errors import Code
+from dormouse_core.seams import Reply
+from dormouse_kit.grpc_options import channel_options
+
+IDLE_SECONDS = 300.0
+BROKEN = "dormouse-broken"
+# What grpcio says of its own failures to connect, before anything was sent.
+CONNECT = ("failed to connect to all addresses", "connection refused", "no route to host", "network is unreachable")
+# Codes that grpcio gives to a call whose stream or connection ended without a status (gRPC over HTTP/2, "HTTP2 Transport Mapping").
+ENDED = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED})
+
+
+class Channels:
+    """One connection a worker, kept while it is used."""
+
+    def __init__(self, message_bytes: int) -> None:
+        self._options = channel_options(message_bytes=message_bytes)
+        self._channels: dict[str, tuple[grpc.aio.Channel, float]] = {}
+
+    def to(self, address: str) -> grpc.aio.Channel:
+        now = time.monotonic()
+        known = self._channels.get(address)
+        channel = grpc.aio.insecure_channel(address, options=self._options) if known is None else known[0]
+        self._channels[address] = (channel, now)
+        return channel
+
+    async def prune(self) -> None:
+        """Closes what has not been used for long: addresses come and go with workers."""
+        old = time.monotonic() - IDLE_SECONDS
+        for address, (channel, used) in list(self._channels.items()):
+            if used < old:
+                del self._channels[address]
+                await channel.close()
+
+    async def close(self) -> None:
+        channels, self._channels = self._channels, {}
+        await asyncio.gather(*(channel.close() for channel, _ in channels.values()))
+
+
+class GrpcTransport:
+    def __init__(self, channels: Channels) -> None:
+        self._channels = channels
+
+    async def call(self, address: str, method: str, message: bytes, metadata: Mapping[str, str], *, timeout: float | None) -> Reply:
+        unary: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channels.to(address).unary_unary(method)
+        call = unary(message, metadata=tuple(metadata.items()), timeout=timeout)
+        try:
+            answer = await call
+            return Reply(0, answer, "", headers(await call.initial_metadata(), await call.trailing_metadata()))
+        except grpc.aio.AioRpcError as error:
+            given = headers(error.initial_metadata(), error.trailing_metadata())
+            broken = "" if "dormouse-again" in given else broke(error.code(), error.debug_error_string() or "")
+            return Reply(error.code().value[0], b"", error.details() or "", {**given, BROKEN: broken} if broken else given)
+        finally:
+            call.cancel()  # nothing once it is done; else our own cancellation must reach the worker
+
+
+def headers(*parts: object) -> dict[str, str]:
+    out: dict[str, str] = {}
+    for part in parts:
+        for key, value in part or ():  # type: ignore[attr-defined]  # grpcio's Metadata iterates as pairs, its stubs say otherwise
+            if isinstance(value, str):
+                out[key] = value
+    return out
+
+
+def broke(code: grpc.StatusCode, debug: str) -> str:
+    """'' for a worker's own status; else 'connect' or 'reset'."""
+    if code not in ENDED or "Error received from peer" in debug:
+        return ""
+    lower = debug.lower()
+    return "connect" if code is grpc.StatusCode.UNAVAILABLE and any(text in lower for text in CONNECT) else "reset"
+
+
+def code_of(reply: Reply) -> str:
+    return Code(reply.code).name
