@@ -1,7 +1,7 @@
 """A small client of the Open Inference Protocol, for scripts and for `dormouse call`.
 
-It speaks what any client of the protocol speaks; `tritonclient` and KServe's work as well. What it adds: sessions by name, idempotency keys,
-and the step count, which travel as metadata.
+It speaks what any client of the protocol speaks; `tritonclient` and KServe's work as well. What it adds: sessions by name, idempotency
+keys, and the step count, which travel as metadata.
 """
 
 from collections.abc import Mapping, Sequence

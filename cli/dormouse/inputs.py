@@ -51,13 +51,11 @@ def _convert(name: str, data: Any, datatype: str) -> np.ndarray[Any, Any]:
         array = plain.astype(DATATYPES[datatype].dtype)
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidArgument(f"--input {name}: {error}") from None
-    if (
-        plain.dtype.kind not in "biuf"
-        or (plain.dtype.kind == "f" and array.dtype.kind in "iub")
-        or np.any(array.astype(plain.dtype) != plain)
-    ):
-        if array.dtype.kind != "f":
-            raise InvalidArgument(f"--input {name}: a value found that {datatype} does not hold exactly")
+    if plain.dtype.kind not in "biuf":
+        raise InvalidArgument(f"--input {name}: numbers or lists of them, all of one shape, are allowed for {datatype}")
+    # Floats are rounded to the datatype, as any client does; whole numbers and booleans must be what was written.
+    if array.dtype.kind != "f" and np.any(array.astype(plain.dtype) != plain):
+        raise InvalidArgument(f"--input {name}: a value found that {datatype} does not hold")
     return array
 
 

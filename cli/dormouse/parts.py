@@ -100,6 +100,8 @@ def etcd(binary: str, data: Path, ports: Ports) -> list[str]:
         *("--name", "dormouse", "--data-dir", os.fspath(data), "--logger", "zap", "--log-level", "error"),
         *("--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer),
         *("--initial-advertise-peer-urls", peer, "--initial-cluster", f"dormouse={peer}"),
+        # A single member waits one election timeout at every start, for others that do not exist.
+        *("--heartbeat-interval", "20", "--election-timeout", "100"),
     ]
 
 

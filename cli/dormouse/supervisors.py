@@ -126,12 +126,12 @@ class Supervisors:
         finally:
             if s.child is not None:
                 await s.child.kill()
-            spec.unlink(missing_ok=True)
+            _remove(spec)
             self._all.pop(s.instance, None)
 
     async def _once(self, s: _Supervisor, spec: Path) -> None:
         reason = self._reasons / f"{s.instance}.json"
-        reason.unlink(missing_ok=True)
+        _remove(reason)
         self._count += 1
         admin = self._sockets / f"w{self._count}.sock"  # short, and never one that a process of before may still hold
         began = time.monotonic()
@@ -145,10 +145,10 @@ class Supervisors:
             if s.child.returncode is None:
                 await s.child.kill()
             s.child = None
-            admin.unlink(missing_ok=True)
+            _remove(admin)
         s.failures = 1 if time.monotonic() - began > HEALTHY else s.failures + 1
         s.problem = _read(reason)
-        reason.unlink(missing_ok=True)
+        _remove(reason)
         if s.problem is None and s.failures >= MUTE_FAILURES and not s.stopping:
             text = f"the worker's supervisor ended with {_code(s.exit_code)} {s.failures} times in a row and gave no reason"
             s.problem = state_pb2.Problem(code=14, reason="WorkerFailed", message=text, revision=s.file.revision)
@@ -167,6 +167,10 @@ class Supervisors:
         except TimeoutError:
             log.warning("a worker did not end in time and is killed", instance=s.instance, grace=s.grace)
             return await s.child.kill()
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
 
 
 def _read(reason: Path) -> state_pb2.Problem | None:

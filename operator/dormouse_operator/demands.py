@@ -1,7 +1,7 @@
 """Demand per function, from the workers' streams and the agents' (`Coordinator.Agent`).
 
-An agent's list says something about functions that are not on it only when the agent has listed the store (`complete`); an agent with a lease
-and no fresh complete report is unknown, and nothing is taken away on its silence.
+An agent's list says something about functions that are not on it only when the agent has listed the store (`complete`); an agent with a
+lease and no fresh complete report is unknown, and nothing is taken away on its silence.
 """
 
 from collections.abc import Callable, Collection

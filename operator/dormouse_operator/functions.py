@@ -25,7 +25,7 @@ from dormouse_operator.writes import Writer
 
 TICK = 1.0  # seconds between looks at a function that has workers or calls
 CALM_TICK = 10.0  # and at one that sleeps; news wakes it at once
-RETRY = 0.1  # after a write that did not succeed
+RETRY = 0.1  # after a write that did not succeed; doubled up to TICK while it goes on
 
 
 @dataclass(slots=True)
@@ -51,20 +51,23 @@ class FunctionLoop:
         self._autoscaler = Autoscaler()
         self._news = asyncio.Event()
         self._told: set[str] = set()  # draining workers that know that nobody takes their shards
-        self._said: tuple[int, str] = (-1, "")
+        self._said: tuple[object, ...] = ()
+        self._refused = ""
 
     def nudge(self) -> None:
         self._news.set()
 
     async def run(self) -> None:
         """Until the function is gone from the registry."""
+        failures = 0
         while True:
             self._news.clear()
             seen = self._parts.view.seen(self.uid)
             if seen is None:
                 return
             settled = await self._round(seen)
-            await self._wait(self._until_next(seen) if settled else RETRY)
+            failures = 0 if settled else failures + 1
+            await self._wait(self._until_next(seen) if settled else min(RETRY * 2 ** (failures - 1), TICK))
 
     async def _wait(self, seconds: float) -> None:
         try:
@@ -136,15 +139,18 @@ class FunctionLoop:
     # ------------------------------------------------------------------------------------------------------------------ workers
 
     async def _scale(self, seen: FunctionSeen, step: lifecycle.Scale) -> bool:
-        if (step.count, step.reason) != self._said:
-            self._said = (step.count, step.reason)
+        if self._said != (step.revision, step.count):
+            self._said = (step.revision, step.count)
             log.event("workers wanted", function=label(seen), count=step.count, revision=step.revision, why=step.reason)
         try:
             await self._parts.provider.apply(Wanted(seen.entry, step.revision, step.count, step.victims))
             self._parts.view.instances = await self._parts.provider.observe()
         except DormouseError as error:
-            log.warning("the provider did not", function=label(seen), count=step.count, error=error.message)
+            if error.message != self._refused:
+                self._refused = error.message
+                log.warning("the provider did not", function=label(seen), count=step.count, error=error.message)
             return False
+        self._refused = ""
         return True
 
     # ------------------------------------------------------------------------------------------------------------------ shards

@@ -1,7 +1,8 @@
-"""Everything that runs while this process leads: copies of the store, streams to workers, one loop a function, the provider's list, compaction.
+"""Everything that runs while this process leads: copies of the store, streams to workers, one loop for each function, the provider's list,
+compaction.
 
-A leader begins knowing nothing: no function's loop runs before the registry and the map are listed in full, and what agents and workers have
-not said yet is unknown. It ends with the process: a leader that lost its lease must not have a task left that still believes in it.
+A leader begins knowing nothing: no function's loop runs before the registry and the map are listed in full, and what agents and workers
+have not said yet is unknown. It ends with the process: a leader that lost its lease must not have a task left that still believes in it.
 """
 
 import asyncio
@@ -145,7 +146,8 @@ class Leader:
         while True:
             before, after = self.view.instances, await self._provider.observe()
             self.view.instances = after
-            for uid in _differ(before, after):
+            known = (before is None) == (after is None)
+            for uid in _differ(before, after) if known else list(self.view.functions):
                 self._changed(uid)
             for stranger in self.view.strangers():
                 await self._dismiss(stranger)
@@ -202,11 +204,8 @@ class Leader:
 
 
 def _differ(before: Sequence[Instance] | None, after: Sequence[Instance] | None) -> set[str]:
-    old, new = set(map(_mark, before or ())), set(map(_mark, after or ()))
-    changed = {uid for uid, *_ in old ^ new}
-    if (before is None) != (after is None):
-        changed |= {uid for uid, *_ in old | new}
-    return changed
+    """The functions whose instances changed."""
+    return {uid for uid, *_ in set(map(_mark, before or ())) ^ set(map(_mark, after or ()))}
 
 
 def _mark(i: Instance) -> tuple[str, str, bool, bool]:

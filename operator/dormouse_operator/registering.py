@@ -94,7 +94,8 @@ class Registering:
                 before = None if item is None else state_pb2.FunctionEntry.FromString(item.value)
                 after = change(before)
                 if after is None:
-                    assert before is not None and item is not None
+                    assert before is not None
+                    assert item is not None
                     return before, item.mod_revision
                 result = await self._store.txn(self._put(key, item, after))
                 if result.succeeded:

@@ -58,8 +58,7 @@ def status(
 
 
 def _phase(seen: FunctionSeen, wanted: int, serving: int) -> str:
-    """Deleting > Ready > Failed > Verifying > Waking > Stopped > Asleep: the first that is true. A function that serves is Ready, whatever a
-    newer revision of it is doing: that is in the condition RolledOut."""
+    """The first that is true. A function that serves is Ready, whatever a newer revision of it is doing: see the condition RolledOut."""
     if seen.entry.deleting:
         return "Deleting"
     if serving and wanted:

@@ -1,4 +1,4 @@
-"""The leader's view of every function: the store's map and registry as the mirrors copy them, joined with what workers and the provider say.
+"""The leader's view of every function: the store's map and registry as the mirrors copy them, with what workers and the provider say.
 
 The mirrors call `map_changed` and `function_changed` for every key; parsing happens there, once a change, so that a snapshot is a copy of
 dictionaries. A value that does not parse is one item's trouble: it is logged and left out, as if it were not there.

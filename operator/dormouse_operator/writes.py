@@ -25,7 +25,7 @@ class Writer:
         self.leader_new = leader_new
 
     async def shards(self, seen: FunctionSeen, actions: Sequence[Action]) -> int:
-        """Writes them, all at once; returns the highest revision written, 0 if nothing was. What fails is decided anew from what is then seen."""
+        """Writes them, all at once; returns the highest revision written, 0 if nothing was. What fails is decided anew."""
         txns = [txn for action in actions for txn in self._txns(seen, action)]
         results = await asyncio.gather(*(self._one(txn) for txn in txns))
         return max((r.revision for r in results if r is not None and r.succeeded), default=0)
