@@ -1,7 +1,8 @@
 """Fixtures that every kind of test may use: real etcd, and two stores that must behave alike."""
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,13 @@ def own_etcd(tmp_path: Path) -> Iterator[EtcdServer]:
 
 
 @pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Callable[..., EtcdServer]]:
+    """Starts one with options: ``own_server("--quota-backend-bytes", "8000000")``."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *options, tls=False: stack.enter_context(contextlib.contextmanager(_server)(tmp_path / "etcd", *options, tls=tls))
+
+
+@pytest.fixture
 def installation(request: pytest.FixtureRequest) -> str:
     """A fresh installation's name, so that tests share one etcd without seeing each other's keys."""
     _installations.append(request.node.name)
@@ -37,9 +45,9 @@ def installation(request: pytest.FixtureRequest) -> str:
 _installations: list[str] = []
 
 
-def _server(folder: Path) -> Iterator[EtcdServer]:
+def _server(folder: Path, *options: str, tls: bool = False) -> Iterator[EtcdServer]:
     try:
-        server = EtcdServer(folder)
+        server = EtcdServer(folder, *options, tls=tls)
     except NoEtcd as error:
         unavailable(str(error))
         return

@@ -1,11 +1,14 @@
 """A real etcd in a temporary folder on loopback: started, killed, stopped, frozen by its own pid."""
 
+import base64
 import contextlib
+import json
 import os
 import signal
 import socket
 import subprocess
 import time
+import urllib.request
 from pathlib import Path
 from types import TracebackType
 
@@ -19,17 +22,18 @@ class NoEtcd(Exception):
 
 
 class EtcdServer:
-    """`endpoint` stays the same over restarts; `fsync` False is faster, for tests that do not kill."""
+    """`endpoint` stays the same over restarts. `options`: more of etcd's. `tls`: they name its certificates."""
 
-    def __init__(self, folder: Path, *, port: int = 0, options: tuple[str, ...] = ()) -> None:
+    def __init__(self, folder: Path, *options: str, tls: bool = False) -> None:
         found = processes.find_etcd(wheel=False)
         if found is None:
             raise NoEtcd("no etcd 3.4.22+ of 3.4 or 3.5.6+ on PATH")
         self.path = found.path
         self.folder = folder
-        self.port = port or free_port()
+        self.port = free_port()
         self.peer_port = free_port()
         self.options = options
+        self.scheme = "https" if tls else "http"
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -40,7 +44,7 @@ class EtcdServer:
         """Returns when it accepts connections and leads."""
         assert self.process is None
         self.folder.mkdir(parents=True, exist_ok=True)
-        client, peer = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{self.peer_port}"
+        client, peer = f"{self.scheme}://127.0.0.1:{self.port}", f"http://127.0.0.1:{self.peer_port}"
         command = [
             self.path, "--data-dir", str(self.folder / "data"), "--name", "test",
             "--listen-client-urls", client, "--advertise-client-urls", client,
@@ -87,7 +91,19 @@ class EtcdServer:
         self.process.wait(20)
         self.process = None
 
+    def post(self, path: str, body: dict[str, object]) -> None:
+        """A call of etcd's JSON gateway, for what the seam has no method for."""
+        request = urllib.request.Request(f"http://{self.endpoint}/v3/{path}", data=json.dumps(body).encode())
+        with urllib.request.urlopen(request, timeout=5) as reply:
+            reply.read()
+
+    @staticmethod
+    def base64(text: str) -> str:
+        return base64.b64encode(text.encode()).decode()
+
     def _healthy(self) -> bool:
+        if self.scheme == "https":  # it would want a certificate of ours: the log says the same
+            return "ready to serve client requests" in (self.folder / "log").read_text()
         request = f"GET /health HTTP/1.1\r\nHost: {self.endpoint}\r\nConnection: close\r\n\r\n".encode()
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:

@@ -237,10 +237,12 @@ async def _ready(channel: grpc.aio.Channel) -> bool:
 
 
 async def _close(connection: Connection) -> None:
-    for guard in connection.guards:
-        guard.cancel()
-    await asyncio.wait(connection.guards)
+    follower, probe = connection.guards
+    probe.cancel()
     await connection.channel.close()
+    # The follower ends by itself now. Cancelled, it would leave an operation in gRPC's queue, which may outlive the event loop.
+    await asyncio.wait({follower, probe}, timeout=1)
+    follower.cancel()
 
 
 def _address(endpoint: str, tls: TlsFiles | None) -> str:

@@ -1,0 +1,412 @@
+"""The store's client when etcd is killed, frozen, unreachable, full, guarded or several."""
+
+import asyncio
+import shutil
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from dormouse_core.seams import Event, ModIs, Put, Store, StoreError, Txn
+from dormouse_kit.clock import SystemClock
+from dormouse_kit.election import Election
+from dormouse_kit.etcd import EtcdStore, TlsFiles, watching
+from dormouse_testing.etcd_server import EtcdServer
+from dormouse_testing.ports import free_port
+from dormouse_testing.proxy import Proxy
+
+KEY = "/dormouse/faults/a"
+
+
+def put(value: bytes, revision: int | None = None, key: str = KEY) -> Txn:
+    return Txn(() if revision is None else (ModIs(key, revision),), (Put(key, value),))
+
+
+@asynccontextmanager
+async def client(*endpoints: str) -> AsyncIterator[EtcdStore]:
+    store = EtcdStore(endpoints)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def follow(store: Store, seen: list[bytes], stands: asyncio.Event) -> None:
+    """A watch until it ends."""
+    async with aclosing(store.watch("/dormouse/", 0)) as batches:
+        async for batch in batches:
+            stands.set()
+            seen.extend(event.item.value for event in batch.events if event.item)
+
+
+async def value_of(store: Store) -> tuple[bytes, int]:
+    """Reads until the store answers."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                item = (await store.get([KEY]))[1].get(KEY)
+            except StoreError:
+                await asyncio.sleep(0.05)
+            else:
+                return (item.value, item.mod_revision) if item else (b"", 0)
+
+
+async def until(store: Store, value: bytes) -> None:
+    async with asyncio.timeout(5), aclosing(store.watch(KEY, 1)) as batches:
+        async for batch in batches:
+            if any(event.item and event.item.value == value for event in batch.events):
+                return
+
+
+async def test_killed_under_a_transaction_the_outcome_is_unknown_and_the_client_heals(own_etcd: EtcdServer) -> None:
+    async with client(own_etcd.endpoint) as store:
+        await store.txn(put(b"before"))
+        own_etcd.freeze()
+        sending = asyncio.create_task(store.txn(put(b"lost")))
+        await asyncio.sleep(0.2)
+        own_etcd.kill()
+        with pytest.raises(StoreError) as caught:
+            await sending
+        assert not caught.value.definite
+        own_etcd.start()
+        assert (await value_of(store))[0] == b"before"  # it was never read from the socket
+        assert (await store.txn(put(b"after"))).succeeded
+
+
+async def test_no_acknowledged_write_is_lost_or_doubled_over_kills(own_etcd: EtcdServer) -> None:
+    """A counter that goes up by one, each outcome resolved by reading as rule 4 says, over three SIGKILLs."""
+    stop = asyncio.Event()
+    counted = 0
+    unknown = 0
+
+    async def count(store: EtcdStore) -> None:
+        nonlocal counted, unknown
+        value, revision = await value_of(store)
+        while not stop.is_set():
+            following = b"%d" % (counted + 1)
+            try:
+                result = await store.txn(put(following, revision), timeout=2)
+            except StoreError as error:
+                unknown += not error.definite
+                value, revision = await value_of(store)
+                counted += value == following
+                continue
+            assert result.succeeded
+            counted, revision = counted + 1, result.revision
+
+    async with client(own_etcd.endpoint) as store:
+        counting = asyncio.create_task(count(store))
+        for _ in range(3):
+            await asyncio.sleep(0.3)
+            await asyncio.to_thread(own_etcd.kill)
+            await asyncio.to_thread(own_etcd.start)
+        await asyncio.sleep(0.3)
+        stop.set()
+        await counting
+        assert counted > 50
+        assert (await value_of(store))[0] == b"%d" % counted
+        events = 0
+        async with asyncio.timeout(10), aclosing(store.watch(KEY, 1)) as batches:
+            async for batch in batches:
+                events += len(batch.events)
+                if events >= counted:
+                    break
+        assert events == counted, "one change of the key for each count"
+
+
+async def test_what_was_never_sent_is_definite(tmp_path: Path) -> None:
+    async with client(f"127.0.0.1:{free_port()}") as store:
+        began = time.monotonic()
+        with pytest.raises(StoreError, match="no etcd endpoint could be reached") as caught:
+            await store.txn(put(b""), timeout=0.5)
+        assert caught.value.definite
+        assert time.monotonic() - began < 1
+
+
+async def test_a_store_that_comes_up_later_is_found(own_etcd: EtcdServer) -> None:
+    own_etcd.kill()
+    async with client(own_etcd.endpoint) as store:
+        reading = asyncio.create_task(value_of(store))
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(own_etcd.start)
+        assert await reading == (b"", 0)
+
+
+async def test_frozen_the_watch_ends_and_the_write_is_unknown(own_etcd: EtcdServer) -> None:
+    async with client(own_etcd.endpoint) as store:
+        revision = (await store.txn(put(b"before"))).revision
+        stands = asyncio.Event()
+        watching_task = asyncio.create_task(follow(store, [], stands))
+        await stands.wait()
+        own_etcd.freeze()
+        began = time.monotonic()
+        with pytest.raises(StoreError) as caught:
+            await store.txn(put(b"late", revision), timeout=0.5)
+        assert not caught.value.definite
+        with pytest.raises(StoreError):
+            await watching_task
+        assert time.monotonic() - began < 4
+        own_etcd.thaw()
+        value, _ = await value_of(store)
+        assert value in (b"before", b"late"), "unknown is the truth: etcd may read the transaction before it reads that nobody waits for it"
+
+
+async def test_a_lease_over_a_short_freeze(own_etcd: EtcdServer) -> None:
+    async with client(own_etcd.endpoint) as store:
+        lease = await store.grant(5)
+        own_etcd.freeze()
+        with pytest.raises(StoreError):
+            await store.keep_alive(lease)
+        own_etcd.thaw()
+        async with asyncio.timeout(3):
+            while True:
+                try:
+                    assert await store.keep_alive(lease) == 5
+                    break
+                except StoreError:
+                    await asyncio.sleep(0.05)
+
+
+async def test_a_cancelled_caller_gets_its_cancellation(own_etcd: EtcdServer) -> None:
+    async with client(own_etcd.endpoint) as store:
+        await store.txn(put(b""))
+        own_etcd.freeze()
+        sending = asyncio.create_task(store.txn(put(b"")))
+        await asyncio.sleep(0.1)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        own_etcd.thaw()
+        await value_of(store)
+
+
+async def test_a_transaction_whose_reply_is_lost_is_applied_once(etcd_server: EtcdServer) -> None:
+    async with Proxy(etcd_server.endpoint) as proxy, client(proxy.endpoint) as store, client(etcd_server.endpoint) as direct:
+        before = (await store.txn(put(b"before"))).revision
+        proxy.hold("reply")
+        sending = asyncio.create_task(store.txn(put(b"once")))
+        await until(direct, b"once")
+        proxy.cut()
+        proxy.open()
+        with pytest.raises(StoreError) as caught:
+            await sending
+        assert not caught.value.definite
+        await asyncio.sleep(0.3)
+        events: list[Event] = []
+        async with asyncio.timeout(5), aclosing(direct.watch(KEY, before + 1)) as batches:
+            async for batch in batches:
+                events.extend(batch.events)
+                if events:
+                    break
+        assert len(events) == 1
+        assert (await value_of(direct))[1] == events[0].mod_revision
+
+
+# ------------------------------------------------------------------------------------------------------------ several endpoints
+
+
+async def test_the_first_endpoint_dead_at_the_start(etcd_server: EtcdServer) -> None:
+    async with client(f"127.0.0.1:{free_port()}", etcd_server.endpoint) as store:
+        began = time.monotonic()
+        assert (await store.txn(put(b"x"))).succeeded
+        assert time.monotonic() - began < 0.5
+
+
+async def test_the_first_endpoint_silent_at_the_start(etcd_server: EtcdServer) -> None:
+    async with Proxy(etcd_server.endpoint) as hole:
+        hole.hold()
+        async with client(hole.endpoint, etcd_server.endpoint) as store:
+            began = time.monotonic()
+            assert (await store.txn(put(b"x"))).succeeded
+            assert time.monotonic() - began < 1.5
+
+
+async def test_a_black_hole_loses_no_lease_and_moves_watches(etcd_server: EtcdServer) -> None:
+    """The endpoint in use stops passing anything, without a reset."""
+    async with Proxy(etcd_server.endpoint) as hole, client(hole.endpoint, etcd_server.endpoint) as store:
+        election = Election(store, SystemClock(), "/dormouse/faults/leader", b"me")
+        await election.campaign()
+        stands = asyncio.Event()
+        watching_task = asyncio.create_task(follow(store, [], stands))
+        await stands.wait()
+        began = time.monotonic()
+        hole.hold()
+        with pytest.raises(StoreError):
+            await watching_task
+        assert time.monotonic() - began < 3.5
+        seen: list[bytes] = []
+        stands.clear()
+        watching_task = asyncio.create_task(follow(store, seen, stands))
+        await stands.wait()
+        await store.txn(put(b"moved"))
+        assert time.monotonic() - began < 5
+        await asyncio.sleep(max(0, began + 5 - time.monotonic()))
+        assert election.leading
+        assert seen == [b"moved"]
+        watching_task.cancel()
+        await election.resign()
+
+
+async def test_a_silent_idle_connection_is_found_by_the_probe(etcd_server: EtcdServer) -> None:
+    """Nobody calls: only a watch stands, and one endpoint is all there is."""
+    async with Proxy(etcd_server.endpoint) as hole, client(hole.endpoint) as store:
+        stands = asyncio.Event()
+        watching_task = asyncio.create_task(follow(store, [], stands))
+        await stands.wait()
+        began = time.monotonic()
+        hole.hold()
+        with pytest.raises(StoreError):
+            await watching_task
+        assert time.monotonic() - began < 4
+        hole.open()
+        await value_of(store)
+        assert hole.accepted >= 2, "a new connection, not the one that was given up"
+
+
+# ------------------------------------------------------------------------------------------------------------------- watches
+
+
+async def test_a_silent_watch_says_that_it_is_alive(etcd_server: EtcdServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "ASK_AFTER", 0.1)
+    async with client(etcd_server.endpoint) as store:
+        revision = (await store.txn(put(b"x"))).revision
+        batches = []
+        async with asyncio.timeout(5), aclosing(store.watch("/dormouse/nobody/", revision + 1)) as watch:
+            async for batch in watch:
+                batches.append(batch)
+                if len(batches) == 4:
+                    break
+        assert all(not batch.events for batch in batches)
+        assert {batch.revision for batch in batches} == {revision}, "a sign of life proves no revision"
+
+
+async def test_a_watch_that_gets_no_sign_of_life_ends(etcd_server: EtcdServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "ASK_AFTER", 0.1)
+    monkeypatch.setattr(watching, "LOST_AFTER", 0.4)
+    async with Proxy(etcd_server.endpoint) as hole, client(hole.endpoint) as store:
+        stands = asyncio.Event()
+        watching_task = asyncio.create_task(follow(store, [], stands))
+        await stands.wait()
+        hole.hold("reply")
+        with pytest.raises(StoreError, match="silent"):
+            await watching_task
+
+
+# ------------------------------------------------------------------------------------------------------- full, guarded, TLS
+
+
+async def test_a_full_store_refuses_definitely_and_can_still_be_read(tmp_path: Path, own_server: Callable[..., EtcdServer]) -> None:
+    server = own_server("--quota-backend-bytes", "8000000")
+    async with client(server.endpoint) as store:
+        refused = None
+        for number in range(40):
+            try:
+                await store.txn(put(bytes(1_000_000), key=f"/dormouse/faults/{number % 2}"))
+            except StoreError as error:
+                refused = error
+                break
+        assert refused is not None
+        assert "database space exceeded" in str(refused)
+        assert refused.definite
+        assert (await store.list("/dormouse/", keys_only=True)).items
+
+
+async def test_users_and_their_tokens(own_etcd: EtcdServer) -> None:
+    await asyncio.to_thread(_enable_auth, own_etcd)
+    wrong = EtcdStore([own_etcd.endpoint], user="worker", password="wrong")
+    with pytest.raises(StoreError, match="authentication failed") as caught:
+        await wrong.get(["/x"])
+    assert caught.value.definite
+    await wrong.close()
+    store = EtcdStore([own_etcd.endpoint], user="worker", password="secret")
+    assert (await store.txn(put(b"mine"))).succeeded
+    with pytest.raises(StoreError, match="permission denied") as caught:
+        await store.txn(put(b"not mine", key="/other"))
+    assert caught.value.definite
+    # Simple tokens are in the server's memory: a restart ends them, and so does time.
+    connection = await store._connections.get(1)
+    connection.metadata = (("hasleader", "true"), ("token", "ended.1"))
+    assert (await store.txn(put(b"with a new token"))).succeeded
+    connection.metadata = (("hasleader", "true"), ("token", "ended.1"))
+    stands = asyncio.Event()
+    # A watch with an ended token is ended by etcd; who lists before the next watch, as one must, gets a new token by that.
+    with pytest.raises(StoreError, match="invalid auth token"):
+        await follow_key(store, stands)
+    await store.list("/dormouse/")
+    watching_task = asyncio.create_task(follow_key(store, stands))
+    async with asyncio.timeout(5):
+        await stands.wait()
+    watching_task.cancel()
+    lease = await store.grant(5)
+    connection.metadata = (("hasleader", "true"), ("token", "ended.1"))
+    assert await store.keep_alive(lease) == 5
+    await store.close()
+
+
+async def follow_key(store: Store, stands: asyncio.Event) -> None:
+    async with aclosing(store.watch(KEY, 0)) as batches:
+        async for _ in batches:
+            stands.set()
+
+
+async def test_tls(tmp_path: Path, own_server: Callable[..., EtcdServer]) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl to make certificates with")
+    ca, cert, key = _certificates(openssl, tmp_path)
+    server = own_server("--cert-file", str(cert), "--key-file", str(key), "--client-cert-auth", "--trusted-ca-file", str(ca), tls=True)
+    store = EtcdStore([f"https://{server.endpoint}"], tls=TlsFiles(ca, cert, key))
+    assert (await store.txn(put(b"secret"))).succeeded
+    await store.close()
+    without = EtcdStore([f"https://{server.endpoint}"], tls=TlsFiles(ca))
+    with pytest.raises(StoreError):
+        await without.get([KEY], timeout=1)
+    await without.close()
+
+
+@pytest.mark.parametrize("endpoint", ["ftp://127.0.0.1:1", "https://127.0.0.1:1"])
+def test_endpoints_that_make_no_sense(endpoint: str) -> None:
+    with pytest.raises(ValueError, match="endpoints"):
+        EtcdStore([endpoint])
+
+
+def test_no_endpoints() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        EtcdStore([])
+
+
+async def test_closed_is_closed(etcd_server: EtcdServer) -> None:
+    store = EtcdStore([etcd_server.endpoint])
+    await store.get([KEY])
+    await store.close()
+    with pytest.raises(StoreError, match="closed"):
+        await store.get([KEY])
+    await store.close()
+
+
+def _certificates(openssl: str, folder: Path) -> tuple[Path, Path, Path]:
+    ca, ca_key, cert, key, request, extension = (folder / name for name in ("ca", "ca.key", "cert", "key", "request", "extension"))
+    extension.write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
+    common = ["-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    for command in (
+        ["req", "-x509", *common, "-keyout", ca_key, "-out", ca, "-days", "2", "-subj", "/CN=test-ca"],
+        ["req", *common, "-keyout", key, "-out", request, "-subj", "/CN=test"],
+        ["x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "2", "-extfile", extension, "-out", cert],
+    ):
+        subprocess.run([openssl, *map(str, command)], check=True, capture_output=True)
+    return ca, cert, key
+
+
+def _enable_auth(server: EtcdServer) -> None:
+    """Through the JSON gateway: auth is not part of the seam."""
+    server.post("auth/role/add", {"name": "root"})
+    server.post("auth/user/add", {"name": "root", "password": "root"})
+    server.post("auth/user/grant", {"user": "root", "role": "root"})
+    server.post("auth/role/add", {"name": "worker"})
+    permission = {"permType": "READWRITE", "key": server.base64("/dormouse/"), "range_end": server.base64("/dormouse0")}
+    server.post("auth/role/grant", {"name": "worker", "perm": permission})
+    server.post("auth/user/add", {"name": "worker", "password": "secret"})
+    server.post("auth/user/grant", {"user": "worker", "role": "worker"})
+    server.post("auth/enable", {})
