@@ -96,7 +96,10 @@ def read(text: str | bytes) -> dict[str, Any]:
             text = text.decode("utf-8")
         except UnicodeDecodeError as error:
             raise InvalidManifest([f"manifest: the byte 0x{text[error.start]:02x} at {error.start} found, UTF-8 is allowed"]) from error
-    documents = _documents(text)
+    try:
+        documents = _documents(text)
+    except RecursionError as error:  # both parsers recurse with the text's own nesting
+        raise InvalidManifest(["manifest: a nesting of hundreds of levels found, at most 32 are allowed"]) from error
     if len(documents) != 1:
         raise InvalidManifest([f"manifest: {len(documents) or 'no'} documents found, one {KIND} is allowed"])
     if not isinstance(documents[0], dict):

@@ -109,7 +109,7 @@ def _struct(node: inspect.StructType, data: Any, path: str, faults: Faults) -> N
     fields = {f.encode_name: f for f in node.fields}
     for name in data:
         if name not in fields:
-            close = difflib.get_close_matches(str(name), fields, 1)
+            close = difflib.get_close_matches(str(name), fields, 1, 0.75)
             hint = f"; did you mean {close[0]}?" if close else ""
             faults.messages.append(f"{join(path, str(name))}: unknown field, {_listed(list(fields))} {_are(len(fields))} allowed{hint}")
     for name, f in fields.items():
