@@ -225,12 +225,32 @@ def as_array(value: Any, datatype: str, shape: Sequence[int], tensor: str = "") 
             raise Internal(f"{_label(tensor)}NumPy's {array.dtype} found, {kind.dtype.name} is required for {datatype}")
     else:
         try:
+            if kind.itemsize:
+                _check_kind(np.array(value), kind, tensor)
             array = np.array(value, dtype=kind.dtype)
         except (TypeError, ValueError, OverflowError) as error:
             raise Internal(f"{_label(tensor)}{type(value).__name__} found that is no {datatype}: {error}") from error
     if len(array.shape) != len(shape) or any(wanted not in (-1, size) for wanted, size in zip(shape, array.shape, strict=True)):
         raise Internal(f"{_label(tensor)}shape {list(array.shape)} found, {list(shape)} is required")
-    return array
+    return array if kind.itemsize else _all_bytes(array, tensor)
+
+
+def _all_bytes(array: Array, tensor: str) -> Array:
+    """str as UTF-8: a state that was str in memory would come back from its record as bytes."""
+    if all(type(element) is bytes for element in array.flat):
+        return array
+    clean = np.empty(array.size, dtype=object)
+    clean[:] = [_as_bytes(element, tensor) for element in array.flat]
+    return clean.reshape(array.shape)
+
+
+_CONVERTED = {"b": "b", "i": "biu", "u": "biu", "f": "biuf"}
+
+
+def _check_kind(found: Array, kind: Datatype, tensor: str) -> None:
+    """NumPy would make 1 of 1.7 for INT64, and 2.0 of "2" for FP32: neither was meant."""
+    if found.size and found.dtype.kind not in _CONVERTED[kind.dtype.kind]:
+        raise Internal(f"{_label(tensor)}numbers like NumPy's {found.dtype} found, {kind.dtype.name} is required for {kind.name}")
 
 
 # ----------------------------------------------------------------------------------------------------------------------- bfloat16

@@ -14,7 +14,14 @@ from typing import Any
 Node = dict[str, Any]
 
 FORBIDDEN = ("$ref", "allOf", "anyOf", "oneOf", "not", "definitions", "dependencies", "patternProperties", "uniqueItems", "id", "readOnly")
-TYPES = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool, "number": (int, float)}
+TYPES: dict[str, type | tuple[type, ...]] = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "integer": int,
+    "boolean": bool,
+    "number": (int, float),
+}
 REASONS = {"FieldValueRequired", "FieldValueForbidden", "FieldValueInvalid", "FieldValueDuplicate"}
 
 

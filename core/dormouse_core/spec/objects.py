@@ -249,7 +249,7 @@ class FunctionSpec(Struct, frozen=True, kw_only=True, rename="camel"):
         Meta(description="What runs the function: onnx (a model in ONNX Runtime) or python (a handler class). Does not change."),
     ]
     model: Annotated[
-        Model | None, Meta(description="The model. onnx: a .onnx file. python: optional, a folder or wheel with the handler.")
+        Model | None, Meta(description="The model. onnx: a .onnx file. python: optional, a folder with the handler's modules and files.")
     ] = None
     handler: (
         Annotated[
