@@ -95,10 +95,10 @@ class System:
             time.sleep(0.1)
 
     def asleep(self, name: str) -> None:
-        self.wait(f"{name} sleeps", name, lambda s: s.get("phase") == "Asleep" and not s.get("ready_replicas"))
+        self.wait(f"{name} sleeps", name, lambda s: s.get("phase") == "Asleep" and not s.get("readyReplicas"))
 
     def ready(self, name: str, count: int) -> None:
-        self.wait(f"{name} has {count} workers", name, lambda s: s.get("ready_replicas", 0) == count)
+        self.wait(f"{name} has {count} workers", name, lambda s: s.get("readyReplicas", 0) == count)
 
     def processes(self) -> list[int]:
         """Every process of this system: the folder's path is on its command line or in its environment."""
@@ -113,7 +113,7 @@ class System:
 
     def owner(self) -> tuple[str, int]:
         """The worker that owns the demo's session, and the process that serves: the child of its supervisor."""
-        session = json.loads(self.command("sessions", "vad", "-o", "json"))["sessions"][0]
+        session = json.loads(self.command("sessions", "vad", "-o", "json"))[0]
         owner: str = session["owner"]
         for pid in self.processes():
             with contextlib.suppress(OSError):

@@ -104,14 +104,16 @@ def sessions(options: Namespace) -> None:
     with control(home.find(options.dir)) as stub:
         response = stub.Sessions(request, timeout=TIMEOUT)
         if options.session:
-            print(printing.session(response.sessions[0]))
+            one = response.sessions[0]
+            print(printing.structured([one], options.output) if options.output else printing.session(one))
             return
         found = list(response.sessions)
         while response.next and (not options.limit or len(found) < options.limit):
             request.page = response.next
             response = stub.Sessions(request, timeout=TIMEOUT)
             found += response.sessions
-    print(printing.sessions(found[: options.limit or None]) if found else "no sessions")
+    found = found[: options.limit or None]
+    print(printing.structured(found, options.output, single=False) if options.output else printing.sessions(found))
 
 
 def _function(text: str) -> tuple[str, str]:

@@ -87,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
     sessions = _command(commands, "sessions", "list a function's sessions, or show one")
     sessions.add_argument("function", metavar="[NAMESPACE/]NAME")
     sessions.add_argument("session", nargs="?", default="", metavar="TENANT/i:N|TENANT/s:NAME")
+    sessions.add_argument("-o", "--output", default="", choices=["", "yaml", "json"])
     sessions.add_argument("--limit", type=int, default=0, help="at most so many; by default all")
     return top
 

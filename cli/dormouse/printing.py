@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from dormouse_proto import control_pb2
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -19,9 +20,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def functions(found: Sequence[control_pb2.FunctionStatus], form: str) -> str:
     """`form`: "", wide, yaml or json."""
     if form in ("yaml", "json"):
-        data: Any = [MessageToDict(f, always_print_fields_with_no_presence=True) for f in found]
-        data = data[0] if len(data) == 1 else data
-        return json.dumps(data, indent=2) if form == "json" else yaml.safe_dump(data, sort_keys=False).rstrip()
+        return structured(found, form)
     if not found:
         return "no functions"
     head = ["NAMESPACE", "NAME", "PHASE", "READY", "SESSIONS", "ASLEEP"]
@@ -37,7 +36,16 @@ def functions(found: Sequence[control_pb2.FunctionStatus], form: str) -> str:
     return "\n".join([text, *troubles])
 
 
+def structured(found: Sequence[Message], form: str, single: bool = True) -> str:
+    """`form`: yaml or json. A list; where there is one and `single` is set, that one."""
+    data: Any = [MessageToDict(f, always_print_fields_with_no_presence=True) for f in found]
+    data = data[0] if single and len(data) == 1 else data
+    return json.dumps(data, indent=2) if form == "json" else yaml.safe_dump(data, sort_keys=False).rstrip()
+
+
 def sessions(found: Sequence[control_pb2.SessionInfo]) -> str:
+    if not found:
+        return "no sessions"
     head = ["SESSION", "SHARD", "STEP", "BYTES", "EXPIRES", "STATE", "OWNER"]
     return table(head, ([s.session, str(s.shard), str(s.step), str(s.bytes), _at(s.expires_us), _state(s), s.owner or "-"] for s in found))
 

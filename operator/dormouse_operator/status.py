@@ -54,6 +54,7 @@ def status(
         autoscaled=spec_from_json(entry.spec).replicas is None,
         workers=ready,
         owners=_owners(seen) if owners else {},
+        calls={w.name: w.report.calls for w in seen.workers.values() if w.report is not None},
     )
 
 
