@@ -1,0 +1,169 @@
+"""How many workers of which revision, proofs, problems, victims, deletion."""
+
+import pytest
+from dormouse_core import lifecycle
+from dormouse_core.autoscaling import Decision, Workers
+from dormouse_core.lifecycle import Prove, Purge, Report, Scale
+from dormouse_proto import state_pb2
+from dormouse_testing.functions_seen import NEW, OLD, World, entry, instance, report, worker
+
+AUTO_0, AUTO_1, AUTO_2 = (Decision(n, "by load") for n in range(3))
+STOPPED = Decision(0, "replicas is set to 0", fixed=True)
+
+
+def live(world: World, decision: Decision) -> list[lifecycle.Step]:
+    return lifecycle.live(world.seen(), decision)
+
+
+def scales(world: World, decision: Decision) -> list[tuple[str, int]]:
+    return [(s.revision, s.count) for s in live(world, decision) if isinstance(s, Scale)]
+
+
+def test_an_unproved_revision_is_tried_by_one_worker_whatever_the_demand() -> None:
+    for decision in (AUTO_0, AUTO_2, Decision(5, "fixed", fixed=True)):
+        assert scales(World(entry=entry(proved="")), decision) == [(NEW, 1)]
+
+
+def test_a_stopped_function_is_not_even_tried() -> None:
+    assert scales(World(entry=entry(proved="")), STOPPED) == []
+
+
+def test_a_worker_that_loaded_the_model_proves_it() -> None:
+    world = World(entry=entry(proved=""), instances=[instance("i-a")])
+    world.add(worker("a"))
+    (step,) = live(world, AUTO_0)
+    assert isinstance(step, Prove)
+    assert step.metadata.platform == "onnxruntime_onnx"
+
+
+@pytest.mark.parametrize("silent", [worker("a", heard=False), worker("a", said=report(ready=False)), worker("a", revision=OLD)])
+def test_others_do_not_prove_it(silent: lifecycle.WorkerSeen) -> None:
+    world = World(entry=entry(proved=""), instances=[instance("i-a")])
+    world.add(silent)
+    assert not any(isinstance(s, Prove) for s in live(world, AUTO_0))
+
+
+def test_a_proved_function_scales_by_its_decision() -> None:
+    assert scales(World(), AUTO_0) == []
+    assert scales(World(), AUTO_2) == [(NEW, 2)]
+    assert scales(World(instances=[instance("i-a"), instance("i-b")]), AUTO_2) == []
+    assert scales(World(instances=[instance("i-a"), instance("i-b")]), AUTO_0) == [(NEW, 0)]
+    assert scales(World(instances=[instance("i-a", stopping=True)]), AUTO_1) == [(NEW, 1)]
+
+
+def test_an_unknown_provider_is_asked_for_nothing() -> None:
+    world = World(instances=None)
+    assert live(world, AUTO_2) == []
+    assert lifecycle.unknown(world.seen()) == ("the provider does not answer",)
+
+
+def test_workers_with_a_lease_and_no_stream_are_unknown() -> None:
+    world = World()
+    world.add(worker("a", heard=False), worker("b"), worker("c", gone=True))
+    assert lifecycle.unknown(world.seen()) == ("worker a has a lease but is not heard",)
+
+
+def test_counting_counts_starting_workers_once() -> None:
+    world = World(instances=[instance("i-a"), instance("i-b"), instance("i-c", exited=True), instance("i-d", revision=OLD)])
+    world.add(worker("a"), worker("d", revision=OLD))
+    assert lifecycle.count(world.seen()) == Workers(ready=1, starting=1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------- problems
+
+
+def failed(proved: str = "", serving: bool = False) -> World:
+    world = World(entry=entry(proved=proved), instances=[instance("i-a", exited=True, problem="opset 99 found, 21 is allowed")])
+    if serving:
+        world.add(worker("old", revision=OLD))
+    return world
+
+
+def test_a_failed_instance_is_reported_once_with_its_revision() -> None:
+    world = failed()
+    (step,) = live(world, AUTO_0)
+    assert isinstance(step, Report)
+    assert (step.problem.reason, step.problem.revision) == ("ModelInvalid", NEW)
+    world.entry.problem.CopyFrom(step.problem)
+    assert live(world, AUTO_0) == []
+
+
+def test_old_workers_go_on_serving_a_revision_that_fails() -> None:
+    world = failed(proved=OLD, serving=True)
+    world.instances = [*(world.instances or []), instance("i-old", revision=OLD)]
+    assert scales(world, AUTO_0) == []
+
+
+def test_a_ready_worker_clears_the_problem() -> None:
+    world = failed(proved=NEW)
+    world.entry.problem.CopyFrom(state_pb2.Problem(code=14, reason="ModelUnavailable", message="404"))
+    world.add(worker("a"))
+    assert isinstance(live(world, AUTO_1)[0], Prove)
+
+
+def test_a_proved_function_with_a_problem_does_not_sleep() -> None:
+    """Its callers are refused without being held, so nothing would wake it when the cause is gone."""
+    world = failed(proved=NEW)
+    world.entry.problem.CopyFrom(state_pb2.Problem(code=14, reason="ModelUnavailable", message="404"))
+    assert lifecycle.wanted_of_target(world.seen(), AUTO_0)[0] == 1
+    assert lifecycle.wanted_of_target(world.seen(), STOPPED)[0] == 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------- rollouts
+
+
+def rollout(new: int, *, proved: str = NEW) -> World:
+    world = World(entry=entry(proved=proved))
+    world.instances = [instance(f"i-old-{n}", revision=OLD) for n in range(2)] + [instance(f"i-new-{n}") for n in range(new)]
+    world.add(*(worker(f"old-{n}", revision=OLD) for n in range(2)), *(worker(f"new-{n}") for n in range(new)))
+    return world
+
+
+def test_a_rollout_starts_new_ones_before_it_drops_old_ones() -> None:
+    assert scales(rollout(0, proved=OLD), AUTO_2) == [(NEW, 1)]
+    assert scales(rollout(1), AUTO_2) == [(NEW, 2)]
+    assert scales(rollout(2), AUTO_2) == [(OLD, 0)]
+
+
+def test_a_function_that_should_sleep_drops_both() -> None:
+    assert set(scales(rollout(1), AUTO_0)) == {(NEW, 0), (OLD, 0)}
+
+
+def test_new_ones_that_registered_and_are_not_ready_replace_nobody() -> None:
+    world = rollout(2)
+    world.change("new-1", report=report(ready=False))
+    assert scales(world, AUTO_2) == []
+
+
+# ---------------------------------------------------------------------------------------------------------------------- victims
+
+
+def test_the_cheapest_to_move_goes_first_and_what_is_not_heard_is_dear() -> None:
+    world = World(instances=[instance(f"i-{n}") for n in ("big", "small", "starting", "mute")] + [instance("i-broken", exited=True)])
+    world.add(
+        worker("big", said=report(state_bytes=900, sessions=9)),
+        worker("small", said=report(state_bytes=10, sessions=50)),
+        worker("mute", heard=False),
+    )
+    (step,) = live(world, AUTO_1)
+    assert isinstance(step, Scale)
+    assert step.victims == ("i-broken", "i-starting", "i-small", "i-big", "i-mute")
+
+
+# ---------------------------------------------------------------------------------------------------------------------- deletion
+
+
+def test_a_deleted_function_loses_workers_then_everything_else() -> None:
+    world = World(entry=entry(deleting=True), instances=[instance("i-a"), instance("i-old", revision=OLD)])
+    world.add(worker("a"))
+    assert sorted(scales(world, AUTO_2)) == [(NEW, 0), (OLD, 0)]
+    world.instances = [instance("i-a", stopping=True)]
+    assert live(world, AUTO_2) == []
+    world.instances = []
+    assert live(world, AUTO_2) == [], "a worker whose lease lives may still write"
+    world.die("a")
+    assert [type(s) for s in live(world, AUTO_2)] == [Purge]
+
+
+def test_a_deleted_function_is_not_purged_on_what_is_not_known() -> None:
+    assert live(World(entry=entry(deleting=True), instances=None), AUTO_0) == []
