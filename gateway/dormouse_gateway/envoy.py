@@ -31,19 +31,33 @@ async def admin(path: str, method: str, target: str) -> str:
     try:
         writer.write(f"{method} {target} HTTP/1.1\r\nhost: envoy\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".encode())
         await writer.drain()
-        answer = (await reader.read()).decode(errors="replace")
+        answer = await reader.read()
     finally:
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
-    return answer.partition("\r\n\r\n")[2]
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if b"transfer-encoding: chunked" in head.lower():
+        body = unchunked(body)
+    return body.decode(errors="replace")
+
+
+def unchunked(body: bytes) -> bytes:
+    """HTTP/1.1's chunked coding taken off (RFC 9112, 7.1); trailers and extensions do not occur here."""
+    out = []
+    while body:
+        size, _, body = body.partition(b"\r\n")
+        length = int(size, 16)
+        out.append(body[:length])
+        body = body[length + 2 :]
+    return b"".join(out)
 
 
 async def active(path: str) -> int:
     """Calls under way."""
     text = await admin(path, "GET", f"/stats?filter=^{ACTIVE.replace('.', '%5C.')}$&format=json")
     try:
-        stats = json.loads(text[text.index("{") : text.rindex("}") + 1])["stats"]
+        stats = json.loads(text)["stats"]
     except ValueError:
         raise OSError("the admin's answer cannot be read") from None
     return sum(int(each.get("value", 0)) for each in stats if each.get("name") == ACTIVE)
