@@ -56,6 +56,7 @@ class Batcher:
         self._runtime = runtime
         self._encoder = encoder
         self._stacker = Stacker(runtime.signature)
+        self._public = len(runtime.signature.outputs)
         self._limit = runtime.signature.max_batch if self._stacker.batches else 1
         self._delay = delay if self._stacker.batches else 0.0
         self._monotonic = monotonic
@@ -147,11 +148,13 @@ class Batcher:
 
     def _attempt(self, works: Sequence[Work]) -> list[Outcome]:
         outputs = self._runtime.run(self._stacker.stack(works))
-        encode = self._encoder.encode
-        return [
-            Ran(encode(work.request.outputs, work.request.id, own), states)
-            for work, (own, states) in zip(works, self._stacker.split(works, outputs), strict=True)
-        ]
+        public = outputs[: self._public]
+        if len(works) == 1:
+            replies = [self._encoder.encode(works[0].request, public)]
+        else:
+            self._stacker.check(works, public)
+            replies = self._encoder.encode_rows([work.request for work in works], public)
+        return list(map(Ran, replies, self._stacker.states(works, outputs[self._public :])))
 
     def _finished(self, works: Sequence[Work], outcomes: Sequence[Outcome], began: float) -> None:
         took = self._monotonic() - began

@@ -5,6 +5,7 @@ raw, the entries in the order of the outputs. Field numbers are those of `proto/
 """
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from dormouse_core.tensors import encode_raw
@@ -12,6 +13,7 @@ from dormouse_core.tensors import encode_raw
 from dormouse_worker.signatures import Signature
 
 _KEPT = 4096
+_RAW = b"\x32"  # raw_output_contents
 
 
 def varint(value: int) -> bytes:
@@ -30,49 +32,83 @@ def field(number: int, value: bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(value)) + value
 
 
+class Wanted(Protocol):
+    """What of a request decides how its reply looks."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def outputs(self) -> tuple[int, ...]: ...
+
+
 class Encoder:
+    """Encodes the replies of one function."""
+
     def __init__(self, name: str, signature: Signature) -> None:
         self._name = field(1, name.encode()) + field(2, b"1")
         self._specs = signature.outputs
-        self._heads: dict[tuple[tuple[int, ...], str, tuple[tuple[int, ...], ...]], bytes] = {}
-        self._lengths: dict[int, bytes] = {}
+        self._heads: dict[tuple[Any, ...], bytes] = {}
 
-    def encode(self, wanted: Sequence[int], ident: str, outputs: Sequence[np.ndarray]) -> bytes:
-        """`outputs`: one array for each output of the signature, of which `wanted` are sent; `ident` is the request's id."""
-        parts = [b""]
-        shapes = []
-        for index in wanted:
-            array = outputs[index]
-            shapes.append(array.shape)
-            raw = encode_raw(array, self._specs[index].datatype)
-            length = self._lengths.get(len(raw))
-            if length is None:
-                length = self._kept_length(len(raw))
-            parts += (length, raw)
-        key = (tuple(wanted), ident, tuple(shapes))
-        head = self._heads.get(key)
-        if head is None:
-            head = self._head(*key)
-            if not ident:  # ids are the caller's and seldom come twice
-                if len(self._heads) >= _KEPT:
-                    self._heads.clear()
-                self._heads[key] = head
-        parts[0] = head
-        return b"".join(parts)
+    def encode(self, request: Wanted, outputs: Sequence[np.ndarray]) -> bytes:
+        """One reply: `outputs` has an array for each output of the signature, of which the request wants some."""
+        shapes = tuple(outputs[index].shape for index in request.outputs)
+        parts = [self._head(request.outputs, shapes)]
+        for index in request.outputs:
+            raw = encode_raw(outputs[index], self._specs[index].datatype)
+            parts += (_RAW, varint(len(raw)), raw)
+        return self._finish(parts, request.id)
 
-    def _head(self, wanted: tuple[int, ...], ident: str, shapes: tuple[tuple[int, ...], ...]) -> bytes:
-        parts = [self._name]
-        if ident:
+    def encode_rows(self, requests: Sequence[Wanted], outputs: Sequence[np.ndarray]) -> list[bytes]:
+        """The replies of a batch, whose rows lie one behind the other in `outputs`. Each output is turned into bytes once."""
+        cuts: list[tuple[bytes, int, tuple[int, ...]]] = []
+        for array, spec in zip(outputs, self._specs, strict=True):
+            if spec.datatype == "BYTES":
+                return self._encode_each(requests, outputs)
+            raw = encode_raw(array, spec.datatype)
+            cuts.append((raw, len(raw) // array.shape[0], array.shape[1:]))
+        heads: dict[tuple[tuple[int, ...], int], tuple[bytes, list[bytes]]] = {}
+        replies: list[bytes] = []
+        at = 0
+        for request in requests:
+            rows = request.rows
+            wanted = request.outputs
+            found = heads.get((wanted, rows))
+            if found is None:
+                head = self._head(wanted, tuple((rows, *cuts[index][2]) for index in wanted))
+                found = heads[wanted, rows] = head, [_RAW + varint(rows * cuts[index][1]) for index in wanted]
+            parts = [found[0]]
+            for index, tag in zip(wanted, found[1], strict=True):
+                raw, size, _ = cuts[index]
+                parts += (tag, raw[at * size : (at + rows) * size])
+            at += rows
+            replies.append(self._finish(parts, request.id))
+        return replies
+
+    def _encode_each(self, requests: Sequence[Wanted], outputs: Sequence[np.ndarray]) -> list[bytes]:
+        replies: list[bytes] = []
+        at = 0
+        for request in requests:
+            replies.append(self.encode(request, [array[at : at + request.rows] for array in outputs]))
+            at += request.rows
+        return replies
+
+    def _finish(self, parts: list[bytes], ident: str) -> bytes:
+        if ident:  # the order of fields is free; at the end it leaves the rest the same for all
             parts.append(field(3, ident.encode()))
-        for index, shape in zip(wanted, shapes, strict=True):
-            spec = self._specs[index]
-            packed = b"".join(varint(size) for size in shape)
-            tensor = field(1, spec.name.encode()) + field(2, spec.datatype.encode()) + (field(3, packed) if packed else b"")
-            parts.append(field(5, tensor))
         return b"".join(parts)
 
-    def _kept_length(self, size: int) -> bytes:
-        if len(self._lengths) >= _KEPT:
-            self._lengths.clear()
-        found = self._lengths[size] = varint(6 << 3 | 2) + varint(size)
-        return found
+    def _head(self, wanted: tuple[int, ...], shapes: tuple[tuple[int, ...], ...]) -> bytes:
+        """Names, datatypes and shapes. Nearly always one that was made before."""
+        head = self._heads.get((wanted, shapes))
+        if head is None:
+            parts = [self._name]
+            for index, shape in zip(wanted, shapes, strict=True):
+                spec = self._specs[index]
+                packed = b"".join(map(varint, shape))
+                parts.append(field(5, field(1, spec.name.encode()) + field(2, spec.datatype.encode()) + (field(3, packed) if packed else b"")))
+            if len(self._heads) >= _KEPT:
+                self._heads.clear()
+            head = self._heads[wanted, shapes] = b"".join(parts)
+        return head

@@ -7,6 +7,7 @@ a mistake that reached the runtime would fail a whole batch, or worse, be answer
 import hashlib
 import math
 import struct
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from google.protobuf.message import DecodeError
 from dormouse_worker.asgi import Call
 from dormouse_worker.signatures import Signature, TensorSpec, shape_text
 
+_PLANS = 4096
 TENSOR_BYTES_MAX = 1 << 31  # elements times size that a shape may claim; the message limit is far below
 
 
@@ -47,12 +49,25 @@ class Request:
         return self.call is not None and self.call.gone
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How to read a tensor of this name, datatype and shape, all of which were found good."""
+
+    datatype: str
+    dtype: np.dtype[Any]
+    size: int
+    """Of its raw contents in bytes, where the bytes need no look of their own; else -1."""
+    rows: int
+    """Of the batch; 0: not batched."""
+
+
 class Decoder:
     """Decodes requests for one function, called by any of `names`."""
 
     def __init__(self, signature: Signature, names: tuple[str, ...]) -> None:
         self._signature = signature
         self._names = (*names, "")
+        self._plans: dict[tuple[str, str, tuple[int, ...]], _Plan] = {}
         self._specs = signature.by_name
         self._required = frozenset(tensor.name for tensor in signature.inputs if not tensor.optional)
         self._all = tuple(range(len(signature.outputs)))
@@ -79,49 +94,63 @@ class Decoder:
 
     def _inputs(self, request: Request, message: Any) -> None:
         raws = message.raw_input_contents
-        if raws and len(raws) != len(message.inputs):
-            raise InvalidArgument(
-                f"raw_input_contents: {len(raws)} entries found, one for each of the {len(message.inputs)} inputs is expected"
-            )
+        tensors = message.inputs
+        if raws and len(raws) != len(tensors):
+            raise InvalidArgument(f"raw_input_contents: {len(raws)} entries found, one for each of the {len(tensors)} inputs is expected")
         inputs = request.inputs
+        plans = self._plans
         rows = 0
-        for index, tensor in enumerate(message.inputs):
+        for index, tensor in enumerate(tensors):
             name = tensor.name
-            spec = self._specs.get(name)
-            if spec is None:
-                raise InvalidArgument(self._unknown(name))
+            shape = tuple(tensor.shape)
+            plan = plans.get((name, tensor.datatype, shape))
+            if plan is None:
+                plan = self._plan(name, tensor.datatype, shape)
             if name in inputs:
                 raise InvalidArgument(f"inputs: {name!r} is given twice")
-            if tensor.datatype != spec.datatype:
-                raise InvalidArgument(f"inputs[{name!r}].datatype: {tensor.datatype!r} found, {spec.datatype} is expected")
             if tensor.parameters and "shared_memory_region" in tensor.parameters:
                 raise InvalidArgument(f"inputs[{name!r}].parameters: shared memory is not supported")
-            shape = tuple(tensor.shape)
-            check_shape(spec, shape)
-            if raws:
-                if tensor.HasField("contents") and tensor.contents.ByteSize():
-                    raise InvalidArgument(
-                        f"inputs[{name!r}].contents: typed contents beside raw_input_contents; a request uses one of the two"
-                    )
-                inputs[name] = decode_raw(spec.datatype, shape, raws[index], name)
+            if not raws:
+                inputs[name] = decode_contents(plan.datatype, shape, tensor.contents, name)
+            elif tensor.HasField("contents") and tensor.contents.ByteSize():
+                raise InvalidArgument(f"inputs[{name!r}].contents: typed contents beside raw_input_contents; a request uses one of the two")
+            elif len(raws[index]) == plan.size:
+                inputs[name] = np.ndarray(shape, plan.dtype, raws[index])
             else:
-                inputs[name] = decode_contents(spec.datatype, shape, tensor.contents, name)
-            if spec.batched:
-                if rows and rows != shape[0]:
-                    raise InvalidArgument(f"inputs[{name!r}].shape: a batch of {shape[0]} rows found, the inputs before it have {rows}")
-                rows = shape[0]
+                inputs[name] = decode_raw(plan.datatype, shape, raws[index], name)
+            if plan.rows:
+                if rows and rows != plan.rows:
+                    raise InvalidArgument(f"inputs[{name!r}].shape: a batch of {plan.rows} rows found, the inputs before it have {rows}")
+                rows = plan.rows
         if len(inputs) != len(self._specs):
             missing = self._required - inputs.keys()
             if missing:
                 raise InvalidArgument(f"inputs: {', '.join(repr(name) for name in sorted(missing))} missing")
         limit = self._signature.max_batch
-        if self._states and rows > 1:
+        if rows > 1 and self._states:
             raise InvalidArgument(f"inputs: a batch of {rows} rows found, a step of a session carries 1")
-        if limit and rows > limit:
+        if rows > limit and limit:
             raise InvalidArgument(f"inputs: a batch of {rows} rows found, at most {limit} are allowed (batching.maxBatchSize)")
         request.rows = rows or 1
         if not self._uniform:
             request.group = self._group(inputs)
+
+    def _plan(self, name: str, datatype: str, shape: tuple[int, ...]) -> "_Plan":
+        """Checks what a tensor says of itself. The same is said by most calls: what passed is kept."""
+        spec = self._specs.get(name)
+        if spec is None:
+            raise InvalidArgument(self._unknown(name))
+        if datatype != spec.datatype:
+            raise InvalidArgument(f"inputs[{name!r}].datatype: {datatype!r} found, {spec.datatype} is expected")
+        check_shape(spec, shape)
+        kind = DATATYPES[datatype]
+        # A BOOL's bytes and the elements of BYTES must be looked at one by one.
+        size = math.prod(shape) * kind.itemsize if kind.itemsize and datatype != "BOOL" else -1
+        plan = _Plan(datatype, kind.dtype, size, shape[0] if spec.batched else 0)
+        if len(self._plans) >= _PLANS:
+            self._plans.clear()
+        self._plans[name, datatype, shape] = plan
+        return plan
 
     def _group(self, inputs: dict[str, np.ndarray]) -> tuple[Any, ...]:
         """Which inputs are there, their shapes beyond the batch, and the whole value of those that are not batched."""

@@ -41,27 +41,27 @@ class Stacker:
             feeds[state.input] = np.concatenate([w.states[state.input] for w in works], axis=state.batch_axis)
         return feeds
 
-    def split(self, works: Sequence[Work], outputs: Sequence[np.ndarray]) -> list[tuple[list[np.ndarray], States]]:
-        """For each work its public outputs and its next states. States are copies: a view would keep the whole batch's array alive for as
-        long as the session lives."""
-        public = len(self._signature.outputs)
-        states = self._signature.states
-        if len(works) == 1:
-            own = {s.input: array for s, array in zip(states, outputs[public:], strict=True)}
-            return [(list(outputs[:public]), own)]
-        total = sum(w.request.rows for w in works)
+    def check(self, works: Sequence[Work], outputs: Sequence[np.ndarray]) -> None:
+        """UnevenOutput: the rows of these outputs are not the works' rows."""
+        total = sum([work.request.rows for work in works])
         for array, spec in zip(outputs, self._signature.outputs, strict=False):
             if array.ndim == 0 or array.shape[0] != total:
                 raise UnevenOutput(f"output {spec.name!r} has shape {list(array.shape)} for a batch of {total} rows")
-        cut: list[tuple[list[np.ndarray], States]] = []
-        at = 0
-        for index, work in enumerate(works):
-            end = at + work.request.rows
-            rows = [array[at:end] for array in outputs[:public]]
-            own = {}
-            for state, array in zip(states, outputs[public:], strict=True):
-                axis = state.batch_axis or 0
-                own[state.input] = array[(slice(None),) * axis + (slice(index, index + 1),)].copy()
-            cut.append((rows, own))
-            at = end
+
+    def states(self, works: Sequence[Work], outputs: Sequence[np.ndarray]) -> list[States]:
+        """Each work's next states, from the outputs that follow the public ones. Copies: a view would keep the whole batch's array alive for
+        as long as the session lives."""
+        specs = self._signature.states
+        if not specs:
+            return [{} for _ in works]
+        if len(works) == 1:
+            return [{s.input: array for s, array in zip(specs, outputs, strict=True)}]
+        cut: list[States] = [{} for _ in works]
+        for spec, array in zip(specs, outputs, strict=True):
+            axis = spec.batch_axis or 0
+            if array.shape[axis] != len(works):
+                raise UnevenOutput(f"state {spec.output!r} has shape {list(array.shape)} for {len(works)} sessions")
+            before = (slice(None),) * axis
+            for index, own in enumerate(cut):
+                own[spec.input] = array[(*before, slice(index, index + 1))].copy()
         return cut

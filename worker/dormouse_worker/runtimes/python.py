@@ -150,7 +150,7 @@ class HandlerRunner:
         ordered = [outputs[tensor.name] for tensor in self._declaration.outputs]
         # The handler may keep what it returned or left in `state`: copies, so that it cannot change a session behind the protocol's back.
         kept = {name: np.array(array, copy=True) for name, array in states.items()}
-        return Ran(self._encoder.encode(request.outputs, request.id, ordered), kept)
+        return Ran(self._encoder.encode(request, ordered), kept)
 
     def _dropped(self, work: Work) -> None:
         self.figures.waiting -= 1
