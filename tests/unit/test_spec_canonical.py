@@ -2,6 +2,8 @@
 
 import pickle
 import re
+import subprocess
+import sys
 from typing import Any
 
 import msgspec
@@ -198,3 +200,10 @@ def test_the_workers_file_is_read_as_it_was_written() -> None:
 def test_another_file_is_refused(text: bytes) -> None:
     with pytest.raises(InvalidArgument, match="worker's spec file: "):
         workerfile.load(text)
+
+
+def test_a_worker_loads_no_yaml() -> None:
+    """Its first caller waits for every import."""
+    told = "import sys, dormouse_core.workerfile, dormouse_core.handlers; print('yaml' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout == "False\n"
