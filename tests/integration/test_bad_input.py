@@ -1,0 +1,277 @@
+"""Bad input through the whole system: the right code, a text that names the field, what was found and what is allowed; and no harm done."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from dormouse_proto import inference_pb2
+from dormouse_testing import models
+from dormouse_testing.system import System, manifest
+from dormouse_testing.workers import Client, outputs_of, request_of
+from grpc import StatusCode
+
+STATES = {"states": [{"input": "state", "output": "stateN", "shape": [-1, 4], "batchAxis": 0, "initial": "zeros"}]}
+ROW = np.ones((1, 4), np.float32)
+
+HANDLER = """
+import time
+import dormouse
+
+class Moody(dormouse.Handler):
+    inputs = [dormouse.Tensor("mood", "BYTES", [1])]
+    outputs = [dormouse.Tensor("count", "INT64", [1])]
+    states = [dormouse.State("seen", "INT64", [1])]
+
+    def step(self, inputs, state, ctx):
+        state["seen"] += 1
+        mood = bytes(inputs["mood"].flat[0])
+        if mood == b"raise":
+            raise ValueError("no mood for this")
+        while mood == b"hang":
+            time.sleep(0.05)
+        return {"count": state["seen"].copy()}
+"""
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    folder = tmp_path_factory.mktemp("system")
+    models.double(folder / "double.onnx")
+    models.counter(folder / "counter.onnx")
+    models.threshold(folder / "threshold.onnx")
+    (folder / "broken.onnx").write_bytes(b"no model")
+    (folder / "moods").mkdir()
+    (folder / "moods" / "moods.py").write_text(HANDLER)
+    awake = {"scaleToZeroAfter": "10m"}
+    for name, spec in {
+        "double": {"runtime": "onnx", "model": {"uri": "file://double.onnx"}},
+        "threshold": {"runtime": "onnx", "model": {"uri": "file://threshold.onnx"}},
+        "counter": {"runtime": "onnx", "model": {"uri": "file://counter.onnx"}, "sessions": STATES},
+        "broken": {"runtime": "onnx", "model": {"uri": "file://broken.onnx"}},
+        "absent": {"runtime": "onnx", "model": {"uri": "file://absent.onnx"}, "timeouts": {"hold": "5s"}},
+        "moods": {
+            "runtime": "python",
+            "model": {"uri": "file://moods"},
+            "handler": "moods:Moody",
+            "sessions": {},
+            "timeouts": {"step": "2s"},
+        },
+    }.items():
+        (folder / f"{name}.yaml").write_text(manifest(name, **spec, **awake))
+    with System(folder) as running:
+        for name in ("double", "threshold", "counter", "moods"):
+            running.wait_proved(name)
+        yield running
+
+
+@pytest.fixture
+def client(system: System) -> Iterator[Client]:
+    with system.client() as client:
+        yield client
+
+
+def counted(client: Client, session: str) -> np.ndarray:
+    """One more step of the session: the sum of its rows so far."""
+    return outputs_of(client.infer(request_of("counter", x=ROW), [("dormouse-session", session)]))["y"]
+
+
+def refused(
+    client: Client, request: inference_pb2.ModelInferRequest, code: StatusCode, *words: str, metadata: Any = (), timeout: float = 20.0
+) -> str:
+    with pytest.raises(grpc.RpcError) as caught:
+        client.infer(request, metadata, timeout)
+    assert caught.value.code() is code, caught.value.details()
+    for word in words:
+        assert word in (caught.value.details() or ""), caught.value.details()
+    return str(caught.value.details())
+
+
+def sequence(request: inference_pb2.ModelInferRequest, **parameters: Any) -> inference_pb2.ModelInferRequest:
+    for name, value in parameters.items():
+        kind = {bool: "bool_param", int: "int64_param", str: "string_param"}[type(value)]
+        setattr(request.parameters[name], kind, value)
+    return request
+
+
+def broken_requests() -> dict[str, tuple[inference_pb2.ModelInferRequest, tuple[str, ...]]]:
+    """What may be wrong in a message, and the words that the answer must have."""
+    wrong_type = request_of("double", x=ROW.astype(np.int64))
+    wrong_shape = request_of("double", x=np.ones((1, 5), np.float32))
+    wrong_rank = request_of("double", x=np.ones(4, np.float32))
+    missing = inference_pb2.ModelInferRequest(model_name="double")
+    unknown = request_of("double", x=ROW, z=ROW)
+    doubled = request_of("double", x=ROW)
+    doubled.inputs.add().CopyFrom(doubled.inputs[0])
+    doubled.raw_input_contents.append(doubled.raw_input_contents[0])
+    mixed = request_of("double", x=ROW)
+    mixed.inputs[0].contents.fp32_contents.extend([1, 1, 1, 1])
+    short = request_of("double", x=ROW)
+    short.raw_input_contents[0] = short.raw_input_contents[0][:-3]
+    too_few = request_of("double", x=ROW)
+    del too_few.raw_input_contents[:]
+    negative = request_of("double", x=ROW)
+    negative.inputs[0].shape[0] = -1
+    no_such_type = request_of("double", x=ROW)
+    no_such_type.inputs[0].datatype = "FLOAT"
+    no_output = request_of("double", x=ROW)
+    no_output.outputs.add(name="nope")
+    twice = request_of("double", x=ROW)
+    twice.outputs.add(name="y")
+    twice.outputs.add(name="y")
+    version = request_of("double", x=ROW)
+    version.model_version = "7"
+    scalar = request_of("threshold", x=ROW, t=np.ones(1, np.float32))
+    return {
+        "wrong datatype": (wrong_type, ("x", "INT64", "FP32")),
+        "wrong shape": (wrong_shape, ("x", "5", "4")),
+        "wrong rank": (wrong_rank, ("x", "[4]")),
+        "missing input": (missing, ("x",)),
+        "unknown input": (unknown, ("z", "x")),
+        "doubled input": (doubled, ("x", "twice")),
+        "typed and raw mixed": (mixed, ("x", "raw_input_contents")),
+        "raw of the wrong length": (short, ("x", "13", "16")),
+        "no contents at all": (too_few, ("x",)),
+        "negative dimension": (negative, ("x", "-1")),
+        "no such datatype": (no_such_type, ("x", "FLOAT")),
+        "unknown output": (no_output, ("nope", "y")),
+        "output asked for twice": (twice, ("y",)),
+        "unknown version": (version, ("7", "1")),
+        "a vector for a scalar": (scalar, ("t", "[1]", "[]")),
+    }
+
+
+@pytest.mark.parametrize("what", broken_requests())
+def test_a_wrong_message_is_told_what_is_wrong(client: Client, what: str) -> None:
+    request, words = broken_requests()[what]
+    refused(client, request, StatusCode.INVALID_ARGUMENT, *words)
+    np.testing.assert_array_equal(outputs_of(client.infer(request_of("double", x=ROW)))["y"], 2 * ROW)
+
+
+def test_an_unknown_function_is_not_found(client: Client) -> None:
+    refused(client, request_of("nobody", x=ROW), StatusCode.NOT_FOUND, "default/nobody")
+    refused(client, request_of("", x=ROW), StatusCode.NOT_FOUND, "speech/nobody", metadata=[("dormouse-function", "speech/nobody")])
+
+
+def test_a_message_above_the_limit_is_refused_with_the_limit(client: Client) -> None:
+    large = request_of("double", x=np.ones((1_200_000, 4), np.float32))
+    refused(client, large, StatusCode.RESOURCE_EXHAUSTED, "16")
+    refused(client, large, StatusCode.RESOURCE_EXHAUSTED, "16", metadata=[("dormouse-function", "default/double")])
+
+
+def test_names_of_sessions(client: Client) -> None:
+    unsigned = request_of("counter", x=ROW)
+    unsigned.parameters["sequence_id"].uint64_param = 7
+    unsigned.parameters["sequence_start"].bool_param = True
+    refused(client, unsigned, StatusCode.INVALID_ARGUMENT, "sequence_id", "uint64")
+    long = sequence(request_of("counter", x=ROW), sequence_id="x" * 129, sequence_start=True)
+    refused(client, long, StatusCode.INVALID_ARGUMENT, "sequence_id", "129", "128")
+    metadata = [("dormouse-session", "x" * 129)]
+    refused(client, request_of("counter", x=ROW), StatusCode.INVALID_ARGUMENT, "129", "128", metadata=metadata)
+    refused(client, request_of("counter", x=ROW), StatusCode.INVALID_ARGUMENT, "counter", "correlation ID")
+
+
+def test_a_step_without_start_is_told_in_tritons_words(client: Client) -> None:
+    step = sequence(request_of("counter", x=ROW), sequence_id=4711)
+    text = "inference request for sequence 4711 to model 'counter' must specify the START flag on the first request of the sequence"
+    refused(client, step, StatusCode.INVALID_ARGUMENT, text)
+
+
+def test_metadata_and_message_that_disagree(client: Client) -> None:
+    step = sequence(request_of("counter", x=ROW), sequence_id="a", sequence_start=True)
+    refused(client, step, StatusCode.INVALID_ARGUMENT, "dormouse-session", "sequence_id", metadata=[("dormouse-session", "b")])
+    other = request_of("double", x=ROW)
+    refused(client, other, StatusCode.INVALID_ARGUMENT, "double", "threshold", metadata=[("dormouse-function", "default/threshold")])
+    twice = [("dormouse-session", "a"), ("dormouse-session", "b")]
+    refused(client, request_of("counter", x=ROW), StatusCode.INVALID_ARGUMENT, "dormouse-session", metadata=twice)
+
+
+def test_an_idempotency_key_names_one_request(client: Client) -> None:
+    metadata = [("dormouse-session", "keys"), ("dormouse-idempotency-key", "order-1")]
+    first = client.infer(request_of("counter", x=ROW), metadata)
+    again = client.infer(request_of("counter", x=ROW), metadata)
+    assert outputs_of(first)["y"].tolist() == outputs_of(again)["y"].tolist() == [[1, 1, 1, 1]]
+    refused(client, request_of("counter", x=2 * ROW), StatusCode.INVALID_ARGUMENT, "order-1", metadata=metadata)
+    assert counted(client, "keys").tolist() == [[2, 2, 2, 2]]
+
+
+def test_a_refused_step_changes_no_state(client: Client) -> None:
+    assert counted(client, "steady").tolist() == [[1, 1, 1, 1]]
+    for request, _ in broken_requests().values():
+        request.model_name = "counter"
+        with pytest.raises(grpc.RpcError):
+            client.infer(request, [("dormouse-session", "steady")])
+    assert counted(client, "steady").tolist() == [[2, 2, 2, 2]]
+
+
+def test_a_handler_that_raises_and_one_that_never_returns(client: Client) -> None:
+    def feel(text: bytes, session: str) -> int:
+        request = request_of("moods", mood=np.array([text], object))
+        return int(outputs_of(client.infer(request, [("dormouse-session", session)], 30))["count"].flat[0])
+
+    assert feel(b"fine", "one") == 1
+    raising = request_of("moods", mood=np.array([b"raise"], object))
+    refused(client, raising, StatusCode.INTERNAL, "no mood for this", metadata=[("dormouse-session", "one")])
+    assert feel(b"fine", "one") == 2, "a step that raised must not count"
+    hanging = request_of("moods", mood=np.array([b"hang"], object))
+    began = time.monotonic()
+    refused(client, hanging, StatusCode.DEADLINE_EXCEEDED, "2", metadata=[("dormouse-session", "two")])
+    assert time.monotonic() - began < 10
+    assert feel(b"fine", "one") == 3, "another session goes on, with its state"
+    assert feel(b"fine", "two") == 1, "the step that hung did not count"
+
+
+def test_a_model_that_does_not_load_and_one_that_is_not_there(client: Client, system: System) -> None:
+    system.wait("broken", lambda s: s["phase"] == "Failed")
+    text = refused(client, request_of("broken", x=ROW), StatusCode.FAILED_PRECONDITION, "broken")
+    assert "broken.onnx" in text or "protobuf" in text.lower(), text
+    system.wait("absent", lambda s: s["phase"] == "Failed")
+    refused(client, request_of("absent", x=ROW), StatusCode.UNAVAILABLE, "absent.onnx", timeout=30)
+    reasons = {c["reason"] for c in system.get("broken")["conditions"]} | {c["reason"] for c in system.get("absent")["conditions"]}
+    assert {"ModelInvalid", "ModelUnavailable"} <= reasons
+
+
+def test_a_manifest_with_a_wrong_field_is_refused_with_the_field(system: System) -> None:
+    for spec, words in (
+        ({"runtime": "onnx", "model": {"uri": "file://double.onnx"}, "maxReplica": 3}, ("spec", "maxReplica")),
+        ({"runtime": "tensorflow", "model": {"uri": "file://double.onnx"}}, ("spec.runtime", "tensorflow", "onnx")),
+        ({"runtime": "onnx", "model": {"uri": "file://double.onnx"}, "maxReplicas": 0}, ("spec.maxReplicas", "0")),
+        ({"runtime": "onnx"}, ("spec.model",)),
+    ):
+        done = system.run("apply", "-f", "-", stdin=manifest("wrong", **spec))
+        assert done.returncode == 1
+        for word in words:
+            assert word in done.stderr, done.stderr
+    assert system.run("get", "wrong").returncode == 1
+
+
+def test_a_store_that_is_away_fails_steps_and_nothing_else(client: Client, system: System) -> None:
+    assert counted(client, "away").tolist() == [[1, 1, 1, 1]]
+    client.infer(request_of("double", x=ROW))
+    etcd = next(pid for pid in system.processes() if b"etcd" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0])
+    os.kill(etcd, signal.SIGSTOP)
+    try:
+        step = request_of("counter", x=ROW)
+        began = time.monotonic()
+        with pytest.raises(grpc.RpcError) as caught:
+            client.infer(step, [("dormouse-session", "away"), ("dormouse-idempotency-key", "k")], timeout=8)
+        assert caught.value.code() in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED), caught.value.details()
+        assert time.monotonic() - began < 12
+        np.testing.assert_array_equal(outputs_of(client.infer(request_of("double", x=ROW)))["y"], 2 * ROW)
+    finally:
+        os.kill(etcd, signal.SIGCONT)
+    reply = None
+    limit = time.monotonic() + 30
+    while reply is None and time.monotonic() < limit:
+        with contextlib.suppress(grpc.RpcError):  # until the store's clients have found it again
+            reply = client.infer(
+                request_of("counter", x=ROW), [("dormouse-session", "away"), ("dormouse-idempotency-key", "k")], timeout=10
+            )
+    assert reply is not None, "the step is not answered after the store came back"
+    assert outputs_of(reply)["y"].tolist() == [[2, 2, 2, 2]], "the step whose outcome was not known counts once"
