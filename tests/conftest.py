@@ -36,6 +36,25 @@ def own_server(tmp_path: Path) -> Iterator[Callable[..., EtcdServer]]:
 
 
 @pytest.fixture
+def etcd_cluster(tmp_path: Path) -> Iterator[list[EtcdServer]]:
+    """Three members."""
+    try:
+        members = EtcdServer.cluster(tmp_path / "etcd", 3)
+    except NoEtcd as error:
+        unavailable(str(error))
+        return
+    try:
+        for member in members:
+            member.launch()
+        for member in members:
+            member.ready()
+        yield members
+    finally:
+        for member in members:
+            member.kill()
+
+
+@pytest.fixture
 def installation(request: pytest.FixtureRequest) -> str:
     """A fresh installation's name, so that tests share one etcd without seeing each other's keys."""
     _installations.append(request.node.name)

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -21,38 +22,65 @@ class NoEtcd(Exception):
     """No etcd on PATH that may be killed without losing what it acknowledged."""
 
 
+@functools.cache
+def _program() -> str:
+    found = processes.find_etcd(wheel=False)
+    if found is None:
+        raise NoEtcd("no etcd 3.4.22+ of 3.4 or 3.5.6+ on PATH")
+    return found.path
+
+
 class EtcdServer:
     """`endpoint` stays the same over restarts. `options`: more of etcd's. `tls`: they name its certificates."""
 
     def __init__(self, folder: Path, *options: str, tls: bool = False) -> None:
-        found = processes.find_etcd(wheel=False)
-        if found is None:
-            raise NoEtcd("no etcd 3.4.22+ of 3.4 or 3.5.6+ on PATH")
-        self.path = found.path
+        self.path = _program()
         self.folder = folder
         self.port = free_port()
         self.peer_port = free_port()
         self.options = options
         self.scheme = "https" if tls else "http"
+        self.name = "test"
+        self.members: list[EtcdServer] = [self]
         self.process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def cluster(cls, folder: Path, size: int) -> "list[EtcdServer]":
+        """Members of one cluster, not started. A majority must be launched before one of them is ready."""
+        members = [cls(folder / str(number)) for number in range(size)]
+        for number, member in enumerate(members):
+            member.name, member.members = f"m{number}", members
+        return members
+
+    @property
+    def peer(self) -> str:
+        return f"http://127.0.0.1:{self.peer_port}"
 
     @property
     def endpoint(self) -> str:
         return f"127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Returns when it accepts connections and leads."""
+        """Returns when it accepts connections and there is a leader."""
+        self.launch()
+        self.ready()
+
+    def launch(self) -> None:
         assert self.process is None
         self.folder.mkdir(parents=True, exist_ok=True)
-        client, peer = f"{self.scheme}://127.0.0.1:{self.port}", f"http://127.0.0.1:{self.peer_port}"
+        client = f"{self.scheme}://{self.endpoint}"
         command = [
-            self.path, "--data-dir", str(self.folder / "data"), "--name", "test",
+            self.path, "--data-dir", str(self.folder / "data"), "--name", self.name,
             "--listen-client-urls", client, "--advertise-client-urls", client,
-            "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"test={peer}",
+            "--listen-peer-urls", self.peer, "--initial-advertise-peer-urls", self.peer,
+            "--initial-cluster", ",".join(f"{member.name}={member.peer}" for member in self.members),
             *self.options,
         ]  # fmt: skip
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def ready(self) -> None:
+        assert self.process is not None
         limit = time.monotonic() + 20
         while not self._healthy():
             if self.process.poll() is not None or time.monotonic() > limit:
