@@ -98,6 +98,8 @@ def read(text: str | bytes) -> dict[str, Any]:
             raise InvalidManifest([f"manifest: the byte 0x{text[error.start]:02x} at {error.start} found, UTF-8 is allowed"]) from error
     try:
         documents = _documents(text)
+        if not _is_text(documents):
+            raise InvalidManifest(["manifest: half of a surrogate pair found (\\ud800 to \\udfff), whole characters are allowed"])
     except RecursionError as error:  # both parsers recurse with the text's own nesting
         raise InvalidManifest(["manifest: a nesting of hundreds of levels found, at most 32 are allowed"]) from error
     if len(documents) != 1:
@@ -129,6 +131,15 @@ def _documents(text: str) -> list[Any]:
     finally:
         loader.dispose()
     return [document for document in documents if document is not None]
+
+
+def _is_text(data: Any) -> bool:
+    """Whether all of it can be written as UTF-8. An escape in JSON or YAML can make half a character, and the store cannot keep that."""
+    if isinstance(data, dict):
+        return all(_is_text(key) and _is_text(item) for key, item in data.items())
+    if isinstance(data, list):
+        return all(_is_text(item) for item in data)
+    return not isinstance(data, str) or not any("\ud800" <= character <= "\udfff" for character in data)
 
 
 def _told(error: yaml.YAMLError) -> str:

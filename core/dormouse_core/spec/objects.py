@@ -22,6 +22,7 @@ API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "InferenceFunction"
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+LABEL = {"allowed": "a DNS label (a-z, 0-9 and -, a letter or digit at both ends)"}
 SCHEMES = ("https", "s3", "gs", "hf", "pvc", "configmap", "file")
 
 KubernetesObject = dict[str, Any]
@@ -45,8 +46,9 @@ class Model(Struct, frozen=True, kw_only=True, rename="camel"):
     uri: Annotated[
         str,
         Meta(
-            pattern=rf"^({'|'.join(SCHEMES)})://[^\s]+$",
+            pattern=rf"^({'|'.join(SCHEMES)})://[^\x00-\x20\x7f]+$",
             max_length=2048,
+            extra={"allowed": f"a URI without spaces that begins with {', '.join(f'{s}://' for s in SCHEMES[:-1])} or {SCHEMES[-1]}://"},
             description="Where the model is fetched from, by the worker: https://, s3://, gs://, hf://, pvc://, configmap:// or file://. "
             "A file:// path lies under the model root: on one machine the folder of `dormouse up`, in a cluster the image's /models.",
         ),
@@ -57,6 +59,7 @@ class Model(Struct, frozen=True, kw_only=True, rename="camel"):
             Meta(
                 pattern="^[0-9a-f]{64}$",
                 max_length=64,
+                extra={"allowed": "64 characters of 0-9 and a-f"},
                 description="SHA-256 of the fetched file, in lower-case hex. A file with another digest is not loaded.",
             ),
         ]
@@ -184,14 +187,14 @@ class Timeouts(Struct, frozen=True, kw_only=True, rename="camel"):
 
 class EnvVar(Struct, frozen=True, kw_only=True, rename="camel"):
     name: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$", max_length=256, description="The variable's name.")]
-    value: Annotated[str, Meta(max_length=32_768, description="The variable's value.")] = ""
+    value: Annotated[str, Meta(pattern=r"^[^\x00]*$", max_length=32_768, description="The variable's value.")] = ""
     value_from: Annotated[KubernetesObject | None, Meta(description="A reference, as in a pod's spec. Not on one machine.")] = None
 
 
 class Volume(Struct, frozen=True, kw_only=True, rename="camel"):
     """A volume and where it is mounted; exactly one source."""
 
-    name: Annotated[str, Meta(pattern=DNS_LABEL, max_length=63, description="The volume's name.")]
+    name: Annotated[str, Meta(pattern=DNS_LABEL, extra=LABEL, max_length=63, description="The volume's name.")]
     mount_path: Annotated[
         str, Meta(pattern=r"^/[^:]*$", max_length=4096, description="The absolute path in the worker's container where it is mounted.")
     ]
@@ -257,6 +260,7 @@ class FunctionSpec(Struct, frozen=True, kw_only=True, rename="camel"):
             Meta(
                 pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$",
                 max_length=256,
+                extra={"allowed": '"module:Class"'},
                 description='The handler class of the python runtime, as "module:Class".',
             ),
         ]
@@ -311,8 +315,8 @@ class FunctionSpec(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Metadata(Struct, frozen=True, kw_only=True, rename="camel"):
-    name: Annotated[str, Meta(pattern=DNS_LABEL, min_length=1, max_length=limits.FUNCTION_NAME_CHARACTERS)]
-    namespace: Annotated[str, Meta(pattern=DNS_LABEL, min_length=1, max_length=limits.NAMESPACE_CHARACTERS)] = "default"
+    name: Annotated[str, Meta(pattern=DNS_LABEL, extra=LABEL, min_length=1, max_length=limits.FUNCTION_NAME_CHARACTERS)]
+    namespace: Annotated[str, Meta(pattern=DNS_LABEL, extra=LABEL, min_length=1, max_length=limits.NAMESPACE_CHARACTERS)] = "default"
     labels: StringMap = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
 

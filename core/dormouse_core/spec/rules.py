@@ -77,7 +77,7 @@ def _repeated(names: list[str]) -> str:
 
 
 def _inside(path: str) -> bool:
-    return path.endswith(".npy") and not path.startswith("/") and ".." not in path.split("/") and "\\" not in path
+    return path.endswith(".npy") and not path.startswith("/") and ".." not in path.split("/") and not set(path) & {"\\", "\0"}
 
 
 RULES: Sequence[Rule] = (

@@ -70,7 +70,7 @@ def _check(node: inspect.Type, data: Any, path: str, faults: Faults, extra: dict
             if data not in node.values or isinstance(data, bool):
                 faults.add(path, shown(data), f"{_either([str(v) for v in node.values])} is allowed")
         case inspect.StrType():
-            _text(node, data, path, faults)
+            _text(node, data, path, faults, extra)
         case inspect.BoolType():
             if not isinstance(data, bool):
                 faults.add(path, shown(data), "true or false is allowed")
@@ -133,7 +133,7 @@ def _duration(data: Any, path: str, faults: Faults, extra: dict[str, Any]) -> No
         faults.add(path, shown(data), f"{low} to {high} is allowed")
 
 
-def _text(node: inspect.StrType, data: Any, path: str, faults: Faults) -> None:
+def _text(node: inspect.StrType, data: Any, path: str, faults: Faults, extra: dict[str, Any]) -> None:
     if not isinstance(data, str):
         faults.add(path, shown(data), "text is allowed" + ("" if isinstance(data, dict | list) else " (put it in quotes)"))
         return
@@ -141,7 +141,7 @@ def _text(node: inspect.StrType, data: Any, path: str, faults: Faults) -> None:
     if len(data) < low or (high is not None and len(data) > high):
         faults.add(path, f"{len(data)} characters", f"{low} to {high} are allowed" if low else f"at most {high} are allowed")
     elif node.pattern is not None and not re.fullmatch(node.pattern, data, re.ASCII):  # as Go: no newline before the end
-        faults.add(path, shown(data), f"text that matches {node.pattern} is allowed")
+        faults.add(path, shown(data), f"{extra.get('allowed', f'text that matches {node.pattern}')} is allowed")
 
 
 def _integer(node: inspect.IntType, data: Any, path: str, faults: Faults) -> None:
