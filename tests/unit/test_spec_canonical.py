@@ -23,7 +23,7 @@ from dormouse_core.spec import (
 )
 from dormouse_core.workerfile import StoreAccess, WorkerFile
 from dormouse_testing.manifests import Data, onnx, python, stateful
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
@@ -119,6 +119,7 @@ def test_state_bytes_count_one_session() -> None:
 # ----------------------------------------------------------------------------------------------------------------------- durations
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**15))
 def test_a_duration_is_the_text_that_it_writes(milliseconds: int) -> None:
     hours, rest = divmod(milliseconds, 3_600_000)
@@ -128,12 +129,14 @@ def test_a_duration_is_the_text_that_it_writes(milliseconds: int) -> None:
     assert str(Duration(str(first))) == str(first)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 999_999), st.sampled_from(["h", "m", "s", "ms"])), min_size=1, max_size=3))
 def test_the_parts_of_a_duration_add_up(parts: list[tuple[int, str]]) -> None:
     units = {"h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
     assert Duration("".join(f"{n}{unit}" for n, unit in parts)).milliseconds == sum(n * units[unit] for n, unit in parts)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="0123456789hms. -+d\n", max_size=12))
 def test_the_pattern_of_the_schema_is_what_is_read(text: str) -> None:
     if re.fullmatch(durations.PATTERN, text, re.ASCII):

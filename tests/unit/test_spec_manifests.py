@@ -1,6 +1,7 @@
 """Manifests that are wrong, and the sentences that say so: each names the field, what was found and what is allowed."""
 
 import json
+import pathlib
 from typing import Any
 
 import pytest
@@ -302,3 +303,11 @@ def test_yaml_reads_dates_as_the_text_that_was_written() -> None:
 def test_yaml_aliases_and_merges_work() -> None:
     text = HEAD + "spec:\n  runtime: onnx\n  model: &model {uri: 'file://a'}\n  workers: {labels: &l {a: b}, annotations: {<<: *l, c: d}}\n"
     assert parse_manifest(text).spec.workers.annotations == {"a": "b", "c": "d"}
+
+
+EXAMPLES = sorted((pathlib.Path(__file__).parents[2] / "examples").glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=[path.parent.name for path in EXAMPLES])
+def test_the_examples_are_read(path: pathlib.Path) -> None:
+    assert parse_manifest(path.read_text(encoding="utf-8")).metadata.name == path.parent.name

@@ -68,7 +68,7 @@ def refused(data: Any) -> bool:
     return False
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(changed())
 def test_a_changed_manifest_is_read_or_refused_and_the_schema_is_no_stricter(data: Data) -> None:
     stored = with_defaults(schema.root(), {"spec": data["spec"]})
@@ -78,12 +78,14 @@ def test_a_changed_manifest_is_read_or_refused_and_the_schema_is_no_stricter(dat
         refused(data)
 
 
+@settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3)
                     | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=8))  # fmt: skip
 def test_any_spec_is_refused_without_an_accident(spec: Any) -> None:
     assert refused({"apiVersion": "dormouse.dev/v1alpha1", "kind": "InferenceFunction", "metadata": spec, "spec": spec})
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60) | st.text(alphabet="{}[]:,-&*!|>?\"'# \n\tab1", max_size=60) | st.binary(max_size=40))
 def test_any_text_is_refused_without_an_accident(text: str | bytes) -> None:
     assert refused(text)

@@ -9,7 +9,7 @@ from dormouse_core import tensors
 from dormouse_core.errors import Code, Internal, InvalidArgument
 from dormouse_core.tensors import DATATYPES, as_array, decode_contents, decode_raw, encode_raw, from_onnx, size_of, zeros
 from dormouse_proto import inference_pb2
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 FIXED = sorted(DATATYPES.keys() - {"BYTES"})
@@ -17,6 +17,7 @@ typed: Any = inference_pb2.InferTensorContents
 SHAPES = st.lists(st.integers(0, 4), max_size=4)
 
 
+@settings(deadline=None)
 @given(st.data(), st.sampled_from(FIXED), SHAPES)
 def test_raw_bytes_come_back_bit_by_bit(data: st.DataObject, datatype: str, shape: list[int]) -> None:
     size = int(np.prod(shape)) * DATATYPES[datatype].itemsize
@@ -30,6 +31,7 @@ def test_raw_bytes_come_back_bit_by_bit(data: st.DataObject, datatype: str, shap
     assert size_of(array, datatype) == len(raw)
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=20), max_size=12))
 def test_bytes_come_back_exactly(values: list[bytes]) -> None:
     raw = b"".join(struct.pack("<I", len(value)) + value for value in values)
@@ -40,6 +42,7 @@ def test_bytes_come_back_exactly(values: list[bytes]) -> None:
     assert list(decode_contents("BYTES", [len(values)], typed(bytes_contents=values))) == values
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40), st.integers(0, 4))
 def test_any_buffer_of_bytes_is_read_or_refused(raw: bytes, count: int) -> None:
     try:
@@ -52,6 +55,7 @@ def test_any_buffer_of_bytes_is_read_or_refused(raw: bytes, count: int) -> None:
 INTEGERS = [name for name in FIXED if "INT" in name]
 
 
+@settings(deadline=None)
 @given(st.data(), st.sampled_from(INTEGERS))
 def test_typed_integers_come_back_or_are_refused(data: st.DataObject, datatype: str) -> None:
     field, bounds = DATATYPES[datatype].contents, np.iinfo(DATATYPES[datatype].dtype)
