@@ -147,6 +147,8 @@ def scope(route: Route, settings: Settings, needs: tuple[tuple[Name, str], ...])
     metadata: Json = {"uid": route.uid, "rev": str(route.rev)}
     if route.owners:
         metadata |= {"hosts": ",".join(route.hosts), "map": shard_map(route.owners)}
+    elif route.hosts:
+        metadata["open"] = "1"  # somebody takes calls; else they wait in the relay
     one = {
         "match": {"prefix": "/"},
         "metadata": {"filter_metadata": {"envoy.filters.http.lua": metadata}},

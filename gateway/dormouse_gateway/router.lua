@@ -263,7 +263,9 @@ local function route(h)
   local uid, map = meta:get("uid"), meta:get("map")
   local owner
   if uid and map and sequence then owner = Router.owner(map, meta:get("hosts"), Router.encode(tenant) .. "/" .. sequence) end
-  if not uid or (map and not owner) then           -- not known to this Envoy, or nobody can be named: the relay
+  if not uid or not (owner or (not map and meta:get("open"))) then
+    -- Not known to this Envoy, or nobody serves it: by the entry's route to the relay, which waits for an agent that restarts. (Envoy would
+    -- find the relay here too, at priority 1, but with this route's one quick retry.)
     hd:replace("dormouse-fn", ENTRY)
     h:clearRouteCache()
     return

@@ -1,5 +1,5 @@
-"""A real gateway (agent and Envoy as processes) before workers that are not real: grpcio servers in the test's own process, registered in a real
-store as workers register.
+"""A real gateway (agent and Envoy as processes) before workers that are not real: grpcio servers in the test's own
+process, registered in a real store as workers register.
 """
 
 import asyncio
@@ -61,7 +61,8 @@ class Gateway:
             return subprocess.Popen([sys.executable, "-m", module, *self.options], stdout=log, stderr=log, start_new_session=True)
 
     def log(self, module: str) -> str:
-        return (self.folder / f"{module}.log").read_text()
+        path = self.folder / f"{module}.log"
+        return path.read_text() if path.exists() else ""
 
     def stop(self) -> None:
         for process in (self.envoy, self.agent):

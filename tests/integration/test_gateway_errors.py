@@ -1,0 +1,189 @@
+"""Every error that the gateway makes itself: a gRPC status with the right code and a text that says what was found and what is allowed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import grpc
+import grpc.aio
+import pytest
+from dormouse_core.keys import Keys
+from dormouse_kit.etcd import EtcdStore
+from dormouse_proto import health_pb2, inference_pb2, state_pb2
+from dormouse_testing.etcd_server import EtcdServer
+from dormouse_testing.gateway import INFER, FakeWorker, Gateway, World, infer, request, running
+
+INSTALLATION = "gateway-errors"
+Code = grpc.StatusCode
+SERVICE = "/inference.GRPCInferenceService/"
+
+
+@pytest.fixture(scope="module")
+def gateway(etcd_server: EtcdServer) -> Iterator[Gateway]:
+    with running(
+        etcd_server.endpoint, INSTALLATION, "--max-message-bytes", "100000", "--max-held", "20", "--own-name", "front.example"
+    ) as made:
+        yield made
+
+
+@pytest.fixture
+async def world(etcd_server: EtcdServer) -> AsyncIterator[World]:
+    store = EtcdStore([etcd_server.endpoint])
+    yield World(store, Keys(INSTALLATION))
+    await store.close()
+
+
+@pytest.fixture
+async def channel(gateway: Gateway) -> AsyncIterator[grpc.aio.Channel]:
+    async with gateway.channel() as made:
+        yield made
+
+
+@pytest.fixture
+async def worker() -> AsyncIterator[FakeWorker]:
+    made = await FakeWorker("w").start()
+    yield made
+    await made.stop()
+
+
+async def ask(
+    channel: grpc.aio.Channel, method: str, message: bytes = b"", *metadata: tuple[str, str]
+) -> tuple[grpc.StatusCode, str, bytes]:
+    call = channel.unary_unary(method)
+    try:
+        return Code.OK, "", await call(message, metadata=metadata, timeout=5)
+    except grpc.aio.AioRpcError as error:
+        assert not error.initial_metadata() or "content-type" not in dict(error.initial_metadata()), "trailers only"
+        return error.code(), error.details() or "", b""
+
+
+@pytest.mark.parametrize(
+    ("message", "metadata", "code", "text"),
+    [
+        (request("nobody"), (), Code.NOT_FOUND, "there is no function default/nobody"),
+        (request("sp/nobody"), (), Code.NOT_FOUND, "sp/nobody"),
+        (request(""), (), Code.INVALID_ARGUMENT, "model_name: empty"),
+        (request("No Name"), (), Code.INVALID_ARGUMENT, "'No Name' found, name or namespace/name is allowed"),
+        (request("known", 7), (("dormouse-function", "known"),), Code.INVALID_ARGUMENT, "'known' found, namespace/name is allowed"),
+        (request("other", 7), (("dormouse-function", "default/known"),), Code.INVALID_ARGUMENT, "addressed to function default/known"),
+        (request("known"), (), Code.INVALID_ARGUMENT, "must specify a non-zero or non-empty correlation ID"),
+        (request("known", 0), (), Code.INVALID_ARGUMENT, "must specify a non-zero or non-empty correlation ID"),
+        (request("known", 7), (("dormouse-session", "7"),), Code.INVALID_ARGUMENT, "7 found, but the metadata dormouse-session says '7'"),
+        (request("known"), (("dormouse-session", "a"), ("dormouse-session", "b")), Code.INVALID_ARGUMENT, "more than once"),
+        (request("known"), (("dormouse-session", ""),), Code.INVALID_ARGUMENT, "0 characters found"),
+        (request("known", "x" * 129), (), Code.INVALID_ARGUMENT, "129 characters found, 1 to 128"),
+        (request("known", 7), (("dormouse-tenant", "t" * 129),), Code.INVALID_ARGUMENT, "dormouse-tenant: 129 characters"),
+        (request("stopped", 7), (), Code.UNAVAILABLE, "function default/stopped is stopped: its replicas are 0"),
+        (request("invalid"), (), Code.FAILED_PRECONDITION, "opset 99 is not supported (ModelInvalid)"),
+        (request("missing"), (), Code.UNAVAILABLE, "404 (ModelUnavailable)"),
+        (request("known", 7, size=200_000), (), Code.RESOURCE_EXHAUSTED, "limit of 100000 bytes"),
+    ],
+)
+async def test_refusals(
+    world: World,
+    channel: grpc.aio.Channel,
+    message: inference_pb2.ModelInferRequest,
+    metadata: tuple[tuple[str, str], ...],
+    code: grpc.StatusCode,
+    text: str,
+) -> None:
+    problem = state_pb2.Problem
+    await world.function("known", shards=8, uid="known")
+    await world.function("stopped", shards=8, replicas=0, uid="stopped")
+    await world.function("invalid", uid="invalid", problem=problem(code=9, reason="ModelInvalid", message="opset 99 is not supported"))
+    await world.function("missing", uid="missing", problem=problem(code=14, reason="ModelUnavailable", message="404"))
+    answer = await infer(channel, message, *metadata, timeout=5)
+    assert answer.code is code
+    assert text in answer.details
+
+
+async def test_uint64_sequences_and_unreadable_messages(world: World, channel: grpc.aio.Channel) -> None:
+    await world.function("known", shards=8, uid="known")
+    unsigned = request("known")
+    unsigned.parameters["sequence_id"].uint64_param = 7
+    assert "uint64_param found" in (await infer(channel, unsigned)).details
+    code, text, _ = await ask(channel, INFER, b"\xff\xff\xff\xff")
+    assert (code, text) == (Code.INVALID_ARGUMENT, "the message is no inference.ModelInferRequest")
+
+
+async def test_the_authority(gateway: Gateway, world: World) -> None:
+    await world.function("known", shards=8, uid="known")
+    async with gateway.channel(authority="nobody.speech") as channel:
+        assert "speech/nobody" in (await infer(channel, request("known", 7))).details
+    async with gateway.channel(authority="front.example:8001") as channel:
+        assert "default/nobody" in (await infer(channel, request("nobody"))).details, "the gateway's own name names no function"
+
+
+async def test_a_full_hold(world: World, channel: grpc.aio.Channel) -> None:
+    await world.function("crowded", uid="crowded")
+    held = [asyncio.create_task(infer(channel, request("crowded"), timeout=2)) for _ in range(20)]
+    await asyncio.sleep(0.5)
+    answer = await infer(channel, request("crowded"))
+    assert answer.code is Code.RESOURCE_EXHAUSTED
+    assert "20 calls of function default/crowded wait already" in answer.details
+    assert {each.code for each in await asyncio.gather(*held)} == {Code.DEADLINE_EXCEEDED}
+
+
+async def test_a_deleted_function(world: World, channel: grpc.aio.Channel, worker: FakeWorker) -> None:
+    function = await world.function("going")
+    await world.register(function, worker)
+    assert (await infer(channel, request("going"))).code is Code.OK
+    await world.function("going", uid=function.uid, deleting=True)
+    answer = await infer(channel, request("going"))
+    for _ in range(50):
+        if answer.code is not Code.OK:
+            break
+        answer = await infer(channel, request("going"))
+    assert (answer.code, answer.details) == (Code.NOT_FOUND, "function default/going is being deleted")
+
+
+async def test_methods_that_the_relay_answers(gateway: Gateway, world: World, channel: grpc.aio.Channel) -> None:
+    metadata = state_pb2.ModelMetadata(platform="onnxruntime_onnx", max_batch_size=8)
+    metadata.inputs.add(name="x", datatype="FP32", shape=[-1, 4])
+    await world.function("described", metadata=metadata)
+    await world.function("unproved", proved_revision="")
+    live = inference_pb2.ServerLiveResponse.FromString((await ask(channel, f"{SERVICE}ServerLive"))[2])
+    ready = inference_pb2.ServerReadyResponse.FromString((await ask(channel, f"{SERVICE}ServerReady"))[2])
+    assert (live.live, ready.ready) == (True, True)
+    named = inference_pb2.ModelReadyRequest(name="described").SerializeToString()
+    assert inference_pb2.ModelReadyResponse.FromString((await ask(channel, f"{SERVICE}ModelReady", named))[2]).ready, "asleep is ready"
+    other = inference_pb2.ModelReadyRequest(name="unproved").SerializeToString()
+    assert not inference_pb2.ModelReadyResponse.FromString((await ask(channel, f"{SERVICE}ModelReady", other))[2]).ready
+    described = inference_pb2.ModelMetadataResponse.FromString((await ask(channel, f"{SERVICE}ModelMetadata", named))[2])
+    assert (described.name, described.inputs[0].name, list(described.inputs[0].shape)) == ("described", "x", [-1, 4])
+    config = inference_pb2.ModelConfigResponse.FromString((await ask(channel, f"{SERVICE}ModelConfig", named))[2]).config
+    assert (config.max_batch_size, list(config.input[0].dims)) == (8, [4])
+    async with gateway.channel(authority="described.default") as by_authority:
+        assert (await ask(by_authority, f"{SERVICE}ModelMetadata"))[0] is Code.OK
+    asked = asyncio.create_task(ask(channel, f"{SERVICE}ModelMetadata", other))
+    await asyncio.sleep(0.3)
+    assert not asked.done(), "held until it is proved"
+    await world.function("unproved", metadata=metadata)
+    assert (await asked)[0] is Code.OK
+    health = health_pb2.HealthCheckResponse.FromString((await ask(channel, "/grpc.health.v1.Health/Check"))[2])
+    assert health.status == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.parametrize(
+    ("method", "text"),
+    [
+        (f"{SERVICE}RepositoryModelUnload", "RepositoryModelUnload: refused"),
+        (f"{SERVICE}LogSettings", "LogSettings: refused"),
+        (f"{SERVICE}SystemSharedMemoryRegister", "refused"),
+        ("/other.Service/Method", "/other.Service/Method: no such method here"),
+    ],
+)
+async def test_administration_is_refused(channel: grpc.aio.Channel, method: str, text: str) -> None:
+    code, details, _ = await ask(channel, method)
+    assert code is Code.UNIMPLEMENTED
+    assert text in details
+
+
+async def test_streams_are_refused_with_a_reason(channel: grpc.aio.Channel) -> None:
+    call = channel.stream_stream(f"{SERVICE}ModelStreamInfer")(timeout=5)
+    await call.write(request("known", 7).SerializeToString())
+    with pytest.raises(grpc.aio.AioRpcError) as refused:  # noqa: PT012 - the stream's end is what raises
+        while await call.read() is not grpc.aio.EOF:
+            pass
+        raise AssertionError(await call.code(), await call.details())
+    assert refused.value.code() is Code.UNIMPLEMENTED
+    assert "streams are not in this release" in (refused.value.details() or "")

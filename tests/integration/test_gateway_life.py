@@ -1,0 +1,234 @@
+"""Starts, restarts and ends of the gateway's parts, under calls."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+
+import grpc
+import grpc.aio
+import pytest
+from dormouse_core.keys import Keys
+from dormouse_gateway import xds
+from dormouse_gateway.resources import CLUSTER, Route, entry, pack, resource, resources
+from dormouse_gateway.settings import parse
+from dormouse_gateway.snapshot import Snapshot
+from dormouse_kit.etcd import EtcdStore
+from dormouse_proto import envoy
+from dormouse_testing.etcd_server import EtcdServer
+from dormouse_testing.gateway import FakeWorker, Gateway, Seen, World, infer, request, running
+
+Code = grpc.StatusCode
+
+
+@pytest.fixture
+async def world(etcd_server: EtcdServer, installation: str) -> AsyncIterator[World]:
+    store = EtcdStore([etcd_server.endpoint])
+    yield World(store, Keys(installation))
+    await store.close()
+
+
+@pytest.fixture
+async def worker() -> AsyncIterator[FakeWorker]:
+    made = await FakeWorker("w").start()
+    yield made
+    await made.stop()
+
+
+async def both(world: World, worker: FakeWorker) -> None:
+    """A stateless and a stateful function."""
+    plain = await world.function("plain")
+    await world.register(plain, worker)
+    steps = await world.function("steps", shards=8)
+    await world.register(steps, worker)
+    await world.own(steps, "w", list(range(8)))
+
+
+class Load:
+    """Calls one after the other, of both functions, until `stop`; `bad` keeps what was not OK."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.good = 0
+        self.bad: list[object] = []
+        self._gateway = gateway
+        self._ended = False
+
+    async def __aenter__(self) -> "Load":
+        self._tasks = [asyncio.create_task(self._call(model)) for model in ("plain", "steps")]
+        await asyncio.sleep(0.5)
+        return self
+
+    async def _call(self, model: str) -> None:
+        async with self._gateway.channel() as channel:
+            number = 0
+            while not self._ended:
+                number += 1
+                answer = await infer(channel, request(model, number if model == "steps" else None))
+                if answer.code is Code.OK:
+                    self.good += 1
+                else:
+                    self.bad.append(answer)
+                await asyncio.sleep(0.005)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ended = True
+        await asyncio.gather(*self._tasks)
+
+
+async def test_the_agent_restarts_without_a_bad_call(etcd_server: EtcdServer, installation: str, world: World, worker: FakeWorker) -> None:
+    await both(world, worker)
+    asleep = await world.function("asleep")
+    with running(etcd_server.endpoint, installation) as gateway:
+        await gateway.routed("default/steps", "map")
+        async with Load(gateway) as load, gateway.channel() as channel:
+            held = asyncio.create_task(infer(channel, request("asleep"), timeout=30))
+            await asyncio.sleep(0.3)
+            assert gateway.agent is not None
+            gateway.agent.kill()
+            gateway.agent.wait()
+            await asyncio.sleep(0.5)
+            new = asyncio.create_task(infer(channel, request("asleep"), timeout=30))
+            await asyncio.sleep(0.5)
+            assert not held.done(), held.result()
+            assert not new.done(), new.result()
+            gateway.start_agent()
+            await asyncio.sleep(2)
+            await world.register(asleep, worker)
+            assert [(await call).code for call in (held, new)] == [Code.OK, Code.OK]
+        assert load.bad == []
+        assert load.good > 100
+
+
+async def test_envoy_without_an_agent_is_not_ready(etcd_server: EtcdServer, installation: str, world: World, worker: FakeWorker) -> None:
+    await both(world, worker)
+    gateway = Gateway(etcd_server.endpoint, installation)
+    try:
+        gateway.start_envoy()
+        await asyncio.sleep(1.5)
+        assert not gateway.ready()
+        assert "LIVE" not in await gateway.ask("/ready")
+        gateway.start_agent()
+        gateway.wait_ready()
+        async with gateway.channel() as channel:
+            assert (await infer(channel, request("plain"))).code is Code.OK
+    finally:
+        gateway.stop()
+
+
+async def test_a_gateway_without_a_store_is_not_ready_and_heals(own_etcd: EtcdServer, worker: FakeWorker) -> None:
+    store = EtcdStore([own_etcd.endpoint])
+    world = World(store, Keys("away"))
+    await both(world, worker)
+    await store.close()
+    own_etcd.kill()
+    gateway = Gateway(own_etcd.endpoint, "away")
+    try:
+        gateway.start_agent()
+        gateway.start_envoy()
+        await asyncio.sleep(2)
+        assert not gateway.ready(), "it knows no function: it must not answer for any"
+        own_etcd.start()
+        gateway.wait_ready()
+        await gateway.routed("default/steps", "map")
+        async with Load(gateway) as load:
+            own_etcd.kill()
+            await asyncio.sleep(1)
+            async with gateway.channel() as channel:
+                unknown = await infer(channel, request("nobody"))
+                assert unknown.code is Code.UNAVAILABLE, "whether it exists is not known"
+                assert "the store did not answer" in unknown.details
+            own_etcd.start()
+            await asyncio.sleep(1)
+        assert load.bad == []
+        store = EtcdStore([own_etcd.endpoint])
+        late = await World(store, Keys("away")).function("late")
+        await World(store, Keys("away")).register(late, worker)
+        await gateway.routed(late.label, late.uid)
+        await store.close()
+    finally:
+        gateway.stop()
+
+
+async def test_a_stopping_envoy_lets_calls_end(etcd_server: EtcdServer, installation: str, world: World, worker: FakeWorker) -> None:
+    await both(world, worker)
+
+    async def slow(seen: Seen) -> None:
+        await asyncio.sleep(1)
+
+    worker.behave = slow
+    with running(etcd_server.endpoint, installation) as gateway:
+        await gateway.routed("default/steps", "map")
+        async with gateway.channel() as channel:
+            calls = [asyncio.create_task(infer(channel, request("steps", n))) for n in range(1, 20)]
+            await asyncio.sleep(0.3)
+            assert gateway.envoy is not None
+            gateway.envoy.send_signal(signal.SIGTERM)
+            assert {each.code for each in await asyncio.gather(*calls)} == {Code.OK}
+        began = time.monotonic()
+        while gateway.envoy.poll() is None and time.monotonic() - began < 8:
+            await asyncio.sleep(0.05)
+        assert gateway.envoy.poll() == 0
+
+
+async def test_a_killed_starter_takes_envoy_with_it(etcd_server: EtcdServer, installation: str) -> None:
+    with running(etcd_server.endpoint, installation) as gateway:
+        assert gateway.envoy is not None
+        gateway.envoy.kill()
+        gateway.envoy.wait()
+        for _ in range(100):
+            if not gateway.ready():
+                break
+            await asyncio.sleep(0.02)
+        assert not gateway.ready()
+
+
+async def test_resources_that_envoy_refuses_harm_no_other_function(etcd_server: EtcdServer, installation: str, worker: FakeWorker) -> None:
+    """A real Envoy before an xDS server of the test's own, which knows a cluster and endpoints that no Envoy takes."""
+    gateway = Gateway(etcd_server.endpoint, installation)
+    settings = parse(gateway.options, "test")
+    snapshot = Snapshot()
+    served = xds.Server(snapshot)
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((served.handlers(),))
+    server.add_insecure_port(settings.xds)
+    await server.start()
+    gateway.start_envoy()
+    try:
+        bad_cluster = resource(CLUSTER, "default/bad/u", {"name": "default/bad/u", "type": "EDS"})  # no eds_config: found late, by the cluster
+        bad_hosts = resources(Route("default", "hosts", "u", ("127.0.0.1:1",)), settings)
+        broken = envoy.message("envoy.config.endpoint.v3.ClusterLoadAssignment").FromString(bad_hosts[1].body)
+        broken.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address = "not-an-ip"  # type: ignore[attr-defined]
+        snapshot.put("+", [entry(settings)])
+        for n in range(20):
+            snapshot.put(f"default/good{n}", resources(Route("default", f"good{n}", "u", (worker.address,)), settings))
+        snapshot.put("default/bad", [bad_cluster])
+        snapshot.put("default/hosts", [bad_hosts[0], pack(bad_hosts[1].type_url, bad_hosts[1].name, broken), bad_hosts[2]])
+        snapshot.complete = True
+        snapshot.publish()
+        await asyncio.to_thread(gateway.wait_ready)
+        await gateway.routed("default/good19", "uid")
+        async with gateway.channel() as channel:
+            for n in range(20):
+                assert (await infer(channel, request(f"good{n}"))).code is Code.OK, n
+        for _ in range(100):
+            if set(served.refused()) == {"default/bad", "default/hosts"}:
+                break
+            await asyncio.sleep(0.02)
+        refused = served.refused()
+        assert set(refused) == {"default/bad", "default/hosts"}
+        assert "cluster" in refused["default/bad"]
+        assert "not-an-ip" in refused["default/hosts"]
+        snapshot.put("default/bad", ())
+        snapshot.put("default/hosts", resources(Route("default", "hosts", "u", (worker.address,)), settings))
+        snapshot.publish()
+        await gateway.routed("default/hosts", "uid")
+        for _ in range(100):
+            if not served.refused():
+                break
+            await asyncio.sleep(0.02)
+        assert served.refused() == {}
+    finally:
+        gateway.stop()
+        await server.stop(0)
+
+
