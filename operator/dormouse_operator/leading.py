@@ -151,6 +151,9 @@ class Leader:
                 self._changed(uid)
             for stranger in self.view.strangers():
                 await self._dismiss(stranger)
+            for worker in self.view.orphans():
+                order = control_pb2.WorkerOrder(no_taker=control_pb2.WorkerOrder.NoTaker())
+                await self._links.send(worker, order)
             await self.clock.sleep(OBSERVE)
 
     async def _dismiss(self, stranger: Instance) -> None:

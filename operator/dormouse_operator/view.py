@@ -4,7 +4,7 @@ The mirrors call `map_changed` and `function_changed` for every key; parsing hap
 dictionaries. A value that does not parse is one item's trouble: it is logged and left out, as if it were not there.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -150,8 +150,15 @@ class View:
             instances=instances,
         )
 
-    def workers(self) -> Iterable[str]:
-        return self._uid_of_worker
+    def orphans(self) -> list[str]:
+        """Draining workers of functions that are not registered: nobody else will tell them that nobody takes their shards."""
+        return [
+            name
+            for uid, table in self._maps.items()
+            if uid not in self.functions
+            for name, (entry, _) in table.workers.items()
+            if entry.state == state_pb2.WorkerEntry.DRAINING
+        ]
 
     def strangers(self) -> list[Instance]:
         """Instances of functions that are not registered. Only to be asked when the registry's copy is complete."""

@@ -1,0 +1,510 @@
+"""The real leader, on simulated time, a store in memory and simulated workers: waking, dying, draining, rolling out, being cut off."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from dormouse_core.errors import Aborted, FailedPrecondition, NotFound
+from dormouse_core.seams import Delete, ModIs, Put, Txn
+from dormouse_operator.leading import Leader
+from dormouse_proto import state_pb2
+from dormouse_testing import simloop
+from dormouse_testing.clock import SimClock
+from dormouse_testing.leader_world import KEYS, LEASE, SimAgent, SimWorker, World, manifest
+from dormouse_testing.memory_store import REPLY_LOST, MemoryStore
+
+
+class Scene:
+    """One world, one agent, one leader at a time."""
+
+    def __init__(self, world: World, agent: SimAgent) -> None:
+        self.world = world
+        self.agent = agent
+        self.leader: Leader
+        self.store: MemoryStore
+        self._task: asyncio.Task[None] | None = None
+
+    async def lead(self) -> Leader:
+        """A new leader takes over from whoever led; the old one is not told."""
+        self.store = self.world.store.client()
+        _, found = await self.store.get([KEYS.leader])
+        mod = found[KEYS.leader].mod_revision if KEYS.leader in found else 0
+        if mod:
+            await self.store.txn(Txn((), (Delete(KEYS.leader),)))
+        result = await self.store.txn(Txn((ModIs(KEYS.leader, 0),), (Put(KEYS.leader, b"leader"),)))
+        assert result.succeeded
+        self.leader = Leader(self.store, SimClock(), KEYS, self.world, self.world, leader_new=result.revision, name="leader")
+        self.agent.leader = self.leader
+        self._task = asyncio.create_task(self.leader.run())
+        await self.leader.listed(self._task)
+        return self.leader
+
+    async def stop_leading(self) -> None:
+        assert self._task is not None
+        self.agent.leader = None
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def apply(self, text: str) -> str:
+        _, outcome, revision = await self.leader.registering.apply(text)
+        await self.leader.registry.wait_for(revision)
+        return outcome
+
+    async def scale(self, replicas: int | None) -> None:
+        _, revision = await self.leader.registering.scale("ns", "fn", replicas)
+        await self.leader.registry.wait_for(revision)
+
+    @property
+    def uid(self) -> str:
+        entry = self.world.entry()
+        assert entry is not None
+        return entry.uid
+
+    def phase(self) -> str:
+        return self.leader.status("ns", "fn").phase
+
+    def owned_by(self, *workers: SimWorker) -> bool:
+        owners = self.world.owners()
+        return len(owners) == 64 and set(owners.values()) == {w.name for w in workers}
+
+    async def awake(self, replicas: int) -> list[SimWorker]:
+        """So many workers, each with its share."""
+        await self.apply(manifest())
+        await self.scale(replicas)
+        await self.world.until(lambda: len(self.world.living()) == replicas and self.owned_by(*self.world.living()))
+        return self.world.living()
+
+
+@contextlib.asynccontextmanager
+async def scene() -> AsyncIterator[Scene]:
+    world = World(MemoryStore(SimClock()))
+    agent = SimAgent(world)
+    reporting = asyncio.create_task(agent.run())
+    made = Scene(world, agent)
+    await made.lead()
+    try:
+        yield made
+    finally:
+        await made.stop_leading()
+        reporting.cancel()
+        await world.close()
+        await world.store.close()
+
+
+def simulated(story: Callable[[Scene], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with scene() as made:
+            await story(made)
+
+    simloop.run(main())
+
+
+# ----------------------------------------------------------------------------------------------------------- the life of a function
+
+
+def test_it_is_proved_sleeps_and_wakes_by_the_first_held_call() -> None:
+    async def story(s: Scene) -> None:
+        assert await s.apply(manifest(idle="10s")) == "created"
+        assert s.phase() == "Verifying"
+        await s.world.until(lambda: (e := s.world.entry()) is not None and e.proved_revision == e.revision, 1.0)
+        assert s.phase() == "Ready"
+        took = await s.world.until(lambda: not s.world.instances, 30.0)
+        assert 9.0 < took < 13.0
+        assert s.phase() == "Asleep"
+        assert set(s.world.owners().values()) - {w.name for w in s.world.living()}, "entries stay and name the dead"
+
+        s.agent.hold(s.uid, 1)
+        began = s.world.clock.monotonic()
+        await s.world.until(lambda: bool(s.world.living()), 2.0)
+        (worker,) = s.world.living()
+        assert s.world.registered_at[worker.name] - began < s.world.start + 0.1, "the wake waits for no tick"
+        took = await s.world.until(lambda: s.owned_by(worker), 1.0)
+        assert took < 0.05, "64 shards fail over without waiting for a tick"
+        s.agent.hold(s.uid, 0)
+        assert s.phase() == "Ready"
+
+    simulated(story)
+
+
+def test_running_work_is_never_cut_however_long_it_runs() -> None:
+    async def story(s: Scene) -> None:
+        await s.apply(manifest(idle="5s"))
+        await s.world.until(lambda: bool(s.world.living()))
+        (worker,) = s.world.living()
+        worker.in_flight = 1
+        await asyncio.sleep(300)
+        assert worker.alive
+        worker.in_flight = 0
+        await s.world.until(lambda: not s.world.living(), 10.0)
+
+    simulated(story)
+
+
+def test_scaling_up_and_down_moves_shards_by_handoff_alone() -> None:
+    async def story(s: Scene) -> None:
+        (first,) = await s.awake(1)
+        await s.scale(3)
+        await s.world.until(lambda: len(s.world.living()) == 3 and s.owned_by(*s.world.living()))
+        assert first.alive
+        await s.scale(1)
+        await s.world.until(lambda: len(s.world.living()) == 1 and s.owned_by(*s.world.living()))
+        assert len(s.world.instances) == 1
+
+    simulated(story)
+
+
+def test_stopped_is_stopped_and_auto_is_autoscaled_again() -> None:
+    async def story(s: Scene) -> None:
+        await s.awake(1)
+        await s.scale(0)
+        await s.world.until(lambda: not s.world.instances)
+        s.agent.hold(s.uid, 5)
+        await asyncio.sleep(20)
+        assert s.phase() == "Stopped"
+        assert not s.world.instances
+        await s.scale(None)
+        await s.world.until(lambda: bool(s.world.living()))
+
+    simulated(story)
+
+
+# ----------------------------------------------------------------------------------------------------------- faults of workers
+
+
+def test_a_killed_owner_is_replaced_before_its_lease_ends() -> None:
+    async def story(s: Scene) -> None:
+        first, second = await s.awake(2)
+        first.kill()
+        took = await s.world.until(lambda: s.owned_by(second), LEASE)
+        assert took < 0.1
+
+    simulated(story)
+
+
+def test_a_process_restarted_in_place_is_a_new_worker() -> None:
+    async def story(s: Scene) -> None:
+        (first,) = await s.awake(1)
+        first.kill()
+        entry = s.world.entry()
+        assert entry is not None
+        again = await s.world.process(first.instance, entry)
+        took = await s.world.until(lambda: s.owned_by(again), LEASE)
+        assert took < 0.5, "its port answers under another name: the old process is gone"
+
+    simulated(story)
+
+
+def test_an_unreachable_worker_keeps_its_shards_while_its_lease_lives() -> None:
+    async def story(s: Scene) -> None:
+        first, second = await s.awake(2)
+        first.cut = True
+        first.changed.set()
+        before = s.world.owners()
+        await asyncio.sleep(20)
+        assert s.world.owners() == before
+        first.kill()
+        took = await s.world.until(lambda: s.owned_by(second), 10.0)
+        assert took > LEASE - 1.1, "silence is settled by the lease"
+
+    simulated(story)
+
+
+def test_an_owner_that_stops_and_does_not_hand_over_loses_the_shard_after_two_seconds() -> None:
+    async def story(s: Scene) -> None:
+        (first,) = await s.awake(1)
+        first.hung = True
+        await s.scale(2)
+        await s.world.until(lambda: bool(first.stopped))
+        took = await s.world.until(lambda: len(set(s.world.owners().values())) == 2)
+        assert 1.9 < took < 2.3
+
+    simulated(story)
+
+
+def test_a_worker_that_is_not_heard_keeps_the_function_awake() -> None:
+    async def story(s: Scene) -> None:
+        await s.apply(manifest(idle="5s"))
+        await s.world.until(lambda: bool(s.world.living()))
+        (worker,) = s.world.living()
+        worker.mute = True
+        await asyncio.sleep(120)
+        assert worker.alive
+        assert not s.leader._loops[s.uid].decision.valid
+        worker.mute = False
+        worker.changed.set()
+        await s.world.until(lambda: not s.world.living(), 20.0)
+
+    simulated(story)
+
+
+@pytest.mark.parametrize("silent", ["connected", "complete"])
+def test_a_gateway_that_is_not_heard_keeps_the_function_awake(silent: str) -> None:
+    async def story(s: Scene) -> None:
+        await s.apply(manifest(idle="5s"))
+        await s.world.until(lambda: bool(s.world.living()))
+        setattr(s.agent, silent, False)
+        await asyncio.sleep(120)
+        assert s.world.living()
+        setattr(s.agent, silent, True)
+        await s.world.until(lambda: not s.world.living(), 20.0)
+
+    simulated(story)
+
+
+def test_a_provider_that_does_not_answer_is_not_a_provider_without_workers() -> None:
+    async def story(s: Scene) -> None:
+        await s.awake(2)
+        s.world.silent = True
+        await asyncio.sleep(30)
+        s.world.silent = False
+        await asyncio.sleep(5)
+        assert len(s.world.instances) == 2
+        assert s.world.ordered[-1][1] == 2
+
+    simulated(story)
+
+
+# ----------------------------------------------------------------------------------------------------------- faults of the store
+
+
+def test_a_store_that_stalls_is_no_reason_to_reassign() -> None:
+    async def story(s: Scene) -> None:
+        await s.awake(2)
+        before = s.world.owners()
+        s.store.down = True
+        await asyncio.sleep(30)
+        s.store.down = False
+        await asyncio.sleep(5)
+        assert s.world.owners() == before
+
+    simulated(story)
+
+
+def test_a_write_of_unknown_outcome_is_decided_anew() -> None:
+    async def story(s: Scene) -> None:
+        first, second = await s.awake(2)
+        s.store.fault("txn", REPLY_LOST, 2)
+        first.kill()
+        await s.world.until(lambda: s.owned_by(second), 2.0)
+        entries = s.world.store.etcd.range(KEYS.maps, "", 0, 0, False).items
+        epochs = [state_pb2.ShardEntry.FromString(i.value).epoch for i in entries if "/shards/" in i.key]
+        assert max(epochs) <= 4, "a transaction that landed is not made again"
+
+    simulated(story)
+
+
+def test_what_happened_behind_a_compaction_is_seen() -> None:
+    async def story(s: Scene) -> None:
+        first, second = await s.awake(2)
+        s.store.down = True
+        first.kill()
+        await asyncio.sleep(LEASE + 2)
+        etcd = s.world.store.etcd
+        etcd.compact(etcd.revision)
+        s.store.down = False
+        await s.world.until(lambda: s.owned_by(second), 5.0)
+
+    simulated(story)
+
+
+def test_the_leader_compacts() -> None:
+    async def story(s: Scene) -> None:
+        await s.awake(1)
+        await asyncio.sleep(35)
+        assert s.store.calls["compact"] >= 2
+
+    simulated(story)
+
+
+# ----------------------------------------------------------------------------------------------------------- leaders
+
+
+def test_a_new_leader_finds_workers_in_the_list_and_moves_nothing() -> None:
+    async def story(s: Scene) -> None:
+        workers = await s.awake(3)
+        before, ordered = s.world.owners(), len(s.world.ordered)
+        await s.stop_leading()
+        await asyncio.sleep(5)
+        await s.lead()
+        await asyncio.sleep(60)
+        assert s.world.living() == workers
+        assert s.world.owners() == before
+        assert len(s.world.ordered) == ordered
+
+    simulated(story)
+
+
+def test_a_function_deleted_while_nobody_led_loses_its_workers() -> None:
+    async def story(s: Scene) -> None:
+        await s.awake(2)
+        await s.stop_leading()
+        await s.world.store.txn(Txn((), (Delete(KEYS.function("ns", "fn")),)))
+        await s.lead()
+        await s.world.until(lambda: not s.world.instances)
+
+    simulated(story)
+
+
+def test_a_leader_of_before_writes_nothing() -> None:
+    async def story(s: Scene) -> None:
+        first, second = await s.awake(2)
+        old, old_task = s.leader, s._task
+        s.agent.leader = None
+        s.store.down = True  # the old one is cut off, and does not know that another leads
+        old_store = s.store
+        await s.lead()
+        new_store = s.store
+        new_store.down = True  # so that only the old one could move shards
+        old_store.down = False
+        first.kill()
+        await asyncio.sleep(LEASE + 5)
+        assert first.name in s.world.owners().values(), "the store refused every write of the former leader"
+        with pytest.raises(Aborted):
+            await old.registering.apply(manifest("v2.onnx"))
+        new_store.down = False
+        await s.world.until(lambda: s.owned_by(second), 10.0)
+        assert old_task is not None
+        old_task.cancel()
+        await asyncio.gather(old_task, return_exceptions=True)
+
+    simulated(story)
+
+
+def test_negative_control_without_its_election_key_the_former_leader_would_write() -> None:
+    async def story(s: Scene) -> None:
+        first, second = await s.awake(2)
+        old, old_task, old_store = s.leader, s._task, s.store
+        s.agent.leader = None
+        old_store.down = True
+        await s.lead()
+        s.store.down = True
+        old._parts.writer.leader_new = s.leader._parts.writer.leader_new  # the guard is gone
+        old_store.down = False
+        first.kill()
+        await s.world.until(lambda: s.owned_by(second), LEASE + 5)
+        s.store.down = False
+        assert old_task is not None
+        old_task.cancel()
+        await asyncio.gather(old_task, return_exceptions=True)
+
+    simulated(story)
+
+
+# ----------------------------------------------------------------------------------------------------------- rollouts, deletion
+
+
+def test_a_new_revision_takes_over_when_it_is_ready() -> None:
+    async def story(s: Scene) -> None:
+        old = await s.awake(2)
+        assert await s.apply(manifest("v2.onnx")) == "configured"
+        await s.world.until(lambda: s.owned_by(*s.world.living()) and not set(old) & set(s.world.living()))
+        assert len(s.world.living()) == 2
+        entry = s.world.entry()
+        assert entry is not None
+        assert {w.revision for w in s.world.living()} == {entry.revision} == {entry.proved_revision}
+
+    simulated(story)
+
+
+def test_a_new_revision_that_fails_leaves_the_old_one_serving() -> None:
+    async def story(s: Scene) -> None:
+        old = await s.awake(2)
+        entry = s.world.entry()
+        assert entry is not None
+        s.world.problem = _failing_but(entry.revision)
+        await s.apply(manifest("broken.onnx"))
+        await s.world.until(lambda: (e := s.world.entry()) is not None and e.HasField("problem"), 5.0)
+        await asyncio.sleep(60)
+        assert s.world.living() == old
+        assert s.owned_by(*old)
+        status = s.leader.status("ns", "fn")
+        assert status.phase == "Ready"
+        conditions = {c.type: c for c in status.conditions}
+        assert conditions["ModelReady"].status == "False"
+        assert "opset" in conditions["ModelReady"].message
+        assert conditions["RolledOut"].status == "False"
+
+        s.world.problem = {}
+        await s.apply(manifest("v3.onnx"))
+        await s.world.until(lambda: s.owned_by(*s.world.living()) and not set(old) & set(s.world.living()))
+        entry = s.world.entry()
+        assert entry is not None
+        assert not entry.HasField("problem")
+
+    simulated(story)
+
+
+class _failing_but(dict[str, state_pb2.Problem]):  # noqa: N801 - a dictionary for one test
+    """Every revision but one fails."""
+
+    def __init__(self, good: str) -> None:
+        super().__init__()
+        self._good = good
+
+    def __contains__(self, revision: object) -> bool:
+        return revision != self._good
+
+    def __getitem__(self, revision: str) -> state_pb2.Problem:
+        return state_pb2.Problem(code=9, reason="ModelInvalid", message="opset 99 found, up to 21 is allowed")
+
+
+def test_a_function_that_never_loads_says_why_and_heals_by_itself() -> None:
+    async def story(s: Scene) -> None:
+        s.world.problem = _failing_but("none")
+        await s.apply(manifest())
+        await s.world.until(lambda: s.phase() == "Failed", 3.0)
+        s.world.problem = {}
+        entry = s.world.entry()
+        assert entry is not None
+        (name,) = s.world.instances
+        await s.world._start(name, entry)  # what `up` does after its back-off
+        await s.world.until(lambda: s.phase() == "Ready", 3.0)
+
+    simulated(story)
+
+
+def test_deleting_removes_everything_and_frees_the_name() -> None:
+    async def story(s: Scene) -> None:
+        await s.awake(2)
+        uid = s.uid
+        await s.store.txn(Txn((), (Put(f"{KEYS.root}data/ns/fn/{uid}/state/3//s:a", b"record"),)))
+        await s.store.txn(Txn((), (Put(f"{KEYS.root}data/ns/fn2/other/state/3//s:a", b"a neighbour's"),)))
+        await s.leader.registering.delete("ns", "fn")
+        with pytest.raises(FailedPrecondition, match="is being deleted"):
+            await s.leader.registering.apply(manifest())
+        await s.world.until(lambda: s.world.entry() is None)
+        left = [i.key for i in s.world.store.etcd.range(KEYS.root, "", 0, 0, False).items if uid in i.key]
+        assert left == []
+        assert s.world.store.etcd.range(f"{KEYS.root}data/ns/fn2/", "", 0, 0, False).items
+        await s.world.until(lambda: not s.leader.view.functions)
+        with pytest.raises(NotFound):
+            s.leader.status("ns", "fn")
+        assert await s.apply(manifest()) == "created"
+        assert s.uid != uid
+
+    simulated(story)
+
+
+# ----------------------------------------------------------------------------------------------------------- bursts
+
+
+def test_a_burst_at_zero_orders_once() -> None:
+    async def story(s: Scene) -> None:
+        await s.apply(manifest(idle="5s"))
+        await s.world.until(lambda: bool(s.world.living()))
+        await s.world.until(lambda: not s.world.instances)
+        ordered, s.world.start = len(s.world.ordered), 60.0
+        s.agent.hold(s.uid, 1)
+        await asyncio.sleep(0.1)
+        for held in range(40, 2000, 100):
+            s.agent.hold(s.uid, held)
+            await asyncio.sleep(1.0)
+        counts = [count for _, count in s.world.ordered[ordered:]]
+        assert counts[0] == 1
+        assert len(set(counts)) <= 4
+        assert max(counts) == counts[-1]
+        raised_until = next(n for n, c in enumerate(counts) if c == max(counts))
+        assert raised_until <= 3, "it rises while the burst is young, and then waits for what it ordered"
+
+    simulated(story)
