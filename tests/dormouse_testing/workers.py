@@ -92,7 +92,7 @@ class WorkerProcess:
         try:
             self.wait_ready()
         except BaseException:
-            self._kill()
+            self.kill()
             raise
         return self
 
@@ -100,9 +100,9 @@ class WorkerProcess:
         try:
             self.stop()
         finally:
-            self._kill()
+            self.kill()
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
         if self.process is not None and self.process.poll() is None:
             with contextlib.suppress(AssertionError, ProcessLookupError):
                 os.kill(self.child, signal.SIGKILL)

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from dormouse_core.errors import DeadlineExceeded, FailedPrecondition
+from dormouse_core.errors import DeadlineExceeded, DormouseError, FailedPrecondition
 from dormouse_core.handlers import Context, Declaration, declaration_of
 
 from dormouse_worker.batching import as_error
@@ -105,8 +105,8 @@ class HandlerRunner:
         try:
             inputs, state, context = self._arguments(work, began)
             outcome = self._outcome(work.request, self._runtime.handler.step(inputs, state, context), state)
-        except BaseException as error:  # SystemExit in a handler must not end this thread with the call unanswered
-            outcome = Failed(as_error(error if isinstance(error, Exception) else RuntimeError(repr(error))))
+        except BaseException as error:  # SystemExit in a handler must not end the thread with the call unanswered
+            outcome = Failed(_told(error))
         loop.call_soon_threadsafe(self._ended, work, token, outcome)
 
     # -------------------------------------------------------------------------------------------------------------- on the loop
@@ -123,10 +123,10 @@ class HandlerRunner:
             async with asyncio.timeout(self.runs.limit):
                 returned = await self._runtime.handler.step(inputs, state, context)
             outcome = self._outcome(work.request, returned, state)
-        except Exception as error:
-            outcome = Failed(as_error(error))
-        except asyncio.CancelledError as error:
-            outcome = Failed(as_error(RuntimeError(f"the step was cancelled: {error!r}")))
+        except TimeoutError as error:
+            outcome = Failed(self.runs.exceeded() if self._monotonic() - began >= self.runs.limit else as_error(error))
+        except BaseException as error:  # SystemExit in a handler must not end the loop, nor the task with the call unanswered
+            outcome = Failed(_told(error))
         self._ended(work, token, outcome)
 
     def _arguments(self, work: Work, began: float) -> tuple[dict[str, np.ndarray], States, Context]:
@@ -174,3 +174,7 @@ class HandlerRunner:
         self.figures.rows += 1
         self.figures.busy_seconds += took
         work.done(Failed(self.runs.exceeded()) if took > self.runs.limit else outcome)
+
+
+def _told(error: BaseException) -> DormouseError:
+    return as_error(error if isinstance(error, Exception) else RuntimeError(f"the step raised {error!r}"))
