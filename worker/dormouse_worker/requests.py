@@ -193,7 +193,7 @@ def check_shape(spec: TensorSpec, shape: tuple[int, ...]) -> None:
             f"inputs[{spec.name!r}].shape: {shape_text(shape)} found, rank {len(declared)} is expected: {shape_text(declared)}"
         )
     for size, allowed in zip(shape, declared, strict=True):
-        if size != allowed and (allowed != -1 or size < 0):
+        if size < 0 or (allowed != -1 and size != allowed):
             raise InvalidArgument(f"inputs[{spec.name!r}].shape: {shape_text(shape)} found, {shape_text(declared)} is expected")
     if spec.batched and shape[0] < 1:
         raise InvalidArgument(f"inputs[{spec.name!r}].shape: a batch of 0 rows found, at least 1 is expected")

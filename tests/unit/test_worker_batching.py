@@ -1,0 +1,225 @@
+"""The batcher on a runtime that is a function: what is joined, what fails alone, what is dropped, what is late."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from dormouse_core.errors import Code
+from dormouse_proto import inference_pb2
+from dormouse_worker.batching import Batcher
+from dormouse_worker.replies import Encoder
+from dormouse_worker.requests import Request
+from dormouse_worker.sessions import Failed, Outcome, Ran
+from dormouse_worker.signatures import Signature, StateSpec, TensorSpec
+
+X = TensorSpec("x", "FP32", (-1, 1), batched=True)
+Y = TensorSpec("y", "FP32", (-1, 1))
+STATE = StateSpec("state", "stateN", "FP32", (1, -1, 2), 1)
+
+
+class Fake:
+    """y = 10 x; stateN = state + 1. Remembers how many rows each run had."""
+
+    def __init__(self, signature: Signature, run: Callable[[dict[str, np.ndarray]], None] | None = None) -> None:
+        self.signature = signature
+        self.sizes: list[int] = []
+        self._run = run
+
+    def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        self.sizes.append(len(feeds["x"]))
+        if self._run is not None:
+            self._run(feeds)
+        return [feeds["x"] * np.float32(10), *(feeds[s.input] + np.float32(1) for s in self.signature.states)]
+
+    def stop(self) -> None: ...
+
+
+class Bench:
+    def __init__(self, fake: Fake, **options: Any) -> None:
+        self.now = 0.0
+        self.fake = fake
+        self.batcher = Batcher(fake, Encoder("fn", fake.signature), **{"delay": 0.0, "step_limit": 10.0, "monotonic": lambda: self.now} | options)
+        self.batcher._average = 0.0  # measured, and short: everything runs on the loop
+        self.outcomes: dict[str, Outcome] = {}
+
+    def call(self, name: str, value: float, *, rows: int = 1, group: tuple[Any, ...] = (), **options: Any) -> Request:
+        request = Request()
+        request.id, request.rows, request.group, request.outputs = name, rows, group, (0,)
+        request.inputs = {"x": np.full((rows, 1), value, np.float32)}
+        states = options.get("states", {})
+        self.batcher.run(request, states, 1, False, False, lambda o: self.outcomes.__setitem__(name, o), options.get("deadline", float("inf")))
+        return request
+
+    async def settle(self) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    def reply(self, name: str) -> list[float]:
+        outcome = self.outcomes[name]
+        assert isinstance(outcome, Ran), outcome
+        found = inference_pb2.ModelInferResponse.FromString(outcome.reply)
+        assert found.id == name
+        return [float(value) for value in np.frombuffer(found.raw_output_contents[0], np.float32)]
+
+    def error(self, name: str) -> tuple[Code, str]:
+        outcome = self.outcomes[name]
+        assert isinstance(outcome, Failed)
+        return outcome.error.code, outcome.error.message
+
+
+def stateless(run: Callable[[dict[str, np.ndarray]], None] | None = None, max_batch: int = 4, **options: Any) -> Bench:
+    return Bench(Fake(Signature("t", (X,), (Y,), (), max_batch), run), **options)
+
+
+async def test_what_waits_runs_together_and_each_gets_its_own() -> None:
+    bench = stateless()
+    for n in range(6):
+        bench.call(f"c{n}", n)
+    await bench.settle()
+    assert bench.fake.sizes == [4, 2]
+    assert [bench.reply(f"c{n}") for n in range(6)] == [[10.0 * n] for n in range(6)]
+
+
+async def test_rows_count_not_calls() -> None:
+    bench = stateless()
+    for n, rows in enumerate([3, 1, 2, 3]):
+        bench.call(f"c{n}", n, rows=rows)
+    await bench.settle()
+    assert bench.fake.sizes == [4, 2, 3]
+    assert bench.reply("c3") == [30.0] * 3
+
+
+async def test_groups_do_not_mix_and_take_turns() -> None:
+    bench = stateless()
+    for n in range(12):
+        bench.call(f"c{n}", n, group=("odd",) if n % 2 else ())
+    await bench.settle()
+    assert bench.fake.sizes == [4, 4, 2, 2]
+    assert all(bench.reply(f"c{n}") == [10.0 * n] for n in range(12))
+
+
+async def test_a_failing_row_fails_alone() -> None:
+    def run(feeds: dict[str, np.ndarray]) -> None:
+        if (feeds["x"] == 2).any():
+            raise ValueError("no two")
+
+    bench = stateless(run)
+    for n in range(4):
+        bench.call(f"c{n}", n)
+    await bench.settle()
+    assert bench.fake.sizes == [4, 1, 1, 1, 1]
+    assert [bench.reply(f"c{n}") for n in (0, 1, 3)] == [[0], [10], [30]]
+    assert bench.error("c2") == (Code.INTERNAL, "ValueError: no two")
+
+
+async def test_calls_that_nobody_waits_for_are_not_run() -> None:
+    bench = stateless()
+    bench.now = 5.0
+    bench.call("late", 1, deadline=4.0)
+    gone = bench.call("gone", 2)
+    gone.call = type("Call", (), {"gone": True})()  # type: ignore[assignment]  # all that a batcher asks of a call
+    bench.call("here", 3)
+    await bench.settle()
+    assert bench.fake.sizes == [1]
+    assert bench.error("late")[0] is Code.DEADLINE_EXCEEDED
+    assert bench.error("gone")[0] is Code.DEADLINE_EXCEEDED
+    assert bench.reply("here") == [30.0]
+    assert bench.batcher.figures.dropped == 2
+
+
+async def test_a_model_that_does_not_batch_is_found_out() -> None:
+    class Mean(Fake):
+        def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+            super().run(feeds)
+            return [feeds["x"].mean(axis=0, keepdims=True)]
+
+    bench = Bench(Mean(Signature("t", (X,), (Y,), (), 4)))
+    for n in range(4):
+        bench.call(f"c{n}", n)
+    await bench.settle()
+    assert [bench.reply(f"c{n}") for n in range(4)] == [[n] for n in range(4)], "never somebody else's mean"
+    bench.call("c4", 4)
+    bench.call("c5", 5)
+    await bench.settle()
+    assert bench.fake.sizes[-2:] == [1, 1], "and not tried again"
+
+
+async def test_states_are_joined_along_their_axis_and_copied() -> None:
+    bench = Bench(Fake(Signature("t", (X,), (Y,), (STATE,), 4)))
+    before = {name: np.full((1, 1, 2), n, np.float32) for n, name in enumerate("abc")}
+    for n, name in enumerate("abc"):
+        bench.call(name, n, states={"state": before[name]})
+    await bench.settle()
+    assert bench.fake.sizes == [3]
+    for n, name in enumerate("abc"):
+        outcome = bench.outcomes[name]
+        assert isinstance(outcome, Ran)
+        assert outcome.states["state"].tolist() == [[[n + 1, n + 1]]]
+        assert outcome.states["state"].base is None, "a view would keep the whole batch alive"
+        assert before[name].tolist() == [[[n, n]]], "the session's own array is as it was"
+
+
+async def test_states_of_different_shapes_do_not_mix() -> None:
+    varies = StateSpec("state", "stateN", "FP32", (-1, -1), 0)
+    bench = Bench(Fake(Signature("t", (X,), (Y,), (varies,), 4)))
+    for name, width in (("a", 1), ("b", 2), ("c", 1)):
+        bench.call(name, 1, states={"state": np.zeros((1, width), np.float32)})
+    await bench.settle()
+    assert bench.fake.sizes == [2, 1]
+
+
+async def test_a_run_that_took_too_long_is_late_even_if_it_ended() -> None:
+    bench = stateless(lambda feeds: setattr(bench, "now", bench.now + 11.0))
+    bench.call("slow", 1)
+    await bench.settle()
+    assert bench.error("slow") == (Code.DEADLINE_EXCEEDED, "the step ran longer than 10 s (timeouts.step)")
+
+
+async def test_a_slow_model_leaves_the_loop() -> None:
+    loop = asyncio.get_running_loop()
+    threads: list[bool] = []
+
+    def run(feeds: dict[str, np.ndarray]) -> None:
+        try:
+            threads.append(asyncio.get_running_loop() is not loop)
+        except RuntimeError:
+            threads.append(True)
+        bench.now += 0.06
+
+    bench = stateless(run, max_batch=1)
+    for name in ("first", "second"):
+        bench.call(name, 1)
+        while name not in bench.outcomes:
+            await asyncio.sleep(0)
+    assert threads == [False, True], "the first was expected to be short; one slow run is enough"
+
+
+async def test_the_oldest_run_tells_whether_the_worker_hangs() -> None:
+    bench = stateless()
+    runs = bench.batcher.runs
+    token = runs.begin(0.0)
+    later = runs.begin(9.0)
+    assert not runs.hangs(11.0)
+    assert runs.hangs(11.1)
+    runs.end(token)
+    assert not runs.hangs(11.1)
+    assert runs.oldest(11.0) == pytest.approx(2.0)
+    runs.end(later)
+    assert runs.oldest(11.0) == 0.0
+
+
+async def test_a_delay_waits_for_company_but_not_for_a_full_batch() -> None:
+    bench = stateless(delay=0.005)
+    for n in range(4):
+        bench.call(f"c{n}", n)
+    await bench.settle()
+    assert bench.fake.sizes == [4]
+    bench.call("alone", 7)
+    await bench.settle()
+    assert bench.fake.sizes == [4], "it waits"
+    bench.now = 1.0
+    while "alone" not in bench.outcomes:
+        await asyncio.sleep(0)
+    assert bench.fake.sizes == [4, 1]
