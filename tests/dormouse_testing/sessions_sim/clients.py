@@ -1,5 +1,5 @@
-"""Callers that wait for each answer, as a gateway sends for them: again under the same key, to whom the map names or to anybody, with copies
-that arrive late."""
+"""Callers that wait for each answer, as a gateway sends for them: again under the same key, to whom the map names or to anybody, with
+copies that arrive late."""
 
 import asyncio
 from typing import TYPE_CHECKING
@@ -39,7 +39,7 @@ class Client:
             await asyncio.sleep(rng.choice((0.0, 0.01, 0.3, shape.ttl if shape.ttl < 10 else 0.3)))
             number = len(self.world.history.calls) + 1
             start = shape.starts and (not in_sequence or rng.random() < 0.05)
-            end = in_sequence and rng.random() < 0.2
+            end = in_sequence and rng.random() < shape.ends
             timestamp = int(self.world.skewed().now() * 1e6)
             call = Call(number, self.session, timestamp, start, end, create=start or not shape.starts)
             self.world.history.calls[number] = call

@@ -1,14 +1,14 @@
 """What must be true of every history, judged from outside: the versions of each record in the store, and what clients were told.
 
-The model under test appends each call's number to its session's state, so a state *is* the list of the calls that made it. Every version that
-lands in the store must be its predecessor plus one call that never had an effect before, or a beginning that was allowed to begin. Every
-acknowledgement must name a version that was in the store before it.
+The model under test appends each call's number to its session's state, so a state *is* the list of the calls that made it. Every version
+that lands in the store must be its predecessor plus one call that never had an effect before, or a beginning that was allowed to begin.
+Every acknowledgement must name a version that was in the store before it.
 """
 
 import struct
 from dataclasses import dataclass, field
 
-from dormouse_core import records
+from dormouse_core.records import decode  # the real one, whatever a control puts in its place
 from dormouse_core.seams import Event
 
 NUMBER = struct.Struct(">I")
@@ -49,6 +49,8 @@ class _Session:
     versions: list[Version | None] = field(default_factory=list)  # None: removed
     applied: dict[int, Version] = field(default_factory=dict)
     acked: dict[int, bytes] = field(default_factory=dict)
+    unnamed: list[tuple[tuple[int, ...], Version]] = field(default_factory=list)
+    """Tombstones whose own key was evicted at once (a key older than all others), with the chain that they ended."""
     kept: set[str] = field(default_factory=set)  # ids of the keys in the last version
 
     @property
@@ -74,9 +76,12 @@ class History:
     def landed(self, session: str, event: Event, now_us: int) -> None:
         it = self.of(session)
         if event.item is None:
+            if it.last is not None and it.last.chain is not None and it.last.expires_us > now_us + self._slack_us:
+                # Only without tombstones: the end of a session.
+                it.unnamed.append((it.last.chain, Version(event.mod_revision, None, None, None, 0, it.last.step + 1)))
             it.versions.append(None)
             return
-        record = records.decode(event.item.value)
+        record = decode(event.item.value)
         before = it.last
         new = [kept for kept in record.body.kept if before is None or kept.id not in it.kept]
         it.kept = {kept.id for kept in record.body.kept}
@@ -85,6 +90,7 @@ class History:
         version = Version(event.mod_revision, chain, number, new[0].reply if new else None, record.body.expires_us, record.body.step)
         it.versions.append(version)
         if number is None:
+            it.unnamed.append(((before and before.chain) or (), version))
             return
         call = self.calls[number]
         if number in it.applied:
@@ -115,7 +121,7 @@ class History:
 
     def acknowledged(self, call: Call, reply: bytes) -> None:
         it = self.of(call.session)
-        version = it.applied.get(call.number)
+        version = it.applied.get(call.number) or self._name(it, call, chain_of(reply))
         if version is None:
             raise Violation("ack-uncommitted", f"call {call.number} of {call.session} is acknowledged and not in the store")
         expected = version.reply
@@ -126,6 +132,15 @@ class History:
                 "reply-differs", f"call {call.number} of {call.session} is answered {chain_of(reply)}, made {chain_of(expected)}"
             )
         it.acked[call.number] = reply
+
+    def _name(self, it: _Session, call: Call, chain: tuple[int, ...]) -> Version | None:
+        """The unnamed tombstone that this acknowledgement speaks of."""
+        for i, (ended, version) in enumerate(it.unnamed):
+            if call.end and chain in ((*ended, call.number), (call.number,)):
+                del it.unnamed[i]
+                it.applied[call.number] = version
+                return version
+        return None
 
     def said_missing(self, call: Call, versions_at_arrival: int, now_us: int) -> None:
         """The client was told that there is no such session."""

@@ -7,9 +7,10 @@ transactions are on their way.
 import asyncio
 from typing import TYPE_CHECKING
 
-from dormouse_core import placement, records, transactions
+from dormouse_core import placement, transactions
 from dormouse_core.placement import Give, Move
-from dormouse_core.seams import Put, StoreError, Txn
+from dormouse_core.records import decode  # the real one, whatever a control puts in its place
+from dormouse_core.seams import Delete, Put, StoreError, Txn
 from dormouse_proto import state_pb2
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Leader:
                 self.world.trace(f"leader: {error}")
             if self.world.troubled and rng.random() < 0.02:
                 self.world.trace("another leader")
-                self.world.etcd.txn(Txn((), (transactions.Delete(self.keys.leader),)))
+                self.world.etcd.txn(Txn((), (Delete(self.keys.leader),)))
                 self.world.etcd.txn(Txn((), (Put(self.keys.leader, b"2"),)))
                 if rng.random() < 0.5:
                     await self._tick_blindly()
@@ -64,7 +65,8 @@ class Leader:
         keys, f, rng = self.keys, self.function, self.world.rng
         listing = await self.store.list(keys.map(f))
         items = {item.key: item for item in listing.items}
-        ready, leaving = [], []
+        ready: list[str] = []
+        leaving: list[str] = []
         owners: dict[int, str] = {}
         entries: dict[int, tuple[int, int]] = {}
         moves: dict[int, str] = {}
@@ -101,9 +103,7 @@ class Leader:
         if shard in entries:
             txn = transactions.failover(self.keys, self.function, target, {shard: entries[shard]}, leader_new=self.leader_new)
         else:
-            txn = transactions.assign(
-                self.keys, self.function, target, [shard], function_new=self.function_new, leader_new=self.leader_new
-            )
+            txn = transactions.assign(self.keys, self.function, target, [shard], function_new=self.function_new, leader_new=self.leader_new)
         await self._write(txn)
 
     async def _write(self, txn: Txn) -> None:
@@ -122,7 +122,7 @@ class Leader:
             floor_us = state_pb2.Floor.FromString(floor.value).timestamp_us if floor else 0
             gone: dict[str, int] = {}
             for item in (await self.store.list(keys.states(f, shard))).items:
-                body = records.decode(item.value).body
+                body = decode(item.value).body
                 over = body.tombstone or body.expires_us < now_us
                 if over and max(body.newest_us, 0 if body.tombstone else body.expires_us) + wait_us < now_us:
                     gone[item.key] = item.mod_revision

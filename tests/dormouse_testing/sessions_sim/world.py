@@ -41,6 +41,8 @@ class Shape:
     skew: float = 0.0  # seconds, of wall clocks
     gives_up: float = 0.05  # of calls: the client goes on with its next one
     copies: float = 0.15  # of attempts: another copy arrives, some time later
+    ends: float = 0.2  # of the calls in a sequence
+    watch_delays: tuple[float, ...] = (0.0, 0.005, 0.05, 0.5)
     starts: bool = True  # sequences with start and end; else sessions that any step may create
 
 
@@ -55,6 +57,8 @@ def shape_of(seed: int) -> Shape:
         Shape(ttl=2.0, removal_wait=0.5, copies=0.4, starts=False, calls=6, gives_up=0.2),
         Shape(crashes=0.4, bad=0.02, gives_up=0.0),
         Shape(skew=0.5, bad=0.06),
+        Shape(gives_up=0.6, copies=0.6, restless=1.0, calls=12, sessions=2),
+        Shape(shards=1, restless=1.5, watch_delays=(1.0, 3.0), ends=0.5, bad=0.02, crashes=0.02, calls=12),
     )
     return kinds[seed % len(kinds)]
 
@@ -139,7 +143,7 @@ class World:
     def client(self, who: str, clock: SimClock | None = None) -> MemoryStore:
         store = MemoryStore(clock or self.clock, etcd=self.etcd)
         store.hook = lambda method, request: self._fault(who, method)
-        store.watch_delay = self.rng.choice((0.0, 0.005, 0.05, 0.5))
+        store.watch_delay = self.rng.choice(self.shape.watch_delays)
         return store
 
     def _fault(self, who: str, method: str) -> Fault:
@@ -328,5 +332,3 @@ def run(seed: int, *, shape: Shape | None = None, trace: Callable[[str], None] |
 
     simloop.run(main(), limit=600.0)
     return world[0]
-
-

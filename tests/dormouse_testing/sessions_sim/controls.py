@@ -1,0 +1,152 @@
+"""Rules taken away, one at a time. Each of them must be missed: a checker that finds nothing without a rule proves nothing with it.
+
+Every control says which promises may break without it. They are applied with pytest's monkeypatch to the functions that the loops call.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+from dormouse_core import records, steps, transactions
+from dormouse_core.seams import Delete, Put, Txn
+from dormouse_core.steps import Refuse, Resolution
+from dormouse_worker.sessions import Answer
+from dormouse_worker.sessions.commits import Committer, Pending
+from dormouse_worker.sessions.turns import Turns
+
+Patch = Callable[[Any, str, Any], None]  # monkeypatch.setattr
+
+
+@dataclass(frozen=True)
+class Control:
+    name: str
+    apply: Callable[[Patch], None]
+    breaks: frozenset[str]  # kinds of Violation
+
+
+def no_compares(patch: Patch) -> None:
+    real = transactions.commit
+    patch(transactions, "commit", lambda *args: replace(real(*args), compares=()))
+
+
+def fence_only(patch: Patch) -> None:
+    """The first draft: the shard's entry is compared, the record's own revision is not."""
+    patch(transactions, "commit", _without(bases=True))
+
+
+def no_floor_compare(patch: Patch) -> None:
+    patch(transactions, "commit", _without(floors=True))
+
+
+def _without(bases: bool = False, floors: bool = False) -> Callable[..., Txn]:
+    real = transactions.commit
+
+    def commit(fences: Mapping[str, int], based: Iterable[tuple[str, int]], floored: Mapping[str, int], writes: Iterable[Put]) -> Txn:
+        return real(fences, () if bases else based, {} if floors else floored, writes)
+
+    return commit
+
+
+def reply_before_commit(patch: Patch) -> None:
+    real = Committer.add
+
+    def add(self: Committer, pending: Pending) -> None:
+        pending.step.answer(Answer(pending.reply, pending.body.step))
+        pending.step.answer = lambda answer: None
+        real(self, pending)
+
+    patch(Committer, "add", add)
+
+
+def kept_in_memory_only(patch: Patch) -> None:
+    real = records.decode
+
+    def decode(data: bytes) -> records.Record:
+        record = real(data)
+        return msgspec.structs.replace(record, body=msgspec.structs.replace(record.body, kept=()))
+
+    patch(records, "decode", decode)
+
+
+def no_horizon(patch: Patch) -> None:
+    real = steps.remember
+    patch(steps, "remember", lambda kept, horizon, new: (real(kept, horizon, new)[0], 0))
+
+
+def no_tombstone(patch: Patch) -> None:
+    real = transactions.commit
+
+    def commit(fences: Mapping[str, int], bases: Iterable[tuple[str, int]], floors: Mapping[str, int], writes: Iterable[Put]) -> Txn:
+        return real(fences, bases, floors, [Delete(w.key) if records.decode(w.value).body.tombstone else w for w in writes])  # type: ignore[misc]
+
+    patch(transactions, "commit", commit)
+
+
+def no_floor(patch: Patch) -> None:
+    real = Turns.loaded
+    patch(Turns, "loaded", lambda self, session, record, floor: real(self, session, record, None))
+    no_floor_compare(patch)
+
+
+def no_start_order(patch: Patch) -> None:
+    real = steps.admit
+
+    def admit(body: Any, *args: Any) -> Any:
+        return real(msgspec.structs.replace(body, newest_us=0) if body is not None else None, *args)
+
+    patch(steps, "admit", admit)
+
+
+def unconfirmed_refusals(patch: Patch) -> None:
+    real = steps.admit
+
+    def admit(*args: Any) -> Any:
+        decision = real(*args)
+        return Refuse(decision.error) if isinstance(decision, Refuse) else decision
+
+    patch(steps, "admit", admit)
+
+
+def failed_compare_means_no(patch: Patch) -> None:
+    """An unknown outcome taken for a no, and the session kept as it was: its next step builds on a state that the store may not have."""
+    patch(steps, "resolve", lambda **seen: Resolution.DROPPED)
+    real = Turns.refused
+    patch(Turns, "refused", lambda self, pending, error, drop: real(self, pending, error, False))
+    fence_only(patch)
+
+
+def memory_survives_a_move(patch: Patch) -> None:
+    """A shard that comes back to the same owner keeps its sessions, and the records are not compared."""
+
+    def empty(self: Turns, shard: Any) -> None:
+        for session in shard.sessions.values():
+            shard.waiting += session.queue
+            session.queue.clear()
+        shard.running.clear()
+        if shard.quiet is not None:
+            shard.quiet.set()
+
+    patch(Turns, "empty", empty)
+    fence_only(patch)
+
+
+def unread_outcomes_are_acknowledged(patch: Patch) -> None:
+    patch(steps, "resolve", lambda **seen: Resolution.COMMITTED if seen["seen_base"] else Resolution.RESEND)
+
+
+LOSSES = frozenset({"lost", "fork", "twice", "ack-uncommitted", "reply-differs"})
+CONTROLS = [
+    Control("no compares at all", no_compares, LOSSES),
+    Control("the fence alone is compared", fence_only, LOSSES),
+    Control("reply before commit", reply_before_commit, frozenset({"ack-uncommitted"})),
+    Control("kept keys in memory only", kept_in_memory_only, LOSSES | {"false-missing"}),
+    Control("no horizon", no_horizon, frozenset({"twice"})),
+    Control("no tombstones", no_tombstone, LOSSES | {"false-missing"}),
+    Control("no floors", no_floor, frozenset({"twice", "reply-differs"})),
+    Control("no order of starts", no_start_order, frozenset({"late-start"})),
+    Control("'no such session' from memory", unconfirmed_refusals, frozenset({"false-missing", "reply-differs"})),
+    Control("a failed compare means no", failed_compare_means_no, LOSSES),
+    Control("memory survives a move", memory_survives_a_move, LOSSES),
+    Control("whatever was read counts as committed", unread_outcomes_are_acknowledged, LOSSES),
+]

@@ -1,0 +1,64 @@
+"""Call keys: who may bring what, and what is refused."""
+
+import pytest
+from dormouse_core.callkeys import CallKey, LocalKeys, parse, split
+from dormouse_core.errors import InvalidArgument
+
+NOW = 1_790_000_000_000_000
+CALL = f"{NOW}-g-ab12-7"
+
+
+def test_a_gateways_key() -> None:
+    assert parse(CALL, "", NOW, LocalKeys("n")) == CallKey(NOW, "g-ab12-7")
+
+
+def test_a_callers_id_replaces_the_gateways_and_keeps_its_timestamp() -> None:
+    assert parse(CALL, "order 17", NOW, LocalKeys("n")) == CallKey(NOW, "c-order 17")
+
+
+def test_a_callers_own_timestamp() -> None:
+    assert parse(CALL, f"{NOW - 5}-order", NOW, LocalKeys("n")) == CallKey(NOW - 5, "c-order")
+
+
+def test_a_uuid_of_digits_is_no_timestamp() -> None:
+    uuid = "12345678-1234-4234-8234-123456789012"
+    assert parse(CALL, uuid, NOW, LocalKeys("n")) == CallKey(NOW, f"c-{uuid}")
+
+
+def test_a_caller_cannot_make_a_gateways_or_a_workers_id() -> None:
+    for text in ("g-ab12-7", "w-n-1", f"{NOW}-g-ab12-7"):
+        assert parse("", text, NOW, LocalKeys("n")).id.startswith("c-")
+
+
+def test_a_worker_makes_its_own_for_a_call_without() -> None:
+    local = LocalKeys("n")
+    assert [parse("", "", NOW, local), parse("", "", NOW, local)] == [CallKey(NOW, "w-n-1"), CallKey(NOW, "w-n-2")]
+
+
+@pytest.mark.parametrize(
+    ("call", "idempotency", "field"),
+    [
+        (f"{NOW}-c-1", "", "dormouse-call"),
+        ("17-g-ab-1", "", "dormouse-call"),
+        ("g-ab-1", "", "dormouse-call"),
+        (f"{NOW + 60_000_001}-g-ab-1", "", "dormouse-call"),
+        ("", f"{NOW + 60_000_001}-x", "dormouse-idempotency-key"),
+        ("", "x" * 129, "dormouse-idempotency-key"),
+        ("", "schlüssel", "dormouse-idempotency-key"),
+        ("", "a\nb", "dormouse-idempotency-key"),
+    ],
+)
+def test_refused(call: str, idempotency: str, field: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"^{field}: "):
+        parse(call, idempotency, NOW, LocalKeys("n"))
+
+
+def test_a_minute_ahead_is_allowed() -> None:
+    assert parse(f"{NOW + 60_000_000}-g-ab-1", "", NOW, LocalKeys("n")).timestamp_us == NOW + 60_000_000
+
+
+def test_text_form() -> None:
+    key = CallKey(5, "g-a-1")
+    assert split(str(key)) == (5, "g-a-1")
+    assert split("0000000000000005-") is None
+    assert split("000000000000000x-a") is None
