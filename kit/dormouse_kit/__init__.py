@@ -2,6 +2,6 @@
 
 import os
 
-# gRPC stops its threads around each fork unless told otherwise, and writes a line to stderr where it cannot. Our children exec at once. gRPC
-# reads this when it is first imported; children inherit it.
+# gRPC stops its threads around each fork unless told otherwise, and writes a line to stderr where it cannot. Our children exec at once.
+# It reads this when it is first imported; children inherit it.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

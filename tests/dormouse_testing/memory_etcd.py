@@ -8,6 +8,7 @@ fail; a lease's end deletes its keys at one revision; a put without a lease deta
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from dormouse_core.seams import (
     Clock,
@@ -26,6 +27,7 @@ from dormouse_core.seams import (
     Write,
 )
 
+K = TypeVar("K")
 MAX_OPERATIONS = 128
 MAX_REQUEST_BYTES = 1_572_864  # 1.5 MiB
 
@@ -41,13 +43,23 @@ class _Lease:
     keys: set[str] = field(default_factory=set)
 
 
+class Ordered(dict[K, None]):
+    """A set in the order of insertion: a plain set's differs from run to run, and a simulation's history with it."""
+
+    def add(self, key: K) -> None:
+        self[key] = None
+
+    def discard(self, key: K) -> None:
+        self.pop(key, None)
+
+
 class MemoryEtcd:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.revision = 1
         self.compacted = 0
         self.leases: dict[int, _Lease] = {}
-        self.listeners: set[Callable[[], None]] = set()
+        self.listeners = Ordered[Callable[[], None]]()  # called after each change
         self._next_lease = 7_000_001
         self._keys: list[str] = []  # sorted; of every key that has a version
         self._versions: dict[str, list[tuple[int, Item | None]]] = {}

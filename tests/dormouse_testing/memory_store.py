@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from dormouse_core.seams import Clock, Item, Listing, StoreError, Txn, TxnResult, WatchBatch
 
-from dormouse_testing.memory_etcd import MemoryEtcd
+from dormouse_testing.memory_etcd import MemoryEtcd, Ordered
 
 T = TypeVar("T")
 SIGN_OF_LIFE = 5.0  # a silent watch says that it is alive
@@ -52,8 +52,8 @@ class MemoryStore:
         self._faults: dict[str, deque[Fault]] = defaultdict(deque)
         self._down = False
         self._generation = 0
-        self._wakers: set[asyncio.Event] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._wakers = Ordered[asyncio.Event]()
+        self._tasks = Ordered[asyncio.Task[None]]()
 
     def client(self, clock: Clock | None = None) -> "MemoryStore":
         return MemoryStore(clock or self.clock, etcd=self.etcd)
