@@ -5,18 +5,30 @@ from contextlib import contextmanager
 
 import grpc
 from dormouse_core.errors import Code, DormouseError, Unavailable
+from dormouse_kit.grpc_options import channel_options
 from dormouse_proto import control_pb2_grpc
 
 from dormouse.home import Home
 
 TIMEOUT = 15.0  # seconds
+RESTART = 10.0  # seconds
 
 
 @contextmanager
 def control(home: Home) -> Iterator[control_pb2_grpc.ControlStub]:
-    """A stub of the system in `home`. Errors of calls made inside come out as DormouseError with one readable line."""
+    """A stub of the system in `home`. Errors of calls made inside come out as DormouseError with one readable line.
+
+    An operator that was killed is back within its lease's length: that is waited for, while `dormouse up` itself runs.
+    """
     run = home.read_run()
-    with grpc.insecure_channel(run.control) as channel, readable(f"the system in {home.directory}", f"dormouse up {home.directory}"):
+    with (
+        grpc.insecure_channel(run.control, options=channel_options(keepalive=False)) as channel,
+        readable(f"the system in {home.directory}", f"dormouse up {home.directory}"),
+    ):
+        try:
+            grpc.channel_ready_future(channel).result(timeout=RESTART)
+        except grpc.FutureTimeoutError:
+            raise Unavailable(f"the operator in {home.directory} does not answer; the output of `dormouse up` says why") from None
         yield control_pb2_grpc.ControlStub(channel)
 
 

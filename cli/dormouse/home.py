@@ -106,7 +106,8 @@ class Home:
         """Unavailable: nothing runs here, with how to start it."""
         try:
             run = Run(**json.loads(self.run_file.read_text()))
-        except (OSError, ValueError, TypeError):
+            os.kill(run.pid, 0)
+        except (OSError, ValueError, TypeError):  # not written, or left behind by one that was killed
             raise Unavailable(f"nothing runs in {self.directory}; start it with: dormouse up {self.directory}") from None
         return run
 

@@ -39,7 +39,9 @@ def _up(options: argparse.Namespace) -> None:
 
     log.setup("up")
     endpoints = [e for given in options.etcd_endpoints for e in given.split(",") if e]
-    asyncio.run(up(Path(options.directory), port=options.port, etcd=options.etcd, etcd_endpoints=endpoints))
+    asyncio.run(
+        up(Path(options.directory), port=options.port, etcd=options.etcd, etcd_endpoints=endpoints, installation=options.installation)
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,6 +55,8 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--port", type=_port, default=8001, help="where callers connect on 127.0.0.1 (8001); 0: any free one")
     up.add_argument("--etcd", default="", metavar="PATH", help="the etcd to run; by default the one on PATH if it is good enough")
     up.add_argument("--etcd-endpoints", action="append", default=[], metavar="HOST:PORT,...", help="use an etcd that runs already")
+
+    up.add_argument("--installation", default="local", metavar="NAME", help="the part of the store that is this system's (local)")
 
     apply = _command(commands, "apply", "create or change functions")
     apply.add_argument("-f", "--filename", required=True, metavar="FILE", help="a manifest, YAML or JSON; - is standard input")

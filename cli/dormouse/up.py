@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import grpc
 import grpc.aio
 from dormouse_core.errors import Code, DormouseError, FailedPrecondition, InvalidArgument
 from dormouse_kit import log, processes
-from dormouse_proto import control_pb2, control_pb2_grpc
+from dormouse_kit.grpc_options import channel_options
+from dormouse_proto import control_pb2, control_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 from dormouse import parts
 from dormouse.home import Home, Run
@@ -27,7 +29,6 @@ from dormouse.supervisors import Supervisors, worker_command
 WORKERS_GRACE = 4.0  # seconds
 PART_GRACE = 1.5  # seconds for each of gateway, operator, etcd: the whole stop stays under 10
 STARTUP = 30.0  # seconds until the operator answers
-INSTALLATION = "local"
 
 
 class ProviderService(control_pb2_grpc.ProviderServicer):
@@ -51,7 +52,9 @@ class ProviderService(control_pb2_grpc.ProviderServicer):
         return control_pb2.ListResponse(instances=self._supervisors.list())
 
 
-async def up(directory: Path, *, port: int, etcd: str, etcd_endpoints: Sequence[str], stop: asyncio.Event | None = None) -> None:
+async def up(
+    directory: Path, *, port: int, etcd: str, etcd_endpoints: Sequence[str], installation: str, stop: asyncio.Event | None = None
+) -> None:
     """Runs until SIGINT or SIGTERM (or `stop`). Raises DormouseError with one readable line when it cannot start."""
     home = Home(directory)
     home.prepare()
@@ -65,9 +68,9 @@ async def up(directory: Path, *, port: int, etcd: str, etcd_endpoints: Sequence[
         async with _provider(home, sockets) as supervisors:
             system = [
                 *store,
-                Part("operator", lambda: parts.operator(endpoints, sockets, ports, home.directory, INSTALLATION)),
-                Part("agent", lambda: parts.gateway("dormouse_gateway", endpoints, sockets, ports, INSTALLATION)),
-                Part("envoy", lambda: parts.gateway("dormouse_gateway.envoy", endpoints, sockets, ports, INSTALLATION)),
+                Part("operator", lambda: parts.operator(endpoints, sockets, ports, home.directory, installation)),
+                Part("agent", lambda: parts.gateway("dormouse_gateway", endpoints, sockets, ports, installation)),
+                Part("envoy", lambda: parts.gateway("dormouse_gateway.envoy", endpoints, sockets, ports, installation)),
             ]
             try:
                 for part in system:
@@ -114,13 +117,12 @@ async def _provider(home: Home, sockets: Path) -> AsyncIterator[Supervisors]:
 
 async def _begin(home: Home, control: str, port: int) -> None:
     """Waits until the system answers, then applies the folder's manifests. A manifest that is wrong is reported and does no other harm."""
-    async with grpc.aio.insecure_channel(control) as channel:
+    async with grpc.aio.insecure_channel(control, options=channel_options(keepalive=False)) as channel:
         stub = control_pb2_grpc.ControlStub(channel)
         try:
             await stub.Get(control_pb2.GetRequest(), timeout=STARTUP, wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
             raise DormouseError(f"the operator does not answer after {STARTUP:g} s: {error.details()}", Code.UNAVAILABLE) from error
-        log.event("ready", gateway=f"127.0.0.1:{port}", directory=home.directory)
         for path in manifests(home.directory):
             try:
                 response = await stub.Apply(control_pb2.ApplyRequest(manifest=path.read_text()), timeout=10.0)
@@ -129,6 +131,24 @@ async def _begin(home: Home, control: str, port: int) -> None:
                 log.warning("a manifest was not applied", manifest=path.name, error=error.details())
             except (OSError, ValueError) as error:
                 log.warning("a manifest cannot be read", manifest=path.name, error=str(error))
+    await _gateway(f"127.0.0.1:{port}")
+    log.event("ready", gateway=f"127.0.0.1:{port}", directory=home.directory)
+
+
+async def _gateway(address: str) -> None:
+    """Until the gateway answers; Envoy may be there before the agent behind it."""
+    deadline = time.monotonic() + STARTUP
+    async with grpc.aio.insecure_channel(address, options=channel_options(keepalive=False)) as channel:
+        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        while True:
+            try:
+                await stub.ServerReady(inference_pb2.ServerReadyRequest(), timeout=STARTUP, wait_for_ready=True)
+                return
+            except grpc.aio.AioRpcError as error:
+                if time.monotonic() > deadline:
+                    text = f"the gateway does not answer after {STARTUP:g} s: {error.details()}"
+                    raise DormouseError(text, Code.UNAVAILABLE) from error
+            await asyncio.sleep(0.05)
 
 
 def manifests(directory: Path) -> list[Path]:

@@ -42,7 +42,7 @@ class Workers:
     """The target revision's workers, as far as anybody knows."""
 
     ready: int
-    starting: int = 0  # ordered, and not yet registered
+    starting: int = 0  # ordered, and not yet serving, or not again
 
     @property
     def all(self) -> int:

@@ -7,7 +7,8 @@ Reading order (rules 13 to 17 of `docs/sessions.md`):
    stopped and two seconds passed without a handoff does the coordinator take the shard away.
 3. Receivers are the workers of the target revision once that revision is proved, the old ones before. So a wobble of a new revision never
    brings an old one back; calls are held meanwhile.
-4. While fewer workers of the target revision are ready than are wanted, healthy owners of the old one keep what they have.
+4. While the target revision is not proved, or fewer of its workers are ready than are wanted, healthy owners of the old one keep what
+   they have.
 5. A draining worker whose shards nobody can take, and nobody is coming to take, is told so.
 
 Every action is a comparison with what was read (`dormouse_core.transactions`), so a decision made on an old snapshot does nothing.
@@ -97,7 +98,7 @@ def coordinate(seen: FunctionSeen, now: float, *, wanted: int, coming: bool) -> 
         owners={shard: entry.owner for shard, entry in seen.shards.items()},
         moves={shard: move.target for shard, move in seen.moves.items()},
     )
-    rolled = sum(w.revision == seen.entry.revision for w in takers) >= wanted
+    rolled = seen.proved and len(takers) >= wanted
     gathered: dict[tuple[type[Action], str, str], list[int]] = defaultdict(list)
     for step in placement.plan(view):
         for kind, target, reason in _translate(seen, step, frozenset(ready), rolled):

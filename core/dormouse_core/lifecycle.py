@@ -56,11 +56,18 @@ Step = Scale | Prove | Report | Purge
 
 
 def count(seen: FunctionSeen) -> Workers:
-    """The target revision's workers, for the autoscaler. Instances whose worker registered are not counted twice."""
-    ready = [w for w in seen.of_target() if w.serving]
-    registered = {w.instance for w in seen.of_target()}
-    starting = [i for i in _running(seen, seen.entry.revision) if i.name not in registered and not i.exited]
-    return Workers(ready=len(ready), starting=len(starting))
+    """The target revision's workers, for the autoscaler: an instance without a worker that serves is starting, or starting again."""
+    return Workers(ready=sum(w.serving for w in seen.of_target()), starting=len(_not_serving(seen)))
+
+
+def coming(seen: FunctionSeen) -> bool:
+    """A worker of the target revision may register soon: a drain can wait for it. One between two tries may take a minute."""
+    return any(not i.exited for i in _not_serving(seen))
+
+
+def _not_serving(seen: FunctionSeen) -> list[Instance]:
+    serving = {w.instance for w in seen.of_target() if w.serving}
+    return [i for i in _running(seen, seen.entry.revision) if i.name not in serving]
 
 
 def unknown(seen: FunctionSeen) -> tuple[str, ...]:

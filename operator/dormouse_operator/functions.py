@@ -157,8 +157,7 @@ class FunctionLoop:
 
     async def _shards(self, seen: FunctionSeen) -> bool:
         wanted, _ = lifecycle.wanted_of_target(seen, self.decision)
-        coming = lifecycle.count(seen).starting > 0
-        actions = coordination.coordinate(seen, self._parts.clock.monotonic(), wanted=wanted, coming=coming)
+        actions = coordination.coordinate(seen, self._parts.clock.monotonic(), wanted=wanted, coming=lifecycle.coming(seen))
         written = [a for a in actions if not isinstance(a, NoTaker)]
         for action in written:
             log.event(

@@ -14,6 +14,7 @@ from dormouse_core.errors import Unavailable
 from dormouse_core.seams import Instance, Wanted
 from dormouse_core.spec import spec_from_json
 from dormouse_core.workerfile import StoreAccess, WorkerFile
+from dormouse_kit.grpc_options import channel_options
 from dormouse_proto import control_pb2, control_pb2_grpc, state_pb2
 
 TIMEOUT = 5.0  # seconds
@@ -24,7 +25,7 @@ class LocalProvider:
     """`target`: unix:PATH of `dormouse up`'s socket."""
 
     def __init__(self, target: str, *, installation: str, store: StoreAccess, model_root: str) -> None:
-        self._channel = grpc.aio.insecure_channel(target)
+        self._channel = grpc.aio.insecure_channel(target, options=channel_options(keepalive=False))
         self._stub = control_pb2_grpc.ProviderStub(self._channel)
         self._installation = installation
         self._store = store

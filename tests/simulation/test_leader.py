@@ -195,6 +195,22 @@ def test_a_process_restarted_in_place_is_a_new_worker() -> None:
     simulated(story)
 
 
+def test_a_worker_that_starts_again_is_not_stopped_for_want_of_calls() -> None:
+    async def story(s: Scene) -> None:
+        await s.apply(manifest(idle="60s"))
+        await s.world.until(lambda: bool(s.world.living()))
+        (first,) = s.world.living()
+        first.kill()
+        await asyncio.sleep(10)
+        entry = s.world.entry()
+        assert entry is not None
+        assert list(s.world.instances) == [first.instance], "its supervisor is starting it again"
+        again = await s.world.process(first.instance, entry)
+        await s.world.until(lambda: s.owned_by(again), 1.0)
+
+    simulated(story)
+
+
 def test_an_unreachable_worker_keeps_its_shards_while_its_lease_lives() -> None:
     async def story(s: Scene) -> None:
         first, second = await s.awake(2)

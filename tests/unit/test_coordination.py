@@ -203,6 +203,12 @@ def test_a_draining_old_owner_moves_to_the_new_revision_at_once() -> None:
     assert {(type(a), getattr(a, "target", "")) for a in act(world, wanted=2)} == {(Plan, "new-1")}
 
 
+def test_a_new_worker_that_has_not_proved_its_revision_takes_nothing_from_the_healthy() -> None:
+    world = rollout(proved=OLD)
+    world.add(worker("new-1", heard=False))
+    assert act(world, wanted=1) == []
+
+
 def test_while_the_new_revision_is_not_proved_the_old_one_serves() -> None:
     world = rollout(proved=OLD)
     world.die("old-2")

@@ -63,10 +63,17 @@ def test_workers_with_a_lease_and_no_stream_are_unknown() -> None:
     assert lifecycle.unknown(world.seen()) == ("worker a has a lease but is not heard",)
 
 
-def test_counting_counts_starting_workers_once() -> None:
-    world = World(instances=[instance("i-a"), instance("i-b"), instance("i-c", exited=True), instance("i-d", revision=OLD)])
-    world.add(worker("a"), worker("d", revision=OLD))
-    assert lifecycle.count(world.seen()) == Workers(ready=1, starting=1)
+def test_an_instance_without_a_serving_worker_is_starting() -> None:
+    world = World(instances=[instance(f"i-{n}") for n in "abc"] + [instance("i-d", revision=OLD), instance("i-e", stopping=True)])
+    world.add(worker("a"), worker("b", gone=True), worker("d", revision=OLD))
+    assert lifecycle.count(world.seen()) == Workers(ready=1, starting=2)
+    assert lifecycle.coming(world.seen())
+
+
+def test_an_instance_between_two_tries_is_starting_but_nobody_waits_for_it() -> None:
+    world = World(instances=[instance("i-a", exited=True)])
+    assert lifecycle.count(world.seen()) == Workers(ready=0, starting=1)
+    assert not lifecycle.coming(world.seen())
 
 
 # ---------------------------------------------------------------------------------------------------------------------- problems

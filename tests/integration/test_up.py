@@ -1,0 +1,232 @@
+"""The path, end to end, on real parts: from zero, through deaths and scaling, to sleep, and awake again; and a clean end."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import unavailable
+from dormouse.client import Client
+from dormouse_core.errors import Code, DormouseError
+from dormouse_testing.up import DOUBLE, TOTAL, Up, missing, processes_of, row, save_models, system
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    if reason := missing():
+        unavailable(reason)
+    save_models(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def up(folder: Path) -> Iterator[Up]:
+    (folder / "double.yaml").write_text(DOUBLE)
+    (folder / "total.yaml").write_text(TOTAL)
+    with system(folder) as started:
+        started.wait_ready()
+        yield started
+
+
+class Stepper(threading.Thread):
+    """Steps one session until told to stop, and checks every sum: a step that was lost, or ran twice, shows in the next."""
+
+    def __init__(self, gateway: str, session: str) -> None:
+        super().__init__()
+        self.client = Client(gateway)
+        self.session = session
+        self.steps = 0
+        self.slowest = 0.0
+        self.error: Exception | None = None
+        self.end = threading.Event()
+
+    def run(self) -> None:
+        try:
+            while not self.end.is_set():
+                began = time.monotonic()
+                answer = self.client.infer("total", {"x": row(1)}, session=self.session, timeout=30)
+                self.slowest = max(self.slowest, time.monotonic() - began)
+                self.steps += 1
+                assert answer.outputs["y"].tolist() == [[float(self.steps)]], (answer, self.steps)
+                assert answer.step == self.steps
+        except Exception as error:
+            self.error = error
+
+    def finish(self) -> None:
+        self.end.set()
+        self.join(40)
+        self.client.close()
+        if self.error is not None:
+            raise self.error
+
+
+def test_the_whole_path(up: Up) -> None:
+    up.until_phase("double", "Asleep")
+    up.until_phase("total", "Asleep")
+    with Client(up.gateway) as client:
+        assert client.infer("double", {"x": row(1, 2, 3, 4)}, timeout=20).outputs["y"].tolist() == [[2, 4, 6, 8]]
+
+    steppers = [Stepper(up.gateway, f"voice-{n}") for n in range(4)]
+    for stepper in steppers:
+        stepper.start()
+    up.until(lambda: all(s.steps > 5 or s.error for s in steppers))
+
+    owner = next(iter(up.get("total", "--owners")["owners"].values()))
+    up.kill_worker(owner)
+    up.until(lambda: owner not in up.get("total")["workers"] and up.get("total")["readyReplicas"] == 1)
+
+    up.command("scale", "total", "3")
+    up.until(lambda: len(set(up.get("total", "--owners")["owners"].values())) == 3)
+    owner = next(iter(up.get("total", "--owners")["owners"].values()))
+    up.kill_worker(owner)
+    up.until(lambda: len(set(up.get("total", "--owners")["owners"].values()) - {owner}) == 3)
+    up.command("scale", "total", "1")
+    up.until(lambda: len(set(up.get("total", "--owners")["owners"].values())) == 1)
+    before = [s.steps for s in steppers]
+    up.until(lambda: all(s.steps > b + 5 or s.error for s, b in zip(steppers, before, strict=True)))
+    for stepper in steppers:
+        stepper.finish()
+
+    up.command("scale", "total", "auto")
+    up.until_phase("total", "Asleep")
+    listed = up.command("sessions", "total").stdout
+    assert all(f"/s:voice-{n}" in listed for n in range(4))
+    assert "hibernated" in listed
+    with Client(up.gateway) as client:
+        answer = client.infer("total", {"x": row(0)}, session="voice-0", timeout=20)
+    assert answer.step == steppers[0].steps + 1, "asleep, and it remembers"
+    assert answer.outputs["y"].tolist() == [[float(steppers[0].steps)]]
+
+    began = time.monotonic()
+    assert up.stop() == 0
+    assert time.monotonic() - began < 10
+    assert processes_of(up.folder) == []
+
+
+def test_what_was_committed_survives_a_restart_of_everything(folder: Path) -> None:
+    (folder / "total.yaml").write_text(TOTAL)
+    with system(folder) as up:
+        up.wait_ready()
+        with Client(up.gateway) as client:
+            client.infer("total", {"x": row(5)}, session="a", timeout=20)
+        up.stop(signal.SIGTERM)
+    with system(folder) as up:
+        up.wait_ready()
+        with Client(up.gateway) as client:
+            assert client.infer("total", {"x": row(2)}, session="a", timeout=20).outputs["y"].tolist() == [[7.0]]
+        os.kill(up.process.pid, signal.SIGKILL)
+        up.process.wait()
+        up.until(lambda: processes_of(folder) == [], 10)
+    with system(folder) as up:
+        up.wait_ready()
+        with Client(up.gateway) as client:
+            assert client.infer("total", {"x": row(1)}, session="a", timeout=20).outputs["y"].tolist() == [[8.0]]
+        up.stop()
+
+
+def test_parts_that_die_come_back_and_calls_go_on(up: Up) -> None:
+    stepper = Stepper(up.gateway, "s")
+    stepper.start()
+    up.until(lambda: stepper.steps > 5 or stepper.error)
+    workers = up.get("total")["workers"]
+    os.kill(up.part("operator"), signal.SIGKILL)
+    up.until(lambda: up.log.count("started part=operator") == 2)
+    up.until(lambda: up.command("get", check=False).returncode == 0)
+    up.until(lambda: up.get("total")["phase"] == "Ready")
+    assert up.get("total")["workers"] == workers, "workers survive the operator's SIGKILL"
+    os.kill(up.part("agent"), signal.SIGKILL)
+    up.until(lambda: up.log.count("started part=agent") == 2)
+    steps = stepper.steps
+    up.until(lambda: stepper.steps > steps + 20 or stepper.error)
+    stepper.finish()
+    os.kill(up.part("envoy"), signal.SIGKILL)
+    up.until(lambda: up.log.count("started part=envoy") == 2)
+    deadline = time.monotonic() + 15
+    with Client(up.gateway) as client:
+        while True:
+            try:
+                assert client.infer("double", {"x": row(1, 2, 3, 4)}, timeout=5).outputs["y"].tolist() == [[2, 4, 6, 8]]
+                break
+            except DormouseError as error:
+                if error.code is not Code.UNAVAILABLE or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+    assert up.stop() == 0
+    assert processes_of(up.folder) == []
+
+
+def test_a_model_that_does_not_load_says_why_and_a_new_revision_that_fails_harms_nobody(up: Up) -> None:
+    (up.folder / "broken.onnx").write_bytes(b"no model")
+    broken = up.folder / "broken.json"
+    broken.write_text(DOUBLE.replace("double", "broken"))
+    up.command("apply", "-f", str(broken))
+    up.until_phase("broken", "Failed")
+    condition = next(c for c in up.get("broken")["conditions"] if c["type"] == "ModelReady")
+    assert condition["reason"] == "ModelInvalid"
+    with Client(up.gateway) as client, pytest.raises(DormouseError) as refused:
+        client.infer("broken", {"x": row(1, 2, 3, 4)}, timeout=20)
+    assert refused.value.code is Code.FAILED_PRECONDITION
+
+    with Client(up.gateway) as client:
+        client.infer("total", {"x": row(1)}, session="a", timeout=20)
+        up.command("scale", "total", "1")
+        changed = up.folder / "total.json"
+        changed.write_text(TOTAL.replace("total.onnx", "broken.onnx"))
+        assert "configured" in up.command("apply", "-f", str(changed)).stdout
+        up.until(lambda: any(c["type"] == "ModelReady" and c["status"] == "False" for c in up.get("total")["conditions"]))
+        assert up.get("total")["phase"] == "Ready"
+        assert client.infer("total", {"x": row(1)}, session="a", timeout=20).outputs["y"].tolist() == [[2.0]]
+
+        # A new revision with the same states goes on with the sessions.
+        changed.write_text(TOTAL.replace("scaleToZeroAfter: 3s", "batching: {maxBatchSize: 8}"))
+        up.command("apply", "-f", str(changed))
+        up.until(lambda: any(c["type"] == "RolledOut" and c["status"] == "True" for c in up.get("total")["conditions"]))
+        assert client.infer("total", {"x": row(1)}, session="a", timeout=20).outputs["y"].tolist() == [[3.0]]
+
+
+def test_a_deleted_function_is_gone_and_its_name_is_free(up: Up) -> None:
+    with Client(up.gateway) as client:
+        client.infer("total", {"x": row(5)}, session="a", timeout=20)
+        assert up.command("delete", "total").stdout == "default/total deleted\n"
+        with pytest.raises(DormouseError) as refused:
+            client.infer("total", {"x": row(5)}, session="a", timeout=20)
+        assert refused.value.code is Code.NOT_FOUND
+        up.command("apply", "-f", str(up.folder / "total.yaml"))
+        answer = client.infer("total", {"x": row(1)}, session="a", timeout=20)
+        assert (answer.step, answer.outputs["y"].tolist()) == (1, [[1.0]]), "the new function knows nothing of the old one's sessions"
+
+
+def test_the_command_line_speaks_plainly(up: Up) -> None:
+    def fails(*words: str) -> str:
+        done = up.command(*words, check=False)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("dormouse: ")
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    assert "no function default/nope" in fails("scale", "nope", "1")
+    assert "runs here already, pid" in _second_up(up)
+    bad = up.folder / "bad.json"
+    bad.write_text(DOUBLE.replace("scaleToZeroAfter: 3s", "scaleToZeroAfter: soon"))
+    assert "scaleToZeroAfter" in fails("apply", "-f", str(bad))
+    bad.write_text(TOTAL.replace("sessions:", "sessions:\n    shards: 8"))
+    assert "shards" in fails("apply", "-f", str(bad))
+    assert "has no such input" in fails("call", "double", "--input", "z=[1]")
+    assert "INVALID_ARGUMENT" in fails("call", "double", "--input", "x=[[1,2]]")
+    done = up.command("call", "double", "--input", "x=[[1,2,3,4]]")
+    assert done.stdout == "y [1, 4] [[2.0, 4.0, 6.0, 8.0]]\n"
+    assert "stateless" in fails("sessions", "double")
+    for n in range(3):
+        done = up.command("call", "total", "-i", "x=[[2]]", "--sequence-id", "7", *(["--start"] if n == 0 else []))
+    assert done.stdout == "y [1, 1] [[6.0]]\nstep 3\n"
+    assert "FP32 [1, 1]" in up.command("sessions", "total", "/i:7").stdout
+    assert "double" in up.command("get").stdout
+
+
+def _second_up(up: Up) -> str:
+    with system(up.folder) as second:
+        assert second.process.wait(20) == 1
+        return second.log
