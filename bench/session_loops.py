@@ -104,7 +104,7 @@ async def prepared(endpoint: str, shards: int) -> Counting:
 
 
 async def measure(callers: int, shards: int, seconds: float, state: int, reply: int, profile: bool, etcd: str) -> None:
-    store = await prepared(etcd, shards) if etcd else InstantStore(shards)
+    store: Any = await prepared(etcd, shards) if etcd else InstantStore(shards)
     runner = Nothing(reply)
     infos = [StateInfo("s", "s", "s", "FP32", (1, state), 0, np.zeros((1, state), np.float32))]
     sessions = Sessions(
