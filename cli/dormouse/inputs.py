@@ -45,14 +45,15 @@ def _convert(name: str, data: Any, datatype: str) -> np.ndarray[Any, Any]:
     if datatype == "BYTES":
         return _bytes(name, data)
     try:
-        if datatype == "BF16":
-            return bf16_from_fp32(np.array(data, dtype=np.float32))
         plain = np.array(data)
-        array = plain.astype(DATATYPES[datatype].dtype)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise InvalidArgument(f"--input {name}: {error}") from None
+    except (ValueError, OverflowError):
+        plain = np.array("")
     if plain.dtype.kind not in "biuf":
-        raise InvalidArgument(f"--input {name}: numbers or lists of them, all of one shape, are allowed for {datatype}")
+        raise InvalidArgument(f"--input {name}: a number, or lists of numbers that are all of one length, are allowed for {datatype}")
+    if datatype == "BF16":
+        return bf16_from_fp32(plain.astype(np.float32))
+    with np.errstate(invalid="ignore", over="ignore"):
+        array = plain.astype(DATATYPES[datatype].dtype)
     # Floats are rounded to the datatype, as any client does; whole numbers and booleans must be what was written.
     if array.dtype.kind != "f" and np.any(array.astype(plain.dtype) != plain):
         raise InvalidArgument(f"--input {name}: a value found that {datatype} does not hold")

@@ -1,0 +1,136 @@
+"""`up` as a kubelet: supervisors that are started, fail, are started again later and later, and stopped. Real processes, tiny ones."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from dormouse import supervisors as under_test
+from dormouse.supervisors import Supervisors
+from dormouse_core import workerfile
+from dormouse_core.errors import FailedPrecondition, InvalidArgument
+from dormouse_core.spec import parse_manifest
+from dormouse_core.workerfile import StoreAccess, WorkerFile
+from dormouse_kit import log
+from dormouse_testing.manifests import onnx
+
+SLEEP = "import time; time.sleep(60)"
+OBEY = "import signal,sys,time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); print(1, flush=True); time.sleep(60)"
+DEAF = "import signal,sys,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); open(sys.argv[1], 'w'); time.sleep(60)"
+FAIL = "import json,sys; json.dump({'code': 9, 'reason': 'ModelInvalid', 'message': 'opset 99'}, open(sys.argv[4], 'w')); sys.exit(3)"
+
+
+def spec() -> str:
+    function = parse_manifest(onnx())
+    file = WorkerFile(
+        installation="i", namespace="ns", name="fn", uid="u", revision="r", spec=function.spec, store=StoreAccess(endpoints=["e"])
+    )
+    return workerfile.dump(file).decode()
+
+
+def made(folder: Path, code: str) -> Supervisors:
+    for name in ("sockets", "specs", "reasons"):
+        (folder / name).mkdir()
+    return Supervisors(
+        folder / "sockets",
+        folder / "specs",
+        folder / "reasons",
+        lambda instance, spec, admin, reason: [sys.executable, "-S", "-c", code, str(folder / "flag"), instance, str(spec), str(reason)],
+    )
+
+
+async def until(true: object, seconds: float = 10.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not true():  # type: ignore[operator]  # noqa: ASYNC110 - processes have no event of ours
+            await asyncio.sleep(0.01)
+
+
+async def test_it_starts_lists_and_stops(tmp_path: Path) -> None:
+    all_of_them = made(tmp_path, OBEY)
+    all_of_them.start("a", spec(), 5.0)
+    all_of_them.start("a", spec(), 5.0)
+    await until(lambda: all_of_them.list()[0].pid)
+    (one,) = all_of_them.list()
+    assert (one.instance, one.namespace, one.function, one.uid, one.revision) == ("a", "ns", "fn", "u", "r")
+    assert not one.stopping
+    assert not one.exited
+    assert (tmp_path / "specs" / "a.json").stat().st_mode & 0o777 == 0o600
+    all_of_them.stop("a")
+    assert all_of_them.list()[0].stopping
+    await until(lambda: not all_of_them.list())
+    assert not _lives(one.pid)
+    assert list((tmp_path / "specs").iterdir()) == []
+    all_of_them.stop("a")
+
+
+async def test_one_that_does_not_end_is_killed_after_its_grace(tmp_path: Path) -> None:
+    all_of_them = made(tmp_path, DEAF)
+    all_of_them.start("a", spec(), 0.3)
+    await until((tmp_path / "flag").exists)
+    pid = all_of_them.list()[0].pid
+    all_of_them.stop("a")
+    await until(lambda: not all_of_them.list(), 5.0)
+    assert not _lives(pid)
+
+
+async def test_its_reason_is_listed_while_it_waits_for_its_next_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(under_test, "BACKOFF", (30.0, 60.0))
+    all_of_them = made(tmp_path, FAIL)
+    all_of_them.start("a", spec(), 5.0)
+    await until(lambda: all_of_them.list()[0].exited)
+    (one,) = all_of_them.list()
+    assert (one.exit_code, one.pid, one.problem.reason, one.problem.message) == (3, 0, "ModelInvalid", "opset 99")
+    all_of_them.start("a", spec(), 5.0)  # does not wait for the rest of the back-off
+    await until(lambda: all_of_them.list()[0].pid)
+    await until(lambda: all_of_them.list()[0].exited)
+    all_of_them.stop("a")
+    await until(lambda: not all_of_them.list(), 1.0)
+
+
+async def test_tries_come_later_and_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(under_test, "BACKOFF", (0.01, 0.05))
+    monkeypatch.setattr(log, "event", lambda text, **fields: pauses.append(fields["again_in"]) if "again_in" in fields else None)
+    all_of_them = made(tmp_path, "raise SystemExit(1)")
+    all_of_them.start("a", spec(), 5.0)
+    await until(lambda: len(pauses) >= 4)
+    assert pauses[:4] == [0.01, 0.02, 0.04, 0.05]
+    await all_of_them.close(1.0)
+
+
+async def test_ends_without_a_reason_are_accidents_until_there_are_three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(under_test, "BACKOFF", (0.3, 0.3))
+    all_of_them = made(tmp_path, "raise SystemExit(1)")
+    all_of_them.start("a", spec(), 5.0)
+    await until(lambda: all_of_them.list()[0].exited)
+    assert not all_of_them.list()[0].HasField("problem")
+    await until(lambda: all_of_them.list()[0].HasField("problem"))
+    assert "code 1 3 times in a row" in all_of_them.list()[0].problem.message
+    await all_of_them.close(1.0)
+
+
+async def test_closing_ends_all_at_once_and_starts_none(tmp_path: Path) -> None:
+    all_of_them = made(tmp_path, SLEEP)
+    for name in "abc":
+        all_of_them.start(name, spec(), 60.0)
+    await until(lambda: all(i.pid for i in all_of_them.list()))
+    pids = [i.pid for i in all_of_them.list()]
+    async with asyncio.timeout(5.0):
+        await all_of_them.close(2.0)
+    assert not any(map(_lives, pids))
+    with pytest.raises(FailedPrecondition, match="is stopping"):
+        all_of_them.start("d", spec(), 1.0)
+
+
+async def test_a_spec_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="spec file"):
+        made(tmp_path, SLEEP).start("a", "{}", 1.0)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
