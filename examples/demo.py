@@ -28,7 +28,7 @@ KINDS = {
     "README.md": "markdown",
     "pyproject.toml": "toml",
     "examples/client.py": "python",
-    "examples/vad/function.yaml": "yaml",
+    "examples/vad.yaml": "yaml",
     "examples/vad/voice.wav": "wav",
     "proto/control.proto": "proto",
     "gateway/dormouse_gateway/router.lua": "lua",
@@ -178,7 +178,7 @@ def system() -> Iterator[System]:
     for name in ("vad", "filetype"):
         (folder / name).mkdir()
         shutil.copy(HERE / name / "model.onnx", folder / name / "model.onnx")
-        shutil.copy(HERE / name / "function.yaml", folder / f"{name}.yaml")
+        shutil.copy(HERE / f"{name}.yaml", folder / f"{name}.yaml")
     running = System(folder)
     try:
         yield running
