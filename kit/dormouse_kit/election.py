@@ -91,6 +91,15 @@ class Election:
                     return
 
     async def _keep(self) -> None:
+        """Whatever ends the keeping ends the term, an error of our own included."""
+        try:
+            reason = await self._kept()
+            log.warning("no longer leading", key=self.key, election=self.election, reason=reason)
+        finally:
+            self.lost.set()
+
+    async def _kept(self) -> str:
+        """Keeps the lease alive. Returns why it is lost."""
         while (left := self._left()) > 0:
             sent = self.clock.monotonic()
             try:
@@ -99,16 +108,11 @@ class Election:
                 await self.clock.sleep(min(0.1, max(self._left(), 0.0)))
                 continue
             if not alive:
-                self._lose("the lease has ended")
-                return
+                return "the lease has ended"
             self._confirmed = sent
             await self.clock.sleep(self.ttl / 3)
-        self._lose(f"no keepalive was confirmed for {self.ttl} s")
+        return f"no keepalive was confirmed for {self.ttl} s"
 
     def _left(self) -> float:
         """Seconds that the lease lasts at least."""
         return self._confirmed + self.ttl - self.clock.monotonic()
-
-    def _lose(self, reason: str) -> None:
-        log.warning("no longer leading", key=self.key, election=self.election, reason=reason)
-        self.lost.set()

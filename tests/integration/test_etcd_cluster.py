@@ -34,6 +34,17 @@ class Follower:
                 await asyncio.sleep(0.05)
 
 
+async def keep(store: Store, lease: int) -> None:
+    """Each second, as a worker does; returns when the lease has ended."""
+    while True:
+        try:
+            if not await store.keep_alive(lease):
+                return
+            await asyncio.sleep(1)
+        except StoreError:
+            await asyncio.sleep(0.05)
+
+
 async def write(store: Store, value: bytes) -> None:
     """Until it is acknowledged; the value is idempotent."""
     while True:
@@ -53,8 +64,7 @@ async def test_members_that_stop_answering(etcd_cluster: list[EtcdServer]) -> No
         return next(member for member in etcd_cluster if member.endpoint == connection.endpoint)
 
     revision = (await store.list("/dormouse/cluster/")).revision
-    election = Election(store, SystemClock(), "/dormouse/leader", b"me")
-    await election.campaign()
+    keeping = asyncio.create_task(keep(store, await store.grant(3)))
     follower = Follower(store)
     following = asyncio.create_task(follower.run(revision + 1))
     try:
@@ -69,11 +79,13 @@ async def test_members_that_stop_answering(etcd_cluster: list[EtcdServer]) -> No
                 assert time.monotonic() - began < WITHIN
                 await asyncio.sleep(0.02)
             await asyncio.sleep(max(0.0, began + 4 - time.monotonic()))  # longer than the lease
-            assert election.leading
+            assert not keeping.done(), "the lease is kept, also where a new leader of the cluster had to be elected first"
             assert await used() is not harmed
             if harm is EtcdServer.freeze:
                 harmed.thaw()
                 await asyncio.sleep(1)
+        election = Election(store, SystemClock(), "/dormouse/leader", b"me")
+        await election.campaign()
         breaks = follower.breaks
         (await used()).kill()
         with pytest.raises(StoreError):
@@ -86,5 +98,6 @@ async def test_members_that_stop_answering(etcd_cluster: list[EtcdServer]) -> No
         assert b"minority" not in follower.values
     finally:
         following.cancel()
-        await asyncio.wait({following})
+        keeping.cancel()
+        await asyncio.wait({following, keeping})
         await store.close()

@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import pytest
 from dormouse_core.seams import Event, ModIs, Put, Store, StoreError, Txn
 from dormouse_kit.clock import SystemClock
 from dormouse_kit.election import Election
-from dormouse_kit.etcd import EtcdStore, TlsFiles, watching
+from dormouse_kit.etcd import EtcdStore, TlsFiles, connections, watching
 from dormouse_testing.etcd_server import EtcdServer
 from dormouse_testing.ports import free_port
 from dormouse_testing.proxy import Proxy
@@ -266,6 +268,22 @@ async def test_a_silent_idle_connection_is_found_by_the_probe(etcd_server: EtcdS
 
 
 # ------------------------------------------------------------------------------------------------------------------- watches
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+async def test_a_stream_whose_channel_is_closed_before_its_headers_were_sent(etcd_server: EtcdServer, guarded: bool) -> None:
+    """grpc.aio's own write (the control) hangs then, past the call's deadline: a keepalive or a watch would be silent for ever."""
+    async with Proxy(etcd_server.endpoint) as hole:
+        hole.hold()
+        channel = grpc.aio.insecure_channel(hole.endpoint)
+        stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream("/etcdserverpb.Lease/LeaseKeepAlive")
+        call = stream(timeout=0.5)
+        writing = asyncio.ensure_future(connections.write(call, b"") if guarded else call.write(b""))
+        await asyncio.sleep(0.1)
+        await channel.close()
+        done, _ = await asyncio.wait({writing}, timeout=1)
+        assert bool(done) is guarded
+        writing.cancel()
 
 
 async def test_a_silent_watch_says_that_it_is_alive(etcd_server: EtcdServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ calls by itself because they carry `hasleader`.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ CONNECT_SECONDS: Final = 1.0
 PROBE_AFTER: Final = 1.0  # of silence
 PROBE_SECONDS: Final = 2.0  # until a probe counts as unanswered
 BACKOFF: Final = (0.05, 1.0)  # between rounds over all endpoints: first, longest
+PAUSE: Final = (0.02, 0.3)  # after a connection that did not last: first, longest
 
 _OPTIONS: Final[Options] = [
     ("grpc.enable_retries", 0),
@@ -80,8 +82,16 @@ class Connection:
         )
         self.metadata: tuple[tuple[str, str], ...] = (("hasleader", "true"),)
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why
-        self.heard = asyncio.get_running_loop().time()
+        self.opened = self.heard = asyncio.get_running_loop().time()
+        self.proved = False  # an answer came over it
         self.guards: list[asyncio.Task[None]] = []
+
+    def hear(self) -> None:
+        """An answer came."""
+        self.heard = asyncio.get_running_loop().time()
+        if not self.proved:
+            self.proved = True
+            log.event("store connected", endpoint=self.endpoint)
 
     def silence(self) -> float:
         return asyncio.get_running_loop().time() - self.heard
@@ -106,6 +116,7 @@ class Connections:
         self._connecting: asyncio.Task[Connection] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._pause = 0.0
 
     @property
     def several(self) -> bool:
@@ -136,7 +147,11 @@ class Connections:
         if self._current is connection:
             self._current = None
             self._next += 1
-        if not self._closed:
+        # One that did not last is followed by a pause, or a cluster without a leader would be dialled in a tight loop.
+        lasted = asyncio.get_running_loop().time() - connection.opened >= PROBE_AFTER
+        first, longest = PAUSE
+        self._pause = 0.0 if lasted else min(max(2 * self._pause, first), longest)
+        if connection.proved and not self._closed:
             log.event("store connection lost", endpoint=connection.endpoint, reason=why)
         closing = asyncio.create_task(_close(connection), name="etcd close")
         self._closing.add(closing)
@@ -163,13 +178,13 @@ class Connections:
             await asyncio.wait(self._closing)
 
     async def _connect(self) -> Connection:
+        await asyncio.sleep(self._pause)
         backoff, longest = BACKOFF
         while True:
             for _ in self.endpoints:
                 endpoint = self.endpoints[self._next % len(self.endpoints)]
                 connection = await self._open(endpoint)
                 if connection is not None:
-                    log.event("store connected", endpoint=endpoint)
                     return connection
                 self._next += 1
             await asyncio.sleep(backoff)
@@ -221,7 +236,29 @@ class Connections:
                 if not messages.by_server(error) or (self.several and error.code() is grpc.StatusCode.UNAVAILABLE):
                     self.retire(connection, f"a probe went unanswered: {error.code().name}: {error.details()}")
                     return
-            connection.heard = asyncio.get_running_loop().time()
+            connection.hear()
+
+
+async def write(call: Any, request: bytes) -> None:
+    """Writes to a stream, or returns because it has ended: whoever reads it next is told why.
+
+    grpc.aio's own write waits for ever where the channel is closed, as a retired connection's is, before the call's headers were sent.
+    """
+    ended = asyncio.get_running_loop().create_future()
+
+    def end(_: object) -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    call.add_done_callback(end)
+    writing = asyncio.ensure_future(call.write(request))
+    try:
+        await asyncio.wait({writing, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if writing.done():
+            with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError, asyncio.CancelledError):
+                writing.result()
+    finally:
+        writing.cancel()
 
 
 async def _ready(channel: grpc.aio.Channel) -> bool:

@@ -15,7 +15,7 @@ from aetcd.rpc import rpc_pb2
 from dormouse_core.seams import Item, Listing, StoreError, Txn, TxnResult, WatchBatch
 
 from dormouse_kit.etcd import messages, watching
-from dormouse_kit.etcd.connections import PROBE_AFTER, Connection, Connections, TlsFiles
+from dormouse_kit.etcd.connections import PROBE_AFTER, Connection, Connections, TlsFiles, write
 
 _INVALID_TOKEN: Final = "invalid auth token"  # noqa: S105 - etcd's message, not a secret
 
@@ -99,7 +99,7 @@ class EtcdStore:
             attempts += 1
             try:
                 response = await self._send(connection, name, request, limit)
-                connection.heard = loop.time()
+                connection.hear()
                 return response
             except asyncio.CancelledError:
                 task = asyncio.current_task()
@@ -123,7 +123,7 @@ class EtcdStore:
             return await connection.unary[name](request, timeout=limit, metadata=connection.metadata)
         call = connection.keep_alive(timeout=limit, metadata=connection.metadata)
         try:
-            await call.write(request)
+            await write(call, request)
             response = await call.read()
             if response is grpc.aio.EOF:
                 raise StoreError(f"{name} at {connection.endpoint}: ended without an answer")

@@ -16,7 +16,7 @@ from aetcd.rpc import kv_pb2, rpc_pb2
 from dormouse_core.seams import Compacted, Event, StoreError, WatchBatch
 
 from dormouse_kit.etcd import messages
-from dormouse_kit.etcd.connections import Connection
+from dormouse_kit.etcd.connections import Connection, write
 
 ASK_AFTER: Final = 5.0  # of silence; the seam promises a batch each 10 s
 LOST_AFTER: Final = 15.0
@@ -41,7 +41,7 @@ async def watch(connection: Connection, prefix: str, revision: int) -> AsyncGene
     call = None
     try:
         call = connection.watch(metadata=connection.metadata)
-        await call.write(create_request(prefix, revision))
+        await write(call, create_request(prefix, revision))
         async with aclosing(_responses(call, connection)) as responses:
             async for response in responses:
                 if response.compact_revision:
@@ -84,14 +84,15 @@ async def _responses(call: Any, connection: Connection) -> AsyncGenerator[Any, N
                 reading = None
                 if response is grpc.aio.EOF:
                     return
-                silent_since = connection.heard = now
+                silent_since = now
+                connection.hear()
                 yield response
             elif connection.lost.done():
                 raise StoreError(f"watch at {connection.endpoint}: {connection.lost.result()}")
             elif now - silent_since >= LOST_AFTER:
                 raise StoreError(f"watch at {connection.endpoint}: silent for {LOST_AFTER:g} s")
             else:
-                await call.write(_ASK)
+                await write(call, _ASK)
     finally:
         if reading is not None:
             reading.cancel()
