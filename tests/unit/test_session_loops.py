@@ -228,6 +228,8 @@ async def test_steps_of_one_session_run_one_at_a_time_in_the_order_of_arrival() 
         for expected in (1, 2, 3):
             await asyncio.sleep(0.1)
             assert len(w.runner.runs) == expected
+            report = w.sessions.report()
+            assert (report.running, report.queued) == (1, 3 - expected)
             w.runner.release()
         assert [(await a).reply for a in answers] == [b"1", b"11", b"111"]
 
@@ -266,6 +268,7 @@ async def test_a_cancelled_step_is_not_run() -> None:
         assert (await first).reply == b"1"
         await asyncio.sleep(0.1)
         assert len(w.runner.runs) == 1
+        assert (w.sessions.report().running, w.sessions.report().queued) == (0, 0)
 
 
 @simulated
@@ -296,6 +299,7 @@ async def test_no_session_without_start_and_ends() -> None:
     async with Worker(MemoryStore(SimClock())) as w:
         await w.own()
         assert "must specify the START flag" in str(error(await w.call("a", 1, create=False)))
+        assert w.sessions.report().sessions == 0, "a name that was guessed takes no memory"
         assert (await w.call("a", 1, start=True)).reply == b"1"
         assert (await w.call("a", 2, create=False, end=True)).reply == b"3"
         assert isinstance(error(await w.call("a", 1, create=False)), InvalidArgument)

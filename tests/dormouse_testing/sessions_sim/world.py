@@ -301,6 +301,10 @@ class World:
                     self.leader.may_remove = True
             for client in clients:
                 client.finish()
+            for process in self.instances.values():
+                if process.ready and not self.violations and all(copy.done() for client in clients for copy in client.copies):
+                    report = process.sessions.report()
+                    assert (report.running, report.queued) == (0, 0), f"{process.name} forgets steps: {report}"
         finally:
             for process in self.instances.values():
                 if process is not None:

@@ -49,7 +49,7 @@ class Listener(Protocol):
     def committed(self, pending: Pending, revision: int) -> None: ...
 
     def refused(self, pending: Pending, error: DormouseError, drop: bool) -> None:
-        """It is not in the store and never will be. `drop`: what is known of the session is not what the store has."""
+        """It is not acknowledged. `drop`: what is known of the session may not be what the store has, or will have."""
 
     def entry_read(self, shard: Shard, item: Item | None, revision: int) -> None: ...
 
@@ -111,6 +111,7 @@ class Committer:
     async def _commit(self, group: list[Pending]) -> None:
         try:
             wait = FIRST_WAIT_SECONDS
+            may_land = False  # an earlier copy may be on its way still
             while group:
                 try:
                     result = await self._store.txn(_transaction(group), timeout=TIMEOUT_SECONDS)
@@ -121,8 +122,9 @@ class Committer:
                 except StoreError as error:
                     if error.definite:
                         for pending in group:
-                            self._listener.refused(pending, Unavailable(f"the store refused the commit: {error}"), False)
+                            self._listener.refused(pending, _refusal(error, may_land), may_land)
                         return
+                    may_land = True
                     await self._clock.sleep(wait)
                     wait = min(2 * wait, LONGEST_WAIT_SECONDS)
                 group = await self._sort(group)
@@ -199,6 +201,12 @@ def _resolve(pending: Pending, items: dict[str, Item]) -> Resolution:
         seen_write_id=records.write_id_of(record.value) if record else b"",
         seen_floor=floor.mod_revision if floor else 0,
     )
+
+
+def _refusal(error: StoreError, may_land: bool) -> Unavailable:
+    if may_land:
+        return Unavailable(f"whether the step is committed is not known: its first copy had no answer, and the next was refused: {error}")
+    return Unavailable(f"the step is not committed, the store refused it: {error}")
 
 
 def dropped(why: str) -> Unavailable:

@@ -16,6 +16,7 @@ from dormouse_core import transactions
 from dormouse_core.errors import Unavailable
 from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Clock, Store, StoreError, Txn
+from dormouse_kit import log
 from dormouse_proto import state_pb2
 
 TTL_SECONDS = 3
@@ -60,6 +61,7 @@ class Registration:
         else:
             raise Unavailable(f"the store did not register {self.worker}: {error}") from error
         self._task = asyncio.create_task(self._keep(), name=f"lease of {self.worker}")
+        self._task.add_done_callback(self._ended)
 
     async def _write(self, txn: Txn) -> bool:
         """Whether my entry lies there under my lease. An unknown outcome is settled by reading."""
@@ -101,6 +103,15 @@ class Registration:
             except StoreError:
                 return
 
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        """The lease has ended, or the loop that keeps it alive has, which comes to the same in 3 s."""
+        if not task.cancelled():
+            if (error := task.exception()) is not None:
+                log.warning("the lease cannot be kept", worker=self.worker, error=repr(error))
+            self.lapsed = True
+            self.lost.set()
+            self.on_lost()
+
     async def _keep(self) -> None:
         while True:
             sent = self._clock.monotonic()
@@ -110,9 +121,6 @@ class Registration:
                 wait = RETRY_SECONDS
             else:
                 if left <= 0:
-                    self.lapsed = True
-                    self.lost.set()
-                    self.on_lost()
                     return
                 self._renewed = sent
                 wait = EVERY_SECONDS

@@ -76,6 +76,7 @@ class Sessions:
         self._spawn(self._evict(), "eviction")
 
     def submit(self, step: Step) -> None:
+        self._turns.open += 1
         if self.registration.lapsed:
             text = "this worker has not heard from the store for longer than its lease"
             self._turns.refuse(step, Again.DROPPED, text)
@@ -89,12 +90,13 @@ class Sessions:
     def report(self) -> SessionsReport:
         turns = self._turns
         shards = self._shards.owned()
+        running = sum(len(shard.running) for shard in shards)
         return SessionsReport(
             sessions=turns.sessions,
             state_bytes=turns.state_bytes,
             shards=len(shards),
-            running=sum(len(shard.running) for shard in shards),
-            queued=sum(len(shard.waiting) + sum(len(s.queue) for s in shard.sessions.values()) for shard in self._shards.all),
+            running=running,
+            queued=turns.open - running,
             steps=turns.acknowledged,
             kept_replies=turns.kept_replies,
             stopped=[(shard.number, shard.stopped_us) for shard in shards if shard.stopped_us],

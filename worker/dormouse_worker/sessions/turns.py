@@ -73,6 +73,7 @@ class Turns:
         self.state_bytes = 0
         self.acknowledged = 0
         self.kept_replies = 0
+        self.open = 0  # submitted and neither answered nor, being cancelled, passed over
         self._settings = settings
         self._versions = settings.accepts | {settings.state_version}
         self._ttl_us = int(settings.ttl * 1e6)
@@ -114,13 +115,13 @@ class Turns:
         if session.pumping:
             return  # a step that ended within its own turn: the loop below goes on
         session.pumping = True
-        queue = session.queue
-        while queue and session.phase is Phase.IDLE and not session.dropped and session.shard.own.status is Status.OWNED:
-            self._turn(session, queue.popleft())
+        while session.queue and session.phase is Phase.IDLE and not session.dropped and session.shard.own.status is Status.OWNED:
+            self._turn(session, session.queue.pop(0))
         session.pumping = False
 
     def _turn(self, session: Session, step: Step) -> None:
         if step.cancelled:
+            self.open -= 1
             return
         now = self._clock.monotonic()
         if step.deadline <= now:
@@ -148,10 +149,12 @@ class Turns:
         elif isinstance(decision, steps.Repeat):
             self._repeat(session, step, decision.kept)
         elif decision.confirm and session.confirmed is not step:
-            session.queue.appendleft(step)
+            session.queue.insert(0, step)
             self._load(session, step)
         else:
             self.answer(step, Answer(None, 0, decision.error))
+            if body is None and not session.queue:
+                self.drop(session)  # names that are guessed take no memory
 
     def _repeat(self, session: Session, step: Step, kept: records.Kept) -> None:
         self.kept_replies += 1
@@ -162,6 +165,7 @@ class Turns:
             self.answer(step, Answer(reply, kept.step, kept=True))
 
     def answer(self, step: Step, answer: Answer) -> None:
+        self.open -= 1
         try:
             step.answer(answer)
         except Exception as error:  # one caller's trouble must not reach the other sessions of its group
@@ -294,8 +298,7 @@ class Turns:
         session.shard.sessions.pop(session.key, None)
         self.sessions -= 1
         self.state_bytes -= session.state_bytes
-        waiting = list(session.queue)
-        session.queue.clear()
+        waiting, session.queue = session.queue, []
         return waiting
 
     def empty(self, shard: Shard) -> None:
@@ -313,7 +316,9 @@ class Turns:
             self.drop(session)
 
     def refuse(self, step: Step, again: Again, text: str) -> None:
-        if not step.cancelled:
+        if step.cancelled:
+            self.open -= 1
+        else:
             self.answer(step, Answer(None, 0, Unavailable(text, again)))
 
     # the committer's and the loader's way to the shard's entry
