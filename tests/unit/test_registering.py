@@ -1,0 +1,140 @@
+"""Apply, scale, delete on a store in memory: what is written, what is refused, and two people at once."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from dormouse_core.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from dormouse_core.seams import Delete, Put, Txn
+from dormouse_core.spec import spec_from_json
+from dormouse_operator.registering import Registering
+from dormouse_proto import state_pb2
+from dormouse_testing import simloop
+from dormouse_testing.clock import SimClock
+from dormouse_testing.leader_world import KEYS, manifest
+from dormouse_testing.memory_store import REPLY_LOST, MemoryStore
+
+Story = Callable[[Registering, MemoryStore], Awaitable[None]]
+
+
+def on_a_store(story: Story) -> None:
+    async def main() -> None:
+        store = MemoryStore(SimClock())
+        result = await store.txn(Txn((), (Put(KEYS.leader, b"me"),)))
+        await story(Registering(store, KEYS, SimClock(), result.revision), store)
+        await store.close()
+
+    simloop.run(main())
+
+
+async def entry_of(store: MemoryStore) -> state_pb2.FunctionEntry:
+    key = KEYS.function("ns", "fn")
+    return state_pb2.FunctionEntry.FromString((await store.get([key]))[1][key].value)
+
+
+def test_created_unchanged_configured() -> None:
+    async def story(registering: Registering, store: MemoryStore) -> None:
+        made, outcome, revision = await registering.apply(manifest())
+        assert (outcome, made.shards, made.generation, made.namespace) == ("created", 64, 1, "ns")
+        assert (await registering.apply(manifest()))[1:] == ("unchanged", revision)
+        changed, outcome, _ = await registering.apply(manifest(idle="5s"))
+        assert (outcome, changed.uid, changed.generation) == ("configured", made.uid, 2)
+        assert changed.revision == made.revision, "scaling makes no revision"
+        other, _, _ = await registering.apply(manifest("v2.onnx"))
+        assert other.revision != made.revision
+        assert await entry_of(store) == other
+
+    on_a_store(story)
+
+
+def test_a_new_revision_has_no_problem_and_keeps_the_proof_of_the_old() -> None:
+    async def story(registering: Registering, store: MemoryStore) -> None:
+        made, _, _ = await registering.apply(manifest())
+        made.proved_revision = made.revision
+        made.problem.message = "404"
+        await store.txn(Txn((), (Put(KEYS.function("ns", "fn"), made.SerializeToString()),)))
+        scaled, _, _ = await registering.apply(manifest(idle="7s"))
+        assert scaled.problem.message == "404", "scaling heals nothing"
+        changed, _, _ = await registering.apply(manifest("v2.onnx"))
+        assert not changed.HasField("problem")
+        assert changed.proved_revision == made.revision
+
+    on_a_store(story)
+
+
+def test_what_may_not_change_is_refused_and_nothing_is_written() -> None:
+    async def story(registering: Registering, store: MemoryStore) -> None:
+        made, _, _ = await registering.apply(manifest())
+        with pytest.raises((FailedPrecondition, InvalidArgument), match="shards"):
+            await registering.apply(manifest(shards=8))
+        with pytest.raises(InvalidArgument):
+            await registering.apply("kind: Nothing")
+        assert await entry_of(store) == made
+
+    on_a_store(story)
+
+
+def test_who_scaled_by_hand_keeps_it_until_they_say_auto() -> None:
+    async def story(registering: Registering, store: MemoryStore) -> None:
+        await registering.apply(manifest())
+        await registering.scale("ns", "fn", 3)
+        entry, outcome, _ = await registering.apply(manifest())
+        assert (outcome, spec_from_json(entry.spec).replicas) == ("unchanged", 3)
+        entry, _, _ = await registering.apply(manifest("v2.onnx"))
+        assert spec_from_json(entry.spec).replicas == 3
+        entry, _ = await registering.scale("ns", "fn", None)
+        assert spec_from_json(entry.spec).replicas is None
+        for wrong in (-1, 100_000):
+            with pytest.raises(InvalidArgument, match="replicas"):
+                await registering.scale("ns", "fn", wrong)
+
+    on_a_store(story)
+
+
+def test_deleting_marks_once_and_refuses_the_rest() -> None:
+    async def story(registering: Registering, store: MemoryStore) -> None:
+        with pytest.raises(NotFound, match="no function ns/fn"):
+            await registering.delete("ns", "fn")
+        with pytest.raises(NotFound, match="no function ns/fn"):
+            await registering.scale("ns", "fn", 1)
+        await registering.apply(manifest())
+        revision = await registering.delete("ns", "fn")
+        assert await registering.delete("ns", "fn") == revision
+        for asked in (registering.apply(manifest()), registering.scale("ns", "fn", 1)):
+            with pytest.raises(FailedPrecondition, match="is being deleted"):
+                await asked
+
+    on_a_store(story)
+
+
+def test_two_people_at_once_get_one_after_the_other() -> None:
+    async def story(registering: Registering, store: MemoryStore) -> None:
+        await registering.apply(manifest())
+        await asyncio.gather(*(registering.scale("ns", "fn", n) for n in range(1, 5)))
+        entry = await entry_of(store)
+        assert entry.generation == 5
+
+    on_a_store(story)
+
+
+def test_a_leader_of_before_writes_nothing() -> None:
+    async def story(registering: Registering, store: MemoryStore) -> None:
+        await registering.apply(manifest())
+        before = await entry_of(store)
+        await store.txn(Txn((), (Delete(KEYS.leader),)))
+        await store.txn(Txn((), (Put(KEYS.leader, b"another"),)))
+        with pytest.raises(Aborted, match="no longer leads"):
+            await registering.scale("ns", "fn", 2)
+        assert await entry_of(store) == before
+
+    on_a_store(story)
+
+
+def test_an_unknown_outcome_is_said_and_asking_again_is_safe() -> None:
+    async def story(registering: Registering, store: MemoryStore) -> None:
+        store.fault("txn", REPLY_LOST)
+        with pytest.raises(Unavailable, match="is not known"):
+            await registering.apply(manifest())
+        assert (await registering.apply(manifest()))[1] == "unchanged"
+
+    on_a_store(story)

@@ -1,0 +1,94 @@
+"""What `dormouse get` says of a function: its phase, and conditions of one sentence each."""
+
+import pytest
+from dormouse_core.autoscaling import Decision
+from dormouse_core.spec import parse_manifest, spec_to_json
+from dormouse_operator.status import Times, status
+from dormouse_proto import control_pb2, state_pb2
+from dormouse_testing.functions_seen import NEW, OLD, World, entry, instance, worker
+from dormouse_testing.manifests import onnx
+
+AUTO = spec_to_json(parse_manifest(onnx()).spec)
+STOPPED = spec_to_json(parse_manifest(onnx(replicas=0)).spec)
+PROBLEM = state_pb2.Problem(code=9, reason="ModelInvalid", message="opset 99 found", revision=NEW)
+
+
+def made(*, spec: bytes = AUTO, proved: str = NEW, problem: bool = False, deleting: bool = False) -> World:
+    world = World(entry=entry(proved=proved, deleting=deleting))
+    world.entry.spec = spec
+    if problem:
+        world.entry.problem.CopyFrom(PROBLEM)
+    return world
+
+
+def told(
+    world: World, wanted: int, *, fixed: bool = False, route: str = "", times: Times | None = None, now: int = 5
+) -> control_pb2.FunctionStatus:
+    return status(world.seen(), Decision(wanted, "by load", fixed=fixed), route, times or Times(), now)
+
+
+def condition(seen: control_pb2.FunctionStatus, kind: str) -> control_pb2.Condition:
+    (found,) = [c for c in seen.conditions if c.type == kind]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("world", "wanted", "serving", "phase", "able"),
+    [
+        (made(proved=""), 0, 0, "Verifying", "False"),
+        (made(), 0, 0, "Asleep", "True"),
+        (made(), 1, 0, "Waking", "True"),
+        (made(), 1, 1, "Ready", "True"),
+        (made(problem=True), 0, 0, "Failed", "False"),
+        (made(proved="", problem=True), 1, 1, "Ready", "True"),
+        (made(spec=STOPPED), 0, 0, "Stopped", "False"),
+        (made(deleting=True), 1, 1, "Deleting", "False"),
+    ],
+)
+def test_phases(world: World, wanted: int, serving: int, phase: str, able: str) -> None:
+    world.add(*(worker(f"w{n}") for n in range(serving)))
+    seen = told(world, wanted, fixed=world.entry.spec == STOPPED)
+    assert seen.phase == phase
+    assert condition(seen, "Ready").status == able
+    assert condition(seen, "Ready").reason == phase
+    for c in seen.conditions:
+        assert c.message.strip()
+
+
+def test_the_problem_is_the_condition() -> None:
+    seen = condition(told(made(problem=True), 0), "ModelReady")
+    assert (seen.status, seen.reason, seen.message) == ("False", "ModelInvalid", "opset 99 found")
+
+
+def test_a_route_that_envoy_refused_is_named() -> None:
+    assert condition(told(made(), 0, route="bad regex"), "Routed").message == "Envoy refused its route: bad regex"
+
+
+def test_a_rollout_is_told() -> None:
+    world = made(proved=OLD)
+    world.add(worker("old", revision=OLD))
+    seen = told(world, 1)
+    assert (seen.phase, condition(seen, "RolledOut").status) == ("Ready", "False")
+    assert list(seen.workers) == ["old"]
+
+
+def test_since_when_is_kept_while_nothing_changes() -> None:
+    times, world = Times(), made()
+    assert told(world, 0, times=times, now=10).asleep_since_us == 10
+    assert told(world, 0, times=times, now=20).asleep_since_us == 10
+    world.instances = [instance("i-a")]
+    assert told(world, 1, times=times, now=30).asleep_since_us == 0
+    assert told(world, 0, times=times, now=40).asleep_since_us == 40
+    assert condition(told(world, 0, times=times, now=50), "ModelReady").since_us == 10
+    times.forget("uid-1")
+    assert told(world, 0, times=times, now=60).asleep_since_us == 60
+
+
+def test_owners_are_live_ones_only() -> None:
+    world = made()
+    world.add(worker("a"), worker("b", gone=True))
+    world.own("a", [0, 1])
+    world.own("b", [2])
+    world.own("dead", [3])
+    seen = status(world.seen(), Decision(1, ""), "", Times(), 1, owners=True)
+    assert dict(seen.owners) == {0: "a", 1: "a"}
