@@ -4,7 +4,6 @@ One linearizable list, then a watch from behind it; when the watch ends, for wha
 by key, with the revision at which it was so; who listens keeps the newest of each (rule 16). `revision`: everything up to here was seen.
 """
 
-import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
@@ -87,10 +86,3 @@ def _number(key: str, prefix: str) -> int | None:
         return None
     text = key[len(prefix) :]
     return int(text) if text.isascii() and text.isdigit() else None
-
-
-async def cancelled(task: asyncio.Task[None] | None) -> None:
-    """Ends a loop and waits until it has ended."""
-    if task is not None:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
