@@ -158,6 +158,22 @@ def test_parts_that_die_come_back_and_calls_go_on(up: Up) -> None:
     assert processes_of(up.folder) == []
 
 
+def test_a_leader_that_lost_its_lease_ends_and_another_leads(up: Up) -> None:
+    stepper = Stepper(up.gateway, "s")
+    stepper.start()
+    up.until(lambda: stepper.steps > 5 or stepper.error)
+    operator, workers, steps = up.part("operator"), up.get("total")["workers"], stepper.steps
+    os.kill(operator, signal.SIGSTOP)
+    time.sleep(5)
+    os.kill(operator, signal.SIGCONT)
+    up.until(lambda: up.log.count("started part=operator") == 2)
+    assert "code=75" in up.log
+    up.until(lambda: up.get("total")["phase"] == "Ready")
+    assert up.get("total")["workers"] == workers
+    assert stepper.steps > steps, "the data path works while nobody leads"
+    stepper.finish()
+
+
 def test_a_model_that_does_not_load_says_why_and_a_new_revision_that_fails_harms_nobody(up: Up) -> None:
     (up.folder / "broken.onnx").write_bytes(b"no model")
     broken = up.folder / "broken.json"
