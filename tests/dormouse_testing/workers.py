@@ -110,9 +110,16 @@ class WorkerProcess:
             self.process.wait()
 
 
-def spec_file(folder: Path, spec: Mapping[str, Any], endpoint: str, *, installation: str = "default", name: str = "fn", uid: str = "uid-1") -> Path:
+def spec_file(
+    folder: Path, spec: Mapping[str, Any], endpoint: str, *, installation: str = "default", name: str = "fn", uid: str = "uid-1"
+) -> Path:
     """Writes the worker's spec file for the function tests/`name`, as an operator would."""
-    manifest = {"apiVersion": "dormouse.dev/v1alpha1", "kind": "InferenceFunction", "metadata": {"name": name, "namespace": "tests"}, "spec": dict(spec)}
+    manifest = {
+        "apiVersion": "dormouse.dev/v1alpha1",
+        "kind": "InferenceFunction",
+        "metadata": {"name": name, "namespace": "tests"},
+        "spec": dict(spec),
+    }
     function = specs.parse_manifest(manifest)
     file = WorkerFile(
         installation=installation,
@@ -168,7 +175,8 @@ def request_of(model: str, /, **inputs: np.ndarray) -> inference_pb2.ModelInferR
 
 def outputs_of(reply: inference_pb2.ModelInferResponse) -> dict[str, np.ndarray]:
     return {
-        tensor.name: decode_raw(tensor.datatype, tensor.shape, raw) for tensor, raw in zip(reply.outputs, reply.raw_output_contents, strict=True)
+        tensor.name: decode_raw(tensor.datatype, tensor.shape, raw)
+        for tensor, raw in zip(reply.outputs, reply.raw_output_contents, strict=True)
     }
 
 

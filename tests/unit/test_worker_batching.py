@@ -40,17 +40,30 @@ class Bench:
     def __init__(self, fake: Fake, **options: Any) -> None:
         self.now = 0.0
         self.fake = fake
-        self.batcher = Batcher(fake, Encoder("fn", fake.signature), **{"delay": 0.0, "step_limit": 10.0, "monotonic": lambda: self.now} | options)
+        self.batcher = Batcher(
+            fake, Encoder("fn", fake.signature), **{"delay": 0.0, "step_limit": 10.0, "monotonic": lambda: self.now} | options
+        )
         self.batcher._average = 0.0  # measured, and short: everything runs on the loop
         self.outcomes: dict[str, Outcome] = {}
+        self.answered = asyncio.Event()
 
     def call(self, name: str, value: float, *, rows: int = 1, group: tuple[Any, ...] = (), **options: Any) -> Request:
         request = Request()
         request.id, request.rows, request.group, request.outputs = name, rows, group, (0,)
         request.inputs = {"x": np.full((rows, 1), value, np.float32)}
         states = options.get("states", {})
-        self.batcher.run(request, states, 1, False, False, lambda o: self.outcomes.__setitem__(name, o), options.get("deadline", float("inf")))
+        self.batcher.run(request, states, 1, False, False, lambda o: self.answer(name, o), options.get("deadline", float("inf")))
         return request
+
+    def answer(self, name: str, outcome: Outcome) -> None:
+        assert name not in self.outcomes, "answered once"
+        self.outcomes[name] = outcome
+        self.answered.set()
+
+    async def until(self, name: str) -> None:
+        while name not in self.outcomes:
+            self.answered.clear()
+            await self.answered.wait()
 
     async def settle(self) -> None:
         for _ in range(5):
@@ -191,8 +204,7 @@ async def test_a_slow_model_leaves_the_loop() -> None:
     bench = stateless(run, max_batch=1)
     for name in ("first", "second"):
         bench.call(name, 1)
-        while name not in bench.outcomes:
-            await asyncio.sleep(0)
+        await bench.until(name)
     assert threads == [False, True], "the first was expected to be short; one slow run is enough"
 
 
@@ -220,6 +232,5 @@ async def test_a_delay_waits_for_company_but_not_for_a_full_batch() -> None:
     await bench.settle()
     assert bench.fake.sizes == [4], "it waits"
     bench.now = 1.0
-    while "alone" not in bench.outcomes:
-        await asyncio.sleep(0)
+    await bench.until("alone")
     assert bench.fake.sizes == [4, 1]

@@ -30,6 +30,7 @@ async def infer(runtime: OnnxRuntime, *messages: inference_pb2.ModelInferRequest
     batcher = Batcher(runtime, Encoder("m", runtime.signature), delay=0.0, step_limit=10.0)
     batcher.warm_up(runtime.example())
     found: dict[int, Any] = {}
+    complete = asyncio.Event()
 
     def done(index: int, outcome: Outcome) -> None:
         if isinstance(outcome, Failed):
@@ -40,6 +41,8 @@ async def infer(runtime: OnnxRuntime, *messages: inference_pb2.ModelInferRequest
             found[index] = {
                 t.name: (t.datatype, list(t.shape), raw) for t, raw in zip(reply.outputs, reply.raw_output_contents, strict=True)
             }
+        if len(found) == len(messages):
+            complete.set()
 
     for index, message in enumerate(messages):
         try:
@@ -48,8 +51,8 @@ async def infer(runtime: OnnxRuntime, *messages: inference_pb2.ModelInferRequest
             found[index] = (error.code, error.message)
         else:
             batcher.run(request, {}, 0, False, False, lambda o, i=index: done(i, o), float("inf"))  # type: ignore[misc]
-    while len(found) < len(messages):
-        await asyncio.sleep(0.001)
+    if len(found) < len(messages):
+        await complete.wait()
     return [found[index] for index in range(len(messages))]
 
 
@@ -84,7 +87,9 @@ async def test_strings_are_exact_or_refused(tmp_path: Path) -> None:
     good = [b"", b"a\0b", "\U0001f400".encode(), b"x" * 70_000, b"1", b"2"]
     data = encode_raw(np.array([*good, None], object)[:-1].reshape(2, 3), "BYTES")
     bad = encode_raw(np.array([b"ok", b"\xff\xfe", b"", None], object)[:-1].reshape(1, 3), "BYTES")
-    found = await infer(runtime, raw({"x": ("BYTES", [2, 3], data)}), raw({"x": ("BYTES", [1, 3], bad)}), raw({"x": ("BYTES", [1, 3], data[:-1])}))
+    found = await infer(
+        runtime, raw({"x": ("BYTES", [2, 3], data)}), raw({"x": ("BYTES", [1, 3], bad)}), raw({"x": ("BYTES", [1, 3], data[:-1])})
+    )
     assert isinstance(found[0], dict)
     assert decode_raw("BYTES", [2, 3], found[0]["y"][2]).reshape(-1).tolist() == good
     assert found[1] == (Code.INVALID_ARGUMENT, "inputs['x']: element 1 is not UTF-8, which an ONNX model's strings are")

@@ -216,15 +216,17 @@ class Transport:
         """Nobody waits for this call any more: its caller went away, or its deadline passed (then with the `error` to answer)."""
         if call.gone:
             return
+        on_gone = call.on_gone
         if error is not None:
             self.refuse(call, error)
         else:
             self._close(call, DormouseError("the caller went away", Code.CANCELLED))
-        if call.on_gone is not None:
-            call.on_gone()
+        if on_gone is not None:
+            on_gone()
 
     def _close(self, call: Call, error: DormouseError | None) -> None:
         call.gone = True
+        call.on_gone = None  # it leads back to the call: a cycle for each would keep the garbage collector busy
         self._open.pop(call, None)
         if self.ended is not None:
             self.ended(call, error)

@@ -17,6 +17,7 @@ from dormouse_core.sessions import session_key
 
 from dormouse_worker.frames import Headers
 
+_KEPT = 100_000
 _OURS = (b"dormouse-", b"grpc-timeout")
 
 
@@ -45,7 +46,7 @@ def check_function(headers: Headers, function: Function) -> None:
         raise InvalidArgument(f"dormouse-function: {text(name)!r} found, this worker serves {function.label!r}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SessionCall:
     """The session side of one call."""
 
@@ -64,13 +65,15 @@ class SessionReader:
     def __init__(self, function: Function, nonce: str) -> None:
         self._name = function.name
         self._local = LocalKeys(nonce)
+        self._keys: dict[tuple[str, int | str], str] = {}
 
     def read(self, headers: Headers, parameters: Any, now_us: int | None = None) -> SessionCall:
         """InvalidArgument: no session, two different ones, a parameter of the wrong type."""
         if now_us is None:
             now_us = time.time_ns() // 1000
         sequence = _sequence_id(parameters)
-        named = headers.get(b"dormouse-session")
+        get = headers.get
+        named = get(b"dormouse-session")
         session: int | str
         if named is None:
             if sequence is None:
@@ -81,19 +84,24 @@ class SessionReader:
             if sequence is not None and sequence != session:
                 raise InvalidArgument(f"dormouse-session: {session!r} found, but sequence_id is {sequence!r}; give one, or the same")
         start = _flag(parameters, "sequence_start")
-        tenant = _strict(b"dormouse-tenant", headers.get(b"dormouse-tenant", b""))
-        call_key = callkeys.parse(
-            text(headers.get(b"dormouse-call", b"")), text(headers.get(b"dormouse-idempotency-key", b"")), now_us, self._local
-        )
+        tenant = _strict(b"dormouse-tenant", get(b"dormouse-tenant", b""))
+        call_key = callkeys.parse(text(get(b"dormouse-call", b"")), text(get(b"dormouse-idempotency-key", b"")), now_us, self._local)
         return SessionCall(
             session,
-            session_key(tenant, session),
+            self._keys.get((tenant, session)) or self._key(tenant, session),
             start,
             _flag(parameters, "sequence_end"),
             start or named is not None,
             call_key,
             _number(headers, b"dormouse-rev"),
         )
+
+    def _key(self, tenant: str, session: int | str) -> str:
+        """Sessions are stepped many times; their names are percent-encoded once."""
+        if len(self._keys) >= _KEPT:
+            self._keys.clear()
+        key = self._keys[tenant, session] = session_key(tenant, session)
+        return key
 
 
 def _sequence_id(parameters: Any) -> int | str | None:
@@ -126,7 +134,9 @@ def _strict(name: bytes, value: bytes) -> str:
 
 
 def _number(headers: Headers, name: bytes) -> int:
-    value = headers.get(name, b"0")
+    value = headers.get(name)
+    if value is None:
+        return 0
     if not value.isdigit() or len(value) > 19:
         raise InvalidArgument(f"{name.decode()}: {text(value)!r} found, a number is expected")
     return int(value)

@@ -26,6 +26,8 @@ from dormouse_worker.models import ModelInvalid, ModelUnavailable
 from dormouse_worker.settings import Settings
 from dormouse_worker.worker import Worker
 
+GC_THRESHOLD = 20_000
+"""Calls make no cycles, so looking for them after every 700 new objects is work for nothing."""
 FAILED = 70
 """Exit status after a problem was told."""
 
@@ -96,6 +98,7 @@ def start() -> Worker:
     # What is loaded by now stays: the collector need not look at it again.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
     return worker
 
 

@@ -107,7 +107,9 @@ class Encoder:
             for index, shape in zip(wanted, shapes, strict=True):
                 spec = self._specs[index]
                 packed = b"".join(map(varint, shape))
-                parts.append(field(5, field(1, spec.name.encode()) + field(2, spec.datatype.encode()) + (field(3, packed) if packed else b"")))
+                parts.append(
+                    field(5, field(1, spec.name.encode()) + field(2, spec.datatype.encode()) + (field(3, packed) if packed else b""))
+                )
             if len(self._heads) >= _KEPT:
                 self._heads.clear()
             head = self._heads[wanted, shapes] = b"".join(parts)

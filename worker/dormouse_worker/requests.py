@@ -19,7 +19,9 @@ from google.protobuf.message import DecodeError
 from dormouse_worker.asgi import Call
 from dormouse_worker.signatures import Signature, TensorSpec, shape_text
 
+DIGEST_BYTES = 16
 _PLANS = 4096
+_length = struct.Struct("<Q")
 TENSOR_BYTES_MAX = 1 << 31  # elements times size that a shape may claim; the message limit is far below
 
 
@@ -201,24 +203,51 @@ def check_shape(spec: TensorSpec, shape: tuple[int, ...]) -> None:
         raise InvalidArgument(f"inputs[{spec.name!r}].shape: {shape_text(shape)} found, which is more than {TENSOR_BYTES_MAX} bytes")
 
 
-def digest(function: str, request: Request, signature: Signature) -> bytes:
-    """Of what the call asks for, not of how it is written (rule 6): inputs by name with datatype, shape and bytes, parameters sorted, the
-    wanted outputs; never `id`, compression, wire order, or whether contents were typed or raw."""
-    message = request.message
-    parts = [function.encode()]
-    for name in sorted(request.inputs):
-        array = request.inputs[name]
-        datatype = signature.by_name[name].datatype
-        parts += (name.encode(), datatype.encode(), struct.pack(f"<{array.ndim}q", *array.shape), encode_raw(array, datatype))
-    parts.append(b"\0parameters")
-    parameters = message.parameters
+class Digester:
+    """Digests of requests to one function: of what a call asks for, not of how it is written (rule 6).
+
+    Inputs by name with datatype, shape and bytes, parameters sorted, the wanted outputs; never `id`, compression, wire order, or whether
+    contents were typed or raw. Every part is preceded by its length, so that no two different requests are written alike.
+    """
+
+    def __init__(self, function: str, signature: Signature) -> None:
+        self._base = hashlib.blake2b(_part(function.encode()), digest_size=DIGEST_BYTES)
+        self._datatypes = {tensor.name: tensor.datatype for tensor in signature.inputs}
+        self._heads: dict[tuple[str, tuple[int, ...]], bytes] = {}
+
+    def digest(self, request: Request) -> bytes:
+        message = request.message
+        hasher = self._base.copy()
+        inputs = request.inputs
+        for name in inputs if len(inputs) == 1 else sorted(inputs):
+            array = inputs[name]
+            datatype = self._datatypes[name]
+            hasher.update(self._heads.get((name, array.shape)) or self._head(name, datatype, array.shape))
+            # Fixed sizes follow from datatype and shape; the elements of BYTES carry their lengths.
+            hasher.update(encode_raw(array, datatype) if datatype == "BYTES" else array.data)
+        parts = [b"parameters"]
+        _parameters(parts, message.parameters)
+        for tensor in message.inputs if len(inputs) == 1 else sorted(message.inputs, key=lambda t: t.name):
+            if tensor.parameters:
+                parts.append(_part(tensor.name.encode()))
+                _parameters(parts, tensor.parameters)
+        parts.append(b"outputs")
+        parts += [_part(output.name.encode()) for output in message.outputs]
+        hasher.update(b"".join(parts))
+        return hasher.digest()
+
+    def _head(self, name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+        if len(self._heads) >= _PLANS:
+            self._heads.clear()
+        sizes = struct.pack(f"<{len(shape)}q", *shape)
+        head = self._heads[name, shape] = b"input" + _part(name.encode()) + _part(datatype.encode()) + _part(sizes)
+        return head
+
+
+def _parameters(parts: list[bytes], parameters: Any) -> None:
     for name in sorted(parameters):
-        parts += (name.encode(), parameters[name].SerializeToString(deterministic=True))
-    for tensor in sorted(message.inputs, key=lambda t: t.name):
-        for name in sorted(tensor.parameters):
-            parts += (tensor.name.encode(), name.encode(), tensor.parameters[name].SerializeToString(deterministic=True))
-    parts.append(b"\0outputs")
-    parts += [output.name.encode() for output in message.outputs]
-    hasher = hashlib.blake2b(struct.pack(f"<{len(parts)}q", *map(len, parts)), digest_size=16)
-    hasher.update(b"".join(parts))
-    return hasher.digest()
+        parts += (_part(name.encode()), _part(parameters[name].SerializeToString(deterministic=True)))
+
+
+def _part(data: bytes) -> bytes:
+    return _length.pack(len(data)) + data

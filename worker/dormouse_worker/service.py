@@ -16,7 +16,7 @@ from dormouse_kit import log
 from dormouse_worker import calls, frames
 from dormouse_worker.asgi import Call, Transport
 from dormouse_worker.counters import Counters
-from dormouse_worker.requests import Decoder, Request, digest
+from dormouse_worker.requests import Decoder, Digester, Request
 from dormouse_worker.scheduling import Scheduling
 from dormouse_worker.sessions import Answer, Failed, Outcome, Runner, Step
 from dormouse_worker.signatures import Signature
@@ -64,6 +64,7 @@ class Service:
         self.arrivals = 0
         self._transport = transport
         self._decoder = Decoder(signature, names)
+        self._digester = Digester(function.path, signature)
         self._reader = calls.SessionReader(function, nonce) if signature.states else None
         self._limit = max_concurrency
         self._monotonic = monotonic
@@ -122,7 +123,7 @@ class Service:
         step = Step(
             session=of.key,
             key=of.call_key,
-            digest=digest(self.function.path, request, self.signature),
+            digest=self._digester.digest(request),
             start=of.start,
             end=of.end,
             create=of.create,

@@ -49,8 +49,8 @@ class Stacker:
                 raise UnevenOutput(f"output {spec.name!r} has shape {list(array.shape)} for a batch of {total} rows")
 
     def states(self, works: Sequence[Work], outputs: Sequence[np.ndarray]) -> list[States]:
-        """Each work's next states, from the outputs that follow the public ones. Copies: a view would keep the whole batch's array alive for
-        as long as the session lives."""
+        """Each work's next states, from the outputs that follow the public ones. Copies: a view would keep the whole batch's array alive
+        for as long as the session lives."""
         specs = self._signature.states
         if not specs:
             return [{} for _ in works]
