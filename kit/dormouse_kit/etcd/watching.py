@@ -94,8 +94,8 @@ async def _responses(call: Any, connection: Connection) -> AsyncGenerator[Any, N
             else:
                 await write(call, _ASK)
     finally:
-        if reading is not None:
-            reading.cancel()
+        if reading is not None and not reading.cancel() and not reading.cancelled():
+            reading.exception()  # seen: whoever left the watch does not want to know how it ended
 
 
 async def _read(call: Any) -> Any:
