@@ -21,6 +21,8 @@ class StoreAccess(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     key: str = ""
     user: str = ""
     password: str = ""
+    password_file: str = ""
+    """The path of a file with the password, in place of `password`: a Secret's, in a cluster."""
 
 
 class WorkerFile(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
