@@ -66,8 +66,9 @@ def coming(seen: FunctionSeen) -> bool:
 
 
 def _not_serving(seen: FunctionSeen) -> list[Instance]:
-    serving = {w.instance for w in seen.of_target() if w.serving}
-    return [i for i in _running(seen, seen.entry.revision) if i.name not in serving]
+    """A draining worker's instance is leaving, whether or not its provider has said so yet."""
+    others = {w.instance for w in seen.of_target() if w.serving or w.draining}
+    return [i for i in _running(seen, seen.entry.revision) if i.name not in others]
 
 
 def unknown(seen: FunctionSeen) -> tuple[str, ...]:

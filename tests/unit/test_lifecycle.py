@@ -70,6 +70,13 @@ def test_an_instance_without_a_serving_worker_is_starting() -> None:
     assert lifecycle.coming(world.seen())
 
 
+def test_a_draining_workers_instance_is_not_coming() -> None:
+    world = World(instances=[instance("i-a")])
+    world.add(worker("a", draining=True))
+    assert lifecycle.count(world.seen()) == Workers(ready=0, starting=0)
+    assert not lifecycle.coming(world.seen())
+
+
 def test_an_instance_between_two_tries_is_starting_but_nobody_waits_for_it() -> None:
     world = World(instances=[instance("i-a", exited=True)])
     assert lifecycle.count(world.seen()) == Workers(ready=0, starting=1)
