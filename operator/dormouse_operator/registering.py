@@ -49,7 +49,7 @@ class Registering:
             if specs.spec_to_json(new.spec) == entry.spec:
                 return None
             outcome = "configured"
-            return _with_spec(entry, new.spec)
+            return with_spec(entry, new.spec)
 
         entry, revision = await self._change(wanted.metadata.namespace, wanted.metadata.name, change)
         return entry, outcome, revision
@@ -65,7 +65,7 @@ class Registering:
             spec = specs.spec_from_json(entry.spec)
             if spec.replicas == replicas:
                 return None
-            return _with_spec(entry, msgspec.structs.replace(spec, replicas=replicas))
+            return with_spec(entry, msgspec.structs.replace(spec, replicas=replicas))
 
         return await self._change(namespace, name, change)
 
@@ -116,7 +116,7 @@ class Registering:
             shards=wanted.spec.sessions.shards if wanted.spec.sessions else 0,
             created_us=int(self._clock.now() * 1_000_000),
         )
-        return _with_spec(entry, wanted.spec)
+        return with_spec(entry, wanted.spec)
 
 
 def manifest_of(entry: state_pb2.FunctionEntry) -> InferenceFunction:
@@ -124,7 +124,8 @@ def manifest_of(entry: state_pb2.FunctionEntry) -> InferenceFunction:
     return InferenceFunction(metadata=Metadata(name=entry.name, namespace=entry.namespace), spec=specs.spec_from_json(entry.spec))
 
 
-def _with_spec(before: state_pb2.FunctionEntry, spec: specs.FunctionSpec) -> state_pb2.FunctionEntry:
+def with_spec(before: state_pb2.FunctionEntry, spec: specs.FunctionSpec) -> state_pb2.FunctionEntry:
+    """A copy of `before` that says `spec`: one generation later, and without the problem of another revision."""
     entry = state_pb2.FunctionEntry()
     entry.CopyFrom(before)
     entry.spec = specs.spec_to_json(spec)
