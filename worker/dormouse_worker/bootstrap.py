@@ -54,6 +54,9 @@ def bootstrap(host: str, port: int, admin: str, app: str = "dormouse_worker.chil
         "request_timeout": "0s",
         "common_http_protocol_options": {"idle_timeout": "0s", "max_headers_count": 1000},
         "http2_protocol_options": {
+            # nghttp2, the default, ends a connection (GOAWAY, code 2) with everybody's calls on it once more than 1,000 of its calls, and then
+            # 33 a second, were cancelled. A gateway has few connections and many impatient callers.
+            "use_oghttp2_codec": True,
             "max_concurrent_streams": 1_000_000,  # maxConcurrency bounds the calls, with a refusal that can be retried
             "initial_stream_window_size": 1 << 20,
             "initial_connection_window_size": 16 << 20,
@@ -70,7 +73,14 @@ def bootstrap(host: str, port: int, admin: str, app: str = "dormouse_worker.chil
         "per_connection_buffer_limit_bytes": 16 << 20,
         "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
     }
-    return {"admin": {"address": {"pipe": {"path": admin}}}, "static_resources": {"listeners": [listener]}}
+    # Envoy closes a connection of which more than half of over 500 streams were reset young, with everybody's calls on it. Between gateway
+    # and worker that is a few impatient callers, not an attack.
+    patient = {"overload.premature_reset_total_stream_count": 2**32 - 1}
+    return {
+        "admin": {"address": {"pipe": {"path": admin}}},
+        "layered_runtime": {"layers": [{"name": "static", "static_layer": patient}]},
+        "static_resources": {"listeners": [listener]},
+    }
 
 
 def command(config: Mapping[str, Any]) -> list[str]:
