@@ -5,7 +5,7 @@ all of them again and again would keep the worker busy with refusals. A worker t
 by one call, at growing intervals, not by all that wait.
 
 `window` starts at the function's maxConcurrency. Others send to the same worker (Envoy's fast path, other gateways),
-so a `busy` narrows it to what this relay has there, and each good answer widens it by one again.
+so a `busy` narrows it to what this relay has there, and a window full of answers widens it by one again.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ class Gate:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.window = limit
+        self.window = float(limit)
         self.flying = 0
         self.failures = 0
         self.closed_until = 0.0
@@ -59,7 +59,7 @@ class Gate:
     def open(self, now: float) -> bool:
         if self.failures and self.flying:
             return False  # one call is finding out whether it is there
-        return now >= self.closed_until and self.flying < self.window
+        return now >= self.closed_until and self.flying < int(self.window)
 
     def opens_at(self) -> float:
         """When time alone may open it."""
@@ -71,13 +71,13 @@ class Gate:
     def answered(self) -> None:
         """The worker ran the call or refused it for a reason of the call's own: it is there and has room."""
         self.flying -= 1
-        recovered, self.failures = self.failures > 0, 0
-        self.window = min(self.window + 1, self.limit)
-        self.room.wake(None if recovered else 2)
+        self.failures = 0
+        self.window = min(self.window + 1 / self.window, self.limit)
+        self.room.wake(max(1, int(self.window) - self.flying))
 
     def busy(self, now: float) -> None:
         self.flying -= 1
-        self.window = max(1, self.flying)
+        self.window = max(1.0, self.flying)
         if self.flying == 0:  # nobody of ours will come back and open it
             self.closed_until = now + FIRST_PAUSE
 

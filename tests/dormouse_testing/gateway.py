@@ -26,6 +26,7 @@ from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Delete, Put, Store, Txn
 from dormouse_core.spec.objects import FunctionSpec, Model, SessionsSpec, StateSpec, Timeouts
 from dormouse_gateway import envoy
+from dormouse_gateway.settings import parse
 from dormouse_kit.grpc_options import channel_options, server_options
 from dormouse_proto import inference_pb2, state_pb2
 
@@ -55,6 +56,13 @@ class Gateway:
 
     def start_envoy(self) -> None:
         self.envoy = self._start("dormouse_gateway.envoy")
+
+    def start_envoy_with(self, config: str) -> None:
+        """Envoy alone, with another bootstrap."""
+        path = self.folder / "envoy.json"
+        path.write_text(config)
+        with (self.folder / "dormouse_gateway.envoy.log").open("ab") as log:
+            self.envoy = subprocess.Popen(envoy.command(parse(self.options, "test"), path), stdout=log, stderr=log)
 
     def _start(self, module: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{module}.log").open("ab") as log:

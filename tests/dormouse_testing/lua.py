@@ -1,4 +1,6 @@
-"""router.lua's functions, run where they run in earnest: inside Envoy. A listener of its own answers lines of questions with lines of answers."""
+"""router.lua's functions, run where they run in earnest: inside Envoy. A listener of its own answers lines of
+questions with lines of answers.
+"""
 
 import contextlib
 import http.client

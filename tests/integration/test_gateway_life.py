@@ -1,8 +1,8 @@
 """Starts, restarts and ends of the gateway's parts, under calls."""
 
 import asyncio
+import json
 import signal
-import time
 from collections.abc import AsyncIterator
 
 import grpc
@@ -10,6 +10,7 @@ import grpc.aio
 import pytest
 from dormouse_core.keys import Keys
 from dormouse_gateway import xds
+from dormouse_gateway.bootstrap import bootstrap
 from dormouse_gateway.resources import CLUSTER, Route, entry, pack, resource, resources
 from dormouse_gateway.settings import parse
 from dormouse_gateway.snapshot import Snapshot
@@ -164,10 +165,30 @@ async def test_a_stopping_envoy_lets_calls_end(etcd_server: EtcdServer, installa
             assert gateway.envoy is not None
             gateway.envoy.send_signal(signal.SIGTERM)
             assert {each.code for each in await asyncio.gather(*calls)} == {Code.OK}
-        began = time.monotonic()
-        while gateway.envoy.poll() is None and time.monotonic() - began < 8:
-            await asyncio.sleep(0.05)
-        assert gateway.envoy.poll() == 0
+        assert await asyncio.to_thread(gateway.envoy.wait, 8) == 0
+
+
+async def test_an_error_in_the_filter_is_answered_and_not_let_through(
+    etcd_server: EtcdServer, installation: str, world: World, worker: FakeWorker
+) -> None:
+    await both(world, worker)
+    gateway = Gateway(etcd_server.endpoint, installation)
+    settings = parse(gateway.options, "test")
+    sound = json.dumps(bootstrap(settings))
+    broken = sound.replace("Router.from_authority(hd:get", "Router.no_such_function(hd:get")
+    assert broken != sound
+    gateway.start_agent()
+    gateway.start_envoy_with(broken)
+    try:
+        gateway.wait_ready()
+        async with gateway.channel() as channel:
+            for model in ("plain", "steps"):
+                answer = await infer(channel, request(model, 7))
+                assert (answer.code, answer.details) == (Code.INTERNAL, "the gateway's router failed; its log names the cause")
+        assert worker.calls == []
+        assert "no_such_function" in gateway.log("dormouse_gateway.envoy")
+    finally:
+        gateway.stop()
 
 
 async def test_a_killed_starter_takes_envoy_with_it(etcd_server: EtcdServer, installation: str) -> None:
@@ -194,7 +215,7 @@ async def test_resources_that_envoy_refuses_harm_no_other_function(etcd_server: 
     await server.start()
     gateway.start_envoy()
     try:
-        bad_cluster = resource(CLUSTER, "default/bad/u", {"name": "default/bad/u", "type": "EDS"})  # no eds_config: found late, by the cluster
+        bad_cluster = resource(CLUSTER, "default/bad/u", {"name": "default/bad/u", "type": "EDS"})  # no eds_config
         bad_hosts = resources(Route("default", "hosts", "u", ("127.0.0.1:1",)), settings)
         broken = envoy.message("envoy.config.endpoint.v3.ClusterLoadAssignment").FromString(bad_hosts[1].body)
         broken.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address = "not-an-ip"  # type: ignore[attr-defined]
@@ -230,5 +251,3 @@ async def test_resources_that_envoy_refuses_harm_no_other_function(etcd_server: 
     finally:
         gateway.stop()
         await server.stop(0)
-
-

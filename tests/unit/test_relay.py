@@ -1,0 +1,519 @@
+"""The relay on simulated parts: where calls go, when they wait, when they are sent again, and what each guard prevents."""
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from dormouse_core.errors import Again, Code
+from dormouse_core.seams import Reply
+from dormouse_core.spec import Duration, Timeouts
+from dormouse_gateway import gates, relay, turns
+from dormouse_proto import state_pb2
+from dormouse_testing import simloop
+from dormouse_testing.relaying import RESET, Sent, Sim, again, good
+
+Body = Callable[[Sim], Coroutine[Any, Any, None]]
+A, B = "10.0.0.1:9000", "10.0.0.2:9000"
+
+
+def simulate(body: Body, **options: int) -> None:
+    async def main() -> None:
+        async with Sim(**options).running() as sim:
+            await body(sim)
+            assert sim.workers.running == 0
+            assert all(each.held == 0 for each in sim.demand.report())
+
+    simloop.run(main())
+
+
+async def stateful(sim: Sim, *owners: str) -> None:
+    """Function `steps` of 8 shards; with `owners`, dealt out to them."""
+    function = await sim.world.function("steps", shards=8, uid="u")
+    for number, address in enumerate(owners):
+        await sim.world.register(function, None, name=f"w-{address}", address=address)
+        await sim.world.own(function, f"w-{address}", list(range(number, 8, len(owners))))
+        sim.workers.behave.setdefault(address, good)
+    await asyncio.sleep(0.1)
+
+
+async def move(sim: Sim, address: str, epoch: int = 2) -> None:
+    """All shards to a worker at `address`."""
+    function = await sim.world.function("steps", shards=8, uid="u")
+    await sim.world.register(function, None, name=f"w-{address}", address=address)
+    await sim.world.own(function, f"w-{address}", list(range(8)), epoch=epoch)
+    sim.workers.behave.setdefault(address, good)
+
+
+async def stateless(sim: Sim, *addresses: str, **more: Any) -> None:
+    function = await sim.world.function("plain", uid="p", **more)
+    for address in addresses:
+        await sim.world.register(function, None, name=f"w-{address}", address=address)
+        sim.workers.behave.setdefault(address, good)
+    await asyncio.sleep(0.1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------- sending
+
+
+def test_the_first_send_goes_by_the_watched_map() -> None:
+    async def body(sim: Sim) -> None:
+        await stateful(sim, A, B)
+        before = sim.reads()
+        replies = await asyncio.gather(*(sim.call("steps", n) for n in range(1, 50)))
+        assert {reply.code for reply in replies} == {0}
+        assert len(sim.workers.sent) == 49
+        assert sim.reads() == before
+        sent = sim.workers.sent[0]
+        assert sent.metadata["dormouse-uid"] == "u"
+        assert sent.metadata["dormouse-function"] == "default/steps"
+        assert int(sent.metadata["dormouse-rev"]) > 0
+        assert "dormouse-fn" not in sent.metadata
+
+    simulate(body)
+
+
+def test_a_refusal_makes_one_read_for_all_who_were_refused() -> None:
+    async def body(sim: Sim) -> None:
+        await stateful(sim, A)
+        sim.store.watch_delay = 60  # the watch is far behind: only a read knows
+        await move(sim, B)
+
+        async def not_mine(sent: Sent) -> Reply:
+            return again(Again.NOT_MINE)
+
+        sim.workers.behave[A] = not_mine
+        before = sim.reads()
+        calls = [sim.call("steps", n) for n in range(1, 200)]
+        replies = await asyncio.gather(*calls)
+        assert {reply.code for reply in replies} == {0}
+        assert sim.reads() - before <= 2
+        assert len(sim.workers.sent) == 2 * 199
+        keys = [sent.metadata["dormouse-call"] for sent in sim.workers.sent]
+        assert sorted(keys[:199]) == sorted(keys[199:]), "the same key at every send"
+
+    simulate(body)
+
+
+def test_without_the_read_a_stale_map_would_hold_the_call_to_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard of the test above, taken away."""
+
+    async def body(sim: Sim) -> None:
+        await stateful(sim, A)
+        sim.store.watch_delay = 600
+        await move(sim, B)
+
+        async def not_mine(sent: Sent) -> Reply:
+            return again(Again.NOT_MINE)
+
+        sim.workers.behave[A] = not_mine
+        look = relay.Relay._look
+
+        async def watched_only(self: relay.Relay, call: relay.Held) -> Any:
+            call.fresh = False
+            return await look(self, call)
+
+        monkeypatch.setattr(relay.Relay, "_look", watched_only)
+        assert (await sim.call("steps", 1, timeout=30)).code == Code.DEADLINE_EXCEEDED
+
+    simulate(body)
+
+
+def test_envoys_second_try_reads_first() -> None:
+    async def body(sim: Sim) -> None:
+        await stateful(sim, A)
+        sim.store.watch_delay = 60
+        await move(sim, B)
+        assert (await sim.call("steps", 1, attempt=2, dormouse_fn="default/steps")).code == 0
+        assert [sent.address for sent in sim.workers.sent] == [B], "the owner that the watch knows is not asked"
+
+    simulate(body)
+
+
+def test_a_reset_is_sent_again_under_its_key_unless_the_function_forbids_it() -> None:
+    async def body(sim: Sim) -> None:
+        await stateful(sim, A)
+        await stateless(sim, A)
+        once = await sim.world.function("once", retry_stateless=False)
+        await sim.world.register(once, None, name="w-once", address=A)
+        await asyncio.sleep(0.1)
+        broke: set[str] = set()
+
+        async def dies_once(sent: Sent) -> Reply:
+            if sent.message.model_name not in broke:
+                broke.add(sent.message.model_name)
+                return RESET
+            return await good(sent)
+
+        sim.workers.behave[A] = dies_once
+        assert (await sim.call("steps", 1)).code == 0
+        assert (await sim.call("plain")).code == 0
+        reply = await sim.call("once")
+        assert (reply.code, reply.details) == (Code.UNAVAILABLE, relay.UNKNOWN_OUTCOME)
+        assert [sent.message.model_name for sent in sim.workers.sent] == ["steps", "steps", "plain", "plain", "once"]
+        # Envoy lost its relay while such a call was there: the next relay does not send it either.
+        assert (await sim.call("once", attempt=2)).details == relay.UNKNOWN_OUTCOME
+        # But on the function's own route Envoy tries again only what no worker has run.
+        assert (await sim.call("once", attempt=2, dormouse_fn="default/once")).code == 0
+
+    simulate(body)
+
+
+def test_a_call_that_kills_every_worker_is_given_up() -> None:
+    async def body(sim: Sim) -> None:
+        await stateful(sim, A)
+
+        async def dies(sent: Sent) -> Reply:
+            return RESET
+
+        sim.workers.behave[A] = dies
+        reply = await sim.call("steps", 1)
+        assert reply.code == Code.UNAVAILABLE
+        assert "4 workers died while this call ran" in reply.details
+        assert len(sim.workers.sent) == 4
+
+    simulate(body)
+
+
+def test_a_workers_own_error_is_the_answer() -> None:
+    async def body(sim: Sim) -> None:
+        await stateful(sim, A)
+
+        async def unavailable(sent: Sent) -> Reply:
+            return Reply(14, b"", "the store did not answer")
+
+        sim.workers.behave[A] = unavailable
+        assert (await sim.call("steps", 1)).details == "the store did not answer"
+        assert len(sim.workers.sent) == 1
+
+    simulate(body)
+
+
+# ---------------------------------------------------------------------------------------------------------------------- holding
+
+
+def test_calls_wait_at_zero_and_go_when_somebody_registers() -> None:
+    async def body(sim: Sim) -> None:
+        await stateful(sim)
+        first: list[float] = []
+        sim.demand.on_first = lambda: first.append(sim.clock.monotonic())
+        began = sim.clock.monotonic()
+        calls = [sim.call("steps", n) for n in range(1, 3001)]
+        await asyncio.sleep(5)
+        assert first == [began], "reported at once, and once"
+        assert sim.demand.report()[0].held == 3000
+        await move(sim, A)
+        moved = sim.clock.monotonic()
+        await asyncio.gather(*calls)
+        assert sim.clock.monotonic() - moved < 1
+        assert len(sim.workers.sent) == 3000
+        assert sim.workers.most <= 256, "no more at a worker than its function's maxConcurrency"
+        report = sim.demand.report()[0]
+        assert report.arrived == 3000
+        assert 3000 * 5 <= report.held_seconds < 3000 * 6
+
+    simulate(body)
+
+
+def test_the_hold_limit_and_the_callers_deadline() -> None:
+    async def body(sim: Sim) -> None:
+        await stateless(sim, timeouts=Timeouts(hold=Duration("20s")))
+        began = sim.clock.monotonic()
+        long, short = sim.call("plain"), sim.call("plain", timeout=3)
+        reply = await short
+        assert (reply.code, sim.clock.monotonic() - began) == (Code.DEADLINE_EXCEEDED, pytest.approx(3))
+        reply = await long
+        assert (reply.code, sim.clock.monotonic() - began) == (Code.UNAVAILABLE, pytest.approx(20))
+        assert reply.details == "no worker of default/plain could serve the call within the hold limit of 20s: no worker is ready"
+
+    simulate(body)
+
+
+def test_a_cancelled_call_is_never_sent() -> None:
+    async def body(sim: Sim) -> None:
+        await stateful(sim)
+        gone, stays = sim.call("steps", 1, ident="gone"), sim.call("steps", 1, ident="stays")
+        await asyncio.sleep(1)
+        gone.cancel()
+        await asyncio.sleep(0.1)
+        await move(sim, A)
+        assert (await stays).message == b"stays"
+        running = sim.call("steps", 1, ident="running")
+        await asyncio.sleep(0.005)
+        running.cancel()
+        await asyncio.sleep(1)
+        assert sim.workers.cancelled == 1
+        assert [sent.id for sent in sim.workers.sent] == ["stays", "running"]
+        assert (await sim.call("steps", 1, ident="next")).code == 0, "a cancelled call does not keep its session's turn"
+
+    simulate(body)
+
+
+def test_limits_of_the_hold() -> None:
+    async def body(sim: Sim) -> None:
+        await stateless(sim)
+        held = [sim.call("plain") for _ in range(3)]
+        await asyncio.sleep(0.1)
+        full = await sim.call("plain")
+        assert (full.code, full.details) == (Code.RESOURCE_EXHAUSTED, "3 calls of function default/plain wait already; try again later")
+        bodies = await sim.call("plain", ident="x" * 2000)
+        assert bodies.code == Code.RESOURCE_EXHAUSTED
+        assert "2000 bytes" in bodies.details
+        await stateless(sim, A)
+        assert {(await each).code for each in held} == {0}
+        assert (await sim.call("plain", ident="x" * 1500)).code == 0
+
+    simulate(body, max_held=3, max_held_bytes=2000)
+
+
+# --------------------------------------------------------------------------------------------------------------------- sessions
+
+
+async def one_session(sim: Sim) -> tuple[list[int], int]:
+    """Thirty held calls of one session, in no order: the order in which they came to the worker, and the most at once there."""
+    await stateful(sim)
+    now = round(sim.clock.now() * 1e6)
+    order = list(range(30))
+    random.Random(5).shuffle(order)
+    calls = [sim.call("steps", 7, ident=str(n), dormouse_call=f"{now + n}-g-x-{n}") for n in order]
+    await asyncio.sleep(1)
+    await move(sim, A)
+    await asyncio.gather(*calls)
+    return [int(sent.id) for sent in sim.workers.sent], sim.workers.most
+
+
+def test_held_calls_of_a_session_leave_one_by_one_by_timestamp() -> None:
+    async def body(sim: Sim) -> None:
+        assert await one_session(sim) == (list(range(30)), 1)
+
+    simulate(body)
+
+
+def test_without_turns_they_would_leave_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns.Turn, "mine", True)
+
+    async def body(sim: Sim) -> None:
+        order, most = await one_session(sim)
+        assert most == 30
+        assert order != list(range(30))
+
+    simulate(body)
+
+
+def test_an_older_call_overtakes_one_that_waits_and_not_one_that_runs() -> None:
+    async def body(sim: Sim) -> None:
+        await stateful(sim, A)
+        now = round(sim.clock.now() * 1e6)
+
+        def step(n: int) -> "asyncio.Task[Reply]":
+            return sim.call("steps", 7, ident=str(n), dormouse_call=f"{now + n}-g-x-{n}")
+
+        calls = [step(5)]
+        await asyncio.sleep(0.002)
+        calls += [step(9), step(1), step(3)]
+        await asyncio.gather(*calls)
+        assert [sent.id for sent in sim.workers.sent] == ["5", "1", "3", "9"]
+
+    simulate(body)
+
+
+def test_sessions_do_not_wait_for_one_another() -> None:
+    async def body(sim: Sim) -> None:
+        await stateful(sim, A)
+
+        async def slow_seven(sent: Sent) -> Reply:
+            await asyncio.sleep(60 if sent.id == "slow" else 0.01)
+            return Reply(0)
+
+        sim.workers.behave[A] = slow_seven
+        slow = sim.call("steps", 7, ident="slow")
+        behind = sim.call("steps", 7)
+        began = sim.clock.monotonic()
+        await asyncio.gather(*(sim.call("steps", n) for n in range(8, 100)))
+        assert sim.clock.monotonic() - began < 1
+        assert not behind.done()
+        await asyncio.gather(slow, behind)
+
+    simulate(body)
+
+
+# ------------------------------------------------------------------------------------------------------------- busy and broken
+
+
+async def crowd(sim: Sim, calls: int, room: int = 10) -> int:
+    """Many calls for a worker that takes `room` at once: how many refusals it took."""
+    await stateless(sim, A)
+    inside = 0
+    refusals = 0
+
+    async def takes_ten(sent: Sent) -> Reply:
+        nonlocal inside, refusals
+        if inside >= room:
+            refusals += 1
+            return again(Again.BUSY)
+        inside += 1
+        try:
+            return await good(sent)
+        finally:
+            inside -= 1
+
+    sim.workers.behave[A] = takes_ten
+    replies = await asyncio.gather(*(sim.call("plain") for _ in range(calls)))
+    assert {reply.code for reply in replies} == {0}
+    return refusals
+
+
+def test_a_busy_worker_is_not_asked_by_all_who_wait() -> None:
+    async def body(sim: Sim) -> None:
+        began = sim.clock.monotonic()
+        assert await crowd(sim, 1000) < 600  # of these 246 at once: the window begins at maxConcurrency
+        assert sim.clock.monotonic() - began < 4  # 1,000 calls, 10 at once, 12 ms each: 1.2 s at best
+
+    simulate(body)
+
+
+def test_without_gates_refusals_would_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gates.Gate, "open", lambda self, now: True)
+
+    async def body(sim: Sim) -> None:
+        assert await crowd(sim, 200) > 2000
+
+    simulate(body)
+
+
+def test_a_dead_owner_is_tried_by_one_call_at_growing_intervals() -> None:
+    async def body(sim: Sim) -> None:
+        await stateful(sim, A)
+        del sim.workers.behave[A]  # its lease still says that it lives
+        calls = [sim.call("steps", n) for n in range(1, 500)]
+        await asyncio.sleep(3)
+        assert sim.demand.report()[0].held >= 498
+        probes = len(sim.workers.sent) - 256
+        assert probes < 30
+        await move(sim, B)
+        assert {(await call).code for call in calls} == {0}
+
+    simulate(body)
+
+
+def test_a_worker_that_comes_back_at_the_same_address_is_found() -> None:
+    async def body(sim: Sim) -> None:
+        await stateful(sim, A)
+        behave = sim.workers.behave.pop(A)
+        calls = [sim.call("steps", n) for n in range(1, 500)]
+        await asyncio.sleep(10)
+        sim.workers.behave[A] = behave
+        back = sim.clock.monotonic()
+        assert {(await call).code for call in calls} == {0}
+        assert sim.clock.monotonic() - back < 2
+
+    simulate(body)
+
+
+@pytest.mark.parametrize("why", list(Again))
+def test_every_refusal_is_sent_again(why: Again) -> None:
+    async def body(sim: Sim) -> None:
+        await stateful(sim, A)
+        await stateless(sim, A)
+        left = 3
+
+        async def refuses(sent: Sent) -> Reply:
+            nonlocal left
+            left -= 1
+            return again(why) if left >= 0 else await good(sent)
+
+        sim.workers.behave[A] = refuses
+        assert (await sim.call("steps", 1)).code == 0
+        left = 3
+        assert (await sim.call("plain")).code == 0
+
+    simulate(body)
+
+
+# ------------------------------------------------------------------------------------------------------- functions and the store
+
+
+def test_functions_that_cannot_be_served_are_refused_at_once() -> None:
+    async def body(sim: Sim) -> None:
+        began = sim.clock.monotonic()
+        unknown = await sim.call("nobody")
+        assert (unknown.code, "default/nobody" in unknown.details) == (Code.NOT_FOUND, True)
+        await stateless(sim, replicas=0)
+        assert (await sim.call("plain")).details == "function default/plain is stopped: its replicas are 0"
+        problem = state_pb2.Problem(code=9, reason="ModelInvalid", message="opset 99", revision="r1")
+        await stateless(sim, problem=problem)
+        assert (await sim.call("plain")).code == Code.FAILED_PRECONDITION
+        assert sim.clock.monotonic() - began < 1
+        # Somebody of the older revision serves: the problem is the new one's.
+        await stateless(sim, problem=problem, proved_revision="r0")
+        function = await sim.world.function("plain", uid="p", problem=problem, proved_revision="r0")
+        await sim.world.register(function, None, name="old", address=A, revision="r0")
+        sim.workers.behave[A] = good
+        await asyncio.sleep(0.1)
+        assert (await sim.call("plain")).code == 0
+
+    simulate(body)
+
+
+def test_a_held_call_hears_of_the_problem_and_of_the_deletion() -> None:
+    async def body(sim: Sim) -> None:
+        await stateless(sim)
+        held = sim.call("plain")
+        await asyncio.sleep(1)
+        await stateless(sim, problem=state_pb2.Problem(code=14, reason="ModelUnavailable", message="404"))
+        assert (await held).details == "function default/plain cannot be served: 404 (ModelUnavailable)"
+        await stateless(sim)
+        deleted, remade = sim.call("plain"), sim.call("plain")
+        await asyncio.sleep(1)
+        await stateless(sim, deleting=True)
+        assert (await deleted).code == Code.NOT_FOUND
+        await remade
+        await stateless(sim)
+        held = sim.call("plain")
+        await asyncio.sleep(1)
+        function = await sim.world.function("plain", uid="another")
+        await sim.world.register(function, None, name="w", address=A)
+        reply = await held
+        assert (reply.code, "made again" in reply.details) == (Code.UNAVAILABLE, True), "it was meant for the one that is gone"
+
+    simulate(body)
+
+
+def test_a_store_that_is_away() -> None:
+    async def body(sim: Sim) -> None:
+        await stateful(sim, A)
+        sim.store.down = True
+        await asyncio.sleep(1)
+        assert (await sim.call("steps", 1)).code == 0, "what is known serves on"
+        unknown = await sim.call("nobody")
+        assert unknown.code == Code.UNAVAILABLE, "not NOT_FOUND: nobody knows"
+        left = 2
+
+        async def refuses(sent: Sent) -> Reply:
+            nonlocal left
+            left -= 1
+            return again(Again.DROPPED) if left >= 0 else await good(sent)
+
+        sim.workers.behave[A] = refuses
+        assert (await sim.call("steps", 1)).code == 0, "and is tried again by the map that is known"
+        sim.store.down = False
+        await asyncio.sleep(2)
+        await move(sim, B)
+        await asyncio.sleep(1)
+        assert (await sim.call("steps", 1)).code == 0
+        assert sim.workers.sent[-1].address == B
+
+    simulate(body)
+
+
+def test_an_entry_that_cannot_be_read_concerns_nobody_else() -> None:
+    async def body(sim: Sim) -> None:
+        await stateful(sim, A)
+        await sim.world.put(sim.world.keys.function("default", "odd"), b"\xff\xff")
+        await sim.world.put(f"{sim.world.keys.maps}default/steps/u/workers/odd", b"\xff\xff")
+        await asyncio.sleep(0.1)
+        assert (await sim.call("odd")).code == Code.INTERNAL
+        assert (await sim.call("steps", 1)).code == 0
+
+    simulate(body)
