@@ -55,8 +55,9 @@ async def value_of(store: Store) -> tuple[bytes, int]:
                 return (item.value, item.mod_revision) if item else (b"", 0)
 
 
-async def until(store: Store, value: bytes) -> None:
-    async with asyncio.timeout(5), aclosing(store.watch(KEY, 1)) as batches:
+async def until(store: Store, value: bytes, revision: int) -> None:
+    """The key gets `value` at or after `revision`."""
+    async with asyncio.timeout(5), aclosing(store.watch(KEY, revision)) as batches:
         async for batch in batches:
             if any(event.item and event.item.value == value for event in batch.events):
                 return
@@ -189,7 +190,7 @@ async def test_a_transaction_whose_reply_is_lost_is_applied_once(etcd_server: Et
         before = (await store.txn(put(b"before"))).revision
         proxy.hold("reply")
         sending = asyncio.create_task(store.txn(put(b"once")))
-        await until(direct, b"once")
+        await until(direct, b"once", before + 1)
         proxy.cut()
         proxy.open()
         with pytest.raises(StoreError) as caught:
