@@ -20,7 +20,7 @@ ETCD = "localhost/etcd:test"
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"  # pip inside a build trusts what pip outside trusts
 BASE_PACKAGES = "python3,python3-venv,libpython3.11,ca-certificates"
 SOURCES = ("proto", "core", "kit", "operator", "gateway", "worker", "cli")
-CONTEXT = (*SOURCES, "pyproject.toml", "README.md", "LICENSE", "requirements/run.txt", "deploy/docker")
+CONTEXT = (*SOURCES, "pyproject.toml", "README.md", "LICENSE", "requirements", "deploy/docker")
 
 
 def pause(layout: Layout) -> None:
