@@ -1,8 +1,9 @@
 """gRPC to workers, as bytes: the relay's `Transport`.
 
 What matters is to tell three things apart: the worker's own answer, whatever its code; a connection that could not be
-made, so that nothing was sent; and one that broke, so that the call may have run. grpcio has one UNAVAILABLE for all
-of them and says in its debug text which it was; where that is not clear, the call may have run.
+made, so that nothing was sent; and one that broke, so that the call may have run. grpcio gives the last two the codes
+that a worker may give, too. So a worker signs its errors (`dormouse-by`), and an unsigned one is the connection's.
+Where it is not clear that nothing was sent, the call may have run.
 """
 
 import asyncio
@@ -11,12 +12,12 @@ from collections.abc import Mapping
 
 import grpc
 import grpc.aio
-from dormouse_core.errors import Code
 from dormouse_core.seams import Reply
 from dormouse_kit.grpc_options import channel_options
 
 IDLE_SECONDS = 300.0
 BROKEN = "dormouse-broken"
+SIGNED = ("dormouse-by", "dormouse-again")
 # What grpcio says of its own failures to connect, before anything was sent.
 CONNECT = ("failed to connect to all addresses", "connection refused", "no route to host", "network is unreachable")
 # Codes that grpcio gives to a call whose stream or connection ended without a status (gRPC over HTTP/2, "HTTP2 Transport Mapping").
@@ -62,7 +63,8 @@ class GrpcTransport:
             return Reply(0, answer, "", headers(await call.initial_metadata(), await call.trailing_metadata()))
         except grpc.aio.AioRpcError as error:
             given = headers(error.initial_metadata(), error.trailing_metadata())
-            broken = "" if "dormouse-again" in given else broke(error.code(), error.debug_error_string() or "")
+            signed = any(key in given for key in SIGNED)
+            broken = "" if signed else broke(error.code(), error.details() or "")
             return Reply(error.code().value[0], b"", error.details() or "", {**given, BROKEN: broken} if broken else given)
         finally:
             call.cancel()  # nothing once it is done; else our own cancellation must reach the worker
@@ -77,13 +79,9 @@ def headers(*parts: object) -> dict[str, str]:
     return out
 
 
-def broke(code: grpc.StatusCode, debug: str) -> str:
-    """'' for a worker's own status; else 'connect' or 'reset'."""
-    if code not in ENDED or "Error received from peer" in debug:
+def broke(code: grpc.StatusCode, details: str) -> str:
+    """What an unsigned error means: '' where grpcio says itself what happened (a deadline, a limit), else 'connect' or 'reset'."""
+    if code not in ENDED:
         return ""
-    lower = debug.lower()
+    lower = details.lower()
     return "connect" if code is grpc.StatusCode.UNAVAILABLE and any(text in lower for text in CONNECT) else "reset"
-
-
-def code_of(reply: Reply) -> str:
-    return Code(reply.code).name

@@ -38,6 +38,7 @@ def channel_options(*, message_bytes: int = DEFAULT_MESSAGE_BYTES, keepalive: bo
         options += [
             ("grpc.keepalive_time_ms", 1_000),
             ("grpc.keepalive_timeout_ms", 2_000),
+            ("grpc.http2.ping_timeout_ms", 2_000),  # without it grpcio 1.85 waits a minute, whatever the line above says
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
         ]
@@ -58,4 +59,5 @@ def server_options(*, message_bytes: int = DEFAULT_MESSAGE_BYTES, concurrent_str
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.keepalive_time_ms", 5_000),
         ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.http2.ping_timeout_ms", 5_000),
     ]

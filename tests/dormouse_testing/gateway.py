@@ -180,7 +180,9 @@ class FakeWorker:
         try:
             await self.behave(seen)
         except Refuse as refused:
-            await context.abort(refused.code, refused.details, (("dormouse-again", refused.again),) if refused.again else ())
+            await context.abort(
+                refused.code, refused.details, (("dormouse-again", refused.again),) if refused.again else (("dormouse-by", "worker"),)
+            )
         await context.send_initial_metadata((("dormouse-step", str(len(self.calls))),))
         answer = inference_pb2.ModelInferResponse(model_name=seen.request.model_name, id=seen.request.id)
         answer.parameters["worker"].string_param = self.name

@@ -126,11 +126,18 @@ class Call:
 
 
 def error_headers(error: DormouseError, content_type: bytes = bootstrap.CONTENT_TYPE.encode()) -> list[tuple[bytes, bytes]]:
-    """A trailers-only answer. `dormouse-again` comes before any other header but the content type (rule 16)."""
+    """A trailers-only answer. `dormouse-again` comes before any other header but the content type (rule 16).
+
+    `dormouse-by` tells the relay that this is the worker's word: its gRPC library gives a broken connection the same codes.
+    """
     headers = [(b"content-type", content_type)]
     if isinstance(error, Unavailable) and error.again is not None:
         headers.append((b"dormouse-again", error.again.value.encode()))
-    headers += [(b"grpc-status", b"%d" % int(error.code)), (b"grpc-message", frames.status_message(error.message))]
+    headers += [
+        (b"dormouse-by", b"worker"),
+        (b"grpc-status", b"%d" % int(error.code)),
+        (b"grpc-message", frames.status_message(error.message)),
+    ]
     return headers
 
 
@@ -312,5 +319,5 @@ class Exchange:
             await self._send({"type": _BODY})
             return
         await self._send({"type": _BODY, "body": b"", "more_body": False})
-        headers = [(b"grpc-status", b"%d" % int(error.code)), (b"grpc-message", frames.status_message(error.message))]
+        headers = error_headers(error)[1:]
         await self._send({"type": "http.response.trailers", "headers": headers, "more_trailers": False})

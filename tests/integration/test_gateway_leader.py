@@ -1,0 +1,98 @@
+"""The agent's entry in the store and its stream to the leader, with a real store and a leader of the test's own."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+from dormouse_core.keys import Keys
+from dormouse_core.seams import Put, Txn
+from dormouse_gateway.demand import Demand
+from dormouse_gateway.leading import LeaderStream, Registration, Reports
+from dormouse_kit.clock import SystemClock
+from dormouse_kit.etcd import EtcdStore
+from dormouse_proto import control_pb2, control_pb2_grpc, state_pb2
+from dormouse_testing.etcd_server import EtcdServer
+
+
+class Leader(control_pb2_grpc.CoordinatorServicer):
+    def __init__(self) -> None:
+        self.reports: asyncio.Queue[control_pb2.AgentReport] = asyncio.Queue()
+
+    async def Agent(self, request_iterator: AsyncIterator[control_pb2.AgentReport], context: Any) -> AsyncIterator[Any]:
+        async for report in request_iterator:
+            self.reports.put_nowait(report)
+            yield control_pb2.AgentOrder(echo_us=report.sent_us, leader_us=report.sent_us)
+
+    async def start(self, address: str = "127.0.0.1:0") -> str:
+        self.server = grpc.aio.server()
+        control_pb2_grpc.add_CoordinatorServicer_to_server(self, self.server)
+        port = self.server.add_insecure_port(address)
+        await self.server.start()
+        return f"127.0.0.1:{port}"
+
+
+async def test_reports_go_to_whoever_leads_and_at_once_when_a_call_waits(etcd_server: EtcdServer, installation: str) -> None:
+    store, clock, keys = EtcdStore([etcd_server.endpoint]), SystemClock(), Keys(installation)
+    demand = Demand(clock)
+    reports = Reports("agent-1", demand, clock, lambda: True, lambda: {"speech/vad": "Envoy refused it"})
+    stream = asyncio.create_task(LeaderStream(store, clock, keys, reports).run())
+    first, second = Leader(), Leader()
+
+    async def lead(leader: Leader) -> None:
+        value = state_pb2.Leader(address=await leader.start(), name="x").SerializeToString()
+        await store.txn(Txn((), (Put(keys.leader, value),)))
+
+    try:
+        await lead(first)
+        async with asyncio.timeout(5):
+            report = await first.reports.get()
+        assert (report.agent, report.complete, report.problems[0].message) == ("agent-1", True, "Envoy refused it")
+        await asyncio.sleep(0.3)
+        while not first.reports.empty():
+            first.reports.get_nowait()
+        demand.arrived("speech/vad", "u")
+        demand.hold("speech/vad", "u")
+        async with asyncio.timeout(0.3):  # not at the next second
+            report = await first.reports.get()
+        assert (report.demand[0].namespace, report.demand[0].name, report.demand[0].held) == ("speech", "vad", 1)
+        await lead(second)
+        await first.server.stop(0)
+        async with asyncio.timeout(5):
+            assert (await second.reports.get()).demand[0].held == 1
+    finally:
+        stream.cancel()
+        await asyncio.gather(stream, return_exceptions=True)
+        await second.server.stop(0)
+        await store.close()
+
+
+async def test_the_agents_entry_lives_as_long_as_its_lease(etcd_server: EtcdServer, installation: str) -> None:
+    store, keys = EtcdStore([etcd_server.endpoint]), Keys(installation)
+    registration = Registration(store, SystemClock(), keys, "agent-1", "127.0.0.1:8002")
+    running = asyncio.create_task(registration.run())
+    key = keys.gateway("agent-1")
+
+    async def entry() -> Any:
+        return (await store.get([key]))[1].get(key)
+
+    async def until(there: bool) -> Any:
+        async with asyncio.timeout(8):
+            while ((found := await entry()) is not None) != there:  # noqa: ASYNC110 - a store has no event to wait for
+                await asyncio.sleep(0.05)
+        return found
+
+    try:
+        item = await until(True)
+        assert state_pb2.GatewayEntry.FromString(item.value).address == "127.0.0.1:8002"
+        await store.revoke(item.lease)  # as if it had not been renewed in time
+        await until(False)
+        again = await until(True)
+        assert again.lease != item.lease
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    await registration.leave()
+    assert await entry() is None
+    await store.close()
