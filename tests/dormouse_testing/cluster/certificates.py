@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from dormouse_testing.cluster.layout import API_PORT, API_SERVICE, HOST_IP, Layout, Node
-from dormouse_testing.cluster.processes import run
+from dormouse_testing.cluster.processes import attempt, run
 
 DAYS = "30"
 SUBJECTS = {
@@ -28,7 +28,10 @@ def make(layout: Layout, nodes: Iterable[Node]) -> None:
     """Those that are not there yet or end within a day; a cluster that came down keeps its own for the next time."""
     layout.pki.mkdir(parents=True, exist_ok=True)
     authority = layout.pki / "ca.crt"
-    if not (authority.exists() and run("openssl", "x509", "-checkend", "86400", "-noout", "-in", authority, quiet=True).startswith("Certificate will not")):
+    if not (
+        authority.exists()
+        and run("openssl", "x509", "-checkend", "86400", "-noout", "-in", authority, quiet=True).startswith("Certificate will not")
+    ):
         layout.remove("pki")
         layout.pki.mkdir(mode=0o700)
         _authority(layout)

@@ -64,7 +64,7 @@ def _do(layout: Layout, options: argparse.Namespace) -> None:
             if not lifecycle.running(layout):
                 raise ClusterError("the cluster is down; `up` starts it")  # its address would be somebody else's
             program = [layout.kube, "kubectl"] if options.command == "kubectl" else [str(layout.bin / "helm")]
-            os.execve(program[0], [*program, *options.words], {**os.environ, "KUBECONFIG": str(layout.kubeconfig)})  # noqa: S606
+            os.execve(program[0], [*program, *options.words], {**os.environ, "KUBECONFIG": str(layout.kubeconfig)})
         case "lose":
             nodes.lose(layout, _node(layout, options.node))
         case "start":

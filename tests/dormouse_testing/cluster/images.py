@@ -3,9 +3,9 @@
 `import_image` remembers per node which image id it has, on the node's disk, so that a run after the first imports only what changed.
 """
 
+import hashlib
 import shutil
 import tempfile
-import hashlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -3,8 +3,8 @@
 import json
 import os
 import re
-import signal
 import shutil
+import signal
 import time
 from pathlib import Path
 

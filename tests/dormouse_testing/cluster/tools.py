@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 
 from dormouse_testing.cluster.layout import RECIPES, ClusterError, Layout
-from dormouse_testing.cluster.processes import run
 
 KUBERNETES = "v1.34.4"
 PACKAGES = (
@@ -58,21 +57,20 @@ def install() -> None:
 def build(layout: Layout) -> None:
     """The binaries, where their sources changed: 6 to 9 minutes the first time on two cores, seconds while Go's cache has them."""
     sources = [*sorted((RECIPES / "kube").rglob("*.go")), RECIPES / "kube" / "go.mod", RECIPES / "kube" / "go.sum"]
-    digest = hashlib.sha256(KUBERNETES.encode() + b"".join(path.read_bytes() for path in sources)).hexdigest()
+    version = "k8s.io/component-base/version"
+    major, minor, _ = KUBERNETES.removeprefix("v").split(".")
+    stamps = {f"{version}.gitVersion": KUBERNETES, f"{version}.gitMajor": major, f"{version}.gitMinor": minor}
+    helm = "helm.sh/helm/v3/pkg/chartutil.k8sVersion"  # the Kubernetes that `helm template` takes for granted
+    stamps |= {f"{helm}Major": major, f"{helm}Minor": minor}
+    flags = " ".join(["-s -w", *(f"-X {name}={value}" for name, value in stamps.items())])
+    digest = hashlib.sha256(flags.encode() + b"".join(path.read_bytes() for path in sources)).hexdigest()
     stamp = layout.bin / ".sources"
     if stamp.exists() and stamp.read_text() == digest:
         return
     layout.bin.mkdir(parents=True, exist_ok=True)
-    version = "k8s.io/component-base/version"
-    major, minor, _ = KUBERNETES.removeprefix("v").split(".")
-    flags = f"-s -w -X {version}.gitVersion={KUBERNETES} -X {version}.gitMajor={major} -X {version}.gitMinor={minor}"
     subprocess.run(
         [shutil.which("go") or "/usr/local/go/bin/go", "build", "-tags", "selinux,providerless", "-ldflags", flags, "-o", f"{layout.bin}/",
          ".", "./etcd", "helm.sh/helm/v3/cmd/helm", "github.com/coredns/coredns"],
         cwd=RECIPES / "kube", env={**os.environ, "CGO_ENABLED": "0"}, check=True,
     )  # fmt: skip
     stamp.write_text(digest)
-
-
-def versions(layout: Layout) -> str:
-    return f"Kubernetes {KUBERNETES}, {run('containerd', '--version').split()[2]} containerd, {run(layout.bin / 'helm', 'version', '--short')}"

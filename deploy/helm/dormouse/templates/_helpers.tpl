@@ -1,0 +1,157 @@
+{{- /* The release's name; the chart's within it where that says nothing of Dormouse. At most 40 characters: names are derived from it. */ -}}
+{{- define "dormouse.fullname" -}}
+{{- ternary .Release.Name (printf "%s-dormouse" .Release.Name) (contains "dormouse" .Release.Name) | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- /* Labels of a part. Called with (dict "root" $ "part" "gateway"). */ -}}
+{{- define "dormouse.selector" -}}
+app.kubernetes.io/name: dormouse
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+dormouse.dev/part: {{ .part }}
+{{- end -}}
+
+{{- define "dormouse.labels" -}}
+{{ include "dormouse.selector" . }}
+app.kubernetes.io/component: {{ .part }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+{{- end -}}
+
+{{- define "dormouse.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+
+{{- define "dormouse.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "dormouse.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{- /* Where a part may run. Called with the part's values. */ -}}
+{{- define "dormouse.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector: {{ toJson . }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{ toJson . }}
+{{- end }}
+{{- with .affinity }}
+affinity: {{ toJson . }}
+{{- end }}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{- /* etcd's members as clients reach them, a Service each: its address stays when the pod's changes. */ -}}
+{{- define "dormouse.etcdEndpoints" -}}
+{{- if .Values.etcd.enabled -}}
+{{- range $i := until (int .Values.etcd.replicas) }}{{ if $i }},{{ end }}{{ include "dormouse.fullname" $ }}-etcd-{{ $i }}.{{ $.Release.Namespace }}.svc.{{ $.Values.clusterDomain }}:2379{{ end -}}
+{{- else -}}
+{{- join "," .Values.etcd.external.endpoints -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "dormouse.tlsSecret" -}}
+{{- if .Values.etcd.enabled }}{{ include "dormouse.fullname" . }}-etcd-ca{{ else }}{{ .Values.etcd.external.tlsSecret }}{{ end -}}
+{{- end -}}
+
+{{- define "dormouse.usersSecret" -}}
+{{- if .Values.etcd.enabled }}{{ include "dormouse.fullname" . }}-etcd-users{{ else }}{{ .Values.etcd.external.usersSecret }}{{ end -}}
+{{- end -}}
+
+{{- /* Whether etcd asks for a client certificate: the chart's own never does. */ -}}
+{{- define "dormouse.clientCertificate" -}}
+{{- if and (not .Values.etcd.enabled) .Values.etcd.external.tlsSecret -}}
+{{- with lookup "v1" "Secret" .Release.Namespace .Values.etcd.external.tlsSecret -}}
+{{- if and .data (hasKey .data "tls.crt") }}yes{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* How a part reaches etcd. Called with (dict "root" $ "user" "gateway" "name" "gateway"): user as etcd has it, name as the Secret. */ -}}
+{{- define "dormouse.storeArguments" -}}
+{{- range splitList "," (include "dormouse.etcdEndpoints" .root) }}
+- --store={{ . }}
+{{- end }}
+{{- if include "dormouse.tlsSecret" .root }}
+- --store-ca=/etc/dormouse/tls/ca.crt
+{{- if include "dormouse.clientCertificate" .root }}
+- --store-cert=/etc/dormouse/tls/tls.crt
+- --store-key=/etc/dormouse/tls/tls.key
+{{- end }}
+{{- end }}
+{{- if include "dormouse.usersSecret" .root }}
+- --store-user={{ .user }}
+- --store-password-file=/etc/dormouse/users/{{ .name }}
+{{- end }}
+- --installation={{ .root.Values.installation }}
+{{- end -}}
+
+{{- define "dormouse.storeMounts" -}}
+{{- if include "dormouse.tlsSecret" .root }}
+- {name: tls, mountPath: /etc/dormouse/tls, readOnly: true}
+{{- end }}
+{{- if include "dormouse.usersSecret" .root }}
+- {name: users, mountPath: /etc/dormouse/users, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- /* `names`: the users whose passwords this part may see. */ -}}
+{{- define "dormouse.storeVolumes" -}}
+{{- with include "dormouse.tlsSecret" .root }}
+- {name: tls, secret: {secretName: {{ . }}, defaultMode: 0440}}
+{{- end }}
+{{- with include "dormouse.usersSecret" .root }}
+- name: users
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+    items:
+      {{- range $.names }}
+      - {key: {{ . }}, path: {{ . }}}
+      {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* Pods of a part of this release, in a NetworkPolicy. */ -}}
+{{- define "dormouse.peer" -}}
+podSelector:
+  matchLabels: {{- include "dormouse.selector" . | nindent 4 }}
+{{- end -}}
+
+{{- /* Agent and Envoy take the same options, so that both agree on ports and limits. */ -}}
+{{- define "dormouse.gatewayArguments" -}}
+{{- $host := printf "%s-gateway.%s" (include "dormouse.fullname" .) .Release.Namespace -}}
+{{- include "dormouse.storeArguments" (dict "root" . "user" "dormouse-gateway" "name" "gateway") }}
+- --name=$(POD_NAME)
+- --listen=0.0.0.0:8001
+- --listen-relay=127.0.0.1:8002
+- --xds=unix:/run/dormouse/xds.sock
+- --admin=/run/dormouse/envoy.sock
+- --metrics=9090
+- --metrics-host=0.0.0.0
+- --default-namespace={{ .Values.gateway.defaultNamespace }}
+{{- range concat (list $host (printf "%s.svc" $host) (printf "%s.svc.%s" $host .Values.clusterDomain) "localhost" "127.0.0.1") .Values.gateway.ownNames }}
+- --own-name={{ . }}
+{{- end }}
+- --max-message-bytes={{ int64 .Values.gateway.maxMessageBytes }}
+- --max-held={{ int64 .Values.gateway.maxHeld }}
+- --max-held-bytes={{ int64 .Values.gateway.maxHeldBytes }}
+- --concurrency={{ .Values.gateway.concurrency }}
+- --drain-seconds={{ .Values.gateway.drainSeconds }}
+{{- end -}}
+
+{{- define "dormouse.gatewayEnvironment" -}}
+- {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+- {name: TMPDIR, value: /run/dormouse}
+{{- end -}}

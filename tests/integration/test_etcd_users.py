@@ -1,0 +1,122 @@
+"""Users of a real etcd: what a function's user reaches, and that a second start writes nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from dormouse_core.seams import Put, StoreError, Txn
+from dormouse_kit.etcd import EtcdStore
+from dormouse_kit.etcd.connections import Connection, Connections
+from dormouse_kit.etcd.users import ROOT, Grant, Users
+from dormouse_testing.etcd_server import EtcdServer
+
+PASSWORD = "correct horse"
+
+
+@pytest.fixture
+async def server(own_server: Callable[..., EtcdServer]) -> EtcdServer:
+    return own_server("--bcrypt-cost", "4")
+
+
+@pytest.fixture
+async def users(server: EtcdServer) -> AsyncIterator[Users]:
+    made = Users([server.endpoint], PASSWORD)
+    yield made
+    await made.close()
+
+
+async def test_nobody_gets_in_without_a_password_once_prepared(server: EtcdServer, users: Users) -> None:
+    await users.prepare()
+    anybody, root = EtcdStore([server.endpoint]), EtcdStore([server.endpoint], user=ROOT, password=PASSWORD)
+    with pytest.raises(StoreError, match="user name is empty"):
+        await anybody.get(["a"])
+    assert (await root.txn(Txn((), (Put("a", b"1"),)))).succeeded
+    await anybody.close()
+    await root.close()
+
+
+class Noting(Users):
+    """Notes what it asks of etcd."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.asked: list[str] = []
+
+    async def _call(self, connection: Connection, method: str, **fields: Any) -> Any:
+        self.asked.append(method)
+        return await super()._call(connection, method, **fields)
+
+
+async def test_a_second_start_writes_nothing(server: EtcdServer, users: Users) -> None:
+    again = Noting([server.endpoint], PASSWORD)
+    for each in (users, again):
+        await each.prepare()
+        await each.ensure("one", "pass", [Grant("/a/"), Grant("/b", prefix=False, write=False)])
+    await again.close()
+    assert again.asked == ["UserGet", "RoleGet"]
+
+
+async def test_another_password_is_refused(server: EtcdServer, users: Users) -> None:
+    await users.prepare()
+    stranger = Users([server.endpoint], "wrong")
+    with pytest.raises(StoreError, match="invalid user ID or password"):
+        await stranger.prepare()
+    await stranger.close()
+
+
+async def test_a_preparation_that_was_cut_short_is_finished(server: EtcdServer, users: Users) -> None:
+    """Root was made by a start that died before it turned authentication on, with the password of an installation that is gone."""
+    anybody = Connections([server.endpoint])
+    await users._call(await anybody.get(5.0), "UserAdd", name=ROOT, password="another's")
+    await anybody.close()
+    await users.prepare()
+    await users.ensure("one", "pass", [Grant("/a/")])
+
+
+async def test_several_may_prepare_at_once(server: EtcdServer) -> None:
+    several = [Users([server.endpoint], PASSWORD) for _ in range(4)]
+    await asyncio.gather(*(each.prepare() for each in several))
+    for each in several:
+        await each.close()
+
+
+async def test_a_user_reaches_its_own_keys_and_no_others(server: EtcdServer, users: Users) -> None:
+    await users.prepare()
+    await users.ensure("f/1", "pass", [Grant("/map/a/"), Grant("/seen/", write=False), Grant("/one", prefix=False)])
+    store = EtcdStore([server.endpoint], user="f/1", password="pass")
+    for key in ("/map/a/x", "/map/a/", "/one"):
+        assert (await store.txn(Txn((), (Put(key, b""),)))).succeeded
+    assert (await store.list("/seen/")).items == ()
+    for key in ("/map/ab", "/map/", "/seen/x", "/one2"):
+        with pytest.raises(StoreError, match="permission denied"):
+            await store.txn(Txn((), (Put(key, b""),)))
+    with pytest.raises(StoreError, match="permission denied"):
+        await store.list("/map/")
+    await store.close()
+
+
+async def test_rights_and_password_follow_what_is_asked(server: EtcdServer, users: Users) -> None:
+    await users.prepare()
+    await users.ensure("one", "old", [Grant("/a/"), Grant("/b/")])
+    await users.ensure("one", "new", [Grant("/a/", write=False), Grant("/c/")])
+    with pytest.raises(StoreError, match="invalid user ID or password"):
+        await EtcdStore([server.endpoint], user="one", password="old").get(["/a/"])
+    store = EtcdStore([server.endpoint], user="one", password="new")
+    await store.txn(Txn((), (Put("/c/", b""),)))
+    for key in ("/a/", "/b/"):
+        with pytest.raises(StoreError, match="permission denied"):
+            await store.txn(Txn((), (Put(key, b""),)))
+    await store.close()
+
+
+async def test_removed_users_are_gone_and_may_be_removed_again(server: EtcdServer, users: Users) -> None:
+    await users.prepare()
+    for name in ("f/1", "f/2", "g/1"):
+        await users.ensure(name, "pass", [Grant(f"/{name}/")])
+    assert sorted(await users.names("f/")) == ["f/1", "f/2"]
+    await users.remove("f/1")
+    await users.remove("f/1")
+    assert await users.names("f/") == ["f/2"]
+    with pytest.raises(StoreError, match="invalid user ID or password"):
+        await EtcdStore([server.endpoint], user="f/1", password="pass").get(["/f/1/"])
