@@ -12,6 +12,7 @@ from dormouse_core.seams import Store
 from dormouse_kit import log
 from dormouse_kit.clock import SystemClock
 from dormouse_kit.etcd import EtcdStore, TlsFiles
+from dormouse_kit.grpc_options import server_options
 from dormouse_kit.metrics import serve as serve_metrics
 
 from dormouse_gateway import leading, metrics, serving, transport, xds
@@ -67,7 +68,7 @@ class Agent:
         relay = serving.server(self.relay, self.methods, self._clock, message_bytes=settings.max_message_bytes)
         relay.add_insecure_port(settings.relay)
         await relay.start()
-        control = grpc.aio.server()
+        control = grpc.aio.server(options=server_options())  # Envoy pings each second, with nothing new to hear for hours
         control.add_generic_rpc_handlers((self.xds.handlers(),))
         bind(control, settings.xds)
         await control.start()

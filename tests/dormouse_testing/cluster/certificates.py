@@ -28,10 +28,7 @@ def make(layout: Layout, nodes: Iterable[Node]) -> None:
     """Those that are not there yet or end within a day; a cluster that came down keeps its own for the next time."""
     layout.pki.mkdir(parents=True, exist_ok=True)
     authority = layout.pki / "ca.crt"
-    if not (
-        authority.exists()
-        and run("openssl", "x509", "-checkend", "86400", "-noout", "-in", authority, quiet=True).startswith("Certificate will not")
-    ):
+    if not (authority.exists() and attempt("openssl", "x509", "-checkend", "86400", "-noout", "-in", authority)):
         layout.remove("pki")
         layout.pki.mkdir(mode=0o700)
         _authority(layout)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dormouse_testing.cluster import images, lifecycle, nodes
 from dormouse_testing.cluster.layout import ClusterError, Layout, Node, Timing
 
+PROGRAMS = ("kubectl", "helm")
 ACTIONS = {"isolate": nodes.isolate, "rejoin": nodes.rejoin, "freeze": nodes.freeze, "thaw": nodes.thaw}
 
 
@@ -22,8 +23,8 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("down", help="stop it and leave nothing but caches")
     commands.add_parser("purge", help="down, and the nodes' disks go too")
     commands.add_parser("images", help="build the project's image and etcd's, and import them into every node")
-    for name in ("kubectl", "helm"):
-        commands.add_parser(name, help=f"{name} of this cluster", add_help=False).add_argument("words", nargs=argparse.REMAINDER)
+    for name in PROGRAMS:
+        commands.add_parser(name, help=f"{name} of this cluster, with whatever follows")
     for name, what in (
         ("lose", "power cut: its processes and pods are gone"), ("start", "a lost node comes back"),
         ("isolate", "its link goes down, its pods run on"), ("rejoin", "its link comes up"),
@@ -34,10 +35,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     layout = Layout.here()
     try:
-        _do(layout, options)
+        if words and words[0] in PROGRAMS:
+            _become(layout, words)  # before argparse, which would take the program's options for its own
+        _do(layout, parser().parse_args(words))
     except ClusterError as error:
         print(f"cluster: {error}", file=sys.stderr)
         return 1
@@ -60,11 +63,6 @@ def _do(layout: Layout, options: argparse.Namespace) -> None:
             images.etcd(layout)
             for tag in (images.DORMOUSE, images.ETCD):
                 images.import_image(layout, lifecycle.current_nodes(layout), tag)
-        case "kubectl" | "helm":
-            if not lifecycle.running(layout):
-                raise ClusterError("the cluster is down; `up` starts it")  # its address would be somebody else's
-            program = [layout.kube, "kubectl"] if options.command == "kubectl" else [str(layout.bin / "helm")]
-            os.execve(program[0], [*program, *options.words], {**os.environ, "KUBECONFIG": str(layout.kubeconfig)})
         case "lose":
             nodes.lose(layout, _node(layout, options.node))
         case "start":
@@ -72,6 +70,13 @@ def _do(layout: Layout, options: argparse.Namespace) -> None:
             nodes.start(layout, node, [other for other in lifecycle.current_nodes(layout) if other != node])
         case command:
             ACTIONS[command](_node(layout, options.node))
+
+
+def _become(layout: Layout, words: Sequence[str]) -> None:
+    if not lifecycle.running(layout):
+        raise ClusterError("the cluster is down; `up` starts it")  # its address would be somebody else's
+    program = [layout.kube, "kubectl"] if words[0] == "kubectl" else [str(layout.bin / "helm")]
+    os.execve(program[0], [*program, *words[1:]], {**os.environ, "KUBECONFIG": str(layout.kubeconfig)})  # noqa: S606
 
 
 def _node(layout: Layout, name: str) -> Node:

@@ -132,7 +132,7 @@ podSelector:
 {{- /* Agent and Envoy take the same options, so that both agree on ports and limits. */ -}}
 {{- define "dormouse.gatewayArguments" -}}
 {{- $host := printf "%s-gateway.%s" (include "dormouse.fullname" .) .Release.Namespace -}}
-{{- include "dormouse.storeArguments" (dict "root" . "user" "dormouse-gateway" "name" "gateway") }}
+{{- include "dormouse.storeArguments" (dict "root" . "user" (printf "dormouse-gateway/%s" .Values.installation) "name" "gateway") }}
 - --name=$(POD_NAME)
 - --listen=0.0.0.0:8001
 - --listen-relay=127.0.0.1:8002
