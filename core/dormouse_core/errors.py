@@ -56,6 +56,10 @@ class InvalidArgument(DormouseError):
     code = Code.INVALID_ARGUMENT
 
 
+class Decoupled(InvalidArgument):
+    """A unary call of a function that streams its responses. Whoever made it for a stream repeats it as `ModelStreamInfer` (rule 20)."""
+
+
 class NotFound(DormouseError):
     """No such function, or no such session where one is asked for by name."""
 

@@ -4,7 +4,7 @@ The real ones live in `dormouse_kit`, `dormouse_gateway`, `dormouse_operator`; t
 Nothing here does I/O.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -189,6 +189,9 @@ class Reply:
         return self.metadata.get("dormouse-again", "")
 
 
+Part = Callable[[bytes], Awaitable[None]]
+
+
 class Transport(Protocol):
     """How the relay reaches a worker."""
 
@@ -198,6 +201,11 @@ class Transport(Protocol):
         A connection that cannot be made or that breaks is UNAVAILABLE with the metadata `dormouse-broken: connect` (nothing was sent) or
         `dormouse-broken: reset` (it may have run). asyncio's cancellation cancels the call.
         """
+
+    async def stream(
+        self, address: str, method: str, message: bytes, metadata: Mapping[str, str], part: Part, *, timeout: float | None
+    ) -> Reply:
+        """The same for one message that is answered by several: `part` is awaited with each, in their order. The reply's own is empty."""
 
 
 # --------------------------------------------------------------------------------------------------------------------- provider

@@ -23,6 +23,7 @@ from dormouse_gateway.relay import Relay
 from dormouse_gateway.routes import Routes
 from dormouse_gateway.settings import Settings, parse
 from dormouse_gateway.snapshot import Snapshot
+from dormouse_gateway.streaming import Streaming
 from dormouse_gateway.table import Table
 from dormouse_gateway.watching import Watching
 
@@ -34,7 +35,7 @@ class Agent:
         self._settings = settings
         clock = SystemClock()
         keys = Keys(settings.installation)
-        self.name = f"{settings.name}-{os.urandom(4).hex()}"
+        self.name = f"{settings.name}-{os.urandom(8).hex()}"
         self.table = Table(keys)
         reads = Reads(keys, store)
         self.demand = Demand(clock)
@@ -51,6 +52,9 @@ class Agent:
             max_held_bytes=settings.max_held_bytes,
         )
         self.methods = Methods(self.table, reads, clock, default_namespace=settings.default_namespace)
+        self.streaming = Streaming(
+            self.relay, clock, self.name.rpartition("-")[2], serving.count_streamed, default_namespace=settings.default_namespace
+        )
         self.snapshot = Snapshot()
         self.routes = Routes(self.table, self.snapshot, settings)
         self.xds = xds.Server(self.snapshot)
@@ -65,7 +69,7 @@ class Agent:
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until `stop`; then lets the calls that it has end, at most `drain_seconds`."""
         settings = self._settings
-        relay = serving.server(self.relay, self.methods, self._clock, message_bytes=settings.max_message_bytes)
+        relay = serving.server(self.relay, self.methods, self.streaming, self._clock, message_bytes=settings.max_message_bytes)
         relay.add_insecure_port(settings.relay)
         await relay.start()
         control = grpc.aio.server(options=server_options())  # Envoy pings each second, with nothing new to hear for hours
@@ -91,6 +95,7 @@ class Agent:
             stopping.cancel()
             log.event("the agent stops", held=sum(each.held for each in self.demand.report()))
             await self._registration.leave()
+            self.streaming.drain()
             await relay.stop(settings.drain_seconds)
             await control.stop(0)
             for loop in loops:

@@ -11,6 +11,7 @@ HOLD_SECONDS = Histogram(
 )
 RESENDS = Counter("dormouse_relay_resends_total", "Calls that the relay sent once more", ["reason"])
 READS = Counter("dormouse_relay_reads_total", "Linearizable reads of a function's map", ["outcome"])
+STREAMS = Gauge("dormouse_relay_streams", "Streams that are open")
 BODIES = Gauge("dormouse_relay_body_bytes", "Request messages in the relay now")
 PUSHES = Counter("dormouse_xds_pushes_total", "Responses sent to Envoy", ["type"])
 NACKS = Counter("dormouse_xds_nacks_total", "Responses that Envoy refused")

@@ -83,12 +83,15 @@ def sequence(request: inference_pb2.ModelInferRequest) -> int | str | None:
     raise InvalidArgument(f"sequence_id: {kind} found, int64_param or string_param is allowed")
 
 
-def infer(metadata: Mapping[str, str], message: bytes, default_namespace: str) -> Named:
-    """The function and the session of a ModelInfer. InvalidArgument says what is wrong."""
+def parse(message: bytes) -> inference_pb2.ModelInferRequest:
     try:
-        request = inference_pb2.ModelInferRequest.FromString(message)
+        return inference_pb2.ModelInferRequest.FromString(message)
     except DecodeError:
         raise InvalidArgument("the message is no inference.ModelInferRequest") from None
+
+
+def infer(metadata: Mapping[str, str], request: inference_pb2.ModelInferRequest, default_namespace: str) -> Named:
+    """The function and the session of a ModelInfer. InvalidArgument says what is wrong."""
     named = function(metadata, request.model_name, default_namespace)
     in_metadata, in_message = metadata.get(SESSION), sequence(request)
     if in_metadata is None and in_message is None:
@@ -97,6 +100,11 @@ def infer(metadata: Mapping[str, str], message: bytes, default_namespace: str) -
         raise InvalidArgument(f"sequence_id: {in_message!r} found, but the metadata {SESSION} says {in_metadata!r}")
     session: int | str = in_metadata if in_metadata is not None else in_message or ""
     return Named(named.namespace, named.name, sessions.session_key(metadata.get(TENANT, ""), session))
+
+
+def flag(request: inference_pb2.ModelInferRequest, name: str) -> bool:
+    """A parameter that is true or false; of another kind it counts as absent here: the worker refuses it."""
+    return name in request.parameters and request.parameters[name].bool_param
 
 
 def timestamp(metadata: Mapping[str, str], now_us: int) -> int:

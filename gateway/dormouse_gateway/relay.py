@@ -24,17 +24,18 @@ from dormouse_core.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from dormouse_core.seams import Clock, Reply, StoreError, Transport
+from dormouse_core.seams import Clock, Part, Reply, StoreError, Transport
 from dormouse_core.sessions import shard_of
 
 from dormouse_gateway import metrics, naming
+from dormouse_gateway.bodies import Bodies
 from dormouse_gateway.demand import Demand
 from dormouse_gateway.gates import Gate, Room
 from dormouse_gateway.reads import Read, Reads
+from dormouse_gateway.sending import Parts, carry, interrupted, outgoing
 from dormouse_gateway.table import Function, Table, Unreadable, Worker
 from dormouse_gateway.turns import Turn, Turns
 
-INFER = "/inference.GRPCInferenceService/ModelInfer"
 MAX_BREAKS = 4  # workers that a call may take down with it before it is the suspect
 CHECK_SECONDS = 5.0  # a held call looks again by itself, should a wake-up have been for somebody who could not use it
 FIRST_PAUSE = 0.01
@@ -44,7 +45,9 @@ UNKNOWN_OUTCOME = "the worker died while the call ran; its outcome is not known"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A unary call as it came. `deadline`: monotonic seconds, infinite where the caller set none. `attempt`: Envoy's count of its tries."""
+    """A unary call as it came, or one message of a stream. `deadline`: monotonic seconds, infinite where the caller set none. `attempt`:
+    Envoy's count of its tries.
+    """
 
     method: str
     message: bytes
@@ -59,6 +62,7 @@ class Held:
 
     request: Request
     named: naming.Named
+    parts: Parts | None = None
     turn: Turn | None = None
     fresh: bool = False  # the watched map has misled this call: read
     read: Read | None = None  # the last read
@@ -93,8 +97,7 @@ class Relay:
         self.demand = demand
         self._default_namespace = default_namespace
         self._max_held = max_held
-        self._max_held_bytes = max_held_bytes
-        self._bytes = 0
+        self.bodies = Bodies(max_held_bytes)
         self._rooms: dict[str, Room] = {}
         self._gates: dict[str, dict[str, Gate]] = {}  # by function, then by worker
         self._count = 0
@@ -122,19 +125,26 @@ class Relay:
     async def call(self, request: Request) -> Reply:
         """The whole answer to one `ModelInfer`. Cancelling it cancels what is under way; nothing is sent afterwards."""
         size = len(request.message)
-        if self._bytes + size > self._max_held_bytes:
-            return refuse(ResourceExhausted(f"the gateway holds {self._max_held_bytes} bytes of waiting messages; try again later"))
-        self._bytes += size
-        metrics.BODIES.set(self._bytes)
         try:
-            named = naming.infer(request.metadata, request.message, self._default_namespace)
+            self.bodies.take(size)
+        except ResourceExhausted as full:
+            return refuse(full)
+        try:
+            named = naming.infer(request.metadata, naming.parse(request.message), self._default_namespace)
             timestamp = naming.timestamp(request.metadata, round(self._clock.now() * 1e6))
-            return await self._named(Held(request, named, fresh=request.attempt > 1), timestamp)
+            return await self.step(request, named, timestamp)
         except DormouseError as error:
             return refuse(error)
         finally:
-            self._bytes -= size
-            metrics.BODIES.set(self._bytes)
+            self.bodies.give(size)
+
+    async def step(self, request: Request, named: naming.Named, timestamp: int, part: Part | None = None) -> Reply:
+        """The same for a call that was read and counted: one message of a stream, which takes its answer in parts where there are some."""
+        call = Held(request, named, None if part is None else Parts(part), fresh=request.attempt > 1)
+        try:
+            return await self._named(call, timestamp)
+        except DormouseError as error:
+            return refuse(error)
 
     # -------------------------------------------------------------------------------------------------------------- one call
 
@@ -315,9 +325,10 @@ class Relay:
         deadline = call.request.deadline
         timeout = None if deadline == math.inf else max(0.0, deadline - self._clock.monotonic())
         try:
-            reply = await self._transport.call(
-                worker.address, INFER, call.request.message, outgoing(call.request.metadata, function), timeout=timeout
-            )
+            if call.parts is not None and not call.parts.decoupled:
+                call.parts.decoupled = function.entry.metadata.decoupled
+            metadata = outgoing(call.request.metadata, function)
+            reply = await carry(self._transport, worker.address, call.request.message, metadata, call.parts, timeout)
         except asyncio.CancelledError:
             gate.cancelled()
             raise
@@ -335,6 +346,8 @@ class Relay:
             gate.answered()
             call.avoid.add(worker.name)
             call.refusals += 1
+        if call.parts is not None and call.parts.begun:
+            raise interrupted(reply)
         if broken == "reset":
             call.breaks += 1
             if not function.resend:
@@ -348,20 +361,6 @@ class Relay:
             call.turn.leave()
             call.turn.join()
         return None
-
-
-PASSED_ON = ("dormouse-session", "dormouse-tenant", "dormouse-idempotency-key", "dormouse-call")
-OWN = ("dormouse-", "x-envoy-", "x-forwarded-", "grpc-", ":")
-HOP = frozenset({"te", "content-type", "user-agent", "content-length", "host", "connection"})
-
-
-def outgoing(metadata: Mapping[str, str], function: Function) -> dict[str, str]:
-    """What goes on to a worker: the caller's metadata, and this gateway's own in place of whatever came of it."""
-    out = {key: value for key, value in metadata.items() if key in PASSED_ON or (not key.startswith(OWN) and key not in HOP)}
-    out[naming.FUNCTION] = function.label
-    out["dormouse-uid"] = function.entry.uid
-    out["dormouse-rev"] = str(function.rev)
-    return out
 
 
 def refuse(error: DormouseError) -> Reply:

@@ -19,33 +19,37 @@ from dormouse_kit.grpc_options import MANY, server_options
 
 from dormouse_gateway import metrics, naming
 from dormouse_gateway.methods import HEALTH, INFERENCE, Methods, unimplemented
-from dormouse_gateway.relay import INFER, Relay, Request, refuse
+from dormouse_gateway.relay import Relay, Request, refuse
+from dormouse_gateway.sending import INFER, STREAM
+from dormouse_gateway.streaming import CODES, Streaming
 
 STEP = "dormouse-step"
-STREAMS = frozenset({f"{INFERENCE}ModelStreamInfer", f"{HEALTH}Watch"})
-CODES = {status.value[0]: status for status in grpc.StatusCode}
+WATCH = f"{HEALTH}Watch"
 ANSWERED = ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig")
 KNOWN = frozenset(f"{INFERENCE}{name}" for name in ANSWERED)
 
 
-def server(relay: Relay, methods: Methods, clock: Clock, *, message_bytes: int) -> grpc.aio.Server:
+def server(relay: Relay, methods: Methods, streaming: Streaming, clock: Clock, *, message_bytes: int) -> grpc.aio.Server:
     made = grpc.aio.server(options=server_options(message_bytes=message_bytes, concurrent_streams=MANY))
-    made.add_generic_rpc_handlers((Handler(relay, methods, clock),))
+    made.add_generic_rpc_handlers((Handler(relay, methods, streaming, clock),))
     return made
 
 
 class Handler(grpc.GenericRpcHandler):
     """Every method of every service."""
 
-    def __init__(self, relay: Relay, methods: Methods, clock: Clock) -> None:
+    def __init__(self, relay: Relay, methods: Methods, streaming: Streaming, clock: Clock) -> None:
         self._relay = relay
+        self._streaming = streaming
         self._methods = methods
         self._clock = clock
 
     def service(self, handler_call_details: Any) -> Any:
         method: str = handler_call_details.method
-        if method in STREAMS:
-            return grpc.stream_stream_rpc_method_handler(self._stream(method))
+        if method == STREAM:
+            return grpc.stream_stream_rpc_method_handler(self._streaming.serve)
+        if method == WATCH:
+            return grpc.stream_stream_rpc_method_handler(self._unknown)
         return grpc.unary_unary_rpc_method_handler(self._unary(method))
 
     def _unary(self, method: str) -> Callable[[bytes, Any], Awaitable[bytes]]:
@@ -70,15 +74,12 @@ class Handler(grpc.GenericRpcHandler):
 
         return serve
 
-    def _stream(self, method: str) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]]:
-        async def serve(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-            refusal = refuse(unimplemented(method))
-            metrics.CALLS.labels(series(method), name_of(refusal.code)).inc()
-            await finish(refusal, context)
-            return
-            yield b""  # makes this a generator, which is what a streaming handler is
-
-        return serve
+    async def _unknown(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        refusal = refuse(unimplemented(WATCH))
+        metrics.CALLS.labels(series(WATCH), name_of(refusal.code)).inc()
+        await finish(refusal, context)
+        return
+        yield b""  # makes this a generator, which is what a streaming handler is
 
 
 def attempt(metadata: dict[str, str]) -> int:
@@ -89,8 +90,12 @@ def attempt(metadata: dict[str, str]) -> int:
 
 def series(method: str) -> str:
     """A label: the method's name if it is one of ours, so that callers cannot make series without end."""
-    known = method == INFER or method in KNOWN or method in STREAMS or method == f"{HEALTH}Check"
+    known = method == INFER or method in KNOWN or method in (STREAM, WATCH) or method == f"{HEALTH}Check"
     return method.rpartition("/")[2] if known else "other"
+
+
+def count_streamed(code: int) -> None:
+    metrics.CALLS.labels(series(STREAM), name_of(code)).inc()
 
 
 def name_of(code: int) -> str:

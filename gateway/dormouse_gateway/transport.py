@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import grpc
 import grpc.aio
-from dormouse_core.seams import Reply
+from dormouse_core.seams import Part, Reply
 from dormouse_kit.grpc_options import channel_options
 
 IDLE_SECONDS = 300.0
@@ -62,12 +62,30 @@ class GrpcTransport:
             answer = await call
             return Reply(0, answer, "", headers(await call.initial_metadata(), await call.trailing_metadata()))
         except grpc.aio.AioRpcError as error:
-            given = headers(error.initial_metadata(), error.trailing_metadata())
-            signed = any(key in given for key in SIGNED)
-            broken = "" if signed else broke(error.code(), error.details() or "")
-            return Reply(error.code().value[0], b"", error.details() or "", {**given, BROKEN: broken} if broken else given)
+            return failed(error)
         finally:
             call.cancel()  # nothing once it is done; else our own cancellation must reach the worker
+
+    async def stream(
+        self, address: str, method: str, message: bytes, metadata: Mapping[str, str], part: Part, *, timeout: float | None
+    ) -> Reply:
+        streamed: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channels.to(address).unary_stream(method)
+        call = streamed(message, metadata=tuple(metadata.items()), timeout=timeout)
+        try:
+            async for each in call:
+                await part(each)
+            return Reply(0, b"", "", headers(await call.initial_metadata(), await call.trailing_metadata()))
+        except grpc.aio.AioRpcError as error:
+            return failed(error)
+        finally:
+            call.cancel()
+
+
+def failed(error: grpc.aio.AioRpcError) -> Reply:
+    given = headers(error.initial_metadata(), error.trailing_metadata())
+    signed = any(key in given for key in SIGNED)
+    broken = "" if signed else broke(error.code(), error.details() or "")
+    return Reply(error.code().value[0], b"", error.details() or "", {**given, BROKEN: broken} if broken else given)
 
 
 def headers(*parts: object) -> dict[str, str]:

@@ -136,20 +136,22 @@ class TensorMetadata(_message.Message):
     def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., optional: _Optional[bool] = ...) -> None: ...
 
 class ModelMetadata(_message.Message):
-    __slots__ = ("platform", "inputs", "outputs", "states", "max_batch_size", "state_version")
+    __slots__ = ("platform", "inputs", "outputs", "states", "max_batch_size", "state_version", "decoupled")
     PLATFORM_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     STATES_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     STATE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DECOUPLED_FIELD_NUMBER: _ClassVar[int]
     platform: str
     inputs: _containers.RepeatedCompositeFieldContainer[TensorMetadata]
     outputs: _containers.RepeatedCompositeFieldContainer[TensorMetadata]
     states: _containers.RepeatedCompositeFieldContainer[TensorMetadata]
     max_batch_size: int
     state_version: str
-    def __init__(self, platform: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., states: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., max_batch_size: _Optional[int] = ..., state_version: _Optional[str] = ...) -> None: ...
+    decoupled: bool
+    def __init__(self, platform: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., states: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., max_batch_size: _Optional[int] = ..., state_version: _Optional[str] = ..., decoupled: _Optional[bool] = ...) -> None: ...
 
 class FunctionEntry(_message.Message):
     __slots__ = ("namespace", "name", "uid", "revision", "spec", "shards", "generation", "deleting", "created_us", "proved_revision", "metadata", "problem")

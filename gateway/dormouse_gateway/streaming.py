@@ -1,0 +1,197 @@
+"""`ModelStreamInfer` on the relay's port: gRPC on one side, the stream's state machine (`streams`) and `Relay.step` on the other.
+
+A stream has one task that reads and one that writes, and one for each step that is under way: an idle stream has the first two and nothing
+else, is no demand, and keeps no worker awake. Errors go into the stream, beside the replies, unless the metadata `triton_grpc_error: true`
+asks for the first of them to end it as its status.
+"""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+from dormouse_core.errors import DormouseError, Internal, ResourceExhausted, Unavailable
+from dormouse_core.seams import Clock, Reply
+from dormouse_kit import log
+
+from dormouse_gateway import metrics, naming, streams
+from dormouse_gateway.relay import Relay, Request, refuse
+from dormouse_gateway.sending import INFER
+from dormouse_gateway.streams import Step
+
+AS_STATUS = "triton_grpc_error"
+STOPPING = "the gateway is stopping; open the stream again"
+Count = Callable[[int], None]
+
+
+class Streaming:
+    """All streams of one agent. `nonce` is new for every process; `count` is told the code of every answer."""
+
+    def __init__(self, relay: Relay, clock: Clock, nonce: str, count: Count, *, default_namespace: str = "default") -> None:
+        self._relay = relay
+        self._clock = clock
+        self._nonce = nonce
+        self._count = count
+        self._default_namespace = default_namespace
+        self._number = 0
+        self._open: set[Serving] = set()
+        self._draining = False
+
+    async def serve(self, messages: AsyncIterator[bytes], context: Any) -> None:
+        """One stream, to its end. It reads and writes by `context`, which alone tells when a response is on its way."""
+        self._number += 1
+        left = context.time_remaining()
+        deadline = math.inf if left is None else self._clock.monotonic() + left
+        try:
+            if self._draining:
+                raise Unavailable(STOPPING)
+            metadata = naming.single(context.invocation_metadata() or ())
+            streams.check(metadata, round(self._clock.now() * 1e6))
+        except DormouseError as error:
+            end(context, refuse(error))
+            return
+        stream = streams.Stream(metadata, f"g-{self._nonce}-{self._number:x}", self._default_namespace)
+        serving = Serving(stream, self._relay, self._clock, context, deadline, self._count, metadata.get(AS_STATUS, "").lower() == "true")
+        self._open.add(serving)
+        metrics.STREAMS.set(len(self._open))
+        try:
+            await serving.run()
+        finally:
+            self._open.discard(serving)
+            metrics.STREAMS.set(len(self._open))
+
+    def drain(self) -> None:
+        """No new stream; those that are open answer what they have read and end."""
+        self._draining = True
+        for serving in self._open:
+            serving.drain()
+
+
+class Serving:
+    """One stream."""
+
+    def __init__(
+        self, stream: streams.Stream, relay: Relay, clock: Clock, context: Any, deadline: float, count: Count, as_status: bool
+    ) -> None:
+        self._stream = stream
+        self._relay = relay
+        self._clock = clock
+        self._context = context
+        self._deadline = deadline
+        self._count = count
+        self._as_status = as_status
+        self._wake = asyncio.Event()  # something is to be written, or the end may have come
+        self._room = asyncio.Event()  # something was written
+        self._steps: set[asyncio.Task[None]] = set()
+        self._taken = 0  # bytes that count as held in the relay
+        self._ended = False  # nothing more is read
+        self._draining = False
+        self._bug: BaseException | None = None
+
+    async def run(self) -> None:
+        reader = asyncio.create_task(self._read())
+        reader.add_done_callback(self._stopped)
+        try:
+            reply = await self._write()
+        finally:
+            tasks = [reader, *self._steps]
+            for task in tasks:
+                task.cancel()
+            self._relay.bodies.give(self._taken)
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if reply is not None:
+            end(self._context, reply)
+
+    def drain(self) -> None:
+        self._draining = True
+        self._wake.set()
+
+    async def _read(self) -> None:
+        while not self._draining:
+            while self._stream.full:
+                self._room.clear()
+                await self._room.wait()
+            message = await self._context.read()
+            if message is grpc.aio.EOF:
+                return
+            refusal: DormouseError | None = None
+            try:
+                self._relay.bodies.take(len(message))
+                self._taken += len(message)
+            except ResourceExhausted as full:
+                refusal = full
+            step = self._stream.receive(message, round(self._clock.now() * 1e6), refusal)
+            if refusal is None and step is None:
+                self._give(len(message))
+            self._begin()
+            self._wake.set()
+
+    def _stopped(self, reader: "asyncio.Task[None]") -> None:
+        self._ended = True
+        if not reader.cancelled() and (bug := reader.exception()) is not None:
+            self._bug = bug
+        self._wake.set()
+
+    async def _write(self) -> Reply | None:
+        """Until the stream is over; with the status that ends it, None: OK."""
+        stream = self._stream
+        while True:
+            out = stream.take()
+            if out is None:
+                if self._bug is not None:
+                    log.warning("a stream failed", error=repr(self._bug))
+                    return refuse(Internal("the gateway's relay failed; its log names the cause"))
+                if stream.idle and (self._ended or self._draining):
+                    return None if self._ended else refuse(Unavailable(STOPPING))
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            if out.last:
+                self._count(0 if out.error is None else out.error.code)
+            if out.error is not None and self._as_status:
+                return out.error
+            if out.response:
+                await self._context.write(out.response)
+            stream.written(out)
+            if out.last and out.step is not None and out.step.refusal is None:
+                self._give(out.step.size)
+            self._room.set()
+            self._begin()
+
+    def _give(self, size: int) -> None:
+        self._taken -= size
+        self._relay.bodies.give(size)
+
+    def _begin(self) -> None:
+        for step in self._stream.begin():
+            task = asyncio.create_task(self._step(step))
+            self._steps.add(task)
+            task.add_done_callback(self._steps.discard)
+
+    async def _step(self, step: Step) -> None:
+        async def part(response: bytes) -> None:
+            while self._stream.crowded:
+                self._room.clear()
+                await self._room.wait()
+            self._stream.part(step, response)
+            self._wake.set()
+
+        try:
+            request = Request(INFER, step.message, step.metadata, self._deadline)
+            reply = await self._relay.step(request, step.named, step.timestamp, part)
+        except Exception as bug:  # the caller must get an answer, and the other steps theirs
+            log.warning("the relay failed", error=repr(bug))
+            reply = refuse(Internal("the gateway's relay failed; its log names the cause"))
+        self._stream.done(step, reply)
+        self._begin()
+        self._wake.set()
+
+
+def end(context: Any, reply: Reply) -> None:
+    context.set_code(CODES.get(reply.code, grpc.StatusCode.UNKNOWN))
+    context.set_details(reply.details)
+
+
+CODES = {status.value[0]: status for status in grpc.StatusCode}
