@@ -13,6 +13,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if options.command == "up":
         return _guard(lambda: _up(options))
+    if options.command == "init":
+        from dormouse.initial import init
+
+        return _guard(lambda: init(options))
     from dormouse import commands  # here, so that `dormouse --help` and `up` load no client
 
     return _guard(lambda: getattr(commands, options.command)(options))
@@ -57,6 +61,12 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--etcd-endpoints", action="append", default=[], metavar="HOST:PORT,...", help="use an etcd that runs already")
 
     up.add_argument("--installation", default="local", metavar="NAME", help="the part of the store that is this system's (local)")
+
+    init = commands.add_parser("init", help="write a manifest for an ONNX model, with the states that it seems to have")
+    init.add_argument("model", metavar="MODEL.onnx")
+    init.add_argument("--name", default="", help="the function's name; by default the file's")
+    init.add_argument("-o", "--output", default="", metavar="FILE", help="by default NAME.yaml in this folder; - prints it")
+    init.add_argument("--force", action="store_true", help="write over FILE")
 
     apply = _command(commands, "apply", "create or change functions")
     apply.add_argument("-f", "--filename", required=True, metavar="FILE", help="a manifest, YAML or JSON; - is standard input")

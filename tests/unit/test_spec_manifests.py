@@ -97,7 +97,7 @@ FIELDS: list[tuple[Data, str]] = [
         stateful({"initial": {"shpae": [1]}}),
         "spec.sessions.states[0].initial.shpae: unknown field, shape and file are allowed; did you mean shape?",
     ),
-    (stateful({"shape": []}), "spec.sessions.states[0].shape: 0 items found, 1 to 16 are allowed"),
+    (stateful({"shape": [1] * 17}), "spec.sessions.states[0].shape: 17 items found, at most 16 are allowed"),
     (stateful({"shape": [1, -2]}), "spec.sessions.states[0].shape[1]: -2 found, a whole number from -1 to 2147483647 is allowed"),
     (
         stateful({}, {"output": "b"}),
@@ -219,7 +219,7 @@ def test_every_fault_is_told_at_once_and_the_message_is_bounded() -> None:
 
 
 def test_rules_are_told_together() -> None:
-    assert len(problems(stateful(durability="Memory", controls={}))) == 2
+    assert len(problems(stateful({}, {"input": "other"}, durability="Memory"))) == 2
 
 
 def test_an_empty_sessions_is_not_taken_for_a_stateless_function() -> None:

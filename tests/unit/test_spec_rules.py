@@ -34,7 +34,19 @@ BROKEN: list[tuple[Data, str]] = [
         stateful(durability="Buffered"),
         'spec.sessions.durability: "Buffered" found, Committed is allowed: Buffered and Memory are not in this release',
     ),
-    (stateful(controls={"start": "START"}), "spec.sessions.controls: an object found, not in this release: Triton's sequence controls"),
+    (
+        python(sessions={"controls": {"start": "START"}}),
+        "spec.sessions.controls: an object found, none is allowed: a Python handler is told the same by its context "
+        "(ctx.start, ctx.end, ctx.session)",
+    ),
+    (
+        stateful(controls={"start": "A", "end": "A"}),
+        'spec.sessions.controls: the input "A" more than once found, each input is allowed once, as a control or as a state',
+    ),
+    (
+        stateful(controls={"correlationId": "state"}),
+        'spec.sessions.controls: the input "state" more than once found, each input is allowed once, as a control or as a state',
+    ),
     (stateful({}, {"input": "other"}), 'spec.sessions.states: the output "stateN" more than once found, each output is allowed once'),
     (
         stateful({"shape": [1024, -1, 1024]}),
@@ -97,6 +109,8 @@ KEPT: list[Data] = [
     stateful({"shape": [1, 1, 128], "batchAxis": 0}, {"input": "b", "output": "c"}),
     stateful({"shape": [-1, 32, -1, 1], "batchAxis": 0, "initial": {"shape": [1, 32, 0, 1]}}),
     stateful({"initial": {"file": "first/state.npy"}}),
+    stateful({"shape": [], "batchAxis": None}),
+    stateful({"shape": [2, 16], "batchAxis": None}, controls={"start": "START", "end": "END", "ready": "READY", "correlationId": "CORRID"}),
     onnx(workers={"labels": {"team": "speech"}, "annotations": {"a/b": "c"}, "env": [{"name": "A"}, {"name": "B", "valueFrom": {}}]}),
     onnx(workers={"volumes": [{**VOLUME, "emptyDir": {}}, {**VOLUME, "name": "w", "configMap": {"name": "c"}}]}),
 ]

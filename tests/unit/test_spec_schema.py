@@ -189,7 +189,7 @@ REFUSED: list[Data] = [
     stateful(maxBytes=0),
     stateful(stateVersion=""),
     stateful(accepts=["a", "a"]),
-    stateful({"shape": []}),
+    stateful({"shape": [1] * 17}),
     stateful({"shape": [1] * 17}),
     stateful({"shape": [-2]}),
     stateful({"batchAxis": -1}),

@@ -51,7 +51,8 @@ def from_file(file: WorkerFile) -> Loaded:
             raise ModelInvalid("spec.model: missing; the onnx runtime needs a model")
         delay = spec.batching.max_queue_delay.seconds
         declared = sessions.states if sessions is not None else ()
-        engine, signature = _onnx(path, declared, spec.batching.max_batch_size, function.name, delay, step_limit)
+        controls = sessions.controls if sessions is not None else None
+        engine, signature = _onnx(path, declared, spec.batching.max_batch_size, function.name, delay, step_limit, controls)
         firsts = [initial(state, found, path) for state, found in zip(declared, signature.states, strict=True)]
     else:
         from dormouse_worker.runtimes.python import HandlerRunner, PythonRuntime  # a user's code comes with it: only where asked for
@@ -83,11 +84,17 @@ def standalone(path: pathlib.Path, name: str, max_batch: int) -> Loaded:
 
 
 def _onnx(
-    path: pathlib.Path, states: Sequence[specs.StateSpec], max_batch: int, name: str, delay: float, step_limit: float
+    path: pathlib.Path,
+    states: Sequence[specs.StateSpec],
+    max_batch: int,
+    name: str,
+    delay: float,
+    step_limit: float,
+    controls: specs.Controls | None = None,
 ) -> tuple[Engine, Signature]:
     from dormouse_worker.runtimes.onnx import OnnxRuntime
 
-    runtime = OnnxRuntime(path, states, max_batch, cpus.available())
+    runtime = OnnxRuntime(path, states, max_batch, cpus.available(), controls)
     batcher = Batcher(runtime, Encoder(name, runtime.signature), delay=delay, step_limit=step_limit)
     batcher.warm_up(runtime.example())
     return batcher, runtime.signature

@@ -28,7 +28,7 @@ TENSOR_BYTES_MAX = 1 << 31  # elements times size that a shape may claim; the me
 class Request:
     """A call's decoded content."""
 
-    __slots__ = ("call", "group", "id", "inputs", "key", "message", "outputs", "rows", "session", "tenant")
+    __slots__ = ("call", "correlation", "group", "id", "inputs", "key", "message", "outputs", "rows", "session", "tenant")
 
     def __init__(self) -> None:
         self.call: Call | None = None
@@ -41,6 +41,8 @@ class Request:
         self.outputs: tuple[int, ...] = ()
         """Indices of the wanted outputs, in the order of the answer."""
         self.message: Any = None
+        self.correlation: object = None
+        """The session's id as the model's control takes it, if it has one."""
         # For a handler's context:
         self.session: str | None = None
         self.tenant = ""
@@ -75,6 +77,7 @@ class Decoder:
         self._all = tuple(range(len(signature.outputs)))
         self._indices = {tensor.name: index for index, tensor in enumerate(signature.outputs)}
         self._states = frozenset(state.input for state in signature.states)
+        self._controls = frozenset(control.name for control in signature.controls)
         self._uniform = all(t.batched and not t.optional and -1 not in t.shape[1:] and t.datatype != "BYTES" for t in signature.inputs)
         """Every two calls may be joined, whatever they carry."""
 
@@ -185,6 +188,8 @@ class Decoder:
         allowed = ", ".join(self._specs) or "none"
         if name in self._states:
             return f"inputs: {name!r} is a state of the session, which a caller does not send; allowed are {allowed}"
+        if name in self._controls:
+            return f"inputs: {name!r} is a sequence control, which a caller does not send; allowed are {allowed}"
         return f"inputs: {name!r} is not an input; allowed are {allowed}"
 
 

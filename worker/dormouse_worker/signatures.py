@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from dormouse_proto import state_pb2
 
+from dormouse_worker.controls import ControlSpec
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
@@ -41,6 +43,8 @@ class Signature:
     states: tuple[StateSpec, ...] = ()
     max_batch: int = 0
     """Rows that may run together; 0: calls run one by one."""
+    controls: tuple[ControlSpec, ...] = ()
+    """Inputs that the worker fills: callers do not send them."""
     by_name: dict[str, TensorSpec] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -33,13 +33,19 @@ class Stacker:
     def stack(self, works: Sequence[Work]) -> dict[str, np.ndarray]:
         first = works[0]
         if len(works) == 1:
-            return {**first.request.inputs, **first.states}
-        feeds: dict[str, np.ndarray] = {}
+            return {**first.request.inputs, **first.states, **self._controls(works)}
+        feeds = self._controls(works)
         for name, array in first.request.inputs.items():
             feeds[name] = np.concatenate([w.request.inputs[name] for w in works]) if name in self._batched else array
         for state in self._signature.states:
             feeds[state.input] = np.concatenate([w.states[state.input] for w in works], axis=state.batch_axis)
         return feeds
+
+    def _controls(self, works: Sequence[Work]) -> dict[str, np.ndarray]:
+        return {
+            control.name: control.values([work.request.correlation for work in works]) if control.kind == "id" else control.flags(works)
+            for control in self._signature.controls
+        }
 
     def check(self, works: Sequence[Work], outputs: Sequence[np.ndarray]) -> None:
         """UnevenOutput: the rows of these outputs are not the works' rows."""

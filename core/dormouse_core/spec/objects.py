@@ -88,20 +88,22 @@ class StateSpec(Struct, frozen=True, kw_only=True, rename="camel"):
     shape: Annotated[
         list[Dimension],
         Meta(
-            min_length=1,
             max_length=limits.TENSOR_DIMENSIONS,
-            description="As the model declares it. -1 at batchAxis is the batch; -1 elsewhere is a dimension that varies.",
+            description="As the model declares it; [] is a scalar. -1 at batchAxis is the batch; -1 elsewhere is a dimension that varies.",
         ),
     ]
-    batch_axis: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=limits.TENSOR_DIMENSIONS - 1,
-            description="The axis along which the states of several sessions are joined. Its size in shape is -1, or 1 where the model "
-            "takes one session at a time.",
-        ),
-    ]
+    batch_axis: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                le=limits.TENSOR_DIMENSIONS - 1,
+                description="The axis along which the states of several sessions are joined. Its size in shape is -1, or 1 where the model "
+                "takes one session at a time. Absent: the state has no such axis, and the model takes one session at a time.",
+            ),
+        ]
+        | None
+    ) = None
     initial: Annotated[
         Literal["zeros"] | Initial,
         Meta(description='The state of a new session: the text "zeros", or {shape: [...]} for zeros of that shape, or {file: x.npy}.'),
@@ -109,10 +111,20 @@ class StateSpec(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Controls(Struct, frozen=True, kw_only=True, rename="camel"):
-    start: Annotated[TensorName | None, Meta(description="The input that is told the first step of a sequence.")] = None
-    end: Annotated[TensorName | None, Meta(description="The input that is told the last step of a sequence.")] = None
-    ready: Annotated[TensorName | None, Meta(description="The input that is told which rows of a batch are in use.")] = None
-    correlation_id: Annotated[TensorName | None, Meta(description="The input that takes the sequence's id.")] = None
+    """Inputs that the worker fills, for models made for Triton's sequence batcher. Each is FP32, INT32 or BOOL of shape [N, 1] or [N]."""
+
+    start: Annotated[
+        TensorName | None, Meta(description="The input that is 1 in the first step of a session, else 0 (FP32, INT32 or BOOL).")
+    ] = None
+    end: Annotated[
+        TensorName | None, Meta(description="The input that is 1 in the last step of a sequence, else 0 (FP32, INT32 or BOOL).")
+    ] = None
+    ready: Annotated[
+        TensorName | None, Meta(description="The input that is 1 in every row that a session uses: in all of them (FP32, INT32 or BOOL).")
+    ] = None
+    correlation_id: Annotated[
+        TensorName | None, Meta(description="The input that takes the session's id (UINT64, INT64, UINT32, INT32 or BYTES).")
+    ] = None
 
 
 StateVersion = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
@@ -127,7 +139,9 @@ class SessionsSpec(Struct, frozen=True, kw_only=True, rename="camel"):
             extra={"map_key": "input"},
         ),
     ] = field(default_factory=list)
-    controls: Annotated[Controls | None, Meta(description="Triton's sequence controls. Not in this release.")] = None
+    controls: (
+        Annotated[Controls, Meta(description="Triton's sequence controls: inputs of the model that callers do not send (onnx).")] | None
+    ) = None
     state_version: Annotated[
         StateVersion | None,
         Meta(description="The name of the states' layout. By default a digest of the states' names, datatypes and shapes, not of weights."),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dormouse_core import limits
-from dormouse_core.spec.objects import DNS_LABEL, Initial, SessionsSpec, StateSpec, Volume
+from dormouse_core.spec.objects import DNS_LABEL, Controls, Initial, SessionsSpec, StateSpec, Volume
 from dormouse_core.spec.sizes import state_bytes
 from dormouse_core.spec.validation import shown
 
@@ -36,7 +36,17 @@ class Rule:
 
 
 def _batches(state: StateSpec) -> bool:
-    return state.batch_axis < len(state.shape) and state.shape[state.batch_axis] in (-1, 1)
+    axis = state.batch_axis
+    return axis is None or (axis < len(state.shape) and state.shape[axis] in (-1, 1))
+
+
+def _control_names(controls: Controls) -> list[str]:
+    return [name for name in (controls.start, controls.end, controls.ready, controls.correlation_id) if name is not None]
+
+
+def _names_of_inputs(sessions: SessionsSpec) -> list[str]:
+    controls = _control_names(sessions.controls) if sessions.controls is not None else []
+    return [*controls, *(state.input for state in sessions.states)]
 
 
 def _varies(state: StateSpec) -> bool:
@@ -153,11 +163,19 @@ RULES: Sequence[Rule] = (
         "Committed is allowed: Buffered and Memory are not in this release",
     ),
     Rule(
+        "spec",
+        "sessions.controls",
+        "self.runtime != 'python' || !has(self.sessions) || !has(self.sessions.controls)",
+        lambda spec: spec.runtime != "python" or spec.sessions is None or spec.sessions.controls is None,
+        "none is allowed: a Python handler is told the same by its context (ctx.start, ctx.end, ctx.session)",
+    ),
+    Rule(
         "spec.sessions",
         "controls",
-        "!has(self.controls)",
-        lambda sessions: sessions.controls is None,
-        "not in this release: Triton's sequence controls",
+        "",
+        lambda sessions: len(set(_names_of_inputs(sessions))) == len(_names_of_inputs(sessions)),
+        "each input is allowed once, as a control or as a state",
+        lambda sessions: f"the input {_repeated(_names_of_inputs(sessions))} more than once",
     ),
     Rule(
         "spec.sessions",
@@ -178,16 +196,16 @@ RULES: Sequence[Rule] = (
     Rule(
         "spec.sessions.states[]",
         "batchAxis",
-        "self.batchAxis < self.shape.size()",
-        lambda state: state.batch_axis < len(state.shape),
+        "!has(self.batchAxis) || self.batchAxis < self.shape.size()",
+        lambda state: state.batch_axis is None or state.batch_axis < len(state.shape),
         "an axis of shape is allowed",
         lambda state: f"{state.batch_axis} (shape has {len(state.shape)} dimensions)",
     ),
     Rule(
         "spec.sessions.states[]",
         "shape",
-        "self.batchAxis >= self.shape.size() || self.shape[self.batchAxis] == -1 || self.shape[self.batchAxis] == 1",
-        lambda state: state.batch_axis >= len(state.shape) or _batches(state),
+        "!has(self.batchAxis) || self.batchAxis >= self.shape.size() || self.shape[self.batchAxis] in [-1, 1]",
+        lambda state: state.batch_axis is None or state.batch_axis >= len(state.shape) or _batches(state),
         "-1 or 1 is allowed at batchAxis",
         lambda state: f"{state.shape[state.batch_axis]} at axis {state.batch_axis}",
     ),

@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from dormouse_core.tensors import from_onnx, zeros
+from dormouse_core.tensors import as_array, from_onnx, zeros
 
+from dormouse_worker.controls import FLAGS, IDS, ControlSpec
 from dormouse_worker.models import ModelInvalid
 from dormouse_worker.signatures import Signature, StateSpec, TensorSpec, shape_text
 
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
+_OPTIONAL = "optional("
 
 
 class InvalidElement(Exception):
@@ -30,8 +32,8 @@ class InvalidElement(Exception):
 class OnnxRuntime:
     """One loaded model. `run` may be called from any thread, by one at a time."""
 
-    def __init__(self, path: pathlib.Path, states: Sequence[Any], max_batch: int, threads: int) -> None:
-        """`states`: of the function's spec (input, output, shape, batch_axis). ModelInvalid with the reason, as ONNX Runtime puts it."""
+    def __init__(self, path: pathlib.Path, states: Sequence[Any], max_batch: int, threads: int, controls: Any = None) -> None:
+        """`states`, `controls`: of the function's spec. ModelInvalid with the reason, as ONNX Runtime puts it."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -47,11 +49,15 @@ class OnnxRuntime:
             self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions have no common root but this
             raise ModelInvalid(f"{path.name} does not load: {error} (ONNX Runtime {onnxruntime.__version__})") from None
-        self.signature = _signature(self._session, states, max_batch)
+        self.signature = _signature(self._session, states, max_batch, controls)
         self._outputs = [t.name for t in self.signature.outputs] + [s.output for s in self.signature.states]
-        self._strings = {t.name for t in self.signature.inputs if t.datatype == "BYTES"}
+        signature = self.signature
+        self._strings = {t.name for t in signature.inputs if t.datatype == "BYTES"}
+        self._strings |= {c.name for c in signature.controls if c.datatype == "BYTES"}
+        self._strings |= {s.input for s in signature.states if s.datatype == "BYTES"}
+        self._text_states = [len(signature.outputs) + index for index, s in enumerate(signature.states) if s.datatype == "BYTES"]
         types = {value.name: value.type for value in self._values()}
-        self._bfloat = {name for name, kind in types.items() if kind == "tensor(bfloat16)"}
+        self._bfloat = {name for name, kind in types.items() if "tensor(bfloat16)" in kind}
         self._options: Any = None
 
     def _values(self) -> list[Any]:
@@ -63,9 +69,10 @@ class OnnxRuntime:
         if self._strings:
             feeds = {name: _strings(name, array) if name in self._strings else array for name, array in feeds.items()}
         self._options = options = onnxruntime.RunOptions()
-        if self._bfloat:
-            return self._run_values(feeds, options)
-        return self._session.run(self._outputs, feeds, options)  # type: ignore[no-any-return]  # onnxruntime has no types
+        found: list[np.ndarray] = self._run_values(feeds, options) if self._bfloat else self._session.run(self._outputs, feeds, options)
+        for index in self._text_states:  # as they come back from a record, so that a session is the same wherever it was
+            found[index] = as_array(found[index], "BYTES", found[index].shape)
+        return found
 
     def stop(self) -> None:
         """Asks the run in progress to end at its next operator. From another thread than `run`'s."""
@@ -88,10 +95,12 @@ class OnnxRuntime:
         feeds = {t.name: zeros(t.datatype, [max(1, size) for size in t.shape]) for t in self.signature.inputs if not t.optional}
         for s in self.signature.states:
             feeds[s.input] = zeros(s.datatype, [max(1, size) for size in s.shape])
+        for control in self.signature.controls:
+            feeds[control.name] = control.values([b"" if control.datatype == "BYTES" else 0])
         return feeds
 
 
-def _signature(session: Any, states: Sequence[Any], max_batch: int) -> Signature:
+def _signature(session: Any, states: Sequence[Any], max_batch: int, controls: Any) -> Signature:
     required = {value.name: value for value in session.get_inputs()}
     optional = {value.name: value for value in session.get_overridable_initializers()}
     outputs = {value.name: value for value in session.get_outputs()}
@@ -107,23 +116,54 @@ def _signature(session: Any, states: Sequence[Any], max_batch: int) -> Signature
         if value.type != result.type:
             raise ModelInvalid(f"{where}: input {state.input!r} is {value.type}, output {state.output!r} is {result.type}")
         datatype = _datatype(value)
-        if datatype == "BYTES":
-            raise ModelInvalid(f"{where}: {state.input!r} is a tensor of strings, which a state cannot be")
         shape = tuple(state.shape)
         _check_state(where, shape, _shape(value))
         batch_axis = state.batch_axis if state.batch_axis is not None and shape[state.batch_axis] == -1 else None
         found.append(StateSpec(state.input, state.output, datatype, shape, batch_axis))
-    inner_inputs, inner_outputs = {s.input for s in found}, {s.output for s in found}
+    controlled = _controls(controls, required, optional)
+    inner_inputs, inner_outputs = {s.input for s in found} | {c.name for c in controlled}, {s.output for s in found}
     public = [v for v in outputs.values() if v.name not in inner_outputs]
-    callers = [v for v in required.values() if v.name not in inner_inputs]
+    callers = [v for v in required.values() if v.name not in inner_inputs and not v.type.startswith(_OPTIONAL)]
+    omittable = [v for v in required.values() if v.name not in inner_inputs and v.type.startswith(_OPTIONAL)]
     extras = [v for v in optional.values() if v.name not in inner_inputs]
     symbol = _batch_symbol(public) if all(s.batch_axis is not None for s in found) else None
-    leads = [v for v in callers if symbol is not None and _leads(v, symbol)]
-    batches = max_batch > 0 and bool(leads)
+    leads = [v for v in (*callers, *omittable) if symbol is not None and _leads(v, symbol)]
+    inner = [required[c.name] if c.name in required else optional[c.name] for c in controlled]
+    batches = max_batch > 0 and bool(leads or inner) and symbol is not None and all(_leads(v, symbol) for v in inner)
     inputs = [TensorSpec(v.name, _datatype(v), _shape(v), False, batches and v in leads) for v in callers]
+    inputs += [TensorSpec(v.name, _datatype(v), _shape(v), True, batches and v in leads) for v in omittable]
     inputs += [TensorSpec(v.name, _datatype(v), _shape(v), True) for v in extras]
     results = [TensorSpec(v.name, _datatype(v), _shape(v), False, batches) for v in public]
-    return Signature("onnxruntime_onnx", tuple(inputs), tuple(results), tuple(found), max_batch if batches else 0)
+    size = max_batch if batches else 0
+    return Signature("onnxruntime_onnx", tuple(inputs), tuple(results), tuple(found), size, tuple(controlled))
+
+
+def _controls(wanted: Any, required: Mapping[str, Any], optional: Mapping[str, Any]) -> list[ControlSpec]:
+    """What `spec.sessions.controls` names, found in the model."""
+    if wanted is None:
+        return []
+    named = {
+        "start": ("start", wanted.start),
+        "end": ("end", wanted.end),
+        "ready": ("ready", wanted.ready),
+        "id": ("correlationId", wanted.correlation_id),
+    }
+    controls = []
+    for kind, (field, name) in named.items():
+        if name is None:
+            continue
+        where = f"spec.sessions.controls.{field}"
+        value = required.get(name) or optional.get(name)
+        if value is None:
+            raise ModelInvalid(f"{where}: the model has no input {name!r}; it has {', '.join(required)}")
+        datatype, shape = _datatype(value), _shape(value)
+        allowed = IDS if kind == "id" else FLAGS
+        if datatype not in allowed:
+            raise ModelInvalid(f"{where}: the model's {name!r} is {datatype}, one of {', '.join(sorted(allowed))} is allowed")
+        if len(shape) not in (1, 2) or any(size not in (-1, 1) for size in shape):
+            raise ModelInvalid(f"{where}: the model's {name!r} has shape {shape_text(shape)}, [N,1] and [N] are allowed")
+        controls.append(ControlSpec(kind, name, datatype, len(shape)))
+    return controls
 
 
 def _batch_symbol(outputs: Sequence[Any]) -> str | None:
@@ -143,7 +183,7 @@ def _leads(value: Any, symbol: str) -> bool:
 
 
 def _datatype(value: Any) -> str:
-    datatype = from_onnx(value.type)
+    datatype = from_onnx(value.type.removeprefix(_OPTIONAL).removesuffix(")") if value.type.startswith(_OPTIONAL) else value.type)
     if datatype is None:
         raise ModelInvalid(f"the model's {value.name!r} is {value.type}, which the Open Inference Protocol has no datatype for")
     return datatype

@@ -1,0 +1,89 @@
+"""What `dormouse init` proposes, and what it leaves to a person."""
+
+from typing import Any
+
+import pytest
+from dormouse_core.proposing import Value, propose
+
+
+def value(text: str) -> Value:
+    """`name FP32 batch 4 ?`: a name, a datatype, dimensions."""
+    name, datatype, *dims = text.split()
+    sizes: list[Any] = [int(size) if size.lstrip("-").isdigit() else None if size == "?" else size for size in dims]
+    return Value(name, datatype, tuple(sizes))
+
+
+def proposed(inputs: str, outputs: str) -> list[tuple[Any, ...]]:
+    found = propose([value(line) for line in inputs.split(", ")], [value(line) for line in outputs.split(", ")])
+    return [(pair.input.name, pair.output.name, pair.batch_axis, pair.initial) for pair in found.pairs]
+
+
+def doubts(inputs: str, outputs: str) -> tuple[str, ...]:
+    return propose([value(line) for line in inputs.split(", ")], [value(line) for line in outputs.split(", ")]).doubts
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "pairs"),
+    [
+        ("input FP32 ? ?, state FP32 2 ? 128, sr INT64", "output FP32 ? 1, stateN FP32 2 ? 128", [("state", "stateN", 1, None)]),
+        ("x FP32 b 8, h FP32 1 b 4, c FP32 1 b 4",
+         "y FP32 b 8, hn FP32 1 b 4, cn FP32 1 b 4", [("h", "hn", 1, None), ("c", "cn", 1, None)]),
+        ("x FP32 b 8, h0 FP32 1 b 4, c0 FP32 1 b 4",
+         "y FP32 b 8, hn FP32 1 b 4, cn FP32 1 b 4", [("h0", "hn", 1, None), ("c0", "cn", 1, None)]),
+        ("INPUT INT32 b 1, INPUT_STATE INT32 b 1", "OUTPUT INT32 b 1, OUTPUT_STATE INT32 b 1", [("INPUT_STATE", "OUTPUT_STATE", 0, None)]),
+        ("INPUT INT32 1, INPUT_STATE INT32 16", "OUTPUT INT32 1, OUTPUT_STATE INT32 16", [("INPUT_STATE", "OUTPUT_STATE", None, None)]),
+        ("x FP32 b 4, x_in FP32 b 2", "y FP32 b 4, x_out FP32 b 2", []),  # both are called x before: which?
+        ("u FP32 b 4, x FP32 b 2", "y FP32 b 4, x_out FP32 b 2", [("x", "x_out", 0, None)]),
+        (
+            "a FP32 b 1, cache_last_channel_len INT64 b, cache_last_channel FP16 b 4 8 2",
+            "y FP32 b 1, cache_last_channel_next FP16 b 4 8 2, cache_last_channel_len_next INT64 b",
+            [
+                ("cache_last_channel_len", "cache_last_channel_len_next", 0, None),
+                ("cache_last_channel", "cache_last_channel_next", 0, None),
+            ],
+        ),
+        (
+            "input_ids INT64 batch seq, past_key_values.0.key FP32 batch 4 past 64, past_key_values.0.value FP32 batch 4 past 64",
+            "logits FP32 batch seq 99, present.0.key FP32 batch 4 total 64, present.0.value FP32 batch 4 total 64",
+            [
+                ("past_key_values.0.key", "present.0.key", 0, (1, 4, 0, 64)),
+                ("past_key_values.0.value", "present.0.value", 0, (1, 4, 0, 64)),
+            ],
+        ),
+        ("x FP32 N 80, cached_key_0 FP32 128 N 9, cached_key_1 FP32 64 N 9",
+         "y FP32 N 5, new_cached_key_0 FP32 128 N 9, new_cached_key_1 FP32 64 N 9",
+         [("cached_key_0", "new_cached_key_0", 1, None), ("cached_key_1", "new_cached_key_1", 1, None)]),
+        ("mic FP32 1 160, conv_cache FP32 2 1 16, att_cache FP32 4 t 128",
+         "enh FP32 1 160, conv_cache_out FP32 2 1 16, r_att_cache FP32 4 t 128",
+         [("conv_cache", "conv_cache_out", None, None), ("att_cache", "r_att_cache", None, (4, 1, 128))]),
+        ("input_ids INT64 b n, attention_mask INT64 b n", "output_ids INT64 b n", []),
+        ("input FP32 b 4", "output FP32 b 4", []),
+        ("image FP32 b 3", "image_out FP32 b 3", []),
+    ],
+)  # fmt: skip
+def test_pairs(inputs: str, outputs: str, pairs: list[tuple[Any, ...]]) -> None:
+    assert proposed(inputs, outputs) == pairs
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "word"),
+    [
+        ("x FP32 b 4, state FP32 b 2", "y FP32 b 4, state_out INT64 b 2", "FP32 [-1, 2] in and INT64 [-1, 2] out"),
+        ("x FP32 b 4, state FP32 b 2", "y FP32 b 4, state_out FP32 2", "'state' with 'state_out'"),
+        ("x FP32 b 4, state FP32 b 2", "y FP32 b 4, state_out FP32 b 3", "'state' with 'state_out'"),
+        ("x FP32 b 4, hidden FP32 b 2", "y FP32 b 4, z FP32 b 2", "'hidden' with 'z': the names differ"),
+        ("x FP32 b 4, memory FP32 b 2", "y INT64 b", "'memory' sounds like a state"),
+        ("state_in FP32 b 2, prev_state FP32 b 2", "next_state FP32 b 2", "more than one tensor"),
+    ],
+)
+def test_doubts_are_told_and_not_proposed(inputs: str, outputs: str, word: str) -> None:
+    assert proposed(inputs, outputs) == []
+    assert any(word in doubt for doubt in doubts(inputs, outputs)), doubts(inputs, outputs)
+
+
+def test_controls() -> None:
+    inputs = "INPUT INT32 b 1, START INT32 b 1, END BOOL b, READY FP32 b 1, CORRID UINT64 b 1, STATE INT32 b 1"
+    controls = propose([value(line) for line in inputs.split(", ")], [value("OUTPUT INT32 b 1"), value("STATE_OUT INT32 b 1")]).controls
+    assert controls is not None
+    assert (controls.start, controls.end, controls.ready, controls.correlation_id) == ("START", "END", "READY", "CORRID")
+    assert propose([value("start INT64 b 1"), value("end FP32 b 2")], [value("y FP32 b")]).controls is None
