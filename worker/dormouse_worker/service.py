@@ -66,6 +66,7 @@ class Service:
         self._decoder = Decoder(signature, names)
         self._digester = Digester(function.path, signature)
         self._reader = calls.SessionReader(function, nonce) if signature.states else None
+        self._correlation = next((control for control in signature.controls if control.kind == "id"), None)
         self._limit = max_concurrency
         self._monotonic = monotonic
         self._scheduling = Scheduling()
@@ -118,6 +119,8 @@ class Service:
             raise Unavailable("this worker owns no sessions yet", Again.NOT_MINE)
         of = reader.read(headers, request.message.parameters)
         request.session = str(of.session)
+        if self._correlation is not None:
+            request.correlation = self._correlation.id(of.session)
         request.tenant = calls.text(headers.get(b"dormouse-tenant", b""))
         request.key = str(of.call_key)
         step = Step(
