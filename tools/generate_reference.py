@@ -1,6 +1,6 @@
 """Writes what follows from the types in `dormouse_core.spec` and the table in `dormouse_core.limits`:
 
-- `crds/inferencefunctions.yaml`, the CustomResourceDefinition;
+- `crds/inferencefunctions.yaml`, the CustomResourceDefinition, and the same within the chart, which cannot reach outside of its folder;
 - `docs/reference/inferencefunction.md`, the object for people;
 - `docs/reference/limits.md`, the limits.
 
@@ -141,6 +141,7 @@ def limits_page() -> str:
 
 FILES = {
     "crds/inferencefunctions.yaml": crd,
+    "deploy/helm/dormouse/files/inferencefunctions.yaml": crd,
     "docs/reference/inferencefunction.md": reference,
     "docs/reference/limits.md": limits_page,
 }

@@ -1,4 +1,4 @@
-"""Who may reach what in the store, in a cluster: the operator as root, the gateways as one user, each function's workers as one of their own.
+"""Who may reach what in the store of a cluster: the operator as root, gateways as one user, each function's workers as one of their own.
 
 A gateway reads what it routes by and writes nothing but its own presence; a worker reaches its function's map and data. So neither a
 handler, which is user code, nor a gateway, which everybody may call, can change what others see.

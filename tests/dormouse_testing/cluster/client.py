@@ -1,0 +1,122 @@
+"""What a test holds in its hands: kubectl and helm of one cluster, and what it takes to install the chart there."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dormouse_testing.cluster import images, lifecycle
+from dormouse_testing.cluster.layout import ROOT, ClusterError, Layout, Node
+
+CHART = ROOT / "deploy" / "helm" / "dormouse"
+RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
+T = TypeVar("T")
+IMAGES = ("DORMOUSE_IMAGE", "ETCD_IMAGE")  # name:tag, where the cluster is not ours
+
+
+@dataclass(slots=True)
+class Cluster:
+    """`layout` None: a cluster that KUBECONFIG names."""
+
+    kubeconfig: Path
+    layout: Layout | None = None
+    volumes: list[Path] = field(default_factory=list)
+
+    @property
+    def own(self) -> bool:
+        return self.layout is not None
+
+    @property
+    def nodes(self) -> list[Node]:
+        return lifecycle.current_nodes(self.layout) if self.layout else []
+
+    def run(self, *command: str, stdin: str | None = None, timeout: float = 120.0) -> str:
+        """Standard output. ClusterError with the program's last words."""
+        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment, timeout=timeout)
+        if done.returncode:
+            raise ClusterError(f"{' '.join(command[:4])} …: {(done.stderr or done.stdout).strip()}")
+        return done.stdout
+
+    def kubectl(self, *words: str, stdin: str | None = None, timeout: float = 120.0) -> str:
+        program = [self.layout.kube, "kubectl"] if self.layout else ["kubectl"]
+        return self.run(*program, *words, stdin=stdin, timeout=timeout)
+
+    def helm(self, *words: str, timeout: float = 300.0) -> str:
+        return self.run(str(self.layout.bin / "helm") if self.layout else "helm", *words, timeout=timeout)
+
+    def get(self, kind: str, name: str = "", namespace: str = "", *words: str) -> Any:
+        """One object, or the items of a list."""
+        where = ["-n", namespace] if namespace else ["-A"] if not name else []
+        found = json.loads(self.kubectl("get", kind, *([name] if name else []), *where, "-o", "json", *words))
+        return found if name else found["items"]
+
+    def exists(self, kind: str, name: str, namespace: str = "") -> bool:
+        return bool(self.kubectl("get", kind, name, *(["-n", namespace] if namespace else []), "--ignore-not-found", "-o", "name").strip())
+
+    def apply(self, *manifests: dict[str, Any], namespace: str = "default") -> None:
+        self.kubectl("apply", "-n", namespace, "-f", "-", stdin="\n---\n".join(json.dumps(manifest) for manifest in manifests))
+
+    @contextlib.contextmanager
+    def namespace(self, name: str) -> Iterator[str]:
+        """A new one under Pod Security `restricted`, gone at the end with all that is in it."""
+        self.kubectl("create", "namespace", name)
+        self.kubectl("label", "namespace", name, RESTRICTED)
+        try:
+            yield name
+        finally:
+            self.kubectl("delete", "namespace", name, "--wait=true", "--timeout=110s")
+
+    def volume(self, name: str, size: str = "1Gi") -> None:
+        """A volume on node1's disk, for a claim to find: our own cluster makes none by itself."""
+        if not self.layout:
+            return  # such a cluster has a storage class
+        node = self.layout.node(1)
+        folder = node.home / "volumes" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        self.volumes.append(folder)
+        terms = [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node.name]}]}]
+        spec = {
+            "capacity": {"storage": size},
+            "accessModes": ["ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "storageClassName": "",
+            "local": {"path": str(folder)},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": terms}},
+        }
+        self.apply({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec})
+
+    def chart_values(self) -> list[str]:
+        """`--set`s that make the chart use this cluster's images."""
+        names = (images.DORMOUSE, images.ETCD) if self.layout else tuple(os.environ[name] for name in IMAGES)
+        words = []
+        for prefix, image in zip(("image", "etcd.image"), names, strict=True):
+            repository, _, tag = image.rpartition(":")
+            words += ["--set", f"{prefix}.repository={repository},{prefix}.tag={tag}"]
+        if self.layout:
+            words += ["--set", "image.pullPolicy=Never,etcd.image.pullPolicy=Never"]
+        return words
+
+    def close(self) -> None:
+        for folder in self.volumes:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def eventually(what: str, look: Callable[[], T], seconds: float = 30.0) -> T:
+    """What `look` returns once it is true; ClusterErrors on the way count as not yet."""
+    deadline = time.monotonic() + seconds
+    problem = ""
+    while time.monotonic() < deadline:
+        try:
+            if found := look():
+                return found
+        except ClusterError as error:
+            problem = f" ({error})"
+        time.sleep(0.2)
+    raise AssertionError(f"{what}: not after {seconds:g} s{problem}")
