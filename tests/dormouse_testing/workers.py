@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -178,6 +178,18 @@ def outputs_of(reply: inference_pb2.ModelInferResponse) -> dict[str, np.ndarray]
         tensor.name: decode_raw(tensor.datatype, tensor.shape, raw)
         for tensor, raw in zip(reply.outputs, reply.raw_output_contents, strict=True)
     }
+
+
+def patient(call: Callable[[], Any], seconds: float = 15.0) -> Any:
+    """What a relay does: sends again while the worker says `dormouse-again`, or is not there."""
+    limit = time.monotonic() + seconds
+    while True:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > limit:
+                raise
+            time.sleep(0.02)
 
 
 def give_shards(endpoint: str, installation: str, shards: int, *, name: str = "fn", uid: str = "uid-1", besides: Sequence[str] = ()) -> str:

@@ -17,7 +17,7 @@ import pytest
 from dormouse_proto import control_pb2, control_pb2_grpc, inference_pb2
 from dormouse_testing import models
 from dormouse_testing.etcd_server import EtcdServer
-from dormouse_testing.workers import Client, WorkerProcess, give_shards, outputs_of, request_of, spec_file
+from dormouse_testing.workers import Client, WorkerProcess, give_shards, outputs_of, patient, request_of, spec_file
 
 COUNTER: dict[str, Any] = {
     "runtime": "onnx",
@@ -53,18 +53,6 @@ def handler(folder: Path, text: str) -> dict[str, Any]:
     (folder / "handlers").mkdir(exist_ok=True)
     (folder / "handlers" / "mine.py").write_text(textwrap.dedent(text))
     return {"runtime": "python", "model": {"uri": "file://handlers"}, "handler": "mine:Mine"}
-
-
-def patient(call: Callable[[], Any], seconds: float = 15.0) -> Any:
-    """What a relay does: sends again while the worker says `dormouse-again`, or is not there."""
-    limit = time.monotonic() + seconds
-    while True:
-        try:
-            return call()
-        except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > limit:
-                raise
-            time.sleep(0.02)
 
 
 def fails(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str]:
