@@ -76,7 +76,7 @@ def _become(layout: Layout, words: Sequence[str]) -> None:
     if not lifecycle.running(layout):
         raise ClusterError("the cluster is down; `up` starts it")  # its address would be somebody else's
     program = [layout.kube, "kubectl"] if words[0] == "kubectl" else [str(layout.bin / "helm")]
-    os.execve(program[0], [*program, *words[1:]], {**os.environ, "KUBECONFIG": str(layout.kubeconfig)})  # noqa: S606
+    os.execve(program[0], [*program, *words[1:]], {**os.environ, "KUBECONFIG": str(layout.kubeconfig)})
 
 
 def _node(layout: Layout, name: str) -> Node:

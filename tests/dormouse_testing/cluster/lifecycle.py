@@ -1,5 +1,6 @@
 """A cluster comes up, and goes without a trace but its caches."""
 
+import functools
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,7 +32,7 @@ def up(layout: Layout, count: int, timing: Timing | None = None) -> list[Node]:
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda node: nodes.start(layout, node, [other for other in chosen if other != node]), chosen))
         for node in chosen:
-            until(f"{node.name} is ready", lambda node=node: ready(layout, node))
+            until(f"{node.name} is ready", functools.partial(ready, layout, node))
     except BaseException:
         down(layout)
         raise

@@ -1,0 +1,222 @@
+"""The chart without a cluster: what it renders to, for many values, and what its schema refuses."""
+
+import base64
+import itertools
+import json
+import pathlib
+import subprocess
+
+import pytest
+import yaml
+from dormouse_gateway import settings as gateway_settings
+from dormouse_testing.cluster.charts import Object, Refused, Rendered, containers, render
+from dormouse_testing.cluster.client import CHART
+from dormouse_testing.cluster.layout import ROOT
+
+EXTERNAL = ("etcd.enabled=false", "etcd.external.endpoints={etcd-0.example:2379,etcd-1.example:2379}")
+SECURED = (*EXTERNAL, "etcd.external.tlsSecret=etcd-tls", "etcd.external.usersSecret=etcd-users")
+MATRIX = [
+    tuple(value for value in chosen if value)
+    for chosen in itertools.product(
+        ("", "etcd.replicas=3"), ("", "etcd.persistence.enabled=false"), ("", "networkPolicies.enabled=false"), ("", "namespaces={a,b}")
+    )
+] + [EXTERNAL, SECURED, ("crds.install=false", "operator.replicas=3", "gateway.service.type=LoadBalancer")]
+
+
+@pytest.fixture(scope="session")
+def default(helm: str) -> Rendered:
+    return render(helm)
+
+
+@pytest.mark.parametrize("values", MATRIX, ids=lambda values: ",".join(values) or "default")
+def test_pods_of_any_values_are_restricted(helm: str, values: tuple[str, ...]) -> None:
+    pods = list(render(helm, *values).pods())
+    assert len(pods) == (3 if "etcd.enabled=false" in values else 4)
+    for name, pod in pods:
+        security = pod["spec"]["securityContext"]
+        assert security["runAsNonRoot"] is True, name
+        assert security["runAsUser"] > 0, name
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert pod["spec"].get("automountServiceAccountToken") is False or name.endswith("-operator"), name
+        for container in containers(pod):
+            inner = container["securityContext"]
+            assert inner["allowPrivilegeEscalation"] is False, name
+            assert inner["readOnlyRootFilesystem"] is True, name
+            assert inner["capabilities"] == {"drop": ["ALL"]}, name
+            assert container["resources"]["limits"]["memory"], name
+
+
+@pytest.mark.parametrize("values", MATRIX, ids=lambda values: ",".join(values) or "default")
+def test_every_selector_finds_the_pods_that_it_is_for(helm: str, values: tuple[str, ...]) -> None:
+    """Services, budgets and policies go by labels; each finds pods of one part, with the ports that it names."""
+    rendered = render(helm, *values)
+    pods = [(name, pod) for name, pod in rendered.pods() if not name.endswith("-test")]
+    for each in rendered.objects:
+        spec = each.get("spec", {})
+        match each["kind"]:
+            case "Service":
+                chosen, ports = spec["selector"], [port["targetPort"] for port in spec["ports"]]
+                chosen = {key: value for key, value in chosen.items() if key != "statefulset.kubernetes.io/pod-name"}
+            case "NetworkPolicy":
+                chosen, ports = spec["podSelector"]["matchLabels"], [port["port"] for rule in spec["ingress"] for port in rule["ports"]]
+            case "PodDisruptionBudget":
+                chosen, ports = spec["selector"]["matchLabels"], []
+            case _:
+                continue
+        found = [(name, pod) for name, pod in pods if chosen.items() <= pod["metadata"]["labels"].items()]
+        assert len(found) == 1, (each["kind"], each["metadata"]["name"])
+        named = {port["name"] for container in containers(found[0][1]) for port in container.get("ports", [])}
+        assert set(ports) <= named, (each["kind"], each["metadata"]["name"])
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("gateway.replicas=0", "gateway/replicas"),
+        ("gateway.maxMessageBytes=67108865", "maxMessageBytes"),
+        ("gateway.service.type=ExternalName", "service/type"),
+        ("gateway.ownNames={Upper.Example}", "ownNames"),
+        ("gateway.replica=2", "replica"),
+        ("etcd.replicas=2", "etcd/replicas"),
+        ("etcd.quotaBytes=9000000000", "quotaBytes"),
+        ("etcd.persistence.size=lots", "size"),
+        ("etcd.enabled=false", "endpoints"),
+        ("etcd.external.endpoints={nowhere}", "endpoints"),
+        ("installation=Has Space", "installation"),
+        ("namespaces={Upper}", "namespaces"),
+        ("image.pullPolicy=Sometimes", "pullPolicy"),
+        ("networkPolicies.callers[0].podSelectors.a=b", "callers"),
+        ("unknown=1", "unknown"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(helm: str, value: str, told: str) -> None:
+    with pytest.raises(Refused, match=told):
+        render(helm, value)
+
+
+def test_every_value_is_in_the_schema_and_the_other_way_round() -> None:
+    def compare(values: Object, schema: Object, at: str) -> None:
+        fields = schema["properties"]
+        assert set(fields) - {"global"} == set(values), at
+        for name, value in values.items():
+            if isinstance(value, dict) and "properties" in fields[name]:
+                compare(value, fields[name], f"{at}.{name}")
+
+    compare(yaml.safe_load((CHART / "values.yaml").read_text()), json.loads((CHART / "values.schema.json").read_text()), "")
+
+
+def test_the_definition_is_the_generated_one_and_outlives_the_release(default: Rendered, helm: str) -> None:
+    found = default.one("CustomResourceDefinition", "inferencefunctions.dormouse.dev")
+    assert found["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+    assert found == yaml.safe_load((ROOT / "crds" / "inferencefunctions.yaml").read_text())
+    assert not render(helm, "crds.install=false").all("CustomResourceDefinition")
+
+
+def test_what_holds_sessions_outlives_the_release(default: Rendered, helm: str) -> None:
+    """etcd's data know its passwords: kept together, or gone together."""
+    for name in ("dormouse-etcd-users", "dormouse-etcd-server"):
+        assert default.one("Secret", name)["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+        assert not render(helm, "etcd.persistence.enabled=false").one("Secret", name)["metadata"]["annotations"]
+    etcd = default.one("StatefulSet", "dormouse-etcd")
+    assert etcd["spec"]["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
+
+
+def test_the_gateway_takes_the_options_that_it_is_given(default: Rendered) -> None:
+    """Agent and Envoy read the same command line, and read it to the end."""
+    pod = default.one("Deployment", "dormouse-gateway")["spec"]["template"]
+    agent, envoy = containers(pod)
+    assert agent["args"] == envoy["args"]
+    assert agent["restartPolicy"] == "Always"
+    taken = gateway_settings.parse(agent["args"], "gateway")
+    assert taken.store == ("dormouse-etcd-0.system.svc.cluster.local:2379",)
+    assert taken.store_user == "dormouse-gateway/default"
+    assert {"dormouse-gateway.system", "dormouse-gateway.system.svc.cluster.local"} <= taken.own_names
+    assert taken.listen.endswith(":8001")
+    assert taken.relay.startswith("127.0.0.1:"), "nobody but this pod's Envoy may reach the relay"
+    assert pod["spec"]["terminationGracePeriodSeconds"] > taken.drain_seconds
+
+
+def test_rights_are_small(default: Rendered) -> None:
+    rules = [rule for role in default.all("ClusterRole") for rule in role["rules"]]
+    assert rules
+    for rule in rules:
+        assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
+        if "secrets" in rule["resources"]:
+            assert not {"list", "watch"} & set(rule["verbs"]), "whoever can list Secrets has them all"
+    accounts = [pod["spec"].get("serviceAccountName") for _, pod in default.pods()]
+    assert [account for account in accounts if account] == ["dormouse-operator"]
+
+
+def test_rights_end_at_the_namespaces_that_are_served(helm: str) -> None:
+    rendered = render(helm, "namespaces={a,b}")
+    assert not rendered.all("ClusterRole")
+    assert {role["metadata"]["namespace"] for role in rendered.all("Role")} == {"a", "b"}
+    assert [binding["roleRef"]["name"] for binding in rendered.all("ClusterRoleBinding")] == ["system:auth-delegator"]
+    rules = rendered.one("NetworkPolicy", "dormouse-etcd")["spec"]["ingress"][0]["from"]
+    assert rules[-1]["namespaceSelector"]["matchExpressions"][0]["values"] == ["a", "b"]
+
+
+def test_only_the_gateways_port_is_open_to_callers(default: Rendered, helm: str) -> None:
+    policies = {each["metadata"]["name"]: each["spec"]["ingress"] for each in default.all("NetworkPolicy")}
+    assert set(policies) == {"dormouse-gateway", "dormouse-operator", "dormouse-etcd"}
+    open_to_all = [
+        (name, port["port"]) for name, rules in policies.items() for rule in rules if "from" not in rule for port in rule["ports"]
+    ]
+    assert open_to_all == [("dormouse-gateway", "grpc")]
+    narrowed = render(helm, "networkPolicies.callers[0].namespaceSelector.matchLabels.team=speech").one("NetworkPolicy", "dormouse-gateway")
+    assert narrowed["spec"]["ingress"][0]["from"] == [{"namespaceSelector": {"matchLabels": {"team": "speech"}}}]
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_members_of_etcd_know_each_other_and_their_certificate_names_them(helm: str, members: int, tmp_path: pathlib.Path) -> None:
+    rendered = render(helm, f"etcd.replicas={members}")
+    arguments = dict(
+        each.split("=", 1)
+        for each in containers(rendered.one("StatefulSet", "dormouse-etcd")["spec"]["template"])[0]["args"]
+        if "=" in each
+    )
+    peers = dict(each.split("=", 1) for each in arguments["--initial-cluster"].split(","))
+    assert list(peers) == [f"dormouse-etcd-{number}" for number in range(members)]
+    certificate = tmp_path / "tls.crt"
+    certificate.write_bytes(base64.b64decode(rendered.one("Secret", "dormouse-etcd-server")["data"]["tls.crt"]))
+    told = subprocess.run(
+        ["openssl", "x509", "-in", certificate, "-noout", "-ext", "subjectAltName"], capture_output=True, text=True, check=True
+    )
+    gateway = containers(rendered.one("Deployment", "dormouse-gateway")["spec"]["template"])[0]["args"]
+    clients = [each.removeprefix("--store=").rsplit(":", 1)[0] for each in gateway if each.startswith("--store=")]
+    assert len(clients) == members
+    for host in [*clients, *(url.removeprefix("https://").rsplit(":", 1)[0] for url in peers.values())]:
+        assert f"DNS:{host}" in told.stdout
+        service = host.split(".")[0 if host in clients else 1]
+        assert rendered.one("Service", service)
+    assert len(rendered.all("PodDisruptionBudget", "dormouse-etcd")) == (members == 3), "a budget over one member would never let it go"
+
+
+def test_an_etcd_elsewhere(helm: str) -> None:
+    rendered = render(helm, *SECURED)
+    assert not rendered.all("StatefulSet")
+    assert not rendered.all("Secret")
+    for name in ("dormouse-gateway", "dormouse-operator"):
+        pod = rendered.one("Deployment", name)["spec"]["template"]
+        arguments = containers(pod)[0]["args"]
+        assert [each for each in arguments if each.startswith("--store=")] == ["--store=etcd-0.example:2379", "--store=etcd-1.example:2379"]
+        assert "--store-ca=/etc/dormouse/tls/ca.crt" in arguments
+        sources = {volume["secret"]["secretName"] for volume in pod["spec"]["volumes"] if "secret" in volume}
+        assert sources == {"etcd-tls", "etcd-users"}
+    plain = render(helm, *EXTERNAL).one("Deployment", "dormouse-gateway")["spec"]["template"]
+    assert not [each for each in containers(plain)[0]["args"] if "-ca" in each or "-user" in each]
+
+
+def test_a_part_sees_its_own_password_only(default: Rendered) -> None:
+    for name, keys in (("dormouse-gateway", {"gateway"}), ("dormouse-operator", {"operator", "gateway"})):
+        volumes = default.one("Deployment", name)["spec"]["template"]["spec"]["volumes"]
+        users = next(volume["secret"] for volume in volumes if volume["name"] == "users")
+        assert {item["key"] for item in users["items"]} == keys
+
+
+def test_names_fit_whatever_the_release_is_called(helm: str) -> None:
+    rendered = render(helm, release="a" * 53, namespace="n" * 63)
+    assert all(
+        len(each["metadata"]["name"]) <= 63 for each in rendered.objects if each["kind"] not in ("ClusterRole", "ClusterRoleBinding")
+    )
+    assert rendered.one("Deployment", f"{'a' * 40}-gateway")
