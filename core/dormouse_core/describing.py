@@ -43,6 +43,7 @@ def model_config(name: str, metadata: state_pb2.ModelMetadata, delay_us: int, id
         ],
         output=[inference_pb2.ModelOutput(name=t.name, data_type=_triton(t.datatype), dims=dims(t)) for t in metadata.outputs],
     )
+    config.model_transaction_policy.decoupled = metadata.decoupled
     if metadata.state_version:
         sequences = config.sequence_batching
         sequences.max_sequence_idle_microseconds = idle_us

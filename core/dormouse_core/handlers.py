@@ -15,8 +15,12 @@
 Tensors are NumPy arrays by name. FP16 is float16; BF16 is uint16 bit patterns (`dormouse_core.tensors.bf16_to_fp32`); BYTES are object
 arrays of `bytes`.
 
+A `step` that is a generator (or an async one) streams: each dict that it yields is one response, sent at once; a call has any number of
+them. Callers reach it by `ModelStreamInfer` alone.
+
 A step's changes of the state and its reply count together or not at all: if `step` raises, or its worker dies before the step is stored,
-the state is what it was before. What a handler does elsewhere (a file, a call of another service) may happen more than once.
+the state is what it was before. Responses that were yielded are provisional until then. What a handler does elsewhere (a file, a call of
+another service) may happen more than once.
 """
 
 import hashlib
@@ -142,7 +146,9 @@ class Handler:
         """Called once, before the first step. What it raises makes the function fail with that message."""
 
     def step(self, inputs: Inputs, state: States, ctx: Context) -> Any:
-        """One call: returns the outputs by name. `state` (empty in a stateless function): arrays to change in place, or names to set anew.
+        """One call: returns the outputs by name, or yields them, once for each response.
+
+        `state` (empty in a stateless function): arrays to change in place, or names to set anew.
 
         The arrays in `inputs` are read-only. May be `async`. Raising answers the call with INTERNAL and leaves the state as it was;
         a `dormouse_core.errors.DormouseError` answers with its own code.
@@ -158,16 +164,19 @@ class Declaration:
     outputs: tuple[Tensor, ...]
     states: tuple[State, ...]
     is_async: bool
+    decoupled: bool = False
+    """`step` is a generator."""
 
     def check_outputs(self, returned: Any) -> dict[str, NDArray[Any]]:
         """The outputs that `step` returned, as arrays. Internal: one is missing, unknown, or not as declared."""
+        verb = "yielded" if self.decoupled else "returned"
         if not isinstance(returned, Mapping):
-            raise Internal(f"step returned {type(returned).__name__}, a dict of outputs by name is required")
+            raise Internal(f"step {verb} {type(returned).__name__}, a dict of outputs by name is required")
         names = [output.name for output in self.outputs]
         unknown = [str(name) for name in returned if name not in names]
         missing = [name for name in names if name not in returned]
         if unknown or missing:
-            raise Internal(f"step returned the outputs {', '.join(map(str, returned)) or 'none'}, {', '.join(names)} are declared")
+            raise Internal(f"step {verb} the outputs {', '.join(map(str, returned)) or 'none'}, {', '.join(names)} are declared")
         return {output.name: as_array(returned[output.name], output.datatype, output.shape, output.name) for output in self.outputs}
 
     def check_states(self, state: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
@@ -205,13 +214,11 @@ def declaration_of(handler: Any, *, stateful: bool) -> Declaration:
             faults.append(f"states: a session of {least} bytes found, at most {limits.STATE_BYTES} are allowed")
     if handler.step is Handler.step:
         faults.append("step: not found, it is required")
-    elif inspect.isgeneratorfunction(handler.step) or inspect.isasyncgenfunction(handler.step):
-        faults.append(
-            "step: a generator found, a function that returns its outputs is required: streamed responses are not in this release"
-        )
     if faults:
         raise FailedPrecondition("\n".join(f"handler {_name(handler)}: {fault}" for fault in faults))
-    return Declaration(inputs, outputs, states, inspect.iscoroutinefunction(handler.step))
+    streams = inspect.isasyncgenfunction(handler.step)
+    is_async = streams or inspect.iscoroutinefunction(handler.step)
+    return Declaration(inputs, outputs, states, is_async, streams or inspect.isgeneratorfunction(handler.step))
 
 
 def _declared(handler: type[Handler], name: str, kind: type[Tensor] | type[State], faults: list[str]) -> tuple[Any, ...]:

@@ -46,6 +46,9 @@ MESSAGE_BYTES_MAX = 64 * MIB
 MESSAGE_OVERHEAD_BYTES = 64 * KIB
 CLIENT_MESSAGE_BYTES = 4 * MIB
 ENVOY_CIRCUIT_BREAKER = 1_024
+STREAM_MESSAGES = 256
+STREAM_BYTES = 4 * MIB
+STREAMED_BYTES = 64 * MIB
 
 MESSAGES = (
     Limit(
@@ -82,6 +85,23 @@ MESSAGES = (
         "requests",
         "Envoy: circuit breakers",
         "raised by the gateway's own configuration",
+    ),
+    Limit(
+        "STREAM_MESSAGES",
+        "unanswered messages of one stream",
+        "messages",
+        "our own: memory",
+        "by construction: the stream is not read further",
+    ),
+    Limit(
+        "STREAM_BYTES", "their sum, the last one not counted", "bytes", "our own: memory", "by construction: the stream is not read further"
+    ),
+    Limit(
+        "STREAMED_BYTES",
+        "all responses to one step of a streaming handler",
+        "bytes",
+        "our own: they are kept",
+        "each step: RESOURCE_EXHAUSTED",
     ),
 )
 

@@ -11,22 +11,20 @@ A caller may put many sequences of many functions on one stream and wait for non
   for a state that there is not. A `sequence_start` among them begins anew.
 
 So that a caller who does not read costs no more memory than one who does, a message counts as unanswered until its
-last response is written, and nothing is read beyond `WINDOW` unanswered messages or `WINDOW_BYTES` of them.
+last response is written, and nothing is read beyond `STREAM_MESSAGES` unanswered messages or `STREAM_BYTES` of them.
 """
 
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dormouse_core import callkeys, streamed
+from dormouse_core import callkeys, limits, streamed
 from dormouse_core.errors import Aborted, DormouseError
 from dormouse_core.seams import Reply
 
 from dormouse_gateway import naming
 from dormouse_gateway.sending import DECOUPLED
 
-WINDOW = 256
-WINDOW_BYTES = 4 << 20
 MAX_PARTS = 64  # parts of replies that wait to be written; then the workers' streams are not read
 STEP = "dormouse-step"
 
@@ -231,7 +229,7 @@ class Stream:
     @property
     def full(self) -> bool:
         """No further message is to be read now."""
-        return self.unanswered >= WINDOW or self.bytes >= WINDOW_BYTES
+        return self.unanswered >= limits.STREAM_MESSAGES or self.bytes >= limits.STREAM_BYTES
 
     @property
     def crowded(self) -> bool:

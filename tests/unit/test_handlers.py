@@ -47,8 +47,18 @@ def test_an_async_step_is_known() -> None:
     assert declaration_of(made(step=step), stateful=False).is_async
 
 
-def streaming(self: Any, inputs: Any, state: Any, ctx: Context) -> Any:
-    yield {}
+def test_a_step_that_yields_streams() -> None:
+    def step(self: Any, inputs: Any, state: Any, ctx: Context) -> Any:
+        yield {}
+
+    async def later(self: Any, inputs: Any, state: Any, ctx: Context) -> Any:
+        yield {}
+
+    found = [declaration_of(made(step=each), stateful=False) for each in (step, later)]
+    assert [(each.decoupled, each.is_async) for each in found] == [(True, False), (True, True)]
+    assert not declaration_of(Good, stateful=True).decoupled
+    with pytest.raises(Internal, match="step yielded int"):
+        found[0].check_outputs(3)
 
 
 TYPES = "BOOL, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64, FP16, BF16, FP32, FP64, BYTES"
@@ -93,11 +103,6 @@ WRONG: list[tuple[dict[str, Any], bool, str]] = [
     ),
     ({"states": [BIG]}, True, "states: a session of 8000000 bytes found, at most 1015808 are allowed"),
     ({"step": Handler.step}, False, "step: not found, it is required"),
-    (
-        {"step": streaming},
-        False,
-        "step: a generator found, a function that returns its outputs is required: streamed responses are not in this release",
-    ),
 ]
 
 

@@ -1,7 +1,7 @@
 """The state machine of a stream: order, keys, what a failure takes with it, and how much may wait. Nothing here takes time."""
 
 import pytest
-from dormouse_core import streamed
+from dormouse_core import limits, streamed
 from dormouse_core.callkeys import split
 from dormouse_core.errors import Code, ResourceExhausted
 from dormouse_core.seams import Reply
@@ -248,7 +248,7 @@ def test_a_callers_key_gives_each_message_one() -> None:
 
 def test_a_window_of_messages_and_of_bytes() -> None:
     s = stream()
-    for number in range(streams.WINDOW):
+    for number in range(limits.STREAM_MESSAGES):
         assert not s.full
         s.receive(message("m", str(number), 1), NOW)
     assert s.full
@@ -258,7 +258,7 @@ def test_a_window_of_messages_and_of_bytes() -> None:
     drain(s)
     assert not s.full
     t = stream()
-    t.receive(message("m", "large", size=streams.WINDOW_BYTES), NOW)
+    t.receive(message("m", "large", size=limits.STREAM_BYTES), NOW)
     assert t.full
 
 

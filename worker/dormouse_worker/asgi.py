@@ -13,10 +13,11 @@ gone. So calls that wait are asked each SWEEP seconds.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
-from dormouse_core.errors import Code, DeadlineExceeded, DormouseError, Internal, Unavailable
+from dormouse_core.errors import Code, DeadlineExceeded, Decoupled, DormouseError, Internal, Unavailable
 
 from dormouse_worker import bootstrap, frames
 
@@ -24,6 +25,7 @@ SWEEP = 0.05
 Receive = Callable[[], "asyncio.Future[dict[str, Any]]"]
 Send = Callable[[dict[str, Any]], Any]
 Scope = dict[str, Any]
+Metadata = list[tuple[bytes, bytes]] | None
 
 _OK_HEADERS = [(b"content-type", bootstrap.CONTENT_TYPE.encode())]
 _OK: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": _OK_HEADERS, "trailers": False}
@@ -65,6 +67,9 @@ class Call:
 
     __slots__ = ("_chunks", "_receive", "_send", "_size", "body", "deadline", "gone", "headers", "kept", "on_gone", "since", "transport")
 
+    streams = False
+    """It came on ModelStreamInfer: it may be answered in parts."""
+
     def __init__(self, transport: "Transport", headers: list[tuple[bytes, bytes]], receive: Receive, send: Send) -> None:
         self.transport = transport
         self.headers = headers
@@ -104,7 +109,7 @@ class Call:
             self.transport.arrived(self)
         except Exception as error:
             self.gone = True
-            self._headers(error_headers(Internal(f"the worker could not read the call: {error!r}")))
+            self.refuse(Internal(f"the worker could not read the call: {error!r}"))
 
     def poll(self) -> None:
         """Asks whether the caller is still there."""
@@ -114,13 +119,16 @@ class Call:
         if future.cancelled() or future.exception() is not None or future.result()["type"] == "http.disconnect":
             self.transport.leave(self)
 
-    def _headers(self, headers: list[tuple[bytes, bytes]]) -> None:
-        self._put({"type": "http.response.start", "status": 200, "headers": headers}, {"type": _BODY})
+    def answer(self, framed: bytes, metadata: Metadata) -> None:
+        self._put(_OK if metadata is None else {**_OK, "headers": [*metadata, *_OK_HEADERS]}, {"type": _BODY, "body": framed})
 
-    def _put(self, start: dict[str, Any], body: dict[str, Any]) -> None:
+    def refuse(self, error: DormouseError) -> None:
+        self._put({"type": "http.response.start", "status": 200, "headers": error_headers(error)}, {"type": _BODY})
+
+    def _put(self, *events: dict[str, Any]) -> None:
         try:
-            self._send(start)
-            self._send(body)
+            for event in events:
+                self._send(event)
         except Exception:  # the caller is gone: pyvoy raises its own ClientDisconnectedError, which it does not export
             self.gone = True
 
@@ -133,6 +141,8 @@ def error_headers(error: DormouseError, content_type: bytes = bootstrap.CONTENT_
     headers = [(b"content-type", content_type)]
     if isinstance(error, Unavailable) and error.again is not None:
         headers.append((b"dormouse-again", error.again.value.encode()))
+    elif isinstance(error, Decoupled):
+        headers.append((b"dormouse-decoupled", b"1"))
     headers += [
         (b"dormouse-by", b"worker"),
         (b"grpc-status", b"%d" % int(error.code)),
@@ -141,13 +151,21 @@ def error_headers(error: DormouseError, content_type: bytes = bootstrap.CONTENT_
     return headers
 
 
+KINDS = {bootstrap.INFER: Call}
+
+
 class Transport:
-    """The ASGI application. `ready` is called once a turn of the loop in which calls arrived; `other` serves every path but ModelInfer."""
+    """The ASGI application. `ready` is called once a turn of the loop in which calls arrived; `other` serves every path that is none of
+    `kinds`.
+    """
 
     _asgi_single_callable = True  # what pyvoy asks before it calls the application with (scope, receive, send)
 
-    def __init__(self, limit: int, other: Callable[["Exchange"], Awaitable[None]]) -> None:
+    def __init__(
+        self, limit: int, other: Callable[["Exchange"], Awaitable[None]], kinds: Mapping[str, type[Call]] = MappingProxyType(KINDS)
+    ) -> None:
         self.limit = limit
+        self._kinds = kinds
         self.ready: Callable[[], None] | None = None
         self.ended: Callable[[Call, DormouseError | None], None] | None = None
         """Called once for each call that arrived, when it is over."""
@@ -159,8 +177,9 @@ class Transport:
 
     # ------------------------------------------------------------------------------------------------------- from pyvoy
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
-        if scope["type"] == "http" and scope["path"] == bootstrap.INFER:
-            call = Call(self, scope["headers"], receive, send)
+        kind = self._kinds.get(scope["path"]) if scope["type"] == "http" else None
+        if kind is not None:
+            call = kind(self, scope["headers"], receive, send)
             receive().add_done_callback(call.received)
             return PLACEHOLDER
         return self._plain(scope, receive, send)
@@ -204,20 +223,19 @@ class Transport:
             asyncio.get_running_loop().call_soon(self._turn)
         return taken
 
-    def reply(self, batch: Iterable[tuple[Call, bytes, list[tuple[bytes, bytes]] | None]]) -> None:
+    def reply(self, batch: Iterable[tuple[Call, bytes, Metadata]]) -> None:
         """Answers calls with OK: (call, one framed message, further metadata). One that is gone already is passed over."""
         for call, framed, metadata in batch:
             if call.gone:
                 continue
             self._close(call, None)
-            start = _OK if metadata is None else {**_OK, "headers": [*metadata, *_OK_HEADERS]}
-            call._put(start, {"type": _BODY, "body": framed})
+            call.answer(framed, metadata)
 
     def refuse(self, call: Call, error: DormouseError) -> None:
         """Answers one call with an error, at once."""
         if not call.gone:
             self._close(call, error)
-            call._headers(error_headers(error))
+            call.refuse(error)
 
     def leave(self, call: Call, error: DormouseError | None = None) -> None:
         """Nobody waits for this call any more: its caller went away, or its deadline passed (then with the `error` to answer)."""

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 CONTENT_TYPE = "application/x-dormouse-reply"
 STAT_PREFIX = "worker"
 _TYPES = "type.googleapis.com/envoy.extensions."
@@ -54,8 +55,8 @@ def bootstrap(host: str, port: int, admin: str, app: str = "dormouse_worker.chil
         "request_timeout": "0s",
         "common_http_protocol_options": {"idle_timeout": "0s", "max_headers_count": 1000},
         "http2_protocol_options": {
-            # nghttp2, the default, ends a connection (GOAWAY, code 2) with everybody's calls on it once more than 1,000 of its calls, and then
-            # 33 a second, were cancelled. A gateway has few connections and many impatient callers.
+            # nghttp2, the default, ends a connection (GOAWAY, code 2) with everybody's calls on it once more than 1,000 of its calls, and
+            # then 33 a second, were cancelled. A gateway has few connections and many impatient callers.
             "use_oghttp2_codec": True,
             "max_concurrent_streams": 1_000_000,  # maxConcurrency bounds the calls, with a refusal that can be retried
             "initial_stream_window_size": 1 << 20,

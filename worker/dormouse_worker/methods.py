@@ -7,8 +7,8 @@ counts as demand.
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from dormouse_core.describing import model_config, model_metadata
 from dormouse_core.errors import Code, DormouseError, InvalidArgument, NotFound
-from dormouse_core.tensors import DATATYPES
 from dormouse_proto import health_pb2, inference_pb2, state_pb2
 from google.protobuf.message import DecodeError, Message
 
@@ -78,8 +78,6 @@ class Methods:
             asked = _parse(inference_pb2.ModelConfigRequest, data)
             self._check(asked)
             return inference_pb2.ModelConfigResponse(config=model_config(asked.name, facts.metadata, facts.delay_us, facts.idle_us))
-        if method == "ModelStreamInfer":
-            raise DormouseError("ModelStreamInfer: streams are not supported in this release", Code.UNIMPLEMENTED)
         raise DormouseError(
             f"{path}: not supported; a worker serves one function and is not administered by its callers", Code.UNIMPLEMENTED
         )
@@ -96,46 +94,3 @@ def _parse(kind: Any, data: bytes) -> Any:
         return kind.FromString(data)
     except DecodeError as error:
         raise InvalidArgument(f"message: not a {kind.DESCRIPTOR.name}: {error}") from None
-
-
-def model_metadata(name: str, metadata: state_pb2.ModelMetadata) -> inference_pb2.ModelMetadataResponse:
-    tensor = inference_pb2.ModelMetadataResponse.TensorMetadata
-    return inference_pb2.ModelMetadataResponse(
-        name=name,
-        versions=["1"],
-        platform=metadata.platform,
-        inputs=[tensor(name=t.name, datatype=t.datatype, shape=t.shape) for t in metadata.inputs],
-        outputs=[tensor(name=t.name, datatype=t.datatype, shape=t.shape) for t in metadata.outputs],
-    )
-
-
-def model_config(name: str, metadata: state_pb2.ModelMetadata, delay_us: int, idle_us: int) -> inference_pb2.ModelConfig:
-    """Triton's form: `dims` without the batch dimension where the model batches. `idle_us`: a session's time to live."""
-    batches = metadata.max_batch_size > 0
-
-    def dims(tensor: state_pb2.TensorMetadata) -> list[int]:
-        shape = list(tensor.shape)
-        return shape[1:] if batches and shape[:1] == [-1] else shape
-
-    config = inference_pb2.ModelConfig(
-        name=name,
-        platform=metadata.platform,
-        backend="onnxruntime" if metadata.platform.startswith("onnx") else metadata.platform,
-        max_batch_size=metadata.max_batch_size,
-        input=[
-            inference_pb2.ModelInput(name=t.name, data_type=_triton(t.datatype), dims=dims(t), optional=t.optional) for t in metadata.inputs
-        ],
-        output=[inference_pb2.ModelOutput(name=t.name, data_type=_triton(t.datatype), dims=dims(t)) for t in metadata.outputs],
-    )
-    if metadata.state_version:
-        sequences = config.sequence_batching
-        sequences.max_sequence_idle_microseconds = idle_us
-        for state in metadata.states:
-            sequences.state.add(input_name=state.name, data_type=_triton(state.datatype), dims=state.shape)
-    elif batches:
-        config.dynamic_batching.max_queue_delay_microseconds = delay_us
-    return config
-
-
-def _triton(datatype: str) -> Any:
-    return inference_pb2.DataType.Value(DATATYPES[datatype].triton)

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from dormouse_core.errors import Again, DeadlineExceeded, DormouseError, Internal, Unavailable
+from dormouse_core.errors import Again, Code, DeadlineExceeded, Decoupled, DormouseError, Internal, Unavailable
 from dormouse_core.keys import Function
 from dormouse_kit import log
 
-from dormouse_worker import calls, frames
-from dormouse_worker.asgi import Call, Transport
+from dormouse_worker import calls, frames, streamed
+from dormouse_worker.asgi import Call, Metadata, Transport
 from dormouse_worker.counters import Counters
 from dormouse_worker.requests import Decoder, Digester, Request
 from dormouse_worker.scheduling import Scheduling
@@ -104,6 +104,8 @@ class Service:
             call.deadline = call.since + frames.timeout(timeout)
             if call.deadline <= self._monotonic():
                 raise DeadlineExceeded("the caller's deadline passed before the call was read")
+        if self.signature.decoupled and not call.streams:
+            raise Decoupled("ModelInfer RPC doesn't support models with decoupled transaction policy; ModelStreamInfer does")
         self.counters.bytes_in += len(call.body)
         request = self._decoder.decode(frames.unframe(call.body, headers, self._transport.limit))
         request.call = call
@@ -154,9 +156,18 @@ class Service:
         else:
             self._transport.refuse(call, Internal("the step has neither reply nor error"))
 
-    def _ok(self, call: Call, message: bytes, metadata: list[tuple[bytes, bytes]] | None) -> None:
+    def _ok(self, call: Call, message: bytes, metadata: Metadata) -> None:
+        if call.streams:
+            sent = self.signature.decoupled and not call.kept  # as the handler made them
+            body = b"" if sent else streamed.unsent(message)
+        elif message.startswith(streamed.FRAMED):
+            error = "the step is committed; its reply was streamed by an earlier revision of the function, which this one does not do"
+            self._transport.refuse(call, DormouseError(error, Code.ALREADY_EXISTS))
+            return
+        else:
+            body = frames.frame(message)
         self.counters.bytes_out += len(message)
-        self._transport.reply(((call, frames.frame(message), metadata),))
+        self._transport.reply(((call, body, metadata),))
 
     def _ended(self, call: Call, error: DormouseError | None) -> None:
         counters = self.counters

@@ -45,6 +45,8 @@ class Signature:
     """Rows that may run together; 0: calls run one by one."""
     controls: tuple[ControlSpec, ...] = ()
     """Inputs that the worker fills: callers do not send them."""
+    decoupled: bool = False
+    """A call has any number of responses: ModelStreamInfer alone."""
     by_name: dict[str, TensorSpec] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -59,6 +61,7 @@ class Signature:
             states=[state_pb2.TensorMetadata(name=s.input, datatype=s.datatype, shape=s.shape) for s in self.states],
             max_batch_size=self.max_batch,
             state_version=state_version,
+            decoupled=self.decoupled,
         )
 
 

@@ -11,8 +11,8 @@ from dormouse_core.errors import Code
 from dormouse_kit import log
 from dormouse_proto import control_pb2
 
-from dormouse_worker import exposition
-from dormouse_worker.asgi import Transport
+from dormouse_worker import bootstrap, exposition
+from dormouse_worker.asgi import Call, Transport
 from dormouse_worker.control import Control
 from dormouse_worker.counters import Counters
 from dormouse_worker.link import Link
@@ -21,6 +21,7 @@ from dormouse_worker.membership import Membership
 from dormouse_worker.methods import Methods
 from dormouse_worker.service import Service
 from dormouse_worker.settings import Settings
+from dormouse_worker.streamed import StreamedCall
 
 QUIET = 0.2
 """A draining worker ends when nothing arrived for so long and nothing is open, in seconds."""
@@ -43,7 +44,8 @@ class Worker:
         self._member: Membership | None = None
         self._counters = Counters()
         self.control = Control(self.report, self.drain, self._no_taker)
-        self.transport = Transport(settings.message_bytes, Methods(self, self.control.serve))
+        kinds = {bootstrap.INFER: Call, bootstrap.STREAM: StreamedCall}
+        self.transport = Transport(settings.message_bytes, Methods(self, self.control.serve), kinds)
         self.service = Service(
             loaded.function,
             loaded.signature,

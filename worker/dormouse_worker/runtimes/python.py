@@ -8,6 +8,7 @@ ends the process, which moves the session to another worker.
 """
 
 import asyncio
+import contextlib
 import importlib
 import pathlib
 import sys
@@ -24,8 +25,10 @@ from dormouse_worker.batching import as_error
 from dormouse_worker.models import ModelInvalid
 from dormouse_worker.replies import Encoder
 from dormouse_worker.requests import Request
+from dormouse_worker.runtimes.parts import Parts
 from dormouse_worker.sessions import Failed, Outcome, Ran
 from dormouse_worker.signatures import Signature, StateSpec, TensorSpec
+from dormouse_worker.streamed import StreamedCall
 from dormouse_worker.work import Figures, Runs, States, Work
 
 
@@ -59,6 +62,7 @@ class PythonRuntime:
             tuple(TensorSpec(t.name, t.datatype, tuple(t.shape), t.optional) for t in declared.inputs),
             tuple(TensorSpec(t.name, t.datatype, tuple(t.shape)) for t in declared.outputs),
             tuple(StateSpec(s.name, s.name, s.datatype, tuple(s.shape)) for s in declared.states),
+            decoupled=declared.decoupled,
         )
 
 
@@ -102,9 +106,18 @@ class HandlerRunner:
             return
         token = self.runs.begin(began)
         loop.call_soon_threadsafe(self._watch, work, token)
+        outcome: Outcome
         try:
             inputs, state, context = self._arguments(work, began)
-            outcome = self._outcome(work.request, self._runtime.handler.step(inputs, state, context), state)
+            returned = self._runtime.handler.step(inputs, state, context)
+            if self._declaration.decoupled:
+                parts = self._parts(work, began, lambda framed: loop.call_soon_threadsafe(_send, work.request, framed))
+                with contextlib.closing(returned):
+                    for each in returned:
+                        parts.add(each, self._monotonic())
+                outcome = Ran(parts.reply(), self._states(state))
+            else:
+                outcome = self._outcome(work.request, returned, state)
         except BaseException as error:  # SystemExit in a handler must not end the thread with the call unanswered
             outcome = Failed(_told(error))
         loop.call_soon_threadsafe(self._ended, work, token, outcome)
@@ -120,9 +133,16 @@ class HandlerRunner:
         outcome: Outcome
         try:
             inputs, state, context = self._arguments(work, began)
+            returned = self._runtime.handler.step(inputs, state, context)
             async with asyncio.timeout(self.runs.limit):
-                returned = await self._runtime.handler.step(inputs, state, context)
-            outcome = self._outcome(work.request, returned, state)
+                if self._declaration.decoupled:
+                    parts = self._parts(work, began, lambda framed: _send(work.request, framed))
+                    async with contextlib.aclosing(returned):
+                        async for each in returned:
+                            parts.add(each, self._monotonic())
+                    outcome = Ran(parts.reply(), self._states(state))
+                else:
+                    outcome = self._outcome(work.request, await returned, state)
         except TimeoutError as error:
             outcome = Failed(self.runs.exceeded() if self._monotonic() - began >= self.runs.limit else as_error(error))
         except BaseException as error:  # SystemExit in a handler must not end the loop, nor the task with the call unanswered
@@ -146,11 +166,16 @@ class HandlerRunner:
 
     def _outcome(self, request: Request, returned: Any, state: States) -> Outcome:
         outputs = self._declaration.check_outputs(returned)
-        states = self._declaration.check_states(state) if self._declaration.states else {}
         ordered = [outputs[tensor.name] for tensor in self._declaration.outputs]
+        return Ran(self._encoder.encode(request, ordered), self._states(state))
+
+    def _states(self, state: States) -> States:
+        states = self._declaration.check_states(state) if self._declaration.states else {}
         # The handler may keep what it returned or left in `state`: copies, so that it cannot change a session behind the protocol's back.
-        kept = {name: np.array(array, copy=True) for name, array in states.items()}
-        return Ran(self._encoder.encode(request, ordered), kept)
+        return {name: np.array(array, copy=True) for name, array in states.items()}
+
+    def _parts(self, work: Work, began: float, send: Callable[[bytes], object]) -> Parts:
+        return Parts(work.request, self._declaration, self._encoder, send, began + self.runs.limit)
 
     def _dropped(self, work: Work) -> None:
         self.figures.waiting -= 1
@@ -174,6 +199,11 @@ class HandlerRunner:
         self.figures.rows += 1
         self.figures.busy_seconds += took
         work.done(Failed(self.runs.exceeded()) if took > self.runs.limit else outcome)
+
+
+def _send(request: Request, framed: bytes) -> None:
+    if isinstance(request.call, StreamedCall):
+        request.call.part(framed)
 
 
 def _told(error: BaseException) -> DormouseError:

@@ -1,0 +1,73 @@
+"""One `ModelStreamInfer` of the relay: one message, answered in parts (rule 20).
+
+It is a call like any other until it is answered. Parts leave as the handler makes them and are provisional; the status OK at the end says
+that the step is committed. Off the hot path: no bridge adds the status, so that trailers do.
+
+What a record keeps of such a reply are its framed parts, as they were sent. A step that is repeated gets all of them again.
+"""
+
+from dormouse_core import streamed
+from dormouse_core.errors import DormouseError
+
+from dormouse_worker import frames
+from dormouse_worker.asgi import Call, Metadata, Receive, Send, Transport, error_headers
+
+FRAMED = b"\0"  # how kept parts begin; no ModelInferResponse can
+_BODY = "http.response.body"
+_GRPC = (b"content-type", b"application/grpc")
+_DECOUPLED = (b"dormouse-decoupled", b"1")
+
+
+def part(reply: bytes) -> bytes:
+    """An encoded ModelInferResponse as a framed part."""
+    return frames.frame(streamed.response(reply, final=False))
+
+
+def unsent(reply: bytes) -> bytes:
+    """What a stream is still to be sent of a kept reply, or of one by a handler that does not stream."""
+    return reply if not reply or reply.startswith(FRAMED) else part(reply)
+
+
+class StreamedCall(Call):
+    __slots__ = ("begun",)
+
+    streams = True
+
+    def __init__(self, transport: Transport, headers: list[tuple[bytes, bytes]], receive: Receive, send: Send) -> None:
+        super().__init__(transport, headers, receive, send)
+        self.begun = False
+
+    def part(self, framed: bytes) -> None:
+        """Sends one part, or several. On the event loop."""
+        if self.gone:
+            return
+        self._begin()
+        try:
+            self._send({"type": _BODY, "body": framed, "more_body": True})
+        except Exception:  # pyvoy's own ClientDisconnectedError, which it does not export
+            self.transport.leave(self)
+
+    def answer(self, framed: bytes, metadata: Metadata) -> None:
+        """The end. `framed`: parts that were not sent yet."""
+        self._begin()
+        if framed:
+            self._put({"type": _BODY, "body": framed, "more_body": True})
+        self._end([*(metadata or ()), (b"grpc-status", b"0")])
+
+    def refuse(self, error: DormouseError) -> None:
+        headers = error_headers(error, _GRPC[1])
+        if self.begun:
+            self._end(headers[1:])
+        else:
+            self._put({"type": "http.response.start", "status": 200, "headers": headers}, {"type": _BODY})
+
+    def _begin(self) -> None:
+        if not self.begun:
+            self.begun = True
+            self._put({"type": "http.response.start", "status": 200, "headers": [_GRPC, _DECOUPLED], "trailers": True})
+
+    def _end(self, trailers: list[tuple[bytes, bytes]]) -> None:
+        self._put(
+            {"type": _BODY, "body": b"", "more_body": False},
+            {"type": "http.response.trailers", "headers": trailers, "more_trailers": False},
+        )
