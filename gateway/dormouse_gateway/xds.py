@@ -84,9 +84,11 @@ class Server:
                     metrics.PUSHES.labels(answer.type_url.rpartition(".")[2]).inc()
                     yield write(answer, self._snapshot.generation)
                 waits = [asyncio.ensure_future(wake.wait()), asyncio.ensure_future(changed.wait())]
-                await asyncio.wait([*waits, reading], return_when=asyncio.FIRST_COMPLETED)
-                for each in waits:
-                    each.cancel()
+                try:
+                    await asyncio.wait([*waits, reading], return_when=asyncio.FIRST_COMPLETED)
+                finally:  # also when Envoy leaves, which cancels this: a task that waits for ever is reported when it is collected
+                    for each in waits:
+                        each.cancel()
         finally:
             self._streams.discard(stream)
             metrics.ENVOYS.set(len(self._streams))

@@ -170,13 +170,14 @@ class Leader:
 
     async def _compact(self) -> None:
         """Drops the history that is older than one interval: watchers that lag less continue, others list anew."""
-        before = 0
+        before = done = 0
         while True:
             await self.clock.sleep(COMPACT_SECONDS)
             try:
                 revision, _ = await self.store.get([self.keys.leader])
-                if before:
+                if before > done:  # else nothing was written meanwhile, and the store would refuse
                     await self.store.compact(before)
+                    done = before
                 before = revision
             except StoreError as error:
                 log.event("the store was not compacted", error=str(error))

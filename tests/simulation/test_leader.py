@@ -328,7 +328,14 @@ def test_the_leader_compacts() -> None:
     async def story(s: Scene) -> None:
         await s.awake(1)
         await asyncio.sleep(35)
-        assert s.store.calls["compact"] >= 2
+        assert s.store.calls["compact"] >= 1
+        etcd = s.world.store.etcd
+        assert etcd.compacted
+        await asyncio.sleep(200)
+        asked = s.store.calls["compact"]
+        await asyncio.sleep(100)
+        assert s.store.calls["compact"] == asked, "the store refuses what it has done: nothing was written, nothing is asked"
+        assert etcd.compacted == etcd.revision
 
     simulated(story)
 
