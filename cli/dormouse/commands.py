@@ -31,7 +31,7 @@ def apply(options: Namespace) -> None:
 
 
 def get(options: Namespace) -> None:
-    namespace, name = _function(options.function) if options.function else (options.namespace, "")
+    namespace, name = _function(options.function, options.namespace) if options.function else (options.namespace, "")
     request = control_pb2.GetRequest(namespace=namespace, name=name, owners=options.owners)
     with control(home.find(options.dir)) as stub:
         if not options.watch:
@@ -116,11 +116,14 @@ def sessions(options: Namespace) -> None:
     print(printing.structured(found, options.output, single=False) if options.output else printing.sessions(found))
 
 
-def _function(text: str) -> tuple[str, str]:
+def _function(text: str, given: str = "") -> tuple[str, str]:
+    """Namespace and name. `given`: the namespace that an option named."""
     namespace, slash, name = text.rpartition("/")
     if not name or (slash and not namespace) or "/" in namespace:
         raise InvalidArgument(f'function: "{text}" found, NAME or NAMESPACE/NAME is allowed')
-    return namespace or "default", name
+    if namespace and given not in ("", namespace):
+        raise InvalidArgument(f'function: "{text}" found, but --namespace is "{given}"')
+    return namespace or given or "default", name
 
 
 def _read(filename: str) -> str:

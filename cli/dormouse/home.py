@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 from dormouse_core.errors import FailedPrecondition, InvalidArgument, Unavailable
 
 NAME = ".dormouse"
+TEMPORARY = "dormouse-"
 LONGEST_SOCKET = 107  # bytes of sun_path, without the closing NUL
 SOCKET_NAME_ROOM = 24  # the longest name of a socket of ours
 
@@ -78,7 +80,21 @@ class Home:
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
+            self._sweep()
             yield
+
+    def _sweep(self) -> None:
+        """Removes what a run that was killed left behind: its sockets outside of `.dormouse`, its workers' files."""
+        for folder in (self.specs, self.reasons):
+            for file in folder.iterdir():
+                file.unlink()
+        try:
+            sockets = Path(Run(**json.loads(self.run_file.read_text())).control.removeprefix("unix:")).parent
+        except (OSError, ValueError, TypeError):
+            return  # it ended in good order
+        if sockets.parent == Path(tempfile.gettempdir()) and sockets.name.startswith(TEMPORARY):
+            shutil.rmtree(sockets, ignore_errors=True)
+        self.forget_run()
 
     @contextlib.contextmanager
     def sockets(self) -> Iterator[Path]:
@@ -88,7 +104,7 @@ class Home:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(mode=0o700)
         else:
-            folder = Path(tempfile.mkdtemp(prefix="dormouse-"))
+            folder = Path(tempfile.mkdtemp(prefix=TEMPORARY))
         try:
             yield folder
         finally:
@@ -108,7 +124,8 @@ class Home:
             run = Run(**json.loads(self.run_file.read_text()))
             os.kill(run.pid, 0)
         except (OSError, ValueError, TypeError):  # not written, or left behind by one that was killed
-            raise Unavailable(f"nothing runs in {self.directory}; start it with: dormouse up {self.directory}") from None
+            start = f"start it with: dormouse up {shlex.quote(os.fspath(self.directory))}"
+            raise Unavailable(f"nothing runs in {self.directory}; {start}, or name a folder where it runs: --dir, DORMOUSE_DIR") from None
         return run
 
 

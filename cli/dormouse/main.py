@@ -102,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
     sessions.add_argument("function", metavar="[NAMESPACE/]NAME")
     sessions.add_argument("session", nargs="?", default="", metavar="TENANT/i:N|TENANT/s:NAME")
     sessions.add_argument("-o", "--output", default="", choices=["", "yaml", "json"])
-    sessions.add_argument("--limit", type=int, default=0, help="at most so many; by default all")
+    sessions.add_argument("--limit", type=_limit, default=0, help="at most so many; by default all")
     return top
 
 
@@ -113,7 +113,7 @@ def _command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", na
 
 
 def _port(text: str) -> int:
-    if text.isdigit() and int(text) < 65536:
+    if text.isascii() and text.isdigit() and int(text) < 65536:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} found, 0 to 65535 is allowed")
 
@@ -121,9 +121,15 @@ def _port(text: str) -> int:
 def _replicas(text: str) -> int | None:
     if text == "auto":
         return None
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} found, a number or auto is allowed")
+
+
+def _limit(text: str) -> int:
+    if text.isascii() and text.isdigit() and int(text):
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} found, a number from 1 on is allowed")
 
 
 def _sequence_id(text: str) -> int | str:

@@ -78,7 +78,7 @@ async def up(
                 control = f"unix:{sockets / 'control.sock'}"
                 metrics = {"operator": ports.operator_metrics, "gateway": ports.gateway_metrics}
                 home.write_run(Run(os.getpid(), control, f"127.0.0.1:{ports.gateway}", metrics))
-                await _until(end, _begin(home, control, ports.gateway))
+                await _until(end, _begin(home, control, ports))
                 await end.wait()
             finally:
                 await _stop(supervisors, system)
@@ -115,7 +115,7 @@ async def _provider(home: Home, sockets: Path) -> AsyncIterator[Supervisors]:
         await server.stop(0.1)
 
 
-async def _begin(home: Home, control: str, port: int) -> None:
+async def _begin(home: Home, control: str, ports: parts.Ports) -> None:
     """Waits until the system answers, then applies the folder's manifests. A manifest that is wrong is reported and does no other harm."""
     async with grpc.aio.insecure_channel(control, options=channel_options(keepalive=False)) as channel:
         stub = control_pb2_grpc.ControlStub(channel)
@@ -131,8 +131,10 @@ async def _begin(home: Home, control: str, port: int) -> None:
                 log.warning("a manifest was not applied", manifest=path.name, error=error.details())
             except (OSError, ValueError) as error:
                 log.warning("a manifest cannot be read", manifest=path.name, error=str(error))
-    await _gateway(f"127.0.0.1:{port}")
-    log.event("ready", gateway=f"127.0.0.1:{port}", directory=home.directory)
+    gateway = f"127.0.0.1:{ports.gateway}"
+    await _gateway(gateway)
+    metrics = {"operator_metrics": f"127.0.0.1:{ports.operator_metrics}", "agent_metrics": f"127.0.0.1:{ports.gateway_metrics}"}
+    log.event("ready", gateway=gateway, directory=home.directory, **metrics)
 
 
 async def _gateway(address: str) -> None:

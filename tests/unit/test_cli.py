@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,8 @@ def test_what_a_handler_needs_is_there() -> None:
         "scale fn",
         "scale fn many",
         "scale fn -1",
+        "scale fn ²",
+        "sessions fn --limit 0",
         "get -o xml",
     ],
 )
@@ -70,6 +73,13 @@ def test_functions_are_named_with_or_without_namespace(text: str, named: tuple[s
     assert _function(text) == named
 
 
+def test_an_option_names_the_namespace_unless_the_function_does() -> None:
+    assert _function("vad", "speech") == ("speech", "vad")
+    assert _function("speech/vad", "speech") == ("speech", "vad")
+    with pytest.raises(InvalidArgument, match="--namespace"):
+        _function("speech/vad", "other")
+
+
 @pytest.mark.parametrize("text", ["", "/", "a/", "/b", "a/b/c"])
 def test_a_name_that_is_none(text: str) -> None:
     with pytest.raises(InvalidArgument, match="NAME or NAMESPACE/NAME"):
@@ -93,7 +103,8 @@ def test_a_command_finds_the_nearest_system_above(tmp_path: Path, monkeypatch: p
 
 def test_nothing_runs_and_how_to_start_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["get", "--dir", str(tmp_path)]) == 1
-    assert capsys.readouterr().err == f"dormouse: nothing runs in {tmp_path}; start it with: dormouse up {tmp_path}\n"
+    told = f"nothing runs in {tmp_path}; start it with: dormouse up {tmp_path}, or name a folder where it runs: --dir, DORMOUSE_DIR"
+    assert capsys.readouterr().err == f"dormouse: {told}\n"
 
 
 def test_what_a_killed_run_left_behind_is_not_believed(tmp_path: Path) -> None:
@@ -115,6 +126,23 @@ def test_one_system_a_folder(tmp_path: Path) -> None:
         pass
     with place.locked():
         pass
+
+
+def test_the_next_run_removes_what_a_killed_one_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    place = Home(tmp_path / ("x" * 120))
+    place.directory.mkdir()
+    place.prepare()
+    left, others = tmp_path / "dormouse-killed", tmp_path / "dormouse-of-another"
+    for folder in (left, others):
+        folder.mkdir()
+    (place.specs / "default.fn-1.json").write_text("{}")
+    (place.reasons / "default.fn-1.json").write_text("{}")
+    place.write_run(Run(1, f"unix:{left}/control.sock", "127.0.0.1:1", {}))
+    with place.locked():
+        assert not left.exists()
+        assert others.exists()
+        assert sorted(path.name for path in place.root.rglob("*")) == ["lock", "reasons", "specs"]
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
