@@ -17,6 +17,7 @@ from dormouse_kit.metrics import serve as serve_metrics
 
 from dormouse_gateway import leading, metrics, serving, transport, xds
 from dormouse_gateway.demand import Demand
+from dormouse_gateway.health import Health
 from dormouse_gateway.methods import Methods
 from dormouse_gateway.reads import Reads
 from dormouse_gateway.relay import Relay
@@ -51,7 +52,8 @@ class Agent:
             max_held=settings.max_held,
             max_held_bytes=settings.max_held_bytes,
         )
-        self.methods = Methods(self.table, reads, clock, default_namespace=settings.default_namespace)
+        self.methods = Methods(self.table, reads, clock, sender, default_namespace=settings.default_namespace)
+        self.health = Health(self.methods)
         self.streaming = Streaming(
             self.relay, clock, self.name.rpartition("-")[2], serving.count_streamed, default_namespace=settings.default_namespace
         )
@@ -69,7 +71,8 @@ class Agent:
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until `stop`; then lets the calls that it has end, at most `drain_seconds`."""
         settings = self._settings
-        relay = serving.server(self.relay, self.methods, self.streaming, self._clock, message_bytes=settings.max_message_bytes)
+        bytes_ = settings.max_message_bytes
+        relay = serving.server(self.relay, self.methods, self.health, self.streaming, self._clock, message_bytes=bytes_)
         relay.add_insecure_port(settings.relay)
         await relay.start()
         control = grpc.aio.server(options=server_options())  # Envoy pings each second, with nothing new to hear for hours
@@ -96,6 +99,7 @@ class Agent:
             log.event("the agent stops", held=sum(each.held for each in self.demand.report()))
             await self._registration.leave()
             self.streaming.drain()
+            self.health.drain()
             await relay.stop(settings.drain_seconds)
             await control.stop(0)
             for loop in loops:

@@ -8,9 +8,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from dormouse_core import describing
+from dormouse_core import describing, statistics
 from dormouse_core.errors import Code, DeadlineExceeded, DormouseError, InvalidArgument, NotFound, Unavailable
-from dormouse_core.seams import Clock, Reply, StoreError
+from dormouse_core.seams import Clock, Reply, StoreError, Transport
 from dormouse_proto import health_pb2, inference_pb2
 from google.protobuf.message import DecodeError, Message
 
@@ -23,15 +23,20 @@ from dormouse_gateway.table import Function, Table, Unreadable
 INFERENCE = "/inference.GRPCInferenceService/"
 HEALTH = "/grpc.health.v1.Health/"
 VERSION = "0.1.0"
-EXTENSIONS = ("sequence", "model_configuration")
+EXTENSIONS = ("sequence", "model_configuration", "statistics")
 CHECK_SECONDS = 5.0
+WORKER_SECONDS = 1.0  # a worker that does not tell its figures by then is left out of the sum
+SERVICE = "inference.GRPCInferenceService"
 
 
 class Methods:
-    def __init__(self, table: Table, reads: Reads, clock: Clock, *, default_namespace: str = "default") -> None:
+    def __init__(self, table: Table, reads: Reads, clock: Clock, transport: Transport, *, default_namespace: str = "default") -> None:
         self._table = table
         self._reads = reads
         self._clock = clock
+        self._transport = transport
+        self.on_change: Callable[[], None] = lambda: None
+        """The table changed: somebody else wants to know, too."""
         self._default_namespace = default_namespace
         self._room = Room()
         self._answers: dict[str, Callable[[Request], Awaitable[Message]]] = {
@@ -41,12 +46,15 @@ class Methods:
             f"{INFERENCE}ModelReady": self._model_ready,
             f"{INFERENCE}ModelMetadata": self._model_metadata,
             f"{INFERENCE}ModelConfig": self._model_config,
-            f"{HEALTH}Check": self._health,
+            f"{INFERENCE}ModelStatistics": self._model_statistics,
+            f"{INFERENCE}RepositoryIndex": self._repository_index,
+            f"{HEALTH}Check": self.health,
         }
 
     def changed(self) -> None:
         """The table changed: who waits for a proof looks again."""
         self._room.wake()
+        self.on_change()
 
     async def call(self, request: Request) -> Reply:
         answer = self._answers.get(request.method)
@@ -70,12 +78,49 @@ class Methods:
     async def _server_metadata(self, request: Request) -> Message:
         return inference_pb2.ServerMetadataResponse(name="dormouse", version=VERSION, extensions=EXTENSIONS)
 
-    async def _health(self, request: Request) -> Message:
-        asked = parse(health_pb2.HealthCheckRequest, request.message)
-        if asked.service not in ("", "inference.GRPCInferenceService"):
-            raise NotFound(f"service: {asked.service!r} found, '' and 'inference.GRPCInferenceService' are known")
-        status = health_pb2.HealthCheckResponse.SERVING if self.ready() else health_pb2.HealthCheckResponse.NOT_SERVING
+    async def health(self, request: Request) -> health_pb2.HealthCheckResponse:
+        service = parse(health_pb2.HealthCheckRequest, request.message).service
+        if service in ("", SERVICE):
+            serving = self.ready()
+        elif "/" in service:
+            function = await self._named(naming.function({}, service, self._default_namespace))
+            serving = function.entry.proved_revision != "" and function.refusal() is None
+        else:
+            raise NotFound(f"service: {service!r} found, '', {SERVICE!r} and a function's namespace/name are known")
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         return health_pb2.HealthCheckResponse(status=status)
+
+    async def _model_statistics(self, request: Request) -> Message:
+        """The sum over the workers that live; of a function that sleeps: zeros, and nobody is woken."""
+        asked = parse(inference_pb2.ModelStatisticsRequest, request.message)
+        function = await self._function(request, asked)
+        message = inference_pb2.ModelStatisticsRequest(name=function.label).SerializeToString()
+        method = f"{INFERENCE}ModelStatistics"
+        calls = [self._transport.call(worker.address, method, message, {}, timeout=WORKER_SECONDS) for worker in function.workers.values()]
+        parts: list[inference_pb2.ModelStatistics] = []
+        for reply in await asyncio.gather(*calls):
+            if reply.code == 0:
+                parts += parse(inference_pb2.ModelStatisticsResponse, reply.message).model_stats
+        return inference_pb2.ModelStatisticsResponse(model_stats=[statistics.add(asked.name or function.entry.name, parts)])
+
+    async def _repository_index(self, request: Request) -> Message:
+        """The function that the call is addressed to: what else there is, is not for everybody who can infer."""
+        asked = parse(inference_pb2.RepositoryIndexRequest, request.message)
+        if naming.FUNCTION not in request.metadata:
+            text = f"RepositoryIndex: functions are not listed to callers; address one by the metadata {naming.FUNCTION} or the authority"
+            raise InvalidArgument(text)
+        function = await self._named(naming.function(request.metadata, "", self._default_namespace))
+        refusal = function.refusal()
+        ready = function.entry.proved_revision != "" and refusal is None
+        if asked.ready and not ready:
+            return inference_pb2.RepositoryIndexResponse()
+        model = inference_pb2.RepositoryIndexResponse.ModelIndex(
+            name=function.entry.name,
+            version=describing.VERSION,
+            state="READY" if ready else "UNAVAILABLE",
+            reason="" if ready else refusal.message if refusal is not None else "no worker has loaded it yet",
+        )
+        return inference_pb2.RepositoryIndexResponse(models=[model])
 
     async def _model_ready(self, request: Request) -> Message:
         asked = parse(inference_pb2.ModelReadyRequest, request.message)
@@ -100,7 +145,9 @@ class Methods:
     async def _function(self, request: Request, asked: Any) -> Function:
         if asked.version not in ("", describing.VERSION):
             raise NotFound(f"version: {asked.version!r} found, '' and '{describing.VERSION}' are allowed")
-        named = naming.function(request.metadata, asked.name, self._default_namespace)
+        return await self._named(naming.function(request.metadata, asked.name, self._default_namespace))
+
+    async def _named(self, named: naming.Named) -> Function:
         function = self._table.function(named.label)
         if function is None:
             try:

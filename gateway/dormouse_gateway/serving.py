@@ -17,31 +17,37 @@ from dormouse_core.seams import Clock, Reply
 from dormouse_kit import log
 from dormouse_kit.grpc_options import MANY, server_options
 
-from dormouse_gateway import metrics, naming
-from dormouse_gateway.methods import HEALTH, INFERENCE, Methods, unimplemented
+from dormouse_gateway import metrics, naming, reflection
+from dormouse_gateway.health import WATCH, Health
+from dormouse_gateway.methods import HEALTH, INFERENCE, Methods
 from dormouse_gateway.relay import Relay, Request, refuse
 from dormouse_gateway.sending import INFER, STREAM
 from dormouse_gateway.streaming import CODES, Streaming
 
 STEP = "dormouse-step"
-WATCH = f"{HEALTH}Watch"
-ANSWERED = ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig")
+ANSWERED = (
+    "ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics", "RepositoryIndex",
+)  # fmt: skip
+Streamed = Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]]
 KNOWN = frozenset(f"{INFERENCE}{name}" for name in ANSWERED)
 
 
-def server(relay: Relay, methods: Methods, streaming: Streaming, clock: Clock, *, message_bytes: int) -> grpc.aio.Server:
+def server(
+    relay: Relay, methods: Methods, health: Health, streaming: Streaming, clock: Clock, *, message_bytes: int
+) -> grpc.aio.Server:
     made = grpc.aio.server(options=server_options(message_bytes=message_bytes, concurrent_streams=MANY))
-    made.add_generic_rpc_handlers((Handler(relay, methods, streaming, clock),))
+    made.add_generic_rpc_handlers((Handler(relay, methods, health, streaming, clock),))
     return made
 
 
 class Handler(grpc.GenericRpcHandler):
     """Every method of every service."""
 
-    def __init__(self, relay: Relay, methods: Methods, streaming: Streaming, clock: Clock) -> None:
+    def __init__(self, relay: Relay, methods: Methods, health: Health, streaming: Streaming, clock: Clock) -> None:
         self._relay = relay
         self._streaming = streaming
         self._methods = methods
+        self._health = health
         self._clock = clock
 
     def service(self, handler_call_details: Any) -> Any:
@@ -49,7 +55,9 @@ class Handler(grpc.GenericRpcHandler):
         if method == STREAM:
             return grpc.stream_stream_rpc_method_handler(self._streaming.serve)
         if method == WATCH:
-            return grpc.stream_stream_rpc_method_handler(self._unknown)
+            return grpc.stream_stream_rpc_method_handler(answered(WATCH, self._health.watch))
+        if method in reflection.METHODS:
+            return grpc.stream_stream_rpc_method_handler(answered(method, reflect))
         return grpc.unary_unary_rpc_method_handler(self._unary(method))
 
     def _unary(self, method: str) -> Callable[[bytes, Any], Awaitable[bytes]]:
@@ -74,12 +82,28 @@ class Handler(grpc.GenericRpcHandler):
 
         return serve
 
-    async def _unknown(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        refusal = refuse(unimplemented(WATCH))
-        metrics.CALLS.labels(series(WATCH), name_of(refusal.code)).inc()
-        await finish(refusal, context)
-        return
-        yield b""  # makes this a generator, which is what a streaming handler is
+
+async def reflect(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+    async for message in messages:
+        yield reflection.answer(message)
+
+
+def answered(method: str, streamed: Streamed) -> Streamed:
+    """A stream that ends as a call does: counted by its code, an error as its status."""
+
+    async def serve(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        code = Code.CANCELLED
+        try:
+            async for message in streamed(messages, context):
+                yield message
+            code = Code.OK
+        except DormouseError as error:
+            code = error.code
+            await finish(refuse(error), context)
+        finally:
+            metrics.CALLS.labels(series(method), code.name).inc()
+
+    return serve
 
 
 def attempt(metadata: dict[str, str]) -> int:
@@ -90,7 +114,7 @@ def attempt(metadata: dict[str, str]) -> int:
 
 def series(method: str) -> str:
     """A label: the method's name if it is one of ours, so that callers cannot make series without end."""
-    known = method == INFER or method in KNOWN or method in (STREAM, WATCH) or method == f"{HEALTH}Check"
+    known = method == INFER or method in KNOWN or method in (STREAM, WATCH, f"{HEALTH}Check") or method in reflection.METHODS
     return method.rpartition("/")[2] if known else "other"
 
 

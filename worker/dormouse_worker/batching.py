@@ -160,10 +160,7 @@ class Batcher:
         took = self._monotonic() - began
         self._average = took if self._average is None else 0.9 * self._average + 0.1 * took
         self._slow = self._slow or took > SLOW_SECONDS
-        figures = self.figures
-        figures.runs += 1
-        figures.rows += len(works)
-        figures.busy_seconds += took
+        self.figures.ran(works, began, took)
         late = took > self.runs.limit
         for work, outcome in zip(works, outcomes, strict=True):
             work.done(Failed(self.runs.exceeded()) if late else outcome)

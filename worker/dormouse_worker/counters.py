@@ -19,6 +19,9 @@ class Counters:
         """Calls that arrived and are not finished."""
         self._seconds = 0.0
         self.codes: dict[int, int] = {int(Code.OK): 0}
+        self.ok_seconds = 0.0
+        self.failed_seconds = 0.0
+        """From first byte to answer, of all calls under a code."""
         self.again: dict[str, int] = {}
         self.kept = 0
         self.bytes_in = 0
@@ -34,11 +37,12 @@ class Counters:
     def concurrency_seconds(self) -> float:
         return self._seconds + self.active * (self._monotonic() - self._since)
 
-    def failed(self, error: DormouseError) -> None:
+    def failed(self, error: DormouseError, seconds: float = 0.0) -> None:
         if isinstance(error, Unavailable) and error.again is not None:
             self.again[error.again.value] = self.again.get(error.again.value, 0) + 1
         else:
             self.codes[int(error.code)] = self.codes.get(int(error.code), 0) + 1
+            self.failed_seconds += seconds
 
     @property
     def finished(self) -> int:

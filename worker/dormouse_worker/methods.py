@@ -7,6 +7,7 @@ counts as demand.
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from dormouse_core import statistics
 from dormouse_core.describing import model_config, model_metadata
 from dormouse_core.errors import Code, DormouseError, InvalidArgument, NotFound
 from dormouse_proto import health_pb2, inference_pb2, state_pb2
@@ -31,6 +32,7 @@ class Facts(Protocol):
     def serving(self) -> bool: ...
     def healthy(self) -> bool: ...
     def metrics(self) -> str: ...
+    def tally(self) -> statistics.Tally: ...
 
 
 class Methods:
@@ -78,6 +80,10 @@ class Methods:
             asked = _parse(inference_pb2.ModelConfigRequest, data)
             self._check(asked)
             return inference_pb2.ModelConfigResponse(config=model_config(asked.name, facts.metadata, facts.delay_us, facts.idle_us))
+        if method == "ModelStatistics":
+            wanted = _parse(inference_pb2.ModelStatisticsRequest, data)
+            self._check(wanted)
+            return inference_pb2.ModelStatisticsResponse(model_stats=[statistics.message(wanted.name, facts.tally())])
         raise DormouseError(
             f"{path}: not supported; a worker serves one function and is not administered by its callers", Code.UNIMPLEMENTED
         )

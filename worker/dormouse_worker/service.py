@@ -172,12 +172,14 @@ class Service:
     def _ended(self, call: Call, error: DormouseError | None) -> None:
         counters = self.counters
         counters.change(-1)
+        seconds = self._monotonic() - call.since
         if error is not None:
-            counters.failed(error)
+            counters.failed(error, seconds)
         elif call.kept:
             counters.kept += 1
         else:
             counters.codes[0] += 1
+            counters.ok_seconds += seconds
 
     def healthy(self) -> bool:
         """The probe's answer: no run is older than its step limit allows."""

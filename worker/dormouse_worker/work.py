@@ -1,7 +1,8 @@
 """What batchers take and give back, and the watch over what runs."""
 
 import itertools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -76,3 +77,22 @@ class Figures:
     busy_seconds: float = 0.0
     dropped: int = 0
     waiting: int = field(default=0)
+    items: int = 0
+    """Rows of all those calls: a caller's batch of 8 counts 8."""
+    queued_seconds: float = 0.0
+    """From each call's arrival in the batcher to its run."""
+    ran_seconds: float = 0.0
+    """For each call, the time of the run that it was part of."""
+    last: float = 0.0
+    """When the last run ended, Unix time in seconds."""
+
+    def ran(self, works: Sequence[Work], began: float, took: float) -> None:
+        """A run of `works` ended."""
+        count = len(works)
+        self.runs += 1
+        self.rows += count
+        self.busy_seconds += took
+        self.items += sum([work.request.rows for work in works])
+        self.queued_seconds += count * began - sum([work.since for work in works])
+        self.ran_seconds += count * took
+        self.last = time.time()

@@ -8,6 +8,7 @@ import os
 import time
 
 from dormouse_core.errors import Code
+from dormouse_core.statistics import Tally
 from dormouse_kit import log
 from dormouse_proto import control_pb2
 
@@ -173,6 +174,22 @@ class Worker:
         if first:
             report.metadata.CopyFrom(self.metadata)
         return report
+
+    def tally(self) -> Tally:
+        counters, figures = self._counters, self.loaded.engine.figures
+        succeeded = counters.codes[int(Code.OK)]
+        return Tally(
+            succeeded=succeeded,
+            succeeded_seconds=counters.ok_seconds,
+            failed=counters.finished - succeeded,
+            failed_seconds=counters.failed_seconds,
+            runs=figures.runs,
+            rows=figures.items,
+            ran=figures.rows,
+            queued_seconds=figures.queued_seconds,
+            ran_seconds=figures.ran_seconds,
+            last_ms=round(figures.last * 1000),
+        )
 
     def metrics(self) -> str:
         counters, figures = self._counters, self.loaded.engine.figures

@@ -194,10 +194,9 @@ class HandlerRunner:
     def _ended(self, work: Work, token: int, outcome: Outcome) -> None:
         now = self._monotonic()
         began = self.runs.end(token)
-        took = now - (now if began is None else began)
-        self.figures.runs += 1
-        self.figures.rows += 1
-        self.figures.busy_seconds += took
+        began = now if began is None else began
+        took = now - began
+        self.figures.ran((work,), began, took)
         work.done(Failed(self.runs.exceeded()) if took > self.runs.limit else outcome)
 
 
