@@ -18,7 +18,7 @@ from grpc_tools import protoc
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "proto"
 TARGET = SOURCE / "dormouse_proto"
-NAMES = ("state", "inference", "health", "control")
+NAMES = ("state", "inference", "health", "reflection", "control")
 
 ENVOY_ROOTS = (
     "envoy.service.discovery.v3.discovery_pb2",
@@ -56,6 +56,7 @@ def generate(out: pathlib.Path) -> None:
     for path in out.glob("*_pb2*.py*"):
         path.write_text(private(path.read_text()))
     (out / "state_pb2_grpc.py").unlink()  # it has no service
+    (out / "reflection_pb2_grpc.py").unlink()  # served by hand, under two names
 
 
 COLLECT = """
