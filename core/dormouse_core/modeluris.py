@@ -75,7 +75,10 @@ def parse(uri: str) -> ModelUri:
 def _https(uri: str, rest: str) -> ModelUri:
     place, _, path = rest.partition("/")
     if "@" in place:
-        raise _wrong(uri.replace(place.rpartition("@")[0], "***"), "no user or password is allowed in a URI: everybody who may read the function sees it")
+        raise _wrong(
+            uri.replace(place.rpartition("@")[0], "***"),
+            "no user or password is allowed in a URI: everybody who may read the function sees it",
+        )
     if not place or not path.partition("?")[0].strip("/"):
         raise _wrong(uri, "https://host/path of one file is allowed")
     return ModelUri("https", place, path, uri)

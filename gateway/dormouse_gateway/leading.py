@@ -104,6 +104,7 @@ class LeaderStream:
         self._reports = reports
         self._address = ""
         self._changed = asyncio.Event()
+        self._told = ""  # what was logged last: a leader that is away is dialled several times a second, and said once to be away
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -160,11 +161,18 @@ class LeaderStream:
                     if order is grpc.aio.EOF:
                         return
                     metrics.LEADER.set(1)
+                    self._told = ""
                     self._measure(order)
             except TimeoutError:
-                log.event("the leader is silent", leader=address)
+                self._tell("the leader is silent", leader=address)
             except grpc.aio.AioRpcError as error:
-                log.event("the stream to the leader broke", leader=address, code=error.code().name, reason=error.details() or "")
+                self._tell("the stream to the leader broke", leader=address, code=error.code().name, reason=error.details() or "")
+
+    def _tell(self, text: str, **fields: str) -> None:
+        told = f"{text} {fields}"
+        if told != self._told:
+            self._told = told
+            log.event(text, **fields)
 
     def _measure(self, order: control_pb2.AgentOrder) -> None:
         """Half the way there and back, as NTP does."""

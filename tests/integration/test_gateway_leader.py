@@ -1,13 +1,16 @@
 """The agent's entry in the store and its stream to the leader, with a real store and a leader of the test's own."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 from dormouse_core.keys import Keys
 from dormouse_core.seams import Put, Txn
+from dormouse_gateway import leading
 from dormouse_gateway.demand import Demand
 from dormouse_gateway.leading import LeaderStream, Registration, Reports
 from dormouse_kit.clock import SystemClock
@@ -66,6 +69,36 @@ async def test_reports_go_to_whoever_leads_and_at_once_when_a_call_waits(etcd_se
         await asyncio.gather(stream, return_exceptions=True)
         await second.server.stop(0)
         await store.close()
+
+
+async def test_a_leader_that_is_away_is_said_to_be_away_once(
+    etcd_server: EtcdServer, installation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(leading.log, "event", lambda text, **_: said.append(text))
+    store, clock, keys = EtcdStore([etcd_server.endpoint]), SystemClock(), Keys(installation)
+    reports = Reports("agent-1", Demand(clock), clock, lambda: True, dict)
+    dialled: asyncio.Queue[None] = asyncio.Queue()
+
+    def report() -> control_pb2.AgentReport:
+        dialled.put_nowait(None)
+        return control_pb2.AgentReport(agent="agent-1")
+
+    monkeypatch.setattr(reports, "report", report)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        await store.txn(Txn((), (Put(keys.leader, state_pb2.Leader(address=address, name="x").SerializeToString()),)))
+        stream = asyncio.create_task(LeaderStream(store, clock, keys, reports).run())
+        try:
+            async with asyncio.timeout(10):
+                for _ in range(4):
+                    await dialled.get()
+        finally:
+            stream.cancel()
+            await asyncio.gather(stream, return_exceptions=True)
+            await store.close()
+    assert said.count("the stream to the leader broke") == 1
 
 
 async def test_the_agents_entry_lives_as_long_as_its_lease(etcd_server: EtcdServer, installation: str) -> None:
