@@ -10,9 +10,9 @@ import grpc.aio
 import pytest
 from dormouse_core.keys import Keys
 from dormouse_core.seams import Put, Txn
-from dormouse_gateway import leading
 from dormouse_gateway.demand import Demand
 from dormouse_gateway.leading import LeaderStream, Registration, Reports
+from dormouse_kit import log
 from dormouse_kit.clock import SystemClock
 from dormouse_kit.etcd import EtcdStore
 from dormouse_proto import control_pb2, control_pb2_grpc, state_pb2
@@ -75,7 +75,7 @@ async def test_a_leader_that_is_away_is_said_to_be_away_once(
     etcd_server: EtcdServer, installation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(leading.log, "event", lambda text, **_: said.append(text))
+    monkeypatch.setattr(log, "event", lambda text, **_: said.append(text))
     store, clock, keys = EtcdStore([etcd_server.endpoint]), SystemClock(), Keys(installation)
     reports = Reports("agent-1", Demand(clock), clock, lambda: True, dict)
     dialled: asyncio.Queue[None] = asyncio.Queue()
