@@ -44,6 +44,7 @@ integration: setup
 
 .PHONY: slow
 slow: setup
+	DORMOUSE_SEEDS=20000 $(BIN)/pytest tests/simulation
 	$(BIN)/pytest -m slow tests
 
 .PHONY: check

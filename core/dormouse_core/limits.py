@@ -55,7 +55,7 @@ MESSAGES = (
         "MESSAGE_BYTES",
         "a request or reply, by default",
         "bytes",
-        "our own: gateway, relay and worker alike",
+        "our own: Envoy and the relay; `dormouse up --max-message`",
         "each call: RESOURCE_EXHAUSTED",
     ),
     Limit(
@@ -63,7 +63,7 @@ MESSAGES = (
         "the highest setting of it",
         "bytes",
         "our own: a message is buffered to find its session",
-        "start of the gateway",
+        "start of the gateway; each call of a worker",
     ),
     Limit(
         "MESSAGE_OVERHEAD_BYTES",

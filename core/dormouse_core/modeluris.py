@@ -22,7 +22,7 @@ _REVISION = "main"
 
 @dataclass(frozen=True, slots=True)
 class ModelUri:
-    """`place`: a host, bucket, claim, ConfigMap or owner/repository; empty for file://. `path`: within it, no slash in front. A path that is
+    """`place`: a host, bucket, claim, ConfigMap or owner/repository; empty for file://. `path`: within it, no slash in front; one that is
     empty or ends in a slash is a folder. `revision`: of a repository."""
 
     scheme: str

@@ -12,7 +12,7 @@ from dormouse_core.seams import Reply
 from dormouse_gateway.demand import Demand
 from dormouse_gateway.reads import Reads
 from dormouse_gateway.relay import Relay, Request
-from dormouse_gateway.sending import INFER, STREAM
+from dormouse_gateway.sending import INFER
 from dormouse_gateway.table import Table
 from dormouse_gateway.watching import Watching
 from dormouse_proto import inference_pb2
