@@ -1,0 +1,126 @@
+"""A worker's pod.
+
+It follows Pod Security's `restricted`: a plain user, no capabilities, a read-only root, the runtime's seccomp profile, no service-account
+token. What a function may set is `spec.workers`, an allow-list; what it sets never replaces what is here.
+
+The kubelet asks the inference path, not the port: `/probe` passes when the interpreter answers and no batch is older than its step limit.
+The supervisor in the pod asks it each second and replaces a hung worker within three, so the kubelet's own liveness probe is for a
+supervisor that hangs itself, and patient. Waking waits for neither: a worker registers itself in the store.
+"""
+
+import hashlib
+import json
+import math
+from typing import Any
+
+from dormouse_core import modeluris
+from dormouse_core.spec import FunctionSpec, Workers, to_builtins
+from dormouse_proto import state_pb2
+
+from dormouse_operator.kubernetes import names
+from dormouse_operator.kubernetes.settings import Settings
+from dormouse_operator.kubernetes.volumes import MODELS_FOLDER, SPEC_FILE, SPEC_FOLDER, TMP, build_volumes
+
+PORT = 9000
+USER = 65532
+START_LIMIT = 330  # seconds: the supervisor's own limit is 300, and it leaves a reason
+GRACE_EXTRA = 20  # seconds beyond the step limit: commit, hand over, end connections
+STORE_DIGEST = "dormouse.dev/store"
+CONTAINER = "worker"
+
+
+def build_pod_template(entry: state_pb2.FunctionEntry, spec: FunctionSpec, settings: Settings, *, store: dict[str, Any]) -> dict[str, Any]:
+    """`store`: how workers reach the store, as their spec file says; a change of it starts them anew. InvalidArgument: the spec asks for what
+    a pod cannot have."""
+    workers = spec.workers
+    model = modeluris.parse(spec.model.uri) if spec.model is not None else None
+    volumes, mounts = build_volumes(entry.name, entry.revision, model, store=has_secret(settings), asked=workers.volumes)
+    pod: dict[str, Any] = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": math.ceil(spec.timeouts.step.seconds) + GRACE_EXTRA,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(workers, settings, mounts)],
+        "volumes": volumes,
+        "topologySpreadConstraints": _spread(entry, workers),
+    }
+    optional = {
+        "nodeSelector": workers.node_selector,
+        "tolerations": workers.tolerations,
+        "affinity": workers.affinity,
+        "imagePullSecrets": workers.image_pull_secrets or [{"name": name} for name in settings.image_pull_secrets],
+        "serviceAccountName": workers.service_account_name,
+        "priorityClassName": workers.priority_class_name,
+    }
+    pod |= {name: value for name, value in optional.items() if value}
+    digest = hashlib.sha256(json.dumps(store, sort_keys=True).encode()).hexdigest()[:12]
+    metadata = {
+        "labels": {**workers.labels, **names.pod_labels(entry, settings.installation)},
+        "annotations": {**workers.annotations, STORE_DIGEST: digest},
+    }
+    return {"metadata": metadata, "spec": pod}
+
+
+def has_secret(settings: Settings) -> bool:
+    return settings.tls or settings.store_auth
+
+
+def _container(workers: Workers, settings: Settings, mounts: list[Any]) -> dict[str, Any]:
+    probe = {"httpGet": {"path": "/probe", "port": PORT}, "timeoutSeconds": 1}
+    container: dict[str, Any] = {
+        "name": CONTAINER,
+        "image": workers.image or settings.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": ["python3", "-m", "dormouse_worker"],
+        "args": [
+            *("--spec", f"{SPEC_FOLDER}/{SPEC_FILE}", "--listen", f"0.0.0.0:{PORT}", "--advertise", f"$(POD_IP):{PORT}"),
+            *("--instance", "$(POD_NAME)", "--admin", f"{TMP}/admin.sock"),
+        ],
+        "env": _environment(workers),
+        "ports": [{"name": "grpc", "containerPort": PORT}],
+        "resources": to_builtins(workers.resources) or dict(settings.resources),
+        "startupProbe": {**probe, "periodSeconds": 1, "failureThreshold": START_LIMIT},
+        "readinessProbe": {**probe, "periodSeconds": 1, "failureThreshold": 3},
+        "livenessProbe": {**probe, "periodSeconds": 5, "failureThreshold": 6, "timeoutSeconds": 5},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": mounts,
+    }
+    if workers.env_from:
+        container["envFrom"] = workers.env_from
+    return container
+
+
+def _environment(workers: Workers) -> list[dict[str, Any]]:
+    """The function's own, then ours, which it cannot replace."""
+    ours: list[dict[str, Any]] = [
+        {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+        {"name": "DORMOUSE_MODELS", "value": MODELS_FOLDER},
+        {"name": "TMPDIR", "value": TMP},
+    ]
+    taken = {variable["name"] for variable in ours}
+    theirs = [to_builtins(variable) for variable in workers.env if variable.name not in taken]
+    for variable in theirs:
+        if "valueFrom" in variable:
+            variable.pop("value", None)  # ours is "" by default, and Kubernetes takes one of the two
+    return theirs + ours
+
+
+def _spread(entry: state_pb2.FunctionEntry, workers: Workers) -> list[dict[str, Any]]:
+    """Counted among the pods of one template only: with those of the template before counted in, a rollout ends uneven."""
+    defaults = {"labelSelector": {"matchLabels": names.selector(entry.uid)}, "matchLabelKeys": ["pod-template-hash"]}
+    wanted = workers.topology_spread_constraints or [
+        {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
+    ]
+    return [{**defaults, **constraint} for constraint in wanted]
