@@ -84,7 +84,7 @@ def import_image(layout: Layout, nodes: Iterable[Node], tag: str) -> list[Node]:
         return []
     archive = layout.images / "image.tar"
     archive.unlink(missing_ok=True)
-    run("buildah", "push", "-q", tag, f"oci-archive:{archive}:{tag}")
+    run("buildah", "push", "-q", "--disable-compression", tag, f"oci-archive:{archive}:{tag}")
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda node: run("ctr", "-a", node.socket, "-n", "k8s.io", "images", "import", archive), lacking))
     archive.unlink()
