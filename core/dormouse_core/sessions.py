@@ -12,10 +12,11 @@ MAX_ID_CHARACTERS = 128  # Triton's limit for string correlation ids
 MAX_TENANT_CHARACTERS = 128
 
 
-def session_key(tenant: str, session: int | str) -> str:
+def session_key(tenant: str, session: int | str, field: str = "sequence_id") -> str:
     """The session's name in the store: ``{tenant}/i:{int}`` or ``{tenant}/s:{string}``, parts percent-encoded (RFC 3986).
 
     An int is within int64. Int 7 and string "7" are two sessions. InvalidArgument: empty or over-long string, a tenant that is too long.
+    `field`: where the caller wrote the id, for that message.
     """
     if len(tenant) > MAX_TENANT_CHARACTERS:
         raise InvalidArgument(f"dormouse-tenant: {len(tenant)} characters found, at most {MAX_TENANT_CHARACTERS} are allowed")
@@ -24,7 +25,7 @@ def session_key(tenant: str, session: int | str) -> str:
             raise InvalidArgument(f"sequence_id: {session} found, an int64 other than 0 is allowed")
         return f"{quote(tenant, safe='')}/i:{session}"
     if not 1 <= len(session) <= MAX_ID_CHARACTERS:
-        raise InvalidArgument(f"sequence_id: a string of {len(session)} characters found, 1 to {MAX_ID_CHARACTERS} characters are allowed")
+        raise InvalidArgument(f"{field}: a string of {len(session)} characters found, 1 to {MAX_ID_CHARACTERS} characters are allowed")
     return f"{quote(tenant, safe='')}/s:{quote(session, safe='')}"
 
 

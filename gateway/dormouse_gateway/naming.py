@@ -99,7 +99,8 @@ def infer(metadata: Mapping[str, str], request: inference_pb2.ModelInferRequest,
     if in_metadata is not None and in_message is not None and in_metadata != in_message:
         raise InvalidArgument(f"sequence_id: {in_message!r} found, but the metadata {SESSION} says {in_metadata!r}")
     session: int | str = in_metadata if in_metadata is not None else in_message or ""
-    return Named(named.namespace, named.name, sessions.session_key(metadata.get(TENANT, ""), session))
+    field = SESSION if in_metadata is not None else "sequence_id"
+    return Named(named.namespace, named.name, sessions.session_key(metadata.get(TENANT, ""), session, field))
 
 
 def flag(request: inference_pb2.ModelInferRequest, name: str) -> bool:

@@ -173,7 +173,7 @@ def test_names_of_sessions(client: Client) -> None:
     long = sequence(request_of("counter", x=ROW), sequence_id="x" * 129, sequence_start=True)
     refused(client, long, StatusCode.INVALID_ARGUMENT, "sequence_id", "129", "128")
     metadata = [("dormouse-session", "x" * 129)]
-    refused(client, request_of("counter", x=ROW), StatusCode.INVALID_ARGUMENT, "129", "128", metadata=metadata)
+    refused(client, request_of("counter", x=ROW), StatusCode.INVALID_ARGUMENT, "dormouse-session", "129", "128", metadata=metadata)
     refused(client, request_of("counter", x=ROW), StatusCode.INVALID_ARGUMENT, "counter", "correlation ID")
 
 

@@ -32,6 +32,11 @@ def test_refused(session: int | str) -> None:
         session_key("", session)
 
 
+def test_the_refusal_names_where_the_id_was_written() -> None:
+    with pytest.raises(InvalidArgument, match="dormouse-session: a string of 129"):
+        session_key("", "x" * 129, "dormouse-session")
+
+
 def test_a_tenant_that_is_too_long_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="dormouse-tenant"):
         session_key("t" * 129, 1)

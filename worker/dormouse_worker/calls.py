@@ -88,7 +88,7 @@ class SessionReader:
         call_key = callkeys.parse(text(get(b"dormouse-call", b"")), text(get(b"dormouse-idempotency-key", b"")), now_us, self._local)
         return SessionCall(
             session,
-            self._keys.get((tenant, session)) or self._key(tenant, session),
+            self._keys.get((tenant, session)) or self._key(tenant, session, "sequence_id" if named is None else "dormouse-session"),
             start,
             _flag(parameters, "sequence_end"),
             start or named is not None,
@@ -96,11 +96,11 @@ class SessionReader:
             _number(headers, b"dormouse-rev"),
         )
 
-    def _key(self, tenant: str, session: int | str) -> str:
+    def _key(self, tenant: str, session: int | str, field: str) -> str:
         """Sessions are stepped many times; their names are percent-encoded once."""
         if len(self._keys) >= _KEPT:
             self._keys.clear()
-        key = self._keys[tenant, session] = session_key(tenant, session)
+        key = self._keys[tenant, session] = session_key(tenant, session, field)
         return key
 
 
