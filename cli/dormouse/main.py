@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dormouse_core import limits
 from dormouse_core.errors import DormouseError
 
 
@@ -44,7 +45,14 @@ def _up(options: argparse.Namespace) -> None:
     log.setup("up")
     endpoints = [e for given in options.etcd_endpoints for e in given.split(",") if e]
     asyncio.run(
-        up(Path(options.directory), port=options.port, etcd=options.etcd, etcd_endpoints=endpoints, installation=options.installation)
+        up(
+            Path(options.directory),
+            port=options.port,
+            etcd=options.etcd,
+            etcd_endpoints=endpoints,
+            installation=options.installation,
+            max_message=options.max_message,
+        )
     )
 
 
@@ -60,6 +68,9 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--etcd", default="", metavar="PATH", help="the etcd to run; by default the one on PATH if it is good enough")
     up.add_argument("--etcd-endpoints", action="append", default=[], metavar="HOST:PORT,...", help="use an etcd that runs already")
 
+    up.add_argument(
+        "--max-message", type=_size, default=limits.MESSAGE_BYTES, metavar="SIZE", help="of a request or reply: 16MiB; at most 64MiB"
+    )
     up.add_argument("--installation", default="local", metavar="NAME", help="the part of the store that is this system's (local)")
 
     init = commands.add_parser("init", help="write a manifest for an ONNX model, with the states that it seems to have")
@@ -110,6 +121,18 @@ def _command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", na
     command = commands.add_parser(name, help=text)
     command.add_argument("--dir", help="the folder given to `dormouse up`; by default $DORMOUSE_DIR, or this folder or one above it")
     return command
+
+
+def _size(text: str) -> int:
+    """Bytes, or with KiB or MiB."""
+    number, unit = next(((text.removesuffix(unit), factor) for unit, factor in _UNITS.items() if text.endswith(unit)), (text, 1))
+    size = int(number) * unit if number.isascii() and number.isdigit() else 0
+    if 1 <= size <= limits.MESSAGE_BYTES_MAX:
+        return size
+    raise argparse.ArgumentTypeError(f"{text!r} found, a size such as 16MiB, at most {limits.MESSAGE_BYTES_MAX >> 20}MiB, is allowed")
+
+
+_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20}
 
 
 def _port(text: str) -> int:

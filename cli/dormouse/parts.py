@@ -113,13 +113,13 @@ def operator(store: Sequence[str], sockets: Path, ports: Ports, directory: Path,
     ]
 
 
-def gateway(module: str, store: Sequence[str], sockets: Path, ports: Ports, installation: str) -> list[str]:
+def gateway(module: str, store: Sequence[str], sockets: Path, ports: Ports, installation: str, max_message: int) -> list[str]:
     """The agent (`dormouse_gateway`) or Envoy (`dormouse_gateway.envoy`): the same options, so that both agree."""
     return [
         *(sys.executable, "-m", module, *_store(store), "--installation", installation, "--name", "local"),
         *("--listen", f"127.0.0.1:{ports.gateway}", "--listen-relay", f"127.0.0.1:{ports.relay}"),
         *("--xds", f"unix:{sockets / 'xds.sock'}", "--admin", os.fspath(sockets / "envoy.sock"), "--metrics", str(ports.gateway_metrics)),
-        *("--own-name", "localhost", "--own-name", "127.0.0.1", "--drain-seconds", "3"),
+        *("--own-name", "localhost", "--own-name", "127.0.0.1", "--drain-seconds", "3", "--max-message-bytes", str(max_message)),
     ]
 
 

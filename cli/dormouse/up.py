@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from dormouse_core import limits
 from dormouse_core.errors import Code, DormouseError, FailedPrecondition, InvalidArgument
 from dormouse_kit import log, processes
 from dormouse_kit.grpc_options import channel_options
@@ -53,7 +54,14 @@ class ProviderService(control_pb2_grpc.ProviderServicer):
 
 
 async def up(
-    directory: Path, *, port: int, etcd: str, etcd_endpoints: Sequence[str], installation: str, stop: asyncio.Event | None = None
+    directory: Path,
+    *,
+    port: int,
+    etcd: str,
+    etcd_endpoints: Sequence[str],
+    installation: str,
+    max_message: int = limits.MESSAGE_BYTES,
+    stop: asyncio.Event | None = None,
 ) -> None:
     """Runs until SIGINT or SIGTERM (or `stop`). Raises DormouseError with one readable line when it cannot start."""
     home = Home(directory)
@@ -69,8 +77,8 @@ async def up(
             system = [
                 *store,
                 Part("operator", lambda: parts.operator(endpoints, sockets, ports, home.directory, installation)),
-                Part("agent", lambda: parts.gateway("dormouse_gateway", endpoints, sockets, ports, installation)),
-                Part("envoy", lambda: parts.gateway("dormouse_gateway.envoy", endpoints, sockets, ports, installation)),
+                Part("agent", lambda: parts.gateway("dormouse_gateway", endpoints, sockets, ports, installation, max_message)),
+                Part("envoy", lambda: parts.gateway("dormouse_gateway.envoy", endpoints, sockets, ports, installation, max_message)),
             ]
             try:
                 for part in system:

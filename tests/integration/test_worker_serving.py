@@ -143,16 +143,16 @@ def test_compressed_requests(client: Client, compression: grpc.Compression) -> N
 def test_a_message_above_the_limit(client: Client, compression: grpc.Compression) -> None:
     """Compressed, it is a few KiB on the wire: the limit holds for what it becomes."""
     request = good()
-    request.raw_input_contents[0] = bytes(17 << 20)
+    request.raw_input_contents[0] = bytes(65 << 20)
     with pytest.raises(grpc.RpcError) as raised:
         client.stub.ModelInfer(request, compression=compression, timeout=20)
     assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "16777216" in raised.value.details()
+    assert "67108864" in raised.value.details()
 
 
 def test_a_message_just_below_the_limit(client: Client) -> None:
     request = good()
-    request.parameters["filler"].string_param = "x" * ((16 << 20) - 1000)
+    request.parameters["filler"].string_param = "x" * ((64 << 20) - 1000)
     assert client.infer(request).raw_output_contents
 
 

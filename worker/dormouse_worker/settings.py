@@ -19,4 +19,5 @@ class Settings:
     name: str = ""
     max_batch: int = 32
     revision: str = ""
-    message_bytes: int = limits.MESSAGE_BYTES
+    message_bytes: int = limits.MESSAGE_BYTES_MAX
+    """The gateway has the installation's own limit; this is the highest that it may have."""
