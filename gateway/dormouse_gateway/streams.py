@@ -25,7 +25,7 @@ from dormouse_core.seams import Reply
 from dormouse_gateway import naming
 from dormouse_gateway.sending import DECOUPLED
 
-MAX_PARTS = 64  # parts of replies that wait to be written; then the workers' streams are not read
+MAX_PARTS = 64  # parts of replies that wait to be written, or limits.STREAM_BYTES; then the workers' streams are not read
 STEP = "dormouse-step"
 
 
@@ -83,6 +83,7 @@ class Stream:
         self._lines: dict[tuple[str, str], Line] = {}
         self._ready: list[Step] = []
         self._out: deque[Out] = deque()
+        self._parts = 0  # bytes of parts among them
         self.unanswered = 0
         self.bytes = 0
         """Of the unanswered messages."""
@@ -148,6 +149,7 @@ class Stream:
         """One of the responses to `step`, not the last: provisional (rule 20)."""
         step.parted = True
         self._out.append(Out(response, step, False))
+        self._parts += len(response)
 
     def done(self, step: Step, reply: Reply) -> None:
         step.message = b""
@@ -207,7 +209,11 @@ class Stream:
 
     def take(self) -> Out | None:
         """The next response to write (nothing, if it is empty). Then tell `written`."""
-        return self._out.popleft() if self._out else None
+        if not self._out:
+            return None
+        out = self._out.popleft()
+        self._parts -= 0 if out.last else len(out.response)
+        return out
 
     def written(self, out: Out) -> None:
         if not out.last:
@@ -234,7 +240,7 @@ class Stream:
     @property
     def crowded(self) -> bool:
         """No further parts are to be read from workers now."""
-        return len(self._out) >= MAX_PARTS
+        return len(self._out) >= MAX_PARTS or self._parts >= limits.STREAM_BYTES
 
     @property
     def idle(self) -> bool:

@@ -6,6 +6,8 @@ that the step is committed. Off the hot path: no bridge adds the status, so that
 What a record keeps of such a reply are its framed parts, as they were sent. A step that is repeated gets all of them again.
 """
 
+import asyncio
+
 from dormouse_core import streamed
 from dormouse_core.errors import DormouseError
 
@@ -37,15 +39,17 @@ class StreamedCall(Call):
         super().__init__(transport, headers, receive, send)
         self.begun = False
 
-    def part(self, framed: bytes) -> None:
-        """Sends one part, or several. On the event loop."""
+    def part(self, framed: bytes) -> "asyncio.Future[None] | None":
+        """Sends one part, on the event loop. Done when Envoy wants more: a reader that is slow keeps it waiting. None: nobody reads."""
         if self.gone:
-            return
+            return None
         self._begin()
         try:
-            self._send({"type": _BODY, "body": framed, "more_body": True})
+            sent: asyncio.Future[None] = self._send({"type": _BODY, "body": framed, "more_body": True})
         except Exception:  # pyvoy's own ClientDisconnectedError, which it does not export
             self.transport.leave(self)
+            return None
+        return sent
 
     def answer(self, framed: bytes, metadata: Metadata) -> None:
         """The end. `framed`: parts that were not sent yet."""

@@ -8,7 +8,6 @@ ends the process, which moves the session to another worker.
 """
 
 import asyncio
-import contextlib
 import importlib
 import pathlib
 import sys
@@ -28,7 +27,6 @@ from dormouse_worker.requests import Request
 from dormouse_worker.runtimes.parts import Parts
 from dormouse_worker.sessions import Failed, Outcome, Ran
 from dormouse_worker.signatures import Signature, StateSpec, TensorSpec
-from dormouse_worker.streamed import StreamedCall
 from dormouse_worker.work import Figures, Runs, States, Work
 
 
@@ -111,10 +109,8 @@ class HandlerRunner:
             inputs, state, context = self._arguments(work, began)
             returned = self._runtime.handler.step(inputs, state, context)
             if self._declaration.decoupled:
-                parts = self._parts(work, began, lambda framed: loop.call_soon_threadsafe(_send, work.request, framed))
-                with contextlib.closing(returned):
-                    for each in returned:
-                        parts.add(each, self._monotonic())
+                parts = self._parts(work, began)
+                parts.send(returned, loop)
                 outcome = Ran(parts.reply(), self._states(state))
             else:
                 outcome = self._outcome(work.request, returned, state)
@@ -136,10 +132,8 @@ class HandlerRunner:
             returned = self._runtime.handler.step(inputs, state, context)
             async with asyncio.timeout(self.runs.limit):
                 if self._declaration.decoupled:
-                    parts = self._parts(work, began, lambda framed: _send(work.request, framed))
-                    async with contextlib.aclosing(returned):
-                        async for each in returned:
-                            parts.add(each, self._monotonic())
+                    parts = self._parts(work, began)
+                    await parts.send_async(returned)
                     outcome = Ran(parts.reply(), self._states(state))
                 else:
                     outcome = self._outcome(work.request, await returned, state)
@@ -174,8 +168,8 @@ class HandlerRunner:
         # The handler may keep what it returned or left in `state`: copies, so that it cannot change a session behind the protocol's back.
         return {name: np.array(array, copy=True) for name, array in states.items()}
 
-    def _parts(self, work: Work, began: float, send: Callable[[bytes], object]) -> Parts:
-        return Parts(work.request, self._declaration, self._encoder, send, began + self.runs.limit)
+    def _parts(self, work: Work, began: float) -> Parts:
+        return Parts(work.request, self._declaration, self._encoder, self._monotonic, began + self.runs.limit)
 
     def _dropped(self, work: Work) -> None:
         self.figures.waiting -= 1
@@ -198,11 +192,6 @@ class HandlerRunner:
         took = now - began
         self.figures.ran((work,), began, took)
         work.done(Failed(self.runs.exceeded()) if took > self.runs.limit else outcome)
-
-
-def _send(request: Request, framed: bytes) -> None:
-    if isinstance(request.call, StreamedCall):
-        request.call.part(framed)
 
 
 def _told(error: BaseException) -> DormouseError:
