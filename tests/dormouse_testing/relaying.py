@@ -6,13 +6,16 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+import grpc
+import grpc.aio
 from dormouse_core.errors import Again
 from dormouse_core.keys import Keys
-from dormouse_core.seams import Reply
+from dormouse_core.seams import Part, Reply
 from dormouse_gateway.demand import Demand
 from dormouse_gateway.reads import Reads
 from dormouse_gateway.relay import Relay, Request
-from dormouse_gateway.sending import INFER
+from dormouse_gateway.sending import INFER, STREAM
+from dormouse_gateway.streaming import Streaming
 from dormouse_gateway.table import Table
 from dormouse_gateway.watching import Watching
 from dormouse_proto import inference_pb2
@@ -38,6 +41,8 @@ class Sent:
     address: str
     message: inference_pb2.ModelInferRequest
     metadata: Mapping[str, str]
+    part: Part | None = None
+    """Sent as a stream: the worker's parts go here."""
 
     @property
     def id(self) -> str:
@@ -59,7 +64,16 @@ class Workers:
 
     async def call(self, address: str, method: str, message: bytes, metadata: Mapping[str, str], *, timeout: float | None) -> Reply:
         assert method == INFER
-        sent = Sent(asyncio.get_running_loop().time(), address, inference_pb2.ModelInferRequest.FromString(message), metadata)
+        return await self._call(address, message, metadata, None, timeout)
+
+    async def stream(
+        self, address: str, method: str, message: bytes, metadata: Mapping[str, str], part: Part, *, timeout: float | None
+    ) -> Reply:
+        assert method == STREAM
+        return await self._call(address, message, metadata, part, timeout)
+
+    async def _call(self, address: str, message: bytes, metadata: Mapping[str, str], part: Part | None, timeout: float | None) -> Reply:
+        sent = Sent(asyncio.get_running_loop().time(), address, inference_pb2.ModelInferRequest.FromString(message), metadata, part)
         self.sent.append(sent)
         self.running += 1
         self.most = max(self.most, self.running)
@@ -83,6 +97,12 @@ async def good(sent: Sent) -> Reply:
     return Reply(0, sent.id.encode())
 
 
+async def infers(sent: Sent) -> Reply:
+    """The same as an encoded response."""
+    await asyncio.sleep(0.01)
+    return Reply(0, inference_pb2.ModelInferResponse(id=sent.id).SerializeToString())
+
+
 class Sim:
     """One relay and its watch; `world` writes what operators, coordinators and workers would."""
 
@@ -95,6 +115,8 @@ class Sim:
         self.workers = Workers()
         self.demand = Demand(self.clock)
         self.relay = Relay(self.table, Reads(keys, self.store), self.clock, self.workers, self.demand, seed=1, **options)
+        self.counted: list[int] = []
+        self.streaming = Streaming(self.relay, self.clock, "sim", self.counted.append)
         self._watching = Watching(self.table, keys, self.store, self.clock, self.relay.changed)
         self._count = 0
 
@@ -130,5 +152,93 @@ class Sim:
         message = request(model, sequence, id=ident or str(self._count)).SerializeToString()
         return asyncio.create_task(self.relay.call(Request(INFER, message, given, now + timeout, attempt)))
 
+    def open(self, metadata: Mapping[str, str] | None = None, timeout: float | None = None) -> "Caller":
+        """A stream through the relay, from here on."""
+        return Caller(self, timeout, metadata or {})
+
     def reads(self) -> int:
         return self.store.calls["get"]
+
+
+class Caller:
+    """The client's side of one stream: also the context that the relay's servicer is given."""
+
+    def __init__(self, sim: Sim, timeout: float | None, metadata: Mapping[str, str]) -> None:
+        self._timeout = timeout
+        self._metadata = metadata
+        self._messages: asyncio.Queue[object] = asyncio.Queue()
+        self._reading = asyncio.Event()
+        self._reading.set()
+        self._answered = asyncio.Event()
+        self.responses: list[inference_pb2.ModelStreamInferResponse] = []
+        self.read_by_relay = 0
+        self.code = 0
+        self.details = ""
+        self.task = asyncio.create_task(self._serve(sim))
+
+    async def _serve(self, sim: Sim) -> None:
+        async with asyncio.timeout(self._timeout):
+            await sim.streaming.serve(_nothing(), self)
+
+    # what a caller does
+    def send(self, model: str, ident: str, sequence: int | str | None = None, *, size: int = 0, **flags: bool) -> None:
+        message = request(model, sequence, size, id=ident)
+        for name, value in flags.items():
+            message.parameters[name].bool_param = value
+        self._messages.put_nowait(message.SerializeToString())
+
+    def half_close(self) -> None:
+        self._messages.put_nowait(grpc.aio.EOF)
+
+    def stop_reading(self) -> None:
+        self._reading.clear()
+
+    def read_on(self) -> None:
+        self._reading.set()
+
+    async def cancel(self) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+    async def ended(self) -> None:
+        await self.task
+
+    async def answers(self, count: int, seconds: float = 1000.0) -> list[inference_pb2.ModelStreamInferResponse]:
+        """The first `count` responses, once they are there."""
+        async with asyncio.timeout(seconds):
+            while len(self.responses) < count:
+                self._answered.clear()
+                await self._answered.wait()
+        return self.responses[:count]
+
+    @property
+    def ids(self) -> list[str]:
+        return [each.infer_response.id for each in self.responses]
+
+    # what grpc.aio's context does
+    def time_remaining(self) -> float | None:
+        return self._timeout
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return tuple(self._metadata.items())
+
+    async def read(self) -> object:
+        message = await self._messages.get()
+        self.read_by_relay += 1
+        return message
+
+    async def write(self, response: bytes) -> None:
+        await self._reading.wait()
+        self.responses.append(inference_pb2.ModelStreamInferResponse.FromString(response))
+        self._answered.set()
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        self.code = code.value[0]
+
+    def set_details(self, details: str) -> None:
+        self.details = details
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""
