@@ -58,8 +58,11 @@ class Control:
                 waiter = asyncio.ensure_future(event.wait())
                 await asyncio.wait((waiter, reader), timeout=interval[0], return_when=asyncio.FIRST_COMPLETED)
                 waiter.cancel()
-            if reader.done() and not reader.cancelled() and reader.exception() is not None:
-                raise reader.exception() or AssertionError
+            error = reader.exception() if reader.done() and not reader.cancelled() else None
+            if isinstance(error, ConnectionError):
+                return  # the leader has left, or another leads: nobody to answer
+            if error is not None:
+                raise error
             await exchange.end()
         finally:
             self._changed.discard(event)

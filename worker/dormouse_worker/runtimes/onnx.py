@@ -69,6 +69,7 @@ class OnnxRuntime:
         if self._strings:
             feeds = {name: _strings(name, array) if name in self._strings else array for name, array in feeds.items()}
         self._options = options = onnxruntime.RunOptions()
+        options.log_severity_level = 4  # what fails is raised, and told to its caller: not printed as well
         found: list[np.ndarray] = self._run_values(feeds, options) if self._bfloat else self._session.run(self._outputs, feeds, options)
         for index in self._text_states:  # as they come back from a record, so that a session is the same wherever it was
             found[index] = as_array(found[index], "BYTES", found[index].shape)

@@ -50,6 +50,7 @@ class Shards:
         self._spawn = spawn
         self._unread: dict[Shard, None] = {}
         self._left: Again | None = None
+        self._lost: list[int] = []
 
     # ------------------------------------------------------------------------------------------------------------- from callers
 
@@ -160,8 +161,15 @@ class Shards:
             for step in waiting:
                 self._refuse(shard, step)
             if was in MINE:
-                log.event("shard lost", function=self._function.label, shard=shard.number)
+                if not self._lost:
+                    asyncio.get_running_loop().call_soon(self._say_lost)
+                self._lost.append(shard.number)
                 self.on_change()
+
+    def _say_lost(self) -> None:
+        """One line for all that went in one turn of the loop."""
+        lost, self._lost = sorted(self._lost), []
+        log.event("shards left", function=self._function.label, count=len(lost), first=lost[0], last=lost[-1])
 
     # ----------------------------------------------------------------------------------------------------------- from the mover
 
