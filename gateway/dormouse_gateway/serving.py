@@ -32,9 +32,7 @@ Streamed = Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]]
 KNOWN = frozenset(f"{INFERENCE}{name}" for name in ANSWERED)
 
 
-def server(
-    relay: Relay, methods: Methods, health: Health, streaming: Streaming, clock: Clock, *, message_bytes: int
-) -> grpc.aio.Server:
+def server(relay: Relay, methods: Methods, health: Health, streaming: Streaming, clock: Clock, *, message_bytes: int) -> grpc.aio.Server:
     made = grpc.aio.server(options=server_options(message_bytes=message_bytes, concurrent_streams=MANY))
     made.add_generic_rpc_handlers((Handler(relay, methods, health, streaming, clock),))
     return made

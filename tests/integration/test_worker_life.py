@@ -454,15 +454,6 @@ def test_handlers_that_do_not_load(tmp_path: Path) -> None:
     found = broken(tmp_path, handler(tmp_path, "raise RuntimeError('not today')"), "127.0.0.1:1")
     assert found["reason"] == "ModelInvalid"
     assert "not today" in found["message"]
-    text = """
-        from dormouse_core.handlers import Handler, Tensor
-        class Mine(Handler):
-            outputs = [Tensor("y", "FP32", [1])]
-            def step(self, inputs, state, ctx):
-                yield {}
-        """
-    found = broken(tmp_path, handler(tmp_path, text), "127.0.0.1:1")
-    assert "generator" in found["message"]
 
 
 # ------------------------------------------------------------------------------------------------------------------------ control
