@@ -153,7 +153,13 @@ class HttpApi:
                 raise
 
     async def _send(
-        self, method: str, path: str, *, params: Mapping[str, str] | None = None, body: Object | None = None, content: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        content: str = "application/json",
     ) -> Object:
         headers = self._headers() | ({"Content-Type": content} if body is not None else {})
         data = None if body is None else json.dumps(body).encode()
@@ -210,5 +216,3 @@ def key_of(found: Object) -> tuple[str, str]:
     """(namespace, name)"""
     metadata = found["metadata"]
     return metadata.get("namespace", ""), metadata["name"]
-
-

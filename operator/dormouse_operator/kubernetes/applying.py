@@ -125,7 +125,9 @@ class Applier:
         if all(labels.get(name) == ours[name] for name in (names.MANAGED_BY, names.INSTALLATION, names.FUNCTION)):
             await self._api.delete(kind, metadata["namespace"], metadata["name"], uid=metadata["uid"])
             raise NotApplied("Retrying", f"The {kind.name} {metadata['name']} of an older function of this name is being removed.")
-        text = f"A {kind.name} named {metadata['name']} exists that is not Dormouse's; it is left as it is. Rename the function or remove it."
+        text = (
+            f"A {kind.name} named {metadata['name']} exists that is not Dormouse's; it is left as it is. Rename the function or remove it."
+        )
         raise NotApplied("NameTaken", text)
 
     # ------------------------------------------------------------------------------------------------------------------ what is over

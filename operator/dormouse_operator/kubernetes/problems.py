@@ -24,7 +24,9 @@ UNSCHEDULABLE = 120.0  # seconds for which a node may be waited for
 MUTE_ENDS = 3  # ends without a reason that are taken as accidents before they are called a problem
 LOST = 30.0  # seconds after its grace period for which a pod's end is waited for: its node is gone
 
-_IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable"})
+_IMAGE = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable"}
+)
 _CONTAINER = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError", "ContainerCannotRun"})
 _MOUNTS = frozenset({"FailedMount", "FailedAttachVolume", "FailedMapVolume"})
 _LENGTH = 500  # characters
@@ -98,7 +100,9 @@ def _ended(ended: Mapping[str, Any], times: int) -> state_pb2.Problem | None:
     if ended.get("reason") == "OOMKilled":
         text = "it was killed for using more memory than its limit; raise spec.workers.resources.limits.memory"
         return unavailable("WorkerFailed", f"the worker does not stay up: {text}")
-    return unavailable("WorkerFailed", f"the worker ended with exit code {ended.get('exitCode', '?')} {MUTE_ENDS} times or more and gave no reason")
+    return unavailable(
+        "WorkerFailed", f"the worker ended with exit code {ended.get('exitCode', '?')} {MUTE_ENDS} times or more and gave no reason"
+    )
 
 
 def _told(message: str) -> state_pb2.Problem | None:
@@ -156,4 +160,6 @@ def mount_failure(events: list[Object]) -> state_pb2.Problem | None:
 
 def unavailable(reason: str, message: str) -> state_pb2.Problem:
     text = " ".join(message.split())
-    return state_pb2.Problem(code=int(Code.UNAVAILABLE), reason=reason, message=text if len(text) <= _LENGTH else f"{text[: _LENGTH - 3]}...")
+    return state_pb2.Problem(
+        code=int(Code.UNAVAILABLE), reason=reason, message=text if len(text) <= _LENGTH else f"{text[: _LENGTH - 3]}..."
+    )
