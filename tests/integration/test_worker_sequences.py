@@ -183,3 +183,43 @@ def test_a_state_of_any_datatype_keeps_every_bit(function: Function, datatype: s
     function.kill()
     assert encode_raw(function.send(message, "s")["y"], datatype) == message.raw_input_contents[0]
     assert encode_raw(function.send(message, "s")["y"], datatype) == message.raw_input_contents[0], "in memory, too"
+
+
+HANDLER = """
+import dormouse
+
+TYPES = {types!r}
+
+class Mine(dormouse.Handler):
+    inputs = [dormouse.Tensor("x_" + t, t, [-1], optional=True) for t in TYPES]
+    outputs = [dormouse.Tensor("y_" + t, t, [-1]) for t in TYPES] + [dormouse.Tensor("given", "BYTES", [-1])]
+
+    def step(self, inputs, state, ctx):
+        found = {{"y_" + t: inputs.get("x_" + t, []) for t in TYPES}}
+        return {{**found, "given": sorted(inputs)}}
+"""
+
+
+def test_a_handler_is_given_every_bit(function: Function) -> None:
+    """Case 7.O6 and its like: a caller's bits reach a handler and come back; what was left out or is empty stays so."""
+    (function.folder / "code").mkdir()
+    (function.folder / "code" / "mine.py").write_text(HANDLER.format(types=list(ONNX)))
+    function.start({"runtime": "python", "handler": "mine:Mine", "model": {"uri": "file://code"}})
+    message = inference_pb2.ModelInferRequest(model_name="fn")
+    sent = {}
+    for datatype in ONNX:
+        values = patterns(datatype)[1].reshape(-1)
+        if datatype == "BYTES":
+            values = np.array([*values, b"\xff\xfe", None], object)[:-1]
+        elif datatype == "UINT8":
+            values = values[:0]
+        sent[datatype] = encode_raw(values, datatype)
+        message.inputs.add(name=f"x_{datatype}", datatype=datatype, shape=values.shape)
+        message.raw_input_contents.append(sent[datatype])
+    found = function.send(message)
+    assert {datatype: encode_raw(found[f"y_{datatype}"], datatype) for datatype in ONNX} == sent
+    assert len(found["given"]) == len(ONNX)
+    del message.inputs[:], message.raw_input_contents[:]
+    found = function.send(message)
+    assert found["given"].shape == (0,)
+    assert all(found[f"y_{datatype}"].shape == (0,) for datatype in ONNX)

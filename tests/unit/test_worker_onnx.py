@@ -1,69 +1,18 @@
 """ONNX models in the real runtime: which dimension is the batch, exact bits, strings, optional inputs, what does not load."""
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from dormouse_core import spec as specs
-from dormouse_core.errors import Code, InvalidArgument
+from dormouse_core.errors import Code
 from dormouse_core.tensors import decode_raw, encode_raw
 from dormouse_proto import inference_pb2
 from dormouse_testing import models
+from dormouse_testing.onnx_calls import infer, load, raw
 from dormouse_worker import loading, methods
-from dormouse_worker.batching import Batcher
 from dormouse_worker.models import ModelInvalid, ModelUnavailable, fetch
-from dormouse_worker.replies import Encoder
-from dormouse_worker.requests import Decoder
-from dormouse_worker.runtimes.onnx import OnnxRuntime
-from dormouse_worker.sessions import Failed, Outcome, Ran
-
-
-def load(path: Path, *states: specs.StateSpec, max_batch: int = 8) -> OnnxRuntime:
-    return OnnxRuntime(path, states, max_batch, 1)
-
-
-async def infer(runtime: OnnxRuntime, *messages: inference_pb2.ModelInferRequest) -> list[dict[str, Any] | tuple[Code, str]]:
-    """All at once through decoder, batcher and encoder: outputs by name as (datatype, shape, raw), or what the caller is told."""
-    decoder = Decoder(runtime.signature, ("m",))
-    batcher = Batcher(runtime, Encoder("m", runtime.signature), delay=0.0, step_limit=10.0)
-    batcher.warm_up(runtime.example())
-    found: dict[int, Any] = {}
-    complete = asyncio.Event()
-
-    def done(index: int, outcome: Outcome) -> None:
-        if isinstance(outcome, Failed):
-            found[index] = (outcome.error.code, outcome.error.message)
-        else:
-            assert isinstance(outcome, Ran)
-            reply = inference_pb2.ModelInferResponse.FromString(outcome.reply)
-            found[index] = {
-                t.name: (t.datatype, list(t.shape), raw) for t, raw in zip(reply.outputs, reply.raw_output_contents, strict=True)
-            }
-        if len(found) == len(messages):
-            complete.set()
-
-    for index, message in enumerate(messages):
-        try:
-            request = decoder.decode(message.SerializeToString())
-        except InvalidArgument as error:
-            found[index] = (error.code, error.message)
-        else:
-            batcher.run(request, {}, 0, False, False, lambda o, i=index: done(i, o), float("inf"))  # type: ignore[misc]
-    if len(found) < len(messages):
-        await complete.wait()
-    return [found[index] for index in range(len(messages))]
-
-
-def raw(inputs: dict[str, tuple[str, list[int], bytes]], *outputs: str) -> inference_pb2.ModelInferRequest:
-    message = inference_pb2.ModelInferRequest(model_name="m")
-    for name, (datatype, shape, data) in inputs.items():
-        message.inputs.add(name=name, datatype=datatype, shape=shape)
-        message.raw_input_contents.append(data)
-    for name in outputs:
-        message.outputs.add(name=name)
-    return message
 
 
 def floats(*values: float) -> bytes:
