@@ -39,11 +39,13 @@ def spawn(layout: Layout, name: str, command: Sequence[str], node: Node | None =
 
 
 def started(pid: int) -> str:
-    """When the process began, in the kernel's ticks: with it a process id is not mistaken for a later process of the same number."""
+    """When the process began, in the kernel's ticks: with it an id is not mistaken for a later process of the same number. '' where it
+    is gone, also where it only waits to be buried."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
         return ""
+    return "" if fields[0] == "Z" else fields[19]
 
 
 def alive(file: Path) -> int:
