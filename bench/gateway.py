@@ -103,9 +103,8 @@ def main() -> None:
             text = manifest(name, runtime="onnx", model={"uri": f"file://{name}.onnx"}, replicas=1, maxConcurrency=4096, **spec)
             (folder / f"{name}.yaml").write_text(text)
         with System(folder) as system:
-            print(
-                "| round | function | direct p50 ms | p99 | through the gateway p50 ms | p99 | added p50 |\n| --- | --- | --- | --- | --- | --- | --- |"
-            )
+            print("| round | function | direct p50 ms | p99 | through the gateway p50 ms | p99 | added p50 |")
+            print("| --- | --- | --- | --- | --- | --- | --- |")
             for name in ("double", "counter"):
                 system.wait(name, lambda s: s["readyReplicas"] == 1)
                 port = re.findall(rf"worker ready worker=\S+ function=default/{name} port=(\d+)", system.log)[-1]

@@ -30,8 +30,8 @@ CONTAINER = "worker"
 
 
 def build_pod_template(entry: state_pb2.FunctionEntry, spec: FunctionSpec, settings: Settings, *, store: dict[str, Any]) -> dict[str, Any]:
-    """`store`: how workers reach the store, as their spec file says; a change of it starts them anew. InvalidArgument: the spec asks for what
-    a pod cannot have."""
+    """`store`: how workers reach the store, as their spec file says; a change of it starts them anew. InvalidArgument: the spec asks for
+    what a pod cannot have."""
     workers = spec.workers
     model = modeluris.parse(spec.model.uri) if spec.model is not None else None
     volumes, mounts = build_volumes(entry.name, entry.revision, model, store=has_secret(settings), asked=workers.volumes)

@@ -25,7 +25,7 @@ LONGEST_HINT = 100  # pods that are given a deletion cost in one order
 
 
 class KubernetesProvider:
-    """`refused(uid)`: why a function's Deployment cannot even be made, if so; `missing(uid)` is called when it should be there and is not."""
+    """`refused(uid)`: why a function's Deployment cannot even be made; `missing(uid)` is called when it should be there and is not."""
 
     def __init__(
         self,

@@ -22,8 +22,8 @@ class NameInUse(FailedPrecondition):
 
 class Registry(Registering):
     async def keep(self, found: Object, wanted: InferenceFunction) -> tuple[state_pb2.FunctionEntry, int]:
-        """The entry as the object `found` wants it (`wanted`: what it says), and the revision at which the store has it. NameInUse: not yet;
-        FailedPrecondition: it changes what may not change; Unavailable, Aborted: ask again. What is already so is not written."""
+        """The entry as the object `found` wants it (`wanted`: what it says), and the revision at which the store has it. NameInUse: not
+        yet; FailedPrecondition: it changes what may not change; Unavailable, Aborted: ask again. What is already so is not written."""
         uid = found["metadata"]["uid"]
 
         def change(entry: state_pb2.FunctionEntry | None) -> state_pb2.FunctionEntry | None:
