@@ -120,3 +120,26 @@ async def test_removed_users_are_gone_and_may_be_removed_again(server: EtcdServe
     assert await users.names("f/") == ["f/2"]
     with pytest.raises(StoreError, match="invalid user ID or password"):
         await EtcdStore([server.endpoint], user="f/1", password="pass").get(["/f/1/"])
+
+
+async def test_users_made_meanwhile_disturb_no_transaction(server: EtcdServer, users: Users) -> None:
+    """Each change of a user makes etcd refuse, once, what is under way; a worker's commit must not fail by another function's creation."""
+    await users.prepare()
+    await users.ensure("one", "pass", [Grant("/a/")])
+    done = asyncio.Event()
+    written = 0
+
+    async def work(number: int) -> None:
+        nonlocal written
+        store = EtcdStore([server.endpoint], user="one", password="pass")
+        while not done.is_set():
+            assert (await store.txn(Txn((), (Put(f"/a/{number}", b""),)))).succeeded
+            written += 1
+        await store.close()
+
+    workers = [asyncio.create_task(work(number)) for number in range(8)]
+    for number in range(40):
+        await users.ensure(f"other{number}", "pass", [Grant("/b/")])
+    done.set()
+    await asyncio.gather(*workers)
+    assert written > 50

@@ -18,6 +18,7 @@ from dormouse_kit.etcd import messages, watching
 from dormouse_kit.etcd.connections import PROBE_AFTER, Connection, Connections, TlsFiles, write
 
 _INVALID_TOKEN: Final = "invalid auth token"  # noqa: S105 - etcd's message, not a secret
+_OLD_REVISION: Final = "revision of auth store is old"  # some user or role, whosever, was changed while the request was under way
 
 
 class EtcdStore:
@@ -108,15 +109,24 @@ class EtcdStore:
                 failure = StoreError(f"{name} at {connection.endpoint}: {connection.lost.result()}")
             except grpc.aio.AioRpcError as error:
                 failure = messages.store_error(name, connection.endpoint, error)
+                # Both are refusals without effect, so sending again is no repetition of a transaction.
                 if _INVALID_TOKEN in str(failure) and not renewed:
-                    # Refused before it was proposed, so this is no repetition of a transaction.
                     renewed = await self._connections.renew_token(connection, max(deadline - loop.time(), 0.001))
                     if renewed:
                         continue
+                if _OLD_REVISION in str(failure) and loop.time() < deadline:
+                    await self._after_change(connection, attempts, deadline - loop.time())
+                    continue
                 self._judge(connection, error, began, limit)
             if failure.definite or not again or loop.time() >= deadline:
                 raise failure
             await asyncio.sleep(min(0.02 * attempts, max(deadline - loop.time(), 0.0)))
+
+    async def _after_change(self, connection: Connection, attempts: int, left: float) -> None:
+        """Users are changed in bursts. A simple token is good at any revision; one that names its revision (JWT) has to be had anew."""
+        if attempts > 1:
+            await asyncio.sleep(min(0.005 * attempts, 0.1))
+            await self._connections.renew_token(connection, max(left, 0.001))
 
     async def _send(self, connection: Connection, name: str, request: bytes, limit: float) -> Any:
         if name != "LeaseKeepAlive":
