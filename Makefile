@@ -35,7 +35,7 @@ demo: setup
 
 .PHONY: test unit simulation integration
 test: check unit simulation integration
-unit: .venv/.done
+unit: setup
 	$(BIN)/pytest tests/unit
 simulation: .venv/.done
 	$(BIN)/pytest tests/simulation
