@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     init.add_argument("-o", "--output", default="", metavar="FILE", help="by default NAME.yaml in this folder; - prints it")
     init.add_argument("--force", action="store_true", help="write over FILE")
 
-    apply = _command(commands, "apply", "create or change functions")
+    apply = _command(commands, "apply", "create or change a function")
     apply.add_argument("-f", "--filename", required=True, metavar="FILE", help="a manifest, YAML or JSON; - is standard input")
 
     get = _command(commands, "get", "show functions")

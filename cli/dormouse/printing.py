@@ -30,8 +30,10 @@ def functions(found: Sequence[control_pb2.FunctionStatus], form: str) -> str:
         for row, f in zip(rows, found, strict=True):
             row += [f.revision, "auto" if f.autoscaled else "fixed", f.reason]
     text = table(head, rows)
+    # Also of a function that is Ready: its older revision serves while the one that was applied does not load.
+    faults = ("ModelReady", "Routed")
     troubles = [
-        f"{f.namespace}/{f.name}: {c.type}: {c.message}" for f in found for c in f.conditions if c.status == "False" and f.phase == "Failed"
+        f"{f.namespace}/{f.name}: {c.type}: {c.message}" for f in found for c in f.conditions if c.type in faults and c.status == "False"
     ]
     return "\n".join([text, *troubles])
 

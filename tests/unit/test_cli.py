@@ -257,11 +257,14 @@ def test_functions_as_a_table() -> None:
     assert printing.functions([], "") == "no functions"
 
 
-def test_a_failed_function_says_why_below_the_table() -> None:
+@pytest.mark.parametrize("phase", ["Failed", "Ready"])
+def test_a_model_that_does_not_load_is_told_below_the_table_even_while_an_older_one_serves(phase: str) -> None:
     failed = status()
-    failed.phase = "Failed"
+    failed.phase = phase
+    failed.conditions.add(type="Ready", status="False" if phase == "Failed" else "True", message="It cannot be served: opset 99 found")
     failed.conditions.add(type="ModelReady", status="False", message="opset 99 found")
-    assert printing.functions([failed], "").endswith("ns/fn: ModelReady: opset 99 found")
+    failed.conditions.add(type="RolledOut", status="False", message="1 workers of an older revision serve")
+    assert printing.functions([failed], "").splitlines()[2:] == ["ns/fn: ModelReady: opset 99 found"]
 
 
 @pytest.mark.parametrize("form", ["json", "yaml"])
