@@ -5,6 +5,7 @@ worker that was just ordered is a taker that is coming), then the shards. A roun
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dormouse_core import coordination, lifecycle
@@ -39,6 +40,8 @@ class Parts:
     writer: Writer
     registry: Mirror
     maps: Mirror
+    looked: Callable[[str], None]
+    """Called with the uid after every look at a function."""
 
 
 class FunctionLoop:
@@ -47,6 +50,7 @@ class FunctionLoop:
     def __init__(self, uid: str, parts: Parts) -> None:
         self.uid = uid
         self.decision = Decision(0, "not decided yet", valid=False)
+        self.decided = False
         self._parts = parts
         self._autoscaler = Autoscaler()
         self._news = asyncio.Event()
@@ -66,6 +70,7 @@ class FunctionLoop:
             if seen is None:
                 return
             settled = await self._round(seen)
+            self._parts.looked(self.uid)
             failures = 0 if settled else failures + 1
             await self._wait(self._until_next(seen) if settled else min(RETRY * 2 ** (failures - 1), TICK))
 
@@ -111,6 +116,7 @@ class FunctionLoop:
         unknown = lifecycle.unknown(seen) + self._parts.demands.unknown(self._parts.view.gateways)
         measured = self._parts.demands.measure(self.uid)
         self.decision = self._autoscaler.decide(scaling, measured, lifecycle.count(seen), unknown, now)
+        self.decided = True
         metrics.decided(label(seen), self.decision, lifecycle.count(seen))
 
     # ------------------------------------------------------------------------------------------------------------------ registry

@@ -7,7 +7,7 @@ have not said yet is unknown. It ends with the process: a leader that lost its l
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dormouse_core.autoscaling import Decision
 from dormouse_core.errors import DormouseError, NotFound
@@ -32,15 +32,28 @@ RESTART = 1.0  # after a function's loop ended in an error of ours
 
 
 class Leader:
-    """`leader_new`: the create_revision of this leader's election key; `name`: what workers are told."""
+    """`leader_new`: the create_revision of this leader's election key; `name`: what workers are told. `looked(uid)` is called after every
+    look at a function, and when it is gone."""
 
-    def __init__(self, store: Store, clock: Clock, keys: Keys, provider: Provider, dialer: Dialer, *, leader_new: int, name: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        keys: Keys,
+        provider: Provider,
+        dialer: Dialer,
+        *,
+        leader_new: int,
+        name: str,
+        registering: Registering | None = None,
+        looked: Callable[[str], None] = lambda uid: None,
+    ) -> None:
         self.store = store
         self.clock = clock
         self.keys = keys
         self.view = View(keys, clock, self._changed)
         self.demands = Demands(clock, self._changed)
-        self.registering = Registering(store, keys, clock, leader_new)
+        self.registering = registering or Registering(store, keys, clock, leader_new)
         self.registry = Mirror(store, clock, keys.functions, self.view.function_changed)
         self._maps = Mirror(store, clock, keys.maps, self._map_changed)
         self._gateways = Mirror(store, clock, keys.gateways, self._gateway_changed)
@@ -48,7 +61,8 @@ class Leader:
         self.view.links = self._links
         self._provider = provider
         writer = Writer(store, keys, leader_new)
-        self._parts = Parts(clock, self.view, self.demands, provider, writer, self.registry, self._maps)
+        self._parts = Parts(clock, self.view, self.demands, provider, writer, self.registry, self._maps, looked)
+        self._looked = looked
         self._loops: dict[str, FunctionLoop] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._times = status.Times()
@@ -114,6 +128,7 @@ class Leader:
             self._loops.pop(loop.uid, None)
         self.demands.forget(loop.uid)
         self._times.forget(loop.uid)
+        self._looked(loop.uid)
         if not any(r.function.label == label for r in self.view.functions.values()):
             with contextlib.suppress(KeyError):
                 metrics.forget(label)
@@ -195,6 +210,11 @@ class Leader:
 
     def status(self, namespace: str, name: str, *, owners: bool = False) -> control_pb2.FunctionStatus:
         return self._status(self.find(namespace, name), owners)
+
+    def status_of(self, uid: str) -> control_pb2.FunctionStatus | None:
+        """None: no such function, or this leader has not looked at it yet."""
+        loop, seen = self._loops.get(uid), self.view.seen(uid)
+        return self._status(seen, owners=False) if seen is not None and loop is not None and loop.decided else None
 
     def statuses(self, namespace: str, *, owners: bool = False) -> list[control_pb2.FunctionStatus]:
         found = [self.view.seen(uid) for uid, r in self.view.functions.items() if namespace in ("", r.function.namespace)]
