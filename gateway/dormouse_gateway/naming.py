@@ -36,10 +36,16 @@ class Named:
 
 
 def single(pairs: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
-    """Metadata as a mapping. InvalidArgument: one of Dormouse's own keys more than once. Binary values are not passed on."""
+    """Metadata as a mapping. InvalidArgument: one of Dormouse's own keys more than once, or not in gRPC's characters.
+
+    Of other keys, binary values and those that no gRPC library would send on to a worker (HTTP/2 lets other clients write any byte) are
+    left out.
+    """
     out: dict[str, str] = {}
     for key, value in pairs:
-        if isinstance(value, bytes):
+        if isinstance(value, bytes) or not (value.isascii() and value.isprintable()):
+            if key in ONCE:
+                raise InvalidArgument(f"{key}: {value!r} found, printable ASCII is allowed in metadata")
             continue
         if key in out and key in ONCE:
             raise InvalidArgument(f"{key}: given more than once in the metadata, once is allowed")
