@@ -3,7 +3,7 @@ part that knows, what is wrong comes back with its code and one readable message
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -113,9 +113,16 @@ async def _abort(context: Any, error: DormouseError) -> NoReturn:
     raise AssertionError("abort returned")
 
 
-async def serve(leader: Leader, control: str, coordinator: str, options: list[tuple[str, int | str]]) -> "Served":
-    """Two servers: people's on `control` (a Unix socket on one machine), agents' on `coordinator` (host:port, 0: any free port)."""
-    people = grpc.aio.server(options=options)
+async def serve(
+    leader: Leader,
+    control: str,
+    coordinator: str,
+    options: list[tuple[str, int | str]],
+    guards: Sequence[grpc.aio.ServerInterceptor] = (),
+) -> "Served":
+    """Two servers: people's on `control` (a Unix socket on one machine), agents' on `coordinator` (host:port, 0: any free port). `guards`:
+    who asks people's must pass them; on one machine the socket's folder is the guard."""
+    people = grpc.aio.server(options=options, interceptors=guards)
     control_pb2_grpc.add_ControlServicer_to_server(ControlService(leader), people)
     if not people.add_insecure_port(control):
         raise DormouseError(f"cannot listen at {control}", Code.UNAVAILABLE)

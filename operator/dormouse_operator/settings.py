@@ -33,7 +33,7 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     default = Settings()
     parser = argparse.ArgumentParser(prog="dormouse_operator")
     parser.add_argument(
-        "--local", action="store_true", required=True, help="one machine, workers by `dormouse up`; the only mode of this release"
+        "--local", action="store_true", required=True, help="one machine, workers by `dormouse up`; --kubernetes has options of its own"
     )
     parser.add_argument("--store", action="append", metavar="HOST:PORT", help="an etcd endpoint; may be given several times")
     for option in ("ca", "cert", "key", "user", "password-file"):

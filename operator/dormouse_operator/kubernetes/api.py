@@ -132,7 +132,7 @@ class HttpApi:
         return await self._send("GET", kind.path(namespace, name))
 
     async def create(self, kind: Kind, manifest: Object) -> Object:
-        return await self._send("POST", kind.path(manifest["metadata"]["namespace"]), body=manifest)
+        return await self._send("POST", kind.path(manifest["metadata"].get("namespace", "")), body=manifest)
 
     async def replace(self, kind: Kind, manifest: Object) -> Object:
         """Only if the object is still the one whose resourceVersion `manifest` has."""

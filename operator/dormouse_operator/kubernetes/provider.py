@@ -73,6 +73,9 @@ class KubernetesProvider:
         sentences = (self._verdict(pod, now).waiting for pod in self._pods.items.values() if _label(pod, names.UID) == uid)
         return next((sentence for sentence in sentences if sentence), "")
 
+    def failing(self, pod: Object) -> bool:
+        return self._verdict(pod, self._clock.now()).problem is not None
+
     def _instance(self, pod: Object, now: float) -> Instance:
         verdict = self._verdict(pod, now)
         metadata = pod["metadata"]

@@ -4,8 +4,9 @@ The list is complete or it is not taken; the watch goes on from it, across its o
 the list is read anew, and what vanished meanwhile is told as deleted. While the server cannot be reached the copy is old, and says so.
 """
 
+import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dormouse_core.seams import Clock
 from dormouse_kit import log
@@ -21,7 +22,8 @@ Key = tuple[str, str]
 
 
 class Reflector:
-    """`changed(key, before, after)` is called for each change, after the copy has it. `namespace` empty: all."""
+    """`changed(key, before, after)` is called for each change, after the copy has it. `namespaces`: each is followed by itself; empty: all
+    together."""
 
     def __init__(
         self,
@@ -29,7 +31,7 @@ class Reflector:
         clock: Clock,
         kind: Kind,
         *,
-        namespace: str = "",
+        namespaces: Sequence[str] = (),
         labels: str = "",
         changed: Callable[[Key, Object | None, Object | None], None] | None = None,
         trim: Callable[[Object], Object] = lambda found: found,
@@ -39,32 +41,36 @@ class Reflector:
         self._changed = changed or (lambda key, before, after: None)
         self._trim = trim
         self._labels = labels
-        self._namespace = namespace
-        self._broken_at: float | None = clock.monotonic()
+        self._unlisted = set(namespaces or ("",))
+        self._broken: dict[str, float] = {}  # namespace -> since when its watch does not stand
         self.kind = kind
         self.items: dict[Key, Object] = {}
-        self.listed = False
         self.heard_at = clock.monotonic()
 
     @property
     def fresh(self) -> bool:
         """Whether the copy is of now: listed once, and not cut off for long."""
-        return self.listed and (self._broken_at is None or self._clock.monotonic() - self._broken_at < PATIENCE)
+        return not self._unlisted and all(self._clock.monotonic() - since < PATIENCE for since in self._broken.values())
 
     async def run(self) -> None:
         """Never returns; the server's absence is waited out."""
+        async with asyncio.TaskGroup() as group:
+            for namespace in sorted(self._unlisted):
+                group.create_task(self._follow(namespace))
+
+    async def _follow(self, namespace: str) -> None:
         version = ""
         pause, longest = BACKOFF
         while True:
             try:
                 if not version:
-                    version = await self._list()
-                    self._stands()
+                    version = await self._list(namespace)
+                    self._stands(namespace)
                 began = self._clock.monotonic()
-                watching = self._api.watch(self.kind, self._namespace, labels=self._labels, version=version)
+                watching = self._api.watch(self.kind, namespace, labels=self._labels, version=version)
                 async with contextlib.aclosing(watching) as changes:
                     async for change in changes:
-                        self._stands()
+                        self._stands(namespace)
                         if change.kind != OPEN:
                             version = change.object["metadata"]["resourceVersion"]
                             self.take(change.kind, change.object)
@@ -76,8 +82,8 @@ class Reflector:
                     continue
                 if error.code:
                     version = ""  # it answered, and not with the watch: begin from what is certain
-                if self._broken_at is None:
-                    self._broken_at = self._clock.monotonic()
+                if namespace not in self._broken:
+                    self._broken[namespace] = self._clock.monotonic()
                     log.event("the watch was cut", kind=self.kind.plural, error=error.message)
             await self._clock.sleep(pause)
             pause = min(2 * pause, longest)
@@ -95,20 +101,20 @@ class Reflector:
         else:
             self._apply(key, self._trim(found))
 
-    async def _list(self) -> str:
-        listed = await self._api.list(self.kind, self._namespace, labels=self._labels)
+    async def _list(self, namespace: str) -> str:
+        listed = await self._api.list(self.kind, namespace, labels=self._labels)
         found = {key_of(item): item for item in listed.items}
-        for key in self.items.keys() - found.keys():
+        for key in [key for key in self.items if key not in found and namespace in ("", key[0])]:
             self._apply(key, None)
         for key, item in found.items():
             before = self.items.get(key)
             if before is None or before["metadata"]["resourceVersion"] != item["metadata"]["resourceVersion"]:
                 self._apply(key, self._trim(item))
-        self.listed = True
+        self._unlisted.discard(namespace)
         return listed.version
 
-    def _stands(self) -> None:
-        self._broken_at = None
+    def _stands(self, namespace: str) -> None:
+        self._broken.pop(namespace, None)
         self.heard_at = self._clock.monotonic()
 
     def _apply(self, key: Key, after: Object | None) -> None:

@@ -1,0 +1,45 @@
+"""The operator's HTTP port: metrics, and whether it should be started anew.
+
+It is served by the loop that does the work: a loop that hangs does not answer, and the kubelet needs no other word. A process that does not
+lead has nothing to be deaf to.
+"""
+
+from collections.abc import Callable
+
+import prometheus_client
+from aiohttp import web
+from dormouse_core.errors import Code, DormouseError
+
+
+class Health:
+    """`trouble`: why this process should be started anew, set by who leads; '': it need not."""
+
+    def __init__(self) -> None:
+        self.trouble: Callable[[], str] = lambda: ""
+        self._runner: web.AppRunner | None = None
+        self.port = 0
+
+    async def start(self, port: int, host: str = "0.0.0.0") -> None:
+        """DormouseError: nobody can listen there. `port` 0: a free one."""
+        app = web.Application()
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/healthz", self._healthz)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise DormouseError(f"cannot listen at {host}:{port}: {error.strerror}", Code.UNAVAILABLE) from error
+        self.port = self._runner.addresses[0][1]
+
+    async def close(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        return web.Response(body=prometheus_client.generate_latest(), headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST})
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        trouble = self.trouble()
+        return web.Response(status=503 if trouble else 200, text=(trouble or "ok") + "\n")

@@ -1,0 +1,102 @@
+"""What the operator of a cluster is told at its start: its command line, as the chart writes it, and a file about functions' objects."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from dormouse_core.spec.objects import DNS_LABEL
+
+from dormouse_operator.kubernetes.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    store: tuple[str, ...] = ("127.0.0.1:2379",)
+    store_ca: str = ""
+    store_cert: str = ""
+    store_key: str = ""
+    store_user: str = ""
+    store_password_file: str = ""
+    """With a user: the store has users, and this one is root."""
+    gateway_password_file: str = ""
+    """The password of the gateways' user in the store, which the operator makes."""
+    installation: str = "default"
+    name: str = "operator"
+    """What this process calls itself to workers and in the leader's key: its pod."""
+    listen: str = "127.0.0.1:9002"
+    """Where gateways' agents report, IP:port; it stands in the leader's key, so they must be able to reach it."""
+    control: str = "127.0.0.1:9003"
+    """Where people's calls are answered, host:port; the API server says who may ask."""
+    metrics: int = 9090
+    """The port of /metrics and /healthz; 0: any free one."""
+    functions: Settings = field(default_factory=Settings)
+
+    def gateway_password(self) -> str:
+        return Path(self.gateway_password_file).read_text().strip() if self.gateway_password_file else ""
+
+
+class _File(msgspec.Struct, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """The file's fields: those of `Settings` that are not about the store."""
+
+    namespaces: list[str] = []
+    system_namespace: str = Settings().system_namespace
+    image: str = Settings().image
+    image_pull_policy: str = Settings().image_pull_policy
+    image_pull_secrets: list[str] = []
+    gateway: str = Settings().gateway
+    gateway_port: int = Settings().gateway_port
+    cluster_domain: str = Settings().cluster_domain
+    resources: dict[str, Any] = {}
+    network_policies: bool = True
+    ingress_from: list[dict[str, Any]] = []
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Options from the command line; exits with a readable message when one is wrong."""
+    default = Options()
+    parser = argparse.ArgumentParser(prog="dormouse_operator --kubernetes")
+    parser.add_argument("--kubernetes", action="store_true", required=True)
+    parser.add_argument("--store", action="append", metavar="HOST:PORT", help="an etcd endpoint; may be given several times")
+    for option in ("ca", "cert", "key", "user", "password-file"):
+        parser.add_argument(f"--store-{option}", default="")
+    parser.add_argument("--gateway-password-file", default="", metavar="FILE")
+    parser.add_argument("--installation", default=default.installation)
+    parser.add_argument("--name", default=default.name)
+    parser.add_argument("--listen", default=default.listen, metavar="IP:PORT")
+    parser.add_argument("--control", default=default.control, metavar="HOST:PORT")
+    parser.add_argument("--metrics", type=int, default=default.metrics, metavar="PORT")
+    parser.add_argument("--functions", default="", metavar="FILE", help="JSON: what functions' own objects are made with")
+    given = vars(parser.parse_args(arguments))
+    del given["kubernetes"]
+    given["store"] = tuple(given["store"] or default.store)
+    if not re.fullmatch(DNS_LABEL, given["installation"]) or len(given["installation"]) > 63:
+        parser.error(f"--installation: {given['installation']!r} found, a DNS label is allowed: it becomes a label's value")
+    if bool(given["store_user"]) != bool(given["store_password_file"]):
+        parser.error("--store-user and --store-password-file go together")
+    path = given.pop("functions")
+    try:
+        file = msgspec.json.decode(Path(path).read_bytes(), type=_File) if path else _File()
+        return Options(**given, functions=_settings(file, given))
+    except (OSError, msgspec.DecodeError) as error:
+        parser.error(f"{error}" if isinstance(error, OSError) else f"--functions: {path}: {error}")
+
+
+def _settings(file: _File, given: dict[str, Any]) -> Settings:
+    """With how workers reach the store: as we do, by users of their own."""
+    fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in msgspec.structs.asdict(file).items()}
+    ca, cert, key = (Path(given[name]).read_text() if given[name] else "" for name in ("store_ca", "store_cert", "store_key"))
+    secret = Path(given["store_password_file"]).read_bytes().strip() if given["store_password_file"] else b""
+    return Settings(
+        **fields,
+        installation=given["installation"],
+        store=given["store"],
+        store_ca=ca,
+        store_cert=cert,
+        store_key=key,
+        store_auth=bool(given["store_user"]),
+        store_secret=secret,
+    )

@@ -1,0 +1,208 @@
+"""The operator of a cluster: one term, put together.
+
+Everything that knows the cluster is made when the election is won and ends with the process. Watches stand before the leader leads, so that
+its first look at instances is a look at what is there.
+"""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from dormouse_core.errors import DormouseError
+from dormouse_core.keys import Keys
+from dormouse_core.seams import Store, StoreError
+from dormouse_kit import log
+from dormouse_kit.clock import SystemClock
+from dormouse_kit.election import Election
+from dormouse_kit.etcd import EtcdStore
+from dormouse_kit.etcd.users import Users
+from dormouse_kit.grpc_options import server_options
+from dormouse_proto import state_pb2
+
+from dormouse_operator import services, store_users, terms
+from dormouse_operator.dialing import GrpcDialer
+from dormouse_operator.kubernetes import access, metrics
+from dormouse_operator.kubernetes.api import Api, HttpApi
+from dormouse_operator.kubernetes.applying import Applier
+from dormouse_operator.kubernetes.control import Guard
+from dormouse_operator.kubernetes.copies import Copies
+from dormouse_operator.kubernetes.credentials import Credentials
+from dormouse_operator.kubernetes.health import Health
+from dormouse_operator.kubernetes.objects import Objects
+from dormouse_operator.kubernetes.options import Options
+from dormouse_operator.kubernetes.provider import KubernetesProvider
+from dormouse_operator.kubernetes.reconciling import Reconciler
+from dormouse_operator.kubernetes.registry import Registry
+from dormouse_operator.kubernetes.surveying import Survey
+from dormouse_operator.kubernetes.telling import Teller
+from dormouse_operator.kubernetes.tending import Tending
+from dormouse_operator.kubernetes.watching import Watching
+from dormouse_operator.leading import Leader
+
+PREPARE = 1.0  # seconds between tries to prepare a store that is not there yet
+
+
+class Term:
+    """One leader and what it knows of its cluster."""
+
+    def __init__(self, options: Options, api: Api, store: Store, users: Users | None, found: access.Access, election: int) -> None:
+        clock, keys, settings = SystemClock(), Keys(options.installation), options.functions
+        self._clock = clock
+        self.copies = Copies(api, clock, settings, self._derived)
+        self.objects = Objects(clock, self._object, self._doubt)
+        self.provider = KubernetesProvider(api, clock, self.copies.pods, self.copies.deployments, self._refused, self._missing)
+        self.copies.follow(self.provider)
+        registry = Registry(store, keys, clock, election)
+        self.leader = Leader(
+            store,
+            clock,
+            keys,
+            self.provider,
+            GrpcDialer(),
+            leader_new=election,
+            name=options.name,
+            registering=registry,
+            looked=self._looked,
+        )
+        credentials = Credentials(users, keys, settings)
+        self.reconciler = Reconciler(
+            clock,
+            self.objects,
+            registry,
+            self.leader.registry,
+            Applier(api, settings, self.copies.applied),
+            credentials,
+            Teller(api, clock, settings, options.name),
+            entry=self._entry,
+            status=self.leader.status_of,
+            waiting=self.provider.waiting,
+        )
+        self.watching = Watching(found, settings.namespaces, self.objects.heard)
+        self.survey = Survey(
+            api,
+            clock,
+            settings.namespaces,
+            self.objects,
+            self.reconciler,
+            credentials,
+            registered=lambda: self.leader.view.functions,
+            deaf=self.watching.restart,
+        )
+        self.tending = Tending(api, clock, self.copies.pods, self.copies.deployments, self.provider, self._doubt_volumes)
+        metrics.list_age(lambda: clock.monotonic() - (self.objects.listed_at or 0.0))
+        metrics.watch("functions", lambda: clock.monotonic() - self.objects.heard_at)
+        for copy in self.copies.all:
+            metrics.watch(copy.kind.plural, lambda copy=copy: clock.monotonic() - copy.heard_at)  # type: ignore[misc]  # a default binds it
+
+    def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+        """To be run once the registry is known: an object must not be taken for new because its entry has not been read yet."""
+        return [self.watching.run, self.survey.run, self.tending.run]
+
+    # ------------------------------------------------------------------------------------------------------------------ news
+
+    def _object(self, key: tuple[str, str]) -> None:
+        self.reconciler.nudge(key)
+
+    def _doubt(self) -> None:
+        self.survey.doubt()
+
+    def _derived(self, key: tuple[str, str], uid: str) -> None:
+        self.reconciler.doubt(key, uid)
+
+    def _looked(self, uid: str) -> None:
+        entry = self._entry(uid)
+        if entry is not None:
+            self.reconciler.nudge((entry.namespace, entry.name))
+        else:
+            self.provider.forget(uid)
+
+    def _refused(self, uid: str) -> state_pb2.Problem | None:
+        return self.reconciler.refused(uid)
+
+    def _missing(self, uid: str) -> None:
+        entry = self._entry(uid)
+        if entry is not None:
+            self.reconciler.doubt((entry.namespace, entry.name), uid)
+
+    def _doubt_volumes(self, uid: str) -> None:
+        entry = self._entry(uid)
+        if entry is not None:
+            self.reconciler.doubt_all(entry)
+
+    def _entry(self, uid: str) -> state_pb2.FunctionEntry | None:
+        registered = self.leader.view.functions.get(uid)
+        return registered.entry if registered is not None else None
+
+
+async def run(options: Options) -> int:
+    """The exit code."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    health = Health()
+    try:
+        found = access.find()
+        await health.start(options.metrics)
+    except DormouseError as error:
+        log.warning("the operator cannot start", error=error.message)
+        return 1
+    reach = terms.access(options)
+    users = Users(options.store, reach.password, tls=terms.tls(options)) if options.store_user else None
+    store = EtcdStore(options.store, tls=terms.tls(options), user=reach.user, password=reach.password)
+    api = HttpApi(found)
+    value = state_pb2.Leader(address=options.listen, name=options.name).SerializeToString()
+    election = Election(store, SystemClock(), Keys(options.installation).leader, value)
+    try:
+        if users is not None and not await terms.first(_prepare(users, options, options.gateway_password()), stop):
+            return 0
+        if not await terms.campaigned(election, stop):
+            return 0
+        return await _lead(options, api, store, users, found, election, health, stop)
+    finally:
+        await election.resign()
+        await api.close()
+        await store.close()
+        if users is not None:
+            await users.close()
+        await health.close()
+
+
+async def _lead(
+    options: Options,
+    api: HttpApi,
+    store: EtcdStore,
+    users: Users | None,
+    found: access.Access,
+    election: Election,
+    health: Health,
+    stop: asyncio.Event,
+) -> int:
+    term = Term(options, api, store, users, found, election.election)
+    health.trouble = term.survey.trouble
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(term.copies)
+        stack.push_async_callback(term.reconciler.close)
+
+        async def serve() -> services.Served:
+            return await services.serve(term.leader, options.control, options.listen, server_options(), [Guard(api)])
+
+        return await terms.lead(term.leader, election, stop, serve, term.loops())
+
+
+async def _prepare(users: Users, options: Options, password: str) -> None:
+    """Until the store has its users; it may start after us. `password`: the gateways'; empty: they have no user."""
+    said = ""
+    while True:
+        try:
+            if password:
+                await store_users.prepare(users, Keys(options.installation), password)
+            else:
+                await users.prepare()
+            return
+        except StoreError as error:
+            if str(error) != said:
+                said = str(error)
+                log.event("the store is not ready", error=said)
+            await asyncio.sleep(PREPARE)

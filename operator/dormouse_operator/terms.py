@@ -1,0 +1,105 @@
+"""A term of leadership: campaign, lead, end. The same on one machine and in a cluster.
+
+Losing the lease ends the process with `LOST`, and whoever keeps it running starts it again as a candidate: a former leader with tasks left
+over from its term is a kind of bug that cannot exist in a new process.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from dormouse_core.errors import DormouseError
+from dormouse_core.workerfile import StoreAccess
+from dormouse_kit import log
+from dormouse_kit.election import Election
+from dormouse_kit.etcd import TlsFiles
+
+from dormouse_operator.leading import Leader
+
+LOST = 75  # EX_TEMPFAIL: start me again
+
+
+class Reached(Protocol):
+    """How an operator reaches the store: its settings' part of it."""
+
+    @property
+    def store(self) -> tuple[str, ...]: ...
+    @property
+    def store_ca(self) -> str: ...
+    @property
+    def store_cert(self) -> str: ...
+    @property
+    def store_key(self) -> str: ...
+    @property
+    def store_user(self) -> str: ...
+    @property
+    def store_password_file(self) -> str: ...
+
+
+class Listening(Protocol):
+    async def stop(self) -> None: ...
+
+
+async def campaigned(election: Election, stop: asyncio.Event) -> bool:
+    """Whether the election was won before the stop."""
+    return await first(election.campaign(), stop)
+
+
+async def lead(
+    leader: Leader,
+    election: Election,
+    stop: asyncio.Event,
+    serve: Callable[[], Awaitable[Listening]],
+    others: Iterable[Callable[[], Coroutine[Any, Any, None]]] = (),
+) -> int:
+    """The exit code. `serve`: called when the leader knows what the store holds. `others`: run from then on as long as it leads, and end it
+    when they end."""
+    leading = asyncio.create_task(leader.run())
+    try:
+        await leader.listed(leading)
+        listening = await serve()
+    except DormouseError as error:
+        leading.cancel()
+        log.warning("cannot lead", error=error.message)
+        return 1
+    ends = {asyncio.create_task(stop.wait()), asyncio.create_task(election.lost.wait()), leading}
+    ends |= {asyncio.create_task(other()) for other in others}
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    await listening.stop()
+    for task in ends:
+        task.cancel()
+    outcomes = await asyncio.gather(*ends, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            log.warning("leading failed", error=repr(outcome))
+            return 1
+    if stop.is_set():
+        return 0
+    log.warning("the lease is lost; another may lead")
+    return LOST
+
+
+def access(s: Reached) -> StoreAccess:
+    password = Path(s.store_password_file).read_text().strip() if s.store_password_file else ""
+    return StoreAccess(endpoints=list(s.store), ca=s.store_ca, cert=s.store_cert, key=s.store_key, user=s.store_user, password=password)
+
+
+def tls(s: Reached) -> TlsFiles | None:
+    if not (s.store_ca or s.store_cert):
+        return None
+    return TlsFiles(*(Path(path) if path else None for path in (s.store_ca, s.store_cert, s.store_key)))
+
+
+async def first(work: Coroutine[Any, Any, object], stop: asyncio.Event) -> bool:
+    """Whether `work` was done before the stop."""
+    doing = asyncio.create_task(work)
+    ending = asyncio.create_task(stop.wait())
+    await asyncio.wait((doing, ending), return_when=asyncio.FIRST_COMPLETED)
+    ending.cancel()
+    if not doing.done():
+        doing.cancel()
+        await asyncio.gather(doing, return_exceptions=True)
+        return False
+    doing.result()
+    return True
