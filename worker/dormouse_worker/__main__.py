@@ -1,6 +1,7 @@
 """`python -m dormouse_worker`: one worker under its supervisor."""
 
 import argparse
+import contextlib
 import json
 import os
 import socket
@@ -32,14 +33,17 @@ def main() -> None:
         child["spec"] = os.path.abspath(options.spec)
         with open(options.spec) as file:
             child["revision"] = json.load(file).get("revision", "")
-    with tempfile.TemporaryDirectory(prefix="dormouse-") as folder:
+    with contextlib.ExitStack() as stack:
+        admin = options.admin
+        if not admin:  # else no folder is made: one that is killed would leave it behind
+            admin = os.path.join(stack.enter_context(tempfile.TemporaryDirectory(prefix="dormouse-")), "admin.sock")
         supervisor.main(
             supervisor.Options(
                 host=host,
                 port=port,
                 advertise=advertise,
                 instance=options.instance,
-                admin=options.admin or os.path.join(folder, "admin.sock"),
+                admin=admin,
                 reason=options.reason or (TERMINATION_LOG if os.path.exists(TERMINATION_LOG) else ""),
                 child=child,
             )
