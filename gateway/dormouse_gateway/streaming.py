@@ -88,6 +88,7 @@ class Serving:
         self._taken = 0  # bytes that count as held in the relay
         self._ended = False  # nothing more is read
         self._draining = False
+        self._writing = False
         self._bug: BaseException | None = None
 
     async def run(self) -> None:
@@ -116,6 +117,8 @@ class Serving:
             message = await self._context.read()
             if message is grpc.aio.EOF:
                 return
+            if self._writing:  # its end may have come together with what the caller sent on reading it: let it be seen first
+                await asyncio.sleep(0)
             refusal: DormouseError | None = None
             try:
                 self._relay.bodies.take(len(message))
@@ -153,7 +156,9 @@ class Serving:
             if out.error is not None and self._as_status:
                 return out.error
             if out.response:
+                self._writing = True
                 await self._context.write(out.response)
+                self._writing = False
             stream.written(out)
             if out.last and out.step is not None and out.step.refusal is None:
                 self._give(out.step.size)
