@@ -144,6 +144,8 @@ def connection_manager(settings: Settings) -> Json:
             "initial_connection_window_size": 16 * MIB,
             "max_outbound_frames": MANY,  # flood guards of 10,000 and 1,000 frames close connections of honest, busy clients
             "max_outbound_control_frames": MANY,
+            # A header that HTTP forbids resets its own call. By default it ends the connection, with the calls of everybody who shares it.
+            "override_stream_error_on_invalid_http_message": True,
         },
         "common_http_protocol_options": {"idle_timeout": "0s", "max_headers_count": 200},
         "max_request_headers_kb": 60,

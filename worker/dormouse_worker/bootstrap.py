@@ -66,6 +66,8 @@ def bootstrap(host: str, port: int, admin: str, app: str = "dormouse_worker.chil
             "max_inbound_window_update_frames_per_data_frame_sent": 1_000_000,
             # Pings each second and many short-lived calls are how gateways talk to us, not an attack.
             "max_inbound_priority_frames_per_stream": 1_000_000,
+            # A header that HTTP forbids resets its own call, not the connection with everybody else's.
+            "override_stream_error_on_invalid_http_message": True,
         },
     }
     listener = {
