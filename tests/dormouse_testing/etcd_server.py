@@ -96,9 +96,13 @@ class EtcdServer:
         self._end(signal.SIGTERM)
 
     def freeze(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers."""
+        """SIGSTOP: connections stay open and nothing answers. Returns when every thread has stopped, which a busy machine delays."""
         assert self.process is not None
         os.kill(self.process.pid, signal.SIGSTOP)
+        limit = time.monotonic() + 10
+        while any(" T " not in stat.read_text().rpartition(")")[2][:4] for stat in Path(f"/proc/{self.process.pid}/task").glob("*/stat")):
+            assert time.monotonic() < limit, "etcd does not stop"
+            time.sleep(0.001)
 
     def thaw(self) -> None:
         assert self.process is not None

@@ -175,14 +175,3 @@ async def test_administration_is_refused(channel: grpc.aio.Channel, method: str,
     code, details, _ = await ask(channel, method)
     assert code is Code.UNIMPLEMENTED
     assert text in details
-
-
-async def test_streams_are_refused_with_a_reason(channel: grpc.aio.Channel) -> None:
-    call = channel.stream_stream(f"{SERVICE}ModelStreamInfer")(timeout=5)
-    await call.write(request("known", 7).SerializeToString())
-    with pytest.raises(grpc.aio.AioRpcError) as refused:  # noqa: PT012 - the stream's end is what raises
-        while await call.read() is not grpc.aio.EOF:
-            pass
-        raise AssertionError(await call.code(), await call.details())
-    assert refused.value.code() is Code.UNIMPLEMENTED
-    assert "streams are not in this release" in (refused.value.details() or "")

@@ -198,12 +198,6 @@ def test_administration_is_refused(client: Client, method: str) -> None:
     assert method in raised.value.details()
 
 
-def test_streams_are_refused(client: Client) -> None:
-    with pytest.raises(grpc.RpcError) as raised:
-        list(client.stub.ModelStreamInfer(iter([good()]), timeout=5))
-    assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
-
-
 def metric(worker: WorkerProcess, name: str) -> float:
     import urllib.request
 

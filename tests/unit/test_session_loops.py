@@ -175,6 +175,23 @@ async def test_a_session_in_memory_costs_no_read() -> None:
 
 
 @simulated
+async def test_calls_that_arrive_out_of_the_order_of_their_keys_meet_no_horizon() -> None:
+    """Twenty calls in flight to one session, delivered youngest first: each runs, though a record keeps only eight keys."""
+    async with Worker(MemoryStore(SimClock())) as w:
+        await w.own()
+        await w.call("a", 0)
+        w.runner.hold = True
+        first = w.submit("a", 1)
+        await asyncio.sleep(0.01)
+        ages = [next(_times) for _ in range(20)]
+        answers = [w.submit("a", 1, at) for at in reversed(ages)]
+        w.runner.hold = False
+        w.runner.release()
+        await first
+        assert [a.error for a in await asyncio.gather(*answers)] == [None] * 20
+
+
+@simulated
 async def test_steps_of_many_sessions_share_reads_and_a_commit() -> None:
     async with Worker(MemoryStore(SimClock())) as w:
         await w.own()

@@ -24,7 +24,7 @@ class Phase(enum.Enum):
 
 
 class Session:
-    """One session: its record as last read or written here, and the steps that wait for their turn in the order of their arrival."""
+    """One session: its record as last read or written here, and the steps that wait for their turn, oldest key first."""
 
     __slots__ = (
         "base",

@@ -1,4 +1,4 @@
-"""The steps of each session, one at a time, in the order of their arrival (rules 5, 7, 8, 10 to 12).
+"""The steps of each session, one at a time, in the order of their keys (rules 5, 7, 8, 10 to 12).
 
 A step's turn comes when the step before it has its outcome. Then `steps.admit` decides on the record as it is known here; a step that is
 to run goes to the runner at once, so many sessions' steps run together; one that ran goes to the committer, and its caller hears nothing
@@ -108,7 +108,7 @@ class Turns:
         elif session.phase is Phase.IDLE and not session.queue:
             self._turn(session, step)
         else:
-            session.queue.append(step)
+            _insert(session.queue, step)
 
     def pump(self, session: Session) -> None:
         """Gives the next steps of `session` their turns, until one runs, or is to be read for, or none is left."""
@@ -324,3 +324,12 @@ class Turns:
     # the committer's and the loader's way to the shard's entry
     def entry_read(self, shard: Shard, item: Item | None, revision: int) -> None:
         self._reads.entry_read(shard, item, revision)
+
+
+def _insert(queue: list[Step], step: Step) -> None:
+    """By age of key. Calls of one session that are in flight together have no order of their own, but connections deliver them out of the
+    order in which they were keyed; one that fell behind eight newer ones would meet the horizon and be refused though nothing was lost."""
+    place = len(queue)
+    while place and queue[place - 1].key.timestamp_us > step.key.timestamp_us:
+        place -= 1
+    queue.insert(place, step)
