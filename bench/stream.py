@@ -4,9 +4,9 @@
 
 One step of a session at a time, through the gateway, on one machine: as a unary `ModelInfer` (Envoy sends it straight to
 the worker) and as a message on a `ModelStreamInfer` (by the relay), in turns, so that both meet the same machine. Then
-`streams` open streams, each of which steps each of `sequences` sequences, over and over for `seconds`; the resident memory
-of agent, Envoy and worker is read at the end of the first round and at the end. Nothing is pinned: callers, gateway, store
-and worker share the machine, as they will.
+`streams` open streams, each of which begins `sequences` sequences. A tenth of them is stepped until their records keep as
+many calls as a record keeps, then for `seconds` more; resident memory of the gateway's agent and Envoy and of the worker is read
+before and after. Nothing is pinned: callers, gateway, store and worker share the machine, as they will.
 """
 
 import argparse
@@ -22,6 +22,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests")
 import grpc
 import grpc.aio
 import numpy as np
+from dormouse_core.steps import KEPT_KEYS
 from dormouse_proto import inference_pb2
 from dormouse_testing import models
 from dormouse_testing.system import System, manifest
@@ -71,13 +72,13 @@ async def cost(address: str, messages: int) -> None:
 
 def resident(system: System) -> dict[str, float]:
     """MiB by kind of process."""
-    found: dict[str, float] = {"agent": 0.0, "envoy": 0.0, "worker": 0.0}
-    for pid in system.processes():
+    worker = system.process_of(system.get("counter")["workers"][0])
+    found: dict[str, float] = {"agent": 0.0, "envoy": 0.0, "worker": memory(worker)}
+    for pid in set(system.processes()) - {worker}:
         words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
         kind = "agent" if "dormouse_gateway" in words else "envoy" if "envoy" in words[0] else None
         if kind is not None:
             found[kind] += memory(pid)
-    found["worker"] = memory(system.process_of(system.get("counter")["workers"][0]))
     return found
 
 
@@ -103,10 +104,13 @@ async def growth(system: System, streams: int, sequences: int, seconds: float) -
     for sequence in range(sequences):
         await around(sequence, True)
     first = time.monotonic() - began
+    stepped = max(1, sequences // 10)
+    for number in range(KEPT_KEYS * stepped):
+        await around(number % stepped, False)
     before = await asyncio.to_thread(resident, system)
     began, rounds = time.monotonic(), 0
     while time.monotonic() - began < seconds:
-        await around(rounds % sequences, False)
+        await around(rounds % stepped, False)
         rounds += 1
     after = await asyncio.to_thread(resident, system)
     took = time.monotonic() - began
@@ -129,7 +133,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         models.counter(folder / "counter.onnx")
-        spec = {"runtime": "onnx", "model": {"uri": "file://counter.onnx"}, "sessions": STATES, "scaleToZeroAfter": "10m"}
+        spec = {"runtime": "onnx", "model": {"uri": "file://counter.onnx"}, "sessions": STATES, "replicas": 1}
         (folder / "counter.yaml").write_text(manifest("counter", **spec))
         with System(folder) as system:
             system.wait_proved("counter")
