@@ -86,7 +86,7 @@ async def up(
                 control = f"unix:{sockets / 'control.sock'}"
                 metrics = {"operator": ports.operator_metrics, "gateway": ports.gateway_metrics}
                 home.write_run(Run(os.getpid(), control, f"127.0.0.1:{ports.gateway}", metrics))
-                await _until(end, _begin(home, control, ports))
+                await _until(end, _begin(home, control, ports, endpoints))
                 await end.wait()
             finally:
                 await _stop(supervisors, system)
@@ -123,14 +123,16 @@ async def _provider(home: Home, sockets: Path) -> AsyncIterator[Supervisors]:
         await server.stop(0.1)
 
 
-async def _begin(home: Home, control: str, ports: parts.Ports) -> None:
+async def _begin(home: Home, control: str, ports: parts.Ports, endpoints: Sequence[str]) -> None:
     """Waits until the system answers, then applies the folder's manifests. A manifest that is wrong is reported and does no other harm."""
     async with grpc.aio.insecure_channel(control, options=channel_options(keepalive=False)) as channel:
         stub = control_pb2_grpc.ControlStub(channel)
         try:
             await stub.Get(control_pb2.GetRequest(), timeout=STARTUP, wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
-            raise DormouseError(f"the operator does not answer after {STARTUP:g} s: {error.details()}", Code.UNAVAILABLE) from error
+            # It answers as soon as it has read the store.
+            text = f"no operator leads after {STARTUP:g} s: does etcd at {', '.join(endpoints)} answer? ({error.details()})"
+            raise DormouseError(text, Code.UNAVAILABLE) from error
         for path in manifests(home.directory):
             try:
                 response = await stub.Apply(control_pb2.ApplyRequest(manifest=path.read_text()), timeout=10.0)
