@@ -17,6 +17,7 @@ from dormouse_testing.cluster.processes import attempt, run
 BASE = "localhost/debian-python:1"
 DORMOUSE = "localhost/dormouse:test"
 ETCD = "localhost/etcd:test"
+MODELS = "localhost/dormouse-models:test"
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"  # pip inside a build trusts what pip outside trusts
 BASE_PACKAGES = "python3,python3-venv,libpython3.11,ca-certificates"
 SOURCES = ("proto", "core", "kit", "operator", "gateway", "worker", "cli")
@@ -68,6 +69,18 @@ def dormouse() -> None:
             else:
                 shutil.copy2(source, target)
         build(DORMOUSE, Path(folder), "-f", f"{folder}/deploy/docker/Dockerfile", "--build-arg", f"BASE={BASE}", "--layers")
+
+
+def models() -> None:
+    """The project's image with the examples' models where `file://` of a pod leads: what a team does that ships models as images."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("vad", "filetype"):
+            Path(folder, name).mkdir()
+            shutil.copy2(ROOT / "examples" / name / "model.onnx", Path(folder, name))
+        Path(folder, "Dockerfile").write_text(
+            f"FROM {DORMOUSE}\nCOPY vad/model.onnx /models/vad/\nCOPY filetype/model.onnx /models/filetype/\n"
+        )
+        build(MODELS, Path(folder), "--layers")
 
 
 def build(tag: str, context: Path, *options: str) -> None:
