@@ -1,0 +1,164 @@
+"""Unmodified clients, each in an environment of its own: what they call, and what they must be told. README.md has the table."""
+
+import functools
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import unavailable
+from dormouse_testing.up import Up
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = Path(__file__).parent / "programs"
+BIN = ROOT / ".cache" / "bin"
+CLIENTS = {
+    "tritonclient": [ROOT / ".venv-client/bin/python", PROGRAMS / "triton.py"],
+    "tritonclient.aio": [ROOT / ".venv-client/bin/python", PROGRAMS / "triton_aio.py"],
+    "kserve": [ROOT / ".venv-kserve/bin/python", PROGRAMS / "kserve_client.py"],
+    "go": [BIN / "conformance-go"],
+}
+INVALID, NOT_FOUND, REFUSED, LATE = "InvalidArgument", "NotFound", "Unimplemented", "DeadlineExceeded"
+SEQUENCE = "inference request for sequence {} to model 'sequence' must specify the START flag on the first request of the sequence"
+ADMINISTRATION = "refused; functions are not administered by their callers' port"
+A, B, C = {"a": [[3, -1]]}, {"b": [[3, -1]]}, {"c": [[True, False]]}
+
+RESULTS: dict[str, Any] = {
+    "server live": True,
+    "server ready": True,
+    "model ready": True,
+    "server metadata": "dormouse",
+    "model metadata": [["x", "FP32", [-1, 4]]],
+    "model config": 32,
+    "infer": [[2, 4, 6, 8]],
+    "infer gzip": [[2, 4, 6, 8]],
+    "infer deflate": [[2, 4, 6, 8]],
+    "infer async": [[2, 4, 6, 8]],
+    "statistics": ["double", True, True],
+    "index": ["READY"],
+    "outputs all": A | B | C,
+    "outputs chosen": C | A,
+    "FP16": ["FP16", True],
+    "BF16": ["BF16", True],
+    "BYTES": True,
+    "empty": [0],
+    "sequence start": [5, 1, 0, 1],  # the state, START, END and READY as the model was given them, and then CORRID
+    "sequence go on": [6, 0, 0, 1],
+    "sequence gzip": [7, 0, 0, 1],
+    "50 sequences at once": True,
+    "session by header": [[3]],
+}
+REFUSALS: dict[str, tuple[str, str]] = {
+    "index of all": (INVALID, "functions are not listed to callers"),
+    "outputs unknown": (INVALID, "'nope' is not an output"),
+    "sequence unknown": (INVALID, SEQUENCE),
+    "sequence of a text where numbers are wanted": (INVALID, "the model's 'CORRID' takes numbers"),
+    "stateful without a session": (INVALID, "must specify a non-zero or non-empty correlation ID"),
+    "unknown model": (NOT_FOUND, "there is no function default/none"),
+    "wrong shape": (INVALID, "[1,5] found, [-1,4] is expected"),
+    "timeout": (LATE, ""),
+    "load": (REFUSED, ADMINISTRATION),
+    "unload": (REFUSED, ADMINISTRATION),
+    "shared memory": (REFUSED, ADMINISTRATION),
+    "trace settings": (REFUSED, ADMINISTRATION),
+    "log settings": (REFUSED, ADMINISTRATION),
+}
+IDS = {"tritonclient": 7, "tritonclient.aio": 77, "kserve": 777, "go": 7777}
+BASIC = ["server live", "server ready", "model ready", "infer", "sequence start", "sequence go on", "sequence end", "sequence unknown",
+         "unknown model"]  # fmt: skip
+ASKED = {
+    "tritonclient": [*(call for call in RESULTS if call != "50 sequences at once"), "sequence end", *REFUSALS],
+    "tritonclient.aio": [*BASIC, "model metadata", "infer gzip", "infer deflate", "statistics", "BYTES", "50 sequences at once", "timeout"],
+    "kserve": [*BASIC, "FP16", "BYTES", "outputs all", "session by header", "wrong shape"],
+    "go": [*BASIC, "infer gzip", "session by header", "stateful without a session", "wrong shape", "timeout"],
+}
+
+
+@functools.cache
+def said(client: str, address: str) -> dict[str, dict[str, Any]]:
+    command = [str(word) for word in CLIENTS[client]]
+    if not Path(command[0]).exists():
+        unavailable(f"{client} is not here: make conformance (grpcurl and the Go client need a go on PATH)")
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run([*command, address], capture_output=True, text=True, timeout=120, env=environment)
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {answer["call"]: answer for answer in answers}
+
+
+@pytest.mark.parametrize(("client", "call"), [(client, call) for client, calls in ASKED.items() for call in calls])
+def test_client(up: Up, client: str, call: str) -> None:
+    answer = said(client, up.gateway)[call]
+    if call in REFUSALS:
+        code, text = REFUSALS[call]
+        assert "error" in answer, answer
+        assert answer["code"].removeprefix("StatusCode.").replace("_", "").lower() == code.lower()
+        assert text.format(IDS[client]) in answer["error"]
+        return
+    if call == "sequence end":
+        expected: Any = [8 if client == "tritonclient" else 7, 0, 1, 1, IDS[client]]
+    else:
+        expected = RESULTS[call]
+        if call.startswith("sequence "):
+            expected = [*expected, IDS[client]]
+    assert answer.get("result") == expected, answer
+
+
+def test_every_call_is_judged(up: Up) -> None:
+    """A call that a program makes and no row expects would pass unseen."""
+    for client, calls in ASKED.items():
+        if Path(CLIENTS[client][0]).exists():
+            assert said(client, up.gateway).keys() == set(calls), client
+
+
+# ------------------------------------------------------------------------------------------------------------------------- grpcurl
+
+
+def grpcurl(up: Up, *words: str, data: Any = None) -> subprocess.CompletedProcess[str]:
+    program = BIN / "grpcurl"
+    if not program.exists():
+        unavailable("grpcurl is not here: make conformance, with a go on PATH")
+    given = ["-d", json.dumps(data)] if data is not None else []
+    return subprocess.run([program, "-plaintext", *given, *words[:-1], up.gateway, words[-1]], capture_output=True, text=True, timeout=60)
+
+
+def test_grpcurl_lists_and_describes(up: Up) -> None:
+    found = grpcurl(up, "list")
+    assert found.stdout.split() == ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "inference.GRPCInferenceService"]
+    program = [BIN / "grpcurl", "-plaintext", up.gateway, "describe", "inference.ModelInferRequest"]
+    described = subprocess.run(program, capture_output=True, text=True, timeout=60).stdout
+    assert "repeated bytes raw_input_contents = 7;" in described
+
+
+def test_grpcurl_calls_by_reflection_alone(up: Up) -> None:
+    """No .proto file at hand: the messages come from the gateway."""
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 4], "contents": {"fp32Contents": [1, 2, 3, 4]}}
+    found = grpcurl(up, "inference.GRPCInferenceService/ModelInfer", data={"modelName": "double", "inputs": [tensor]})
+    assert json.loads(found.stdout)["outputs"][0]["shape"] == ["1", "4"], found.stderr
+    stepped = {
+        "modelName": "counter",
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "contents": {"fp32Contents": [1]}}],
+    }
+    found = grpcurl(up, "-H", "dormouse-session: grpcurl", "-v", "inference.GRPCInferenceService/ModelInfer", data=stepped)
+    assert "dormouse-step: 1" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("method", "data", "expected"),
+    [
+        ("grpc.health.v1.Health/Check", {}, {"status": "SERVING"}),
+        ("grpc.health.v1.Health/Check", {"service": "default/double"}, {"status": "SERVING"}),
+        ("inference.GRPCInferenceService/ServerLive", {}, {"live": True}),
+        ("inference.GRPCInferenceService/ModelReady", {"name": "double"}, {"ready": True}),
+    ],
+)
+def test_grpcurl_asks(up: Up, method: str, data: Any, expected: Any) -> None:
+    assert json.loads(grpcurl(up, method, data=data).stdout) == expected
+
+
+def test_grpcurl_is_told_in_words(up: Up) -> None:
+    found = grpcurl(up, "inference.GRPCInferenceService/ModelMetadata", data={"name": "none"})
+    assert "Code: NotFound" in found.stderr
+    assert "there is no function default/none" in found.stderr
