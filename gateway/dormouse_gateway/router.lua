@@ -158,7 +158,7 @@ function Router.read_request(buf, pos, stop)
         elseif t == 18 then
           if value then error("doubled value", 0) end
           value = entry:part()
-        else entry:skip(t % 8) end
+        else error("field of an entry", 0) end     -- protobuf's runtimes differ in what they make of such an entry
       end
       if key == "sequence_id" then sequence = value and choice(value) or "" end
     else r:skip(tag % 8) end
