@@ -7,6 +7,7 @@ SOURCES := proto core kit operator gateway worker cli tests examples bench tools
 .PHONY: help
 help:
 	@echo "make demo    the whole system on this machine: from zero, through a kill, a rescale and a sleep, with the unmodified tritonclient"
+	@echo "make cluster-demo   the same on a real Kubernetes, with helm and kubectl"
 	@echo "make test    every test that fits in CI     make slow    the rest"
 	@echo "make check   ruff, mypy, import-linter, stale generated files"
 	@echo "make bench   the figures, as ratios         make generate    stubs, CRD and reference pages anew"
@@ -45,6 +46,11 @@ picture:
 .PHONY: demo
 demo: setup
 	$(BIN)/python examples/demo.py
+
+# The same on a real Kubernetes: the one that KUBECONFIG names, or one of our own on this machine.
+.PHONY: cluster-demo
+cluster-demo: setup
+	PYTHONPATH=tests $(BIN)/python examples/cluster_demo.py
 
 .PHONY: test unit simulation integration
 test: check unit simulation integration fuzz conformance

@@ -133,10 +133,10 @@ class System:
 class Caller:
     """client.py in its own environment; commands may overlap."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         python = ROOT / ".venv-client" / "bin" / "python"
         self.process = subprocess.Popen(
-            [python, HERE / "client.py", f"127.0.0.1:{port}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [python, HERE / "client.py", f"{host}:{port}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.answers: dict[int, dict[str, Any]] = {}
         self.sent = 0

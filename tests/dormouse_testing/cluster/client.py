@@ -17,7 +17,7 @@ from dormouse_testing.cluster.layout import ROOT, ClusterError, Layout, Node
 CHART = ROOT / "deploy" / "helm" / "dormouse"
 RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
 T = TypeVar("T")
-IMAGES = ("DORMOUSE_IMAGE", "ETCD_IMAGE")  # name:tag, where the cluster is not ours
+IMAGES = ("DORMOUSE_IMAGE", "ETCD_IMAGE", "MODELS_IMAGE")  # name:tag, where the cluster is not ours
 
 
 @dataclass(slots=True)
@@ -94,7 +94,7 @@ class Cluster:
 
     def chart_values(self) -> list[str]:
         """`--set`s that make the chart use this cluster's images."""
-        names = (images.DORMOUSE, images.ETCD) if self.layout else tuple(os.environ[name] for name in IMAGES)
+        names = (images.DORMOUSE, images.ETCD) if self.layout else tuple(os.environ[name] for name in IMAGES[:2])
         words = []
         for prefix, image in zip(("image", "etcd.image"), names, strict=True):
             repository, _, tag = image.rpartition(":")
@@ -102,6 +102,27 @@ class Cluster:
         if self.layout:
             words += ["--set", "image.pullPolicy=Never,etcd.image.pullPolicy=Never"]
         return words
+
+    @property
+    def models_image(self) -> str:
+        """The project's image with the examples' models below /models."""
+        return images.MODELS if self.layout else os.environ["MODELS_IMAGE"]
+
+    @contextlib.contextmanager
+    def reached(self, service: str, namespace: str, port: int) -> Iterator[str]:
+        """host:port at which this process reaches a Service: its own address on our cluster, a port-forward to elsewhere."""
+        if self.layout:
+            yield f"{self.get('service', service, namespace)['spec']['clusterIP']}:{port}"
+            return
+        words = ["kubectl", "port-forward", "-n", namespace, f"service/{service}", f":{port}"]
+        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as forward:
+            try:
+                assert forward.stdout
+                said = forward.stdout.readline()  # Forwarding from 127.0.0.1:40123 -> 8001
+                yield said.split()[2]
+            finally:
+                forward.terminate()
 
     def close(self) -> None:
         for folder in self.volumes:
