@@ -28,9 +28,12 @@ class Session:
         self.client = triton.InferenceServerClient(address)
         self.answers = queue.Queue()
 
-    def start(self, headers=None, timeout=None):
+    def start(self, headers=None, timeout=None, compression=None):
         self.client.start_stream(
-            lambda result, error: self.answers.put((time.monotonic(), result, error)), headers=headers, stream_timeout=timeout
+            lambda result, error: self.answers.put((time.monotonic(), result, error)),
+            headers=headers,
+            stream_timeout=timeout,
+            compression_algorithm=compression,
         )
         return {"at": time.monotonic()}
 

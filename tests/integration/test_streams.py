@@ -269,6 +269,42 @@ def test_or_its_status_where_that_is_asked_for(system: System) -> None:
         assert "must specify the START flag" in found["error"]
 
 
+def test_compressed_messages(system: System) -> None:
+    for number, compression in enumerate(("gzip", "deflate")):
+        with triton_stream(system.address, compression=compression) as client:
+            assert client.do("turns", model="counter", sequence=950 + number, count=3, **X)["values"] == [1.0, 2.0, 3.0]
+
+
+def test_a_message_that_is_too_large_ends_its_stream(system: System) -> None:
+    with triton_stream(system.address) as client:
+        client.do("send", model="wide", size=17 * (1 << 18), **X)
+        found = client.do("answer")
+        assert found["status"] == "StatusCode.RESOURCE_EXHAUSTED", found
+        assert "larger than max" in found["error"]
+
+
+def test_an_agent_that_dies_ends_its_streams_and_the_next_stream_goes_on(system: System) -> None:
+    """Envoy's own text where nothing was answered yet; behind an answer it can only reset the stream."""
+    with triton_stream(system.address) as client, triton_stream(system.address) as silent:
+        assert client.do("turns", model="counter", sequence=960, count=3, **X)["values"] == [1.0, 2.0, 3.0]
+        os.kill(pid_of(system, "dormouse_gateway"), signal.SIGKILL)
+        assert client.do("answer")["status"] in ("StatusCode.INTERNAL", "StatusCode.UNAVAILABLE")
+        found = silent.do("answer")
+        assert found["status"] == "StatusCode.UNAVAILABLE"
+        assert "the connection broke while the call ran; its outcome is not known" in found["error"]
+    with triton_stream(system.address) as client:
+        assert client.do("turns", model="counter", sequence=960, count=2, first=3, **X)["values"] == [4.0, 5.0]
+
+
+def pid_of(system: System, word: str) -> int:
+    """The process with `word` alone on its command line, or as its program."""
+    for pid in system.processes():
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        if word in words or words[0].endswith(f"/{word}"):
+            return pid
+    raise AssertionError(f"no process of {word}")
+
+
 # -------------------------------------------------------------------------------------------------------------- cancels, deadlines
 
 
@@ -310,6 +346,35 @@ def test_a_cancelled_step_is_wholly_committed_or_not_at_all_and_its_key_tells(sy
             assert step(client, 0.25, sequence, key=key) == 1, "committed by the first copy, or run now"
             assert step(client, 0, sequence, start=False) == 2
             assert len(ran(system)) - began <= 3
+
+
+def test_a_deadline_or_cancel_while_the_step_commits(system: System) -> None:
+    """The store stands still while the steps commit. Their callers are told at once, and the keys tell what became of them."""
+    key = f"commits-{os.getpid()}"
+    headers = {"dormouse-idempotency-key": f"{key}-stream"}
+    with system.client() as client, triton_stream(system.address, headers=headers) as stream:
+        for sequence in (800, 801):
+            assert step(client, 0, sequence) == 1
+        before = len(ran(system))
+        etcd = pid_of(system, "etcd")
+        os.kill(etcd, signal.SIGSTOP)
+        try:
+            stream.do("send", model="slow", data=[0], sequence=801, **X)
+            began = time.monotonic()
+            with pytest.raises(grpc.RpcError) as late:
+                step(client, 0, 800, start=False, key=key, timeout=0.5)
+            assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+            assert stream.do("stop", cancel=True)["took"] < 0.5
+            assert time.monotonic() - began < 1.2
+        finally:
+            os.kill(etcd, signal.SIGCONT)
+        assert step(client, 0, 800, start=False, key=key) == 2
+        assert step(client, 0, 800, start=False) == 3
+        with triton_stream(system.address, headers=headers) as again:
+            again.do("send", model="slow", data=[0], sequence=801, **X)
+            assert again.do("answer")["outputs"]["y"] == [2.0]
+        assert step(client, 0, 801, start=False) == 3
+        assert len(ran(system)) - before == 4, "nothing ran twice"
 
 
 def slow(seconds: float, sequence: int, start: bool = True) -> inference_pb2.ModelInferRequest:
