@@ -69,6 +69,13 @@ class Shout(dormouse.Handler):
             yield {"y": np.zeros(1 << 20, np.uint8)}
 """
 THREADS = len(os.sched_getaffinity(0))  # steps of a sync handler that run at once
+NAP = {
+    "runtime": "python",
+    "model": {"uri": "file://handlers"},
+    "handler": "handlers:Slow",
+    "sessions": {},
+    "scaleToZeroAfter": "3s",
+}
 X: dict[str, Any] = {"name": "x"}
 N: dict[str, Any] = {"name": "n", "datatype": "INT64", "shape": [1]}
 
@@ -183,6 +190,17 @@ def test_a_silent_stream_keeps_nobody_awake(system: System) -> None:
         assert "values" in client.do("turns", model="sleepy", sequence=78, count=3, **X)
         system.wait("sleepy", lambda status: status["phase"] == "Asleep", 30)
         assert client.do("turns", model="sleepy", sequence=78, count=1, first=3, **X)["values"] == [4.0]
+
+
+@pytest.mark.slow
+def test_a_step_that_runs_on_a_stream_is_demand_until_it_ends(system: System) -> None:
+    """Ten seconds, where three without a call are enough to sleep."""
+    system.command("apply", "-f", "-", stdin=manifest("nap", **NAP))
+    system.wait_proved("nap")
+    with triton_stream(system.address) as client:
+        client.do("send", model="nap", data=[10], sequence=1, start=True, **X)
+        assert client.do("answer")["outputs"]["y"] == [1.0]
+        system.wait("nap", lambda status: status["phase"] == "Asleep", 30)
 
 
 # --------------------------------------------------------------------------------------------------------------- never half-closed

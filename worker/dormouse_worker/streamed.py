@@ -49,7 +49,12 @@ class StreamedCall(Call):
         except Exception:  # pyvoy's own ClientDisconnectedError, which it does not export
             self.transport.leave(self)
             return None
+        sent.add_done_callback(self._sent)
         return sent
+
+    def _sent(self, sent: "asyncio.Future[None]") -> None:
+        if sent.cancelled() or sent.exception() is not None:
+            self.transport.leave(self)
 
     def answer(self, framed: bytes, metadata: Metadata) -> None:
         """The end. `framed`: parts that were not sent yet."""
