@@ -12,7 +12,8 @@ from dormouse_proto import inference_pb2
 from dormouse_testing import models
 from dormouse_testing.onnx_calls import infer, load, raw
 from dormouse_worker import loading, methods
-from dormouse_worker.models import ModelInvalid, ModelUnavailable, fetch
+from dormouse_worker.fetching import fetch
+from dormouse_worker.models import ModelInvalid, ModelUnavailable
 
 
 def floats(*values: float) -> bytes:

@@ -12,7 +12,7 @@ from dormouse_core.keys import Function
 from dormouse_core.tensors import as_array, zeros
 from dormouse_core.workerfile import WorkerFile
 
-from dormouse_worker import cpus, models
+from dormouse_worker import cpus, fetching
 from dormouse_worker.batching import Batcher
 from dormouse_worker.models import ModelInvalid
 from dormouse_worker.replies import Encoder
@@ -42,7 +42,7 @@ def from_file(file: WorkerFile) -> Loaded:
     """ModelInvalid, ModelUnavailable: why it cannot be served."""
     spec = file.spec
     function = file.function
-    path = models.fetch(spec.model.uri, spec.model.sha256, file.model_root) if spec.model is not None else None
+    path = fetching.fetch(spec.model.uri, spec.model.sha256, file.model_root) if spec.model is not None else None
     step_limit = spec.timeouts.step.seconds
     sessions = spec.sessions
     engine: Engine

@@ -1,0 +1,58 @@
+"""s3:// and gs://, by obstore (the Rust crate object_store): one wheel for both instead of two clouds' kits.
+
+Keys, roles and endpoints come from where each cloud's programs look for them: the environment (`AWS_*`, `GOOGLE_*`), a projected web
+identity, the metadata service. `AWS_SKIP_SIGNATURE=true` reads a public bucket without any.
+"""
+
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import obstore
+from dormouse_core.modeluris import ModelUri
+from obstore.exceptions import NotFoundError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import GCSStore, S3Store
+
+from dormouse_worker.fetching.downloads import Passing
+from dormouse_worker.models import ModelUnavailable
+
+LIMITS: dict[str, Any] = {"timeout": timedelta(seconds=600), "connect_timeout": timedelta(seconds=10)}
+RETRIES: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=30)}
+_REFUSED = (NotFoundError, PermissionDeniedError, UnauthenticatedError)
+
+
+class Bucket:
+    def __init__(self, model: ModelUri) -> None:
+        self._model = model
+        self._root = model.path.strip("/") if model.folder else model.path.rpartition("/")[0]
+        self.name = model.text
+        # Options that are given hide those of the environment; a store of one's own without TLS is a choice of its owner's.
+        limits = LIMITS | {"allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"}
+        options: dict[str, Any] = {"client_options": limits, "retry_config": RETRIES}
+        self._store: Any = S3Store(model.place, **options) if model.scheme == "s3" else GCSStore(model.place, **options)
+
+    def files(self) -> list[str]:
+        if not self._model.folder:
+            return [self._model.path.rpartition("/")[2]]
+        try:
+            found = [item["path"] for batch in obstore.list(self._store, self._root or None) for item in batch]
+        except Exception as error:
+            raise self._said(error) from error
+        names = [path.removeprefix(f"{self._root}/") if self._root else path for path in found]
+        return [name for name in names if name and not name.endswith("/")]  # a key that ends in a slash marks a folder
+
+    def read(self, file: str) -> Iterator[bytes]:
+        path = f"{self._root}/{file}" if self._root else file
+        try:
+            for chunk in obstore.get(self._store, path):
+                yield bytes(chunk)
+        except Exception as error:
+            raise self._said(error) from error
+
+    def _said(self, error: Exception) -> Exception:
+        """obstore's errors have many kinds, and its texts whole responses."""
+        text = " ".join(str(error).partition("\n\nDebug source")[0].split())[:300]
+        if isinstance(error, _REFUSED):
+            return ModelUnavailable(f"spec.model.uri: {self.name}: {text}")
+        return Passing(text)
