@@ -28,6 +28,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage, newurl: str
     ) -> urllib.request.Request | None:
         if not newurl.startswith("https://"):
+            fp.close()
             raise ModelInvalid("spec.model.uri: the server redirects to another scheme than https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -42,6 +43,7 @@ def opened(url: str, name: str, token: str = "") -> Iterator[Any]:
         with urllib.request.build_opener(_Redirects).open(request, timeout=SILENCE) as response:
             yield response
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code in PASSING:
             raise Passing(f"the server answers {error.code} {error.reason}") from error
         raise ModelUnavailable(f"spec.model.uri: {name}: the server answers {error.code} {error.reason}") from error
