@@ -53,7 +53,7 @@ cluster-demo: setup
 	PYTHONPATH=tests $(BIN)/python examples/cluster_demo.py
 
 .PHONY: test unit simulation integration
-test: check unit simulation integration fuzz conformance
+test: check unit simulation integration fuzz conformance cluster
 unit: setup
 	$(BIN)/pytest tests/unit
 simulation: .venv/.done

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 from dormouse_testing.cluster import holding, tools
 from dormouse_testing.cluster.client import Cluster
+from dormouse_testing.cluster.functions import Dormouse, installed
 from dormouse_testing.cluster.layout import ClusterError, Layout
 
 
@@ -48,3 +49,10 @@ def with_images(cluster: Cluster) -> Cluster:
     """The cluster, with the images of this tree in every node: the project's, and the one with the examples' models."""
     holding.bring_images(cluster, models=True)
     return cluster
+
+
+@pytest.fixture(scope="module")
+def dormouse(with_images: Cluster, request: pytest.FixtureRequest) -> Iterator[Dormouse]:
+    """Dormouse installed, and a namespace of its own for a module's functions."""
+    with installed(with_images, request.module.__name__.rpartition(".")[2].replace("_", "-")) as found:
+        yield found

@@ -5,6 +5,7 @@ test evaluates the two side by side. A rule without CEL is one that CEL cannot s
 field of two types); it is checked where Dormouse reads the object, and becomes a condition in a cluster.
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -68,6 +69,17 @@ def _initial_fits(state: StateSpec) -> bool:
 
 def _least_bytes(sessions: SessionsSpec) -> int:
     return state_bytes([(state.shape, state.batch_axis, 1) for state in sessions.states])
+
+
+def _product(shape: Sequence[int]) -> int:
+    return math.prod(1 if size < 0 else size for size in shape)
+
+
+# CEL has no fold, so a product over at most so many dimensions is written out; of doubles, which do not overflow.
+_PRODUCT = " * ".join(
+    f"(self.shape.size() > {axis} && self.shape[{axis}] >= 0 ? double(self.shape[{axis}]) : 1.0)"
+    for axis in range(limits.TENSOR_DIMENSIONS)
+)
 
 
 def _sources(volume: Volume) -> int:
@@ -192,6 +204,14 @@ RULES: Sequence[Rule] = (
         lambda sessions: _least_bytes(sessions) <= limits.STATE_BYTES,
         f"at most {limits.STATE_BYTES} bytes are allowed, for a record in the store",
         lambda sessions: f"a session of at least {_least_bytes(sessions)} bytes (at one byte an element)",
+    ),
+    Rule(
+        "spec.sessions.states[]",
+        "shape",
+        f"{_PRODUCT} <= {limits.STATE_BYTES}.0",
+        lambda state: _product(state.shape) <= limits.STATE_BYTES,
+        f"at most {limits.STATE_BYTES} elements are allowed, for a record in the store",
+        lambda state: f"{_product(state.shape)} elements",
     ),
     Rule(
         "spec.sessions.states[]",

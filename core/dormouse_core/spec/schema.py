@@ -84,7 +84,9 @@ def root() -> Node:
 
 def validation(rule: Rule) -> Node:
     told = {"rule": rule.cel, "message": rule.allowed}
-    if rule.field and not rule.field.startswith("metadata"):  # the schema may not describe metadata, so no path leads there
+    if rule.field.startswith("metadata"):  # the schema may not describe metadata, so no path leads there
+        told["message"] = f"{rule.field}: {rule.allowed}"
+    elif rule.field:
         told["fieldPath"] = f".{rule.field}"
     if rule.changes:
         told["reason"] = "FieldValueForbidden"

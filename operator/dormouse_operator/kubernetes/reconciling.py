@@ -248,6 +248,7 @@ class Reconciler:
 
 
 def _sentence(text: str) -> str:
-    """One line that begins with a capital and ends with a full stop."""
+    """One line that ends with a full stop, and begins with a capital or with a field's name."""
     line = "; ".join(part.strip() for part in text.splitlines() if part.strip())
-    return (line[:1].upper() + line[1:]).rstrip(".") + "."
+    first = line.partition(":")[0]
+    return (line if "." in first and " " not in first else line[:1].upper() + line[1:]).rstrip(".") + "."

@@ -1,0 +1,252 @@
+"""Functions on a cluster: what the API server refuses, what the status says, what is left, and what pods go through meanwhile."""
+
+import itertools
+import json
+import subprocess
+import time
+from typing import Any
+
+import grpc
+import pytest
+from dormouse_proto import health_pb2, health_pb2_grpc, inference_pb2, inference_pb2_grpc
+from dormouse_testing.cluster.client import eventually
+from dormouse_testing.cluster.functions import RELEASE, SYSTEM, Dormouse, counter, echo
+from dormouse_testing.cluster.layout import ClusterError
+
+
+@pytest.fixture(scope="module")
+def both(dormouse: Dormouse) -> Dormouse:
+    dormouse.apply(counter("sums"), echo("echo"))
+    dormouse.asleep("sums")
+    dormouse.asleep("echo")
+    return dormouse
+
+
+# ------------------------------------------------------------------------------------------------------------------ manifests
+
+STATE: dict[str, Any] = {"input": "s", "output": "sN", "shape": [-1, 4], "batchAxis": 0}
+ONNX = {"runtime": "onnx", "model": {"uri": "file://m.onnx"}, "handler": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "field"),
+    [
+        ("a" * 53, {}, "metadata.name"),
+        ("dots.are-no-label", {}, "metadata.name"),
+        ("f", {"runtime": "tensorflow"}, "spec.runtime"),
+        ("f", {"replicas": -1}, "spec.replicas"),
+        ("f", {"replicas": "two"}, "spec.replicas"),
+        ("f", {"handler": None}, "spec.handler"),
+        ("f", {"maxReplicas": 1, "minReplicas": 2}, "spec.minReplicas"),
+        ("f", {"model": {"uri": "ftp://host/m"}}, "spec.model.uri"),
+        ("f", {"model": {"uri": "file://../etc/shadow"}}, "spec.model.uri"),
+        ("f", {"scaleToZeroAfter": "soon"}, "spec.scaleToZeroAfter"),
+        ("f", {"sessions": {"shards": 5000}}, "spec.sessions.shards"),
+        ("f", {**ONNX, "sessions": {"states": [{**STATE, "shape": [-1, 1 << 30]}]}}, "spec.sessions"),
+        ("f", {"workers": {"labels": {"dormouse.dev/part": "gateway"}}}, "spec.workers.labels"),
+        ("f", {"workers": {"hostNetwork": True}}, "hostNetwork"),
+    ],
+)
+def test_an_invalid_manifest_is_refused_by_the_api_server_with_the_field(
+    dormouse: Dormouse, name: str, spec: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(ClusterError) as found:
+        dormouse.apply(echo(name, **spec))
+    assert field in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"runtime": "onnx", "model": {"uri": "file://m.onnx"}, "handler": None}, "spec.runtime"),
+        ({"sessions": {"shards": 17}}, "spec.sessions.shards"),
+        ({"sessions": None}, "spec.sessions"),
+    ],
+)
+def test_what_may_not_change_does_not(both: Dormouse, change: dict[str, Any], field: str) -> None:
+    with pytest.raises(ClusterError, match=f"{field}: Forbidden"):
+        both.patch("sums", change)
+
+
+def test_an_object_of_an_older_schema_gets_a_condition_and_harms_no_other(both: Dormouse) -> None:
+    """Let in while the definition asked for nothing."""
+    kubectl = both.cluster.kubectl
+    definition = both.cluster.get("crd", "inferencefunctions.dormouse.dev")
+    open_schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    lax = [{"op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema", "value": open_schema}]
+    strict = [{**lax[0], "value": definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]}]
+    kubectl("patch", "crd", definition["metadata"]["name"], "--type=json", "-p", json.dumps(lax))
+    bad = [echo("old-runtime", runtime="tensorflow"), echo("old-shape", sessions="many"), {**echo("old-empty"), "spec": {}}]
+    try:
+        eventually("the lax definition is served", lambda: both.apply(*bad) is None)
+    finally:
+        kubectl("patch", "crd", definition["metadata"]["name"], "--type=json", "-p", json.dumps(strict))
+    for name in ("old-runtime", "old-shape", "old-empty"):
+        assert "spec" in both.reason(name, "Accepted", "Invalid")
+    assert both.call("echo", 7) == 7
+    assert both.refused("old-runtime", 5.0)[0] == grpc.StatusCode.NOT_FOUND
+    both.delete("old-runtime", "old-shape", "old-empty")
+
+
+def test_odd_but_valid_values_harm_no_other(both: Dormouse) -> None:
+    """5.O5. The longest name, one shard, long limits, labels at their longest; then a new gateway reads them all."""
+    longest = "f" * 52
+    odd = echo(longest, timeouts={"step": "1h", "hold": "1h"}, workers={"labels": {"a" * 63: "b" * 63}, "annotations": {"x": "ü\n'\"{}"}})
+    both.apply(odd, counter("one-shard", sessions={"shards": 1}, batching={}, maxReplicas=1000))
+    both.cluster.kubectl("rollout", "restart", f"deployment/{RELEASE}-gateway", "-n", SYSTEM)
+    both.cluster.kubectl("rollout", "status", f"deployment/{RELEASE}-gateway", "-n", SYSTEM, "--timeout=100s")
+    assert both.call(longest, 3) == 3
+    assert both.call("one-shard", 4, session="a") == 4
+    assert both.call("echo", 5) == 5
+    assert both.condition(longest, "Routed")["status"] == "True"
+    both.delete(longest, "one-shard")
+
+
+# ------------------------------------------------------------------------------------------------------------------ what it says
+
+
+def test_everything_that_is_shown_is_documented(dormouse: Dormouse) -> None:
+    said = dormouse.cluster.kubectl("explain", "ifn.spec.sessions.shards")
+    assert "How many parts the sessions are spread over" in said
+    table = dormouse.cluster.kubectl("get", "ifn", "-n", dormouse.space)
+    assert table.split("\n")[0].split() == ["NAME", "PHASE", "READY", "SESSIONS", "ASLEEP", "URL"] or "No resources" in table or not table
+
+
+def test_scrapes_and_probes_do_not_keep_a_function_awake_nor_wake_it(both: Dormouse) -> None:
+    """3.O3, at a faster pace: everything that is not an inference, four times a second, while the function falls asleep and for ten seconds
+    after."""
+    assert both.call("echo", 1) == 1
+    inference = inference_pb2_grpc.GRPCInferenceServiceStub(both.channel)
+    health = health_pb2_grpc.HealthStub(both.channel)
+    metadata = [("dormouse-function", f"{both.space}/echo")]
+    began, asleep = time.monotonic(), 0.0
+    while not asleep or time.monotonic() - asleep < 10:
+        assert time.monotonic() - began < 45, "it did not fall asleep"
+        assert inference.ServerLive(inference_pb2.ServerLiveRequest(), timeout=5).live
+        assert inference.ServerReady(inference_pb2.ServerReadyRequest(), timeout=5).ready
+        assert inference.ModelReady(inference_pb2.ModelReadyRequest(name="echo"), timeout=5, metadata=metadata).ready
+        assert (
+            inference.ModelMetadata(inference_pb2.ModelMetadataRequest(name="echo"), timeout=5, metadata=metadata).inputs[0].name == "add"
+        )
+        assert health.Check(health_pb2.HealthCheckRequest(), timeout=5).status == health_pb2.HealthCheckResponse.SERVING
+        scrape(both)
+        time.sleep(0.25)
+        if not asleep and not both.pods("echo"):
+            asleep = time.monotonic()
+        assert not asleep or not both.pods("echo"), "a probe woke it"
+    assert both.status("echo")["phase"] == "Asleep"
+
+
+def scrape(dormouse: Dormouse) -> None:
+    """Of a pod's metrics, as a Prometheus does that is let in: through the API server, from the node."""
+    for pod in dormouse.pods("echo"):
+        try:
+            dormouse.cluster.kubectl("get", "--raw", f"/api/v1/namespaces/{dormouse.space}/pods/{pod}:9000/proxy/metrics", timeout=2)
+        except (ClusterError, subprocess.TimeoutExpired):
+            continue  # the policy closes the worker to this way, or the pod is going
+
+
+# ------------------------------------------------------------------------------------------------------------------ pods
+
+
+@pytest.fixture
+def steps(both: Dormouse) -> Any:
+    """One call after the other on a session, which is checked to count each once."""
+    count = itertools.count(1)
+    return lambda: _same(both.call("sums", 1, session="steps"), next(count))
+
+
+def _same(found: int, expected: int) -> int:
+    assert found == expected, "a step was lost or ran twice"
+    return found
+
+
+def test_a_session_outlives_its_owners_pod_scaling_and_zero(both: Dormouse, steps: Any) -> None:
+    steps()
+    [owner] = both.pods("sums")
+    both.cluster.kubectl("delete", "pod", owner, "-n", both.space, "--wait=false")
+    for _ in range(20):
+        steps()
+    for count in (3, 1):
+        both.cluster.kubectl("scale", "ifn", "sums", f"--replicas={count}", "-n", both.space)
+        both.ready("sums", count)
+        for _ in range(10):
+            steps()
+    both.patch("sums", {"replicas": None})
+    both.asleep("sums")
+    steps()
+    both.asleep("sums")
+
+
+def test_every_worker_may_be_evicted(both: Dormouse) -> None:
+    """5.O6. One worker, three workers: the API server says yes to one eviction at least, in a dry run; nothing makes a drain impossible."""
+    for count in (1, 3):
+        both.patch("echo", {"replicas": count})
+        both.ready("echo", count)
+        for pod in both.pods("echo"):
+            eventually(f"{pod} of {count} may be evicted", lambda pod=pod: evicted(both, pod))  # type: ignore[misc]
+    both.patch("echo", {"replicas": None})
+
+
+def evicted(dormouse: Dormouse, pod: str) -> bool:
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": dormouse.space}}
+    path = f"/api/v1/namespaces/{dormouse.space}/pods/{pod}/eviction"
+    dormouse.cluster.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps({**body, "deleteOptions": {"dryRun": ["All"]}}))
+    return True
+
+
+def test_stopped_is_stopped(both: Dormouse) -> None:
+    both.patch("echo", {"replicas": 0})
+    both.phase("echo", "Stopped")
+    code, text = both.refused("echo", 5.0)
+    assert (code, "replicas" in text) == (grpc.StatusCode.UNAVAILABLE, True), text
+    both.patch("echo", {"replicas": None})
+    eventually("it is called again", lambda: both.begin("echo", 1, timeout=20).exception() is None)
+
+
+def test_what_a_worker_has_is_its_own_functions(both: Dormouse) -> None:
+    """A pod as issue and documents say: no token, no root, nothing to write to but its own; and policies that close it."""
+    both.call("echo", 1)
+    pod = both.cluster.get("pods", "", both.space, "-l", "dormouse.dev/function=echo")[0]
+    spec = pod["spec"]
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True
+    policy = both.cluster.get("networkpolicy", "echo-workers", both.space)["spec"]
+    assert policy["policyTypes"] == ["Ingress"]
+    assert policy["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+
+
+def test_delete_and_make_again_under_the_same_name(both: Dormouse) -> None:
+    """5.O7. At once, with a session alive: the new function begins with nothing of the old one's, which leaves nothing in the store."""
+    both.apply(counter("again"))
+    both.phase("again", "Ready", "Asleep")
+    assert [both.call("again", 5, session="s") for _ in range(3)] == [5, 10, 15]
+    uid = both.cluster.get("ifn", "again", both.space)["metadata"]["uid"]
+    assert any(uid in key for key in both.stored())
+    both.delete("again")
+    both.apply(counter("again", sessions={"shards": 8}))
+    assert eventually("the new one answers", lambda: answers(both, "again")) == 1
+    eventually("nothing of the old one is stored", lambda: not any(uid in key for key in both.stored()))
+    both.delete("again")
+    eventually("nothing of it runs", lambda: not both.pods("again"))
+
+
+def answers(dormouse: Dormouse, name: str) -> int:
+    try:
+        return dormouse.call(name, 1, session="s", timeout=20)
+    except grpc.RpcError:
+        return 0
+
+
+def test_delete_while_creating(both: Dormouse) -> None:
+    for _ in range(3):
+        both.apply(counter("brief"))
+        both.delete("brief")
+    eventually("nothing of it is left", lambda: not left_of(both, "brief"), 60)
+
+
+def left_of(dormouse: Dormouse, name: str) -> list[str]:
+    kinds = "deployments,pods,services,configmaps,secrets,poddisruptionbudgets,networkpolicies"
+    found = dormouse.cluster.get(kinds, "", dormouse.space, "-l", f"dormouse.dev/function={name}")
+    return [f"{each['kind']} {each['metadata']['name']}" for each in found] + [k for k in dormouse.stored() if f"/{name}" in k]
