@@ -12,6 +12,7 @@ from dormouse_testing.up import Up, missing, system
 
 ECHO = """
 import asyncio
+import time
 
 import dormouse
 
@@ -38,6 +39,16 @@ class Sleepy(dormouse.Handler):
     async def step(self, inputs, state, ctx):
         await asyncio.sleep(float(inputs["seconds"][0]))
         return {"slept": inputs["seconds"]}
+
+class Stuck(dormouse.Handler):
+    inputs = [dormouse.Tensor("x", "FP32", [-1, 1])]
+    outputs = [dormouse.Tensor("y", "FP32", [-1, 1])]
+
+    def setup(self, ctx):
+        time.sleep(600)
+
+    def step(self, inputs, state, ctx):
+        return {"y": inputs["x"]}
 """
 
 
@@ -60,6 +71,11 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     for name, handler in (("echo", "echo:Echo"), ("text", "echo:Text"), ("sleepy", "echo:Sleepy")):
         spec = {"runtime": "python", "handler": handler, "model": {"uri": "file://code"}}
         write(folder, {"apiVersion": "dormouse.dev/v1alpha1", "kind": "InferenceFunction", "metadata": {"name": name}, "spec": spec})
+    stopped = yaml.safe_load(manifest("stopped", made["double"], "file://double.onnx"))
+    stopped["spec"]["replicas"] = 0
+    write(folder, stopped)
+    spec = {"runtime": "python", "handler": "echo:Stuck", "model": {"uri": "file://code"}, "timeouts": {"hold": "1s"}}
+    write(folder, {"apiVersion": "dormouse.dev/v1alpha1", "kind": "InferenceFunction", "metadata": {"name": "stuck"}, "spec": spec})
     with system(folder) as started:
         started.wait_ready()
         for name in (*made, "echo", "text", "sleepy"):

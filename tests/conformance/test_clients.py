@@ -18,11 +18,17 @@ CLIENTS = {
     "tritonclient": [ROOT / ".venv-client/bin/python", PROGRAMS / "triton.py"],
     "tritonclient.aio": [ROOT / ".venv-client/bin/python", PROGRAMS / "triton_aio.py"],
     "kserve": [ROOT / ".venv-kserve/bin/python", PROGRAMS / "kserve_client.py"],
+    "grpcio": [ROOT / ".venv-client/bin/python", PROGRAMS / "plain.py"],
     "go": [BIN / "conformance-go"],
 }
 INVALID, NOT_FOUND, REFUSED, LATE = "InvalidArgument", "NotFound", "Unimplemented", "DeadlineExceeded"
+AWAY, TOO_MUCH = "Unavailable", "ResourceExhausted"
 SEQUENCE = "inference request for sequence {} to model 'sequence' must specify the START flag on the first request of the sequence"
 ADMINISTRATION = "refused; functions are not administered by their callers' port"
+STOPPED = "function default/stopped is stopped: its replicas are 0"
+HELD = "no worker of default/stuck could serve the call within the hold limit of 1s: no worker is ready"
+LONG = "sequence_id: a string of 129 characters found, 1 to 128 characters are allowed"
+NOBODY = "there is no function default/none; metadata dormouse-function, the authority or model_name named it, in this order"
 A, B, C = {"a": [[3, -1]]}, {"b": [[3, -1]]}, {"c": [[True, False]]}
 
 RESULTS: dict[str, Any] = {
@@ -49,6 +55,17 @@ RESULTS: dict[str, Any] = {
     "sequence gzip": [7, 0, 0, 1],
     "50 sequences at once": True,
     "session by header": [[3]],
+    "stream": ["an id", 2],
+    "stream gzip": ["an id", 2],
+    "stream deflate": ["an id", 2],
+    "stream sequence": [["a", 5], ["b", 6], ["c", 7]],
+    "stream of 50 sequences": True,
+    "stream error": [SEQUENCE.format(1), "next", 2],
+    "stream unknown model": [NOBODY],
+    "stream stopped function": [STOPPED],
+    "stream hold expired": [HELD],
+    "stream session id too long": [LONG],
+    "stream stopped": True,
 }
 REFUSALS: dict[str, tuple[str, str]] = {
     "index of all": (INVALID, "functions are not listed to callers"),
@@ -56,7 +73,7 @@ REFUSALS: dict[str, tuple[str, str]] = {
     "sequence unknown": (INVALID, SEQUENCE),
     "sequence of a text where numbers are wanted": (INVALID, "the model's 'CORRID' takes numbers"),
     "stateful without a session": (INVALID, "must specify a non-zero or non-empty correlation ID"),
-    "unknown model": (NOT_FOUND, "there is no function default/none"),
+    "unknown model": (NOT_FOUND, NOBODY),
     "wrong shape": (INVALID, "[1,5] found, [-1,4] is expected"),
     "timeout": (LATE, ""),
     "load": (REFUSED, ADMINISTRATION),
@@ -64,15 +81,42 @@ REFUSALS: dict[str, tuple[str, str]] = {
     "shared memory": (REFUSED, ADMINISTRATION),
     "trace settings": (REFUSED, ADMINISTRATION),
     "log settings": (REFUSED, ADMINISTRATION),
+    "session id too long": (INVALID, LONG),
+    "stopped": (AWAY, STOPPED),
+    "hold expired": (AWAY, HELD),
+    "too large": (TOO_MUCH, "the message is larger than the gateway's limit of 16777216 bytes (maxMessageBytes)"),
+    "stream error as status": (INVALID, SEQUENCE.format(1)),
+    "stream unknown model as status": (NOT_FOUND, NOBODY),
+    "stream stopped function as status": (AWAY, STOPPED),
+    "stream timeout": (LATE, ""),
+    "stream too large": (TOO_MUCH, "larger than max"),
 }
-IDS = {"tritonclient": 7, "tritonclient.aio": 77, "kserve": 777, "go": 7777}
+IDS = {"tritonclient": 7, "tritonclient.aio": 77, "kserve": 777, "go": 7777, "grpcio": 8888}
 BASIC = ["server live", "server ready", "model ready", "infer", "sequence start", "sequence go on", "sequence end", "sequence unknown",
          "unknown model"]  # fmt: skip
+GATEWAYS = ["session id too long", "stopped", "hold expired", "too large"]  # errors that the gateway makes itself, to unary calls
+STREAMS = ["stream", "stream sequence", "stream error", "stream error as status", "stream timeout"]
+ERRORS = ["stream unknown model", "stream unknown model as status", "stream stopped function", "stream stopped function as status",
+          "stream hold expired", "stream session id too long", "stream too large"]  # fmt: skip
+OTHERS = {"50 sequences at once", *ERRORS} - {"stream unknown model", "stream too large"}
 ASKED = {
-    "tritonclient": [*(call for call in RESULTS if call != "50 sequences at once"), "sequence end", *REFUSALS],
-    "tritonclient.aio": [*BASIC, "model metadata", "infer gzip", "infer deflate", "statistics", "BYTES", "50 sequences at once", "timeout"],
+    "tritonclient": ["sequence end", *(call for call in (RESULTS | REFUSALS) if call not in OTHERS)],
+    "tritonclient.aio": [
+        *BASIC,
+        "model metadata",
+        "infer gzip",
+        "infer deflate",
+        "statistics",
+        "BYTES",
+        "50 sequences at once",
+        "timeout",
+        *STREAMS,
+        "stream gzip",
+        "stream of 50 sequences",
+    ],
     "kserve": [*BASIC, "FP16", "BYTES", "outputs all", "session by header", "wrong shape"],
-    "go": [*BASIC, "infer gzip", "session by header", "stateful without a session", "wrong shape", "timeout"],
+    "grpcio": ["infer", "unknown model", *GATEWAYS, *STREAMS, *ERRORS],
+    "go": [*BASIC, "infer gzip", "session by header", "stateful without a session", "wrong shape", "timeout", *GATEWAYS, *STREAMS, *ERRORS],
 }
 
 

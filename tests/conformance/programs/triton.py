@@ -1,8 +1,11 @@
 """tritonclient.grpc, synchronous, as its users write it. `triton.py ADDRESS` prints a line of JSON a call: call and result, or error."""
 
+import contextlib
 import json
+import queue
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ml_dtypes
@@ -81,6 +84,116 @@ def asynchronous() -> Any:
     return answers.get(timeout=20)
 
 
+# ------------------------------------------------------------------------------------------------------------------------- streams
+
+
+class Stream:
+    """Requests as they are sent, answers as they come to the callback."""
+
+    def __init__(self) -> None:
+        self._answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
+
+    def callback(self, result: Any, error: Any) -> None:
+        self._answers.put((result, error))
+
+    def send(self, model: str, name: str, array: np.ndarray, datatype: str, ident: str = "", **options: Any) -> None:
+        CLIENT.async_stream_infer(model, [tensor(name, array, datatype)], request_id=ident, **options)
+
+    def step(self, sequence: int, value: int, ident: str, **options: Any) -> None:
+        self.send("sequence", "INPUT", np.array([[value]], np.int64), "INT64", ident, sequence_id=sequence, **options)
+
+    def double(self, ident: str) -> None:
+        self.send("double", "x", np.array([[1, 2, 3, 4]], np.float32), "FP32", ident)
+
+    def answer(self, output: str = "OUTPUT") -> list[Any]:
+        """[id, the first number of `output`]. An error with a status is raised, one that came in the stream is its text alone."""
+        result, error = self._answers.get(timeout=30)
+        if error is not None:
+            if error.status() is not None:
+                raise error
+            return [error.message()]
+        return [result.get_response().id, result.as_numpy(output).flatten()[0].item()]
+
+
+@contextlib.contextmanager
+def stream(**options: Any) -> Iterator[Stream]:
+    opened = Stream()
+    CLIENT.start_stream(opened.callback, **options)
+    try:
+        yield opened
+    finally:
+        CLIENT.stop_stream(cancel_requests=True)
+
+
+def streamed(**options: Any) -> Any:
+    with stream(**options) as opened:
+        opened.double("an id")
+        return opened.answer("y")
+
+
+def streamed_sequence(sequence: int) -> Any:
+    with stream() as opened:
+        opened.step(sequence, 5, "a", sequence_start=True)
+        opened.step(sequence, 1, "b")
+        opened.step(sequence, 1, "c", sequence_end=True)
+        return [opened.answer() for _ in range(3)]
+
+
+def many_streamed() -> Any:
+    """50 sequences of three steps, nothing waited for; each comes back in its own order."""
+    sequences = range(2000, 2050)
+    found: dict[str, list[int]] = {}
+    with stream() as opened:
+        for turn in range(3):
+            for sequence in sequences:
+                opened.step(sequence, sequence if turn == 0 else 1, f"{sequence}", sequence_start=turn == 0, sequence_end=turn == 2)
+        for _ in range(3 * len(sequences)):
+            ident, value = opened.answer()
+            found.setdefault(ident, []).append(value)
+    return found == {f"{sequence}": [sequence, sequence + 1, sequence + 2] for sequence in sequences}
+
+
+def streamed_error(**options: Any) -> Any:
+    """And the stream goes on."""
+    with stream(**options) as opened:
+        opened.step(1, 1, "lost")
+        found = opened.answer()
+        opened.double("next")
+        return found + opened.answer("y")
+
+
+def streamed_to_nobody() -> Any:
+    with stream() as opened:
+        opened.send("none", "x", np.ones((1, 1), np.float32), "FP32")
+        return opened.answer()
+
+
+def streamed_late() -> Any:
+    with stream(stream_timeout=0.5) as opened:
+        opened.send("sleepy", "seconds", np.array([3], np.float32), "FP32")
+        return opened.answer("slept")
+
+
+def streamed_too_large() -> Any:
+    with stream() as opened:
+        opened.send("double", "x", np.zeros((1, 17 << 18), np.float32), "FP32")
+        return opened.answer("y")
+
+
+def stopped() -> Any:
+    """A stream that waits for a step of three seconds stops at once."""
+    with stream() as opened:
+        opened.send("sleepy", "seconds", np.array([3], np.float32), "FP32")
+        time.sleep(0.2)
+        began = time.monotonic()
+        CLIENT.stop_stream(cancel_requests=True)
+        return time.monotonic() - began < 1
+
+
+def plain(model: str, width: int = 1, **options: Any) -> Any:
+    return CLIENT.infer(model, [tensor("x", np.ones((1, width), np.float32), "FP32")], **options).get_response().id
+
+
 say("server live", CLIENT.is_server_live)
 say("server ready", CLIENT.is_server_ready)
 say("model ready", lambda: CLIENT.is_model_ready("double"))
@@ -119,3 +232,18 @@ say("unload", lambda: CLIENT.unload_model("double"))
 say("shared memory", lambda: CLIENT.register_system_shared_memory("a", "/a", 8))
 say("trace settings", lambda: CLIENT.update_trace_settings("double", {}))
 say("log settings", lambda: CLIENT.update_log_settings({}))
+say("session id too long", lambda: plain("counter", sequence_id="x" * 129, sequence_start=True))
+say("stopped", lambda: plain("stopped"))
+say("hold expired", lambda: plain("stuck"))
+say("too large", lambda: plain("double", 17 << 18))
+say("stream", streamed)
+say("stream gzip", lambda: streamed(compression_algorithm="gzip"))
+say("stream deflate", lambda: streamed(compression_algorithm="deflate"))
+say("stream sequence", lambda: streamed_sequence(8))
+say("stream of 50 sequences", many_streamed)
+say("stream error", streamed_error)
+say("stream unknown model", streamed_to_nobody)
+say("stream error as status", lambda: streamed_error(headers={"triton_grpc_error": "true"}))
+say("stream timeout", streamed_late)
+say("stream too large", streamed_too_large)
+say("stream stopped", stopped)
