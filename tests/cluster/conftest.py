@@ -54,5 +54,8 @@ def with_images(cluster: Cluster) -> Cluster:
 @pytest.fixture(scope="module")
 def dormouse(with_images: Cluster, request: pytest.FixtureRequest) -> Iterator[Dormouse]:
     """Dormouse installed, and a namespace of its own for a module's functions."""
+    failed = request.session.testsfailed
     with installed(with_images, request.module.__name__.rpartition(".")[2].replace("_", "-")) as found:
         yield found
+        if request.session.testsfailed > failed:
+            found.tell()

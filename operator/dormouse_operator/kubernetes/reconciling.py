@@ -79,6 +79,7 @@ class Reconciler:
         self._known: dict[str, _Known] = {}
         self._rounds: dict[Key, _Round] = {}
         self._room = asyncio.Semaphore(TOGETHER)
+        self._unwritten = ""
 
     # ------------------------------------------------------------------------------------------------------------------ news
 
@@ -149,9 +150,13 @@ class Reconciler:
 
     async def _guarded(self, key: Key) -> bool:
         try:
-            return await self._round(key)
+            settled = await self._round(key)
+            self._unwritten = ""
+            return settled
         except ApiError as error:
-            log.event("a function's status was not written", function="/".join(key), error=error.message)
+            if error.reason != self._unwritten:  # while the server is away every function's is not written, again and again
+                self._unwritten = error.reason
+                log.event("a function's status was not written", function="/".join(key), error=error.message)
         except Exception as error:
             # One object's trouble stays with it: an error of ours in its round is logged, and the round begins anew.
             log.warning("a function's round failed and begins anew", function="/".join(key), error=repr(error))

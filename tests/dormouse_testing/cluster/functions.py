@@ -83,6 +83,12 @@ class Dormouse:
         self.pool.shutdown()
         self.channel.close()
 
+    def tell(self) -> None:
+        """What the operator said, now and before it was started anew, for who looks into a failure."""
+        for words in ((), ("--previous",)):
+            with contextlib.suppress(ClusterError):
+                print(self.cluster.kubectl("logs", "-n", SYSTEM, OPERATOR, "--tail=150", *words))
+
     # ------------------------------------------------------------------------------------------------------------------ objects
 
     def apply(self, *manifests: dict[str, Any]) -> None:
@@ -195,10 +201,6 @@ def installed(cluster: Cluster, space: str, *values: str) -> Iterator[Dormouse]:
             with cluster.reached(GATEWAY, SYSTEM, 8001) as address, contextlib.closing(Dormouse(cluster, address, space)) as dormouse:
                 dormouse.apply(CODE)
                 yield dormouse
-        except BaseException:
-            with contextlib.suppress(ClusterError):
-                print(cluster.kubectl("logs", "-n", SYSTEM, OPERATOR, "--tail=80"))
-            raise
         finally:
             with contextlib.suppress(ClusterError):
                 cluster.kubectl("delete", "ifn", "--all", "-A", "--timeout=30s")

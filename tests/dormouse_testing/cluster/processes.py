@@ -11,6 +11,9 @@ from dormouse_testing.cluster.layout import ClusterError, Layout, Node
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
 
+_STARTED: list[subprocess.Popen[bytes]] = []
+"""Kept, or Python warns of each that it forgets while it runs. They outlive this process; their files are what they are ended by."""
+
 
 def run(*command: str | Path, stdin: str | None = None, quiet: bool = False) -> str:
     """Standard output. ClusterError with the program's last words when it fails."""
@@ -35,6 +38,7 @@ def spawn(layout: Layout, name: str, command: Sequence[str], node: Node | None =
         command = ["sh", "-c", join, "sh", *node.inside, *command]
     with open(layout.log / f"{where}-{name}.log", "ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    _STARTED.append(process)
     (layout.run / f"{where}-{name}.pid").write_text(f"{process.pid} {started(process.pid)}\n")
 
 

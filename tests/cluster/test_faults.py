@@ -1,0 +1,239 @@
+"""What cannot be had, and what goes away in the middle: callers are told by the hold limit, the condition says why within half a minute,
+and everything heals by itself when the cause is gone, without anybody's restart."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from dormouse_testing.cluster import control_plane
+from dormouse_testing.cluster.client import eventually
+from dormouse_testing.cluster.functions import CODE, GATEWAY, OPERATOR, SYSTEM, Dormouse, counter, echo
+from dormouse_testing.cluster.layout import Timing
+from dormouse_testing.cluster.serving import files
+
+HOLD = {"timeouts": {"hold": "12s"}}
+NOBODY = "localhost/nobody-has-this:1"
+
+
+@pytest.fixture(scope="module")
+def base(dormouse: Dormouse) -> Dormouse:
+    """With a function that serves all the time, which nobody's trouble may touch."""
+    dormouse.apply(counter("steady", minReplicas=1), echo("echo"))
+    dormouse.phase("steady", "Ready")
+    dormouse.asleep("echo")
+    return dormouse
+
+
+@pytest.fixture(autouse=True)
+def unharmed(base: Dormouse) -> Iterator[None]:
+    """Around every test: the steady function answers, and nothing of the installation was started anew that the test did not end."""
+    before = base.restarts()
+    yield
+    assert base.call("steady", 1, session=str(time.monotonic_ns())) == 1
+    after = base.restarts()
+    assert {name: count for name, count in after.items() if count != before.get(name, 0)} == {}
+
+
+def hopeless(dormouse: Dormouse, name: str, reason: str, *cause: str) -> None:
+    """3.O1: a call without a deadline of note is answered with the cause, one with 5 s is too or by its deadline; the condition says it."""
+    eventually("it is known", lambda: dormouse.condition(name, "Accepted"))
+    began = time.monotonic()
+    patient = dormouse.pool.submit(dormouse.refused, name)
+    code, _ = dormouse.refused(name, 5.0)
+    assert code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    code, text = patient.result()
+    assert time.monotonic() - began < 20
+    assert code == grpc.StatusCode.UNAVAILABLE
+    message = dormouse.reason(name, "ModelReady", reason, 30.0 - min(20.0, time.monotonic() - began))
+    for word in cause:
+        assert word in message
+    code, text = dormouse.refused(name, 30.0)
+    assert code == grpc.StatusCode.UNAVAILABLE
+    for word in cause:
+        assert word in text
+
+
+def heals(dormouse: Dormouse, name: str, seconds: float = 90.0) -> None:
+    """The next calls are refused or held until one is answered."""
+    began = time.monotonic()
+    while True:
+        try:
+            assert dormouse.call(name, 9, timeout=30) == 9
+            break
+        except grpc.RpcError:
+            if time.monotonic() - began > seconds:
+                raise
+            time.sleep(0.5)
+    eventually("its condition says so", lambda: dormouse.condition(name, "ModelReady").get("status") == "True")
+    dormouse.delete(name)
+
+
+def test_an_image_that_cannot_be_had(base: Dormouse) -> None:
+    base.apply(echo("no-image", workers={"image": NOBODY}, **HOLD))
+    hopeless(base, "no-image", "ImageUnavailable", NOBODY)
+    base.patch("no-image", {"workers": {"image": None}})
+    heals(base, "no-image")
+
+
+def test_a_model_that_is_not_there(base: Dormouse, tmp_path: Path) -> None:
+    """404, then a file whose digest is wrong, then the right one."""
+    if not base.cluster.own:
+        pytest.skip("pods of another cluster do not reach this process")
+    with files(tmp_path) as server:
+        base.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "trust"}, "data": {"ca": server.certificate.read_text()}})
+        workers = {
+            "env": [{"name": "SSL_CERT_FILE", "value": "/trust/ca"}],
+            "volumes": [{"name": "trust", "mountPath": "/trust", "configMap": {"name": "trust"}}],
+        }
+        base.apply(echo("no-model", model={"uri": f"{server.url}/counter.py?secret=1"}, workers=workers, **HOLD))
+        hopeless(base, "no-model", "ModelUnavailable", "404", f"{server.url}/counter.py")
+        assert "secret" not in base.condition("no-model", "ModelReady")["message"]
+        server.files["/counter.py?secret=1"] = b"print('half a handler')"
+        assert "python runtime takes a folder" in base.reason("no-model", "ModelReady", "ModelInvalid", 90)
+        base.delete("no-model")
+
+
+def test_a_config_map_that_comes_later(base: Dormouse) -> None:
+    base.apply(echo("no-volume", model={"uri": "configmap://later"}, **HOLD))
+    hopeless(base, "no-volume", "VolumeUnavailable", "later")
+    base.apply({**CODE, "metadata": {"name": "later"}})
+    heals(base, "no-volume", 150)
+
+
+def test_a_quota_of_no_pods(base: Dormouse) -> None:
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    base.apply(quota)
+    try:
+        base.apply(echo("no-quota", **HOLD))
+        hopeless(base, "no-quota", "QuotaExceeded", "quota")
+    finally:
+        base.cluster.kubectl("delete", "resourcequota", "none", "-n", base.space)
+    heals(base, "no-quota")
+
+
+def test_a_name_that_is_somebody_elses(base: Dormouse) -> None:
+    """A Service of the function's name: left as it is, and the condition says so until it is gone."""
+    service: dict[str, Any] = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "taken"}, "spec": {"ports": [{"port": 1}]}}
+    base.apply(service)
+    uid = base.cluster.get("service", "taken", base.space)["metadata"]["uid"]
+    base.apply(echo("taken"))
+    assert "taken" in base.reason("taken", "NameTaken", "NameTaken")
+    assert base.cluster.get("service", "taken", base.space)["metadata"]["uid"] == uid
+    base.cluster.kubectl("delete", "service", "taken", "-n", base.space)
+    eventually("the name is its own", lambda: base.condition("taken", "Applied").get("status") == "True", 60)
+    base.delete("taken")
+
+
+# ------------------------------------------------------------------------------------------------------------------ in mid-wake
+
+
+def gone(dormouse: Dormouse, part: str) -> None:
+    """Every pod of it, at once."""
+    words = ["-n", SYSTEM, "-l", f"dormouse.dev/part={part}", "--grace-period=0", "--force"]
+    dormouse.cluster.kubectl("delete", "pods", *words)
+
+
+def restart_api_server(dormouse: Dormouse, away: float) -> None:
+    assert dormouse.cluster.layout is not None
+    control_plane.restart_api_server(dormouse.cluster.layout, Timing(), away=away)
+
+
+@pytest.mark.parametrize(
+    ("what", "wait"),
+    [("operator", 0.1), ("operator", 0.8), ("API server", 0.1), pytest.param("API server", 0.8, marks=pytest.mark.slow)],
+)
+def test_a_wake_goes_on_when_what_makes_it_restarts(base: Dormouse, what: str, wait: float) -> None:
+    """The call is held through it and answered."""
+    if what == "API server" and not base.cluster.own:
+        pytest.skip("another's API server is not ours to end")
+    base.asleep("echo")
+    calls = [base.begin("echo", number) for number in range(1, 21)]
+    time.sleep(wait)
+    if what == "operator":
+        gone(base, "operator")
+    else:
+        restart_api_server(base, 3.0)
+    assert [call.result() for call in calls] == list(range(1, 21))
+    base.cluster.kubectl("rollout", "status", OPERATOR, "-n", SYSTEM, "--timeout=60s")
+
+
+def test_a_gateway_that_goes_in_the_middle_of_a_wake(base: Dormouse) -> None:
+    """Its callers' connections break; who calls again is answered by the other one, and the function wakes all the same."""
+    base.asleep("echo")
+    calls = [base.begin("echo", number) for number in range(1, 21)]
+    time.sleep(0.5)
+    [one, _] = [p["metadata"]["name"] for p in base.cluster.get("pods", "", SYSTEM, "-l", "dormouse.dev/part=gateway")]
+    base.cluster.kubectl("delete", "pod", one, "-n", SYSTEM, "--grace-period=0", "--force")
+    for number, call in enumerate(calls, 1):
+        error = call.exception()
+        assert error is None or (isinstance(error, grpc.RpcError) and error.code() == grpc.StatusCode.UNAVAILABLE), error
+        if error is not None:
+            assert retried(lambda number=number: base.call("echo", number, timeout=20)) == number  # type: ignore[misc]
+    base.cluster.kubectl("rollout", "status", f"deployment/{GATEWAY}", "-n", SYSTEM, "--timeout=60s")
+
+
+def retried(call: Callable[[], int]) -> int:
+    """As callers do it: UNAVAILABLE is called again, for a while."""
+    until = time.monotonic() + 30
+    while True:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+
+
+# ------------------------------------------------------------------------------------------------------------------ the API server
+
+
+def test_changes_are_handled_after_the_api_server_restarted_three_times(base: Dormouse) -> None:
+    """5.O3. Calls go on meanwhile; then create, change and delete are handled within a minute, by the same operator. (The pods may take
+    longer: scheduler, controllers and kubelet back off too, up to half a minute.)"""
+    if not base.cluster.own:
+        pytest.skip("another's API server is not ours to end")
+    for away in (0.0, 1.0, 4.0):
+        restart = base.pool.submit(restart_api_server, base, away)
+        session, count = str(away), 0
+        while not restart.done():
+            count += 1
+            assert base.call("steady", 1, session=session, timeout=5) == count
+            time.sleep(0.05)
+        restart.result()
+    base.apply(echo("after"))
+    eventually("it is taken", lambda: base.status("after").get("replicas") == 1, 60)
+    base.patch("after", {"replicas": 2})
+    eventually("it is changed", lambda: base.status("after").get("replicas") == 2, 60)
+    base.ready("after", 2, 120)
+    base.delete("after")
+    eventually("it is gone", lambda: not [key for key in base.stored() if key.endswith("/after")], 60)
+
+
+# ------------------------------------------------------------------------------------------------------------------ the end
+
+
+def test_a_namespace_goes_while_the_operator_is_away(base: Dormouse) -> None:
+    """5.O1. Three functions, one of which serves, one with sessions: nothing waits for a finalizer. The operator, when it is back, removes
+    what was stored."""
+    with base.cluster.namespace("going") as space:
+        base.cluster.apply(CODE, echo("one", replicas=1), counter("two", replicas=1), echo("three"), namespace=space)
+        there = Dormouse(base.cluster, base.address, space)
+        for name in ("one", "two"):
+            there.ready(name, 1)
+        assert there.call("two", 1, session="s") == 1
+        there.close()
+        base.cluster.kubectl("scale", OPERATOR, "-n", SYSTEM, "--replicas=0")
+        eventually("no operator runs", lambda: not base.cluster.get("pods", "", SYSTEM, "-l", "dormouse.dev/part=operator"))
+        began = time.monotonic()
+        try:
+            base.cluster.kubectl("delete", "namespace", space, "--timeout=60s")
+        finally:
+            took = time.monotonic() - began
+            base.cluster.kubectl("scale", OPERATOR, "-n", SYSTEM, "--replicas=1")
+        assert took < 60
+        base.cluster.kubectl("rollout", "status", OPERATOR, "-n", SYSTEM, "--timeout=60s")
+        eventually("nothing of it is stored", lambda: not [key for key in base.stored() if f"/{space}/" in key], 60)
+        base.cluster.kubectl("create", "namespace", space)  # for the end of `namespace`

@@ -1,0 +1,62 @@
+"""A web server on the host that pods of our own cluster reach, with a certificate that they can be told to trust."""
+
+import contextlib
+import http.server
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from dormouse_testing.cluster.layout import HOST_IP
+
+
+class Files(http.server.ThreadingHTTPServer):
+    """Serves what is in `files` by path; 404 for the rest."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__((HOST_IP, 0), _Handler)
+        self.files: dict[str, bytes] = {}
+        self.certificate = folder / "cert.pem"
+        key = folder / "key.pem"
+        words = ["-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=files", "-days", "2", "-addext", f"subjectAltName=IP:{HOST_IP}"]
+        subprocess.run(["openssl", "req", *words, "-out", self.certificate, "-keyout", key], check=True, capture_output=True)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate, key)
+        self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+
+    @property
+    def url(self) -> str:
+        return f"https://{HOST_IP}:{self.server_address[1]}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A pod that breaks off is the pod's affair."""
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        assert isinstance(self.server, Files)
+        body = self.server.files.get(self.path)
+        if body is None:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, text: str, *words: object) -> None:
+        """Tests look at what became of it."""
+
+
+@contextlib.contextmanager
+def files(folder: Path) -> Iterator[Files]:
+    server = Files(folder)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
