@@ -33,18 +33,44 @@ class Connection:
         except (ConnectionError, EOFError):
             return "closed"
 
+    def open(self, headers: Headers) -> int:
+        """A stream whose write side stays open; its number."""
+        self._stream += 2
+        self._socket.sendall(_frame(_HEADERS, _END_HEADERS, self._stream, b"".join(_literal(*header) for header in headers)))
+        return self._stream
+
+    def send(self, stream: int, body: bytes, size: int) -> None:
+        """`body` in DATA frames of at most `size` bytes, each a packet of its own."""
+        for begin in range(0, len(body), size):
+            self._socket.sendall(_frame(_DATA, 0, stream, body[begin : begin + size]))
+
+    def message(self, stream: int) -> bytes:
+        """The next gRPC message, without its prefix. EOFError: the stream ended."""
+        found = b""
+        while len(found) < 5 or len(found) < 5 + int.from_bytes(found[1:5], "big"):
+            kind, flags, of, payload = self._read()
+            self._reply(kind, flags, payload)
+            if of == stream and kind == _DATA:
+                found += payload
+            elif of == stream and (kind == _RESET or flags & _END_STREAM):
+                raise EOFError(payload)
+        return found[5:]
+
+    def _reply(self, kind: int, flags: int, payload: bytes) -> None:
+        if kind == _SETTINGS and not flags & _ACK:
+            self._socket.sendall(_frame(_SETTINGS, _ACK, 0, b""))
+        elif kind == _PING and not flags & _ACK:
+            self._socket.sendall(_frame(_PING, _ACK, 0, payload))
+
     def _until_end(self, stream: int) -> str:
         while True:
             kind, flags, of, payload = self._read()
-            if kind == _SETTINGS and not flags & _ACK:
-                self._socket.sendall(_frame(_SETTINGS, _ACK, 0, b""))
-            elif kind == _PING and not flags & _ACK:
-                self._socket.sendall(_frame(_PING, _ACK, 0, payload))
-            elif kind == _GOAWAY:
+            self._reply(kind, flags, payload)
+            if kind == _GOAWAY:
                 return "closed"
-            elif of == stream and kind == _RESET:
+            if of == stream and kind == _RESET:
                 return "reset"
-            elif of == stream and kind in (_DATA, _HEADERS) and flags & _END_STREAM:
+            if of == stream and kind in (_DATA, _HEADERS) and flags & _END_STREAM:
                 return "answered"
 
     def _read(self) -> tuple[int, int, int, bytes]:

@@ -1,15 +1,19 @@
 """What the tests of streams share: the system that they run on, and looks at it."""
 
 import contextlib
+import json
 import os
+import re
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from dormouse_testing import models, stream_clients
 from dormouse_testing.system import System, manifest
 from dormouse_testing.up import missing as missing_etcd
+from dormouse_testing.workers import metric_of
 
 STATES = {"states": [{"input": "state", "output": "stateN", "shape": [-1, 1], "batchAxis": 0, "initial": "zeros"}]}
 HANDLERS = """
@@ -74,7 +78,7 @@ def missing() -> str:
 
 @contextlib.contextmanager
 def streams_system(folder: Path) -> Iterator[System]:
-    """Functions of each kind, proved. `sleepy` sleeps after three seconds, the others stay awake."""
+    """Functions of each kind, proved. `sleepy` and `drowsy` sleep after three seconds, the others stay awake."""
     models.counter(folder / "counter.onnx", 1)
     models.identity(folder / "wide.onnx", models.FLOAT, ("n", "w"))
     (folder / "handlers").mkdir()
@@ -86,13 +90,14 @@ def streams_system(folder: Path) -> Iterator[System]:
         "counter": {**onnx, **awake},
         "sleepy": {**onnx, "scaleToZeroAfter": "3s"},
         "wide": {"runtime": "onnx", "model": {"uri": "file://wide.onnx"}, **awake},
+        "drowsy": {"runtime": "onnx", "model": {"uri": "file://wide.onnx"}, "scaleToZeroAfter": "3s"},
         "slow": {**python, "handler": "handlers:Slow", "sessions": {}, **awake},
         "talk": {**python, "handler": "handlers:Talk", "sessions": {}, **awake},
         "shout": {**python, "handler": "handlers:Shout", **awake},
     }.items():
         (folder / f"{name}.yaml").write_text(manifest(name, **spec))
     with System(folder) as started:
-        for name in ("counter", "sleepy", "wide", "slow", "talk", "shout"):
+        for name in ("counter", "sleepy", "wide", "drowsy", "slow", "talk", "shout"):
             started.wait_proved(name)
         yield started
 
@@ -122,3 +127,26 @@ def pid_of(system: System, word: str) -> int:
         if word in words or words[0].endswith(f"/{word}"):
             return pid
     raise AssertionError(f"no process of {word}")
+
+
+def agents(system: System, name: str) -> float:
+    """The agent's series of that name, summed over its labels."""
+    port = json.loads((system.folder / ".dormouse" / "run.json").read_text())["metrics"]["gateway"]
+    return metric_of(f"127.0.0.1:{port}", name)
+
+
+def workers(system: System, function: str) -> list[str]:
+    """Addresses of the workers that started and still answer."""
+    found = []
+    for port in re.findall(rf"worker ready worker=\S+ function=default/{function} port=(\d+)", system.log):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(port)), 1):
+            found.append(f"127.0.0.1:{port}")
+    return found
+
+
+def settles(read: Callable[[], float], seconds: float = 5.0) -> float:
+    """What `read` says once it is 0, or after `seconds`."""
+    limit = time.monotonic() + seconds
+    while (found := read()) and time.monotonic() < limit:
+        time.sleep(0.05)
+    return found

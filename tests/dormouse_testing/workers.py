@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -190,6 +192,13 @@ def patient(call: Callable[[], Any], seconds: float = 15.0) -> Any:
             if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > limit:
                 raise
             time.sleep(0.02)
+
+
+def metric_of(address: str, name: str) -> float:
+    """The series of that name in Prometheus's text at `address`, summed over its labels."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as page:
+        text = page.read().decode()
+    return sum(float(value) for value in re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE))
 
 
 def give_shards(endpoint: str, installation: str, shards: int, *, name: str = "fn", uid: str = "uid-1", besides: Sequence[str] = ()) -> str:

@@ -1,11 +1,10 @@
 """`ModelStreamInfer` on the whole system, by the unmodified tritonclient: many sequences on one stream, what it outlives, how it ends."""
 
 import asyncio
-import json
 import os
 import signal
+import statistics
 import time
-import urllib.request
 from collections.abc import Iterator
 
 import grpc
@@ -14,8 +13,9 @@ import numpy as np
 import pytest
 from conftest import unavailable
 from dormouse_proto import inference_pb2
+from dormouse_testing.http2 import Connection
 from dormouse_testing.stream_clients import triton_stream
-from dormouse_testing.streams_system import NAP, X, missing, owners, pid_of, scale, streams_system
+from dormouse_testing.streams_system import NAP, X, agents, missing, owners, pid_of, scale, settles, streams_system
 from dormouse_testing.system import System, manifest
 from dormouse_testing.workers import request_of
 
@@ -116,6 +116,29 @@ def test_ping_pong_that_is_never_half_closed(system: System) -> None:
         assert (found["id"], len(found["outputs"]["y"])) == ("large", 16)
         found = client.do("turns", model="counter", sequence=5, count=100, **X)
         assert found["values"] == [float(number + 1) for number in range(100)]
+        assert found["p50"] < 50, "ms; each reply comes long before it would have been given up"
+    assert streams_open(system) == 0
+
+
+def test_a_first_message_that_comes_byte_by_byte(system: System) -> None:
+    """Case 1.O6. Each byte is a DATA frame of its own; then a hundred messages more, each after the reply to the one before. The stream is
+    never half-closed."""
+    headers = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/inference.GRPCInferenceService/ModelStreamInfer"),
+               (b":authority", b"x"), (b"content-type", b"application/grpc"), (b"te", b"trailers")]  # fmt: skip
+    took = []
+    with Connection(system.address) as connection:
+        stream = connection.open(headers)
+        for number in range(101):
+            request = request_of("counter", x=np.ones((1, 1), np.float32))
+            request.parameters["sequence_id"].int64_param = 7
+            request.parameters["sequence_start"].bool_param = number == 0
+            body = request.SerializeToString()
+            began = time.monotonic()
+            connection.send(stream, b"\0" + len(body).to_bytes(4, "big") + body, 1 if number == 0 else len(body) + 5)
+            found = inference_pb2.ModelStreamInferResponse.FromString(connection.message(stream))
+            took.append(time.monotonic() - began)
+            assert np.frombuffer(found.infer_response.raw_output_contents[0], np.float32) == number + 1.0
+    assert statistics.median(took) < 0.05
     assert streams_open(system) == 0
 
 
@@ -156,15 +179,7 @@ async def test_three_thousand_open_streams(system: System) -> None:
 
 def streams_open(system: System) -> float:
     """By the agent's own count, once it has seen what the client did."""
-    port = json.loads((system.folder / ".dormouse" / "run.json").read_text())["metrics"]["gateway"]
-    limit = time.monotonic() + 5
-    while True:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
-            lines = page.read().decode().splitlines()
-        count = float(next(line for line in lines if line.startswith("dormouse_relay_streams ")).rpartition(" ")[2])
-        if count == 0 or time.monotonic() > limit:
-            return count
-        time.sleep(0.05)
+    return settles(lambda: agents(system, "dormouse_relay_streams"))
 
 
 # ------------------------------------------------------------------------------------------------------------------------ errors
