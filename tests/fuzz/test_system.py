@@ -26,6 +26,7 @@ ALLOWED = {
     grpc.StatusCode.NOT_FOUND,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.ABORTED,  # rule 10: a START that a step of the same session, sent beside it, has overtaken; seldom
 }
 FUNCTIONS = {"double": {"x": ("FP32", [-1, 4])}, "total": {"x": ("FP32", [1, 1])}}
 
@@ -90,6 +91,8 @@ def test_messages(up: Up, seed: int, many: int) -> None:
                 codes.update(pool.map(send, batch))
     assert codes[grpc.StatusCode.OK] > many // 100, codes
     assert codes[grpc.StatusCode.INVALID_ARGUMENT] > many // 4, codes
+    assert codes[grpc.StatusCode.ABORTED] <= many // 1000, codes
+    print(f"{many} messages: {dict(codes)}")
     well(up)
     assert alive(up) == before
 
@@ -115,9 +118,10 @@ def test_bytes(up: Up, where: str, seed: int, many: int) -> None:
         return ends
 
     batches = ([request(rng, next(made)) for _ in range(20)] for _ in range(many // 20))
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(64) as pool:  # most of them wait for a deadline
         ends = Counter(end for found in pool.map(calls, batches) for end in found)
     assert ends["answered"] > many // 3, ends
+    print(f"{many} calls to the {where}: {dict(ends)}")
     well(up)
     assert alive(up) == before
 
@@ -138,7 +142,7 @@ def request(rng: random.Random, message: bytes) -> tuple[list[tuple[bytes, bytes
         *(pair for pair in fuzzing.metadata(rng) if pair[0] != b"content-type"),
     ]
     # Its own mistakes are tried in test_metadata. Here a deadline ends what grpcio waits for: the rest of a message that is cut off.
-    headers = [*(pair for pair in headers if pair[0] != b"grpc-timeout"), (b"grpc-timeout", b"300m")]
+    headers = [*(pair for pair in headers if pair[0] != b"grpc-timeout"), (b"grpc-timeout", b"100m")]
     cuts = sorted(rng.randrange(len(body) + 1) for _ in range(rng.randrange(4)))
     return headers, [body[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(body)], strict=True)]
 
