@@ -11,7 +11,7 @@ import pytest
 from dormouse_proto import health_pb2, health_pb2_grpc, inference_pb2, inference_pb2_grpc
 from dormouse_testing.cluster.client import eventually
 from dormouse_testing.cluster.functions import RELEASE, SYSTEM, Dormouse, counter, echo
-from dormouse_testing.cluster.layout import ClusterError
+from dormouse_testing.cluster.layout import ROOT, ClusterError
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +100,13 @@ def test_odd_but_valid_values_harm_no_other(both: Dormouse) -> None:
     assert both.call("echo", 5) == 5
     assert both.condition(longest, "Routed")["status"] == "True"
     both.delete(longest, "one-shard")
+
+
+def test_the_first_function_of_the_documents_works_as_it_stands(dormouse: Dormouse) -> None:
+    dormouse.cluster.kubectl("apply", "-n", dormouse.space, "-f", str(ROOT / "examples" / "kubernetes" / "hello.yaml"))
+    dormouse.phase("hello", "Ready")
+    assert [dormouse.call("hello", 5, session="7") for _ in range(3)] == [5, 10, 15]
+    dormouse.delete("hello")
 
 
 # ------------------------------------------------------------------------------------------------------------------ what it says

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -32,6 +33,7 @@ class Wire:
         self.held = False
         self.gone = False
         self.began = asyncio.Event()
+        self.ended = asyncio.Event()
         self.transport = Transport(1 << 20, self._other)
         self.call = kind(self.transport, [], self._receive, self._send)
 
@@ -45,6 +47,8 @@ class Wire:
         if self.gone:
             raise ConnectionError("nobody is there")
         self.events.append(event)
+        if event["type"].endswith("trailers"):
+            self.ended.set()
         sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.held and "body" in event:
             self.waiting.append(sent)
@@ -196,7 +200,26 @@ async def test_the_step_limit_holds_while_it_yields(steps: Any) -> None:
     outcome = await run(streaming(steps, limit=0.1), wire, 1000)
     assert isinstance(outcome, Failed)
     assert outcome.error.code == Code.DEADLINE_EXCEEDED
-    assert wire.status[b"grpc-status"] == b"4", "the caller was told when the limit passed"
+    wire.transport.refuse(wire.call, outcome.error)  # as the session does; nothing, where the watch over the limit was first
+    assert wire.status[b"grpc-status"] == b"4"
+    assert wire.kinds.count("trailers") == 1
+
+
+async def test_a_caller_is_told_when_the_step_limit_passes_though_the_step_goes_on() -> None:
+    go_on = threading.Event()
+
+    def stuck(self: Handler, inputs: Any, state: Any, ctx: Context) -> Iterator[Any]:
+        yield {"y": np.array([1])}
+        go_on.wait(10)
+
+    wire = Wire()
+    running = asyncio.create_task(run(streaming(stuck, limit=0.1), wire, 1))
+    async with asyncio.timeout(10):
+        await wire.ended.wait()
+    assert wire.status[b"grpc-status"] == b"4"
+    assert not running.done(), "the session does not go on beside a step that still runs"
+    go_on.set()
+    assert isinstance(await running, Failed)
 
 
 async def test_what_a_step_says_is_limited(steps: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,6 +64,13 @@ def _function(name: str, spec: dict[str, Any]) -> dict[str, Any]:
         "metadata": {"name": name},
         "spec": {**common, **spec},
     }
+
+
+def _request(name: str, add: int) -> Any:
+    message = inference_pb2.ModelInferRequest(model_name=name)
+    message.inputs.add(name="add", datatype="INT64", shape=[1])
+    message.raw_input_contents.append(struct.pack("<q", add))
+    return message
 
 
 @dataclass(slots=True)
@@ -136,13 +143,21 @@ class Dormouse:
 
     def call(self, name: str, add: int = 1, *, session: str = "", timeout: float | None = 60.0) -> int:
         """The total that the function answers."""
-        message = inference_pb2.ModelInferRequest(model_name=name)
-        message.inputs.add(name="add", datatype="INT64", shape=[1])
-        message.raw_input_contents.append(struct.pack("<q", add))
-        metadata = [("dormouse-function", f"{self.space}/{name}"), *([("dormouse-session", session)] if session else [])]
+        metadata = [*self._metadata(name), *([("dormouse-session", session)] if session else [])]
         stub = inference_pb2_grpc.GRPCInferenceServiceStub(self.channel)
-        reply = stub.ModelInfer(message, timeout=timeout, metadata=metadata)
+        reply = stub.ModelInfer(_request(name, add), timeout=timeout, metadata=metadata)
         return int(struct.unpack("<q", reply.raw_output_contents[0])[0])
+
+    def raw(self, name: str, add: int, done: Callable[[Any], None]) -> Any:
+        """A call without a thread of its own; `done(future)` when it has ended."""
+        future = inference_pb2_grpc.GRPCInferenceServiceStub(self.channel).ModelInfer.future(
+            _request(name, add), timeout=120.0, metadata=self._metadata(name)
+        )
+        future.add_done_callback(done)
+        return future
+
+    def _metadata(self, name: str) -> list[tuple[str, str]]:
+        return [("dormouse-function", f"{self.space}/{name}")]
 
     def begin(self, name: str, add: int = 1, *, session: str = "", timeout: float | None = 60.0) -> "Future[int]":
         return self.pool.submit(self.call, name, add, session=session, timeout=timeout)

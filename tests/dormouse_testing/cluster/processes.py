@@ -72,6 +72,9 @@ def end(files: Sequence[Path], grace: float = 0.0) -> None:
     for file in files:
         if pid := alive(file):
             os.kill(pid, signal.SIGKILL)
+    for file in files:
+        while alive(file):  # its ports are its own until it is gone
+            time.sleep(0.01)
         file.unlink(missing_ok=True)
 
 
