@@ -2,10 +2,10 @@
 
     PYTHONPATH=tests python bench/cluster.py [--rounds 20] [--held 500] [--idle 100]
 
-`wake`: from zero to the first answer through the gateway's Service, and where the time goes, as seen from outside: when the operator wanted
-a worker, when the API server told of the Deployment, the pod and its node, when the process said its first word and when it was ready.
-`held`: so many calls at once at zero. `idle`: so many functions that sleep: the operator's memory, its share of a core, and objects whose
-resourceVersion moved in a minute.
+`wake`: from zero to the first answer through the gateway's Service, and where the time goes: when the operator wanted a worker, when the
+API server told of the Deployment, the pod and its node, when containerd began the sandbox and had started the container (where the cluster
+is our own, so that its log can be read), when the worker reached the store and when it was ready. `held`: so many calls at once at zero.
+`idle`: so many functions that sleep: the operator's memory, its share of a core, and objects whose resourceVersion moved in a minute.
 """
 
 import argparse
@@ -26,14 +26,16 @@ from dormouse_testing.cluster.layout import ClusterError
 
 SPACE = "bench"
 GOALS = {"p50": 2.0, "p95": 3.5}
-MOMENTS = ("wanted", "deployment", "pod", "node", "process", "ready", "answer")
+MOMENTS = ("wanted", "deployment", "pod", "node", "sandbox", "container", "store", "ready", "answer")
 MEANING = {
     "wanted": "hold, report, decide",
     "deployment": "patch, watch",
     "pod": "controllers make the pod",
     "node": "schedule",
-    "process": "sandbox, container, interpreter",
-    "ready": "model, registration",
+    "sandbox": "kubelet: volumes",
+    "container": "sandbox, container",
+    "store": "process: interpreter, model, until the network policy knows the pod",
+    "ready": "registration",
     "answer": "route, call",
 }
 KINDS = "ifn,deployments,services,configmaps,secrets,poddisruptionbudgets,networkpolicies"
@@ -89,6 +91,19 @@ def said(lines: str, pattern: str, since: float) -> float:
     return 0.0
 
 
+def containerd(dormouse: Dormouse, pod: str) -> dict[str, float]:
+    """When node1's containerd was asked for the pod's sandbox, and when its container ran."""
+    assert dormouse.cluster.layout is not None
+    seen: dict[str, float] = {}
+    for line in (dormouse.cluster.layout.log / "node1-containerd.log").read_text().splitlines():
+        stamp = re.match(r'time="([^"]+)"', line)
+        if stamp and f"Name:{pod}," in line and "RunPodSandbox" in line:
+            seen.setdefault("sandbox", at(stamp[1]))
+        elif stamp and "sandbox" in seen and "StartContainer" in line and "returns successfully" in line:
+            seen.setdefault("container", at(stamp[1]))
+    return seen
+
+
 def wake(dormouse: Dormouse, rounds: int) -> None:
     dormouse.apply(echo("wake", scaleToZeroAfter="1s"))
     dormouse.phase("wake", "Ready", "Asleep")
@@ -109,7 +124,8 @@ def wake(dormouse: Dormouse, rounds: int) -> None:
         operator = dormouse.cluster.kubectl("logs", "-n", SYSTEM, OPERATOR, "--since=30s")
         worker = dormouse.cluster.kubectl("logs", "-n", SPACE, pod, "--timestamps")
         seen["wanted"] = said(operator, r"workers wanted function=bench/wake count=1", began)
-        seen["process"] = said(worker, "", began)
+        seen["store"] = said(worker, "store connected", began)
+        seen |= containerd(dormouse, pod)
         seen["ready"] = said(worker, r"\bready\b|serving", began) or answered
         took.append(answered - began)
         before = began
@@ -135,7 +151,7 @@ def held(dormouse: Dormouse, count: int) -> None:
     dormouse.asleep("held")
     time.sleep(2.0)
     began, done = time.monotonic(), threading.Semaphore(0)
-    futures = [dormouse.raw("held", number, lambda _: done.release()) for number in range(1, count + 1)]
+    futures = [dormouse.raw("held", 0, lambda _: done.release()) for _ in range(count)]
     for _ in futures:
         done.acquire()
     right = sum(future.exception() is None for future in futures)

@@ -17,6 +17,7 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self.endpoint = ""
         self.accepted = 0
+        self.swallow = 0  # so many connections, the next ones, are never passed on
         self.passed = {"request": 0, "reply": 0}  # bytes
         self.open()
 
@@ -55,6 +56,14 @@ class Proxy:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self._writers.add(writer)
+        if self.swallow:
+            self.swallow -= 1
+            with contextlib.suppress(ConnectionError):
+                while await reader.read(65536):
+                    pass
+            self._writers.discard(writer)
+            writer.transport.abort()
+            return
         try:
             upstream_reader, upstream = await asyncio.open_connection(*self._target)
         except OSError:

@@ -223,7 +223,18 @@ async def test_the_first_endpoint_silent_at_the_start(etcd_server: EtcdServer) -
         async with client(hole.endpoint, etcd_server.endpoint) as store:
             began = time.monotonic()
             assert (await store.txn(put(b"x"))).succeeded
-            assert time.monotonic() - began < 1.5
+            assert time.monotonic() - began < 0.5
+
+
+async def test_a_connection_whose_first_packets_are_dropped_is_tried_again_beside_it(etcd_server: EtcdServer) -> None:
+    """A new pod's are, until its address is known to whoever enforces policies: the way is open long before the first attempt gives up."""
+    async with Proxy(etcd_server.endpoint) as hole:
+        hole.swallow = 2
+        async with client(hole.endpoint) as store:
+            began = time.monotonic()
+            assert (await store.txn(put(b"x"))).succeeded
+            assert time.monotonic() - began < 0.8
+            assert hole.accepted == 3
 
 
 async def test_a_black_hole_loses_no_lease_and_moves_watches(etcd_server: EtcdServer) -> None:

@@ -24,12 +24,12 @@ from dormouse_core.seams import StoreError
 
 from dormouse_kit import log
 from dormouse_kit.etcd import messages
+from dormouse_kit.etcd.dialling import first_of
 from dormouse_kit.grpc_options import UNLIMITED, Options
 
 CONNECT_SECONDS: Final = 1.0
 PROBE_AFTER: Final = 1.0  # of silence
 PROBE_SECONDS: Final = 2.0  # until a probe counts as unanswered
-BACKOFF: Final = (0.05, 1.0)  # between rounds over all endpoints: first, longest
 PAUSE: Final = (0.02, 0.3)  # after a connection that did not last: first, longest
 
 _OPTIONS: Final[Options] = [
@@ -179,18 +179,16 @@ class Connections:
 
     async def _connect(self) -> Connection:
         await asyncio.sleep(self._pause)
-        backoff, longest = BACKOFF
-        while True:
-            for _ in self.endpoints:
-                endpoint = self.endpoints[self._next % len(self.endpoints)]
-                connection = await self._open(endpoint)
-                if connection is not None:
-                    return connection
-                self._next += 1
-            await asyncio.sleep(backoff)
-            backoff = min(2 * backoff, longest)
+        self._next, connection = await first_of(self._open, len(self.endpoints), self._next, lambda late: late.channel.close(None))
+        connection.guards = [
+            asyncio.create_task(self._follow(connection), name="etcd connection state"),
+            asyncio.create_task(self._probe(connection), name="etcd probe"),
+        ]
+        self._current = connection
+        return connection
 
-    async def _open(self, endpoint: str) -> Connection | None:
+    async def _open(self, place: int) -> Connection | None:
+        endpoint = self.endpoints[place]
         channel = (
             grpc.aio.secure_channel(endpoint, self._credentials, options=_OPTIONS)
             if self._credentials
@@ -210,15 +208,10 @@ class Connections:
                         raise refused from error
                     return None
             kept = True
+            return connection
         finally:
             if not kept:
                 await channel.close()
-        connection.guards = [
-            asyncio.create_task(self._follow(connection), name="etcd connection state"),
-            asyncio.create_task(self._probe(connection), name="etcd probe"),
-        ]
-        self._current = connection
-        return connection
 
     async def _follow(self, connection: Connection) -> None:
         await connection.channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
