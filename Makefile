@@ -63,14 +63,15 @@ integration: setup
 
 # On the cluster that KUBECONFIG names, or on one of our own on this machine: root, Debian and Go; 6 to 9 minutes the first time.
 .PHONY: cluster
-cluster: setup
-	$(BIN)/pytest tests/cluster
+cluster: setup clients
+	$(BIN)/pytest -m "not slow and not machine" tests/cluster tests/conformance
 
-# Unmodified clients against the whole system; grpcurl and the Go client where there is a Go.
-.PHONY: conformance fuzz
-conformance: setup .venv-kserve/.done
+# Unmodified clients against the whole system on this machine, and as a part of `cluster` against the cluster.
+.PHONY: conformance clients fuzz
+conformance: setup clients
+	$(BIN)/pytest -m "not slow and not cluster" tests/conformance
+clients: .venv/.done .venv-client/.done .venv-kserve/.done    # grpcurl and the Go client where there is a Go
 	tests/conformance/tools.sh
-	$(BIN)/pytest tests/conformance
 fuzz: .venv/.done
 	$(BIN)/pytest tests/fuzz
 

@@ -1,4 +1,4 @@
-"""Fixtures that every kind of test may use: real etcd, and two stores that must behave alike."""
+"""Fixtures that every kind of test may use: real etcd, and a real Kubernetes."""
 
 import contextlib
 import os
@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from dormouse_testing.cluster import holding
+from dormouse_testing.cluster.client import Cluster
+from dormouse_testing.cluster.layout import ClusterError
 from dormouse_testing.etcd_server import EtcdServer, NoEtcd
 
 
@@ -14,6 +17,28 @@ def unavailable(reason: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """One for the whole run: the one that KUBECONFIG names, or our own on this machine.
+
+    Our own is started and stopped here, unless it runs already (`tests/cluster/cluster up`): then it is used and left running.
+    """
+    try:
+        with holding.cluster() as held:
+            yield held
+    except holding.Unavailable as error:
+        unavailable(str(error))
+    except ClusterError as error:
+        pytest.fail(str(error))
+
+
+@pytest.fixture(scope="session")
+def with_images(cluster: Cluster) -> Cluster:
+    """The cluster, with the images of this tree in every node: the project's, and the one with the examples' models."""
+    holding.bring_images(cluster, models=True)
+    return cluster
 
 
 @pytest.fixture(scope="session")

@@ -1,24 +1,14 @@
-"""A cluster for the whole run: the one that KUBECONFIG names, or our own on this machine.
+"""Helm, and Dormouse installed. The cluster itself: tests/conftest.py."""
 
-Our own is started and stopped here, unless it runs already (`tests/cluster/cluster up`): then it is used and left running.
-"""
-
-import os
 import shutil
 from collections.abc import Iterator
 
 import pytest
-from dormouse_testing.cluster import holding, tools
+from conftest import unavailable
+from dormouse_testing.cluster import tools
 from dormouse_testing.cluster.client import Cluster
 from dormouse_testing.cluster.functions import Dormouse, installed
-from dormouse_testing.cluster.layout import ClusterError, Layout
-
-
-def unavailable(reason: str) -> None:
-    """A test of real parts that cannot run skips and says why; in CI that is a failure."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
+from dormouse_testing.cluster.layout import Layout
 
 
 @pytest.fixture(scope="session")
@@ -31,24 +21,6 @@ def helm() -> str:
         unavailable(reason)
     tools.build(layout)
     return str(layout.bin / "helm")
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    try:
-        with holding.cluster() as held:
-            yield held
-    except holding.Unavailable as error:
-        unavailable(str(error))
-    except ClusterError as error:
-        pytest.fail(str(error))
-
-
-@pytest.fixture(scope="session")
-def with_images(cluster: Cluster) -> Cluster:
-    """The cluster, with the images of this tree in every node: the project's, and the one with the examples' models."""
-    holding.bring_images(cluster, models=True)
-    return cluster
 
 
 @pytest.fixture(scope="module")

@@ -1,89 +1,55 @@
-"""The whole system with functions of every kind, for clients that know nothing of Dormouse."""
+"""The whole system with functions of every kind, for clients that know nothing of Dormouse: on one machine, and on a cluster."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from conftest import unavailable
-from dormouse.initial import manifest
-from dormouse_testing import models, sequence_models
-from dormouse_testing.up import Up, missing, system
+from dormouse_testing import conforming
+from dormouse_testing.cluster.client import Cluster
+from dormouse_testing.cluster.functions import CODE, installed
+from dormouse_testing.up import missing, system
 
-ECHO = """
-import asyncio
-import time
-
-import dormouse
-
-TYPES = ["BYTES", "FP16", "BF16", "INT64", "BOOL"]
-
-class Echo(dormouse.Handler):
-    inputs = [dormouse.Tensor(t.lower(), t, [-1], optional=True) for t in TYPES]
-    outputs = [dormouse.Tensor(t.lower() + "_out", t, [-1]) for t in TYPES]
-
-    def step(self, inputs, state, ctx):
-        return {t.lower() + "_out": inputs.get(t.lower(), []) for t in TYPES}
-
-class Text(dormouse.Handler):
-    inputs = [dormouse.Tensor("bytes", "BYTES", [-1])]
-    outputs = [dormouse.Tensor("bytes_out", "BYTES", [-1])]
-
-    def step(self, inputs, state, ctx):
-        return {"bytes_out": inputs["bytes"]}
-
-class Sleepy(dormouse.Handler):
-    inputs = [dormouse.Tensor("seconds", "FP32", [1])]
-    outputs = [dormouse.Tensor("slept", "FP32", [1])]
-
-    async def step(self, inputs, state, ctx):
-        await asyncio.sleep(float(inputs["seconds"][0]))
-        return {"slept": inputs["seconds"]}
-
-class Stuck(dormouse.Handler):
-    inputs = [dormouse.Tensor("x", "FP32", [-1, 1])]
-    outputs = [dormouse.Tensor("y", "FP32", [-1, 1])]
-
-    def setup(self, ctx):
-        time.sleep(600)
-
-    def step(self, inputs, state, ctx):
-        return {"y": inputs["x"]}
-"""
+NAMESPACE = "default"
+"""Of the functions: the one in which a gateway looks for a model without a namespace."""
 
 
-@pytest.fixture(scope="session")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    if reason := missing():
-        unavailable(reason)
-    folder = tmp_path_factory.mktemp("conformance")
-    made = {
-        "double": models.double(folder / "double.onnx"),
-        "counter": models.counter(folder / "counter.onnx", 1),
-        "sequence": sequence_models.accumulate(folder / "sequence.onnx"),
-        "three": models.three_outputs(folder / "three.onnx"),
-        "half": models.identity(folder / "half.onnx", models.FLOAT16, ["n", 5]),
-    }
-    (folder / "code").mkdir()
-    (folder / "code" / "echo.py").write_text(ECHO)
-    for name, path in made.items():
-        write(folder, yaml.safe_load(manifest(name, path, f"file://{path.name}")))
-    for name, handler in (("echo", "echo:Echo"), ("text", "echo:Text"), ("sleepy", "echo:Sleepy")):
-        spec = {"runtime": "python", "handler": handler, "model": {"uri": "file://code"}}
-        write(folder, {"apiVersion": "dormouse.dev/v1alpha1", "kind": "InferenceFunction", "metadata": {"name": name}, "spec": spec})
-    stopped = yaml.safe_load(manifest("stopped", made["double"], "file://double.onnx"))
-    stopped["spec"]["replicas"] = 0
-    write(folder, stopped)
-    spec = {"runtime": "python", "handler": "echo:Stuck", "model": {"uri": "file://code"}, "timeouts": {"hold": "1s"}}
-    write(folder, {"apiVersion": "dormouse.dev/v1alpha1", "kind": "InferenceFunction", "metadata": {"name": "stuck"}, "spec": spec})
-    with system(folder) as started:
-        started.wait_ready()
-        for name in (*made, "echo", "text", "sleepy"):
-            started.until_phase(name, "Ready", "Asleep")
-        yield started
+@pytest.fixture(scope="session", params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("machine", "cluster")])
+def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Its host:port. Of two systems one is gone before the other begins."""
+    folder = tmp_path_factory.mktemp(conforming.NAME)
+    if request.param == "machine":
+        if reason := missing():
+            unavailable(reason)
+        with one_machine(folder) as address:
+            yield address
+    else:
+        with a_cluster(request.getfixturevalue("with_images"), folder) as address:
+            yield address
 
 
-def write(folder: Path, data: dict[str, object]) -> None:
-    """With a short way to sleep, so that calls also find functions at zero."""
-    data["spec"] |= {"scaleToZeroAfter": "5s"}  # type: ignore[operator]
-    (folder / f"{data['metadata']['name']}.yaml").write_text(yaml.safe_dump(data))  # type: ignore[index]
+@contextlib.contextmanager
+def one_machine(folder: Path) -> Iterator[str]:
+    conforming.files(folder)
+    with system(folder) as up:
+        up.wait_ready()
+        for name in conforming.SERVED:
+            up.until_phase(name, "Ready", "Asleep")
+        yield up.gateway
+
+
+@contextlib.contextmanager
+def a_cluster(cluster: Cluster, folder: Path) -> Iterator[str]:
+    with installed(cluster, NAMESPACE) as dormouse:
+        try:
+            dormouse.apply(*conforming.objects(folder))
+            for name in conforming.SERVED:
+                dormouse.phase(name, "Ready", "Asleep", seconds=120)
+            yield dormouse.address
+        except AssertionError:
+            dormouse.tell()
+            raise
+        finally:
+            names = [conforming.NAME, CODE["metadata"]["name"]]
+            cluster.kubectl("delete", "configmap", *names, "-n", NAMESPACE, "--ignore-not-found")

@@ -1,4 +1,5 @@
-"""Unmodified clients, each in an environment of its own: what they call, and what they must be told. README.md has the table."""
+"""Unmodified clients, each in an environment of its own, against one machine and against a cluster: what they call, and what they must be
+told. README.md has the table."""
 
 import functools
 import json
@@ -9,7 +10,6 @@ from typing import Any
 
 import pytest
 from conftest import unavailable
-from dormouse_testing.up import Up
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(__file__).parent / "programs"
@@ -133,8 +133,8 @@ def said(client: str, address: str) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("client", "call"), [(client, call) for client, calls in ASKED.items() for call in calls])
-def test_client(up: Up, client: str, call: str) -> None:
-    answer = said(client, up.gateway)[call]
+def test_client(gateway: str, client: str, call: str) -> None:
+    answer = said(client, gateway)[call]
     if call in REFUSALS:
         code, text = REFUSALS[call]
         assert "error" in answer, answer
@@ -150,42 +150,42 @@ def test_client(up: Up, client: str, call: str) -> None:
     assert answer.get("result") == expected, answer
 
 
-def test_every_call_is_judged(up: Up) -> None:
+def test_every_call_is_judged(gateway: str) -> None:
     """A call that a program makes and no row expects would pass unseen."""
     for client, calls in ASKED.items():
         if Path(CLIENTS[client][0]).exists():
-            assert said(client, up.gateway).keys() == set(calls), client
+            assert said(client, gateway).keys() == set(calls), client
 
 
 # ------------------------------------------------------------------------------------------------------------------------- grpcurl
 
 
-def grpcurl(up: Up, *words: str, data: Any = None) -> subprocess.CompletedProcess[str]:
+def grpcurl(gateway: str, *words: str, data: Any = None) -> subprocess.CompletedProcess[str]:
     program = BIN / "grpcurl"
     if not program.exists():
         unavailable("grpcurl is not here: make conformance, with a go on PATH")
     given = ["-d", json.dumps(data)] if data is not None else []
-    return subprocess.run([program, "-plaintext", *given, *words[:-1], up.gateway, words[-1]], capture_output=True, text=True, timeout=60)
+    return subprocess.run([str(program), "-plaintext", *given, *words[:-1], gateway, words[-1]], capture_output=True, text=True, timeout=60)
 
 
-def test_grpcurl_lists_and_describes(up: Up) -> None:
-    found = grpcurl(up, "list")
+def test_grpcurl_lists_and_describes(gateway: str) -> None:
+    found = grpcurl(gateway, "list")
     assert found.stdout.split() == ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "inference.GRPCInferenceService"]
-    program = [BIN / "grpcurl", "-plaintext", up.gateway, "describe", "inference.ModelInferRequest"]
+    program = [str(BIN / "grpcurl"), "-plaintext", gateway, "describe", "inference.ModelInferRequest"]
     described = subprocess.run(program, capture_output=True, text=True, timeout=60).stdout
     assert "repeated bytes raw_input_contents = 7;" in described
 
 
-def test_grpcurl_calls_by_reflection_alone(up: Up) -> None:
+def test_grpcurl_calls_by_reflection_alone(gateway: str) -> None:
     """No .proto file at hand: the messages come from the gateway."""
     tensor = {"name": "x", "datatype": "FP32", "shape": [1, 4], "contents": {"fp32Contents": [1, 2, 3, 4]}}
-    found = grpcurl(up, "inference.GRPCInferenceService/ModelInfer", data={"modelName": "double", "inputs": [tensor]})
+    found = grpcurl(gateway, "inference.GRPCInferenceService/ModelInfer", data={"modelName": "double", "inputs": [tensor]})
     assert json.loads(found.stdout)["outputs"][0]["shape"] == ["1", "4"], found.stderr
     stepped = {
         "modelName": "counter",
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "contents": {"fp32Contents": [1]}}],
     }
-    found = grpcurl(up, "-H", "dormouse-session: grpcurl", "-v", "inference.GRPCInferenceService/ModelInfer", data=stepped)
+    found = grpcurl(gateway, "-H", "dormouse-session: grpcurl", "-v", "inference.GRPCInferenceService/ModelInfer", data=stepped)
     assert "dormouse-step: 1" in found.stdout
 
 
@@ -198,11 +198,11 @@ def test_grpcurl_calls_by_reflection_alone(up: Up) -> None:
         ("inference.GRPCInferenceService/ModelReady", {"name": "double"}, {"ready": True}),
     ],
 )
-def test_grpcurl_asks(up: Up, method: str, data: Any, expected: Any) -> None:
-    assert json.loads(grpcurl(up, method, data=data).stdout) == expected
+def test_grpcurl_asks(gateway: str, method: str, data: Any, expected: Any) -> None:
+    assert json.loads(grpcurl(gateway, method, data=data).stdout) == expected
 
 
-def test_grpcurl_is_told_in_words(up: Up) -> None:
-    found = grpcurl(up, "inference.GRPCInferenceService/ModelMetadata", data={"name": "none"})
+def test_grpcurl_is_told_in_words(gateway: str) -> None:
+    found = grpcurl(gateway, "inference.GRPCInferenceService/ModelMetadata", data={"name": "none"})
     assert "Code: NotFound" in found.stderr
     assert "there is no function default/none" in found.stderr

@@ -43,7 +43,7 @@ class Echo(Handler):
         time.sleep(max(0, int(inputs["add"][0])) / 1000)
         return {"total": inputs["add"]}
 """
-CODE = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "code"}, "data": {"counter.py": COUNTER}}
+CODE: dict[str, Any] = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "code"}, "data": {"counter.py": COUNTER}}
 
 
 def counter(name: str, **spec: Any) -> dict[str, Any]:
@@ -204,13 +204,14 @@ asyncio.run(ask())
 
 @contextlib.contextmanager
 def installed(cluster: Cluster, space: str, *values: str) -> Iterator[Dormouse]:
-    """The chart with the models' image for every part and etcd without a volume, and a namespace under Pod Security `restricted`; nothing
-    of it is left afterwards."""
+    """The chart with the models' image for every part and etcd without a volume, and a namespace under Pod Security `restricted`, unless
+    it is `default`; nothing of it is left afterwards."""
     if cluster.exists("crd", CRD):
         raise ClusterError(f"{CRD} is there already: this installs, uninstalls and removes it")
     words = [word for value in ("etcd.persistence.enabled=false", *values) for word in ("--set", value)]
     install = ["install", RELEASE, str(CHART), "-n", SYSTEM, *cluster.chart_values(), *words, "--wait", "--timeout", "180s"]
-    with cluster.namespace(SYSTEM), cluster.namespace(space):
+    functions = contextlib.nullcontext() if space == "default" else cluster.namespace(space)
+    with cluster.namespace(SYSTEM), functions:
         try:
             cluster.helm(*install)
             with cluster.reached(GATEWAY, SYSTEM, 8001) as address, contextlib.closing(Dormouse(cluster, address, space)) as dormouse:
