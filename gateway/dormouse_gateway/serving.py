@@ -125,14 +125,11 @@ def name_of(code: int) -> str:
 
 
 async def finish(reply: Reply, context: Any) -> bytes:
-    """The reply's status and metadata into the call. A refusal is trailers only, so that every client shows its code and text."""
+    """The reply's status and metadata into the call. A refusal is trailers only, so that every client shows its code and text: with
+    `set_code` grpcio would send the empty message that is returned, too."""
     step = ((STEP, reply.metadata[STEP]),) if STEP in reply.metadata else ()
     if reply.code:
-        context.set_code(CODES.get(reply.code, grpc.StatusCode.UNKNOWN))
-        context.set_details(reply.details)
-        if step:
-            context.set_trailing_metadata(step)
-        return b""
+        await context.abort(CODES.get(reply.code, grpc.StatusCode.UNKNOWN), reply.details, step)
     if step:
         await context.send_initial_metadata(step)
     return reply.message

@@ -39,10 +39,11 @@ class Connection:
         self._socket.sendall(_frame(_HEADERS, _END_HEADERS, self._stream, b"".join(_literal(*header) for header in headers)))
         return self._stream
 
-    def send(self, stream: int, body: bytes, size: int) -> None:
-        """`body` in DATA frames of at most `size` bytes, each a packet of its own."""
+    def send(self, stream: int, body: bytes, size: int, *, end: bool = False) -> None:
+        """`body` in DATA frames of at most `size` bytes, each a packet of its own. `end`: with the last the write side closes."""
         for begin in range(0, len(body), size):
-            self._socket.sendall(_frame(_DATA, 0, stream, body[begin : begin + size]))
+            last = end and begin + size >= len(body)
+            self._socket.sendall(_frame(_DATA, _END_STREAM if last else 0, stream, body[begin : begin + size]))
 
     def message(self, stream: int) -> bytes:
         """The next gRPC message, without its prefix. EOFError: the stream ended."""
@@ -55,6 +56,21 @@ class Connection:
             elif of == stream and (kind == _RESET or flags & _END_STREAM):
                 raise EOFError(payload)
         return found[5:]
+
+    def frames(self, stream: int) -> list[str]:
+        """What the stream's answer came in, to its end: HEADERS and DATA. EOFError: it was reset."""
+        found: list[str] = []
+        while True:
+            kind, flags, of, payload = self._read()
+            self._reply(kind, flags, payload)
+            if of != stream:
+                continue
+            if kind == _RESET:
+                raise EOFError(payload)
+            if kind in (_DATA, _HEADERS):
+                found.append("DATA" if kind == _DATA else "HEADERS")
+                if flags & _END_STREAM:
+                    return found
 
     def _reply(self, kind: int, flags: int, payload: bytes) -> None:
         if kind == _SETTINGS and not flags & _ACK:

@@ -7,10 +7,12 @@ import grpc
 import grpc.aio
 import pytest
 from dormouse_core.keys import Keys
+from dormouse_core.spec import Duration
 from dormouse_kit.etcd import EtcdStore
 from dormouse_proto import health_pb2, inference_pb2, state_pb2
 from dormouse_testing.etcd_server import EtcdServer
-from dormouse_testing.gateway import INFER, FakeWorker, Gateway, World, infer, request, running
+from dormouse_testing.gateway import INFER, FakeWorker, Gateway, Timeouts, World, infer, request, running
+from dormouse_testing.http2 import Connection
 
 INSTALLATION = "gateway-errors"
 Code = grpc.StatusCode
@@ -53,6 +55,10 @@ async def ask(
         return Code.OK, "", await call(message, metadata=metadata, timeout=5)
     except grpc.aio.AioRpcError as error:
         return error.code(), error.details() or "", b""
+
+
+async def one(model: str) -> AsyncIterator[bytes]:
+    yield request(model).SerializeToString()
 
 
 @pytest.mark.parametrize(
@@ -112,13 +118,56 @@ async def test_the_authority(gateway: Gateway, world: World) -> None:
         assert "default/nobody" in (await infer(channel, request("nobody"))).details, "the gateway's own name names no function"
 
 
+OWN_ERRORS = {
+    "unknown function": (request("nobody"), ()),
+    "stopped": (request("halted"), ()),
+    "hold expired": (request("brief"), ()),
+    "no owner": (request("ownerless", 7), ()),
+    "model that does not load": (request("bad"), ()),
+    "session id too long": (request("ownerless", "x" * 129), ()),
+    "two sessions": (request("ownerless"), ((b"dormouse-session", b"a"), (b"dormouse-session", b"b"))),
+    "no message at all": (None, ()),
+}
+
+
+@pytest.mark.parametrize("what", OWN_ERRORS)
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
+async def test_its_own_errors_are_one_frame_of_headers(gateway: Gateway, world: World, what: str, method: str) -> None:
+    """Case 1.O7: trailers only. A body or headers of their own would be read as a message, whose first five bytes are a length."""
+    hold = Timeouts(hold=Duration("200ms"))
+    await world.function("halted", replicas=0, uid="halted")
+    await world.function("brief", timeouts=hold, uid="brief")
+    await world.function("ownerless", shards=8, timeouts=hold, uid="ownerless")
+    await world.function("bad", uid="bad", problem=state_pb2.Problem(code=9, reason="ModelInvalid", message="no model"))
+    message, metadata = OWN_ERRORS[what]
+    body = b"\xff\xff" if message is None else message.SerializeToString()
+    headers = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", f"{SERVICE}{method}".encode()), (b":authority", b"x"),
+               (b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"triton_grpc_error", b"true"), *metadata]  # fmt: skip
+
+    def frames() -> list[str]:
+        with Connection(gateway.listen) as connection:
+            stream = connection.open(headers)
+            connection.send(stream, b"\0" + len(body).to_bytes(4, "big") + body, 1 << 14, end=True)
+            return connection.frames(stream)
+
+    assert await asyncio.to_thread(frames) == ["HEADERS"]
+
+
 async def test_a_full_hold(world: World, channel: grpc.aio.Channel) -> None:
+    """Unary, in a stream, and as the status of one."""
     await world.function("crowded", uid="crowded")
     held = [asyncio.create_task(infer(channel, request("crowded"), timeout=2)) for _ in range(20)]
     await asyncio.sleep(0.5)
     answer = await infer(channel, request("crowded"))
     assert answer.code is Code.RESOURCE_EXHAUSTED
-    assert "20 calls of function default/crowded wait already" in answer.details
+    text = "20 calls of function default/crowded wait already"
+    assert text in answer.details
+    stream = channel.stream_stream(f"{SERVICE}ModelStreamInfer")
+    in_band = inference_pb2.ModelStreamInferResponse.FromString(await stream(one("crowded")).read())
+    assert text in in_band.error_message
+    as_status = stream(one("crowded"), metadata=(("triton_grpc_error", "true"),))
+    assert await as_status.code() is Code.RESOURCE_EXHAUSTED
+    assert text in await as_status.details()
     assert {each.code for each in await asyncio.gather(*held)} == {Code.DEADLINE_EXCEEDED}
 
 
