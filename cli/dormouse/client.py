@@ -76,12 +76,14 @@ class Client:
         tenant: str = "",
         idempotency_key: str = "",
         request_id: str = "",
+        metadata: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> Answer:
         """One call. `function`: namespace/name, or name in the gateway's default namespace.
 
         `session`: the session of that name, begun by its first step. `sequence_id` with `start` and `end`: Triton's sequences. With an
-        `idempotency_key` the same call may be sent again and runs once.
+        `idempotency_key` the same call may be sent again and runs once. `metadata`: more of the call's; keys are put into lower case, as
+        gRPC wants them. What contradicts something else of the call is refused by the gateway: none of the two is taken.
         """
         request = inference_pb2.ModelInferRequest(model_name=function, id=request_id)
         for name, given in inputs.items():
@@ -102,8 +104,9 @@ class Client:
         elif start or end:
             raise ValueError("start and end belong to a sequence_id")
         pairs = (("dormouse-session", session), ("dormouse-tenant", tenant), ("dormouse-idempotency-key", idempotency_key))
-        metadata = [(key, value) for key, value in pairs if value]
-        response, trailing = self._unary(self._stub.ModelInfer, request, metadata, timeout)
+        told = [(key, value) for key, value in pairs if value]
+        told += [(key.lower(), value) for key, value in (metadata or {}).items()]
+        response, trailing = self._unary(self._stub.ModelInfer, request, told, timeout)
         found = {
             out.name: decode_raw(out.datatype, list(out.shape), raw, out.name)
             for out, raw in zip(response.outputs, response.raw_output_contents, strict=True)

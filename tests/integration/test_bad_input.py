@@ -11,6 +11,8 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from dormouse.client import Client as PythonClient
+from dormouse_core.errors import Code, DormouseError
 from dormouse_proto import inference_pb2
 from dormouse_testing import models
 from dormouse_testing.system import System, manifest
@@ -190,6 +192,26 @@ def test_metadata_and_message_that_disagree(client: Client) -> None:
     refused(client, other, StatusCode.INVALID_ARGUMENT, "double", "threshold", metadata=[("dormouse-function", "default/threshold")])
     twice = [("dormouse-session", "a"), ("dormouse-session", "b")]
     refused(client, request_of("counter", x=ROW), StatusCode.INVALID_ARGUMENT, "dormouse-session", metadata=twice)
+
+
+def test_the_python_client_puts_keys_into_lower_case_and_contradictions_are_refused(system: System) -> None:
+    """Case 1.O9. Not "the first one wins"."""
+    one = {"x": np.ones((1, 4), np.float32)}
+    with PythonClient(system.address) as client:
+        for count in (1, 2):
+            answer = client.infer("counter", one, metadata={"Dormouse-Session": "capitals"})
+            assert (answer.step, answer.outputs["y"].tolist()) == (count, [[count] * 4])
+        contradictions: list[dict[str, Any]] = [
+            {"metadata": {"Dormouse-Session": "a", "dormouse-session": "b"}},
+            {"session": "a", "metadata": {"Dormouse-Session": "b"}},
+            {"sequence_id": "a", "start": True, "metadata": {"Dormouse-Session": "b"}},
+            {"sequence_id": 7, "start": True, "metadata": {"Dormouse-Session": "8"}},
+        ]
+        for given in contradictions:
+            with pytest.raises(DormouseError, match="dormouse-session") as refused:
+                client.infer("counter", one, **given)
+            assert refused.value.code is Code.INVALID_ARGUMENT
+        assert client.infer("counter", one, metadata={"Dormouse-Session": "capitals"}).step == 3
 
 
 def test_an_idempotency_key_names_one_request(client: Client) -> None:
