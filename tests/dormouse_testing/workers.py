@@ -30,15 +30,16 @@ OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_leng
 
 
 class WorkerProcess:
-    """Started by entering it; SIGTERM and a wait when it is left."""
+    """Started by entering it; SIGTERM and a wait when it is left. `under`: words before its command, that end in an exec."""
 
-    def __init__(self, folder: Path, *arguments: str, instance: str = "test") -> None:
+    def __init__(self, folder: Path, *arguments: str, instance: str = "test", under: Sequence[str] = ()) -> None:
         self.folder = folder
         self.port = free_port()
         self.reason = folder / f"{instance}-reason.json"
         self._log = folder / f"{instance}.log"
         self._arguments = arguments
         self._instance = instance
+        self._under = under
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -47,7 +48,7 @@ class WorkerProcess:
 
     def start(self) -> None:
         command = [
-            sys.executable, "-m", "dormouse_worker", *self._arguments, "--listen", self.address, "--instance", self._instance,
+            *self._under, sys.executable, "-m", "dormouse_worker", *self._arguments, "--listen", self.address, "--instance", self._instance,
             "--reason", str(self.reason),
         ]  # fmt: skip
         with self._log.open("ab") as log:

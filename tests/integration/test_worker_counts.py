@@ -5,14 +5,16 @@ import textwrap
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 from dormouse_proto import inference_pb2
 from dormouse_testing.etcd_server import EtcdServer
-from dormouse_testing.workers import Client, WorkerProcess, request_of, spec_file
+from dormouse_testing.workers import Client, WorkerProcess, give_shards, metric_of, outputs_of, patient, request_of, spec_file
 
 HANDLER = """
     import asyncio
@@ -54,9 +56,9 @@ def mode(number: int) -> inference_pb2.ModelInferRequest:
     return request_of("fn", mode=np.array([number], np.int64))
 
 
-def seen(client: Client, request: inference_pb2.ModelInferRequest, **options: float) -> str:
+def seen(client: Client, request: inference_pb2.ModelInferRequest) -> str:
     try:
-        client.infer(request, **options)
+        client.infer(request)
         return "OK"
     except grpc.RpcError as error:
         return str(error.code().name)
@@ -86,3 +88,62 @@ def test_codes_are_those_that_callers_saw(worker: WorkerProcess) -> None:
     assert found.get("DEADLINE_EXCEEDED", 0) + found.get("CANCELLED", 0) == 20, found
     assert sum(found.values()) == 60
     assert (stats.inference_stats.success.count, stats.inference_stats.fail.count) == (10, 50)
+
+
+SUM = """
+    import asyncio
+    import dormouse
+
+    class Mine(dormouse.Handler):
+        inputs = [dormouse.Tensor("seconds", "FP32", [1])]
+        outputs = [dormouse.Tensor("y", "INT64", [1])]
+        states = [dormouse.State("sum", "INT64", [1])]
+
+        async def step(self, inputs, state, ctx):
+            await asyncio.sleep(float(inputs["seconds"][0]))
+            state["sum"] += 1
+            return {"y": state["sum"].copy()}
+"""
+
+
+def test_a_step_that_lost_its_fence_and_was_sent_on_counts_once(tmp_path: Path, etcd_server: EtcdServer, installation: str) -> None:
+    """Ten steps run when their shards become another worker's. None is acknowledged by the first; the second runs each, and counts it."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "mine.py").write_text(textwrap.dedent(SUM))
+    spec = {"runtime": "python", "handler": "mine:Mine", "model": {"uri": "file://code"}, "sessions": {"shards": 8}}
+    path = spec_file(tmp_path, spec, etcd_server.endpoint, installation=installation)
+    workers = [WorkerProcess(tmp_path, "--spec", str(path), instance=f"w{n}") for n in range(2)]
+    try:
+        workers[0].start()
+        workers[0].wait_ready()
+        first = give_shards(etcd_server.endpoint, installation, 8)
+        workers[1].start()
+        workers[1].wait_ready()
+        with workers[0].client() as client, workers[1].client() as other, ThreadPoolExecutor(10) as pool:
+
+            def step(at: Client, session: int, seconds: float) -> int:
+                request = request_of("fn", seconds=np.array([seconds], np.float32))
+                metadata = [("dormouse-session", f"s{session}"), ("dormouse-idempotency-key", f"key-{session}-{seconds}")]
+                return int(outputs_of(at.infer(request, metadata))["y"][0])
+
+            def lost(session: int) -> bool:
+                with pytest.raises(grpc.RpcError) as refused:
+                    step(client, session, 1.5)
+                error: Any = refused.value
+                told = [*(error.initial_metadata() or ()), *(error.trailing_metadata() or ())]
+                return error.code() is grpc.StatusCode.UNAVAILABLE and "dormouse-again" in dict(told)
+
+            sessions = range(10)
+            assert [patient(lambda n=n: step(client, n, 0)) for n in sessions] == [1] * 10  # type: ignore[misc]
+            before = counted(workers[0])["OK"], metric_of(workers[0].address, "dormouse_worker_refusals_total")
+            running = [pool.submit(lost, session) for session in sessions]
+            time.sleep(0.5)
+            give_shards(etcd_server.endpoint, installation, 8, besides=[first])
+            assert all(each.result() for each in running)
+            assert [patient(lambda n=n: step(other, n, 1.5)) for n in sessions] == [2] * 10  # type: ignore[misc]
+            assert sum(counted(workers[0]).values()) == before[0]
+            assert metric_of(workers[0].address, "dormouse_worker_refusals_total") - before[1] == 10
+            assert counted(workers[1]) == {"OK": 10}
+    finally:
+        for worker in workers:
+            worker.kill()

@@ -219,6 +219,10 @@ def test_a_handler_is_given_every_bit(function: Function) -> None:
     found = function.send(message)
     assert {datatype: encode_raw(found[f"y_{datatype}"], datatype) for datatype in ONNX} == sent
     assert len(found["given"]) == len(ONNX)
+    typed = inference_pb2.ModelInferRequest(model_name="fn")
+    elements = [*patterns("BYTES")[1].reshape(-1), b"\xff\xfe"]
+    typed.inputs.add(name="x_BYTES", datatype="BYTES", shape=[len(elements)]).contents.bytes_contents.extend(elements)
+    assert function.send(typed)["y_BYTES"].tolist() == elements
     del message.inputs[:], message.raw_input_contents[:]
     found = function.send(message)
     assert found["given"].shape == (0,)

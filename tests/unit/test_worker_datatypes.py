@@ -148,6 +148,17 @@ async def test_weights_in_a_folder_below(tmp_path: Path) -> None:
     assert await infer(runtime, call) == [{"y": ("FP32", [1, 4], floats(2, 2, 2, 2))}]
 
 
+async def test_weights_in_a_configmap(tmp_path: Path) -> None:
+    """Its keys are links to links, as the kubelet makes them."""
+    external(tmp_path / "..2026_01" / "m.onnx", "weights.bin", 2)
+    (tmp_path / "..data").symlink_to("..2026_01")
+    for name in ("m.onnx", "weights.bin"):
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    call = raw({"x": ("FP32", [1, 4], floats(1, 1, 1, 1))})
+    for path in (tmp_path / "m.onnx", tmp_path):
+        assert await infer(load(path), call) == [{"y": ("FP32", [1, 4], floats(2, 2, 2, 2))}]
+
+
 @pytest.mark.parametrize("location", ["../weights.bin", "/etc/hostname"])
 def test_weights_outside_the_models_folder_are_not_read(tmp_path: Path, location: str) -> None:
     path = external(tmp_path / "in" / "m.onnx", "weights.bin", 2)

@@ -45,6 +45,10 @@ async def test_strings_are_exact_or_refused(tmp_path: Path) -> None:
     assert found[1] == (Code.INVALID_ARGUMENT, "inputs['x']: element 1 is not UTF-8, which an ONNX model's strings are")
     assert isinstance(found[2], tuple)
     assert found[2][0] is Code.INVALID_ARGUMENT
+    typed = inference_pb2.ModelInferRequest(model_name="m")
+    typed.inputs.add(name="x", datatype="BYTES", shape=[1, 3]).contents.bytes_contents.extend([b"ok", b"", b"\xff\xfe"])
+    (told,) = await infer(runtime, typed)
+    assert told == (Code.INVALID_ARGUMENT, "inputs['x']: element 2 is not UTF-8, which an ONNX model's strings are")
 
 
 async def test_wanted_outputs(tmp_path: Path) -> None:

@@ -1,0 +1,100 @@
+"""Case 7.O1: a worker makes as many threads as it may use, by its cgroup's quota and its affinity, and is then hardly ever throttled."""
+
+import os
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import unavailable
+from dormouse_testing import models
+from dormouse_testing.workers import WorkerProcess, request_of
+
+CPU = Path("/sys/fs/cgroup/cpu")
+PERIOD = 100_000  # microseconds
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    """An empty one of the test's own, of cgroups' version 1."""
+    if os.geteuid() != 0 or not (CPU / "cpu.cfs_quota_us").exists():
+        unavailable("a quota needs root and the cpu controller of cgroups' version 1")
+    folder = CPU / f"dormouse-test-{os.getpid()}"
+    folder.mkdir()
+    yield folder
+    limit = time.monotonic() + 5
+    while (folder / "cgroup.procs").read_text().split() and time.monotonic() < limit:
+        time.sleep(0.05)
+    folder.rmdir()
+
+
+def in_cgroup(folder: Path, cpus: float) -> list[str]:
+    (folder / "cpu.cfs_period_us").write_text(str(PERIOD))
+    (folder / "cpu.cfs_quota_us").write_text(str(int(cpus * PERIOD)))
+    return ["sh", "-c", f'echo $$ >{folder}/cgroup.procs && exec "$@"', "sh"]
+
+
+def on_cpus(count: int) -> list[str]:
+    return ["taskset", "-c", ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0))[:count])]
+
+
+def worker(folder: Path, name: str, under: Sequence[str]) -> WorkerProcess:
+    """A network whose product alone is worth more than one thread: 1,024 x 1,024."""
+    model = folder / "wide.onnx"
+    if not model.exists():
+        models.rows(model, 1024, 1024)
+    return WorkerProcess(folder, "--standalone", str(model), "--name", "wide", instance=name, under=under)
+
+
+def threads(started: WorkerProcess) -> int:
+    return len(list(Path(f"/proc/{started.child}/task").iterdir()))
+
+
+def paced(started: WorkerProcess, calls: int = 150, rate: float = 50.0) -> list[float]:
+    """ms of each call, sent at a steady rate."""
+    request = request_of("wide", x=np.ones((8, 1024), np.float32))
+    took = []
+    with started.client() as client:
+        begin = time.monotonic()
+        for number in range(calls):
+            time.sleep(max(0.0, begin + number / rate - time.monotonic()))
+            sent = time.monotonic()
+            client.infer(request)
+            took.append(1000 * (time.monotonic() - sent))
+    return took
+
+
+def throttled(folder: Path) -> tuple[int, int]:
+    """(periods, of which throttled)"""
+    found = dict(line.split() for line in (folder / "cpu.stat").read_text().splitlines())
+    return int(found["nr_periods"]), int(found["nr_throttled"])
+
+
+def test_threads_are_as_many_as_the_quota_and_the_affinity_allow(tmp_path: Path, cgroup: Path) -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert cores > 1, "on one core all of these are the same"
+
+    def count(name: str, under: Sequence[str]) -> int:
+        with worker(tmp_path, name, under) as started:
+            paced(started, 5)
+            assert "affinity" not in started.log
+            return threads(started)
+
+    one = count("all", []) - (cores - 1)
+    assert count("taskset", on_cpus(1)) == one
+    assert count("1", in_cgroup(cgroup, 1)) == one
+    assert count("500m", in_cgroup(cgroup, 0.5)) == one
+
+
+@pytest.mark.parametrize("cpus", [1.0, 0.5])
+def test_within_its_quota_it_is_hardly_throttled(tmp_path: Path, cgroup: Path, cpus: float) -> None:
+    with worker(tmp_path, "limited", in_cgroup(cgroup, cpus)) as started:
+        paced(started, 20)
+        before = throttled(cgroup)
+        took = paced(started)
+        periods, hit = (after - first for after, first in zip(throttled(cgroup), before, strict=True))
+    assert periods > 20
+    print(f"{cpus} CPUs: {hit} of {periods} periods throttled, p50 {statistics.median(took):.1f} ms, p99 {sorted(took)[-2]:.1f} ms")
+    assert hit <= periods * 0.05
