@@ -135,7 +135,7 @@ def bind(server: grpc.aio.Server, address: str) -> None:
 def open_store(settings: Settings) -> EtcdStore:
     files = [Path(text) if text else None for text in (settings.store_ca, settings.store_cert, settings.store_key)]
     tls = TlsFiles(*files) if any(files) else None
-    password = Path(settings.store_password_file).read_text().strip() if settings.store_password_file else ""
+    password = Path(settings.store_password_file) if settings.store_password_file else ""
     return EtcdStore(settings.store, tls=tls, user=settings.store_user, password=password)
 
 

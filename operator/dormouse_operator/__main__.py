@@ -27,7 +27,7 @@ async def run(s: Settings) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     clock, keys = SystemClock(), Keys(s.installation)
     access = terms.access(s)
-    store = EtcdStore(s.store, tls=terms.tls(s), user=access.user, password=access.password)
+    store = EtcdStore(s.store, tls=terms.tls(s), user=s.store_user, password=terms.password(s))
     provider = LocalProvider(s.provider, installation=s.installation, store=access, model_root=s.model_root)
     served = metrics.serve(s.metrics)
     value = state_pb2.Leader(address=s.listen, name=s.name).SerializeToString()

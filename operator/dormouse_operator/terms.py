@@ -81,8 +81,13 @@ async def lead(
 
 
 def access(s: Reached) -> StoreAccess:
-    password = Path(s.store_password_file).read_text().strip() if s.store_password_file else ""
-    return StoreAccess(endpoints=list(s.store), ca=s.store_ca, cert=s.store_cert, key=s.store_key, user=s.store_user, password=password)
+    """As workers of one machine have it: they read the password where we do."""
+    file = str(Path(s.store_password_file).absolute()) if s.store_password_file else ""
+    return StoreAccess(endpoints=list(s.store), ca=s.store_ca, cert=s.store_cert, key=s.store_key, user=s.store_user, password_file=file)
+
+
+def password(s: Reached) -> Path | str:
+    return Path(s.store_password_file) if s.store_password_file else ""
 
 
 def tls(s: Reached) -> TlsFiles | None:

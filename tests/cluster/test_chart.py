@@ -150,7 +150,11 @@ def test_rights_are_small(default: Rendered) -> None:
 def test_rights_end_at_the_namespaces_that_are_served(helm: str) -> None:
     rendered = render(helm, "namespaces={a,b}")
     assert not rendered.all("ClusterRole")
-    assert {role["metadata"]["namespace"] for role in rendered.all("Role")} == {"a", "b"}
+    assert {role["metadata"].get("namespace", "") for role in rendered.all("Role")} == {"a", "b", ""}
+    [own] = [role["rules"] for role in rendered.all("Role") if "namespace" not in role["metadata"]]
+    assert {(resource, verb) for rule in own for resource in rule["resources"] for verb in rule["verbs"]} == {
+        ("pods", "get"), ("pods", "list"), ("poddisruptionbudgets", "get"), ("poddisruptionbudgets", "patch"),
+    }  # fmt: skip
     assert [binding["roleRef"]["name"] for binding in rendered.all("ClusterRoleBinding")] == ["system:auth-delegator"]
     rules = rendered.one("NetworkPolicy", "dormouse-etcd")["spec"]["ingress"][0]["from"]
     assert rules[-1]["namespaceSelector"]["matchExpressions"][0]["values"] == ["a", "b"]

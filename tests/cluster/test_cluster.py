@@ -6,37 +6,11 @@ from pathlib import Path
 
 import pytest
 from dormouse_testing.cluster import images
+from dormouse_testing.cluster.callers import WAIT, pod
 from dormouse_testing.cluster.client import Cluster, eventually
 from dormouse_testing.cluster.layout import ClusterError
 
-SECURITY = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
-
-
-def pod(name: str, program: str, cluster: Cluster, **labels: str) -> dict[str, object]:
-    image = cluster.chart_values()[1].removeprefix("image.repository=").replace(",image.tag=", ":")
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app": name, **labels}},
-        "spec": {
-            "automountServiceAccountToken": False,
-            "terminationGracePeriodSeconds": 0,
-            "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
-            "containers": [
-                {
-                    "name": "it",
-                    "image": image,
-                    "command": ["python3", "-uc", program],
-                    "securityContext": SECURITY,
-                    "imagePullPolicy": "IfNotPresent",
-                }
-            ],
-        },
-    }
-
-
 SERVE = "import http.server; http.server.HTTPServer(('', 8080), http.server.SimpleHTTPRequestHandler).serve_forever()"
-WAIT = "import time; time.sleep(3600)"
 CALL = "import urllib.request as u; print(u.urlopen('http://{}:8080/', timeout=2).status)"
 
 

@@ -396,6 +396,34 @@ async def test_tls(tmp_path: Path, own_server: Callable[..., EtcdServer]) -> Non
     await without.close()
 
 
+async def test_certificates_that_are_replaced_in_their_files(tmp_path: Path, own_server: Callable[..., EtcdServer]) -> None:
+    """Case 5.O4. Another authority, and everything that it signs: the same client is let in by them from its next connection on."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl to make certificates with")
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder in (old, new):
+        folder.mkdir()
+        _certificates(openssl, folder)
+    ca, cert, key = (old / name for name in ("ca", "cert", "key"))
+    server = own_server("--cert-file", str(cert), "--key-file", str(key), "--client-cert-auth", "--trusted-ca-file", str(ca), tls=True)
+    store = EtcdStore([f"https://{server.endpoint}"], tls=TlsFiles(ca, cert, key))
+    assert (await store.txn(put(b"before"))).succeeded
+    server.kill()
+    before = {name: (old / name).read_bytes() for name in ("ca", "cert", "key")}
+    for name in before:
+        (new / name).replace(old / name)
+    await asyncio.to_thread(server.start)
+    assert (await store.txn(put(b"after"), timeout=10)).succeeded
+    for name, text in before.items():  # negative control: the old ones are good for nothing any more
+        (new / name).write_bytes(text)
+    late = EtcdStore([f"https://{server.endpoint}"], tls=TlsFiles(*(new / name for name in ("ca", "cert", "key"))))
+    with pytest.raises(StoreError):
+        await late.get([KEY], timeout=1)
+    await late.close()
+    await store.close()
+
+
 @pytest.mark.parametrize("endpoint", ["ftp://127.0.0.1:1", "https://127.0.0.1:1"])
 def test_endpoints_that_make_no_sense(endpoint: str) -> None:
     with pytest.raises(ValueError, match="endpoints"):

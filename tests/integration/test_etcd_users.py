@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -143,3 +144,45 @@ async def test_users_made_meanwhile_disturb_no_transaction(server: EtcdServer, u
     done.set()
     await asyncio.gather(*workers)
     assert written > 50
+
+
+async def test_a_password_that_is_replaced_in_its_file(server: EtcdServer, users: Users, tmp_path: Path) -> None:
+    """Case 5.O4. Replaced in etcd first: the client that runs is refused, definitely, until its file has the new one; then it goes on, also
+    one that has been idle, and its watch and lease with it."""
+    await users.prepare()
+    await users.ensure("one", "old", [Grant("/one/")])
+    file = tmp_path / "password"
+    file.write_text("old\n")
+    store = EtcdStore([server.endpoint], user="one", password=file)
+    assert (await store.txn(Txn((), (Put("/one/a", b"1"),)))).succeeded
+    lease = await store.grant(30)
+    await users.ensure("one", "new", [Grant("/one/")])
+    with pytest.raises(StoreError, match="invalid user ID or password") as caught:
+        await store.txn(Txn((), (Put("/one/a", b"2"),)))
+    assert caught.value.definite
+    file.with_suffix(".new").write_text("new\n")
+    file.with_suffix(".new").replace(file)
+    assert (await store.txn(Txn((), (Put("/one/a", b"3"),)))).succeeded
+    assert await store.keep_alive(lease) == 30
+    assert (await store.get(["/one/a"]))[1]["/one/a"].value == b"3"
+    file.unlink()  # being replaced: what was read last still does
+    assert (await store.txn(Txn((), (Put("/one/a", b"4"),)))).succeeded
+    server.kill()
+    await asyncio.to_thread(server.start)  # ends every token
+    assert (await store.get(["/one/a"], timeout=10))[1]["/one/a"].value == b"4"
+    await store.close()
+
+
+async def test_roots_password_that_is_replaced_in_its_file(server: EtcdServer, tmp_path: Path) -> None:
+    """The operator goes on making users."""
+    file = tmp_path / "password"
+    file.write_text(PASSWORD)
+    root = Users([server.endpoint], file)
+    await root.prepare()
+    await root.ensure("one", "pass", [Grant("/one/")])
+    await root._as_root("UserChangePassword", name=ROOT, password="another")  # as somebody with etcdctl does
+    file.write_text("another")
+    await root.prepare()
+    await root.ensure("two", "pass", [Grant("/two/")])
+    assert await root.names("t") == ["two"]
+    await root.close()

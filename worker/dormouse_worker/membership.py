@@ -16,7 +16,7 @@ class Membership:
     def __init__(self, file: WorkerFile, loaded: Loaded, *, worker: str, address: str, instance: str) -> None:
         access = file.store
         tls = TlsFiles(_path(access.ca), _path(access.cert), _path(access.key)) if access.ca or access.cert else None
-        password = pathlib.Path(access.password_file).read_text().strip() if access.password_file else access.password
+        password = pathlib.Path(access.password_file) if access.password_file else access.password
         store = EtcdStore(access.endpoints, tls=tls, user=access.user, password=password)
         clock = SystemClock()
         self.sessions: Sessions | None = None

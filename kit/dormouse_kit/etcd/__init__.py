@@ -6,7 +6,7 @@ here (docs/decisions/0010-store-client.md). `connections` finds a member that an
 `store` puts them together.
 """
 
-from dormouse_kit.etcd.connections import TlsFiles
+from dormouse_kit.etcd.credentials import TlsFiles
 from dormouse_kit.etcd.store import EtcdStore
 
 __all__ = ["EtcdStore", "TlsFiles"]

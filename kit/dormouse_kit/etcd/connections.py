@@ -13,8 +13,6 @@ calls by itself because they carry `hasleader`.
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import grpc
@@ -24,6 +22,7 @@ from dormouse_core.seams import StoreError
 
 from dormouse_kit import log
 from dormouse_kit.etcd import messages
+from dormouse_kit.etcd.credentials import Credentials, Password, TlsFiles
 from dormouse_kit.etcd.dialling import first_of
 from dormouse_kit.grpc_options import UNLIMITED, Options
 
@@ -50,19 +49,6 @@ _UNARY: Final = {
     "Authenticate": ("/etcdserverpb.Auth/Authenticate", rpc_pb2.AuthenticateResponse.FromString),
 }
 _PROBE: Final = rpc_pb2.RangeRequest(key=b"\0", serializable=True, limit=1, keys_only=True).SerializeToString()
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """PEM files. `ca` None: the system's roots. `cert` and `key` go together."""
-
-    ca: Path | None = None
-    cert: Path | None = None
-    key: Path | None = None
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        ca, cert, key = (path.read_bytes() if path else None for path in (self.ca, self.cert, self.key))
-        return grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=cert)
 
 
 class Connection:
@@ -105,12 +91,12 @@ class Connection:
 class Connections:
     """The connection in use, and how to get the next. Belongs to the event loop that first uses it."""
 
-    def __init__(self, endpoints: Sequence[str], tls: TlsFiles | None = None, user: str = "", password: str = "") -> None:
+    def __init__(self, endpoints: Sequence[str], tls: TlsFiles | None = None, user: str = "", password: Password = "") -> None:
         if not endpoints:
             raise ValueError("endpoints: none given, at least one is needed")
         self.endpoints = [_address(endpoint, tls) for endpoint in endpoints]
-        self._credentials = tls.credentials() if tls else None
-        self._user, self._password = user, password
+        self._credentials = Credentials(tls, password)
+        self._user = user
         self._next = 0
         self._current: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
@@ -162,7 +148,7 @@ class Connections:
         if not self._user:
             return False
         try:
-            await connection.authenticate(self._user, self._password, timeout)
+            await connection.authenticate(self._user, self._credentials.password(), timeout)
         except grpc.aio.AioRpcError as error:
             raise messages.store_error("Authenticate", connection.endpoint, error) from error
         return True
@@ -189,9 +175,10 @@ class Connections:
 
     async def _open(self, place: int) -> Connection | None:
         endpoint = self.endpoints[place]
+        credentials = self._credentials.channel()
         channel = (
-            grpc.aio.secure_channel(endpoint, self._credentials, options=_OPTIONS)
-            if self._credentials
+            grpc.aio.secure_channel(endpoint, credentials, options=_OPTIONS)
+            if credentials
             else grpc.aio.insecure_channel(endpoint, options=_OPTIONS)
         )
         kept = False
@@ -201,7 +188,7 @@ class Connections:
             connection = Connection(endpoint, channel)
             if self._user:
                 try:
-                    await connection.authenticate(self._user, self._password, CONNECT_SECONDS)
+                    await connection.authenticate(self._user, self._credentials.password(), CONNECT_SECONDS)
                 except grpc.aio.AioRpcError as error:
                     refused = messages.store_error("Authenticate", endpoint, error)
                     if refused.definite:

@@ -15,7 +15,8 @@ from aetcd.rpc import rpc_pb2
 from dormouse_core.seams import Item, Listing, StoreError, Txn, TxnResult, WatchBatch
 
 from dormouse_kit.etcd import messages, watching
-from dormouse_kit.etcd.connections import PROBE_AFTER, Connection, Connections, TlsFiles, write
+from dormouse_kit.etcd.connections import PROBE_AFTER, Connection, Connections, write
+from dormouse_kit.etcd.credentials import Password, TlsFiles
 
 _INVALID_TOKEN: Final = "invalid auth token"  # noqa: S105 - etcd's message, not a secret
 _OLD_REVISION: Final = "revision of auth store is old"  # some user or role, whosever, was changed while the request was under way
@@ -24,7 +25,7 @@ _OLD_REVISION: Final = "revision of auth store is old"  # some user or role, who
 class EtcdStore:
     """`dormouse_core.seams.Store` on etcd 3.4 and 3.5. One client serves a whole process; `close` it at the end."""
 
-    def __init__(self, endpoints: Sequence[str], *, tls: TlsFiles | None = None, user: str = "", password: str = "") -> None:
+    def __init__(self, endpoints: Sequence[str], *, tls: TlsFiles | None = None, user: str = "", password: Password = "") -> None:
         self._connections = Connections(endpoints, tls, user, password)
 
     async def close(self) -> None:

@@ -19,7 +19,8 @@ from dormouse_core.seams import StoreError
 
 from dormouse_kit import log
 from dormouse_kit.etcd import messages
-from dormouse_kit.etcd.connections import Connection, Connections, TlsFiles
+from dormouse_kit.etcd.connections import Connection, Connections
+from dormouse_kit.etcd.credentials import Credentials, Password, TlsFiles
 
 ROOT: Final = "root"
 TIMEOUT: Final = 5.0
@@ -55,8 +56,9 @@ class Grant:
 class Users:
     """Root's view of one etcd. Every method raises StoreError when etcd cannot be reached or refuses."""
 
-    def __init__(self, endpoints: Sequence[str], password: str, *, tls: TlsFiles | None = None) -> None:
-        self._endpoints, self._tls, self._password = list(endpoints), tls, password
+    def __init__(self, endpoints: Sequence[str], password: Password, *, tls: TlsFiles | None = None) -> None:
+        self._endpoints, self._tls = list(endpoints), tls
+        self._credentials = Credentials(tls, password)
         self._connections = Connections(endpoints, tls, ROOT, password)
 
     async def close(self) -> None:
@@ -78,8 +80,8 @@ class Users:
             await anybody.close()
 
     async def _turn_on(self, connection: Connection) -> None:
-        await self._tolerate(_EXISTS, connection, "UserAdd", name=ROOT, password=self._password)
-        await self._call(connection, "UserChangePassword", name=ROOT, password=self._password)
+        await self._tolerate(_EXISTS, connection, "UserAdd", name=ROOT, password=self._credentials.password())
+        await self._call(connection, "UserChangePassword", name=ROOT, password=self._credentials.password())
         await self._tolerate(_EXISTS, connection, "RoleAdd", name=ROOT)
         await self._call(connection, "UserGrantRole", user=ROOT, role=ROOT)
         await self._call(connection, "AuthEnable")
@@ -118,7 +120,7 @@ class Users:
     async def _can_log_in(self, connection: Connection) -> bool:
         """False: there is no authentication yet."""
         try:
-            await connection.authenticate(ROOT, self._password, TIMEOUT)
+            await connection.authenticate(ROOT, self._credentials.password(), TIMEOUT)
         except grpc.aio.AioRpcError as error:
             if _OFF in (error.details() or ""):
                 return False

@@ -17,7 +17,7 @@ from dormouse_proto import state_pb2
 
 from dormouse_operator.kubernetes import names
 from dormouse_operator.kubernetes.api import Api, ApiError, Object, key_of
-from dormouse_operator.kubernetes.kinds import CONFIG_MAPS, DEPLOYMENTS, SECRETS, Kind, kind_of
+from dormouse_operator.kubernetes.kinds import BUDGETS, CONFIG_MAPS, DEPLOYMENTS, SECRETS, Kind, kind_of
 from dormouse_operator.kubernetes.manifests import Manifest, build_all, digest
 from dormouse_operator.kubernetes.reflecting import Reflector
 from dormouse_operator.kubernetes.settings import Settings
@@ -33,18 +33,18 @@ class NotApplied(DormouseError):
 
 
 class Applier:
-    """`copies`: by kind; one for each watched kind."""
+    """`copies`: by kind; one for each watched kind. `settings` may be replaced: what differs is written when applied next."""
 
     def __init__(self, api: Api, settings: Settings, copies: Mapping[Kind, Reflector]) -> None:
         self._api = api
-        self._settings = settings
+        self.settings = settings
         self._copies = copies
         self._secrets: dict[tuple[str, str], tuple[str, str]] = {}  # name -> (uid of the function, digest) as last applied
 
     async def apply(self, entry: state_pb2.FunctionEntry) -> None:
         """NotApplied: something could not be made so; what does not depend on it was. InvalidArgument: the spec cannot become a pod."""
         failed: NotApplied | None = None
-        for manifest in build_all(entry, self._settings):
+        for manifest in build_all(entry, self.settings):
             try:
                 await self._one(entry, manifest)
             except NotApplied as error:
@@ -115,6 +115,8 @@ class Applier:
         changed["metadata"]["annotations"] = {**metadata.get("annotations", {}), names.APPLIED: wanted}
         if kind is DEPLOYMENTS:
             changed["spec"] = {**manifest["spec"], "replicas": live["spec"]["replicas"]}
+        elif kind is BUDGETS:
+            changed["spec"] = {**manifest["spec"], "maxUnavailable": live["spec"].get("maxUnavailable", 1)}
         log.event("changed", kind=kind.name, namespace=key[0], name=key[1])
         return await self._api.replace(kind, changed)
 

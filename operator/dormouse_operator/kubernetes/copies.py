@@ -6,7 +6,7 @@ from types import TracebackType
 
 from dormouse_core.seams import Clock
 
-from dormouse_operator.kubernetes import names
+from dormouse_operator.kubernetes import budgets, names
 from dormouse_operator.kubernetes.api import Api, Object
 from dormouse_operator.kubernetes.kinds import BUDGETS, CONFIG_MAPS, DEPLOYMENTS, PODS, POLICIES, SERVICES, Kind
 from dormouse_operator.kubernetes.provider import KubernetesProvider, trim, trim_pod, trim_to_metadata
@@ -17,17 +17,18 @@ Derived = Callable[[Key, str], None]
 
 
 class Copies:
-    """`derived((namespace, function), uid)` is called when something that a function consists of went, or was left over. As a context: the
-    watches run."""
+    """`derived((namespace, function), uid)` is called when something that a function consists of went, or was left over; `pods()` when a
+    pod changed. As a context: the watches run."""
 
-    def __init__(self, api: Api, clock: Clock, settings: Settings, derived: Derived) -> None:
+    def __init__(self, api: Api, clock: Clock, settings: Settings, derived: Derived, pods: Callable[[], None]) -> None:
         self._derived = derived
+        self._pods = pods
         self._settings = settings
         self._provider: KubernetesProvider | None = None
         self._tasks: list[asyncio.Task[None]] = []
         labels = f"{names.INSTALLATION}={settings.installation},{names.UID}"
         kinds: list[tuple[Kind, Callable[[Object], Object]]] = [(PODS, trim_pod), (DEPLOYMENTS, trim), (SERVICES, trim_to_metadata)]
-        kinds += [(CONFIG_MAPS, trim_to_metadata), (BUDGETS, trim_to_metadata)]
+        kinds += [(CONFIG_MAPS, trim_to_metadata), (BUDGETS, budgets.trim)]
         kinds += [(POLICIES, trim_to_metadata)] if settings.network_policies else []
         made = [
             Reflector(api, clock, kind, namespaces=settings.namespaces, labels=labels, changed=self._changed(kind), trim=shorten)
@@ -54,6 +55,7 @@ class Copies:
             assert self._provider is not None
             if kind is PODS:
                 self._provider.pods_changed(key, before, after)
+                self._pods()
                 return
             if kind is DEPLOYMENTS:
                 self._provider.deployments_changed(key, before, after)

@@ -1,7 +1,7 @@
 """What a function consists of in a cluster: pure functions from its entry and the installation's settings to manifests.
 
 Each manifest is complete and the same for the same arguments, so that "nothing changed" is a comparison of digests. Nothing here depends on
-how many workers there are: a Deployment is made with none, and how many it has is the provider's to say.
+how many workers there are: a Deployment is made with none, and how many it has is the provider's to say, as a budget's width is `budgets`'.
 """
 
 import base64
@@ -117,8 +117,8 @@ def build_workers_service(entry: state_pb2.FunctionEntry, settings: Settings) ->
 
 
 def build_budget(entry: state_pb2.FunctionEntry, settings: Settings) -> Manifest:
-    """One worker at a time may be evicted, and one always may, also the only one: its shards are handed over or hibernate, and a call wakes
-    the function elsewhere. `minAvailable: 1` over one worker would make its node impossible to drain."""
+    """One worker at a time may be evicted, also the only one: its shards are handed over or hibernate, and a call wakes the function
+    elsewhere. `minAvailable: 1` over one worker would make its node impossible to drain; how more than one never do: see `budgets`."""
     return _object(
         entry,
         settings,

@@ -3,7 +3,7 @@
 import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,11 @@ class Options:
     metrics: int = 9090
     """The port of /metrics and /healthz; 0: any free one."""
     functions: Settings = field(default_factory=Settings)
+
+    def settings_now(self) -> Settings:
+        """With the certificates as they are in their files now. OSError: they cannot be read."""
+        ca, cert, key = (Path(path).read_text() if path else "" for path in (self.store_ca, self.store_cert, self.store_key))
+        return replace(self.functions, store_ca=ca, store_cert=cert, store_key=key)
 
     def gateway_password(self) -> str:
         return Path(self.gateway_password_file).read_text().strip() if self.gateway_password_file else ""

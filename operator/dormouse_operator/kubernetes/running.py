@@ -26,15 +26,18 @@ from dormouse_operator.dialing import GrpcDialer
 from dormouse_operator.kubernetes import access, metrics
 from dormouse_operator.kubernetes.api import Api, HttpApi
 from dormouse_operator.kubernetes.applying import Applier
+from dormouse_operator.kubernetes.budgets import Budgets
 from dormouse_operator.kubernetes.control import Guard
 from dormouse_operator.kubernetes.copies import Copies
 from dormouse_operator.kubernetes.credentials import Credentials
 from dormouse_operator.kubernetes.health import Health
+from dormouse_operator.kubernetes.kinds import BUDGETS
 from dormouse_operator.kubernetes.objects import Objects
 from dormouse_operator.kubernetes.options import Options
 from dormouse_operator.kubernetes.provider import KubernetesProvider
 from dormouse_operator.kubernetes.reconciling import Reconciler
 from dormouse_operator.kubernetes.registry import Registry
+from dormouse_operator.kubernetes.rotating import Rotating
 from dormouse_operator.kubernetes.surveying import Survey
 from dormouse_operator.kubernetes.telling import Teller
 from dormouse_operator.kubernetes.tending import Tending
@@ -50,10 +53,11 @@ class Term:
     def __init__(self, options: Options, api: Api, store: Store, users: Users | None, found: access.Access, election: int) -> None:
         clock, keys, settings = SystemClock(), Keys(options.installation), options.functions
         self._clock = clock
-        self.copies = Copies(api, clock, settings, self._derived)
+        self.copies = Copies(api, clock, settings, self._derived, self._pods)
         self.objects = Objects(clock, self._object, self._doubt)
         self.provider = KubernetesProvider(api, clock, self.copies.pods, self.copies.deployments, self._refused, self._missing)
         self.copies.follow(self.provider)
+        self.budgets = Budgets(api, clock, settings, self.copies.pods, self.copies.applied[BUDGETS], options.name)
         registry = Registry(store, keys, clock, election)
         self.leader = Leader(
             store,
@@ -67,12 +71,14 @@ class Term:
             looked=self._looked,
         )
         credentials = Credentials(users, keys, settings)
+        applier = Applier(api, settings, self.copies.applied)
+        self.rotating = Rotating(clock, options, users, applier, self._doubt_applied)
         self.reconciler = Reconciler(
             clock,
             self.objects,
             registry,
             self.leader.registry,
-            Applier(api, settings, self.copies.applied),
+            applier,
             credentials,
             Teller(api, clock, settings, options.name),
             entry=self._entry,
@@ -98,7 +104,7 @@ class Term:
 
     def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """To be run once the registry is known: an object must not be taken for new because its entry has not been read yet."""
-        return [self.watching.run, self.survey.run, self.tending.run]
+        return [self.watching.run, self.survey.run, self.tending.run, self.budgets.run, self.rotating.run]
 
     # ------------------------------------------------------------------------------------------------------------------ news
 
@@ -110,6 +116,9 @@ class Term:
 
     def _derived(self, key: tuple[str, str], uid: str) -> None:
         self.reconciler.doubt(key, uid)
+
+    def _pods(self) -> None:
+        self.budgets.pods_changed()
 
     def _looked(self, uid: str) -> None:
         entry = self._entry(uid)
@@ -131,6 +140,10 @@ class Term:
         if entry is not None:
             self.reconciler.doubt_all(entry)
 
+    def _doubt_applied(self) -> None:
+        for registered in self.leader.view.functions.values():
+            self.reconciler.doubt_all(registered.entry)
+
     def _entry(self, uid: str) -> state_pb2.FunctionEntry | None:
         registered = self.leader.view.functions.get(uid)
         return registered.entry if registered is not None else None
@@ -148,9 +161,9 @@ async def run(options: Options) -> int:
     except DormouseError as error:
         log.warning("the operator cannot start", error=error.message)
         return 1
-    reach = terms.access(options)
-    users = Users(options.store, reach.password, tls=terms.tls(options)) if options.store_user else None
-    store = EtcdStore(options.store, tls=terms.tls(options), user=reach.user, password=reach.password)
+    password = terms.password(options)
+    users = Users(options.store, password, tls=terms.tls(options)) if options.store_user else None
+    store = EtcdStore(options.store, tls=terms.tls(options), user=options.store_user, password=password)
     api = HttpApi(found)
     value = state_pb2.Leader(address=options.listen, name=options.name).SerializeToString()
     election = Election(store, SystemClock(), Keys(options.installation).leader, value)
@@ -188,7 +201,10 @@ async def _lead(
         async def serve() -> services.Served:
             return await services.serve(term.leader, options.control, options.listen, server_options(), [Guard(api)])
 
-        return await terms.lead(term.leader, election, stop, serve, term.loops())
+        code = await terms.lead(term.leader, election, stop, serve, term.loops())
+        if stop.is_set():
+            await term.budgets.release()
+        return code
 
 
 async def _prepare(users: Users, options: Options, password: str) -> None:

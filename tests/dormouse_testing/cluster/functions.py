@@ -202,6 +202,15 @@ asyncio.run(ask())
 """
 
 
+def clear(cluster: Cluster, space: str = "") -> None:
+    """No function and no worker is left in `space`, or anywhere. A namespace that still has workers when it is deleted goes when half of
+    their grace period is over, however soon they end."""
+    where = ["-n", space] if space else ["-A"]
+    with contextlib.suppress(ClusterError):
+        cluster.kubectl("delete", "ifn", "--all", *where, "--timeout=30s")
+        cluster.kubectl("wait", "--for=delete", "pods", "-l", "dormouse.dev/part=worker", *where, "--timeout=60s")
+
+
 @contextlib.contextmanager
 def installed(cluster: Cluster, space: str, *values: str) -> Iterator[Dormouse]:
     """The chart with the models' image for every part and etcd without a volume, and a namespace under Pod Security `restricted`, unless
@@ -211,14 +220,15 @@ def installed(cluster: Cluster, space: str, *values: str) -> Iterator[Dormouse]:
     words = [word for value in ("etcd.persistence.enabled=false", *values) for word in ("--set", value)]
     install = ["install", RELEASE, str(CHART), "-n", SYSTEM, *cluster.chart_values(), *words, "--wait", "--timeout", "180s"]
     functions = contextlib.nullcontext() if space == "default" else cluster.namespace(space)
-    with cluster.namespace(SYSTEM), functions:
-        try:
-            cluster.helm(*install)
-            with cluster.reached(GATEWAY, SYSTEM, 8001) as address, contextlib.closing(Dormouse(cluster, address, space)) as dormouse:
-                dormouse.apply(CODE)
-                yield dormouse
-        finally:
-            with contextlib.suppress(ClusterError):
-                cluster.kubectl("delete", "ifn", "--all", "-A", "--timeout=30s")
-            cluster.helm("uninstall", RELEASE, "-n", SYSTEM, "--ignore-not-found", "--wait")
-            cluster.kubectl("delete", "crd", CRD, "--ignore-not-found")
+    try:
+        with cluster.namespace(SYSTEM), functions:
+            try:
+                cluster.helm(*install)
+                with cluster.reached(GATEWAY, SYSTEM, 8001) as address, contextlib.closing(Dormouse(cluster, address, space)) as dormouse:
+                    dormouse.apply(CODE)
+                    yield dormouse
+            finally:
+                clear(cluster)
+                cluster.helm("uninstall", RELEASE, "-n", SYSTEM, "--ignore-not-found", "--wait")
+    finally:  # last: while a kind goes, the end of a namespace waits for who still counts it among the kinds to look through
+        cluster.kubectl("delete", "crd", CRD, "--ignore-not-found")

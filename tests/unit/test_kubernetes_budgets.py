@@ -1,0 +1,149 @@
+"""How many may be evicted at once: a drain ends wherever the pods fit, or fit nowhere; and until then one worker at a time."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from dormouse_operator.kubernetes import names
+from dormouse_operator.kubernetes.api import ApiError, Object
+from dormouse_operator.kubernetes.budgets import ALL, Budgets, at_once
+from dormouse_operator.kubernetes.kinds import BUDGETS, PODS
+from dormouse_operator.kubernetes.reflecting import Reflector
+from dormouse_operator.kubernetes.settings import Settings
+from dormouse_testing.clock import ManualClock
+from dormouse_testing.memory_api import MemoryApi
+
+GATEWAY = {"dormouse.dev/part": "gateway"}
+
+
+def pod(name: str, *, going: bool = False, homeless: bool = False, phase: str = "", namespace: str = "ns", **metadata: Any) -> Object:
+    scheduled = (
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"} if homeless else {"type": "PodScheduled", "status": "True"}
+    )
+    status = {"phase": phase or ("Pending" if homeless else "Running"), "conditions": [scheduled]}
+    found: Object = {
+        "metadata": {"name": name, "namespace": namespace, "labels": {names.UID: "u"}, **metadata},
+        "spec": {},
+        "status": status,
+    }
+    if going:
+        found["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    return found
+
+
+RUNS: dict[str, bool] = {}
+GOES, WAITS = {"going": True}, {"homeless": True}
+
+
+@pytest.mark.parametrize(
+    ("pods", "expected"),
+    [
+        ([], 1),
+        ([RUNS] * 3, 1),
+        ([RUNS, RUNS, GOES, WAITS], 1),
+        ([RUNS, RUNS, WAITS], 2),
+        ([RUNS, GOES, WAITS, WAITS], 2),
+        ([RUNS, WAITS, WAITS], 3),
+        ([GOES, WAITS, WAITS, WAITS], 3),
+        ([WAITS, WAITS, WAITS], 4),
+        ([GOES, GOES, RUNS], 1),
+        ([RUNS, RUNS, {"homeless": True, "going": True}], 1),
+        ([RUNS, RUNS, {"phase": "Failed"}], 1),
+    ],
+)
+def test_a_pod_without_a_node_does_not_count_once_the_one_that_it_replaces_has_ended(pods: list[dict[str, bool]], expected: int) -> None:
+    assert at_once([pod(str(number), **each) for number, each in enumerate(pods)]) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_a_drain_to_nowhere_ends_and_never_takes_two_at_once(count: int) -> None:
+    """The disruption controller's arithmetic, over a node that is drained while its pods fit nowhere: a step is an eviction or an end."""
+    running, going, waiting = count, 0, 0
+    for _ in range(2 * count):
+        pods = [RUNS] * running + [GOES] * going + [WAITS] * waiting
+        allowed = running - (count - at_once(pod(str(number), **each) for number, each in enumerate(pods)))  # type: ignore[arg-type]
+        if going:
+            assert allowed <= 0, "the next goes when this one has handed over"
+            going = 0
+        else:
+            assert allowed == 1
+            running, going, waiting = running - 1, 1, waiting + 1
+    assert (running, going) == (0, 0)
+
+
+def test_negative_control_with_a_fixed_budget_it_would_never_end() -> None:
+    count, running = 3, 2
+    assert running - (count - 1) == 0
+
+
+class World:
+    def __init__(self) -> None:
+        self.api, clock = MemoryApi(), ManualClock()
+        settings = Settings(system_namespace="system", gateway="dormouse-gateway.system.svc")
+        self.pods, self.copies = (Reflector(self.api, clock, kind) for kind in (PODS, BUDGETS))
+        self.budgets = Budgets(self.api, clock, settings, self.pods, self.copies, "dormouse-operator-1")
+        self.clock = clock
+        labels = {names.UID: "u"}
+        self.budget("fn", "ns", {"metadata": {"labels": labels}})
+        self.budget("dormouse-gateway", "system", {"status": {"currentHealthy": 2, "expectedPods": 2}})
+
+    def budget(self, name: str, namespace: str, more: Object) -> None:
+        metadata = {"name": name, "namespace": namespace, **more.get("metadata", {})}
+        self.api.put(BUDGETS, {"spec": {"maxUnavailable": 1, "selector": {"matchLabels": GATEWAY}}, **more, "metadata": metadata})
+
+    def width(self, name: str, namespace: str) -> Any:
+        return self.api.objects[("poddisruptionbudgets", namespace, name)]["spec"]["maxUnavailable"]
+
+    async def look(self) -> None:
+        for copy in (self.pods, self.copies):
+            await copy._list("")
+        self.copies.items.pop(("system", "dormouse-gateway"), None)  # it is no function's, so the real copy does not have it
+        running = asyncio.create_task(self.budgets.run())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        running.cancel()
+
+
+async def test_budgets_follow_pods_and_nothing_is_written_where_nothing_changed() -> None:
+    world = World()
+    for number in range(3):
+        world.api.put(PODS, pod(str(number)))
+    await world.look()
+    assert world.api.written == []
+    world.api.put(PODS, pod("0", homeless=True))
+    await world.look()
+    assert world.width("fn", "ns") == 2
+    await world.look()
+    assert world.api.written == [("fn", "patched")]
+    world.api.put(PODS, pod("0"))
+    await world.look()
+    assert world.width("fn", "ns") == 1
+
+
+async def test_a_gateway_that_finds_no_node_does_not_hold_the_other() -> None:
+    world = World()
+    world.budget("dormouse-gateway", "system", {"status": {"currentHealthy": 1, "expectedPods": 2}})
+    for number, homeless in enumerate((False, True)):
+        world.api.put(PODS, pod(f"g{number}", homeless=homeless, namespace="system", labels=GATEWAY))
+    await world.look()
+    assert world.width("dormouse-gateway", "system") == 2
+
+
+@pytest.mark.parametrize("evicted", [True, False])
+async def test_who_ends_because_it_was_evicted_lets_go_of_every_budget(evicted: bool) -> None:
+    """And the next leader takes them up. Who ends for another reason, as in an upgrade, leaves them."""
+    world = World()
+    target = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}] if evicted else []
+    world.api.put(PODS, {**pod("dormouse-operator-1", namespace="system", labels={}), "status": {"conditions": target}})
+    await world.look()
+    await world.budgets.release()
+    for name, namespace in (("fn", "ns"), ("dormouse-gateway", "system")):
+        assert world.width(name, namespace) == (ALL if evicted else 1)
+    await world.look()
+    assert (world.width("fn", "ns"), world.width("dormouse-gateway", "system")) == (1, 1)
+
+
+async def test_an_api_server_that_does_not_answer_keeps_nobody_from_ending() -> None:
+    world = World()
+    world.api.refuse = ApiError(0, "NoAnswer", "away")
+    await world.budgets.release()
