@@ -1,6 +1,6 @@
 """A cluster's figures, on the one that runs here (`tests/cluster/cluster up`) or on one that is started for it.
 
-    PYTHONPATH=tests python bench/cluster.py [--rounds 20] [--held 500] [--idle 100]
+    python bench/cluster.py [--rounds 20] [--held 500] [--idle 100]
 
 `wake`: from zero to the first answer through the gateway's Service, and where the time goes: when the operator wanted a worker, when the
 API server told of the Deployment, the pod and its node, when containerd began the sandbox and had started the container (where the cluster
@@ -19,6 +19,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests"))
 
 from dormouse_testing.cluster import holding
 from dormouse_testing.cluster.functions import OPERATOR, SYSTEM, Dormouse, echo, installed
