@@ -1,7 +1,7 @@
 """How many workers of which revision should run, whether a revision is proved, what its problem is, and how a function ends.
 
 * A revision is proved by the first worker that loaded its model and said what the model is. Until then one worker is tried, whatever the
-  demand, and what serves goes on serving.
+  demand, and the revision that was proved before goes on serving: it scales, sleeps and is woken as if nothing had been applied.
 * Once it is proved, as many as are wanted are started; the old ones go when the new ones are ready, or at once when nobody is wanted.
 * A revision with a problem is tried again by its provider, at growing intervals; a proved function with a problem does not sleep, because
   its callers are refused without being held and nothing would wake it again.
@@ -56,19 +56,20 @@ Step = Scale | Prove | Report | Purge
 
 
 def count(seen: FunctionSeen) -> Workers:
-    """The target revision's workers, for the autoscaler: an instance without a worker that serves is starting, or starting again."""
-    return Workers(ready=sum(w.serving for w in seen.of_target()), starting=len(_not_serving(seen)))
+    """The serving revision's workers, for the autoscaler: an instance without a worker that serves is starting, or starting again."""
+    revision = seen.serving_revision
+    return Workers(ready=sum(w.serving for w in seen.of(revision)), starting=len(_not_serving(seen, revision)))
 
 
 def coming(seen: FunctionSeen) -> bool:
-    """A worker of the target revision may register soon: a drain can wait for it. One between two tries may take a minute."""
-    return any(not i.exited for i in _not_serving(seen))
+    """A worker that could be given shards may register soon: a drain can wait for it. One between two tries may take a minute."""
+    return any(not i.exited for revision in {seen.entry.revision, seen.serving_revision} for i in _not_serving(seen, revision))
 
 
-def _not_serving(seen: FunctionSeen) -> list[Instance]:
+def _not_serving(seen: FunctionSeen, revision: str) -> list[Instance]:
     """A draining worker's instance is leaving, whether or not its provider has said so yet."""
-    others = {w.instance for w in seen.of_target() if w.serving or w.draining}
-    return [i for i in _running(seen, seen.entry.revision) if i.name not in others]
+    others = {w.instance for w in seen.of(revision) if w.serving or w.draining}
+    return [i for i in _running(seen, revision) if i.name not in others]
 
 
 def unknown(seen: FunctionSeen) -> tuple[str, ...]:
@@ -124,8 +125,11 @@ def _scale(seen: FunctionSeen, decision: Decision) -> list[Step]:
     target = seen.entry.revision
     steps = _count_to(seen, target, wanted, why)
     ready = sum(w.serving for w in seen.of_target())
-    for revision in sorted({i.revision for i in seen.instances or ()} - {target}):
-        if wanted == 0:
+    serving = seen.serving_revision
+    for revision in sorted(({i.revision for i in seen.instances or ()} | {serving}) - {target}):
+        if revision == serving:
+            steps += _count_to(seen, revision, decision.wanted, f"it serves until revision {target[:8]} is proved; {decision.reason}")
+        elif wanted == 0:
             steps += _count_to(seen, revision, 0, f"an older revision; {why}")
         elif seen.proved and ready >= wanted:
             steps += _count_to(seen, revision, 0, f"{ready} workers of revision {target[:8]} are ready")

@@ -67,5 +67,13 @@ class FunctionSeen:
         """A worker of the target revision has loaded the model. From then on nothing goes back to another revision."""
         return self.entry.proved_revision == self.entry.revision
 
+    @property
+    def serving_revision(self) -> str:
+        """The revision whose workers answer calls: the wanted one, or while it is not proved the one that was."""
+        return self.entry.revision if self.proved or not self.entry.proved_spec else self.entry.proved_revision
+
+    def of(self, revision: str) -> list[WorkerSeen]:
+        return [w for w in self.workers.values() if w.revision == revision]
+
     def of_target(self) -> list[WorkerSeen]:
-        return [w for w in self.workers.values() if w.revision == self.entry.revision]
+        return self.of(self.entry.revision)

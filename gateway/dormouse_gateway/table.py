@@ -80,13 +80,14 @@ class Function:
         return any(not worker.draining for worker in self.workers.values()) if self.stateful else bool(self.takers())
 
     def refusal(self) -> DormouseError | None:
-        """Why no call can be served, however long it waits."""
+        """Why no call can be served, however long it waits. While a revision that was proved can be started, a newer one's problem is no
+        reason."""
         if self.entry.deleting:
             return NotFound(f"function {self.label} is being deleted")
         if self.spec.replicas == 0:
             return Unavailable(f"function {self.label} is stopped: its replicas are 0")
         problem = self.problem()
-        if problem is not None and not self.served():
+        if problem is not None and not self.served() and not self.entry.proved_spec:
             text = f"function {self.label} cannot be served: {problem.message} ({problem.reason})"
             return FailedPrecondition(text) if problem.code == Code.FAILED_PRECONDITION else Unavailable(text)
         return None

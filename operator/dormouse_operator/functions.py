@@ -128,6 +128,7 @@ class FunctionLoop:
             entry.proved_revision = entry.revision
             entry.metadata.CopyFrom(step.metadata)
             entry.ClearField("problem")
+            entry.ClearField("proved_spec")
             log.event("proved", function=label(seen), revision=entry.revision, why=step.reason)
         else:
             entry.problem.CopyFrom(step.problem)

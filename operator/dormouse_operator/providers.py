@@ -57,24 +57,28 @@ class LocalProvider:
 
     async def _start(self, wanted: Wanted) -> None:
         entry = wanted.function
-        if wanted.revision != entry.revision:
-            raise Unavailable(f"revision {wanted.revision} is no longer the function's: no worker of it can be started")
-        file = self._file(entry)
+        file = self._file(entry, wanted.revision)
         request = control_pb2.StartRequest(
-            instance=f"{entry.namespace}.{entry.name}-{entry.revision[:6]}-{secrets.token_hex(3)}",
+            instance=f"{entry.namespace}.{entry.name}-{wanted.revision[:6]}-{secrets.token_hex(3)}",
             spec=workerfile.dump(file).decode(),
             grace_seconds=file.spec.timeouts.step.seconds + GRACE_EXTRA,
         )
         await self._stub.Start(request, timeout=TIMEOUT)
 
-    def _file(self, entry: state_pb2.FunctionEntry) -> WorkerFile:
+    def _file(self, entry: state_pb2.FunctionEntry, revision: str) -> WorkerFile:
+        if revision == entry.revision:
+            spec = entry.spec
+        elif revision == entry.proved_revision and entry.proved_spec:
+            spec = entry.proved_spec
+        else:
+            raise Unavailable(f"revision {revision} is no longer the function's: no worker of it can be started")
         return WorkerFile(
             installation=self._installation,
             namespace=entry.namespace,
             name=entry.name,
             uid=entry.uid,
-            revision=entry.revision,
-            spec=spec_from_json(entry.spec),
+            revision=revision,
+            spec=spec_from_json(spec),
             store=self._store,
             model_root=self._model_root,
         )

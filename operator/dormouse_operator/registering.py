@@ -125,7 +125,8 @@ def manifest_of(entry: state_pb2.FunctionEntry) -> InferenceFunction:
 
 
 def with_spec(before: state_pb2.FunctionEntry, spec: specs.FunctionSpec) -> state_pb2.FunctionEntry:
-    """A copy of `before` that says `spec`: one generation later, and without the problem of another revision."""
+    """A copy of `before` that says `spec`: one generation later, without the problem of another revision, and with the spec of the one that
+    was proved, so that it can be started until the new one is."""
     entry = state_pb2.FunctionEntry()
     entry.CopyFrom(before)
     entry.spec = specs.spec_to_json(spec)
@@ -133,6 +134,10 @@ def with_spec(before: state_pb2.FunctionEntry, spec: specs.FunctionSpec) -> stat
     entry.generation += 1
     if entry.revision != before.revision:
         entry.ClearField("problem")
+        if before.proved_revision == before.revision:
+            entry.proved_spec = before.spec
+        if entry.proved_revision == entry.revision:
+            entry.ClearField("proved_spec")
     return entry
 
 

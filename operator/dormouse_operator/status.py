@@ -34,7 +34,7 @@ def status(
     wanted, why = lifecycle.wanted_of_target(seen, decision)
     serving = sorted(w.name for w in seen.workers.values() if w.serving)
     ready = sorted(w.name for w in seen.of_target() if w.serving) if seen.proved else serving
-    phase = _phase(seen, wanted, len(serving))
+    phase = _phase(seen, decision.wanted if entry.HasField("problem") and entry.proved_spec else wanted, len(serving))
     conditions = [_ready(seen, phase, len(serving)), _model_ready(seen), _routed(route_problem), _rolled_out(seen, wanted)]
     for condition in conditions:
         condition.since_us = times.since(entry.uid, condition.type, condition.status + condition.reason, now_us)
@@ -64,12 +64,13 @@ def _phase(seen: FunctionSeen, wanted: int, serving: int) -> str:
         return "Deleting"
     if serving and wanted:
         return "Ready"
-    if seen.entry.HasField("problem"):
+    old_can_serve = bool(seen.entry.proved_spec)
+    if seen.entry.HasField("problem") and not old_can_serve:
         return "Failed"
     fixed_at_zero = spec_from_json(seen.entry.spec).replicas == 0
     if fixed_at_zero:
         return "Stopped"
-    if not seen.proved:
+    if not seen.proved and not seen.entry.HasField("problem"):
         return "Verifying"
     return "Waking" if wanted else "Asleep"
 

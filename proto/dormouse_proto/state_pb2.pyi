@@ -154,7 +154,7 @@ class ModelMetadata(_message.Message):
     def __init__(self, platform: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., states: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., max_batch_size: _Optional[int] = ..., state_version: _Optional[str] = ..., decoupled: _Optional[bool] = ...) -> None: ...
 
 class FunctionEntry(_message.Message):
-    __slots__ = ("namespace", "name", "uid", "revision", "spec", "shards", "generation", "deleting", "created_us", "proved_revision", "metadata", "problem")
+    __slots__ = ("namespace", "name", "uid", "revision", "spec", "shards", "generation", "deleting", "created_us", "proved_revision", "metadata", "problem", "proved_spec")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
@@ -167,6 +167,7 @@ class FunctionEntry(_message.Message):
     PROVED_REVISION_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    PROVED_SPEC_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     name: str
     uid: str
@@ -179,7 +180,8 @@ class FunctionEntry(_message.Message):
     proved_revision: str
     metadata: ModelMetadata
     problem: Problem
-    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., revision: _Optional[str] = ..., spec: _Optional[bytes] = ..., shards: _Optional[int] = ..., generation: _Optional[int] = ..., deleting: _Optional[bool] = ..., created_us: _Optional[int] = ..., proved_revision: _Optional[str] = ..., metadata: _Optional[_Union[ModelMetadata, _Mapping]] = ..., problem: _Optional[_Union[Problem, _Mapping]] = ...) -> None: ...
+    proved_spec: bytes
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., revision: _Optional[str] = ..., spec: _Optional[bytes] = ..., shards: _Optional[int] = ..., generation: _Optional[int] = ..., deleting: _Optional[bool] = ..., created_us: _Optional[int] = ..., proved_revision: _Optional[str] = ..., metadata: _Optional[_Union[ModelMetadata, _Mapping]] = ..., problem: _Optional[_Union[Problem, _Mapping]] = ..., proved_spec: _Optional[bytes] = ...) -> None: ...
 
 class UsageLane(_message.Message):
     __slots__ = ("tenants", "sessions", "state_bytes")

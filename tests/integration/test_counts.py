@@ -9,6 +9,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import numpy as np
@@ -65,7 +66,7 @@ def test_relay_and_worker_count_what_callers_saw(system: System) -> None:
     before = counted(agent, relays), counted(worker, theirs)
     seen: Counter[str] = Counter()
 
-    def ask(request: inference_pb2.ModelInferRequest, timeout: float = 20.0) -> "grpc.Future":
+    def ask(request: inference_pb2.ModelInferRequest, timeout: float = 20.0) -> Any:
         return client.stub.ModelInfer.future(request, timeout=timeout, compression=grpc.Compression.Gzip)
 
     with system.client() as client:
@@ -117,3 +118,29 @@ def test_an_attempt_that_was_refused_is_no_call(system: System) -> None:
     assert len(alive) == 3
     assert sum(metric_of(address, "dormouse_worker_calls_total") for address in alive) - before == steps
     assert sum(metric_of(address, "dormouse_worker_refusals_total") for address in alive) > 0
+
+
+@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+def test_compressed_steps_run_once_each_where_their_session_is(system: System, compression: grpc.Compression) -> None:
+    """Case 1.O8. Function and session stand in the message alone, which Envoy cannot read: 50 sessions, five steps, three workers."""
+    scale(system, "counter", 3)
+    addresses = workers(system, "counter")
+    assert len(addresses) == 3
+    pattern = r'dormouse_worker_calls_total\{code="(\w+)"\}'
+    before = [counted(address, pattern) for address in addresses]
+
+    def live(session: int) -> list[float]:
+        found = []
+        for turn in range(5):
+            request = request_of("counter", x=np.ones((1, 1), np.float32))
+            request.parameters["sequence_id"].int64_param = session
+            request.parameters["sequence_start"].bool_param = turn == 0
+            reply = client.stub.ModelInfer(request, timeout=20, compression=compression)
+            found.append(float(np.frombuffer(reply.raw_output_contents[0], np.float32)[0]))
+        return found
+
+    with system.client() as client, ThreadPoolExecutor(50) as pool:
+        assert list(pool.map(live, range(1, 51))) == [[1.0, 2.0, 3.0, 4.0, 5.0]] * 50
+    ran = [counted(address, pattern) - first for address, first in zip(addresses, before, strict=True)]
+    assert sum(ran, Counter()) == {"OK": 250}
+    assert all(each["OK"] > 0 for each in ran), "the sessions are spread over all three"

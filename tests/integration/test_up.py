@@ -7,10 +7,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from conftest import unavailable
 from dormouse.client import Client
 from dormouse_core.errors import Code, DormouseError
+from dormouse_testing import models
 from dormouse_testing.up import DOUBLE, TOTAL, Up, missing, processes_of, row, save_models, system
 
 
@@ -201,6 +205,59 @@ def test_a_model_that_does_not_load_says_why_and_a_new_revision_that_fails_harms
         up.command("apply", "-f", str(changed))
         up.until(lambda: any(c["type"] == "RolledOut" and c["status"] == "True" for c in up.get("total")["conditions"]))
         assert client.infer("total", {"x": row(1)}, session="a", timeout=20).outputs["y"].tolist() == [[3.0]]
+
+
+def too_new(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Models that this ONNX Runtime cannot run -> the words that its condition must have, found and supported."""
+    identity, tensor = [models.node("Identity", ["x"], ["y"])], ("x", models.FLOAT, ["n", 4])
+    out = ("y", models.FLOAT, ["n", 4])
+    models.write(folder / "ir.onnx", identity, [tensor], [out], ir_version=99)
+    models.write(folder / "opset.onnx", identity, [tensor], [out], opset=99)
+    models.write(folder / "domain.onnx", [models.node("Frobnicate", ["x"], ["y"], domain="com.example")], [tensor], [out])
+    weights = {"w": np.ones(4, np.float32)}
+    model = onnx.load(models.write(folder / "weights.onnx", [models.node("Mul", ["x", "w"], ["y"])], [tensor], [out], weights))
+    onnx.save(model, str(folder / "weights.onnx"), save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (folder / "weights.bin").unlink()
+    ort = f"ONNX Runtime {onnxruntime.__version__}"
+    return {
+        "ir": ("IR version: 99", "max supported IR version: 1", ort),
+        "opset": ("99", "till opset 2", ort),
+        "domain": ("com.example", ort),
+        "weights": ("weights.bin",),
+    }
+
+
+def test_a_model_that_is_newer_than_the_runtime(up: Up) -> None:
+    """Cases 7.O3 and 7.O2. Told at once and not held; no worker is started over and over; revision 1 serves on, also from zero."""
+    expected = too_new(up.folder)
+    with Client(up.gateway) as client:
+        assert client.infer("total", {"x": row(1)}, session="a", timeout=20).outputs["y"].tolist() == [[1.0]]
+        for name, words in expected.items():
+            manifest = up.folder / f"{name}.json"
+            manifest.write_text(DOUBLE.replace("name: double", f"name: {name}").replace("double.onnx", f"{name}.onnx"))
+            up.command("apply", "-f", str(manifest))
+            up.until_phase(name, "Failed")
+            condition = next(c for c in up.get(name)["conditions"] if c["type"] == "ModelReady")
+            assert condition["reason"] == "ModelInvalid"
+            for word in words:
+                assert word in condition["message"]
+            began = time.monotonic()
+            with pytest.raises(DormouseError) as refused:
+                client.infer(name, {"x": row(1, 2, 3, 4)}, timeout=20)
+            assert time.monotonic() - began < 1
+            assert refused.value.code is Code.FAILED_PRECONDITION
+            assert words[0] in refused.value.message
+
+        started = {name: len([i for i in up.supervisors() if i.startswith(name)]) for name in expected}
+        for steps, name in enumerate(expected, 2):
+            changed = up.folder / "total.json"
+            changed.write_text(TOTAL.replace("total.onnx", f"{name}.onnx"))
+            up.command("apply", "-f", str(changed))
+            up.until(lambda words=expected[name]: words[0] in str(up.get("total")["conditions"]))  # type: ignore[misc]
+            assert client.infer("total", {"x": row(1)}, session="a", timeout=20).outputs["y"].tolist() == [[float(steps)]]
+        up.until(lambda: not up.get("total")["workers"])
+        assert client.infer("total", {"x": row(1)}, session="a", timeout=20).outputs["y"].tolist() == [[6.0]], "woken as revision 1"
+        assert {name: len([i for i in up.supervisors() if i.startswith(name)]) for name in expected} == started, "tried once"
 
 
 def test_a_deleted_function_is_gone_and_its_name_is_free(up: Up) -> None:

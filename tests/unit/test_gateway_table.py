@@ -121,6 +121,7 @@ def test_problems() -> None:
     assert (refusal.code, "opset 99 (ModelInvalid)" in refusal.message) == (Code.FAILED_PRECONDITION, True)
     told.worker("old", "10.0.0.1:9000", "r1")
     assert told.function.refusal() is None, "the proved revision serves"
+    assert Told(shards=0, proved_revision="r1", proved_spec=b"{}", problem=bad).function.refusal() is None, "it sleeps, and can be woken"
     older = state_pb2.Problem(code=9, reason="ModelInvalid", message="opset 99", revision="r1")
     assert Told(shards=0, problem=older).function.refusal() is None, "the problem of a revision that is not wanted any more"
 

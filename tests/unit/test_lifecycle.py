@@ -108,6 +108,32 @@ def test_old_workers_go_on_serving_a_revision_that_fails() -> None:
     assert scales(world, AUTO_0) == []
 
 
+def kept(instances: int = 0) -> World:
+    """A new revision that fails beside one that was proved and can be started."""
+    world = failed(proved=OLD)
+    world.entry.problem.CopyFrom(state_pb2.Problem(code=9, reason="ModelInvalid", message="opset 99", revision=NEW))
+    world.entry.proved_spec = b"{}"
+    world.instances = [*(world.instances or []), *(instance(f"i-{n}", revision=OLD) for n in range(instances))]
+    world.add(*(worker(f"{n}", revision=OLD) for n in range(instances)))
+    return world
+
+
+def test_beside_a_revision_that_fails_the_proved_one_scales_sleeps_and_is_woken() -> None:
+    assert scales(kept(1), AUTO_1) == []
+    assert scales(kept(1), AUTO_2) == [(OLD, 2)]
+    assert scales(kept(2), AUTO_0) == [(OLD, 0)]
+    assert scales(kept(), AUTO_0) == []
+    assert scales(kept(), AUTO_1) == [(OLD, 1)]
+    assert set(scales(kept(1), STOPPED)) == {(OLD, 0), (NEW, 0)}
+    assert lifecycle.count(kept(2).seen()) == Workers(ready=2), "the autoscaler's own count is of those that serve"
+
+
+def test_negative_control_without_its_spec_the_proved_one_is_not_woken() -> None:
+    world = kept()
+    world.entry.ClearField("proved_spec")
+    assert scales(world, AUTO_1) == []
+
+
 def test_a_ready_worker_clears_the_problem() -> None:
     world = failed(proved=NEW)
     world.entry.problem.CopyFrom(state_pb2.Problem(code=14, reason="ModelUnavailable", message="404"))

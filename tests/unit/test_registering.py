@@ -58,6 +58,11 @@ def test_a_new_revision_has_no_problem_and_keeps_the_proof_of_the_old() -> None:
         changed, _, _ = await registering.apply(manifest("v2.onnx"))
         assert not changed.HasField("problem")
         assert changed.proved_revision == made.revision
+        assert changed.proved_spec == scaled.spec, "it can be started until the new one is proved"
+        third, _, _ = await registering.apply(manifest("v3.onnx"))
+        assert third.proved_spec == scaled.spec, "never that of one that was not proved"
+        back, _, _ = await registering.apply(manifest(idle="9s"))
+        assert (back.revision, back.proved_spec) == (made.revision, b"")
 
     on_a_store(story)
 

@@ -55,6 +55,16 @@ def test_phases(world: World, wanted: int, serving: int, phase: str, able: str) 
         assert c.message.strip()
 
 
+@pytest.mark.parametrize(("wanted", "serving", "phase"), [(0, 0, "Asleep"), (1, 0, "Waking"), (1, 1, "Ready")])
+def test_a_revision_that_fails_beside_a_proved_one_is_a_condition_and_no_phase(wanted: int, serving: int, phase: str) -> None:
+    world = made(proved=OLD, problem=True)
+    world.entry.proved_spec = AUTO
+    world.add(*(worker(f"w{n}", revision=OLD) for n in range(serving)))
+    seen = told(world, wanted)
+    assert seen.phase == phase
+    assert condition(seen, "ModelReady").reason == "ModelInvalid"
+
+
 def test_the_problem_is_the_condition() -> None:
     seen = condition(told(made(problem=True), 0), "ModelReady")
     assert (seen.status, seen.reason, seen.message) == ("False", "ModelInvalid", "opset 99 found")

@@ -142,13 +142,14 @@ class Applier:
         self.doubt(entry)
 
     async def _clean(self, entry: state_pb2.FunctionEntry) -> None:
-        """Deployments of other revisions that have no worker any more, and spec files that no Deployment uses."""
+        """Deployments of other revisions that have no worker any more and need none, and spec files that no Deployment uses."""
         used = {entry.revision}
         for live in self._of(DEPLOYMENTS, entry.uid):
             revision = live["metadata"]["labels"][names.REVISION]
             if revision == entry.revision:
                 continue
-            if live["spec"]["replicas"] == 0 and not live.get("status", {}).get("replicas"):
+            needed = entry.proved_spec and revision == entry.proved_revision  # until the new one is proved, calls wake this one
+            if not needed and live["spec"]["replicas"] == 0 and not live.get("status", {}).get("replicas"):
                 await self._remove(DEPLOYMENTS, live, "of an older revision")
             else:
                 used.add(revision)

@@ -38,8 +38,9 @@ class _Known:
 
     generation: int = -1
     accepted: Said | None = None
-    tried: bytes = b""
-    """The spec that was applied, or that cannot be: trying again is for when something changed, or for now and then (`retry`)."""
+    tried: tuple[bytes, bytes] | None = None
+    """The spec that was applied, or that cannot be, and the proved revision's where that is another: trying again is for when something
+    changed, or for now and then (`retry`)."""
     not_applied: NotApplied | None = None
 
 
@@ -94,7 +95,7 @@ class Reconciler:
         """What it consists of may have changed in the cluster."""
         known = self._known.get(uid)
         if known is not None:
-            known.tried = b""
+            known.tried = None
         self.nudge(key)
 
     def retry(self) -> None:
@@ -203,7 +204,7 @@ class Reconciler:
         return await self._mirror.wait_for(revision)
 
     async def _apply(self, entry: state_pb2.FunctionEntry, known: _Known) -> bool:
-        if known.tried == entry.spec:
+        if known.tried == (entry.spec, entry.proved_spec):
             return True
         try:
             await self._credentials.ensure(entry)
@@ -219,7 +220,7 @@ class Reconciler:
             known.not_applied = NotApplied("Invalid", _sentence(error.message), final=True)
         else:
             known.not_applied = None
-        known.tried = entry.spec
+        known.tried = entry.spec, entry.proved_spec
         return True
 
     def _said(self, uid: str, known: _Known) -> list[Said]:
