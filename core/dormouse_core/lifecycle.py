@@ -56,9 +56,15 @@ Step = Scale | Prove | Report | Purge
 
 
 def count(seen: FunctionSeen) -> Workers:
-    """The serving revision's workers, for the autoscaler: an instance without a worker that serves is starting, or starting again."""
+    """The serving revision's workers, for the autoscaler: an instance without a worker that serves is starting, or starting again.
+
+    A worker that is registered and that the provider does not have does not count: nobody ordered it, and "as many as there are", asked of
+    the provider while it is not heard, would be one more each time.
+    """
     revision = seen.serving_revision
-    return Workers(ready=sum(w.serving for w in seen.of(revision)), starting=len(_not_serving(seen, revision)))
+    there = None if seen.instances is None else {instance.name for instance in seen.instances}
+    ready = sum(w.serving and (there is None or w.instance in there) for w in seen.of(revision))
+    return Workers(ready=ready, starting=len(_not_serving(seen, revision)))
 
 
 def coming(seen: FunctionSeen) -> bool:

@@ -2,7 +2,8 @@
 
 import pytest
 from dormouse_core import lifecycle
-from dormouse_core.autoscaling import Decision, Workers
+from dormouse_core.autoscaling import Autoscaler, Decision, Scaling, Workers
+from dormouse_core.demand import Averages, Measured
 from dormouse_core.lifecycle import Prove, Purge, Report, Scale
 from dormouse_proto import state_pb2
 from dormouse_testing.functions_seen import NEW, OLD, World, entry, instance, report, worker
@@ -68,6 +69,21 @@ def test_an_instance_without_a_serving_worker_is_starting() -> None:
     world.add(worker("a"), worker("b", gone=True), worker("d", revision=OLD))
     assert lifecycle.count(world.seen()) == Workers(ready=1, starting=2)
     assert lifecycle.coming(world.seen())
+
+
+def test_a_worker_that_the_provider_does_not_have_is_not_ordered_again_and_again() -> None:
+    """Registered under no instance, and not heard: what is not known takes nothing away, and it adds nothing either."""
+    world, autoscaler = World(instances=[instance("i-a")]), Autoscaler()
+    world.add(worker("a"), worker("orphan", heard=False))
+    none = Averages(0.0, 0.0)
+    measured = Measured(none, none, none, running=0, held=0, live_sessions=0, idle=0.0, watched=1000.0)
+    for second in range(30):
+        seen = world.seen()
+        decision = autoscaler.decide(Scaling(minimum=1), measured, lifecycle.count(seen), lifecycle.unknown(seen), float(second))
+        for _, count in scales(world, decision):
+            world.instances = [instance("i-a"), *(instance(f"i-{number}") for number in range(1, count))]
+            world.add(*(worker(str(number)) for number in range(1, count)))
+    assert len(world.instances or ()) == 1
 
 
 def test_a_draining_workers_instance_is_not_coming() -> None:
