@@ -30,7 +30,7 @@ from dormouse_proto import state_pb2
 from dormouse_testing import simloop
 from dormouse_testing.clock import SimClock
 from dormouse_testing.memory_store import REFUSED, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
-from dormouse_worker.sessions import Answer, Failed, Outcome, Ran, Sessions, Settings, StateInfo, Step
+from dormouse_worker.sessions import Answer, Failed, Outcome, Ran, Sessions, Settings, StateInfo, Step, registration
 from dormouse_worker.sessions import commits as commits_module
 
 K = Keys("t")
@@ -722,6 +722,32 @@ async def test_a_lease_that_ended_is_lost_for_good_and_its_silence_takes_no_new_
         assert w.sessions.lost.is_set()
         assert w.sessions.report().shards == 0
         assert isinstance(error(await w.call("a", 1)), Unavailable)
+
+
+@simulated
+async def test_a_drain_does_not_wait_for_a_store_that_does_not_come_back() -> None:
+    """Asked to leave while the store is away, or before it went; with a step that runs, which is not acknowledged. Others stay."""
+    for begun in (False, True):
+        store = MemoryStore(SimClock())
+        async with Worker(store) as w, Worker(store.client(), "w-2") as stays:
+            await w.own()
+            await w.call("a", 1)
+            w.runner.hold = True
+            running = w.submit("a", 1)
+            await asyncio.sleep(0.1)
+            drain = asyncio.create_task(w.sessions.drain()) if begun else None
+            await asyncio.sleep(0.5)
+            store.down = stays.store.down = True
+            w.runner.release()
+            await asyncio.sleep(5)
+            drain = drain or asyncio.create_task(w.sessions.drain())
+            assert not w.sessions.lost.is_set()
+            await asyncio.sleep(registration.FORSAKEN_SECONDS)
+            assert w.sessions.lost.is_set()
+            assert not running.done() or running.result().error is not None
+            await asyncio.sleep(20)
+            assert not stays.sessions.lost.is_set()
+            drain.cancel()
 
 
 @simulated

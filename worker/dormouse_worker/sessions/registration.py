@@ -7,6 +7,9 @@ fails the fence at its next commit.
 A name is registered once. When the lease has ended, the name is dead, whatever the worker thinks of itself: `lost` is set, and the process
 ends or registers under a new name (rule 1). Between "no answer for a whole lease time" and "the store says that it ended" the worker does
 not know; it then takes no new steps (`lapsed`), so that their callers look for another owner instead of waiting here.
+
+One that is asked to leave while the store does not answer has nobody to hand over to and nothing that it could commit: it counts its lease
+as lost after `FORSAKEN_SECONDS`, rather than wait until it is killed.
 """
 
 import asyncio
@@ -22,6 +25,7 @@ from dormouse_proto import state_pb2
 TTL_SECONDS = 3
 EVERY_SECONDS = 1.0
 RETRY_SECONDS = 0.2
+FORSAKEN_SECONDS = 10.0
 TRIES = 25
 
 
@@ -40,6 +44,7 @@ class Registration:
         self._entry = state_pb2.WorkerEntry(address=address, revision=revision, state=state_pb2.WorkerEntry.State.READY, instance=instance)
         self._lease = 0
         self._renewed = 0.0  # when the last successful renewal was *sent*: the lease runs from no earlier than that
+        self._leaving = False
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -81,6 +86,7 @@ class Registration:
 
     async def drain(self) -> None:
         """Says that this worker wants no shards and no new callers. Does not return before the store knows, or the lease is lost."""
+        self._leaving = True
         self._entry.state = state_pb2.WorkerEntry.State.DRAINING
         txn = transactions.change(self._keys, self.function, self.worker, self._entry, self._lease)
         while not self.lost.is_set():
@@ -124,5 +130,9 @@ class Registration:
                     return
                 self._renewed = sent
                 wait = EVERY_SECONDS
-            self.lapsed = self._clock.monotonic() - self._renewed > TTL_SECONDS
+            silence = self._clock.monotonic() - self._renewed
+            self.lapsed = silence > TTL_SECONDS
+            if self._leaving and silence > FORSAKEN_SECONDS:
+                log.warning("the store does not answer; the worker leaves without it", worker=self.worker)
+                return
             await self._clock.sleep(wait)
