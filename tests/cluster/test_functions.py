@@ -185,6 +185,29 @@ def test_a_session_outlives_its_owners_pod_scaling_and_zero(both: Dormouse, step
     both.asleep("sums")
 
 
+def test_a_revision_that_does_not_load_harms_nobody_also_at_zero(both: Dormouse) -> None:
+    """7.O3. The revision that was proved is woken, with its sessions, until another is; then nothing of the old ones is left."""
+    both.apply(counter("kept"))
+    both.phase("kept", "Ready", "Asleep")
+    assert both.call("kept", 1, session="a") == 1
+    both.asleep("kept")
+    both.patch("kept", {"handler": "counter:Nothing"})
+    both.reason("kept", "ModelReady", "ModelInvalid")
+    assert both.call("kept", 1, session="a") == 2
+    both.phase("kept", "Asleep")
+    assert both.call("kept", 1, session="a") == 3
+    both.patch("kept", {"handler": "counter:Counter", "maxConcurrency": 8})
+    eventually("it is mended", lambda: both.condition("kept", "ModelReady").get("status") == "True")
+    assert both.call("kept", 1, session="a") == 4
+    eventually("one Deployment is left", lambda: len(deployments(both, "kept")) == 1)
+    both.delete("kept")
+
+
+def deployments(dormouse: Dormouse, name: str) -> list[Any]:
+    found: list[Any] = dormouse.cluster.get("deployments", "", dormouse.space, "-l", f"dormouse.dev/function={name}")
+    return found
+
+
 def test_every_worker_may_be_evicted(both: Dormouse) -> None:
     """5.O6. One worker, three workers: the API server says yes to one eviction at least, in a dry run; nothing makes a drain impossible."""
     for count in (1, 3):
