@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper, save
+from onnx import TensorProto, helper, load, numpy_helper, save
 
 Value = tuple[str, int, Sequence[Any]]
 FLOAT, INT64, STRING, FLOAT16, BFLOAT16, BOOL = (
@@ -74,6 +74,15 @@ def optional(path: Path) -> Path:
     """y = x + w, where w is [1, 2] unless a caller gives another."""
     inputs = [("x", FLOAT, ["n", 2]), ("w", FLOAT, [2])]
     return write(path, [node("Add", ["x", "w"], ["y"])], inputs, [("y", FLOAT, ["n", 2])], {"w": np.array([1, 2], np.float32)})
+
+
+def scaled(path: Path, scale: float, location: str) -> Path:
+    """y = x * scale, of rows of 4, with the scale in a file of its own: `location`, beside `path` or below."""
+    constants = {"w": np.full((4,), scale, np.float32)}
+    write(path, [node("Mul", ["x", "w"], ["y"])], [("x", FLOAT, ["n", 4])], [("y", FLOAT, ["n", 4])], constants)
+    (path.parent / location).parent.mkdir(exist_ok=True)
+    save(load(path), str(path), save_as_external_data=True, location=location, size_threshold=0)
+    return path
 
 
 def mean(path: Path) -> Path:

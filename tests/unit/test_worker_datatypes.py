@@ -124,33 +124,24 @@ async def test_an_optional_input_may_be_left_out(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------------- external data
 
 
-def external(path: Path, location: str, scale: float) -> Path:
-    """y = x * scale, with the scale in a file of its own."""
-    constants = {"w": np.full((4,), scale, np.float32)}
-    models.write(path, [models.node("Mul", ["x", "w"], ["y"])], [("x", 1, ["n", 4])], [("y", 1, ["n", 4])], constants)
-    (path.parent / location).parent.mkdir(exist_ok=True)
-    onnx.save(onnx.load(path), str(path), save_as_external_data=True, location=location, size_threshold=0)
-    return path
-
-
 async def test_weights_of_one_name_in_two_folders(tmp_path: Path) -> None:
     """Case 7.O2."""
-    first = load(external(tmp_path / "a" / "m.onnx", "weights.bin", 2))
-    second = load(external(tmp_path / "b" / "m.onnx", "weights.bin", 3))
+    first = load(models.scaled(tmp_path / "a" / "m.onnx", 2, "weights.bin"))
+    second = load(models.scaled(tmp_path / "b" / "m.onnx", 3, "weights.bin"))
     call = raw({"x": ("FP32", [1, 4], floats(1, 1, 1, 1))})
     for runtime, expected in ((first, 2), (second, 3), (first, 2)):
         assert await infer(runtime, call) == [{"y": ("FP32", [1, 4], floats(*[expected] * 4))}]
 
 
 async def test_weights_in_a_folder_below(tmp_path: Path) -> None:
-    runtime = load(external(tmp_path / "m.onnx", "data/weights.bin", 2))
+    runtime = load(models.scaled(tmp_path / "m.onnx", 2, "data/weights.bin"))
     call = raw({"x": ("FP32", [1, 4], floats(1, 1, 1, 1))})
     assert await infer(runtime, call) == [{"y": ("FP32", [1, 4], floats(2, 2, 2, 2))}]
 
 
 async def test_weights_in_a_configmap(tmp_path: Path) -> None:
     """Its keys are links to links, as the kubelet makes them."""
-    external(tmp_path / "..2026_01" / "m.onnx", "weights.bin", 2)
+    models.scaled(tmp_path / "..2026_01" / "m.onnx", 2, "weights.bin")
     (tmp_path / "..data").symlink_to("..2026_01")
     for name in ("m.onnx", "weights.bin"):
         (tmp_path / name).symlink_to(f"..data/{name}")
@@ -161,7 +152,7 @@ async def test_weights_in_a_configmap(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("location", ["../weights.bin", "/etc/hostname"])
 def test_weights_outside_the_models_folder_are_not_read(tmp_path: Path, location: str) -> None:
-    path = external(tmp_path / "in" / "m.onnx", "weights.bin", 2)
+    path = models.scaled(tmp_path / "in" / "m.onnx", 2, "weights.bin")
     (path.parent / "weights.bin").rename(tmp_path / "weights.bin")
     model = onnx.load(path, load_external_data=False)
     for entry in model.graph.initializer[0].external_data:

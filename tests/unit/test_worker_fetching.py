@@ -169,6 +169,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("tls")
     cert, key = folder / "cert.pem", folder / "key.pem"
     words = ["-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2", "-addext", "subjectAltName=DNS:localhost"]
+    words += ["-addext", "basicConstraints=critical,CA:FALSE"]  # rustls takes no authority for a server
     subprocess.run(["openssl", "req", *words, "-out", cert, "-keyout", key], check=True, capture_output=True)
     return cert, key
 
@@ -266,6 +267,17 @@ def test_s3(bucket: Server) -> None:
     assert (path.name, path.read_bytes()) == ("m.onnx", BODY)
     folder = fetch("s3://models/v1/")
     assert (folder / "m.onnx").read_bytes() + (folder / "w" / "w.bin").read_bytes() == BODY + b"w"
+
+
+def test_s3_behind_an_authority_of_ones_own(secure: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """SSL_CERT_FILE is for buckets too, though their library has trust of its own."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://{secure.host}")
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    secure.answers["/models/m.onnx"] = (200, OBJECT, BODY)
+    assert fetch("s3://models/m.onnx", DIGEST).read_bytes() == BODY
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    with pytest.raises(ModelUnavailable, match=r"SSL_CERT_FILE: .*none\.pem cannot be read"):
+        fetch("s3://models/other.onnx")
 
 
 def test_s3_says_what_is_missing(bucket: Server, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from dormouse_testing.cluster.layout import HOST_IP
 
 
 class Files(http.server.ThreadingHTTPServer):
-    """Serves what is in `files` by path; 404 for the rest."""
+    """Serves what is in `files` by path, with the query or without; 404 for the rest. Has the headers that a reader of buckets needs."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__((HOST_IP, 0), _Handler)
@@ -20,6 +20,7 @@ class Files(http.server.ThreadingHTTPServer):
         self.certificate = folder / "cert.pem"
         key = folder / "key.pem"
         words = ["-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=files", "-days", "2", "-addext", f"subjectAltName=IP:{HOST_IP}"]
+        words += ["-addext", "basicConstraints=critical,CA:FALSE"]  # rustls takes no authority for a server
         subprocess.run(["openssl", "req", *words, "-out", self.certificate, "-keyout", key], check=True, capture_output=True)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.certificate, key)
@@ -36,12 +37,14 @@ class Files(http.server.ThreadingHTTPServer):
 class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         assert isinstance(self.server, Files)
-        body = self.server.files.get(self.path)
+        body = self.server.files.get(self.path, self.server.files.get(self.path.partition("?")[0]))
         if body is None:
             self.send_error(404)
             return
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", '"e"')
+        self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
         self.end_headers()
         self.wfile.write(body)
 

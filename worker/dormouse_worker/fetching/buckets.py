@@ -5,6 +5,7 @@ identity, the metadata service. `AWS_SKIP_SIGNATURE=true` reads a public bucket 
 """
 
 import os
+import pathlib
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -28,8 +29,8 @@ class Bucket:
         self._root = model.path.strip("/") if model.folder else model.path.rpartition("/")[0]
         self.name = model.text
         # Options that are given hide those of the environment; a store of one's own without TLS is a choice of its owner's.
-        limits = LIMITS | {"allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"}
-        options: dict[str, Any] = {"client_options": limits, "retry_config": RETRIES}
+        client = LIMITS | {"allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"} | _trust()
+        options: dict[str, Any] = {"client_options": client, "retry_config": RETRIES}
         self._store: Any = S3Store(model.place, **options) if model.scheme == "s3" else GCSStore(model.place, **options)
 
     def files(self) -> list[str]:
@@ -56,3 +57,12 @@ class Bucket:
         if isinstance(error, _REFUSED):
             return ModelUnavailable(f"spec.model.uri: {self.name}: {text}")
         return Passing(text)
+
+
+def _trust() -> dict[str, bytes]:
+    """The certificates that OpenSSL would be told to trust, for https:// and for buckets alike: the library has its own list."""
+    file = os.environ.get("SSL_CERT_FILE")
+    try:
+        return {"root_certificate": pathlib.Path(file).read_bytes()} if file else {}
+    except OSError as error:
+        raise ModelUnavailable(f"SSL_CERT_FILE: {file} cannot be read: {error.strerror}") from error
