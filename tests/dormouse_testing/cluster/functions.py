@@ -18,6 +18,7 @@ RELEASE = "dormouse"
 SYSTEM = "dormouse-system"
 CRD = "inferencefunctions.dormouse.dev"
 GATEWAY = f"{RELEASE}-gateway"
+STORE = f"{RELEASE}-etcd-0.{SYSTEM}.svc.cluster.local:2379"
 OPERATOR = f"deployment/{RELEASE}-operator"
 OPTIONS = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
 
@@ -182,7 +183,7 @@ class Dormouse:
 
     def stored(self, prefix: str = "/dormouse/default/") -> list[str]:
         """What the store holds below `prefix`, asked from the operator's pod as root."""
-        program = KEYS.format(endpoint=f"{RELEASE}-etcd-0.{SYSTEM}.svc.cluster.local:2379", prefix=prefix)
+        program = KEYS.format(endpoint=STORE, prefix=prefix, ca="/etc/dormouse/tls/ca.crt", password="/etc/dormouse/users/operator")
         return self.cluster.kubectl("exec", "-n", SYSTEM, OPERATOR, "--", "python3", "-c", program).split()
 
 
@@ -192,8 +193,7 @@ from pathlib import Path
 from dormouse_kit.etcd import EtcdStore, TlsFiles
 
 async def ask():
-    store = EtcdStore(["{endpoint}"], tls=TlsFiles(Path("/etc/dormouse/tls/ca.crt")), user="root",
-                      password=Path("/etc/dormouse/users/operator").read_text())
+    store = EtcdStore(["{endpoint}"], tls=TlsFiles(Path("{ca}")), user="root", password=Path("{password}"))
     listing = await store.list("{prefix}", keys_only=True)
     print(*[item.key for item in listing.items])
     await store.close()
