@@ -140,6 +140,7 @@ def test_thousands_of_calls_with_deadlines_of_milliseconds_harm_nobody(system: S
     """Case 1.O5. 5,000, 64 at once, half of them steps: nobody dies, no call is counted for ever, and the functions go to zero."""
     sessions = range(700, 732)
     parts = {pid_of(system, word) for word in ("etcd", "dormouse_operator", "dormouse_gateway")}
+    said = len(system.log)
 
     def sleepy(session: int, start: bool) -> inference_pb2.ModelInferRequest:
         request = request_of("sleepy", **ONE)
@@ -170,6 +171,8 @@ def test_thousands_of_calls_with_deadlines_of_milliseconds_harm_nobody(system: S
         for name in ("sleepy", "drowsy"):
             system.wait(name, lambda status: status["phase"] == "Asleep", 30)
     assert parts == {pid_of(system, word) for word in ("etcd", "dormouse_operator", "dormouse_gateway")}
+    for death in ("the next one starts", "is started again", "supervisor ended"):  # of a worker, of Envoy, of a worker's supervisor
+        assert death not in system.log[said:]
 
 
 # ------------------------------------------------------------------------------------------------------------------ in parts

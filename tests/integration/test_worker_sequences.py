@@ -2,6 +2,7 @@
 initial values, variable sizes and every datatype, across a SIGKILL and a sleep at zero.
 """
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
@@ -13,7 +14,11 @@ import numpy as np
 import pytest
 import yaml
 from dormouse.initial import manifest
+from dormouse_core import records
+from dormouse_core.keys import Function as Identity
+from dormouse_core.keys import Keys
 from dormouse_core.tensors import DATATYPES, encode_raw
+from dormouse_kit.etcd import EtcdStore
 from dormouse_proto import inference_pb2
 from dormouse_testing import sequence_models
 from dormouse_testing.etcd_server import EtcdServer
@@ -54,6 +59,20 @@ class Function:
         """No worker at all, then a new one."""
         self._workers[-1].kill()
         self.start(spec)
+
+    def records(self) -> dict[str, list[tuple[str, str, list[int]]]]:
+        """Session -> (name, datatype, shape) of each tensor that the store has of it."""
+
+        async def read() -> dict[str, list[tuple[str, str, list[int]]]]:
+            store = EtcdStore([self._etcd.endpoint])
+            found = (await store.list(Keys(self._installation).states(Identity("tests", "fn", "uid-1")))).items
+            await store.close()
+            return {
+                item.key.rpartition("/")[2]: [(t.name, t.datatype, list(t.shape)) for t in records.decode(item.value).tensors]
+                for item in found
+            }
+
+        return asyncio.run(read())
 
     def close(self) -> None:
         for worker in self._workers:
@@ -150,6 +169,9 @@ def test_pairs_are_paired_by_name(function: Function, same: bool) -> None:
         assert found == [0, step, 2 * step, 3 * step, step]
         if step == 2:
             function.kill()
+    (tensors,) = function.records().values()
+    length = ("cache_last_channel_len", "FP32" if same else "INT64", [1, 1])
+    assert sorted(tensors) == [("cache_last_channel", "FP32" if same else "FP16", [1, 1, 2, 2]), length]
 
 
 def patterns(datatype: str) -> tuple[list[int], np.ndarray]:
