@@ -20,7 +20,7 @@ from dormouse_testing.cluster.callers import Inside, pod
 from dormouse_testing.cluster.client import eventually
 from dormouse_testing.cluster.functions import CODE, OPERATOR, RELEASE, STORE, SYSTEM, Dormouse, counter, echo
 from dormouse_testing.cluster.laptops import Laptop, Tokens, laptop
-from dormouse_testing.cluster.layout import API_PORT, HOST_IP
+from dormouse_testing.cluster.layout import API_PORT, HOST_IP, ClusterError
 from dormouse_testing.cluster.processes import alive
 
 OTHER = """
@@ -610,3 +610,25 @@ def test_a_namespace_goes_when_the_operator_has_lost_its_rights(base: Dormouse) 
         handled(base, "with-rights", 60)
         assert objects(base, stays) == before
         base.cluster.kubectl("create", "namespace", space)  # for the end of `namespace`
+
+
+def test_the_operators_own_namespace_goes(base: Dormouse) -> None:
+    """5.O1, and the last test of this file: the operator, etcd and functions in one namespace that is deleted, all at once. What is not in
+    it stays as it was: other functions' objects, and somebody's of the same names."""
+    with base.cluster.namespace("stays") as stays:
+        foreign(base, stays)
+        going(base, SYSTEM)
+        before = (objects(base, stays), objects(base, base.space))
+        began = time.monotonic()
+        try:
+            base.cluster.kubectl("delete", "namespace", SYSTEM, "--timeout=60s")
+            took = time.monotonic() - began
+            assert took < 60
+            print(f"gone after {took:.0f} s")
+            assert (objects(base, stays), objects(base, base.space)) == before
+        finally:
+            # What Helm would have removed, had its record not gone with the namespace; and the namespace, for whoever installed.
+            chosen = ["-l", f"app.kubernetes.io/instance={RELEASE}"]
+            base.cluster.kubectl("delete", "clusterrole,clusterrolebinding", *chosen, "--ignore-not-found")
+            with contextlib.suppress(ClusterError):
+                base.cluster.kubectl("create", "namespace", SYSTEM)

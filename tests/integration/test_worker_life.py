@@ -494,3 +494,43 @@ def test_the_control_stream(start: Start, own: Callable[..., str], tmp_path: Pat
         assert reports[-1].shards == 0
     assert worker.process is not None
     assert worker.process.wait(20) == 0
+
+
+def test_a_drain_for_which_nobody_finds_a_taker_ends_within_the_grace_period(start: Start, own: Callable[..., str], tmp_path: Path) -> None:
+    """A leader listens and is still looking, as for a pod that no node takes: the worker serves on, and then leaves by itself."""
+    models.counter(tmp_path / "counter.onnx")
+    worker = start({**COUNTER, "timeouts": {"step": "1s"}})
+    own()
+    ended = threading.Event()
+
+    def requests() -> Iterator[control_pb2.WorkerOrder]:
+        yield control_pb2.WorkerOrder(hello=control_pb2.WorkerOrder.Hello(leader="test", report_interval_ms=50))
+        yield control_pb2.WorkerOrder(drain=control_pb2.WorkerOrder.Drain())
+        ended.wait(60)
+
+    with worker.client() as client:
+        assert patient(lambda: client.step(ONE, "s")).tolist() == [[1] * 4]
+        stream = control_pb2_grpc.WorkerStub(client.channel).Control(requests(), timeout=60)
+        began = time.monotonic()
+        assert next(report for report in stream if report.draining).shards == 8
+        assert client.step(ONE, "s").tolist() == [[2] * 4], "it serves on meanwhile"
+        for _ in stream:
+            pass
+        assert 10 < time.monotonic() - began < 16
+        ended.set()
+    assert worker.process is not None
+    assert worker.process.wait(20) == 0
+
+
+def test_a_worker_that_is_asked_to_leave_without_a_store_leaves(tmp_path: Path, own_etcd: EtcdServer) -> None:
+    """Nothing can be handed over or committed. Not only when the pod's grace period is over."""
+    models.counter(tmp_path / "counter.onnx")
+    path = spec_file(tmp_path, COUNTER, own_etcd.endpoint, installation="alone")
+    with WorkerProcess(tmp_path, "--spec", str(path)) as worker:
+        give_shards(own_etcd.endpoint, "alone", 8)
+        with worker.client() as client:
+            assert patient(lambda: client.step(ONE, "s")).tolist() == [[1] * 4]
+        own_etcd.kill()
+        began = time.monotonic()
+        worker.stop(30)
+        assert time.monotonic() - began < 16

@@ -28,6 +28,9 @@ QUIET = 0.2
 """A draining worker ends when nothing arrived for so long and nothing is open, in seconds."""
 UNHEARD = 3.0
 """A draining worker that no leader listens to for so long leaves without one."""
+TAKER = 10.0
+"""Seconds beyond a step's limit for which one serves on while nobody can take its shards. Then it gives them up, so that what runs can
+commit before the pod's grace period, twice as long beyond the limit, is over."""
 LOST = 75
 """Exit status of a process whose lease ended: the supervisor starts the next."""
 
@@ -109,9 +112,9 @@ class Worker:
         log.event("draining", worker=self._settings.worker)
         self.control.changed()
         if self._member is not None:
-            unheard = asyncio.ensure_future(self._unheard())
+            alone = asyncio.ensure_future(self._alone())
             await self._member.drain()
-            unheard.cancel()
+            alone.cancel()
         self.control.changed()
         await self._quiet()
         self.service.closing = True
@@ -122,9 +125,10 @@ class Worker:
         log.event("drained", worker=self._settings.worker)
         self._link.send({"drained": True})
 
-    async def _unheard(self) -> None:
-        silent = 0.0
-        while silent < UNHEARD:
+    async def _alone(self) -> None:
+        """Nobody will take what it owns: no leader listens, or none has found a taker for too long."""
+        silent, limit = 0.0, time.monotonic() + self.loaded.engine.runs.limit + TAKER
+        while silent < UNHEARD and time.monotonic() < limit:
             await asyncio.sleep(0.1)
             silent = 0.0 if self.control.streams else silent + 0.1
         self._no_taker()

@@ -22,8 +22,8 @@ from dormouse_operator.kubernetes.provider import KubernetesProvider
 from dormouse_operator.kubernetes.reflecting import Reflector
 from dormouse_operator.kubernetes.registry import seconds, timestamp
 
-INTERVAL = 5.0  # seconds between looks
-SLOW = 10.0  # seconds in which a container is made as a rule; beyond, its pod's events are read
+INTERVAL = 3.0  # seconds between looks
+SLOW = 5.0  # seconds in which a container is made as a rule; beyond, its pod's events are read: callers are told why before they gave up
 RENEW = 60.0  # seconds for which a pod may fail before it is replaced by a new one
 TOUCH = 30.0  # seconds between touches of a Deployment whose pods are refused
 

@@ -1,0 +1,243 @@
+"""Evictions and drains: every pod may be evicted, workers one at a time and after they handed over, and the only node can be drained.
+
+etcd is on a volume here, as in an installation that is to keep its sessions.
+"""
+
+import contextlib
+import itertools
+import json
+import threading
+import time
+from collections.abc import Iterator
+
+import grpc
+import pytest
+from dormouse_testing.cluster.client import Cluster, eventually
+from dormouse_testing.cluster.functions import SYSTEM, Dormouse, counter, echo, installed
+from dormouse_testing.cluster.layout import ClusterError
+
+PARTS = {"gateway": 2, "operator": 1, "etcd": 1}
+SESSIONS = 24
+
+
+@pytest.fixture(scope="module")
+def dormouse(with_images: Cluster, request: pytest.FixtureRequest) -> Iterator[Dormouse]:
+    """Three functions: at zero, at one, and at three workers."""
+    failed = request.session.testsfailed
+    with_images.volume(f"{SYSTEM}-0")
+    try:
+        with installed(with_images, "test-drain", "etcd.persistence.enabled=true", "etcd.persistence.size=1Gi") as found:
+            short = {"timeouts": {"step": "5s"}}
+            found.apply(echo("none"), counter("one", minReplicas=1, **short), counter("three", minReplicas=3, maxReplicas=3, **short))
+            found.ready("one", 1)
+            found.ready("three", 3)
+            found.asleep("none")
+            yield found
+            if request.session.testsfailed > failed:
+                found.tell()
+    finally:
+        if with_images.own:
+            with_images.kubectl("delete", "pv", f"{SYSTEM}-0", "--ignore-not-found", "--wait=false")
+
+
+_NUMBERS = itertools.count(1)
+
+
+class Steps:
+    """One step after the other on every session of a function, and how often each was acknowledged. A step that failed may have run: the
+    next answer tells."""
+
+    def __init__(self, dormouse: Dormouse, name: str) -> None:
+        self._dormouse, self._name = dormouse, name
+        self._ended = threading.Event()
+        self.errors: list[str] = []
+        self.counts = dict.fromkeys((f"{next(_NUMBERS)}" for _ in range(SESSIONS)), 0)
+        self._unknown: set[str] = set()  # sessions whose last step may have run
+
+    def __enter__(self) -> "Steps":
+        for session in self.counts:
+            self._step(session)
+        self._tasks = [self._dormouse.pool.submit(self._walk, place) for place in range(4)]
+        return self
+
+    def _walk(self, place: int) -> None:
+        while not self._ended.is_set():
+            for session in list(self.counts)[place::4]:
+                self._step(session)
+                time.sleep(0.01)
+
+    def _step(self, session: str) -> None:
+        try:
+            total = self._dormouse.call(self._name, 1, session=session, timeout=30)
+        except grpc.RpcError as error:
+            self.errors.append(f"{error.code().name}: {error.details()}")
+            self._unknown.add(session)
+            time.sleep(0.1)
+            return
+        known = self.counts[session]
+        assert total == known + 1 or (total > known and session in self._unknown), (session, known, total)
+        self.counts[session] = total
+        self._unknown.discard(session)
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for task in self._tasks:
+            task.result()
+
+    def check(self) -> None:
+        """What was acknowledged is there."""
+        for session, count in self.counts.items():
+            found = self._dormouse.call(self._name, 0, session=session, timeout=30)
+            assert found == count or (found > count and session in self._unknown), (session, count, found)
+
+
+def evict(dormouse: Dormouse, namespace: str, pod: str) -> bool:
+    """False: not now, says the budget."""
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": namespace}}
+    path = f"/api/v1/namespaces/{namespace}/pods/{pod}/eviction"
+    try:
+        dormouse.cluster.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(body))
+    except ClusterError as error:
+        if "disruption budget" not in str(error):
+            raise
+        return False
+    return True
+
+
+def names(dormouse: Dormouse, namespace: str, labels: str) -> set[str]:
+    found = dormouse.cluster.get("pods", "", namespace, "-l", labels)
+    return {pod["metadata"]["name"] for pod in found if "deletionTimestamp" not in pod["metadata"]}
+
+
+def workers(dormouse: Dormouse, name: str) -> set[str]:
+    return names(dormouse, dormouse.space, f"dormouse.dev/function={name}")
+
+
+def settled(dormouse: Dormouse, seconds: float = 90.0) -> None:
+    """All parts are there and ready, every function has its workers, and calls reach them."""
+    for part, count in PARTS.items():
+        labels = f"dormouse.dev/part={part}"
+        eventually(f"{part}: {count}", lambda labels=labels, count=count: ready(dormouse, labels) == count, seconds)  # type: ignore[misc]
+    dormouse.ready("one", 1, seconds)
+    dormouse.ready("three", 3, seconds)
+    eventually("no worker more", lambda: (len(dormouse.pods("one")), len(dormouse.pods("three"))) == (1, 3), seconds)
+    eventually("calls get in", lambda: answers(dormouse), seconds)
+
+
+def answers(dormouse: Dormouse) -> bool:
+    try:
+        return all(dormouse.call(name, 0, session="0", timeout=5) == 0 for name in ("one", "three"))
+    except grpc.RpcError:
+        return False
+
+
+def ready(dormouse: Dormouse, labels: str) -> int:
+    return sum(
+        any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
+        for pod in dormouse.cluster.get("pods", "", SYSTEM, "-l", labels)
+        if "deletionTimestamp" not in pod["metadata"]
+    )
+
+
+def replaced(dormouse: Dormouse, name: str, pod: str, count: int) -> None:
+    """The pod has gone, and so many serve."""
+    began = time.monotonic()
+    eventually(f"{pod} is gone", lambda: pod not in dormouse.pods(name), 60)
+    gone = time.monotonic() - began
+    dormouse.ready(name, count)
+    eventually("as many pods", lambda: len(dormouse.pods(name)) == count)
+    print(f"{pod} gone after {gone:.1f} s, replaced after {time.monotonic() - began:.1f} s")
+
+
+def test_workers_are_evicted_one_at_a_time_and_no_call_fails(dormouse: Dormouse) -> None:
+    """5.O6. Of three, each in turn: the next may go when another has taken its place. Callers see none of it, for each hands over first."""
+    with Steps(dormouse, "three") as steps:
+        for pod in sorted(workers(dormouse, "three")):
+            others = workers(dormouse, "three") - {pod}  # ready, all of them: one that is not may go at any time
+            eventually(f"{pod} may be evicted", lambda pod=pod: evict(dormouse, dormouse.space, pod))  # type: ignore[misc]
+            assert not any(evict(dormouse, dormouse.space, other) for other in others), "a second one at once"
+            replaced(dormouse, "three", pod, 3)
+    assert steps.errors == []
+    steps.check()
+
+
+def test_the_only_worker_is_evicted_and_no_call_fails(dormouse: Dormouse) -> None:
+    """5.O6. Of one, with its sessions; and of none, where there is nothing to evict and the function wakes as ever."""
+    with Steps(dormouse, "one") as steps:
+        [pod] = workers(dormouse, "one")
+        eventually("it may be evicted", lambda: evict(dormouse, dormouse.space, pod))
+        replaced(dormouse, "one", pod, 1)
+    assert steps.errors == []
+    steps.check()
+    dormouse.asleep("none")
+    assert dormouse.call("none", 3) == 3
+
+
+def test_gateways_and_operator_are_evicted(dormouse: Dormouse) -> None:
+    """5.O6. Gateways one at a time. The operator's eviction lets go of the budgets, and the next operator takes them up again."""
+    for pod in sorted(names(dormouse, SYSTEM, "dormouse.dev/part=gateway")):
+        others = names(dormouse, SYSTEM, "dormouse.dev/part=gateway") - {pod}
+        eventually(f"{pod} may be evicted", lambda pod=pod: evict(dormouse, SYSTEM, pod), 60)  # type: ignore[misc]
+        assert not any(evict(dormouse, SYSTEM, other) for other in others), "both at once"
+    [operator] = names(dormouse, SYSTEM, "dormouse.dev/part=operator")
+    assert evict(dormouse, SYSTEM, operator)
+    settled(dormouse)
+    eventually("budgets are as they should be", lambda: set(widths(dormouse).values()) == {1})
+    with Steps(dormouse, "three") as steps:
+        time.sleep(1)
+    assert steps.errors == []
+
+
+def widths(dormouse: Dormouse) -> dict[str, object]:
+    found = dormouse.cluster.get("poddisruptionbudgets")
+    return {each["metadata"]["name"]: each["spec"]["maxUnavailable"] for each in found}
+
+
+def test_a_drain_where_workers_fit_nowhere_else_ends_one_by_one(dormouse: Dormouse) -> None:
+    """5.O6. The node takes no new pod while the workers are evicted, as a drain does it: each eviction waits for the one before, none for
+    ever, and the sessions of the last are there when there is a node again."""
+    if not dormouse.cluster.own:
+        pytest.skip("another's nodes are not ours to close")
+    with Steps(dormouse, "three") as steps:
+        pass
+    [node] = [each["metadata"]["name"] for each in dormouse.cluster.get("nodes")]
+    before = workers(dormouse, "three")
+    dormouse.cluster.kubectl("cordon", node)
+    try:
+        for pod in sorted(before):
+            eventually(f"{pod} may be evicted", lambda pod=pod: evict(dormouse, dormouse.space, pod), 60)  # type: ignore[misc]
+            left = (before & workers(dormouse, "three")) - {pod}
+            assert not any(evict(dormouse, dormouse.space, other) for other in left), "a second one at once"
+        began = time.monotonic()
+        eventually("they are gone", lambda: not before & set(dormouse.pods("three")), 60)
+        print(f"the last one went after {time.monotonic() - began:.0f} s")
+        assert time.monotonic() - began < 5 + 15, "it waited for a taker until it was killed"
+    finally:
+        dormouse.cluster.kubectl("uncordon", node)
+    settled(dormouse)
+    steps.check()
+    eventually("budgets are as they should be", lambda: set(widths(dormouse).values()) == {1})
+
+
+def test_the_only_node_is_drained(dormouse: Dormouse) -> None:
+    """5.O6. `kubectl drain`, with everything of the installation on that node, etcd too: it ends, and after it every acknowledged step is
+    there and every function answers."""
+    if not dormouse.cluster.own:
+        pytest.skip("another's nodes are not ours to drain")
+    [node] = [each["metadata"]["name"] for each in dormouse.cluster.get("nodes")]
+    with contextlib.ExitStack() as calls:
+        running = [calls.enter_context(Steps(dormouse, name)) for name in ("one", "three")]
+        began = time.monotonic()
+        try:
+            dormouse.cluster.kubectl("drain", node, "--delete-emptydir-data", "--force", "--timeout=150s", timeout=180)
+            print(f"drained in {time.monotonic() - began:.0f} s")
+            left = dormouse.cluster.get("pods")
+            assert [pod["metadata"]["name"] for pod in left if pod["spec"].get("nodeName")] == []
+        finally:
+            dormouse.cluster.kubectl("uncordon", node)
+        settled(dormouse)
+    for steps in running:
+        assert all(steps.counts.values())
+        steps.check()
+    assert dormouse.call("none", 3) == 3
+    eventually("budgets are as they should be", lambda: set(widths(dormouse).values()) == {1})
