@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from dormouse_core.errors import Code, DormouseError, Internal
+from dormouse_core.errors import Code, DormouseError, Internal, InvalidArgument
 from dormouse_core.seams import Clock, Reply
 from dormouse_kit import log
 from dormouse_kit.grpc_options import MANY, server_options
@@ -56,15 +56,19 @@ class Handler(grpc.GenericRpcHandler):
             return grpc.stream_stream_rpc_method_handler(answered(WATCH, self._health.watch))
         if method in reflection.METHODS:
             return grpc.stream_stream_rpc_method_handler(answered(method, reflect))
-        return grpc.unary_unary_rpc_method_handler(self._unary(method))
+        # As a stream of one message: grpcio never answers a unary call that ends without its message.
+        return grpc.stream_unary_rpc_method_handler(self._unary(method))
 
-    def _unary(self, method: str) -> Callable[[bytes, Any], Awaitable[bytes]]:
+    def _unary(self, method: str) -> Callable[[Any, Any], Awaitable[bytes]]:
         answer = self._relay.call if method == INFER else self._methods.call
 
-        async def serve(message: bytes, context: Any) -> bytes:
+        async def serve(_: Any, context: Any) -> bytes:
             left = context.time_remaining()
             deadline = math.inf if left is None else self._clock.monotonic() + left
             try:
+                message = await context.read()
+                if message is grpc.aio.EOF:
+                    raise InvalidArgument("message: the call ended without a whole one; a unary call carries one message")
                 metadata = naming.single(context.invocation_metadata() or ())
                 reply = await answer(Request(method, message, metadata, deadline, attempt(metadata)))
             except DormouseError as error:

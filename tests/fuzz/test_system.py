@@ -141,8 +141,8 @@ def request(rng: random.Random, message: bytes) -> tuple[list[tuple[bytes, bytes
         (b"te", b"trailers"),
         *(pair for pair in fuzzing.metadata(rng) if pair[0] != b"content-type"),
     ]
-    # Its own mistakes are tried in test_metadata. Here a deadline ends what grpcio waits for: the rest of a message that is cut off.
-    headers = [*(pair for pair in headers if pair[0] != b"grpc-timeout"), (b"grpc-timeout", b"100m")]
+    # The mistakes in it are tried in test_metadata. Here no deadline ends a call: whatever it is, it is answered.
+    headers = [pair for pair in headers if pair[0] != b"grpc-timeout"]
     cuts = sorted(rng.randrange(len(body) + 1) for _ in range(rng.randrange(4)))
     return headers, [body[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(body)], strict=True)]
 
@@ -168,3 +168,20 @@ def test_a_forbidden_header_ends_its_own_call_alone(up: Up, where: str) -> None:
         for _ in range(3):
             assert connection.call([*headers, (b"dormouse-tenant", b"a\x7f\x01b")], chunks) in ("reset", "answered")
             assert connection.call(headers, chunks) == "answered"
+
+
+@pytest.mark.parametrize("method", [INFER, "/inference.GRPCInferenceService/ModelReady", "/grpc.health.v1.Health/Check", "/x/y"])
+def test_a_call_that_ends_before_its_message_is_answered(up: Up, method: str) -> None:
+    """Without a deadline: grpcio's own servers leave such a call alone for ever."""
+    with grpc.insecure_channel(up.gateway) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.stream_unary(method)(iter([]), timeout=10)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details() == "message: the call ended without a whole one; a unary call carries one message"
+    headers = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", method.encode()), (b":authority", b"x"),
+               (b"content-type", b"application/grpc"), (b"te", b"trailers")]  # fmt: skip
+    body = request_of("double", x=row(1, 2, 3, 4)).SerializeToString()
+    framed = b"\0" + len(body).to_bytes(4, "big") + body
+    with Connection(up.gateway, timeout=10) as connection:
+        for size in (0, 1, 4, 5, len(framed) - 1):
+            for encoding in ([], [(b"grpc-encoding", b"gzip")]):
+                assert connection.call([*headers, *encoding], [framed[:size]]) == "answered"
