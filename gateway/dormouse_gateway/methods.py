@@ -1,7 +1,8 @@
 """What the relay answers itself, about the server and about functions: from `functions/`, so that it is right while a function sleeps.
 
 None of these counts as demand or wakes anybody: clients poll readiness, platforms check health. `ModelReady` says whether a call would be
-served, asleep or not. `ModelMetadata` and `ModelConfig` of a function that no worker has loaded yet wait for the proof.
+served, asleep or not; one that is not there is not ready. `ModelMetadata` and `ModelConfig` of a function that no worker has loaded yet
+wait for the proof.
 """
 
 import asyncio
@@ -123,8 +124,12 @@ class Methods:
         return inference_pb2.RepositoryIndexResponse(models=[model])
 
     async def _model_ready(self, request: Request) -> Message:
+        """What is not there is not ready, as Triton says it: who waits for a model asks before there is one."""
         asked = parse(inference_pb2.ModelReadyRequest, request.message)
-        function = await self._function(request, asked)
+        try:
+            function = await self._function(request, asked)
+        except NotFound:
+            return inference_pb2.ModelReadyResponse(ready=False)
         proved = function.entry.proved_revision != ""
         return inference_pb2.ModelReadyResponse(ready=proved and function.refusal() is None)
 

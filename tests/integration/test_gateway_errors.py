@@ -196,6 +196,11 @@ async def test_methods_that_the_relay_answers(gateway: Gateway, world: World, ch
     assert inference_pb2.ModelReadyResponse.FromString((await ask(channel, f"{SERVICE}ModelReady", named))[2]).ready, "asleep is ready"
     other = inference_pb2.ModelReadyRequest(name="unproved").SerializeToString()
     assert not inference_pb2.ModelReadyResponse.FromString((await ask(channel, f"{SERVICE}ModelReady", other))[2]).ready
+    for name, version in (("nobody", ""), ("described", "2")):  # no error, as in Triton: callers poll for what is still to be applied
+        absent = inference_pb2.ModelReadyRequest(name=name, version=version).SerializeToString()
+        code, _, message = await ask(channel, f"{SERVICE}ModelReady", absent)
+        assert code is Code.OK
+        assert not inference_pb2.ModelReadyResponse.FromString(message).ready
     described = inference_pb2.ModelMetadataResponse.FromString((await ask(channel, f"{SERVICE}ModelMetadata", named))[2])
     assert (described.name, described.inputs[0].name, list(described.inputs[0].shape)) == ("described", "x", [-1, 4])
     config = inference_pb2.ModelConfigResponse.FromString((await ask(channel, f"{SERVICE}ModelConfig", named))[2]).config
