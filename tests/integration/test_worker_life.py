@@ -188,6 +188,47 @@ def test_a_killed_child_is_replaced_and_sessions_go_on(start: Start, own: Callab
         assert worker.child != old
 
 
+@pytest.mark.parametrize("kills", [2, 3])
+def test_a_child_that_is_killed_while_it_starts_is_replaced(tmp_path: Path, etcd_server: EtcdServer, kills: int) -> None:
+    """The first two say nothing of the model: nothing is reported that callers would be refused with."""
+    waits = handler(tmp_path, """
+        import pathlib, time
+        import dormouse
+        class Mine(dormouse.Handler):
+            inputs = [dormouse.Tensor("x", "FP32", [1])]
+            outputs = [dormouse.Tensor("y", "FP32", [1])]
+            def setup(self, ctx):
+                with (ctx.model / "started").open("a") as file:
+                    file.write("x")
+                while not (ctx.model / "go").exists():
+                    time.sleep(0.01)
+            def step(self, inputs, state, ctx):
+                return {"y": inputs["x"]}
+    """)  # fmt: skip
+    started = tmp_path / "handlers" / "started"
+    worker = WorkerProcess(tmp_path, "--spec", str(spec_file(tmp_path, waits, etcd_server.endpoint)))
+    worker.start()
+    try:
+        for number in range(1, kills + 1):
+            limit = time.monotonic() + 20
+            while not started.exists() or len(started.read_text()) < number:
+                assert time.monotonic() < limit, worker.log
+                time.sleep(0.01)
+            os.kill(worker.child, signal.SIGKILL)
+        if kills < 3:
+            (tmp_path / "handlers" / "go").touch()
+            worker.wait_ready()
+            assert not worker.reason.exists()
+            assert worker.stop() == 0
+        else:
+            assert worker.process is not None
+            assert worker.process.wait(10) == 1
+            text = "the worker ended with status -9 before it was ready, 3 times in a row"
+            assert json.loads(worker.reason.read_text()) == {"code": 14, "reason": "WorkerFailed", "message": text}
+    finally:
+        worker.kill()
+
+
 def test_a_killed_child_never_acknowledges_half(start: Start, own: Callable[..., str], tmp_path: Path) -> None:
     """Callers in a closed loop with keys of their own; the child is killed in the middle. Sent again, each step counts once."""
     models.counter(tmp_path / "counter.onnx")

@@ -4,8 +4,9 @@ A worker's child (Envoy with Python in it) can die, hang, or be told to leave; t
 turns SIGTERM into a drain (a bare SIGTERM to Envoy cuts its calls). It imports nothing heavy, holds no model and no lease, and has one
 thread and no event loop: a handful of file descriptors in one `select`.
 
-The child dies with its supervisor (PR_SET_PDEATHSIG). A child that never became ready is not tried again: its reason is written down and
-the supervisor leaves, so that the reason reaches the function's condition.
+The child dies with its supervisor (PR_SET_PDEATHSIG). A child that ended before it was ready is not tried again: its reason is written
+down and the supervisor leaves, so that the reason reaches the function's condition, and callers are refused with it. But one that was
+killed gave no reason: its machine may have been short of memory for a moment. It is tried again, and callers wait.
 """
 
 import ctypes
@@ -24,6 +25,8 @@ from dormouse_worker import bootstrap, probing
 from dormouse_worker.link import FD, SETTINGS, Link
 
 UNAVAILABLE = 14
+KILLS = 3
+"""Children in a row that were killed before they were ready; then that is the reason."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -135,14 +138,17 @@ class Supervisor:
 
     def run(self) -> int:
         """The exit status of the whole."""
-        quick = 0
+        quick = killed = 0
         while True:
             child = Child(self._options)
             status = self._watch(child)
             if self._asked:
                 return 0
-            if not child.ready:
-                self._report(child.problem or _failed(f"the worker ended with status {status} before it was ready"))
+            mute = not child.ready and child.problem is None
+            killed = killed + 1 if mute and status < 0 else 0
+            if not child.ready and not 0 < killed < KILLS:
+                times = f", {KILLS} times in a row" if killed else ""
+                self._report(child.problem or _failed(f"the worker ended with status {status} before it was ready{times}"))
                 return 1
             # A restarted worker is a new one. The first is started at once; one that dies again and again waits longer and longer.
             quick = quick + 1 if time.monotonic() - child.since < 10 else 0
