@@ -89,7 +89,7 @@ class Autoscaler:
         if measured.held:
             by_held = _workers_for(measured.held, scaling.target) if scaling.metric == "concurrency" else 1
             if workers.ready == 0:
-                return max(stable, by_held), f"{measured.held} calls held, target {scaling.target:g} a worker"
+                return max(stable, by_held), f"calls held: {measured.held}, target {scaling.target:g} a worker"
         over = panic / max(workers.all, 1) >= PANIC_THRESHOLD
         if over:
             if self._panic_since is None:
@@ -113,10 +113,10 @@ class Autoscaler:
         if measured.running or measured.held:
             if wanted >= 1:
                 return wanted, reason
-            return 1, f"{measured.running} calls running, {measured.held} held"
+            return 1, f"calls running: {measured.running}, held: {measured.held}"
         if measured.idle >= scaling.scale_to_zero_after:
             if scaling.memory_only and measured.live_sessions:
-                return max(wanted, 1), f"{measured.live_sessions} sessions live in memory only"
+                return max(wanted, 1), f"sessions live in memory only: {measured.live_sessions}"
             self._calm()
             return 0, f"no work for {_seconds(measured.idle)}, scaleToZeroAfter {_seconds(scaling.scale_to_zero_after)}"
         if workers.all and wanted < 1:
@@ -157,7 +157,7 @@ class Autoscaler:
         most = max(self._wave_peak, workers.all)
         if decision.wanted <= most:
             return decision
-        return Decision(most, f"{workers.starting} workers are starting; {decision.reason}", decision.valid, decision.panicking)
+        return Decision(most, f"workers starting: {workers.starting}; {decision.reason}", decision.valid, decision.panicking)
 
 
 def _workers_for(amount: float, target: float) -> int:

@@ -138,7 +138,7 @@ def _scale(seen: FunctionSeen, decision: Decision) -> list[Step]:
         elif wanted == 0:
             steps += _count_to(seen, revision, 0, f"an older revision; {why}")
         elif seen.proved and ready >= wanted:
-            steps += _count_to(seen, revision, 0, f"{ready} workers of revision {target[:8]} are ready")
+            steps += _count_to(seen, revision, 0, f"workers of revision {target[:8]} ready: {ready}")
     return steps
 
 

@@ -78,7 +78,7 @@ def _phase(seen: FunctionSeen, wanted: int, serving: int) -> str:
 def _ready(seen: FunctionSeen, phase: str, serving: int) -> control_pb2.Condition:
     message = {
         "Deleting": "It is being deleted.",
-        "Ready": f"{serving} workers serve it.",
+        "Ready": f"Workers that serve it: {serving}.",
         "Failed": f"It cannot be served: {seen.entry.problem.message}",
         "Stopped": "replicas is 0: calls are refused until it is scaled up.",
         "Verifying": "A first worker is loading its model.",
@@ -112,9 +112,8 @@ def _rolled_out(seen: FunctionSeen, wanted: int) -> control_pb2.Condition:
     if not old:
         return control_pb2.Condition(type="RolledOut", status="True", reason="RolledOut", message="No worker of an older revision is left.")
     new = sum(w.serving for w in seen.of_target())
-    message = (
-        f"{len(old)} workers of an older revision serve until {max(wanted, 1)} of revision {seen.entry.revision[:8]} are ready; {new} are."
-    )
+    ready = f"Workers of revision {seen.entry.revision[:8]} ready: {new} of {max(wanted, 1)}."
+    message = f"{ready} Until then those of an older one serve: {len(old)}."
     return control_pb2.Condition(type="RolledOut", status="False", reason="Progressing", message=message)
 
 

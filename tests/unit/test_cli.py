@@ -263,7 +263,7 @@ def test_a_model_that_does_not_load_is_told_below_the_table_even_while_an_older_
     failed.phase = phase
     failed.conditions.add(type="Ready", status="False" if phase == "Failed" else "True", message="It cannot be served: opset 99 found")
     failed.conditions.add(type="ModelReady", status="False", message="opset 99 found")
-    failed.conditions.add(type="RolledOut", status="False", message="1 workers of an older revision serve")
+    failed.conditions.add(type="RolledOut", status="False", message="Workers of revision b ready: 0 of 1.")
     assert printing.functions([failed], "").splitlines()[2:] == ["ns/fn: ModelReady: opset 99 found"]
 
 

@@ -142,7 +142,7 @@ class KubernetesProvider:
             elif deployment["spec"]["replicas"] != wanted.count:
                 await self._scale(deployment, wanted)
         except ApiError as error:
-            raise Unavailable(f"the cluster refuses {wanted.count} workers of {entry.namespace}/{entry.name}: {error.message}") from error
+            raise Unavailable(f"the cluster refuses to scale {entry.namespace}/{entry.name} to {wanted.count}: {error.message}") from error
 
     def forget(self, uid: str) -> None:
         """Nothing that was asked of its missing Deployments is asked any more."""

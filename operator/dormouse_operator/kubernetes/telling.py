@@ -48,7 +48,7 @@ class Teller:
             await self._event(found, each)
         before = (found.get("status") or {}).get("replicas")
         if told is not None and before != told.replicas and (before is not None or told.replicas):
-            await self._event(found, Said("", "True", "WorkersWanted", f"{told.replicas} workers are wanted: {told.reason}."))
+            await self._event(found, Said("", "True", "WorkersWanted", f"Workers wanted: {told.replicas} ({told.reason})."))
         return written
 
     def forget(self, uid: str) -> None:
