@@ -6,6 +6,10 @@ the person who made the call: which field, what was found, what is allowed.
 
 import enum
 
+LONGEST = 4_000
+"""Bytes of an error's text as `grpc-message` has them, percent-encoded. A client may put RESOURCE_EXHAUSTED in place of a status whose
+metadata take more than 8 KiB."""
+
 
 class Code(enum.IntEnum):
     """gRPC's status codes (https://grpc.io/docs/guides/status-codes/), without importing grpc here."""
@@ -39,13 +43,13 @@ class Again(enum.StrEnum):
 
 
 class DormouseError(Exception):
-    """The root. `message` is meant for the caller; `code` is what the wire says."""
+    """The root. `message` is meant for the caller, and such that it can be told; `code` is what the wire says."""
 
     code: Code = Code.UNKNOWN
 
     def __init__(self, message: str, code: Code | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = tellable(message)
+        super().__init__(self.message)
         if code is not None:
             self.code = code
 
@@ -110,3 +114,27 @@ class DataLoss(DormouseError):
     """A record does not verify. It is never removed by itself."""
 
     code = Code.DATA_LOSS
+
+
+def tellable(text: str) -> str:
+    """`text` as every client can be told it: half a surrogate pair, which UTF-8 has no bytes for, is '?', and what is too long is cut."""
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode()
+    if 12 * len(text) <= LONGEST:  # four bytes a character, three a byte
+        return text
+    size = cut = 0
+    for at, character in enumerate(text, 1):
+        size += 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode())
+        if size <= LONGEST - 3:
+            cut = at
+        elif size > LONGEST:
+            return text[:cut] + "..."
+    return text
+
+
+def text_of(error: BaseException) -> str:
+    """An exception of code that is not ours, in words, whatever its own methods do."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return f"{type(error).__name__}, which has no text: its __str__ raises"

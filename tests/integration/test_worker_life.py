@@ -353,6 +353,11 @@ def test_a_drain_loses_no_step(start: Start, own: Callable[..., str], tmp_path: 
 ERRORS = """
     from dormouse_core.errors import ResourceExhausted
     from dormouse_core.handlers import Handler, State, Tensor
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError("no")
+    class MuteExit(BaseException):
+        __str__ = __repr__ = Mute.__str__
     class Mine(Handler):
         inputs = [Tensor("x", "FP32", [1])]
         outputs = [Tensor("y", "FP32", [1])]
@@ -372,6 +377,16 @@ ERRORS = """
                 state["sum"] = state["sum"].astype("f8")
             if kind == 6:
                 raise ResourceExhausted("too much")
+            if kind == 7:
+                raise ValueError("a file named \\udcff")
+            if kind == 8:
+                raise Mute()
+            if kind == 9:
+                raise MuteExit()
+            if kind == 10:
+                raise ValueError("雪" * 5000)
+            if kind == 11:
+                state["\\udcff"] = 1
             return {{"y": state["sum"] * 1}}
 """
 
@@ -382,7 +397,10 @@ def test_a_handler_that_fails_changes_nothing(start: Start, own: Callable[..., s
     own()
     with worker.client() as client:
         assert patient(lambda: client.step(np.array([1], np.float32), "s")).tolist() == [1]
-        expected = {1: "nothing below zero", 2: "SystemExit", 3: "y are declared", 4: "FP32", 5: "float64"}
+        expected = {
+            1: "nothing below zero", 2: "SystemExit", 3: "y are declared", 4: "FP32", 5: "float64", 7: "a file named ?",
+            8: "Mute, which has no text", 9: "MuteExit, which has no text", 10: "ValueError: 雪雪", 11: "?, sum",
+        }  # fmt: skip
         for kind, word in expected.items():
             code, text = fails(lambda kind=kind: client.step(np.array([-kind], np.float32), "s"))
             assert code is grpc.StatusCode.INTERNAL, kind

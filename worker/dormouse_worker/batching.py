@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
-from dormouse_core.errors import DeadlineExceeded, DormouseError, Internal, InvalidArgument, Unavailable
+from dormouse_core.errors import DeadlineExceeded, DormouseError, Internal, InvalidArgument, Unavailable, text_of
 from dormouse_kit import log
 
 from dormouse_worker.replies import Encoder
@@ -212,4 +212,4 @@ def as_error(error: Exception) -> DormouseError:
         return Internal(error.message)  # only the worker itself may say that nothing ran
     if isinstance(error, DormouseError):
         return error
-    return Internal(f"{type(error).__name__}: {error}")
+    return Internal(text_of(error))

@@ -16,7 +16,7 @@ from typing import Any
 
 import uvloop
 from dormouse_core import workerfile
-from dormouse_core.errors import Code, DormouseError
+from dormouse_core.errors import Code, DormouseError, text_of
 from dormouse_kit import log
 
 from dormouse_worker import loading
@@ -38,7 +38,7 @@ def problem(error: BaseException) -> dict[str, Any]:
         return {"code": int(Code.FAILED_PRECONDITION), "reason": "ModelInvalid", "message": error.message}
     if isinstance(error, ModelUnavailable):
         return {"code": int(Code.UNAVAILABLE), "reason": "ModelUnavailable", "message": error.message}
-    message = error.message if isinstance(error, DormouseError) else f"{type(error).__name__}: {error}"
+    message = error.message if isinstance(error, DormouseError) else text_of(error)
     return {"code": int(Code.UNAVAILABLE), "reason": "WorkerFailed", "message": message}
 
 

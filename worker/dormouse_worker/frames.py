@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Mapping
 from urllib.parse import quote
 
-from dormouse_core.errors import Code, DormouseError, InvalidArgument, ResourceExhausted
+from dormouse_core.errors import Code, DormouseError, InvalidArgument, ResourceExhausted, tellable
 
 PREFIX = 5
 ENCODINGS = "identity, gzip, deflate"
@@ -77,10 +77,8 @@ def timeout(text: bytes) -> float:
 
 
 def status_message(text: str) -> bytes:
-    """``grpc-message``: percent-encoded UTF-8. Cut to 4,000 characters, since headers have limits of their own on the way."""
-    if len(text) > 4000:
-        text = text[:4000] + "..."
-    return quote(text, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~").encode("ascii")
+    """``grpc-message``: percent-encoded UTF-8, short enough for every client."""
+    return quote(tellable(text), safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~").encode("ascii")
 
 
 class Reader:

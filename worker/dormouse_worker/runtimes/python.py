@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from dormouse_core.errors import DeadlineExceeded, DormouseError, FailedPrecondition
+from dormouse_core.errors import DeadlineExceeded, DormouseError, FailedPrecondition, Internal, text_of
 from dormouse_core.handlers import Context, Declaration, declaration_of
 
 from dormouse_worker.batching import as_error
@@ -43,7 +43,7 @@ class PythonRuntime:
         try:
             kind = getattr(importlib.import_module(name), attribute)
         except Exception as error:  # a user's module may raise anything while it is imported
-            raise ModelInvalid(f"spec.handler: {handler!r} cannot be imported: {type(error).__name__}: {error}") from error
+            raise ModelInvalid(f"spec.handler: {handler!r} cannot be imported: {text_of(error)}") from error
         try:
             self.declaration: Declaration = declaration_of(kind, stateful=stateful)
         except FailedPrecondition as error:
@@ -53,7 +53,7 @@ class PythonRuntime:
             self.handler: Any = kind()
             self.handler.setup(Context(**self.context))
         except Exception as error:
-            raise ModelInvalid(f"spec.handler: setup of {handler} raised {type(error).__name__}: {error}") from error
+            raise ModelInvalid(f"spec.handler: setup of {handler} raised {text_of(error)}") from error
         declared = self.declaration
         self.signature = Signature(
             "python",
@@ -195,4 +195,4 @@ class HandlerRunner:
 
 
 def _told(error: BaseException) -> DormouseError:
-    return as_error(error if isinstance(error, Exception) else RuntimeError(f"the step raised {error!r}"))
+    return as_error(error) if isinstance(error, Exception) else Internal(f"the step raised {text_of(error)}")

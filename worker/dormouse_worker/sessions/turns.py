@@ -20,6 +20,7 @@ from dormouse_core.errors import (
     Internal,
     ResourceExhausted,
     Unavailable,
+    text_of,
 )
 from dormouse_core.keys import Function, Keys
 from dormouse_core.ownership import Status
@@ -191,6 +192,10 @@ class Turns:
                 raise ResourceExhausted(f"the session's record would take {len(data)} bytes, at most {records.MAX_BYTES} are allowed")
         except DormouseError as error:
             self._not_committed(session, step, error)
+            return
+        except Exception as error:  # else the session would run for ever
+            log.warning("a step's outcome could not be written down", function=self.function.label, error=repr(error))
+            self._not_committed(session, step, Internal(text_of(error)))
             return
         pending = Pending(session, step, next_body, states, data, write_id, outcome.reply)
         if session.broken:
