@@ -16,6 +16,10 @@ MAX_MESSAGE_BYTES: Final = 64 * MIB
 # A message's limit is counted without gRPC's and Dormouse's own fields around the tensors.
 MESSAGE_SLACK: Final = 64 * 1024
 UNLIMITED: Final = -1
+# Envoy takes 60 KiB of headers from a caller, a worker takes what Envoy sends on; gRPC's own 8 KiB, from where it refuses some calls and
+# others not, would refuse a caller's long token only where the call happens to come this way.
+METADATA_BYTES: Final = 128 * 1024
+_METADATA: Final[Options] = [("grpc.max_metadata_size", METADATA_BYTES), ("grpc.absolute_max_metadata_size", METADATA_BYTES)]
 MANY: Final = 100_000
 
 
@@ -33,6 +37,7 @@ def channel_options(*, message_bytes: int = DEFAULT_MESSAGE_BYTES, keepalive: bo
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1_000),
         ("grpc.enable_http_proxy", 0),  # a proxy of the environment is meant for the internet, not for the next pod
+        *_METADATA,
     ]
     if keepalive:
         options += [
@@ -60,4 +65,5 @@ def server_options(*, message_bytes: int = DEFAULT_MESSAGE_BYTES, concurrent_str
         ("grpc.keepalive_time_ms", 5_000),
         ("grpc.keepalive_timeout_ms", 5_000),
         ("grpc.http2.ping_timeout_ms", 5_000),
+        *_METADATA,
     ]

@@ -153,6 +153,26 @@ async def test_its_own_errors_are_one_frame_of_headers(gateway: Gateway, world: 
     assert await asyncio.to_thread(frames) == ["HEADERS"]
 
 
+@pytest.mark.parametrize("size", [9_000, 15_000, 50_000])
+async def test_a_long_token_goes_wherever_the_call_goes(channel: grpc.aio.Channel, world: World, worker: FakeWorker, size: int) -> None:
+    """Envoy takes 60 KiB of headers; grpcio, in the relay, would take 8 KiB, and some of what is longer."""
+    await world.register(await world.function("f"), worker)
+    token = ("authorization", "".join(chr(33 + i * 7 % 90) for i in range(size)))
+    stream = channel.stream_stream(f"{SERVICE}ModelStreamInfer")
+    for _ in range(5):
+        assert (await ask(channel, f"{SERVICE}ServerLive", b"", token))[0] is Code.OK
+        assert (await infer(channel, request("f"), token, compression=grpc.Compression.Gzip)).worker == "w"
+        assert inference_pb2.ModelStreamInferResponse.FromString(await stream(one("f"), metadata=(token,)).read()).error_message == ""
+
+
+@pytest.mark.parametrize("name", ["A" * 60_000, "雪" * 20_000, "a" * 60_000])
+async def test_the_error_of_a_long_wrong_name_is_told(channel: grpc.aio.Channel, name: str) -> None:
+    code = Code.NOT_FOUND if name[0] == "a" else Code.INVALID_ARGUMENT
+    for more in ({}, {"compression": grpc.Compression.Gzip}):
+        answer = await infer(channel, request(name), **more)
+        assert (answer.code, name[:300] in answer.details) == (code, True)
+
+
 async def test_a_full_hold(world: World, channel: grpc.aio.Channel) -> None:
     """Unary, in a stream, and as the status of one."""
     await world.function("crowded", uid="crowded")
