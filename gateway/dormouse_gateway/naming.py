@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from dormouse_core import callkeys, sessions
+from dormouse_core import callkeys, modelnames, sessions
 from dormouse_core.errors import InvalidArgument
 from dormouse_proto import inference_pb2
 from google.protobuf.message import DecodeError
@@ -20,7 +20,6 @@ ONCE = frozenset({FUNCTION, SESSION, TENANT, IDEMPOTENCY})
 
 _LABEL = "[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
 _NAMED = re.compile(f"({_LABEL})/({_LABEL})")
-_BARE = re.compile(_LABEL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +60,15 @@ def function(metadata: Mapping[str, str], model: str, default_namespace: str) ->
         if match is None:
             raise InvalidArgument(f"{FUNCTION}: {given!r} found, namespace/name is allowed")
         named = Named(match[1], match[2])
-        if model not in ("", named.name, named.label):
+        if model and modelnames.parse(model) not in (("", named.name), (named.namespace, named.name)):
             raise InvalidArgument(f"model_name: {model!r} found, but the call is addressed to function {named.label}")
         return named
     if not model:
         raise InvalidArgument(f"model_name: empty; a function is named by the metadata {FUNCTION}, the authority or model_name")
-    match = _NAMED.fullmatch(model)
-    if match is not None:
-        return Named(match[1], match[2])
-    if _BARE.fullmatch(model) is None:
+    parsed = modelnames.parse(model)
+    if parsed is None:
         raise InvalidArgument(f"model_name: {model!r} found, name or namespace/name is allowed")
-    return Named(default_namespace, model)
+    return Named(parsed[0] or default_namespace, parsed[1])
 
 
 def sequence(request: inference_pb2.ModelInferRequest) -> int | str | None:

@@ -192,13 +192,26 @@ function Router.from_authority(authority)
   return nil
 end
 
+-- The namespace, or nil, and the function's name, or nil, in a model_name: as dormouse_core.modelnames.
+local function parse(model)
+  if #model > 256 then return nil, nil end
+  local ns, name = model:match("^(" .. LABEL .. ")/([^/]+)$")
+  name = name or model
+  if name:match("^" .. LABEL .. "$") then return ns, name end
+  if name:match("^[A-Za-z0-9][A-Za-z0-9_.-]*$") then return ns, (name:lower():gsub("[-_.]+", "-")) end
+  return nil, nil
+end
+
 function Router.from_model(model)
-  return named(model) or named(DEFAULT_NAMESPACE .. "/" .. model)
+  local ns, name = parse(model)
+  return name and (ns or DEFAULT_NAMESPACE) .. "/" .. name
 end
 
 -- Does the message agree with the function that was named otherwise? Its model_name may be empty, fn, or ns/fn.
 local function agrees(model, fn)
-  return model == "" or model == fn or model == fn:match("/(.*)$")
+  if model == "" then return true end
+  local ns, name = parse(model)
+  return name ~= nil and name == fn:match("/(.*)$") and (ns == nil or ns == fn:match("^(.-)/"))
 end
 
 ------------------------------------------------------------------------------------------------------------------ who owns the shard

@@ -165,12 +165,11 @@ async def test_a_long_token_goes_wherever_the_call_goes(channel: grpc.aio.Channe
         assert inference_pb2.ModelStreamInferResponse.FromString(await stream(one("f"), metadata=(token,)).read()).error_message == ""
 
 
-@pytest.mark.parametrize("name", ["A" * 60_000, "雪" * 20_000, "a" * 60_000])
+@pytest.mark.parametrize("name", ["_" * 60_000, "雪" * 20_000, "a" * 60_000])
 async def test_the_error_of_a_long_wrong_name_is_told(channel: grpc.aio.Channel, name: str) -> None:
-    code = Code.NOT_FOUND if name[0] == "a" else Code.INVALID_ARGUMENT
     for more in ({}, {"compression": grpc.Compression.Gzip}):
         answer = await infer(channel, request(name), **more)
-        assert (answer.code, name[:300] in answer.details) == (code, True)
+        assert (answer.code, name[:300] in answer.details) == (Code.INVALID_ARGUMENT, True)
 
 
 async def test_a_full_hold(world: World, channel: grpc.aio.Channel) -> None:

@@ -109,8 +109,11 @@ def test_authorities(lua: Lua, authority: str, function: str) -> None:
 
 
 def test_model_names(lua: Lua) -> None:
-    names = ["vad", "speech/vad", "No", "a/b/c", "", "a b", "-a", "a/"]
-    assert lua.texts([("model", name) for name in names]) == ["default/vad", "speech/vad", "", "", "", "", "", ""]
+    names = ["vad", "speech/vad", "a/b/c", "", "a b", "-a", "a/", "A/b", "é"]
+    assert lua.texts([("model", name) for name in names]) == ["default/vad", "speech/vad", "", "", "", "", "", "", ""]
+    names = ["Densenet_ONNX", "speech/Silero_VAD.v2", "a--b", "A--b", "_a"]
+    found = ["default/densenet-onnx", "speech/silero-vad-v2", "default/a--b", "default/a-b", ""]
+    assert lua.texts([("model", name) for name in names]) == found
 
 
 def random_request(rng: random.Random) -> bytes:

@@ -66,6 +66,19 @@ def test_asleep_it_is_described_and_not_woken(up: Up, client: Client) -> None:
     assert up.get("double")["phase"] == "Asleep"
 
 
+def test_a_model_by_the_name_that_it_had_elsewhere(client: Client) -> None:
+    """Unary on the fast path and by the relay, in a stream, and described."""
+    request = request_of("", x=row(1, 2, 3, 4))
+    request.model_name = "DOUBLE"
+    for _ in range(2):
+        assert outputs_of(client.infer(request))["y"].tolist() == [[2, 4, 6, 8]]
+    assert outputs_of(client.stub.ModelInfer(request, compression=grpc.Compression.Gzip))["y"].tolist() == [[2, 4, 6, 8]]
+    assert outputs_of(client.infer(request, [("dormouse-function", "default/double")]))["y"].tolist() == [[2, 4, 6, 8]]
+    (answer,) = client.stub.ModelStreamInfer(iter([request]))
+    assert (answer.error_message, outputs_of(answer.infer_response)["y"].tolist()) == ("", [[2, 4, 6, 8]])
+    assert client.stub.ModelMetadata(inference_pb2.ModelMetadataRequest(name="DOUBLE")).name == "DOUBLE"
+
+
 def test_statistics_count_what_ran(client: Client) -> None:
     request = inference_pb2.ModelStatisticsRequest(name="total")
     for step in range(5):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from dormouse_core import modelnames
 from dormouse_core.errors import InvalidArgument
 from dormouse_core.tensors import DATATYPES, decode_contents, decode_raw, encode_raw
 from dormouse_proto import inference_pb2
@@ -89,13 +90,18 @@ class Decoder:
         request = Request()
         request.message = message
         request.id = message.id
-        if message.model_name not in self._names:
+        if message.model_name not in self._names and not self._means(message.model_name):
             raise InvalidArgument(f"model_name: {message.model_name!r} found, this function is {self._names[0]!r}")
         if message.model_version not in ("", "1"):
             raise InvalidArgument(f"model_version: {message.model_version!r} found, '' and '1' are allowed")
         self._inputs(request, message)
         request.outputs = self._outputs(message) if message.outputs else self._all
         return request
+
+    def _means(self, model: str) -> bool:
+        """Whether the gateway would lead `model` here."""
+        namespace, name = modelnames.parse(model) or ("", "")
+        return name != "" and (f"{namespace}/{name}" if namespace else name) in self._names
 
     def _inputs(self, request: Request, message: Any) -> None:
         raws = message.raw_input_contents
