@@ -38,6 +38,7 @@ def test_pods_of_any_values_are_restricted(helm: str, values: tuple[str, ...]) -
         assert security["runAsUser"] > 0, name
         assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
         assert pod["spec"].get("automountServiceAccountToken") is False or name.endswith("-operator"), name
+        assert pod["spec"].get("shareProcessNamespace") is True or name.endswith("-test"), "or a SIGTERM at its start is lost"
         for container in containers(pod):
             inner = container["securityContext"]
             assert inner["allowPrivilegeEscalation"] is False, name

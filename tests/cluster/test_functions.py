@@ -284,6 +284,20 @@ def test_what_a_worker_has_is_its_own_functions(both: Dormouse) -> None:
     assert policy["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
 
 
+def test_a_worker_that_is_told_to_go_while_it_starts_goes_at_once(both: Dormouse) -> None:
+    """At whatever moment of its start. As process 1 of its container it would not hear a SIGTERM before Python has a handler for it, and
+    stay for its grace period of 80 s."""
+    both.apply(echo("early", replicas=1))
+    for number in range(5):
+        [pod] = eventually("there is one worker", lambda: both.pods("early") if len(both.pods("early")) == 1 else [])
+        time.sleep(0.2 * number)
+        began = time.monotonic()
+        both.cluster.kubectl("delete", "pod", pod, "-n", both.space, "--wait=false")
+        eventually("it is gone", lambda pod=pod: pod not in both.pods("early"), 15)  # type: ignore[misc]
+        print(f"told {0.2 * number:.1f} s after it was made: gone after {time.monotonic() - began:.1f} s")
+    both.delete("early")
+
+
 def test_delete_while_creating(both: Dormouse) -> None:
     for _ in range(3):
         both.apply(counter("brief"))

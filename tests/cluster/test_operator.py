@@ -616,6 +616,7 @@ def test_a_namespace_goes_when_the_operator_has_lost_its_rights(base: Dormouse) 
         base.cluster.kubectl("create", "namespace", space)  # for the end of `namespace`
 
 
+@pytest.mark.slow
 def test_the_operators_own_namespace_goes(base: Dormouse) -> None:
     """5.O1, and the last test of this file: the operator, etcd and functions in one namespace that is deleted, all at once. What is not in
     it stays as it was: other functions' objects, and somebody's of the same names."""

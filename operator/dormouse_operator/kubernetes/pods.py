@@ -38,6 +38,9 @@ def build_pod_template(entry: state_pb2.FunctionEntry, spec: FunctionSpec, setti
     pod: dict[str, Any] = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
+        # The supervisor must not be process 1 of its namespace: from that one the kernel keeps a SIGTERM that it has no handler for yet,
+        # and a pod that is told to go while Python starts would stay for the whole of its grace period.
+        "shareProcessNamespace": True,
         "terminationGracePeriodSeconds": math.ceil(spec.timeouts.step.seconds) + GRACE_EXTRA,
         "securityContext": {
             "runAsNonRoot": True,
