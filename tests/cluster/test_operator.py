@@ -476,6 +476,7 @@ def test_what_envoy_refuses_is_told_and_harms_no_other(base: Dormouse) -> None:
         assert "fe80::1%nowhere" in message
         assert sum(each.metric("dormouse_xds_nacks_total") for each in inside) > before
         base.apply(echo("made-meanwhile", minReplicas=1))
+        base.ready("made-meanwhile", 1)
         assert base.call("made-meanwhile", 3) == 3
         assert base.call("steady", 0, session="throughout") > 0
     finally:
