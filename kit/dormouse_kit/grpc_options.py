@@ -21,6 +21,10 @@ UNLIMITED: Final = -1
 METADATA_BYTES: Final = 128 * 1024
 _METADATA: Final[Options] = [("grpc.max_metadata_size", METADATA_BYTES), ("grpc.absolute_max_metadata_size", METADATA_BYTES)]
 MANY: Final = 100_000
+# Behind gRPC's name for it is the time that an attempt to connect may take, the peer's first SETTINGS frame included. A peer that is alive
+# but busy needs more than 100 ms for that, and every call that waits for the connection fails with it; one that is cut off is found as
+# late as by a keepalive.
+CONNECT_MS: Final = 2_000
 
 
 def channel_options(*, message_bytes: int = DEFAULT_MESSAGE_BYTES, keepalive: bool = True) -> Options:
@@ -33,7 +37,7 @@ def channel_options(*, message_bytes: int = DEFAULT_MESSAGE_BYTES, keepalive: bo
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.max_receive_message_length", message_bytes + MESSAGE_SLACK),
         ("grpc.max_send_message_length", message_bytes + MESSAGE_SLACK),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", CONNECT_MS),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1_000),
         ("grpc.enable_http_proxy", 0),  # a proxy of the environment is meant for the internet, not for the next pod

@@ -73,6 +73,7 @@ async def test_thousands_of_calls_are_held_up_to_the_limit_that_is_stated(gatewa
     await gateway.routed(function.label)
     async with calls(gateway, "asleep", LIMIT + 100) as tasks:
         refused = [await first for first in itertools.islice(asyncio.as_completed(tasks), 100)]
+        assert Counter((answer.code, answer.details) for answer in refused).keys() == {(Code.RESOURCE_EXHAUSTED, refused[0].details)}
         await until_held(gateway, LIMIT)
         await world.register(function, worker)
         answers = await asyncio.gather(*tasks)
