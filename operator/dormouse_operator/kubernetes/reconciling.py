@@ -174,6 +174,7 @@ class Reconciler:
         entry = self._entry(uid)
         if entry is not None and not entry.deleting:
             settled = await self._apply(entry, known) and settled
+        self._objects.doubt(found)
         said = self._said(uid, known)
         told = self._status(uid)
         if told is not None or any(each.bad for each in said):

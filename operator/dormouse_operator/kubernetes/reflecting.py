@@ -13,6 +13,7 @@ from dormouse_kit import log
 
 from dormouse_operator.kubernetes.api import OPEN, Api, ApiError, Object, key_of
 from dormouse_operator.kubernetes.kinds import Kind
+from dormouse_operator.kubernetes.objects import number
 from dormouse_operator.kubernetes.objects import version as version_of
 
 BACKOFF = (0.2, 5.0)  # seconds: first, longest
@@ -42,6 +43,7 @@ class Reflector:
         self._trim = trim
         self._labels = labels
         self._unlisted = set(namespaces or ("",))
+        self._heard: dict[str, int] = {}  # namespace -> the version up to which everything was told
         self._broken: dict[str, float] = {}  # namespace -> since when its watch does not stand
         self.kind = kind
         self.items: dict[Key, Object] = {}
@@ -72,8 +74,9 @@ class Reflector:
                     async for change in changes:
                         self._stands(namespace)
                         if change.kind != OPEN:
-                            version = change.object["metadata"]["resourceVersion"]
                             self.take(change.kind, change.object)
+                            version = change.object["metadata"]["resourceVersion"]
+                            self._heard[namespace] = number(version)
                 if self._clock.monotonic() - began > longest:
                     pause = BACKOFF[0]
             except ApiError as error:
@@ -89,17 +92,17 @@ class Reflector:
             pause = min(2 * pause, longest)
 
     def take(self, kind: str, found: Object) -> None:
-        """A change that was heard, or the answer to a write of our own, which may come before the watch tells of it."""
+        """A change that was heard, or the answer to a write of our own, which may come before the watch tells of it, or after: when the
+        watch has told all up to there and the object is not in the copy, it is gone again."""
         if kind == "BOOKMARK":
             return
-        key = key_of(found)
+        key, at = key_of(found), version_of(found)
         before = self.items.get(key)
-        if before is not None and _same(before, found) and version_of(found) < version_of(before):
-            return  # the watch lags behind our own write
-        if kind == "DELETED":
-            self._apply(key, None)
-        else:
-            self._apply(key, self._trim(found))
+        if before is None and 0 < at <= self._heard.get("", self._heard.get(key[0], 0)):
+            return
+        if before is not None and 0 < at < version_of(before):
+            return
+        self._apply(key, None if kind == "DELETED" else self._trim(found))
 
     async def _list(self, namespace: str) -> str:
         listed = await self._api.list(self.kind, namespace, labels=self._labels)
@@ -111,6 +114,7 @@ class Reflector:
             if before is None or before["metadata"]["resourceVersion"] != item["metadata"]["resourceVersion"]:
                 self._apply(key, self._trim(item))
         self._unlisted.discard(namespace)
+        self._heard[namespace] = number(listed.version)
         return listed.version
 
     def _stands(self, namespace: str) -> None:
@@ -125,7 +129,3 @@ class Reflector:
             self.items[key] = after
         if before is not None or after is not None:
             self._changed(key, before, after)
-
-
-def _same(before: Object, after: Object) -> bool:
-    return bool(before["metadata"].get("uid") == after["metadata"].get("uid"))

@@ -16,7 +16,7 @@ from dormouse_operator.kubernetes import metrics
 from dormouse_operator.kubernetes.api import Api, ApiError, Object
 from dormouse_operator.kubernetes.credentials import Credentials
 from dormouse_operator.kubernetes.kinds import FUNCTIONS
-from dormouse_operator.kubernetes.objects import Objects
+from dormouse_operator.kubernetes.objects import Objects, number
 from dormouse_operator.kubernetes.reconciling import Reconciler
 from dormouse_operator.view import Registered
 
@@ -85,14 +85,14 @@ class Survey:
     async def _once(self) -> bool:
         before = {uid: r.function for uid, r in self._registered().items() if self._served(r.function.namespace)}
         try:
-            found = await self._list()
+            found, versions = await self._list()
         except ApiError as error:
             if not self._failing:
                 log.warning("functions cannot be listed; those that are known go on", error=error.message)
             self._failing = True
             return False
         self._failing = False
-        self._objects.listed(found)
+        self._objects.listed(found, versions)
         if self._objects.missed:
             metrics.MISSED.inc()
             self._deaf()
@@ -106,11 +106,15 @@ class Survey:
     def _served(self, namespace: str) -> bool:
         return not self._namespaces or namespace in self._namespaces
 
-    async def _list(self) -> list[Object]:
+    async def _list(self) -> tuple[list[Object], dict[str, int]]:
+        """And the version of each namespace's list."""
         found: list[Object] = []
+        versions: dict[str, int] = {}
         for namespace in self._namespaces or ("",):
-            found += (await self._api.list(FUNCTIONS, namespace)).items
-        return found
+            listed = await self._api.list(FUNCTIONS, namespace)
+            found += listed.items
+            versions[namespace] = number(listed.version)
+        return found, versions
 
     async def _prune(self, there: set[str]) -> None:
         now = frozenset(self._registered())
