@@ -183,7 +183,7 @@ class Dormouse:
 
     def stored(self, prefix: str = "/dormouse/default/") -> list[str]:
         """What the store holds below `prefix`, asked from the operator's pod as root."""
-        program = KEYS.format(endpoint=STORE, prefix=prefix)
+        program = KEYS.format(endpoint=STORE, prefix=prefix, ca="/etc/dormouse/tls/ca.crt", password="/etc/dormouse/users/operator")
         return self.cluster.kubectl("exec", "-n", SYSTEM, OPERATOR, "--", "python3", "-c", program).split()
 
 
@@ -193,8 +193,7 @@ from pathlib import Path
 from dormouse_kit.etcd import EtcdStore, TlsFiles
 
 async def ask():
-    store = EtcdStore(["{endpoint}"], tls=TlsFiles(Path("/etc/dormouse/tls/ca.crt")), user="root",
-                      password=Path("/etc/dormouse/users/operator"))
+    store = EtcdStore(["{endpoint}"], tls=TlsFiles(Path("{ca}")), user="root", password=Path("{password}"))
     listing = await store.list("{prefix}", keys_only=True)
     print(*[item.key for item in listing.items])
     await store.close()

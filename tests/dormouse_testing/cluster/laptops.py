@@ -20,7 +20,7 @@ import yaml
 
 from dormouse_testing.cluster.callers import total
 from dormouse_testing.cluster.client import Cluster
-from dormouse_testing.cluster.functions import RELEASE, STORE, SYSTEM
+from dormouse_testing.cluster.functions import KEYS, RELEASE, STORE, SYSTEM
 from dormouse_testing.cluster.layout import API_PORT, HOST_IP
 
 PORTS = {"listen": 19002, "control": 19003, "metrics": 19090}
@@ -54,6 +54,12 @@ class Laptop:
     @property
     def _become(self) -> list[str]:
         return [*self._node.inside, "unshare", "--mount", "sh", "-ec", BECOME, "sh", str(self._folder / "resolv.conf")]
+
+    def stored(self) -> list[str]:
+        """As `Dormouse.stored`, while no operator runs in the cluster."""
+        program = KEYS.format(endpoint=STORE, prefix="/dormouse/default/", ca=self._folder / "ca.crt", password=self._folder / "operator")
+        done = subprocess.run([*self._become, sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
+        return done.stdout.split()
 
     @property
     def log(self) -> str:
