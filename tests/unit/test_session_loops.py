@@ -547,6 +547,21 @@ async def test_a_record_over_1_mib_is_refused_after_the_step_and_not_committed()
         assert (await w.call("a", 1)).reply == b"2"
 
 
+@simulated
+async def test_a_step_whose_outcome_cannot_be_written_down_fails_and_the_session_goes_on() -> None:
+    async with Worker(MemoryStore(SimClock())) as w:
+        await w.own()
+        await w.call("a", 1)
+
+        def other(call: Any, states: Any, step: int, start: bool, end: bool, done: Any, deadline: float) -> None:
+            done(Ran(b"odd", {"another": np.zeros(1, np.int64)}))
+
+        w.sessions._turns._runner = type("R", (), {"run": staticmethod(other)})()
+        assert isinstance(error(await asyncio.wait_for(w.call("a", 1), 10)), Internal)
+        w.sessions._turns._runner = w.runner
+        assert (await w.call("a", 1)).reply == b"2"
+
+
 def test_a_state_that_can_never_fit_is_refused_before_it_runs() -> None:
     infos = [StateInfo("s", "s", "s", "FP32", (300_000,), None, np.zeros(300_000, np.float32))]
 
