@@ -9,6 +9,7 @@ import pytest
 from dormouse_testing.cluster import holding
 from dormouse_testing.cluster.client import Cluster
 from dormouse_testing.cluster.layout import ClusterError
+from dormouse_testing.cluster.sharing import Shared
 from dormouse_testing.etcd_server import EtcdServer, NoEtcd
 
 
@@ -39,6 +40,16 @@ def with_images(cluster: Cluster) -> Cluster:
     """The cluster, with the images of this tree in every node: the project's, and the one with the examples' models."""
     holding.bring_images(cluster, models=True)
     return cluster
+
+
+@pytest.fixture(scope="session")
+def shared(with_images: Cluster) -> Iterator[Shared]:
+    """Dormouse on the cluster, for all tests that need nothing special of it."""
+    found = Shared(with_images)
+    try:
+        yield found
+    finally:
+        found.end()
 
 
 @pytest.fixture(scope="session")

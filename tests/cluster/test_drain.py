@@ -21,23 +21,20 @@ SESSIONS = 24
 
 
 @pytest.fixture(scope="module")
-def dormouse(with_images: Cluster, request: pytest.FixtureRequest) -> Iterator[Dormouse]:
+def dormouse(alone: Cluster) -> Iterator[Dormouse]:
     """Three functions: at zero, at one, and at three workers."""
-    failed = request.session.testsfailed
-    with_images.volume(f"{SYSTEM}-0")
+    alone.volume(f"{SYSTEM}-0")
     try:
-        with installed(with_images, "test-drain", "etcd.persistence.enabled=true", "etcd.persistence.size=1Gi") as found:
+        with installed(alone, "test-drain", "etcd.persistence.enabled=true", "etcd.persistence.size=1Gi") as found:
             short = {"timeouts": {"step": "5s"}}
             found.apply(echo("none"), counter("one", minReplicas=1, **short), counter("three", minReplicas=3, maxReplicas=3, **short))
             found.ready("one", 1)
             found.ready("three", 3)
             found.asleep("none")
             yield found
-            if request.session.testsfailed > failed:
-                found.tell()
     finally:
-        if with_images.own:
-            with_images.kubectl("delete", "pv", f"{SYSTEM}-0", "--ignore-not-found", "--wait=false")
+        if alone.own:
+            alone.kubectl("delete", "pv", f"{SYSTEM}-0", "--ignore-not-found", "--wait=false")
 
 
 _NUMBERS = itertools.count(1)

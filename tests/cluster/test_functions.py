@@ -1,7 +1,6 @@
-"""Functions on a cluster: what the API server refuses, what the status says, what is left, and what pods go through meanwhile."""
+"""Functions on a cluster: what they say, what is left, and what pods go through meanwhile."""
 
 import itertools
-import json
 import subprocess
 import time
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 from dormouse_proto import health_pb2, health_pb2_grpc, inference_pb2, inference_pb2_grpc, reflection_pb2
 from dormouse_testing.cluster.callers import Inside
 from dormouse_testing.cluster.client import eventually
-from dormouse_testing.cluster.functions import RELEASE, SYSTEM, Dormouse, counter, echo
+from dormouse_testing.cluster.functions import SYSTEM, Dormouse, counter, echo
 from dormouse_testing.cluster.layout import ROOT, ClusterError
 
 
@@ -21,114 +20,6 @@ def both(dormouse: Dormouse) -> Dormouse:
     dormouse.asleep("sums")
     dormouse.asleep("echo")
     return dormouse
-
-
-# ------------------------------------------------------------------------------------------------------------------ manifests
-
-STATE: dict[str, Any] = {"input": "s", "output": "sN", "shape": [-1, 4], "batchAxis": 0}
-ONNX = {"runtime": "onnx", "model": {"uri": "file://m.onnx"}, "handler": None}
-
-
-@pytest.mark.parametrize(
-    ("name", "spec", "field"),
-    [
-        ("a" * 53, {}, "metadata.name"),
-        ("dots.are-no-label", {}, "metadata.name"),
-        ("f", {"runtime": "tensorflow"}, "spec.runtime"),
-        ("f", {"replicas": -1}, "spec.replicas"),
-        ("f", {"replicas": "two"}, "spec.replicas"),
-        ("f", {"handler": None}, "spec.handler"),
-        ("f", {"maxReplicas": 1, "minReplicas": 2}, "spec.minReplicas"),
-        ("f", {"model": {"uri": "ftp://host/m"}}, "spec.model.uri"),
-        ("f", {"model": {"uri": "file://../etc/shadow"}}, "spec.model.uri"),
-        ("f", {"scaleToZeroAfter": "soon"}, "spec.scaleToZeroAfter"),
-        ("f", {"sessions": {"shards": 5000}}, "spec.sessions.shards"),
-        ("f", {"sessions": {"shards": 0}}, "spec.sessions.shards"),
-        ("f", {**ONNX, "sessions": {"states": []}}, "spec.sessions"),
-        ("f", {"timeouts": {"step": "25h"}}, "spec.timeouts.step"),
-        ("f", {"timeouts": {"hold": "9999999999999999h"}}, "spec.timeouts.hold"),
-        ("f", {**ONNX, "sessions": {"states": [{**STATE, "shape": [-1, 1 << 30]}]}}, "spec.sessions"),
-        ("f", {"workers": {"labels": {"dormouse.dev/part": "gateway"}}}, "spec.workers.labels"),
-        ("f", {"workers": {"hostNetwork": True}}, "hostNetwork"),
-    ],
-)
-def test_an_invalid_manifest_is_refused_by_the_api_server_with_the_field(
-    dormouse: Dormouse, name: str, spec: dict[str, Any], field: str
-) -> None:
-    with pytest.raises(ClusterError) as found:
-        dormouse.apply(echo(name, **spec))
-    assert field in str(found.value)
-
-
-@pytest.mark.parametrize(
-    ("change", "field"),
-    [
-        ({"runtime": "onnx", "model": {"uri": "file://m.onnx"}, "handler": None}, "spec.runtime"),
-        ({"sessions": {"shards": 17}}, "spec.sessions.shards"),
-        ({"sessions": None}, "spec.sessions"),
-    ],
-)
-def test_what_may_not_change_does_not(both: Dormouse, change: dict[str, Any], field: str) -> None:
-    with pytest.raises(ClusterError, match=f"{field}: Forbidden"):
-        both.patch("sums", change)
-
-
-def test_an_object_of_an_older_schema_gets_a_condition_and_harms_no_other(both: Dormouse) -> None:
-    """Let in while the definition asked for nothing."""
-    kubectl = both.cluster.kubectl
-    definition = both.cluster.get("crd", "inferencefunctions.dormouse.dev")
-    open_schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    lax = [{"op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema", "value": open_schema}]
-    strict = [{**lax[0], "value": definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]}]
-    kubectl("patch", "crd", definition["metadata"]["name"], "--type=json", "-p", json.dumps(lax))
-    bad = [echo("old-runtime", runtime="tensorflow"), echo("old-shape", sessions="many"), {**echo("old-empty"), "spec": {}}]
-    try:
-        eventually("the lax definition is served", lambda: both.apply(*bad) is None)  # type: ignore[func-returns-value]
-    finally:
-        kubectl("patch", "crd", definition["metadata"]["name"], "--type=json", "-p", json.dumps(strict))
-    for name in ("old-runtime", "old-shape", "old-empty"):
-        assert "spec" in both.reason(name, "Accepted", "Invalid")
-    assert both.call("echo", 7) == 7
-    assert both.refused("old-runtime", 5.0)[0] == grpc.StatusCode.NOT_FOUND
-    both.delete("old-runtime", "old-shape", "old-empty")
-
-
-def test_odd_but_valid_values_harm_no_other(both: Dormouse) -> None:
-    """5.O5. The longest name, one shard, the longest limits, empty lists, labels at their longest, unicode where it may be; then new
-    gateways (Envoy and agent) read them all."""
-    longest = "f" * 52
-    lists: dict[str, Any] = {
-        name: [] for name in ("env", "envFrom", "volumes", "tolerations", "topologySpreadConstraints", "imagePullSecrets")
-    }
-    odd = echo(
-        longest,
-        timeouts={"step": "24h", "hold": "24h"},
-        workers={"labels": {"a" * 63: "b" * 63}, "annotations": {"x": "größe\n'\"{}😀"}, "nodeSelector": {}, **lists},
-    )
-    odd["metadata"]["annotations"] = {"example.org/size": "größe 😀"}
-    sessions = {"shards": 1, "ttl": "87600h", "evictAfter": "8760h", "accepts": []}
-    both.apply(odd, counter("one-shard", sessions=sessions, batching={}, maxReplicas=1000, scaleToZeroAfter="720h"))
-    both.cluster.kubectl("rollout", "restart", f"deployment/{RELEASE}-gateway", "-n", SYSTEM)
-    both.cluster.kubectl("rollout", "status", f"deployment/{RELEASE}-gateway", "-n", SYSTEM, "--timeout=100s")
-    assert both.call(longest, 3) == 3
-    assert both.call("one-shard", 4, session="a") == 4
-    assert both.call("echo", 5) == 5
-    assert both.condition(longest, "Routed")["status"] == "True"
-    both.delete(longest, "one-shard")
-
-
-def test_what_a_pod_cannot_have_gets_a_condition_and_harms_no_other(both: Dormouse) -> None:
-    """5.O5. Labels that the schema lets in and no pod may carry."""
-    for name, labels in (("label-value", {"size": "größe"}), ("label-key", {"größe": "x"})):
-        both.apply(echo(name, workers={"labels": labels}))
-        assert "größe" in both.reason(name, "Applied", "Invalid")
-        code, text = both.refused(name, 10.0)
-        assert code == grpc.StatusCode.FAILED_PRECONDITION, text
-        assert "größe" in text
-    assert both.call("echo", 6) == 6
-    both.patch("label-value", {"workers": {"labels": None}})
-    eventually("it heals when it is mended", lambda: both.condition("label-value", "Applied").get("status") == "True")
-    both.delete("label-value", "label-key")
 
 
 def test_the_first_function_of_the_documents_works_as_it_stands(dormouse: Dormouse) -> None:

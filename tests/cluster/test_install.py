@@ -21,8 +21,8 @@ def upgrade(cluster: Cluster, *values: str, action: str = "upgrade", chart: Path
 
 
 @pytest.fixture(scope="module")
-def installed(with_images: Cluster) -> Iterator[Cluster]:
-    cluster = with_images
+def installed(alone: Cluster) -> Iterator[Cluster]:
+    cluster = alone
     if cluster.exists("crd", CRD):
         pytest.fail(f"{CRD} is there already: this test installs, uninstalls and removes it")
     with cluster.namespace(SYSTEM):

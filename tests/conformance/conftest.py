@@ -1,14 +1,13 @@
 """The whole system with functions of every kind, for clients that know nothing of Dormouse: on one machine, and on a cluster."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from conftest import unavailable
 from dormouse_testing import conforming
-from dormouse_testing.cluster.client import Cluster
-from dormouse_testing.cluster.functions import CODE, installed
+from dormouse_testing.cluster.sharing import Shared
 from dormouse_testing.up import missing, system
 
 NAMESPACE = "default"
@@ -25,7 +24,7 @@ def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         with one_machine(folder) as address:
             yield address
     else:
-        with a_cluster(request.getfixturevalue("with_images"), folder) as address:
+        with a_cluster(request.getfixturevalue("shared"), folder, lambda: request.session.testsfailed) as address:
             yield address
 
 
@@ -40,16 +39,15 @@ def one_machine(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def a_cluster(cluster: Cluster, folder: Path) -> Iterator[str]:
-    with installed(cluster, NAMESPACE) as dormouse:
+def a_cluster(shared: Shared, folder: Path, failures: Callable[[], int]) -> Iterator[str]:
+    with shared.functions(NAMESPACE, failures) as dormouse:
         try:
             dormouse.apply(*conforming.objects(folder))
             for name in conforming.SERVED:
                 dormouse.phase(name, "Ready", "Asleep", seconds=120)
             yield dormouse.address
         except AssertionError:
-            dormouse.tell()
+            print(dormouse.said())
             raise
         finally:
-            names = [conforming.NAME, CODE["metadata"]["name"]]
-            cluster.kubectl("delete", "configmap", *names, "-n", NAMESPACE, "--ignore-not-found")
+            dormouse.cluster.kubectl("delete", "configmap", conforming.NAME, "-n", NAMESPACE, "--ignore-not-found")

@@ -91,11 +91,13 @@ class Dormouse:
         self.pool.shutdown()
         self.channel.close()
 
-    def tell(self) -> None:
+    def said(self) -> str:
         """What the operator said, now and before it was started anew, for who looks into a failure."""
+        told = ""
         for words in ((), ("--previous",)):
             with contextlib.suppress(ClusterError):
-                print(self.cluster.kubectl("logs", "-n", SYSTEM, OPERATOR, "--tail=150", *words))
+                told += self.cluster.kubectl("logs", "-n", SYSTEM, OPERATOR, "--tail=150", *words)
+        return told
 
     # ------------------------------------------------------------------------------------------------------------------ objects
 
@@ -212,23 +214,38 @@ def clear(cluster: Cluster, space: str = "") -> None:
 
 
 @contextlib.contextmanager
-def installed(cluster: Cluster, space: str, *values: str) -> Iterator[Dormouse]:
-    """The chart with the models' image for every part and etcd without a volume, and a namespace under Pod Security `restricted`, unless
-    it is `default`; nothing of it is left afterwards."""
+def installation(cluster: Cluster, *values: str) -> Iterator[None]:
+    """The chart with etcd without a volume, and nothing of it left afterwards."""
     if cluster.exists("crd", CRD):
         raise ClusterError(f"{CRD} is there already: this installs, uninstalls and removes it")
     words = [word for value in ("etcd.persistence.enabled=false", *values) for word in ("--set", value)]
-    install = ["install", RELEASE, str(CHART), "-n", SYSTEM, *cluster.chart_values(), *words, "--wait", "--timeout", "180s"]
-    functions = contextlib.nullcontext() if space == "default" else cluster.namespace(space)
     try:
-        with cluster.namespace(SYSTEM), functions:
+        with cluster.namespace(SYSTEM):
             try:
-                cluster.helm(*install)
-                with cluster.reached(GATEWAY, SYSTEM, 8001) as address, contextlib.closing(Dormouse(cluster, address, space)) as dormouse:
-                    dormouse.apply(CODE)
-                    yield dormouse
+                cluster.helm("install", RELEASE, str(CHART), "-n", SYSTEM, *cluster.chart_values(), *words, "--wait", "--timeout", "180s")
+                yield
             finally:
                 clear(cluster)
                 cluster.helm("uninstall", RELEASE, "-n", SYSTEM, "--ignore-not-found", "--wait")
     finally:  # last: while a kind goes, the end of a namespace waits for who still counts it among the kinds to look through
         cluster.kubectl("delete", "crd", CRD, "--ignore-not-found")
+
+
+@contextlib.contextmanager
+def functions(cluster: Cluster, space: str) -> Iterator[Dormouse]:
+    """A namespace of functions under Pod Security `restricted`, unless it is `default`, with the code of `counter` and `echo`; nothing of
+    it is left afterwards."""
+    made = contextlib.nullcontext() if space == "default" else cluster.namespace(space)
+    with made, cluster.reached(GATEWAY, SYSTEM, 8001) as address, contextlib.closing(Dormouse(cluster, address, space)) as dormouse:
+        dormouse.apply(CODE)
+        try:
+            yield dormouse
+        finally:
+            clear(cluster, space)
+            cluster.kubectl("delete", "configmap", CODE["metadata"]["name"], "-n", space, "--ignore-not-found")
+
+
+@contextlib.contextmanager
+def installed(cluster: Cluster, space: str, *values: str) -> Iterator[Dormouse]:
+    with installation(cluster, *values), functions(cluster, space) as dormouse:
+        yield dormouse
