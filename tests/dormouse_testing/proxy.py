@@ -43,11 +43,13 @@ class Proxy:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         assert self._server is not None
+        await _turns()  # asyncio loses a socket that was accepted in the turn in which its server is closed
         self._server.close()
         self.cut()
         self.open()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
+        await _turns()  # a transport that was aborted closes its socket in a turn of the loop
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
@@ -87,3 +89,8 @@ class Proxy:
                 self.passed[direction] += len(data)
                 await writer.drain()
             writer.write_eof()
+
+
+async def _turns(count: int = 10) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)

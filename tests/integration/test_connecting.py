@@ -9,41 +9,26 @@ import grpc
 import grpc.aio
 import pytest
 from dormouse_kit.grpc_options import CONNECT_MS, Options, channel_options, server_options
+from dormouse_testing.proxy import Proxy
 
 
 @contextlib.asynccontextmanager
 async def late(seconds: float) -> AsyncIterator[str]:
-    """The address of a gRPC server that answers a connection only after this time."""
+    """The address of a gRPC server that is silent for this time."""
 
     async def echo(request: bytes, context: object) -> bytes:
         return request
-
-    async def relay(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        while data := await source.read(65536):
-            target.write(data)
-
-    async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.closing(writer):
-            await asyncio.sleep(seconds)
-            behind, ahead = await asyncio.open_connection("127.0.0.1", port)
-            with contextlib.closing(ahead):
-                ways = [asyncio.create_task(relay(reader, ahead)), asyncio.create_task(relay(behind, writer))]
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
 
     server = grpc.aio.server(options=server_options())
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", {"E": grpc.unary_unary_rpc_method_handler(echo)}),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    before = set(asyncio.all_tasks())
-    listening = await asyncio.start_server(accepted, "127.0.0.1", 0)
-    try:
-        yield f"127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-    finally:
-        listening.close()
-        await server.stop(None)
-        for task in (left := asyncio.all_tasks() - before):
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+    async with Proxy(f"127.0.0.1:{port}") as proxy:
+        proxy.hold("reply")
+        timer = asyncio.get_running_loop().call_later(seconds, proxy.open)
+        yield proxy.endpoint
+        timer.cancel()
+    await server.stop(None)
 
 
 async def answer(address: str, options: Options) -> bytes:
