@@ -18,9 +18,11 @@ class MemoryApi:
 
     def put(self, kind: Kind, found: Object) -> Object:
         self._version += 1
-        metadata = {**found["metadata"], "resourceVersion": str(self._version)}
-        made = {**found, "metadata": metadata}
-        self.objects[(kind.plural, *key_of(found))] = made
+        key = (kind.plural, *key_of(found))
+        before = self.objects.get(key, {"metadata": {}})["metadata"]
+        given = {"uid": before.get("uid", f"uid-{self._version}"), **found["metadata"]}
+        made = {**found, "metadata": {**given, "resourceVersion": str(self._version)}}
+        self.objects[key] = made
         return made
 
     def _ask(self) -> None:

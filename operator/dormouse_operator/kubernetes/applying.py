@@ -18,7 +18,7 @@ from dormouse_proto import state_pb2
 from dormouse_operator.kubernetes import names
 from dormouse_operator.kubernetes.api import Api, ApiError, Object, key_of
 from dormouse_operator.kubernetes.kinds import BUDGETS, CONFIG_MAPS, DEPLOYMENTS, SECRETS, Kind, kind_of
-from dormouse_operator.kubernetes.manifests import Manifest, build_all, digest
+from dormouse_operator.kubernetes.manifests import Manifest, build_all, digest, proved
 from dormouse_operator.kubernetes.reflecting import Reflector
 from dormouse_operator.kubernetes.settings import Settings
 
@@ -143,12 +143,13 @@ class Applier:
 
     async def _clean(self, entry: state_pb2.FunctionEntry) -> None:
         """Deployments of other revisions that have no worker any more and need none, and spec files that no Deployment uses."""
+        before = proved(entry)
         used = {entry.revision}
         for live in self._of(DEPLOYMENTS, entry.uid):
             revision = live["metadata"]["labels"][names.REVISION]
             if revision == entry.revision:
                 continue
-            needed = entry.proved_spec and revision == entry.proved_revision  # until the new one is proved, calls wake this one
+            needed = before is not None and revision == before.revision
             if not needed and live["spec"]["replicas"] == 0 and not live.get("status", {}).get("replicas"):
                 await self._remove(DEPLOYMENTS, live, "of an older revision")
             else:

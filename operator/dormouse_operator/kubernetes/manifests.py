@@ -27,13 +27,26 @@ Manifest = dict[str, Any]
 
 def build_all(entry: state_pb2.FunctionEntry, settings: Settings) -> list[Manifest]:
     """Everything, in the order in which it has to be there. InvalidArgument: the function's spec cannot become a pod."""
-    spec = spec_from_json(entry.spec)
-    made = [build_config_map(entry, spec, settings), build_deployment(entry, spec, settings)]
+    made = []
+    for each in (entry, proved(entry)):
+        if each is not None:
+            spec = spec_from_json(each.spec)
+            made += [build_config_map(each, spec, settings), build_deployment(each, spec, settings)]
     if has_secret(settings):
         made.insert(0, build_secret(entry, settings))
     if settings.network_policies:
         made.insert(0, build_network_policy(entry, settings))
     return [*made, build_service(entry, settings), build_workers_service(entry, settings), build_budget(entry, settings)]
+
+
+def proved(entry: state_pb2.FunctionEntry) -> state_pb2.FunctionEntry | None:
+    """The function as it was when it was last proved, where that is another: until the new revision is proved, calls wake this one."""
+    if not entry.proved_spec:
+        return None
+    before = state_pb2.FunctionEntry()
+    before.CopyFrom(entry)
+    before.spec, before.revision = entry.proved_spec, entry.proved_revision
+    return before
 
 
 def build_deployment(entry: state_pb2.FunctionEntry, spec: FunctionSpec, settings: Settings) -> Manifest:

@@ -174,12 +174,15 @@ class KubernetesProvider:
 
     def _order(self, wanted: Wanted, place: tuple[str, str]) -> None:
         """There is no Deployment: what belongs to a function is made by its reconciler, which is told."""
+        entry = wanted.function
+        startable = {entry.revision, entry.proved_revision if entry.proved_spec else entry.revision}
+        for asked in [each for each in self._asked if each[0] == place[0] and each[1] not in startable]:
+            del self._asked[asked]
         if not wanted.count:
             self._asked.pop(place, None)
-        elif wanted.revision != wanted.function.revision:
+        elif wanted.revision not in startable:
             raise Unavailable(f"revision {wanted.revision} is no longer the function's: no worker of it can be started")
         else:
-            self.forget(place[0])  # what was asked of an earlier revision is not asked any more
             self._asked[place] = wanted
             self._missing(place[0])
 
