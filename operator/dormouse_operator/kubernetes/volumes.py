@@ -66,7 +66,7 @@ def _source(volume: Volume) -> dict[str, Any]:
 def _check(volume: Volume) -> None:
     if volume.name.startswith(_OURS):
         raise InvalidArgument(f"spec.workers.volumes: the name {volume.name} found, none that begins with {_OURS} is allowed")
-    path = "/" + "/".join(part for part in volume.mount_path.split("/") if part)
+    path = "/" + "/".join(part for part in volume.mount_path.split("/") if part not in ("", "."))
     if path == "/" or ".." in path.split("/") or any(path == taken or path.startswith(f"{taken}/") for taken in _RESERVED):
         allowed = f"a folder that is not / and not in one of {', '.join(_RESERVED)} is allowed"
         raise InvalidArgument(f"spec.workers.volumes: the mount path {volume.mount_path} found, {allowed}")
