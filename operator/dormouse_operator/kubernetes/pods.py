@@ -14,6 +14,7 @@ import math
 from typing import Any
 
 from dormouse_core import modeluris
+from dormouse_core.errors import InvalidArgument
 from dormouse_core.spec import FunctionSpec, Workers, to_builtins
 from dormouse_proto import state_pb2
 
@@ -27,6 +28,7 @@ START_LIMIT = 330  # seconds: the supervisor's own limit is 300, and it leaves a
 GRACE_EXTRA = 20  # seconds beyond the step limit: commit, hand over, end connections
 STORE_DIGEST = "dormouse.dev/store"
 CONTAINER = "worker"
+_APP_ARMOR = "container.apparmor.security.beta.kubernetes.io/"
 
 
 def build_pod_template(entry: state_pb2.FunctionEntry, spec: FunctionSpec, settings: Settings, *, store: dict[str, Any]) -> dict[str, Any]:
@@ -63,12 +65,20 @@ def build_pod_template(entry: state_pb2.FunctionEntry, spec: FunctionSpec, setti
         "priorityClassName": workers.priority_class_name,
     }
     pod |= {name: value for name, value in optional.items() if value}
+    _check_annotations(workers.annotations)
     digest = hashlib.sha256(json.dumps(store, sort_keys=True).encode()).hexdigest()[:12]
     metadata = {
         "labels": {**workers.labels, **names.pod_labels(entry, settings.installation)},
         "annotations": {**workers.annotations, STORE_DIGEST: digest},
     }
     return {"metadata": metadata, "spec": pod}
+
+
+def _check_annotations(annotations: dict[str, str]) -> None:
+    """One kind of annotation is a security context in disguise: the API server makes a profile of it where the pod names none."""
+    for name, profile in annotations.items():
+        if name.startswith(_APP_ARMOR) and profile != "runtime/default" and not profile.startswith("localhost/"):
+            raise InvalidArgument(f"spec.workers.annotations: {name}: {profile!r} found, runtime/default or localhost/PROFILE is allowed")
 
 
 def has_secret(settings: Settings) -> bool:
