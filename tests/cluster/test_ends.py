@@ -120,7 +120,6 @@ def test_a_namespace_goes_while_the_operator_is_away(base: Dormouse) -> None:
             print(f"gone after {took:.0f} s")
             assert took < 60
         eventually("nothing of it is stored", lambda: not [key for key in base.stored() if f"/{space}/" in key], 60)
-        base.cluster.kubectl("create", "namespace", space)  # for the end of `namespace`
 
 
 def test_a_namespace_goes_when_the_operator_has_lost_its_rights(base: Dormouse) -> None:
@@ -144,4 +143,3 @@ def test_a_namespace_goes_when_the_operator_has_lost_its_rights(base: Dormouse) 
         eventually("nothing of it is stored", lambda: not [key for key in base.stored() if f"/{space}/" in key], 90)
         handled(base, "with-rights", 60)
         assert objects(base, stays) == before
-        base.cluster.kubectl("create", "namespace", space)  # for the end of `namespace`

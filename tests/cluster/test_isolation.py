@@ -11,7 +11,7 @@ import pytest
 from dormouse_testing.cluster import callers
 from dormouse_testing.cluster.callers import CLOSED, OPEN, REFUSED, Inside
 from dormouse_testing.cluster.client import CHART, eventually
-from dormouse_testing.cluster.functions import CODE, GATEWAY, OPERATOR, RELEASE, SYSTEM, Dormouse, clear, counter, echo
+from dormouse_testing.cluster.functions import CODE, GATEWAY, OPERATOR, RELEASE, SYSTEM, Dormouse, counter, echo
 
 AWAY = "isolation-away"
 DOMAIN = "svc.cluster.local"
@@ -41,7 +41,6 @@ def away(home: Dormouse) -> Iterator[Dormouse]:
         there.asleep("sleepy")
         yield there
         there.close()
-        clear(home.cluster, AWAY)
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,11 @@
 """The end of the namespace in which the operator itself is, with an installation of its own."""
 
-import contextlib
 import time
 from collections.abc import Iterator
 
 import pytest
 from dormouse_testing.cluster.client import Cluster
 from dormouse_testing.cluster.functions import RELEASE, SYSTEM, Dormouse, counter, installed
-from dormouse_testing.cluster.layout import ClusterError
 from dormouse_testing.cluster.namespaces import SHORT, foreign, going, objects
 
 
@@ -35,8 +33,6 @@ def test_the_operators_own_namespace_goes(dormouse: Dormouse) -> None:
             print(f"gone after {took:.0f} s")
             assert (objects(dormouse, stays), objects(dormouse, dormouse.space)) == before
         finally:
-            # What Helm would have removed, had its record not gone with the namespace; and the namespace, for whoever installed.
+            # What Helm would have removed, had its record not gone with the namespace.
             chosen = ["-l", f"app.kubernetes.io/instance={RELEASE}"]
             dormouse.cluster.kubectl("delete", "clusterrole,clusterrolebinding", *chosen, "--ignore-not-found")
-            with contextlib.suppress(ClusterError):
-                dormouse.cluster.kubectl("create", "namespace", SYSTEM)

@@ -8,37 +8,24 @@ import http.server
 import socket
 import ssl
 import struct
-import threading
-from collections.abc import Iterator
 
 from dormouse_testing.cluster.layout import API_PORT, HOST_IP, Layout
+from dormouse_testing.cluster.serving import Secured, serving
 
 HOP = frozenset({"connection", "transfer-encoding", "content-length", "keep-alive"})
 PIECE = 65536
 
 
-class Between(http.server.ThreadingHTTPServer):
+class Between(Secured):
     """`resets`: answers to reads break off in the middle, by a reset. `deaf`: watches of functions stay open and bring nothing."""
 
-    daemon_threads = True
-
     def __init__(self, layout: Layout) -> None:
-        super().__init__((HOST_IP, 0), _Handler)
+        super().__init__(_Handler, layout.pki / "apiserver.crt", layout.pki / "apiserver.key")
         self.resets = False
         self.deaf = False
         self.reset = 0  # answers that were
         self.swallowed = 0  # bytes
         self.authority = layout.pki / "ca.crt"
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(layout.pki / "apiserver.crt", layout.pki / "apiserver.key")
-        self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
-
-    @property
-    def url(self) -> str:
-        return f"https://{HOST_IP}:{self.server_address[1]}"
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Whoever breaks off may."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -86,14 +73,5 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Tests look at what became of it."""
 
 
-@contextlib.contextmanager
-def between(layout: Layout) -> Iterator[Between]:
-    server = Between(layout)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+def between(layout: Layout) -> contextlib.AbstractContextManager[Between]:
+    return serving(Between(layout))

@@ -27,6 +27,7 @@ class Cluster:
     kubeconfig: Path
     layout: Layout | None = None
     volumes: list[Path] = field(default_factory=list)
+    going: list[str] = field(default_factory=list)
 
     @property
     def own(self) -> bool:
@@ -65,13 +66,21 @@ class Cluster:
 
     @contextlib.contextmanager
     def namespace(self, name: str) -> Iterator[str]:
-        """A new one under Pod Security `restricted`, gone at the end with all that is in it."""
+        """A new one under Pod Security `restricted`, which goes at the end with all that is in it. That takes five seconds or more, and
+        who needs to know waits by `settle`."""
         self.kubectl("create", "namespace", name)
         self.kubectl("label", "namespace", name, RESTRICTED)
         try:
             yield name
         finally:
-            self.kubectl("delete", "namespace", name, "--wait=true", "--timeout=110s")
+            self.kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false")
+            self.going.append(f"namespace/{name}")
+
+    def settle(self) -> None:
+        """Every `namespace` that had its end is gone."""
+        going, self.going = self.going, []
+        if going:
+            self.kubectl("wait", "--for=delete", *going, "--timeout=110s")
 
     def volume(self, name: str, size: str = "1Gi") -> None:
         """A volume on node1's disk, for a claim to find: our own cluster makes none by itself."""
@@ -125,6 +134,7 @@ class Cluster:
                 forward.terminate()
 
     def close(self) -> None:
+        self.settle()
         for folder in self.volumes:
             shutil.rmtree(folder, ignore_errors=True)
 

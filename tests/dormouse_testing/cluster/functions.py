@@ -210,7 +210,7 @@ def clear(cluster: Cluster, space: str = "") -> None:
     where = ["-n", space] if space else ["-A"]
     with contextlib.suppress(ClusterError):
         cluster.kubectl("delete", "ifn", "--all", *where, "--timeout=30s")
-        cluster.kubectl("wait", "--for=delete", "pods", "-l", "dormouse.dev/part=worker", *where, "--timeout=60s")
+        cluster.kubectl("wait", "--for=delete", "pods", "-l", "dormouse.dev/function", *where, "--timeout=60s")
 
 
 @contextlib.contextmanager
@@ -219,30 +219,29 @@ def installation(cluster: Cluster, *values: str) -> Iterator[None]:
     if cluster.exists("crd", CRD):
         raise ClusterError(f"{CRD} is there already: this installs, uninstalls and removes it")
     words = [word for value in ("etcd.persistence.enabled=false", *values) for word in ("--set", value)]
-    try:
-        with cluster.namespace(SYSTEM):
-            try:
-                cluster.helm("install", RELEASE, str(CHART), "-n", SYSTEM, *cluster.chart_values(), *words, "--wait", "--timeout", "180s")
-                yield
-            finally:
-                clear(cluster)
-                cluster.helm("uninstall", RELEASE, "-n", SYSTEM, "--ignore-not-found", "--wait")
-    finally:  # last: while a kind goes, the end of a namespace waits for who still counts it among the kinds to look through
-        cluster.kubectl("delete", "crd", CRD, "--ignore-not-found")
+    with contextlib.ExitStack() as ends:
+        # Last: while a kind goes, the end of a namespace waits for who still counts it among the kinds to look through.
+        ends.callback(cluster.kubectl, "delete", "crd", CRD, "--ignore-not-found")
+        ends.callback(cluster.settle)
+        ends.enter_context(cluster.namespace(SYSTEM))
+        ends.callback(cluster.helm, "uninstall", RELEASE, "-n", SYSTEM, "--ignore-not-found", "--wait")
+        ends.callback(clear, cluster)
+        cluster.helm("install", RELEASE, str(CHART), "-n", SYSTEM, *cluster.chart_values(), *words, "--wait", "--timeout", "180s")
+        yield
 
 
 @contextlib.contextmanager
 def functions(cluster: Cluster, space: str) -> Iterator[Dormouse]:
-    """A namespace of functions under Pod Security `restricted`, unless it is `default`, with the code of `counter` and `echo`; nothing of
-    it is left afterwards."""
+    """A namespace of functions, or `default`, with the code of `counter` and `echo`; nothing of it is left afterwards."""
     made = contextlib.nullcontext() if space == "default" else cluster.namespace(space)
     with made, cluster.reached(GATEWAY, SYSTEM, 8001) as address, contextlib.closing(Dormouse(cluster, address, space)) as dormouse:
         dormouse.apply(CODE)
         try:
             yield dormouse
         finally:
-            clear(cluster, space)
-            cluster.kubectl("delete", "configmap", CODE["metadata"]["name"], "-n", space, "--ignore-not-found")
+            if space == "default":
+                clear(cluster, space)
+                cluster.kubectl("delete", "configmap", CODE["metadata"]["name"], "-n", space, "--ignore-not-found")
 
 
 @contextlib.contextmanager
