@@ -58,18 +58,19 @@ def judge(pod: Object, now: float) -> Verdict:
     status = pod.get("status", {})
     container: Mapping[str, Any] = next((c for c in status.get("containerStatuses") or () if c["name"] == CONTAINER), {})
     state = container.get("state", {})
+    ends = container.get("restartCount", 0) + 1  # counted when it is started again, not when it ends
     if "waiting" in state:
-        found = _waiting(pod, state["waiting"], container)
+        found = _waiting(pod, state["waiting"], container, ends)
         if found is not None:
             return found
     if "terminated" in state:
-        return Verdict(exited=True, problem=_ended(state["terminated"], container.get("restartCount", 0) + 1))
+        return Verdict(exited=True, problem=_ended(state["terminated"], ends))
     if not container:
         return _unscheduled(status, now)
     return Verdict()
 
 
-def _waiting(pod: Object, waiting: Mapping[str, Any], container: Mapping[str, Any]) -> Verdict | None:
+def _waiting(pod: Object, waiting: Mapping[str, Any], container: Mapping[str, Any], ends: int) -> Verdict | None:
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
     if reason in _IMAGE:
         image = next(c["image"] for c in pod["spec"]["containers"] if c["name"] == CONTAINER)
@@ -79,7 +80,7 @@ def _waiting(pod: Object, waiting: Mapping[str, Any], container: Mapping[str, An
         return Verdict(exited=True, problem=unavailable("WorkerFailed", f"the worker's container cannot be made: {message or reason}"))
     if reason == "CrashLoopBackOff":
         last = container.get("lastState", {}).get("terminated", {})
-        return Verdict(exited=True, problem=_ended(last, container.get("restartCount", 0)))
+        return Verdict(exited=True, problem=_ended(last, ends))
     return None
 
 
