@@ -29,6 +29,7 @@ _IMAGE = frozenset(
 )
 _CONTAINER = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError", "ContainerCannotRun"})
 _MOUNTS = frozenset({"FailedMount", "FailedAttachVolume", "FailedMapVolume"})
+_MOUNTED = frozenset({"Pulling", "Pulled", "Created", "Started"})  # to these the kubelet comes when every volume is mounted
 _LENGTH = 500  # characters
 
 
@@ -146,16 +147,16 @@ def starting(pod: Object) -> bool:
     status = pod.get("status", {})
     if status.get("phase") != "Pending" or "deletionTimestamp" in pod["metadata"] or not pod.get("spec", {}).get("nodeName"):
         return False
-    states = [c.get("state", {}).get("waiting", {}).get("reason") for c in status.get("containerStatuses") or ()]
-    return not states or states == ["ContainerCreating"]
+    states = [c.get("state", {}).get("waiting", {}).get("reason") for c in status.get("containerStatuses") or () if c["name"] == CONTAINER]
+    return not states or states[0] in ("ContainerCreating", "PodInitializing")
 
 
 def mount_failure(events: list[Object]) -> state_pb2.Problem | None:
-    """Of a pod whose container is being made for long: which volume is missing."""
-    found = [e for e in events if e.get("type") == "Warning" and e.get("reason") in _MOUNTS]
-    if not found:
+    """Of a pod whose container is being made for long: which volume is missing. One that came since is none."""
+    told = [e for e in events if e.get("reason") in _MOUNTED or (e.get("type") == "Warning" and e.get("reason") in _MOUNTS)]
+    latest = max(told, key=lambda e: (str(e.get("lastTimestamp") or e.get("eventTime") or ""), e["reason"] in _MOUNTED), default=None)
+    if latest is None or latest["reason"] in _MOUNTED:
         return None
-    latest = max(found, key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime") or ""))
     return unavailable("VolumeUnavailable", f"a volume of the worker cannot be mounted: {latest.get('message', '')}")
 
 
