@@ -51,9 +51,10 @@ def care(pods: Iterable[Object], deployments: Iterable[Object], failing: Callabl
 def _since(pod: Object) -> float:
     """When its worker last ended, or the pod was made."""
     for container in pod.get("status", {}).get("containerStatuses") or ():
-        ended = container.get("lastState", {}).get("terminated", {}).get("finishedAt")
-        if container["name"] == CONTAINER and ended:
-            return seconds(ended)
+        for state in (container.get("state", {}), container.get("lastState", {})):
+            ended = state.get("terminated", {}).get("finishedAt")
+            if container["name"] == CONTAINER and ended:
+                return seconds(ended)
     return seconds(pod["metadata"]["creationTimestamp"])
 
 
