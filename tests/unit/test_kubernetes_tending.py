@@ -1,11 +1,12 @@
 """Pods that cannot start are looked after: asked when they are slow, replaced after a minute; a Deployment that is refused is touched."""
 
 import asyncio
+import logging
 
 import pytest
 from dormouse_operator.kubernetes import names
 from dormouse_operator.kubernetes.api import ApiError, Object
-from dormouse_operator.kubernetes.kinds import DEPLOYMENTS, EVENTS, PODS
+from dormouse_operator.kubernetes.kinds import DEPLOYMENTS, EVENTS, PODS, Kind
 from dormouse_operator.kubernetes.provider import KubernetesProvider
 from dormouse_operator.kubernetes.reflecting import Reflector
 from dormouse_operator.kubernetes.registry import timestamp
@@ -147,6 +148,27 @@ async def test_a_pod_that_is_slow_without_a_word_of_a_volume_is_no_problem() -> 
     assert await world.look() == []
     assert [each.problem for each in await seen(world)] == [None]
     assert world.doubts == []
+
+
+async def test_what_is_refused_for_one_keeps_nothing_from_the_others(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "dormouse")
+    world = World()
+    world.api.put(PODS, pod("kept", phase="Pending", containers=PULLS, age=90))
+    world.api.put(PODS, pod("other", phase="Pending", containers=PULLS, age=90))
+    world.api.put(DEPLOYMENTS, deployment(2, conditions=[QUOTA]))
+    delete = world.api.delete
+
+    async def refusing(kind: Kind, namespace: str, name: str, *, uid: str) -> None:
+        if name == "kept":
+            raise ApiError(403, "Forbidden", "kept is forbidden")
+        await delete(kind, namespace, name, uid=uid)
+
+    monkeypatch.setattr(world.api, "delete", refusing)
+    assert await world.look() == [("other", "deleted"), ("f-r1", "patched")]
+    assert await world.look() == []
+    assert sum("kept is forbidden" in each.getMessage() for each in caplog.records) == 1, "told once, while it is the same"
 
 
 async def test_an_api_server_that_is_away_is_asked_again() -> None:

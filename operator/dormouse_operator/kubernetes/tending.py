@@ -75,28 +75,38 @@ class Tending:
         self._deployments = deployments
         self._provider = provider
         self._doubt = doubt
+        self._failed: set[str] = set()
+        """What could not be done at the last look, as it was told then."""
 
     async def run(self) -> None:
         """Never returns."""
         while True:
             await self._clock.sleep(INTERVAL)
-            try:
-                await self.look()
-            except ApiError as error:
-                log.event("pods that cannot start are looked at later", error=error.message)
+            await self.look()
 
     async def look(self) -> None:
+        """What cannot be done for one is left for the next look, and keeps nothing from the others."""
         todo = care(self._pods.items.values(), self._deployments.items.values(), self._provider.failing, self._clock.now())
-        for pod in todo.ask:
-            await self._ask(pod)
-        for pod in todo.replace:
-            namespace, name = key_of(pod)
-            log.event("a pod that cannot start is replaced", namespace=namespace, pod=name)
-            await self._api.delete(PODS, namespace, name, uid=pod["metadata"]["uid"])
-        for deployment in todo.touch:
-            namespace, name = key_of(deployment)
-            changes = {"metadata": {"annotations": {names.TRIED: timestamp(self._clock.now())}}}
-            self._deployments.take("MODIFIED", await self._api.patch(DEPLOYMENTS, namespace, name, changes))
+        failed = set[str]()
+        for step, found in ((self._ask, todo.ask), (self._replace, todo.replace), (self._touch, todo.touch)):
+            for each in found:
+                try:
+                    await step(each)
+                except ApiError as error:
+                    failed.add(error.message)
+        for message in sorted(failed - self._failed):
+            log.event("what cannot start is looked at later", error=message)
+        self._failed = failed
+
+    async def _replace(self, pod: Object) -> None:
+        namespace, name = key_of(pod)
+        await self._api.delete(PODS, namespace, name, uid=pod["metadata"]["uid"])
+        log.event("a pod that cannot start is replaced", namespace=namespace, pod=name)
+
+    async def _touch(self, deployment: Object) -> None:
+        namespace, name = key_of(deployment)
+        changes = {"metadata": {"annotations": {names.TRIED: timestamp(self._clock.now())}}}
+        self._deployments.take("MODIFIED", await self._api.patch(DEPLOYMENTS, namespace, name, changes))
 
     async def _ask(self, pod: Object) -> None:
         namespace, _ = key_of(pod)
