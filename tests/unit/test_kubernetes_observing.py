@@ -1,0 +1,92 @@
+"""What a cluster's provider counts: unknown is not zero, and each replica is counted once, with a pod or without."""
+
+import pytest
+from dormouse_operator.kubernetes.kinds import PODS
+from dormouse_operator.kubernetes.reflecting import PATIENCE
+from dormouse_operator.kubernetes.registry import timestamp
+from dormouse_testing.cluster_objects import NOW, container, deployment, forbidden, pod, unschedulable, waits
+from dormouse_testing.provider_world import REASON, RUNS, World
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@pytest.mark.parametrize("listed", [(), ("pods",), ("deployments",)])
+async def test_until_both_copies_were_listed_nothing_is_known_and_that_is_not_none(listed: tuple[str, ...]) -> None:
+    world = World()
+    for name in listed:
+        await getattr(world, name)._list("")
+    assert await world.provider.observe() is None
+
+
+async def test_a_copy_that_is_cut_off_for_long_is_not_known_either_and_one_that_stands_again_is() -> None:
+    world = World()
+    await world.heard(deployment(1))
+    world.pods._broken[""] = world.clock.monotonic()
+    world.clock.advance(PATIENCE - 1)
+    assert len(await world.seen()) == 1, "a watch that is opened anew is no reason to know nothing"
+    world.clock.advance(1)
+    assert await world.provider.observe() is None
+    world.pods._stands("")
+    assert len(await world.seen()) == 1
+
+
+async def test_a_cluster_without_workers_is_known_to_have_none() -> None:
+    world = World()
+    await world.heard()
+    assert await world.seen() == []
+
+
+KINDS = {
+    "runs": {"containers": RUNS},
+    "waits": {"containers": [container(waits("ContainerCreating"))], "phase": "Pending"},
+    "fails": {"containers": [container(waits("ErrImagePull"))], "phase": "Pending"},
+    "homeless": {"conditions": [unschedulable(300)], "phase": "Pending", "node": ""},
+    "going": {"deletionTimestamp": timestamp(NOW + 10)},
+    "evicted": {"phase": "Failed"},
+    "lost": {"deletionTimestamp": timestamp(NOW - 60)},
+}
+
+
+@given(st.lists(st.sampled_from(sorted(KINDS)), max_size=6), st.integers(0, 6))
+async def test_a_replica_is_counted_once_with_a_pod_or_without(kinds: list[str], replicas: int) -> None:
+    """Those that are ordered and have no pod yet make up what lacks: whoever counts orders none twice, and none too few."""
+    world = World()
+    made = [pod(f"p{number}", **KINDS[kind]) for number, kind in enumerate(kinds)]  # type: ignore[arg-type]
+    await world.heard(deployment(replicas), *made)
+    found = await world.seen()
+    standing = sum(kind in ("runs", "waits", "fails", "homeless") for kind in kinds)
+    assert sum(not each.stopping for each in found) == max(replicas, standing)
+    assert sum(each.stopping for each in found) == kinds.count("going")
+    assert len({each.name for each in found}) == len(found)
+    assert {(each.function, each.uid, each.revision) for each in found} <= {("ns/f", "u", "r1")}
+
+
+async def test_another_revisions_pods_do_not_stand_for_this_ones() -> None:
+    world = World()
+    await world.heard(deployment(1, revision="r2"), pod("old", containers=RUNS), deployment(1))
+    assert [(each.name, each.revision) for each in await world.seen()] == [("f-r2/0", "r2"), ("old", "r1")]
+
+
+async def test_a_replica_that_the_cluster_refuses_says_why() -> None:
+    world = World()
+    await world.heard(deployment(1, conditions=[forbidden('pods "x" is forbidden: exceeded quota: none')]))
+    [found] = await world.seen()
+    assert found.problem is not None
+    assert (found.exited, found.problem.reason) == (True, "QuotaExceeded")
+
+
+async def test_what_waits_for_a_node_is_told_to_who_asks() -> None:
+    world = World()
+    await world.heard(pod(phase="Pending", node="", conditions=[unschedulable(5)]))
+    assert "Insufficient memory" in world.provider.waiting("u")
+    assert world.provider.waiting("another") == ""
+
+
+async def test_what_was_said_of_a_pods_volume_goes_with_the_pod() -> None:
+    world = World()
+    await world.heard(pod("p", containers=KINDS["waits"]["containers"], phase="Pending"))  # type: ignore[arg-type]
+    world.provider.mount_failed(world.pods.items["ns", "p"], REASON)
+    assert [each.problem for each in await world.seen()] == [REASON]
+    await world.api.delete(PODS, "ns", "p", uid="uid-p")
+    await world.heard()
+    assert world.provider._mounts == {}
