@@ -77,7 +77,14 @@ def find(environment: Mapping[str, str] = os.environ) -> Access:
 
 
 def kubeconfig(path: Path) -> Access:
-    """The current context of `path`. FailedPrecondition: it has none, or one that logs in by a program."""
+    """The current context of `path`. FailedPrecondition: it has none, none that is complete, or one that logs in by a program."""
+    try:
+        return _current(path)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise FailedPrecondition(f"{path}: no kubeconfig whose current context is complete: {error!r}") from error
+
+
+def _current(path: Path) -> Access:
     data = yaml.safe_load(path.read_text()) or {}
     context = _named(path, data, "contexts", data.get("current-context", ""))["context"]
     cluster = _named(path, data, "clusters", context["cluster"])["cluster"]
