@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from dormouse_core.errors import FailedPrecondition
+from dormouse_core.errors import FailedPrecondition, text_of
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -81,7 +81,7 @@ def kubeconfig(path: Path) -> Access:
     try:
         return _current(path)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise FailedPrecondition(f"{path}: no kubeconfig whose current context is complete: {error!r}") from error
+        raise FailedPrecondition(f"{path}: no kubeconfig whose current context is complete: {text_of(error)}") from error
 
 
 def _current(path: Path) -> Access:
