@@ -37,11 +37,12 @@ class Options:
 
     def settings_now(self) -> Settings:
         """With the certificates as they are in their files now. OSError: they cannot be read."""
-        ca, cert, key = (Path(path).read_text() if path else "" for path in (self.store_ca, self.store_cert, self.store_key))
+        ca, cert, key = map(_text, (self.store_ca, self.store_cert, self.store_key))
         return replace(self.functions, store_ca=ca, store_cert=cert, store_key=key)
 
     def gateway_password(self) -> str:
-        return Path(self.gateway_password_file).read_text().strip() if self.gateway_password_file else ""
+        """OSError: it cannot be read."""
+        return _text(self.gateway_password_file).strip()
 
 
 class _File(msgspec.Struct, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -93,7 +94,7 @@ def parse(arguments: Sequence[str]) -> Options:
 def _settings(file: _File, given: dict[str, Any]) -> Settings:
     """With how workers reach the store: as we do, by users of their own."""
     fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in msgspec.structs.asdict(file).items()}
-    ca, cert, key = (Path(given[name]).read_text() if given[name] else "" for name in ("store_ca", "store_cert", "store_key"))
+    ca, cert, key = (_text(given[name]) for name in ("store_ca", "store_cert", "store_key"))
     secret = Path(given["store_password_file"]).read_bytes().strip() if given["store_password_file"] else b""
     return Settings(
         **fields,
@@ -105,3 +106,11 @@ def _settings(file: _File, given: dict[str, Any]) -> Settings:
         store_auth=bool(given["store_user"]),
         store_secret=secret,
     )
+
+
+def _text(path: str) -> str:
+    """Of the file; '' where there is no path. OSError: it cannot be read, or is no text: DER, where PEM is meant."""
+    try:
+        return Path(path).read_text() if path else ""
+    except UnicodeDecodeError as error:
+        raise OSError(f"{path}: no text is in it, PEM is allowed: {error}") from error

@@ -1,0 +1,132 @@
+"""What the operator of a cluster is told at its start: a bad value names its field, and the store's files become workers' settings."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dormouse_operator.kubernetes.options import Options, parse
+from dormouse_operator.kubernetes.settings import Settings
+
+FILE: dict[str, Any] = {
+    "namespaces": ["a", "b"], "systemNamespace": "sys", "image": "i", "imagePullPolicy": "Never", "imagePullSecrets": ["s"],
+    "gateway": "g.svc", "gatewayPort": 81, "clusterDomain": "c.local", "resources": {"limits": {"cpu": 1}}, "networkPolicies": False,
+    "ingressFrom": [{"podSelector": {}}],
+}  # fmt: skip
+
+
+def parsed(*words: str, file: Path | None = None, text: str | None = None) -> Options:
+    if file is not None:
+        file.write_text(json.dumps(FILE) if text is None else text)
+    return parse(["--kubernetes", *words, *(["--functions", str(file)] if file is not None else [])])
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str, file: Path | None = None, text: str | None = None) -> str:
+    with pytest.raises(SystemExit) as ended:
+        parsed(*words, file=file, text=text)
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_nothing_said_is_the_defaults_with_a_store_without_users() -> None:
+    found = parsed()
+    assert found.store == Options().store
+    assert found.functions == Settings(store_auth=False)
+
+
+def test_every_field_of_the_file_becomes_a_setting(tmp_path: Path) -> None:
+    found = parsed("--installation", "mine", "--store", "e0:2379", "--store", "e1:2379", file=tmp_path / "f.json")
+    assert found.functions == Settings(
+        namespaces=("a", "b"), system_namespace="sys", image="i", image_pull_policy="Never", image_pull_secrets=("s",), gateway="g.svc",
+        gateway_port=81, cluster_domain="c.local", resources={"limits": {"cpu": 1}}, network_policies=False,
+        ingress_from=({"podSelector": {}},), installation="mine", store=("e0:2379", "e1:2379"), store_auth=False,
+    )  # fmt: skip
+    told = {each.name for each in fields(Settings) if getattr(found.functions, each.name) != getattr(Settings(), each.name)}
+    assert {each.name for each in fields(Settings)} - told == {"store_ca", "store_cert", "store_key", "store_secret"}
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"gatewayPort": "81"}, "$.gatewayPort"),
+        ({"gatewayPort": None}, "$.gatewayPort"),
+        ({"namespaces": "a"}, "$.namespaces"),
+        ({"namespaces": [1]}, "$.namespaces[0]"),
+        ({"resources": []}, "$.resources"),
+        ({"networkPolicies": "yes"}, "$.networkPolicies"),
+        ({"ingressFrom": [7]}, "$.ingressFrom[0]"),
+        ({"gateway_port": 81}, "gateway_port"),
+        ({"storeSecret": "x"}, "storeSecret"),
+    ],
+)
+def test_a_bad_value_in_the_file_names_its_field(change: Any, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, file=tmp_path / "f.json", text=json.dumps({**FILE, **change}))
+    assert f"--functions: {tmp_path}/f.json: " in said
+    assert text in said
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "namespaces: []", '"\\ud800"'])
+def test_a_file_that_is_no_such_file_is_named(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"--functions: {tmp_path}/f.json: " in refused(capsys, file=tmp_path / "f.json", text=text)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--metrics", "many"], "--metrics: invalid int value: 'many'"),
+        (["--installation", "Mine"], "--installation: 'Mine' found, a DNS label is allowed"),
+        (["--installation", "a" * 64], "a DNS label is allowed"),
+        (["--installation", "a\n"], "a DNS label is allowed"),
+        (["--store-user", "root"], "--store-user and --store-password-file go together"),
+        (["--store-password-file", "/x"], "--store-user and --store-password-file go together"),
+        (["--store-ca", "/nowhere/ca.crt"], "/nowhere/ca.crt"),
+        (["--functions", "/nowhere/f.json"], "/nowhere/f.json"),
+        (["--unknown"], "--unknown"),
+    ],
+)
+def test_a_bad_word_on_the_command_line_is_named(words: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert text in refused(capsys, *words)
+
+
+def test_a_certificate_that_is_no_text_is_named_and_ends_no_operator_that_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """DER, where PEM is meant. Who looks at the files now and then waits out what cannot be read."""
+    path = tmp_path / "ca.crt"
+    path.write_text("CA")
+    running = parsed("--store-ca", str(path))
+    path.write_bytes(b"\x30\x82\xff\xfe")
+    assert f"{path}: no text is in it, PEM is allowed" in refused(capsys, "--store-ca", str(path))
+    with pytest.raises(OSError, match="PEM is allowed"):
+        running.settings_now()
+
+
+def test_the_stores_files_are_what_workers_are_given(tmp_path: Path) -> None:
+    for name, text in (("ca", "CA"), ("cert", "CERT"), ("key", "KEY"), ("password", "root's\n")):
+        (tmp_path / name).write_text(text)
+    words = [word for name in ("ca", "cert", "key") for word in (f"--store-{name}", str(tmp_path / name))]
+    found = parsed(*words, "--store-user", "root", "--store-password-file", str(tmp_path / "password"))
+    said = found.functions
+    assert (said.store_ca, said.store_cert, said.store_key, said.store_auth, said.store_secret) == ("CA", "CERT", "KEY", True, b"root's")
+    assert said.tls
+    assert found.settings_now() == said
+
+
+def test_a_certificate_that_is_replaced_is_a_setting_that_changes_and_a_password_is_not(tmp_path: Path) -> None:
+    """Functions' passwords are derived from the operator's as it was at its start: they change when the next one starts."""
+    (tmp_path / "ca").write_text("CA")
+    (tmp_path / "password").write_text("one")
+    found = parsed("--store-ca", str(tmp_path / "ca"), "--store-user", "root", "--store-password-file", str(tmp_path / "password"))
+    (tmp_path / "ca").write_text("CA2")
+    (tmp_path / "password").write_text("two")
+    now = found.settings_now()
+    assert (now.store_ca, now.store_secret) == ("CA2", b"one")
+
+
+def test_the_gateways_password_is_read_when_it_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "gateway"
+    path.write_text("one\n")
+    found = parsed("--gateway-password-file", str(path))
+    assert found.gateway_password() == "one"
+    path.write_text("two")
+    assert found.gateway_password() == "two"
+    assert parsed().gateway_password() == ""
