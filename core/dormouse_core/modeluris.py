@@ -15,9 +15,23 @@ MOUNT = "/mnt/model"
 IMAGE_ROOT = "/models"
 """Where `file://` lies in a pod: the image's own models."""
 
-_KUBERNETES_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,251}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,251}[a-z0-9])?)*")
-_CONFIG_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
+_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_NAME = rf"{_LABEL}(\.{_LABEL})*"
+_KEY = "[-._a-zA-Z0-9]{1,253}"
+_KUBERNETES_NAME = re.compile(_NAME)
+_CONFIG_KEY = re.compile(_KEY)
 _REVISION = "main"
+
+_SHAPES = (
+    "file://.*",
+    "https://[^/@]+//*[^/?].*",
+    "(s3|gs)://[^/].*",
+    "hf://[^/]+/[^/@]+(@[^/]+)?(/.*)?",
+    rf"pvc://{_NAME}(/.*)?",
+    rf"configmap://{_NAME}(/({_KEY})?)?",
+)
+SHAPE = f"^({'|'.join(_SHAPES)})$"
+"""What `parse` takes, as a regular expression of RE2's syntax, but for the length of names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +53,21 @@ class ModelUri:
     def mounted(self) -> bool:
         """Whether the pod has it as a volume."""
         return self.scheme in ("pvc", "configmap")
+
+
+def valid(uri: str) -> bool:
+    try:
+        parse(uri)
+    except InvalidArgument:
+        return False
+    return True
+
+
+def without_password(uri: str) -> str:
+    """For who may read a message but not the function."""
+    scheme, separator, rest = uri.partition("://")
+    place, slash, path = rest.partition("/")
+    return f"{scheme}{separator}***@{place.rpartition('@')[2]}{slash}{path}" if scheme == "https" and "@" in place else uri
 
 
 def parse(uri: str) -> ModelUri:
@@ -75,10 +104,7 @@ def parse(uri: str) -> ModelUri:
 def _https(uri: str, rest: str) -> ModelUri:
     place, _, path = rest.partition("/")
     if "@" in place:
-        raise _wrong(
-            uri.replace(place.rpartition("@")[0], "***"),
-            "no user or password is allowed in a URI: everybody who may read the function sees it",
-        )
+        raise _wrong(without_password(uri), "no user or password is allowed in a URI: everybody who may read the function sees it")
     if not place or not path.partition("?")[0].strip("/"):
         raise _wrong(uri, "https://host/path of one file is allowed")
     return ModelUri("https", place, path, uri)

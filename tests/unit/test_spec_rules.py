@@ -15,6 +15,10 @@ from dormouse_testing.manifests import Data, onnx, python, stateful
 from dormouse_testing.structural import with_defaults
 
 VOLUME = {"name": "v", "mountPath": "/v"}
+PLACES = (
+    "https://host/path of one file, without a user or password, s3://bucket/path, gs://bucket/path, hf://owner/repository[@revision]/path, "
+    "pvc://claim/path, configmap://name/key, configmap://name or file://path is allowed"
+)
 
 BROKEN: list[tuple[Data, str]] = [
     (onnx(model=None), "spec.model: nothing found, the runtime onnx requires a model"),
@@ -30,6 +34,33 @@ BROKEN: list[tuple[Data, str]] = [
     (onnx(scaleMetric="sessions"), 'spec.scaleMetric: "sessions" found, a function without sessions scales by concurrency or rps'),
     (onnx(model={"uri": "file://a/../b"}), 'spec.model.uri: "file://a/../b" found, a path without ".." is allowed'),
     (onnx(model={"uri": "file://.."}), 'spec.model.uri: "file://.." found, a path without ".." is allowed'),
+    (onnx(model={"uri": "https://u:secret@h/m"}), f'spec.model.uri: "https://***@h/m" found, {PLACES}'),
+    *(
+        (onnx(model={"uri": uri}), f'spec.model.uri: "{uri}" found, {PLACES}')
+        for uri in (
+            "https:///m.onnx",
+            "https://h",
+            "https://h/",
+            "https://h//",
+            "https://h/?m.onnx",
+            "s3:///m",
+            "gs:///m",
+            "hf://owner",
+            "hf://owner/",
+            "hf:///r",
+            "hf://o/@main",
+            "hf://o/r@",
+            "hf://o/r@/m",
+            "pvc:///m",
+            "pvc://Claim/m",
+            "pvc://-c",
+            "pvc://a..b",
+            "configmap://a_b/m",
+            "configmap:///m",
+            "configmap://m/a/b",
+            "configmap://m/a%b",
+        )
+    ),
     (
         stateful(durability="Buffered"),
         'spec.sessions.durability: "Buffered" found, Committed is allowed: Buffered and Memory are not in this release',
@@ -103,6 +134,37 @@ BROKEN: list[tuple[Data, str]] = [
         onnx(workers={"volumes": [{**VOLUME, "emptyDir": {}, "secret": {"secretName": "s"}}]}),
         "spec.workers.volumes[0]: 2 sources found, exactly one of persistentVolumeClaim, secret, configMap and emptyDir is allowed",
     ),
+    (
+        onnx(workers={"volumes": [{**VOLUME, "name": "dormouse-tmp", "emptyDir": {}}]}),
+        'spec.workers.volumes[0].name: "dormouse-tmp" found, none that begins with dormouse- is allowed',
+    ),
+    *(
+        (
+            onnx(workers={"volumes": [{**VOLUME, "mountPath": path, "emptyDir": {}}]}),
+            f'spec.workers.volumes[0].mountPath: "{path}" found, a folder that is not / and not in one of /etc/dormouse, /mnt/model, '
+            "/var/lib/dormouse, /tmp, /dev, /proc, /sys is allowed",
+        )
+        for path in (
+            "/",
+            "//",
+            "/.",
+            "/./",
+            "/tmp",
+            "/tmp/",
+            "//tmp",
+            "/./tmp",
+            "/tmp/.",
+            "/tmp/x",
+            "/etc/./dormouse/x",
+            "/etc//dormouse",
+            "/a/../tmp",
+            "/..",
+            "/a/..",
+            "/dev/shm",
+            "/mnt/model",
+            "/var/./lib//dormouse",
+        )
+    ),
 ]
 
 KEPT: list[Data] = [
@@ -118,6 +180,46 @@ KEPT: list[Data] = [
     stateful({"shape": [], "batchAxis": None}),
     stateful({"shape": [2, 16], "batchAxis": None}, controls={"start": "START", "end": "END", "ready": "READY", "correlationId": "CORRID"}),
     onnx(workers={"labels": {"team": "speech"}, "annotations": {"a/b": "c"}, "env": [{"name": "A"}, {"name": "B", "valueFrom": {}}]}),
+    *(
+        onnx(model={"uri": uri})
+        for uri in (
+            "https://h/m",
+            "https://h//m",
+            "https://h:1/m?a=@b",
+            "https://h/a@b",
+            "https://h/m/",
+            "s3://b",
+            "s3://b/m",
+            "gs://b//m",
+            "hf://o/r",
+            "hf://o/r@v1/m.onnx",
+            "hf://o/r@a@b",
+            "hf://o/r/",
+            "pvc://c",
+            "pvc://c.d/m/n",
+            "pvc://c/",
+            "configmap://c",
+            "configmap://c/",
+            "configmap://c/m.onnx",
+            "file://m",
+            "file:///m",
+        )
+    ),
+    *(
+        onnx(workers={"volumes": [{**VOLUME, "mountPath": path, "emptyDir": {}}]})
+        for path in (
+            "/data",
+            "/tmpfs",
+            "/.tmp",
+            "/...",
+            "/etc",
+            "/etc/dormouse2",
+            "/x/tmp",
+            "/a..b",
+            "/..a",
+            "/models",
+        )
+    ),
     onnx(workers={"volumes": [{**VOLUME, "emptyDir": {}}, {**VOLUME, "name": "w", "configMap": {"name": "c"}}]}),
 ]
 

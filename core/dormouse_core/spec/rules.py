@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dormouse_core import limits
+from dormouse_core import limits, modeluris
+from dormouse_core.spec import mounts
 from dormouse_core.spec.objects import DNS_LABEL, Controls, Initial, SessionsSpec, StateSpec, Volume
 from dormouse_core.spec.sizes import state_bytes
 from dormouse_core.spec.validation import shown
@@ -102,6 +103,11 @@ def _inside(path: str) -> bool:
     return path.endswith(".npy") and not path.startswith("/") and ".." not in path.split("/") and not set(path) & {"\\", "\0"}
 
 
+def _quoted(pattern: str) -> str:
+    """A text of CEL."""
+    return "'" + pattern.replace("\\", "\\\\") + "'"
+
+
 RULES: Sequence[Rule] = (
     Rule(
         "",
@@ -166,6 +172,15 @@ RULES: Sequence[Rule] = (
         "!self.uri.matches('/\\\\.\\\\.(/|$)')",
         lambda model: ".." not in model.uri.split("/"),
         'a path without ".." is allowed',
+    ),
+    Rule(
+        "spec.model",
+        "uri",
+        f"self.uri.matches({_quoted(modeluris.SHAPE)})",
+        lambda model: modeluris.valid(model.uri),
+        "https://host/path of one file, without a user or password, s3://bucket/path, gs://bucket/path, "
+        "hf://owner/repository[@revision]/path, pvc://claim/path, configmap://name/key, configmap://name or file://path is allowed",
+        lambda model: shown(modeluris.without_password(model.uri)),
     ),
     Rule(
         "spec.sessions",
@@ -291,6 +306,21 @@ RULES: Sequence[Rule] = (
         lambda volume: _sources(volume) == 1,
         "exactly one of persistentVolumeClaim, secret, configMap and emptyDir is allowed",
         lambda volume: f"{_sources(volume)} sources",
+    ),
+    Rule(
+        "spec.workers.volumes[]",
+        "name",
+        f"!self.name.startsWith('{mounts.OWN}')",
+        lambda volume: not volume.name.startswith(mounts.OWN),
+        mounts.ALLOWED_NAME,
+    ),
+    Rule(
+        "spec.workers.volumes[]",
+        "mountPath",
+        f"!self.mountPath.matches({_quoted(mounts.TAKEN)})",
+        lambda volume: not mounts.taken(volume.mount_path),
+        mounts.ALLOWED,
+        lambda volume: shown(volume.mount_path),
     ),
     # ------------------------------------------------------------------------------------------------------------ what may not change
     Rule(

@@ -10,6 +10,7 @@ from typing import Any
 from dormouse_core.errors import InvalidArgument
 from dormouse_core.modeluris import MOUNT, ModelUri
 from dormouse_core.spec import Volume
+from dormouse_core.spec.mounts import ALLOWED, ALLOWED_NAME, OWN, taken
 
 from dormouse_operator.kubernetes import names
 
@@ -18,28 +19,26 @@ SPEC_FILE = "spec.json"
 STORE_FOLDER = "/etc/dormouse/store"
 MODELS_FOLDER = "/var/lib/dormouse/models"
 TMP = "/tmp"  # noqa: S108 - the mount point of an empty folder of the pod's own
-_OURS = "dormouse-"
-_RESERVED = ("/etc/dormouse", MOUNT, "/var/lib/dormouse", TMP, "/dev", "/proc", "/sys")
 
 
 def build_volumes(function: str, revision: str, model: ModelUri | None, *, store: bool, asked: list[Volume]) -> tuple[list[Any], list[Any]]:
     """(volumes, volumeMounts). `store`: there is a Secret for the store. InvalidArgument: a volume of the function's that cannot be."""
     volumes: list[dict[str, Any]] = [
-        {"name": f"{_OURS}spec", "configMap": {"name": names.deployment(function, revision)}},
-        {"name": f"{_OURS}tmp", "emptyDir": {}},
-        {"name": f"{_OURS}models", "emptyDir": {}},
+        {"name": f"{OWN}spec", "configMap": {"name": names.deployment(function, revision)}},
+        {"name": f"{OWN}tmp", "emptyDir": {}},
+        {"name": f"{OWN}models", "emptyDir": {}},
     ]
     mounts: list[dict[str, Any]] = [
-        {"name": f"{_OURS}spec", "mountPath": SPEC_FOLDER, "readOnly": True},
-        {"name": f"{_OURS}tmp", "mountPath": TMP},
-        {"name": f"{_OURS}models", "mountPath": MODELS_FOLDER},
+        {"name": f"{OWN}spec", "mountPath": SPEC_FOLDER, "readOnly": True},
+        {"name": f"{OWN}tmp", "mountPath": TMP},
+        {"name": f"{OWN}models", "mountPath": MODELS_FOLDER},
     ]
     if store:
-        volumes.append({"name": f"{_OURS}store", "secret": {"secretName": names.secret(function), "defaultMode": 0o440}})
-        mounts.append({"name": f"{_OURS}store", "mountPath": STORE_FOLDER, "readOnly": True})
+        volumes.append({"name": f"{OWN}store", "secret": {"secretName": names.secret(function), "defaultMode": 0o440}})
+        mounts.append({"name": f"{OWN}store", "mountPath": STORE_FOLDER, "readOnly": True})
     if model is not None and model.mounted:
-        volumes.append({"name": f"{_OURS}model", **_model_source(model)})
-        mounts.append({"name": f"{_OURS}model", "mountPath": MOUNT, "readOnly": True})
+        volumes.append({"name": f"{OWN}model", **_model_source(model)})
+        mounts.append({"name": f"{OWN}model", "mountPath": MOUNT, "readOnly": True})
     for volume in asked:
         _check(volume)
         volumes.append({"name": volume.name, **_source(volume)})
@@ -64,9 +63,8 @@ def _source(volume: Volume) -> dict[str, Any]:
 
 
 def _check(volume: Volume) -> None:
-    if volume.name.startswith(_OURS):
-        raise InvalidArgument(f"spec.workers.volumes: the name {volume.name} found, none that begins with {_OURS} is allowed")
-    path = "/" + "/".join(part for part in volume.mount_path.split("/") if part not in ("", "."))
-    if path == "/" or ".." in path.split("/") or any(path == taken or path.startswith(f"{taken}/") for taken in _RESERVED):
-        allowed = f"a folder that is not / and not in one of {', '.join(_RESERVED)} is allowed"
-        raise InvalidArgument(f"spec.workers.volumes: the mount path {volume.mount_path} found, {allowed}")
+    """The API server refuses these; a definition from before an upgrade did not."""
+    if volume.name.startswith(OWN):
+        raise InvalidArgument(f"spec.workers.volumes: the name {volume.name} found, {ALLOWED_NAME}")
+    if taken(volume.mount_path):
+        raise InvalidArgument(f"spec.workers.volumes: the mount path {volume.mount_path} found, {ALLOWED}")
