@@ -83,6 +83,13 @@ def test_every_selector_finds_the_pods_that_it_is_for(helm: str, values: tuple[s
         ("etcd.persistence.size=lots", "size"),
         ("etcd.enabled=false", "endpoints"),
         ("etcd.external.endpoints={nowhere}", "endpoints"),
+        ("etcd.enabled=false,etcd.external.endpoints={https://etcd-0.example:2379}", "endpoints"),
+        ("etcd.enabled=false,etcd.external.endpoints=null", "endpoints"),
+        ("etcd.external.endpoints={etcd-0.example:2379}", "endpoints"),
+        ("etcd.external.usersSecret=etcd-users", "usersSecret"),
+        ("etcd.persistence.size=10ki", "size"),
+        ("workers.resources.limits.memory=lots", "workers/resources/limits/memory"),
+        ("operator.resources.requests.cpu=-1", "operator/resources/requests/cpu"),
         ("installation=Has Space", "installation"),
         ("namespaces={Upper}", "namespaces"),
         ("image.pullPolicy=Sometimes", "pullPolicy"),
@@ -93,6 +100,11 @@ def test_every_selector_finds_the_pods_that_it_is_for(helm: str, values: tuple[s
 def test_wrong_values_are_refused_by_name(helm: str, value: str, told: str) -> None:
     with pytest.raises(Refused, match=told):
         render(helm, value)
+
+
+@pytest.mark.parametrize("value", ["2Gi", "512Mi", "10Ki", "1.5G", "1e9", "1073741824", "100m"])
+def test_quantities_are_taken_as_kubernetes_writes_them(helm: str, value: str) -> None:
+    render(helm, f"workers.resources.limits.memory={value}", f"etcd.persistence.size={value}")
 
 
 def test_every_value_is_in_the_schema_and_the_other_way_round() -> None:
