@@ -83,7 +83,6 @@ def test_every_selector_finds_the_pods_that_it_is_for(helm: str, values: tuple[s
         ("etcd.persistence.size=lots", "size"),
         ("etcd.enabled=false", "endpoints"),
         ("etcd.external.endpoints={nowhere}", "endpoints"),
-        ("etcd.enabled=false,etcd.external.endpoints={https://etcd-0.example:2379}", "endpoints"),
         ("etcd.enabled=false,etcd.external.endpoints=null", "endpoints"),
         ("etcd.external.endpoints={etcd-0.example:2379}", "endpoints"),
         ("etcd.external.usersSecret=etcd-users", "usersSecret"),
