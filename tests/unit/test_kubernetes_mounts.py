@@ -67,3 +67,5 @@ def test_a_volume_that_came_is_no_problem_while_the_image_is_pulled() -> None:
     pulls = event("Pulling", 'Pulling image "registry/image:1"', ago=5, kind="Normal")
     assert mount_failure([event("FailedMount", "failed to sync configmap cache", ago=9), pulls]) is None
     assert mount_failure([event("FailedMount", MISSING, ago=1), pulls]) is not None, "it was mounted, and is not any more"
+    within = [event("FailedMount", MISSING, ago=5), pulls]
+    assert mount_failure(within) is mount_failure(within[::-1]) is None, "times are whole seconds"
