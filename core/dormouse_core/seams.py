@@ -37,7 +37,7 @@ class StoreError(Exception):
 
 
 class Compacted(StoreError):
-    """The history that a watch asked for is gone: list anew and watch from there."""
+    """The history that a watch asked for is gone, or the store has another one by now: list anew and watch from there."""
 
 
 @dataclass(frozen=True, slots=True)

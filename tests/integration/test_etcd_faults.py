@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
-from dormouse_core.seams import Event, ModIs, Put, Store, StoreError, Txn
+from dormouse_core.seams import Compacted, Event, ModIs, Put, Store, StoreError, Txn
 from dormouse_kit.clock import SystemClock
 from dormouse_kit.election import Election
 from dormouse_kit.etcd import EtcdStore, TlsFiles, connections, watching
@@ -76,6 +76,24 @@ async def test_killed_under_a_transaction_the_outcome_is_unknown_and_the_client_
         own_etcd.start()
         assert (await value_of(store))[0] == b"before"  # it was never read from the socket
         assert (await store.txn(put(b"after"))).succeeded
+
+
+async def test_a_watch_says_when_etcd_came_back_without_its_data(own_etcd: EtcdServer) -> None:
+    """One without a volume whose pod was replaced: it counts from one again, and a watch from later on would be silent for long."""
+    async with client(own_etcd.endpoint) as store:
+        for _ in range(5):
+            await store.txn(put(b"before"))
+        revision, _ = await store.get([KEY])
+        own_etcd.kill()
+        shutil.rmtree(own_etcd.folder / "data")
+        own_etcd.start()
+        assert await value_of(store) == (b"", 0)
+        with pytest.raises(Compacted):
+            await until(store, b"after", revision + 1)
+        now, _ = await store.get([KEY])
+        watching_on = asyncio.create_task(until(store, b"after", now + 1))
+        await store.txn(put(b"after"))
+        await watching_on
 
 
 async def test_no_acknowledged_write_is_lost_or_doubled_over_kills(own_etcd: EtcdServer) -> None:

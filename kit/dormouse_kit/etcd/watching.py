@@ -1,9 +1,10 @@
 """A watch: changes from a revision on, without a gap, or an error.
 
-Three traps of etcd's watch are closed here. A watch whose history was compacted is *cancelled by a message*, not by a status. A response
-may come in fragments, and a revision is complete only with the last. And a silent watch may be dead: it is asked for a sign of life, but
-the revision in that answer is not used, because the server may send it ahead of events that it already counts (etcd-io/etcd#15220, fixed
-in 3.4.25 and 3.5.8; we support older ones).
+Four traps of etcd's watch are closed here. A watch whose history was compacted is *cancelled by a message*, not by a status. One from a
+revision that the store has not reached waits for it in silence: so it would at an etcd that came back without its data and counts from one
+again. A response may come in fragments, and a revision is complete only with the last. And a silent watch may be dead: it is asked for a
+sign of life, but the revision in that answer is not used, because the server may send it ahead of events that it already counts
+(etcd-io/etcd#15220, fixed in 3.4.25 and 3.5.8; we support older ones).
 """
 
 import asyncio
@@ -48,6 +49,8 @@ async def watch(connection: Connection, prefix: str, revision: int) -> AsyncGene
                     raise Compacted(f"watch of {prefix!r} from {revision}: compacted up to {response.compact_revision}", definite=True)
                 if response.canceled:
                     raise StoreError(f"watch of {prefix!r} from {revision}: ended by {connection.endpoint}: {response.cancel_reason}")
+                if response.created and response.header.revision < complete:  # a member that lags behind says so, too: listing waits for it
+                    raise Compacted(f"watch of {prefix!r} from {revision}: the store is at {response.header.revision}", definite=True)
                 events.extend(map(_event, response.events))
                 if response.fragment:
                     continue
