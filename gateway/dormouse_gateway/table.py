@@ -187,6 +187,7 @@ class Table:
             self._entries.clear()
         else:
             self._maps.clear()
+            self.revision = 0  # lower than before where the store came back without its data
         self._listed.add(prefix)
         _, unreadable = self.apply((Event(item.key, item.mod_revision, item) for item in items), prefix, revision)
         self._views.clear()

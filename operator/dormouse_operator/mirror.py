@@ -75,8 +75,9 @@ class Mirror:
             self._apply(key, None)
         for key, item in found.items():
             before = self.items.get(key)
-            if before is None or before.mod_revision < item.mod_revision:
+            if before is None or before.mod_revision != item.mod_revision:
                 self._apply(key, item)
+        self.revision = min(self.revision, at)  # lower where the store came back without its data: else the next watch would fail at once
         await self._advance(at)
         self.listed.set()
 

@@ -100,6 +100,8 @@ class MemoryEtcd:
         self.expire()
         if revision < self.compacted:
             raise Compacted(f"watch of {prefix!r} from {revision}: compacted up to {self.compacted}", definite=True)
+        if revision > self.revision + 1:
+            raise Compacted(f"watch of {prefix!r} from {revision}: the store is at {self.revision}", definite=True)
         begin = bisect_left(self._history, revision, key=lambda event: event.mod_revision)
         return [event for event in self._history[begin:] if event.key.startswith(prefix)]
 
