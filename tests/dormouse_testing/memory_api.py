@@ -48,6 +48,8 @@ class MemoryApi:
 
     async def create(self, kind: Kind, manifest: Object) -> Object:
         self._ask()
+        if (kind.plural, *key_of(manifest)) in self.objects:
+            raise ApiError(409, "AlreadyExists", f"{kind.plural} {manifest['metadata']['name']} already exists")
         self.written.append((manifest["metadata"]["name"], "created"))
         return self.put(kind, manifest)
 

@@ -1,16 +1,18 @@
 """What a function consists of is made, kept and cleared away: by name, owner and digest, and nobody else's is touched."""
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from dormouse_core import spec as specs
 from dormouse_core.errors import Unavailable
 from dormouse_core.seams import Wanted
-from dormouse_operator.kubernetes import names
+from dormouse_operator.kubernetes import editing, names
 from dormouse_operator.kubernetes.api import ApiError
 from dormouse_operator.kubernetes.applying import Applier, NotApplied
 from dormouse_operator.kubernetes.kinds import BUDGETS, CONFIG_MAPS, DEPLOYMENTS, POLICIES, SECRETS, SERVICES
-from dormouse_operator.kubernetes.provider import KubernetesProvider
+from dormouse_operator.kubernetes.provider import KubernetesProvider, trim, trim_to_metadata
 from dormouse_operator.kubernetes.reflecting import Reflector
 from dormouse_operator.kubernetes.settings import Settings
 from dormouse_operator.registering import with_spec
@@ -60,11 +62,15 @@ class World:
 
     async def apply(self, found: state_pb2.FunctionEntry) -> list[tuple[str, str]]:
         """What was written."""
+        self.look()
         self.api.written.clear()
-        for kind, copy in self.copies.items():
-            copy.items = {(space, name): item for (plural, space, name), item in self.api.objects.items() if plural == kind.plural}
         await self.applier.apply(found)
         return list(self.api.written)
+
+    def look(self) -> None:
+        for kind, copied in self.copies.items():
+            there = {key[1:]: item for key, item in self.api.objects.items() if key[0] == kind.plural}
+            copied.items = {key: item for key, item in there.items() if names.INSTALLATION in item["metadata"]["labels"]}
 
     def remove(self, name: str) -> None:
         del self.api.objects[(DEPLOYMENTS.plural, "ns", name)]
@@ -119,6 +125,23 @@ async def test_what_an_older_function_of_the_name_left_goes_first() -> None:
     assert {item["metadata"]["ownerReferences"][0]["uid"] for item in world.api.objects.values()} == {"new"}
 
 
+@pytest.mark.parametrize("orphans", [False, True])
+async def test_nothing_is_left_of_a_function_that_is_gone(orphans: bool) -> None:
+    """Also where it was deleted with `--cascade=orphan`; but what somebody else gave these labels is his."""
+    world, function = World(), entry()
+    await world.apply(function)
+    theirs = {
+        "metadata": {"namespace": "ns", "name": "theirs", "labels": dict(next(iter(world.api.objects.values()))["metadata"]["labels"])}
+    }
+    world.api.put(SERVICES, theirs)
+    for item in world.api.objects.values():
+        if orphans:
+            item["metadata"].pop("ownerReferences", None)
+    world.look()
+    await world.applier.remove(function)
+    assert world.there() == {(SERVICES.plural, "theirs")}
+
+
 async def test_one_object_that_is_refused_does_not_stop_the_others() -> None:
     world, function = World(), entry()
     create = world.api.create
@@ -133,6 +156,110 @@ async def test_one_object_that_is_refused_does_not_stop_the_others() -> None:
         await world.apply(function)
     assert caught.value.reason == "Forbidden"
     assert {plural for plural, _ in world.there()} == {kind.plural for kind in KINDS}
+
+
+# ------------------------------------------------------------------------------------------------------------------ edits
+
+
+def edit(world: World, kind: Any, change: Callable[[Any], None]) -> tuple[str, str, str]:
+    key = next(key for key in world.api.objects if key[0] == kind.plural and "-w-" not in key[2])
+    found = copy.deepcopy(world.api.objects[key])
+    change(found)
+    world.api.put(kind, found)
+    return key
+
+
+def spec(**changes: Any) -> Callable[[Any], None]:
+    return lambda found: found["spec"].update(changes)
+
+
+def annotate(found: Any) -> None:
+    found["spec"]["template"]["metadata"].setdefault("annotations", {})[editing.RESTARTED] = "2026-01-01T00:00:00Z"
+
+
+def environment(found: Any) -> None:
+    found["spec"]["template"]["spec"]["containers"][0].setdefault("env", []).append({"name": "A", "value": "b"})
+
+
+def data(found: Any) -> None:
+    found["data"] = {"spec.json": "{}"}
+
+
+def label(found: Any) -> None:
+    del found["metadata"]["labels"][names.INSTALLATION]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        (SERVICES, spec(externalName="elsewhere")),
+        (DEPLOYMENTS, environment),
+        (POLICIES, spec(ingress=[])),
+        (CONFIG_MAPS, data),
+        (BUDGETS, spec(selector={})),
+        (SERVICES, label),
+    ],
+)
+async def test_what_somebody_edits_is_put_back(kind: Any, change: Callable[[Any], None]) -> None:
+    world, function = World(), entry()
+    await world.apply(function)
+    before = {key: editing.content(item) for key, item in world.api.objects.items()}
+    key = edit(world, kind, change)
+    assert await world.apply(function) == [(key[2], "replaced")]
+    assert {key: editing.content(item) for key, item in world.api.objects.items()} == before
+    assert await world.apply(function) == []
+
+
+async def test_an_object_that_an_operator_sees_for_the_first_time_is_taken_as_it_is_and_held_to_that() -> None:
+    world, function = World(), entry()
+    await world.apply(function)
+    world.applier = Applier(world.api, world.applier.settings, world.copies)
+    assert await world.apply(function) == []
+    key = edit(world, SERVICES, spec(externalName="elsewhere"))
+    assert await world.apply(function) == [(key[2], "replaced")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [(DEPLOYMENTS, spec(replicas=3)), (BUDGETS, spec(maxUnavailable=2)), (DEPLOYMENTS, annotate), (DEPLOYMENTS, lambda found: None)],
+)
+async def test_what_others_have_a_say_in_is_no_edit(kind: Any, change: Callable[[Any], None]) -> None:
+    world, function = World(), entry()
+    await world.apply(function)
+    edit(world, kind, change)
+    assert await world.apply(function) == []
+
+
+async def test_a_restart_that_was_asked_for_is_kept_when_an_edit_is_put_back() -> None:
+    world, function = World(), entry()
+    await world.apply(function)
+    edit(world, DEPLOYMENTS, annotate)
+    key = edit(world, DEPLOYMENTS, environment)
+    assert await world.apply(function) == [(key[2], "replaced")]
+    assert editing.restarted(world.api.objects[key])
+    assert await world.apply(function) == []
+
+
+async def test_what_the_server_makes_of_a_manifest_is_no_edit() -> None:
+    world, function = World(), entry()
+    create = world.api.create
+
+    async def defaulting(kind: Any, manifest: Any) -> Any:
+        return await create(kind, {**manifest, "spec": {**manifest.get("spec", {}), "default": True}})
+
+    world.api.create = defaulting  # type: ignore[method-assign]
+    await world.apply(function)
+    assert await world.apply(function) == []
+
+
+def test_an_edit_is_news_and_a_status_is_not() -> None:
+    before = {"metadata": {"uid": "u", "resourceVersion": "1"}, "spec": {"a": 1}, "status": {"x": 1}}
+    for trimming in (trim, trim_to_metadata):
+        kept = trimming(copy.deepcopy(before))
+        assert not editing.edited(kept, trimming({**copy.deepcopy(before), "status": {"x": 2}}))
+        assert editing.edited(kept, trimming({**copy.deepcopy(before), "spec": {"a": 2}}))
+        assert not editing.edited(kept, None)
+        assert not editing.edited(None, kept)
 
 
 # ------------------------------------------------------------------------------------------------------------------ two revisions

@@ -1,8 +1,8 @@
 """Keeping what a function consists of in the cluster as its entry wants it.
 
 Created where it is missing, replaced where it differs, left alone where it does not: whether it does is told by a digest that the object
-carries, so that nothing is compared with what the API server made of it. An object of the name that is somebody else's is never touched;
-one that an older function of the same name left is removed, and made anew when it is gone.
+carries, so that nothing is compared with what the API server made of it, and by whether it is as it was (`editing`). An object of the name
+that is somebody else's is never touched; one that an older function of the same name left is removed, and made anew when it is gone.
 
 Deployments, Services, ConfigMaps, budgets and policies are known from a watch. Secrets are not watched: the right to list every Secret is
 not one that this operator should have; it looks at its own by name.
@@ -15,7 +15,7 @@ from dormouse_core.errors import DormouseError
 from dormouse_kit import log
 from dormouse_proto import state_pb2
 
-from dormouse_operator.kubernetes import names
+from dormouse_operator.kubernetes import editing, names
 from dormouse_operator.kubernetes.api import Api, ApiError, Object, key_of
 from dormouse_operator.kubernetes.kinds import BUDGETS, CONFIG_MAPS, DEPLOYMENTS, SECRETS, Kind, kind_of
 from dormouse_operator.kubernetes.manifests import Manifest, build_all, digest, proved
@@ -39,6 +39,7 @@ class Applier:
         self._api = api
         self.settings = settings
         self._copies = copies
+        self._right: dict[tuple[Kind, str, str], tuple[str, str, str]] = {}  # -> uid, digest as applied, content as it was then
         self._secrets: dict[tuple[str, str], tuple[str, str]] = {}  # name -> (uid of the function, digest) as last applied
 
     async def apply(self, entry: state_pb2.FunctionEntry) -> None:
@@ -73,6 +74,7 @@ class Applier:
         if kind is SECRETS:
             self._secrets[key] = (entry.uid, wanted)
         elif live is not None:
+            self._right[(kind, *key)] = (live["metadata"]["uid"], wanted, editing.content(live))
             self._copies[kind].take("MODIFIED", live)
 
     async def _live(self, kind: Kind, key: tuple[str, str], uid: str, wanted: str) -> Object | None:
@@ -109,16 +111,29 @@ class Applier:
             await self._not_ours(kind, live, manifest)
         if "deletionTimestamp" in metadata:
             raise NotApplied("Retrying", f"The {kind.name} {key[1]} is being deleted; it is made again when it is gone.")
-        if metadata.get("annotations", {}).get(names.APPLIED) == wanted:
+        if metadata.get("annotations", {}).get(names.APPLIED) == wanted and not self._edited(kind, live, wanted):
             return None
         changed: dict[str, Any] = {**manifest, "metadata": {**manifest["metadata"], "resourceVersion": metadata["resourceVersion"]}}
         changed["metadata"]["annotations"] = {**metadata.get("annotations", {}), names.APPLIED: wanted}
         if kind is DEPLOYMENTS:
             changed["spec"] = {**manifest["spec"], "replicas": live["spec"]["replicas"]}
+            if at := editing.restarted(live):
+                changed["spec"]["template"] = _annotated(manifest["spec"]["template"], {editing.RESTARTED: at})
         elif kind is BUDGETS:
             changed["spec"] = {**manifest["spec"], "maxUnavailable": live["spec"].get("maxUnavailable", 1)}
         log.event("changed", kind=kind.name, namespace=key[0], name=key[1])
         return await self._api.replace(kind, changed)
+
+    def _edited(self, kind: Kind, live: Object, wanted: str) -> bool:
+        """An object that this process sees for the first time is taken to be as it was applied: its digest says so."""
+        if kind is SECRETS:
+            return False
+        key, metadata, found = (kind, *key_of(live)), live["metadata"], editing.content(live)
+        uid, applied, right = self._right.get(key, ("", "", ""))
+        if (uid, applied) != (metadata["uid"], wanted):
+            self._right[key] = (metadata["uid"], wanted, found)
+            return False
+        return found != right
 
     async def _not_ours(self, kind: Kind, live: Object, manifest: Manifest) -> None:
         """Always raises. What an older function of this very name left goes; anything else of the name is foreign."""
@@ -139,7 +154,12 @@ class Applier:
         for kind in self._copies:
             for live in self._of(kind, entry.uid):
                 await self._remove(kind, live, "of a deleted function")
+        secret = await self._get(SECRETS, (entry.namespace, names.secret(entry.name)))
+        if secret is not None and _belongs(secret, entry.uid):
+            await self._remove(SECRETS, secret, "of a deleted function")
         self.doubt(entry)
+        owners = {key: _owner(self._copies[key[0]].items.get(key[1:], {"metadata": {}})) for key in self._right}
+        self._right = {key: right for key, right in self._right.items() if owners[key] not in ("", entry.uid)}
 
     async def _clean(self, entry: state_pb2.FunctionEntry) -> None:
         """Deployments of other revisions that have no worker any more and need none, and spec files that no Deployment uses."""
@@ -159,7 +179,7 @@ class Applier:
                 await self._remove(CONFIG_MAPS, live, "of an older revision")
 
     def _of(self, kind: Kind, uid: str) -> list[Object]:
-        return [item for item in self._copies[kind].items.values() if _owner(item) == uid and "deletionTimestamp" not in item["metadata"]]
+        return [item for item in self._copies[kind].items.values() if _belongs(item, uid)]
 
     async def _remove(self, kind: Kind, live: Object, why: str) -> None:
         metadata = live["metadata"]
@@ -170,9 +190,21 @@ class Applier:
             raise _not_applied(kind, key_of(live), error) from error
 
 
+def _annotated(template: dict[str, Any], annotations: dict[str, str]) -> dict[str, Any]:
+    metadata = template["metadata"]
+    return {**template, "metadata": {**metadata, "annotations": {**metadata.get("annotations", {}), **annotations}}}
+
+
 def _owner(found: Object) -> str:
     """The uid of its controller."""
     return next((str(o["uid"]) for o in found["metadata"].get("ownerReferences", ()) if o.get("controller")), "")
+
+
+def _belongs(found: Object, uid: str) -> bool:
+    """Whether it is the function's of this uid and not on its way out. Who deletes a function and leaves orphans takes their owner away."""
+    metadata = found["metadata"]
+    orphan = not _owner(found) and metadata.get("labels", {}).get(names.UID) == uid and names.APPLIED in metadata.get("annotations", {})
+    return (_owner(found) == uid or orphan) and "deletionTimestamp" not in metadata
 
 
 def _unchanged(key: tuple[str, str], uid: str, wanted: str) -> Object:

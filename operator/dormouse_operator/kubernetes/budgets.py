@@ -16,6 +16,7 @@ from dormouse_kit import log
 
 from dormouse_operator.kubernetes import names
 from dormouse_operator.kubernetes.api import Api, ApiError, Object, key_of
+from dormouse_operator.kubernetes.editing import with_content
 from dormouse_operator.kubernetes.kinds import BUDGETS, PODS
 from dormouse_operator.kubernetes.reflecting import Reflector
 from dormouse_operator.kubernetes.settings import Settings
@@ -149,4 +150,5 @@ class Budgets:
 def trim(found: Object) -> Object:
     """What is read of a budget; its status moves with every pod."""
     spec = {"maxUnavailable": found.get("spec", {}).get("maxUnavailable")}
-    return {"metadata": {name: part for name, part in found["metadata"].items() if name != "managedFields"}, "spec": spec}
+    metadata = {name: part for name, part in found["metadata"].items() if name != "managedFields"}
+    return with_content(found, {"metadata": metadata, "spec": spec})

@@ -6,7 +6,7 @@ from types import TracebackType
 
 from dormouse_core.seams import Clock
 
-from dormouse_operator.kubernetes import budgets, names
+from dormouse_operator.kubernetes import budgets, editing, names
 from dormouse_operator.kubernetes.api import Api, Object
 from dormouse_operator.kubernetes.kinds import BUDGETS, CONFIG_MAPS, DEPLOYMENTS, PODS, POLICIES, SERVICES, Kind
 from dormouse_operator.kubernetes.provider import KubernetesProvider, trim, trim_pod, trim_to_metadata
@@ -17,8 +17,8 @@ Derived = Callable[[Key, str], None]
 
 
 class Copies:
-    """`derived((namespace, function), uid)` is called when something that a function consists of went, or was left over; `pods()` when a
-    pod changed. As a context: the watches run."""
+    """`derived((namespace, function), uid)` is called when something that a function consists of went, was edited, or was left over;
+    `pods()` when a pod changed. As a context: the watches run."""
 
     def __init__(self, api: Api, clock: Clock, settings: Settings, derived: Derived, pods: Callable[[], None]) -> None:
         self._derived = derived
@@ -60,7 +60,7 @@ class Copies:
             if kind is DEPLOYMENTS:
                 self._provider.deployments_changed(key, before, after)
             subject = after or before
-            if subject is not None and (after is None or (kind is DEPLOYMENTS and _idle(after))):
+            if subject is not None and (after is None or editing.edited(before, after) or (kind is DEPLOYMENTS and _idle(after))):
                 labels = subject["metadata"]["labels"]
                 self._derived((key[0], labels.get(names.FUNCTION, "")), labels[names.UID])
 

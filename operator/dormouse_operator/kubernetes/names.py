@@ -11,6 +11,8 @@ from dormouse_proto import state_pb2
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "dormouse"
+OURS = ("app.kubernetes.io/", "dormouse.dev/")
+"""What our labels begin with."""
 INSTALLATION = "dormouse.dev/installation"
 FUNCTION = "dormouse.dev/function"
 UID = "dormouse.dev/uid"

@@ -15,6 +15,7 @@ from dormouse_proto import state_pb2
 
 from dormouse_operator.kubernetes import names, problems
 from dormouse_operator.kubernetes.api import Api, ApiError, Object
+from dormouse_operator.kubernetes.editing import with_content
 from dormouse_operator.kubernetes.kinds import DEPLOYMENTS, PODS
 from dormouse_operator.kubernetes.pods import CONTAINER
 from dormouse_operator.kubernetes.problems import Verdict
@@ -228,9 +229,9 @@ def trim_pod(pod: Object) -> Object:
 
 def trim(found: Object) -> Object:
     found["metadata"].pop("managedFields", None)
-    return found
+    return with_content(found, found)
 
 
 def trim_to_metadata(found: Object) -> Object:
     """Of objects of which nothing is asked but whether they are there and as they were applied."""
-    return {"metadata": trim(found)["metadata"], "spec": {}, "status": {}}
+    return with_content(found, {"metadata": trim(found)["metadata"], "spec": {}, "status": {}})
