@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from dormouse_core.errors import DormouseError, Internal, ResourceExhausted, Unavailable
+from dormouse_core.errors import DeadlineExceeded, DormouseError, Internal, ResourceExhausted, Unavailable
 from dormouse_core.seams import Clock, Reply
 from dormouse_kit import log
 
@@ -153,7 +153,7 @@ class Serving:
                 continue
             if out.last:
                 self._count(0 if out.error is None else out.error.code)
-            if out.error is not None and self._as_status:
+            if out.error is not None and (self._as_status or self._over(out.error)):
                 return out.error
             if out.response:
                 self._writing = True
@@ -164,6 +164,10 @@ class Serving:
                 self._give(out.step.size)
             self._room.set()
             self._begin()
+
+    def _over(self, error: Reply) -> bool:
+        """The stream's own deadline passed: its caller is about to say so himself, and is told the same by whichever comes first."""
+        return error.code == DeadlineExceeded.code and self._clock.monotonic() >= self._deadline
 
     def _give(self, size: int) -> None:
         self._taken -= size

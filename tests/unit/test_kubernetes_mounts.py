@@ -46,6 +46,21 @@ def test_a_volume_that_cannot_be_mounted_is_said(reason: str) -> None:
     assert problem.message == f"a volume of the worker cannot be mounted: {MISSING}"
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        'MountVolume.SetUp failed for volume "dormouse-store" : failed to sync secret cache: timed out waiting for the condition',
+        'MountVolume.SetUp failed for volume "code" : object "ns"/"code" not registered',
+        'MountVolume.SetUp failed for volume "code" : configmaps "code" is forbidden: User "system:node:n" cannot get resource '
+        "\"configmaps\" in API group: no relationship found between node 'n' and this object",
+    ],
+)
+def test_a_volume_of_which_the_kubelet_could_not_ask_is_not_called_missing(message: str) -> None:
+    """The API server is away for a moment, or does not know the pod's node yet: callers are held through it."""
+    assert mount_failure([event("FailedMount", message)]) is None
+    assert mount_failure([event("FailedMount", message, ago=9), event("FailedMount", MISSING)]) is not None
+
+
 @pytest.mark.parametrize("field", ["lastTimestamp", "eventTime"])
 def test_of_several_the_latest_is_said(field: str) -> None:
     found = [event("FailedMount", "second", ago=1, field=field), event("FailedMount", "first", ago=50, field=field)]

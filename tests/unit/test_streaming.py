@@ -274,6 +274,25 @@ def test_the_streams_deadline_ends_what_runs_what_is_held_and_what_is_queued() -
     simulate(body)
 
 
+def test_a_stream_whose_deadline_the_gateway_sees_first_ends_with_that_status() -> None:
+    """Not with a response: which of the two clocks is ahead is nothing that a caller should have to know."""
+
+    async def body(sim: Sim) -> None:
+        await stateful(sim, A)
+        await sim.world.function("asleep", shards=8, uid="z")
+        caller = sim.open()
+        caller.time_remaining = lambda: 2.0  # type: ignore[method-assign]  # and the caller waits for longer
+        caller.send("steps", "runs", 1)
+        caller.send("asleep", "held", 1)
+        caller.half_close()
+        await caller.ended()
+        assert caller.ids == ["runs"]
+        assert caller.code == Code.DEADLINE_EXCEEDED
+        assert "the deadline passed while the call waited" in caller.details
+
+    simulate(body)
+
+
 def test_the_hold_limit_is_each_messages_own() -> None:
     async def body(sim: Sim) -> None:
         await sim.world.function("asleep", shards=8, uid="z", timeouts=Timeouts(hold=Duration("5s")))

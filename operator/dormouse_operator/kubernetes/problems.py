@@ -29,6 +29,8 @@ _IMAGE = frozenset(
 )
 _CONTAINER = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError", "ContainerCannotRun"})
 _MOUNTS = frozenset({"FailedMount", "FailedAttachVolume", "FailedMapVolume"})
+_UNHEARD = ("failed to sync", "no relationship found", "not registered")
+"""The kubelet cannot ask the API server for a Secret or ConfigMap, or is not let yet: whether it is missing is not known."""
 _MOUNTED = frozenset({"Pulling", "Pulled", "Created", "Started"})  # to these the kubelet comes when every volume is mounted
 _LENGTH = 500  # characters
 
@@ -155,7 +157,7 @@ def mount_failure(events: list[Object]) -> state_pb2.Problem | None:
     """Of a pod whose container is being made for long: which volume is missing. One that came since is none."""
     told = [e for e in events if e.get("reason") in _MOUNTED or (e.get("type") == "Warning" and e.get("reason") in _MOUNTS)]
     latest = max(told, key=lambda e: (str(e.get("lastTimestamp") or e.get("eventTime") or ""), e["reason"] in _MOUNTED), default=None)
-    if latest is None or latest["reason"] in _MOUNTED:
+    if latest is None or latest["reason"] in _MOUNTED or any(text in latest.get("message", "") for text in _UNHEARD):
         return None
     return unavailable("VolumeUnavailable", f"a volume of the worker cannot be mounted: {latest.get('message', '')}")
 
