@@ -8,7 +8,8 @@ from aetcd.rpc import rpc_pb2
 from dormouse_core.seams import CreatedIs, Delete, Exists, ModIs, Put, Txn
 from dormouse_kit import metrics
 from dormouse_kit.etcd import messages
-from dormouse_kit.grpc_options import channel_options, server_options
+from dormouse_kit.grpc_options import channel_options
+from dormouse_testing.echoing import echo_server, echoed
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter
@@ -27,21 +28,12 @@ def test_metrics_are_served_until_closed() -> None:
 
 
 async def test_a_message_above_grpcs_own_limit_passes() -> None:
-    async def echo(request: bytes, context: object) -> bytes:
-        return request
-
-    server = grpc.aio.server(options=server_options())
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", {"E": grpc.unary_unary_rpc_method_handler(echo)}),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=channel_options()) as channel:
-        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/t.T/E")
+    async with echo_server() as address:
         message = bytes(16 * 1024 * 1024)
-        assert await call(message) == message
+        assert await echoed(address, channel_options(), message) == message
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call(bytes(17 * 1024 * 1024))
+            await echoed(address, channel_options(), bytes(17 * 1024 * 1024))
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    await server.stop(None)
 
 
 @pytest.mark.parametrize(
