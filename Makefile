@@ -57,7 +57,7 @@ test: check unit simulation integration fuzz conformance cluster
 unit: setup
 	$(BIN)/pytest tests/unit
 simulation: .venv/.done
-	$(BIN)/pytest tests/simulation
+	$(BIN)/pytest tests/model tests/simulation
 integration: setup
 	$(BIN)/pytest tests/integration
 
