@@ -172,6 +172,7 @@ STORE = (
 KEPT_KEYS = 8
 KEPT_REPLY_BYTES = 16 * KIB
 KEPT_REPLY_MEMORY_BYTES = 64 * MIB
+KEY_MAKERS = 8
 CLOCK_AHEAD_SECONDS = 60.0
 REMOVAL_WAIT_SECONDS = 600.0
 SHARDS_MAX = 4_096
@@ -189,7 +190,20 @@ SESSIONS = (
         "kept in the owner's memory instead, then ALREADY_EXISTS",
     ),
     Limit("KEPT_REPLY_MEMORY_BYTES", "larger replies that a worker keeps in memory", "bytes", "our own", "the oldest goes: ALREADY_EXISTS"),
-    Limit("CLOCK_AHEAD_SECONDS", "how far ahead a key's timestamp may be", "seconds", "our own", "each call: INVALID_ARGUMENT"),
+    Limit(
+        "KEY_MAKERS",
+        "gateways' processes whose keys have a horizon of their own in a session",
+        "processes",
+        "our own: every step writes them",
+        "the oldest share one: at most a refusal, ABORTED",
+    ),
+    Limit(
+        "CLOCK_AHEAD_SECONDS",
+        "how far ahead the timestamp of a caller's own key may be",
+        "seconds",
+        "our own",
+        "each call: INVALID_ARGUMENT; a gateway's key: tried again elsewhere",
+    ),
     Limit(
         "REMOVAL_WAIT_SECONDS",
         "how long an ended session's keys are remembered",
@@ -207,6 +221,8 @@ SESSIONS = (
 
 LEASE_SECONDS = 3
 LEASE_KEEPALIVE_SECONDS = 1.0
+CLOCK_SKEW_SECONDS = 5.0
+CLOCK_TRUST_SECONDS = 3600.0
 PROBE_SECONDS = 1.0
 PROBE_MISSES = 3
 HANDOFF_DEADLINE_SECONDS = 2.0
@@ -216,6 +232,20 @@ TERMINATION_GRACE_SECONDS = 30.0
 LIVENESS = (
     Limit("LEASE_SECONDS", "a worker's, an agent's and the leader's lease", "seconds", "our own: silence this long is death", "etcd"),
     Limit("LEASE_KEEPALIVE_SECONDS", "time between its renewals", "seconds", "three tries within a lease", "its holder"),
+    Limit(
+        "CLOCK_SKEW_SECONDS",
+        "a process's wall clock from the median of all",
+        "seconds",
+        "our own: no expiry, and no order, hangs on less",
+        "itself: it does not serve, a leader does not lead",
+    ),
+    Limit(
+        "CLOCK_TRUST_SECONDS",
+        "how long a measured clock is trusted without a leader that measures again",
+        "seconds",
+        "monotonic clocks drift by under 200 µs a second",
+        "itself: then no session expires until one leads",
+    ),
     Limit("PROBE_SECONDS", "time between probes of the inference path", "seconds", "our own", "the supervisor"),
     Limit("PROBE_MISSES", "probes missed in a row before the worker is killed", "probes", "our own", "the supervisor"),
     Limit("HANDOFF_DEADLINE_SECONDS", "from a shard's stop to its failover", "seconds", "our own", "the leader"),

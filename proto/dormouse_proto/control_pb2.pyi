@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class WorkerOrder(_message.Message):
-    __slots__ = ("hello", "drain", "no_taker")
+    __slots__ = ("hello", "drain", "no_taker", "time")
     class Hello(_message.Message):
         __slots__ = ("leader", "report_interval_ms")
         LEADER_FIELD_NUMBER: _ClassVar[int]
@@ -19,19 +19,32 @@ class WorkerOrder(_message.Message):
     class Drain(_message.Message):
         __slots__ = ()
         def __init__(self) -> None: ...
+    class Time(_message.Message):
+        __slots__ = ("mark", "leader_us", "reference_us", "agreed")
+        MARK_FIELD_NUMBER: _ClassVar[int]
+        LEADER_US_FIELD_NUMBER: _ClassVar[int]
+        REFERENCE_US_FIELD_NUMBER: _ClassVar[int]
+        AGREED_FIELD_NUMBER: _ClassVar[int]
+        mark: int
+        leader_us: int
+        reference_us: int
+        agreed: int
+        def __init__(self, mark: _Optional[int] = ..., leader_us: _Optional[int] = ..., reference_us: _Optional[int] = ..., agreed: _Optional[int] = ...) -> None: ...
     class NoTaker(_message.Message):
         __slots__ = ()
         def __init__(self) -> None: ...
     HELLO_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     NO_TAKER_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
     hello: WorkerOrder.Hello
     drain: WorkerOrder.Drain
     no_taker: WorkerOrder.NoTaker
-    def __init__(self, hello: _Optional[_Union[WorkerOrder.Hello, _Mapping]] = ..., drain: _Optional[_Union[WorkerOrder.Drain, _Mapping]] = ..., no_taker: _Optional[_Union[WorkerOrder.NoTaker, _Mapping]] = ...) -> None: ...
+    time: WorkerOrder.Time
+    def __init__(self, hello: _Optional[_Union[WorkerOrder.Hello, _Mapping]] = ..., drain: _Optional[_Union[WorkerOrder.Drain, _Mapping]] = ..., no_taker: _Optional[_Union[WorkerOrder.NoTaker, _Mapping]] = ..., time: _Optional[_Union[WorkerOrder.Time, _Mapping]] = ...) -> None: ...
 
 class WorkerReport(_message.Message):
-    __slots__ = ("worker", "uid", "revision", "ready", "draining", "in_flight", "queued", "calls", "kept_replies", "concurrency_seconds", "sessions", "state_bytes", "shards", "stopped", "metadata", "busy_seconds")
+    __slots__ = ("worker", "uid", "revision", "ready", "draining", "in_flight", "queued", "calls", "kept_replies", "concurrency_seconds", "sessions", "state_bytes", "shards", "stopped", "metadata", "busy_seconds", "mark", "offset_us", "clock_off")
     class StoppedShard(_message.Message):
         __slots__ = ("shard", "stopped_us")
         SHARD_FIELD_NUMBER: _ClassVar[int]
@@ -55,6 +68,9 @@ class WorkerReport(_message.Message):
     STOPPED_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     BUSY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MARK_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_US_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_OFF_FIELD_NUMBER: _ClassVar[int]
     worker: str
     uid: str
     revision: str
@@ -71,7 +87,10 @@ class WorkerReport(_message.Message):
     stopped: _containers.RepeatedCompositeFieldContainer[WorkerReport.StoppedShard]
     metadata: _state_pb2.ModelMetadata
     busy_seconds: float
-    def __init__(self, worker: _Optional[str] = ..., uid: _Optional[str] = ..., revision: _Optional[str] = ..., ready: _Optional[bool] = ..., draining: _Optional[bool] = ..., in_flight: _Optional[int] = ..., queued: _Optional[int] = ..., calls: _Optional[int] = ..., kept_replies: _Optional[int] = ..., concurrency_seconds: _Optional[float] = ..., sessions: _Optional[int] = ..., state_bytes: _Optional[int] = ..., shards: _Optional[int] = ..., stopped: _Optional[_Iterable[_Union[WorkerReport.StoppedShard, _Mapping]]] = ..., metadata: _Optional[_Union[_state_pb2.ModelMetadata, _Mapping]] = ..., busy_seconds: _Optional[float] = ...) -> None: ...
+    mark: int
+    offset_us: int
+    clock_off: bool
+    def __init__(self, worker: _Optional[str] = ..., uid: _Optional[str] = ..., revision: _Optional[str] = ..., ready: _Optional[bool] = ..., draining: _Optional[bool] = ..., in_flight: _Optional[int] = ..., queued: _Optional[int] = ..., calls: _Optional[int] = ..., kept_replies: _Optional[int] = ..., concurrency_seconds: _Optional[float] = ..., sessions: _Optional[int] = ..., state_bytes: _Optional[int] = ..., shards: _Optional[int] = ..., stopped: _Optional[_Iterable[_Union[WorkerReport.StoppedShard, _Mapping]]] = ..., metadata: _Optional[_Union[_state_pb2.ModelMetadata, _Mapping]] = ..., busy_seconds: _Optional[float] = ..., mark: _Optional[int] = ..., offset_us: _Optional[int] = ..., clock_off: _Optional[bool] = ...) -> None: ...
 
 class FunctionDemand(_message.Message):
     __slots__ = ("namespace", "name", "uid", "held", "arrived", "held_seconds")
@@ -100,26 +119,32 @@ class RouteProblem(_message.Message):
     def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class AgentReport(_message.Message):
-    __slots__ = ("agent", "sent_us", "complete", "demand", "problems")
+    __slots__ = ("agent", "sent_us", "complete", "demand", "problems", "offset_us")
     AGENT_FIELD_NUMBER: _ClassVar[int]
     SENT_US_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
     DEMAND_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_US_FIELD_NUMBER: _ClassVar[int]
     agent: str
     sent_us: int
     complete: bool
     demand: _containers.RepeatedCompositeFieldContainer[FunctionDemand]
     problems: _containers.RepeatedCompositeFieldContainer[RouteProblem]
-    def __init__(self, agent: _Optional[str] = ..., sent_us: _Optional[int] = ..., complete: _Optional[bool] = ..., demand: _Optional[_Iterable[_Union[FunctionDemand, _Mapping]]] = ..., problems: _Optional[_Iterable[_Union[RouteProblem, _Mapping]]] = ...) -> None: ...
+    offset_us: int
+    def __init__(self, agent: _Optional[str] = ..., sent_us: _Optional[int] = ..., complete: _Optional[bool] = ..., demand: _Optional[_Iterable[_Union[FunctionDemand, _Mapping]]] = ..., problems: _Optional[_Iterable[_Union[RouteProblem, _Mapping]]] = ..., offset_us: _Optional[int] = ...) -> None: ...
 
 class AgentOrder(_message.Message):
-    __slots__ = ("echo_us", "leader_us")
+    __slots__ = ("echo_us", "leader_us", "reference_us", "agreed")
     ECHO_US_FIELD_NUMBER: _ClassVar[int]
     LEADER_US_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_US_FIELD_NUMBER: _ClassVar[int]
+    AGREED_FIELD_NUMBER: _ClassVar[int]
     echo_us: int
     leader_us: int
-    def __init__(self, echo_us: _Optional[int] = ..., leader_us: _Optional[int] = ...) -> None: ...
+    reference_us: int
+    agreed: int
+    def __init__(self, echo_us: _Optional[int] = ..., leader_us: _Optional[int] = ..., reference_us: _Optional[int] = ..., agreed: _Optional[int] = ...) -> None: ...
 
 class Condition(_message.Message):
     __slots__ = ("type", "status", "reason", "message", "since_us")

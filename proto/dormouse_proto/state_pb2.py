@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x0bstate.proto\x12\x11\x64ormouse.state.v1\"E\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"l\n\x07KeptKey\x12\x14\n\x0ctimestamp_us\x18\x01 \x01(\x03\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\r\n\x05reply\x18\x04 \x01(\x0c\x12\x12\n\nreply_gone\x18\x05 \x01(\x08\x12\x0c\n\x04step\x18\x06 \x01(\x03\"\xe3\x01\n\x06Record\x12\x15\n\rstate_version\x18\x01 \x01(\t\x12\x10\n\x08write_id\x18\x02 \x01(\x0c\x12\x11\n\ttombstone\x18\x03 \x01(\x08\x12*\n\x07tensors\x18\x04 \x03(\x0b\x32\x19.dormouse.state.v1.Tensor\x12\x0c\n\x04step\x18\x05 \x01(\x03\x12(\n\x04kept\x18\x06 \x03(\x0b\x32\x1a.dormouse.state.v1.KeptKey\x12\x12\n\nhorizon_us\x18\x07 \x01(\x03\x12\x11\n\tnewest_us\x18\x08 \x01(\x03\x12\x12\n\nexpires_us\x18\t \x01(\x03\"\x1d\n\x05\x46loor\x12\x14\n\x0ctimestamp_us\x18\x01 \x01(\x03\"*\n\nShardEntry\x12\r\n\x05owner\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"\x16\n\x04Move\x12\x0e\n\x06target\x18\x01 \x01(\t\"\xaa\x01\n\x0bWorkerEntry\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x33\n\x05state\x18\x03 \x01(\x0e\x32$.dormouse.state.v1.WorkerEntry.State\x12\x10\n\x08instance\x18\x04 \x01(\t\"1\n\x05State\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\t\n\x05READY\x10\x01\x12\x0c\n\x08\x44RAINING\x10\x02\"\'\n\x06Leader\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x1f\n\x0cGatewayEntry\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\"J\n\x07Problem\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\t\"Q\n\x0eTensorMetadata\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x10\n\x08optional\x18\x04 \x01(\x08\"\xfd\x01\n\rModelMetadata\x12\x10\n\x08platform\x18\x01 \x01(\t\x12\x31\n\x06inputs\x18\x02 \x03(\x0b\x32!.dormouse.state.v1.TensorMetadata\x12\x32\n\x07outputs\x18\x03 \x03(\x0b\x32!.dormouse.state.v1.TensorMetadata\x12\x31\n\x06states\x18\x04 \x03(\x0b\x32!.dormouse.state.v1.TensorMetadata\x12\x16\n\x0emax_batch_size\x18\x05 \x01(\x05\x12\x15\n\rstate_version\x18\x06 \x01(\t\x12\x11\n\tdecoupled\x18\x07 \x01(\x08\"\xb6\x02\n\rFunctionEntry\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\t\x12\x0c\n\x04spec\x18\x05 \x01(\x0c\x12\x0e\n\x06shards\x18\x06 \x01(\x05\x12\x12\n\ngeneration\x18\x07 \x01(\x03\x12\x10\n\x08\x64\x65leting\x18\x08 \x01(\x08\x12\x12\n\ncreated_us\x18\t \x01(\x03\x12\x17\n\x0fproved_revision\x18\n \x01(\t\x12\x32\n\x08metadata\x18\x0b \x01(\x0b\x32 .dormouse.state.v1.ModelMetadata\x12+\n\x07problem\x18\x0c \x01(\x0b\x32\x1a.dormouse.state.v1.Problem\x12\x13\n\x0bproved_spec\x18\r \x01(\x0c\"\xda\x01\n\tUsageLane\x12\x34\n\x07tenants\x18\x01 \x03(\x0b\x32#.dormouse.state.v1.UsageLane.Tenant\x12\x10\n\x08sessions\x18\x02 \x01(\x03\x12\x13\n\x0bstate_bytes\x18\x03 \x01(\x03\x1ap\n\x06Tenant\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05\x63\x61lls\x18\x02 \x01(\x03\x12\x14\n\x0c\x62usy_seconds\x18\x03 \x01(\x01\x12\x0c\n\x04rows\x18\x04 \x01(\x03\x12\x10\n\x08\x62ytes_in\x18\x05 \x01(\x03\x12\x11\n\tbytes_out\x18\x06 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x0bstate.proto\x12\x11\x64ormouse.state.v1\"E\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"{\n\x07KeptKey\x12\x14\n\x0ctimestamp_us\x18\x01 \x01(\x03\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\r\n\x05reply\x18\x04 \x01(\x0c\x12\x12\n\nreply_gone\x18\x05 \x01(\x08\x12\x0c\n\x04step\x18\x06 \x01(\x03\x12\r\n\x05maker\x18\x08 \x01(\t\"\x92\x02\n\x06Record\x12\x15\n\rstate_version\x18\x01 \x01(\t\x12\x10\n\x08write_id\x18\x02 \x01(\x0c\x12\x11\n\ttombstone\x18\x03 \x01(\x08\x12*\n\x07tensors\x18\x04 \x03(\x0b\x32\x19.dormouse.state.v1.Tensor\x12\x0c\n\x04step\x18\x05 \x01(\x03\x12(\n\x04kept\x18\x06 \x03(\x0b\x32\x1a.dormouse.state.v1.KeptKey\x12\x12\n\nhorizon_us\x18\x07 \x01(\x03\x12\x11\n\tnewest_us\x18\x08 \x01(\x03\x12\x12\n\nexpires_us\x18\t \x01(\x03\x12-\n\x08horizons\x18\r \x01(\x0b\x32\x1b.dormouse.state.v1.Horizons\"\xbc\x01\n\x08Horizons\x12\x11\n\tcommon_us\x18\x01 \x01(\x03\x12\x31\n\x06makers\x18\x02 \x03(\x0b\x32!.dormouse.state.v1.Horizons.Maker\x12\x12\n\ncallers_us\x18\x03 \x01(\x03\x12\x11\n\tnewest_us\x18\x04 \x01(\x03\x12\x18\n\x10newest_caller_us\x18\x05 \x01(\x03\x1a)\n\x05Maker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nhorizon_us\x18\x02 \x01(\x03\"\x1d\n\x05\x46loor\x12\x14\n\x0ctimestamp_us\x18\x01 \x01(\x03\"*\n\nShardEntry\x12\r\n\x05owner\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"\x16\n\x04Move\x12\x0e\n\x06target\x18\x01 \x01(\t\"\xaa\x01\n\x0bWorkerEntry\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x33\n\x05state\x18\x03 \x01(\x0e\x32$.dormouse.state.v1.WorkerEntry.State\x12\x10\n\x08instance\x18\x04 \x01(\t\"1\n\x05State\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\t\n\x05READY\x10\x01\x12\x0c\n\x08\x44RAINING\x10\x02\"\'\n\x06Leader\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x1f\n\x0cGatewayEntry\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\"J\n\x07Problem\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\t\"Q\n\x0eTensorMetadata\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x10\n\x08optional\x18\x04 \x01(\x08\"\xfd\x01\n\rModelMetadata\x12\x10\n\x08platform\x18\x01 \x01(\t\x12\x31\n\x06inputs\x18\x02 \x03(\x0b\x32!.dormouse.state.v1.TensorMetadata\x12\x32\n\x07outputs\x18\x03 \x03(\x0b\x32!.dormouse.state.v1.TensorMetadata\x12\x31\n\x06states\x18\x04 \x03(\x0b\x32!.dormouse.state.v1.TensorMetadata\x12\x16\n\x0emax_batch_size\x18\x05 \x01(\x05\x12\x15\n\rstate_version\x18\x06 \x01(\t\x12\x11\n\tdecoupled\x18\x07 \x01(\x08\"\xb6\x02\n\rFunctionEntry\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\t\x12\x0c\n\x04spec\x18\x05 \x01(\x0c\x12\x0e\n\x06shards\x18\x06 \x01(\x05\x12\x12\n\ngeneration\x18\x07 \x01(\x03\x12\x10\n\x08\x64\x65leting\x18\x08 \x01(\x08\x12\x12\n\ncreated_us\x18\t \x01(\x03\x12\x17\n\x0fproved_revision\x18\n \x01(\t\x12\x32\n\x08metadata\x18\x0b \x01(\x0b\x32 .dormouse.state.v1.ModelMetadata\x12+\n\x07problem\x18\x0c \x01(\x0b\x32\x1a.dormouse.state.v1.Problem\x12\x13\n\x0bproved_spec\x18\r \x01(\x0c\"\xda\x01\n\tUsageLane\x12\x34\n\x07tenants\x18\x01 \x03(\x0b\x32#.dormouse.state.v1.UsageLane.Tenant\x12\x10\n\x08sessions\x18\x02 \x01(\x03\x12\x13\n\x0bstate_bytes\x18\x03 \x01(\x03\x1ap\n\x06Tenant\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05\x63\x61lls\x18\x02 \x01(\x03\x12\x14\n\x0c\x62usy_seconds\x18\x03 \x01(\x01\x12\x0c\n\x04rows\x18\x04 \x01(\x03\x12\x10\n\x08\x62ytes_in\x18\x05 \x01(\x03\x12\x11\n\tbytes_out\x18\x06 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,33 +34,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENSOR']._serialized_start=34
   _globals['_TENSOR']._serialized_end=103
   _globals['_KEPTKEY']._serialized_start=105
-  _globals['_KEPTKEY']._serialized_end=213
-  _globals['_RECORD']._serialized_start=216
-  _globals['_RECORD']._serialized_end=443
-  _globals['_FLOOR']._serialized_start=445
-  _globals['_FLOOR']._serialized_end=474
-  _globals['_SHARDENTRY']._serialized_start=476
-  _globals['_SHARDENTRY']._serialized_end=518
-  _globals['_MOVE']._serialized_start=520
-  _globals['_MOVE']._serialized_end=542
-  _globals['_WORKERENTRY']._serialized_start=545
-  _globals['_WORKERENTRY']._serialized_end=715
-  _globals['_WORKERENTRY_STATE']._serialized_start=666
-  _globals['_WORKERENTRY_STATE']._serialized_end=715
-  _globals['_LEADER']._serialized_start=717
-  _globals['_LEADER']._serialized_end=756
-  _globals['_GATEWAYENTRY']._serialized_start=758
-  _globals['_GATEWAYENTRY']._serialized_end=789
-  _globals['_PROBLEM']._serialized_start=791
-  _globals['_PROBLEM']._serialized_end=865
-  _globals['_TENSORMETADATA']._serialized_start=867
-  _globals['_TENSORMETADATA']._serialized_end=948
-  _globals['_MODELMETADATA']._serialized_start=951
-  _globals['_MODELMETADATA']._serialized_end=1204
-  _globals['_FUNCTIONENTRY']._serialized_start=1207
-  _globals['_FUNCTIONENTRY']._serialized_end=1517
-  _globals['_USAGELANE']._serialized_start=1520
-  _globals['_USAGELANE']._serialized_end=1738
-  _globals['_USAGELANE_TENANT']._serialized_start=1626
-  _globals['_USAGELANE_TENANT']._serialized_end=1738
+  _globals['_KEPTKEY']._serialized_end=228
+  _globals['_RECORD']._serialized_start=231
+  _globals['_RECORD']._serialized_end=505
+  _globals['_HORIZONS']._serialized_start=508
+  _globals['_HORIZONS']._serialized_end=696
+  _globals['_HORIZONS_MAKER']._serialized_start=655
+  _globals['_HORIZONS_MAKER']._serialized_end=696
+  _globals['_FLOOR']._serialized_start=698
+  _globals['_FLOOR']._serialized_end=727
+  _globals['_SHARDENTRY']._serialized_start=729
+  _globals['_SHARDENTRY']._serialized_end=771
+  _globals['_MOVE']._serialized_start=773
+  _globals['_MOVE']._serialized_end=795
+  _globals['_WORKERENTRY']._serialized_start=798
+  _globals['_WORKERENTRY']._serialized_end=968
+  _globals['_WORKERENTRY_STATE']._serialized_start=919
+  _globals['_WORKERENTRY_STATE']._serialized_end=968
+  _globals['_LEADER']._serialized_start=970
+  _globals['_LEADER']._serialized_end=1009
+  _globals['_GATEWAYENTRY']._serialized_start=1011
+  _globals['_GATEWAYENTRY']._serialized_end=1042
+  _globals['_PROBLEM']._serialized_start=1044
+  _globals['_PROBLEM']._serialized_end=1118
+  _globals['_TENSORMETADATA']._serialized_start=1120
+  _globals['_TENSORMETADATA']._serialized_end=1201
+  _globals['_MODELMETADATA']._serialized_start=1204
+  _globals['_MODELMETADATA']._serialized_end=1457
+  _globals['_FUNCTIONENTRY']._serialized_start=1460
+  _globals['_FUNCTIONENTRY']._serialized_end=1770
+  _globals['_USAGELANE']._serialized_start=1773
+  _globals['_USAGELANE']._serialized_end=1991
+  _globals['_USAGELANE_TENANT']._serialized_start=1879
+  _globals['_USAGELANE_TENANT']._serialized_end=1991
 # @@protoc_insertion_point(module_scope)

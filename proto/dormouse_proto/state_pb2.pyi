@@ -20,23 +20,25 @@ class Tensor(_message.Message):
     def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class KeptKey(_message.Message):
-    __slots__ = ("timestamp_us", "id", "digest", "reply", "reply_gone", "step")
+    __slots__ = ("timestamp_us", "id", "digest", "reply", "reply_gone", "step", "maker")
     TIMESTAMP_US_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     REPLY_FIELD_NUMBER: _ClassVar[int]
     REPLY_GONE_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
+    MAKER_FIELD_NUMBER: _ClassVar[int]
     timestamp_us: int
     id: str
     digest: bytes
     reply: bytes
     reply_gone: bool
     step: int
-    def __init__(self, timestamp_us: _Optional[int] = ..., id: _Optional[str] = ..., digest: _Optional[bytes] = ..., reply: _Optional[bytes] = ..., reply_gone: _Optional[bool] = ..., step: _Optional[int] = ...) -> None: ...
+    maker: str
+    def __init__(self, timestamp_us: _Optional[int] = ..., id: _Optional[str] = ..., digest: _Optional[bytes] = ..., reply: _Optional[bytes] = ..., reply_gone: _Optional[bool] = ..., step: _Optional[int] = ..., maker: _Optional[str] = ...) -> None: ...
 
 class Record(_message.Message):
-    __slots__ = ("state_version", "write_id", "tombstone", "tensors", "step", "kept", "horizon_us", "newest_us", "expires_us")
+    __slots__ = ("state_version", "write_id", "tombstone", "tensors", "step", "kept", "horizon_us", "newest_us", "expires_us", "horizons")
     STATE_VERSION_FIELD_NUMBER: _ClassVar[int]
     WRITE_ID_FIELD_NUMBER: _ClassVar[int]
     TOMBSTONE_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +48,7 @@ class Record(_message.Message):
     HORIZON_US_FIELD_NUMBER: _ClassVar[int]
     NEWEST_US_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_US_FIELD_NUMBER: _ClassVar[int]
+    HORIZONS_FIELD_NUMBER: _ClassVar[int]
     state_version: str
     write_id: bytes
     tombstone: bool
@@ -55,7 +58,29 @@ class Record(_message.Message):
     horizon_us: int
     newest_us: int
     expires_us: int
-    def __init__(self, state_version: _Optional[str] = ..., write_id: _Optional[bytes] = ..., tombstone: _Optional[bool] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., step: _Optional[int] = ..., kept: _Optional[_Iterable[_Union[KeptKey, _Mapping]]] = ..., horizon_us: _Optional[int] = ..., newest_us: _Optional[int] = ..., expires_us: _Optional[int] = ...) -> None: ...
+    horizons: Horizons
+    def __init__(self, state_version: _Optional[str] = ..., write_id: _Optional[bytes] = ..., tombstone: _Optional[bool] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., step: _Optional[int] = ..., kept: _Optional[_Iterable[_Union[KeptKey, _Mapping]]] = ..., horizon_us: _Optional[int] = ..., newest_us: _Optional[int] = ..., expires_us: _Optional[int] = ..., horizons: _Optional[_Union[Horizons, _Mapping]] = ...) -> None: ...
+
+class Horizons(_message.Message):
+    __slots__ = ("common_us", "makers", "callers_us", "newest_us", "newest_caller_us")
+    class Maker(_message.Message):
+        __slots__ = ("name", "horizon_us")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        HORIZON_US_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        horizon_us: int
+        def __init__(self, name: _Optional[str] = ..., horizon_us: _Optional[int] = ...) -> None: ...
+    COMMON_US_FIELD_NUMBER: _ClassVar[int]
+    MAKERS_FIELD_NUMBER: _ClassVar[int]
+    CALLERS_US_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_US_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_CALLER_US_FIELD_NUMBER: _ClassVar[int]
+    common_us: int
+    makers: _containers.RepeatedCompositeFieldContainer[Horizons.Maker]
+    callers_us: int
+    newest_us: int
+    newest_caller_us: int
+    def __init__(self, common_us: _Optional[int] = ..., makers: _Optional[_Iterable[_Union[Horizons.Maker, _Mapping]]] = ..., callers_us: _Optional[int] = ..., newest_us: _Optional[int] = ..., newest_caller_us: _Optional[int] = ...) -> None: ...
 
 class Floor(_message.Message):
     __slots__ = ("timestamp_us",)

@@ -1,0 +1,211 @@
+"""How far each process's wall clock is off, and what may be done by it (`docs/decisions/0115-clocks.md`).
+
+The leader and each process exchange times on their control stream. A process learns the leader's time, half the way there and back, and
+reports by how much its own clock differs; the leader takes the median of all clocks, its own included, and tells everybody. That median is
+the *reference*. It exists where at least three clocks are known and more than half of them are within the bound of it: fewer cannot say
+which of them is wrong.
+
+What is measured is kept against the monotonic clock. So a wall clock that jumps shows at once, and a leader that is away takes nothing
+back: the measure stays good for as long as two machines' monotonic clocks run alike.
+
+    standing   when                                                   what follows
+    GOOD       within the bound of the reference, then and now        it serves; sessions expire by the reference time
+    OFF        beyond the bound, then and now                         it does not serve
+    UNKNOWN    never measured, long ago, or the clock jumped since    it serves; no session expires by it, no key is refused by it
+
+Nothing here does I/O; the clock is an argument.
+"""
+
+import enum
+from collections.abc import Collection
+from dataclasses import dataclass
+from statistics import median
+
+from dormouse_core.limits import CLOCK_SKEW_SECONDS, CLOCK_TRUST_SECONDS
+from dormouse_core.seams import Clock
+
+BOUND_US = int(CLOCK_SKEW_SECONDS * 1e6)
+BACK_US = BOUND_US * 4 // 5
+"""A clock that was off counts as good again from here, so that one at the bound does not come and go."""
+HEARD_SECONDS = 10.0
+"""An offset that was reported longer ago has no vote."""
+SAMPLES = 16
+SAMPLE_AGE_US = 60_000_000
+SLACK_US = 20_000
+"""Beyond what their ways explain, two samples of one leader's clock differ by less than this within a minute; else it has jumped."""
+
+
+class Standing(enum.Enum):
+    GOOD = "within the bound"
+    OFF = "beyond the bound"
+    UNKNOWN = "not known"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The median of the clocks, in µs from the leader's; `agreed`: how many of them are within the bound of it."""
+
+    us: int
+    agreed: int
+
+
+def reference(offsets: Collection[int]) -> Reference | None:
+    """The reference of clocks that differ from the leader's by `offsets` µs (the leader's own 0 among them); None: they cannot say.
+
+    More than half must be within the bound of the median: then a clock beyond it has at least two others, which agree, against it.
+    """
+    if len(offsets) < 3:
+        return None
+    middle = round(median(offsets))
+    agreed = sum(abs(offset - middle) <= BOUND_US for offset in offsets)
+    return Reference(middle, agreed) if 2 * agreed > len(offsets) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    at_us: int  # monotonic
+    ahead_us: int  # the leader's wall clock minus the own monotonic one
+    way_us: int  # there and back
+
+
+class Skew:
+    """One process's clock beside the others'. Fed by whoever talks to the leader; asked by whatever must not trust a wrong clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._samples: list[_Sample] = []
+        self._reference_us: int | None = None  # the reference time minus the own monotonic clock
+        self._measured_us = 0  # monotonic: when the leader last said it
+        self._deviation_us = 0  # then
+        self._off = False
+
+    # ------------------------------------------------------------------------------------------------------------- from the leader
+
+    def mark(self) -> int:
+        """To be sent with a report, and to come back unchanged with the leader's time."""
+        return self._monotonic()
+
+    def heard(self, mark: int, leader_us: int, reference_us: int, agreed: int) -> None:
+        """The leader's answer to a report. `agreed` 0: there is no reference now; what was known before stays."""
+        now = self._monotonic()
+        if not 0 <= now - mark <= SAMPLE_AGE_US:
+            return
+        sample = _Sample(now, leader_us - (mark + now) // 2, now - mark)
+        best = self._best()
+        if best is not None and abs(sample.ahead_us - best.ahead_us) > (sample.way_us + best.way_us) // 2 + SLACK_US:
+            self._samples.clear()  # the leader's clock has jumped, or another leads
+        recent = [old for old in self._samples if now - old.at_us <= SAMPLE_AGE_US]
+        self._samples = [*recent[1 - SAMPLES :], sample]
+        if agreed:
+            best = self._best()
+            assert best is not None
+            self._reference_us = best.ahead_us + reference_us
+            self._measured_us = now
+            self._deviation_us = self._now_deviation()
+            self._off = abs(self._deviation_us) > (BACK_US if self._off else BOUND_US)
+
+    def offset_us(self) -> int | None:
+        """This wall clock minus the leader's; None: not known. What a report says."""
+        best = self._best()
+        return None if best is None else self._wall() - self._monotonic() - best.ahead_us
+
+    # ----------------------------------------------------------------------------------------------------------------- what follows
+
+    def deviation_us(self) -> int | None:
+        """This wall clock minus the reference; None: not known."""
+        return self._now_deviation() if self._known() else None
+
+    def standing(self) -> Standing:
+        if not self._known():
+            return Standing.UNKNOWN
+        off = abs(self._now_deviation()) > (BACK_US if self._off else BOUND_US)
+        if off != self._off:
+            return Standing.UNKNOWN  # the clock jumped since: the leader's next answer tells which way, or that all have
+        return Standing.OFF if off else Standing.GOOD
+
+    @property
+    def off(self) -> bool:
+        return self.standing() is Standing.OFF
+
+    def now_us(self) -> int | None:
+        """The reference time, where this clock is known to be good; None: nothing may expire by it."""
+        return self.best_us() if self.standing() is Standing.GOOD else None
+
+    def best_us(self) -> int:
+        """The time for a timestamp: the reference where it is known, also to a clock that is off; else the wall clock."""
+        if not self._known():
+            return self._wall()
+        assert self._reference_us is not None
+        return self._monotonic() + self._reference_us
+
+    def correction_us(self) -> int:
+        """What to add to this machine's wall clock for `best_us`."""
+        return self.best_us() - self._wall()
+
+    def text(self) -> str:
+        """For a refusal."""
+        deviation = self.deviation_us() or 0
+        return f"the clock of this machine is {abs(deviation) / 1e6:.1f} s {'ahead of' if deviation > 0 else 'behind'} the others' median"
+
+    # ---------------------------------------------------------------------------------------------------------------------- parts
+
+    def _known(self) -> bool:
+        return self._reference_us is not None and self._monotonic() - self._measured_us <= CLOCK_TRUST_SECONDS * 1e6
+
+    def _now_deviation(self) -> int:
+        assert self._reference_us is not None
+        return self._wall() - self._monotonic() - self._reference_us
+
+    def _best(self) -> _Sample | None:
+        """The sample with the shortest way: half of it is the most that it can be wrong by."""
+        return min(self._samples, key=lambda sample: sample.way_us, default=None)
+
+    def _wall(self) -> int:
+        return round(self._clock.now() * 1e6)
+
+    def _monotonic(self) -> int:
+        return round(self._clock.monotonic() * 1e6)
+
+
+class Clocks:
+    """The leader's list: what each process reported of its clock. `group`: workers of one function have one vote among them, so that
+    neither one large function nor its tenant's code outvotes everybody else; an agent votes for itself."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._reported: dict[str, tuple[str, int, float]] = {}  # process -> group, offset, when
+
+    def report(self, process: str, group: str, offset_us: int | None) -> None:
+        if offset_us is None:
+            self._reported.pop(process, None)
+        else:
+            self._reported[process] = (group, offset_us, self._clock.monotonic())
+
+    def forget(self, process: str) -> None:
+        self._reported.pop(process, None)
+
+    def reference(self) -> Reference | None:
+        """Of the clocks that were heard lately and the leader's own."""
+        now = self._clock.monotonic()
+        groups: dict[str, list[int]] = {}
+        for group, offset, at in self._reported.values():
+            if now - at <= HEARD_SECONDS:
+                groups.setdefault(group, []).append(offset)
+        return reference([0, *(round(median(offsets)) for offsets in groups.values())])
+
+
+class Rising:
+    """Timestamps of one process: `best_us`, and each above the one before, also when the clock goes back."""
+
+    def __init__(self, skew: Skew) -> None:
+        self._skew = skew
+        self._last_us = 0
+
+    def next(self) -> int:
+        self._last_us = max(self._last_us + 1, self._skew.best_us())
+        return self._last_us
+
+
+def agreed(found: Reference | None) -> tuple[int, int]:
+    """As it goes over a control stream: (reference_us, agreed), agreed 0 where there is none."""
+    return (0, 0) if found is None else (found.us, found.agreed)
