@@ -27,7 +27,9 @@ _PREFIX = bytes([FORMAT])
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """A key whose step is in the record. `reply` None: it was too large to keep here (rule 7). `encoded`: this, as a part of a Record."""
+    """A key whose step is in the record. `reply` None: it was too large to keep here (rule 7). `encoded`: this, as a part of a Record.
+    `write_id`: where one reply alone was too large, the write that made the step; a key and a step number can occur in two lives of a
+    session, a write id cannot. b'' otherwise."""
 
     timestamp_us: int
     id: str
@@ -35,6 +37,7 @@ class Kept(msgspec.Struct, frozen=True):
     reply: bytes | None
     step: int
     encoded: bytes
+    write_id: bytes = b""
 
 
 class Body(msgspec.Struct, frozen=True):
@@ -55,13 +58,13 @@ class Record(msgspec.Struct, frozen=True):
     write_id: bytes
 
 
-def keep(timestamp_us: int, ident: str, digest: bytes, reply: bytes | None, step: int) -> Kept:
-    message = state_pb2.KeptKey(timestamp_us=timestamp_us, id=ident, digest=digest, step=step)
+def keep(timestamp_us: int, ident: str, digest: bytes, reply: bytes | None, step: int, write_id: bytes = b"") -> Kept:
+    message = state_pb2.KeptKey(timestamp_us=timestamp_us, id=ident, digest=digest, step=step, write_id=write_id)
     if reply is None:
         message.reply_gone = True
     else:
         message.reply = reply
-    return Kept(timestamp_us, ident, digest, reply, step, state_pb2.Record(kept=(message,)).SerializeToString())
+    return Kept(timestamp_us, ident, digest, reply, step, state_pb2.Record(kept=(message,)).SerializeToString(), write_id)
 
 
 def encode(body: Body, tensors: Iterable[state_pb2.Tensor], write_id: bytes) -> bytes:
@@ -97,7 +100,7 @@ def decode(data: bytes) -> Record:
         state_version=parsed.state_version,
         tombstone=parsed.tombstone,
         step=parsed.step,
-        kept=tuple(keep(k.timestamp_us, k.id, k.digest, None if k.reply_gone else k.reply, k.step) for k in parsed.kept),
+        kept=tuple(keep(k.timestamp_us, k.id, k.digest, None if k.reply_gone else k.reply, k.step, k.write_id) for k in parsed.kept),
         horizon_us=parsed.horizon_us,
         newest_us=parsed.newest_us,
         expires_us=parsed.expires_us,
@@ -105,12 +108,12 @@ def decode(data: bytes) -> Record:
     return Record(body, tuple(parsed.tensors), parsed.write_id)
 
 
-def write_id_of(data: bytes) -> bytes:
-    """Whose write this is; b'' when the bytes do not verify, which is nobody's."""
+def readable(data: bytes) -> Record | None:
+    """None: the bytes do not verify, or are of a newer build: what they say is not known."""
     try:
-        return decode(data).write_id
+        return decode(data)
     except (DataLoss, FailedPrecondition):
-        return b""
+        return None
 
 
 def size_bound(tensor_bytes: int, tensors: Sequence[str]) -> int:

@@ -90,7 +90,7 @@ def admit(
         return Refuse(trouble, confirm=True)
     if body is None:
         if key.timestamp_us <= floor_us:
-            return Refuse(_too_old(key))
+            return Refuse(too_old(key))
         return _BEGIN if call.create else Refuse(_missing(call, model), confirm=True)
     for kept in body.kept:
         if kept.id == key.id:
@@ -98,7 +98,7 @@ def admit(
                 return Refuse(InvalidArgument(f"the call {key.id!r} was made before with another content: a key names one request"))
             return Repeat(kept)
     if key.timestamp_us <= body.horizon_us:
-        return Refuse(_too_old(key))
+        return Refuse(too_old(key))
     if body.tombstone or now_us >= body.expires_us:
         if not call.create:
             return Refuse(_missing(call, model), confirm=True)
@@ -121,7 +121,7 @@ def _missing(call: Call, model: str) -> InvalidArgument:
     )
 
 
-def _too_old(key: CallKey) -> Aborted:
+def too_old(key: CallKey) -> Aborted:
     return Aborted(f"the call {key.id!r} is older than the calls that this session remembers: whether it was run is not known")
 
 
@@ -142,12 +142,16 @@ def advance(
     now_us: int,
     ttl_us: int,
     state_version: str,
+    write_id: bytes,
 ) -> Body:
-    """The record's next body, once `call` ran with `reply`."""
+    """The record's next body, once `call` ran with `reply`; `write_id`: of the write that is to carry it."""
     key = call.key
     timestamp = key.timestamp_us
     step = 1 if begins or body is None else body.step + 1
-    new = records.keep(timestamp, key.id, call.digest, reply if len(reply) <= KEPT_REPLY_BYTES else None, step)
+    if len(reply) <= KEPT_REPLY_BYTES:
+        new = records.keep(timestamp, key.id, call.digest, reply, step)
+    else:
+        new = records.keep(timestamp, key.id, call.digest, None, step, write_id)
     if body is not None:
         kept, horizon = remember(body.kept, body.horizon_us, new)
         newest = body.newest_us if body.newest_us > timestamp else timestamp
@@ -192,12 +196,15 @@ class Resolution(enum.Enum):
     """What became of a write whose outcome was not learned, or whose transaction failed a compare (rule 4)."""
 
     COMMITTED = "the record has my write id"
-    LOST = "the shard's entry is not the one that I own: the write can never land now"
+    LANDED = "another step was written on top, and the record keeps this call's key: it is committed"
     RESEND = "nothing it compares has changed: it may still land, so the same write is sent again"
-    DROPPED = "the record, or the floor that it was created on, is another: the write can never land now"
+    LOST = "the shard's entry is not the one that I own, and the write has not landed: it never can now"
+    DROPPED = "the record, or the floor that it was created on, is another, and the write has not landed: it never can now"
+    UNKNOWN = "the record was written or removed by another, and the call's key may have been forgotten since: it may have been committed"
 
 
 def resolve(
+    call: Call,
     *,
     write_id: bytes,
     fence: int,
@@ -205,15 +212,34 @@ def resolve(
     floor: int | None,
     seen_fence: int,
     seen_base: int,
-    seen_write_id: bytes,
+    seen: records.Record | None,
     seen_floor: int,
+    seen_floor_us: int,
 ) -> Resolution:
-    """Each argument but the write ids is a mod_revision, 0 where absent; `floor` None: the write does not create. `seen_*` come from one
-    transaction made after the write was given up on."""
-    if seen_write_id == write_id:
+    """What became of the write that was to make `call` durable.
+
+    `fence`, `base`, `floor` and their `seen_` likes are mod_revisions, 0 where absent; `floor` None: the write does not create. `seen` is
+    the record (None: absent, or it cannot be read), `seen_floor_us` the shard's floor. All `seen` come from one transaction made after the
+    write was given up on.
+
+    LOST and DROPPED are promises: nobody may be told "not committed" of a call that is. A record that is as the write found it has not been
+    written; any other may have been written by it first and by somebody else then, so the kept keys are asked, and where they may have
+    forgotten (at or below the horizon, or the floor of a record that is gone) the outcome is not known.
+    """
+    if seen is not None and seen.write_id == write_id:
         return Resolution.COMMITTED
-    if seen_fence != fence:
-        return Resolution.LOST
-    if seen_base != base or (floor is not None and seen_floor != floor):
-        return Resolution.DROPPED
-    return Resolution.RESEND
+    if seen_base == base and (floor is None or seen_floor == floor):
+        return Resolution.RESEND if seen_fence == fence else Resolution.LOST
+    if seen is None:
+        if seen_base or call.key.timestamp_us <= seen_floor_us:
+            return Resolution.UNKNOWN
+    elif kept_of(seen.body, call) is not None:
+        return Resolution.LANDED
+    elif call.key.timestamp_us <= seen.body.horizon_us:
+        return Resolution.UNKNOWN
+    return Resolution.DROPPED if seen_fence == fence else Resolution.LOST
+
+
+def kept_of(body: Body, call: Call) -> Kept | None:
+    """The kept entry of `call` itself, not of another request under its key."""
+    return next((kept for kept in body.kept if kept.id == call.key.id and kept.digest == call.digest), None)

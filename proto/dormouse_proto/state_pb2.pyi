@@ -20,7 +20,7 @@ class Tensor(_message.Message):
     def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class KeptKey(_message.Message):
-    __slots__ = ("timestamp_us", "id", "digest", "reply", "reply_gone", "step", "maker")
+    __slots__ = ("timestamp_us", "id", "digest", "reply", "reply_gone", "step", "maker", "write_id")
     TIMESTAMP_US_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,7 @@ class KeptKey(_message.Message):
     REPLY_GONE_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     MAKER_FIELD_NUMBER: _ClassVar[int]
+    WRITE_ID_FIELD_NUMBER: _ClassVar[int]
     timestamp_us: int
     id: str
     digest: bytes
@@ -35,7 +36,8 @@ class KeptKey(_message.Message):
     reply_gone: bool
     step: int
     maker: str
-    def __init__(self, timestamp_us: _Optional[int] = ..., id: _Optional[str] = ..., digest: _Optional[bytes] = ..., reply: _Optional[bytes] = ..., reply_gone: _Optional[bool] = ..., step: _Optional[int] = ..., maker: _Optional[str] = ...) -> None: ...
+    write_id: bytes
+    def __init__(self, timestamp_us: _Optional[int] = ..., id: _Optional[str] = ..., digest: _Optional[bytes] = ..., reply: _Optional[bytes] = ..., reply_gone: _Optional[bool] = ..., step: _Optional[int] = ..., maker: _Optional[str] = ..., write_id: _Optional[bytes] = ...) -> None: ...
 
 class Record(_message.Message):
     __slots__ = ("state_version", "write_id", "tombstone", "tensors", "step", "kept", "horizon_us", "newest_us", "expires_us", "horizons")

@@ -40,7 +40,7 @@ def admit(body: Body | None, call: Call, now: int = NOW, trouble: Exception | No
 def ran(body: Body | None, call: Call, reply: bytes = b"r", now: int = NOW, floor: int = 0) -> Body:
     decision = admit(body, call, now, floor=floor)
     assert isinstance(decision, Run)
-    return steps.advance(body, None, floor, call, decision.begins, reply, now, TTL, "v1")
+    return steps.advance(body, None, floor, call, decision.begins, reply, now, TTL, "v1", b"w")
 
 
 def error(decision: steps.Decision) -> Exception:
@@ -163,7 +163,7 @@ def test_no_call_ever_runs_twice_whatever_the_order(times: list[int], keep: int)
         if isinstance(decision, Run):
             assert str(at) not in done
             done.add(str(at))
-            body = steps.advance(body, None, 0, Call(at, create=True), decision.begins, b"r", NOW, TTL, "v1")
+            body = steps.advance(body, None, 0, Call(at, create=True), decision.begins, b"r", NOW, TTL, "v1", b"w")
             # fewer kept keys than in earnest, so that short lists evict
             kept = body.kept[-keep:]
             horizon = max([body.horizon_us, *(k.timestamp_us for k in body.kept[:-keep])])
@@ -207,7 +207,7 @@ def test_a_broken_record_is_data_loss_until_a_start_replaces_it() -> None:
     assert error(admit(None, Call(11, create=True), trouble=broken)) is broken
     call = Call(11, start=True, create=True)
     assert admit(None, call, trouble=broken) == Run(begins=True)
-    body = steps.advance(None, broken, 0, call, True, b"r", NOW, TTL, "v1")
+    body = steps.advance(None, broken, 0, call, True, b"r", NOW, TTL, "v1", b"w")
     assert body.horizon_us == 11, "whatever the broken record had kept is not run again"
 
 
@@ -220,26 +220,54 @@ def test_an_unknown_format_is_not_replaced_by_a_start() -> None:
 
 
 def test_every_unknown_outcome() -> None:
-    """The whole table: my write, the entry, the record, the floor, each as it was or changed."""
-    for mine, entry, record, floor, creates in itertools.product((True, False), repeat=5):
-        found = steps.resolve(
-            write_id=b"mine",
-            fence=5,
-            base=0 if creates else 7,
-            floor=3 if creates else None,
-            seen_fence=5 if entry else 6,
-            seen_base=(0 if creates else 7) if record else 9,
-            seen_write_id=b"mine" if mine else b"other",
-            seen_floor=3 if floor else 4,
-        )
-        if mine:
-            assert found is Resolution.COMMITTED
-        elif not entry:
-            assert found is Resolution.LOST
-        elif not record or (creates and not floor):
-            assert found is Resolution.DROPPED
-        else:
-            assert found is Resolution.RESEND
+    """The whole table: the entry, the record, the floor, each as it was or changed; what the record says of the call where it changed."""
+    call = Call(50)
+    mine = records.keep(50, "g-50", b"d", b"r", 3)
+    kept = {
+        "mine": (b"mine", (), 0),
+        "kept": (b"other", (mine,), 0),
+        "other content": (b"other", (records.keep(50, "g-50", b"x", b"r", 3),), 0),
+        "forgotten": (b"other", (), 50),
+        "never": (b"other", (), 49),
+    }
+    states = (*kept, "as it was", "gone", "unreadable")
+    for entry, record, creates, floor in itertools.product((True, False), states, (True, False), (3, 4)):
+        base = 0 if creates else 7
+        seen = None
+        if record in kept:
+            write_id, keys, horizon = kept[record]
+            seen = records.Record(Body("v1", False, 4, keys, horizon, 60, NOW), (), write_id)
+        elif record == "as it was" and not creates:
+            seen = records.Record(Body("v1", False, 2, (), 0, 40, NOW), (), b"before")
+        for floor_us in (49, 50):
+            found = steps.resolve(
+                call,
+                write_id=b"mine",
+                fence=5,
+                base=base,
+                floor=3 if creates else None,
+                seen_fence=5 if entry else 6,
+                seen_base={"as it was": base, "gone": 0}.get(record, 9),
+                seen=seen,
+                seen_floor=floor,
+                seen_floor_us=floor_us,
+            )
+            never = Resolution.DROPPED if entry else Resolution.LOST
+            as_it_was = record == "as it was" or (record == "gone" and creates)
+            if as_it_was and (floor == 3 or not creates):
+                expected = Resolution.RESEND if entry else Resolution.LOST
+            elif record in ("gone", "as it was"):
+                expected = Resolution.UNKNOWN if floor_us == 50 else never
+            else:
+                expected = {
+                    "mine": Resolution.COMMITTED,
+                    "kept": Resolution.LANDED,
+                    "other content": never,
+                    "forgotten": Resolution.UNKNOWN,
+                    "never": never,
+                    "unreadable": Resolution.UNKNOWN,
+                }[record]
+            assert found is expected, (entry, record, creates, floor, floor_us)
 
 
 def test_the_versions_known_are_named() -> None:

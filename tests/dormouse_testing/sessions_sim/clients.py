@@ -115,7 +115,7 @@ class Client:
                 world.history.said_missing(call, arrived[0], int(world.clock.now() * 1e6))
                 return False
             case Aborted():
-                if fresh and not world.shape.skew and not world.shape.removal_wait:
+                if fresh and not world.shape.skew and not world.shape.removal_wait and world.shape.callers == 1:
                     world.history.refused_as_old(call)
                 return False
         raise AssertionError(f"unexpected answer to {call}: {answer.error!r}")

@@ -110,7 +110,7 @@ def unconfirmed_refusals(patch: Patch) -> None:
 
 def failed_compare_means_no(patch: Patch) -> None:
     """An unknown outcome taken for a no, and the session kept as it was: its next step builds on a state that the store may not have."""
-    patch(steps, "resolve", lambda **seen: Resolution.DROPPED)
+    patch(steps, "resolve", lambda call, **seen: Resolution.DROPPED)
     real = Turns.refused
     patch(Turns, "refused", lambda self, pending, error, drop: real(self, pending, error, False))
     fence_only(patch)
@@ -132,7 +132,32 @@ def memory_survives_a_move(patch: Patch) -> None:
 
 
 def unread_outcomes_are_acknowledged(patch: Patch) -> None:
-    patch(steps, "resolve", lambda **seen: Resolution.COMMITTED if seen["seen_base"] else Resolution.RESEND)
+    patch(steps, "resolve", lambda call, **seen: Resolution.COMMITTED if seen["seen_base"] else Resolution.RESEND)
+
+
+def only_the_last_write_counts(patch: Patch) -> None:
+    """A record with another write id, or a shard that is another's: taken for a step that never landed."""
+
+    def resolve(call: Any, **it: Any) -> Resolution:
+        if it["seen"] is not None and it["seen"].write_id == it["write_id"]:
+            return Resolution.COMMITTED
+        if it["seen_fence"] != it["fence"]:
+            return Resolution.LOST
+        same = it["seen_base"] == it["base"] and it["floor"] in (None, it["seen_floor"])
+        return Resolution.RESEND if same else Resolution.DROPPED
+
+    patch(steps, "resolve", resolve)
+
+
+def the_kept_keys_remember_all(patch: Patch) -> None:
+    """A key that is not kept is taken for one that never was, though it may have been evicted."""
+    real = steps.resolve
+
+    def resolve(call: Any, **it: Any) -> Resolution:
+        found = real(call, **it)
+        return Resolution.LOST if found is Resolution.UNKNOWN else found
+
+    patch(steps, "resolve", resolve)
 
 
 LOSSES = frozenset({"lost", "fork", "twice", "ack-uncommitted", "reply-differs"})
@@ -146,7 +171,9 @@ CONTROLS = [
     Control("no floors", no_floor, frozenset({"twice", "reply-differs"})),
     Control("no order of starts", no_start_order, frozenset({"late-start"})),
     Control("'no such session' from memory", unconfirmed_refusals, frozenset({"false-missing", "reply-differs"})),
-    Control("a failed compare means no", failed_compare_means_no, LOSSES),
+    Control("a failed compare means no", failed_compare_means_no, LOSSES | {"false-again"}),
     Control("memory survives a move", memory_survives_a_move, LOSSES),
     Control("whatever was read counts as committed", unread_outcomes_are_acknowledged, LOSSES),
+    Control("only the last write counts", only_the_last_write_counts, frozenset({"false-again"})),
+    Control("a key that is not kept was never there", the_kept_keys_remember_all, frozenset({"false-again"})),
 ]

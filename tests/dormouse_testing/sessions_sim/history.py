@@ -67,6 +67,9 @@ class History:
         self.calls: dict[int, Call] = {}
         self.sessions: dict[str, _Session] = {}
         self._slack_us = clock_slack_us
+        self._landed: set[bytes] = set()  # write ids
+        self._denied: set[bytes] = set()  # write ids of steps that were refused with `dormouse-again`
+        self._writes: dict[object, list[bytes]] = {}  # by copy of a call
 
     def of(self, session: str) -> _Session:
         return self.sessions.setdefault(session, _Session())
@@ -82,6 +85,9 @@ class History:
             it.versions.append(None)
             return
         record = decode(event.item.value)
+        self._landed.add(record.write_id)
+        if record.write_id in self._denied:
+            raise Violation("false-again", f"a step of {session} is committed that was refused as one that never will be")
         before = it.last
         new = [kept for kept in record.body.kept if before is None or kept.id not in it.kept]
         it.kept = {kept.id for kept in record.body.kept}
@@ -116,6 +122,19 @@ class History:
                 return
             raise Violation("lost", f"call {call.number} of {session} begins anew over {before}")
         raise Violation("fork", f"call {call.number} of {session} makes {chain} out of {before and before.chain}")
+
+    # ------------------------------------------------------------------------------------------------------------------ workers
+
+    def written(self, copy: object, write_id: bytes) -> None:
+        """A worker tries to commit this copy of a call."""
+        self._writes.setdefault(copy, []).append(write_id)
+
+    def denied(self, copy: object, call: Call) -> None:
+        """A worker refused this copy with `dormouse-again`: it has not committed it, and never will (rule 16)."""
+        for write_id in self._writes.get(copy, ()):
+            self._denied.add(write_id)
+            if write_id in self._landed:
+                raise Violation("false-again", f"call {call.number} of {call.session} is committed and refused as one that never will be")
 
     # ------------------------------------------------------------------------------------------------------------------ clients
 

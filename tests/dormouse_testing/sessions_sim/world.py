@@ -4,19 +4,21 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from dormouse_core.errors import Again, DormouseError, Internal, Unavailable
 from dormouse_core.keys import Function, Keys
 from dormouse_worker.sessions import Answer, Failed, Outcome, Ran, Sessions, Settings, StateInfo, Step
+from dormouse_worker.sessions.commits import Pending
 
 from dormouse_testing import simloop
 from dormouse_testing.clock import SimClock
 from dormouse_testing.memory_etcd import MemoryEtcd
 from dormouse_testing.memory_store import Fault, MemoryStore
 from dormouse_testing.sessions_sim.clients import Client
-from dormouse_testing.sessions_sim.history import NUMBER, History
+from dormouse_testing.sessions_sim.history import NUMBER, History, Violation
 from dormouse_testing.sessions_sim.leader import Leader
 
 FUNCTION = Function("sim", "chain", "uid-1")
@@ -43,6 +45,8 @@ class Shape:
     copies: float = 0.15  # of attempts: another copy arrives, some time later
     ends: float = 0.2  # of the calls in a sequence
     watch_delays: tuple[float, ...] = (0.0, 0.005, 0.05, 0.5)
+    stalls: float = 0.0  # of transactions: applied, the reply lost, and this client's reads take seconds from then on
+    callers: int = 1  # of one session; each waits for its own answers only
     starts: bool = True  # sequences with start and end; else sessions that any step may create
 
 
@@ -59,6 +63,7 @@ def shape_of(seed: int) -> Shape:
         Shape(skew=0.5, bad=0.06),
         Shape(gives_up=0.6, copies=0.6, restless=1.0, calls=12, sessions=2),
         Shape(shards=1, restless=1.5, watch_delays=(1.0, 3.0), ends=0.5, bad=0.02, crashes=0.02, calls=12),
+        Shape(shards=1, sessions=1, callers=3, stalls=0.1, restless=1.5, crashes=0.02, copies=0.0, starts=False),
     )
     return kinds[seed % len(kinds)]
 
@@ -127,6 +132,7 @@ class World:
         self.processes = 0
         self._trace = trace
         self._seen = 1
+        self._stalled: dict[str, float] = {}  # client -> until when its reads are slow
         self.leader = Leader(self)
         self.etcd.listeners.add(self._observe)
         self.violations: list[BaseException] = []
@@ -149,6 +155,14 @@ class World:
     def _fault(self, who: str, method: str) -> Fault:
         rng = self.rng
         there, back = rng.uniform(0.0002, 0.01), rng.uniform(0.0002, 0.01)
+        if self.shape.stalls and self.troubled:
+            now = self.clock.monotonic()
+            if method == "txn" and rng.random() < self.shape.stalls:
+                self.trace(f"{who} {method}: reply, and a stall")
+                self._stalled[who] = now + 2.0
+                return Fault(request_delay=there, lose_reply=True)
+            if method == "get" and self._stalled.get(who, 0.0) > now:
+                return Fault(request_delay=2.0)
         if not self.troubled or rng.random() > self.shape.bad:
             return Fault(request_delay=there, reply_delay=back)
         kind = rng.choice(("request", "reply", "late", "late", "slow", "refuse"))
@@ -203,6 +217,8 @@ class World:
                 revision="r1",
                 keys=KEYS,
             )
+            committer = process.sessions._turns.committer
+            committer.add = partial(self._written, committer.add)  # type: ignore[method-assign]
             self.trace(f"{name} starts")
             self.instances[instance] = process
             try:
@@ -254,6 +270,10 @@ class World:
                     await process.sessions.close()
                 process.die()
 
+    def _written(self, add: Callable[[Pending], None], pending: Pending) -> None:
+        self.history.written(pending.step, pending.write_id)
+        add(pending)
+
     # ----------------------------------------------------------------------------------------------------------------- the network
 
     async def send(self, instance: str, step_of: Callable[[Callable[[Answer], None]], Step]) -> Answer:
@@ -268,8 +288,14 @@ class World:
         def answer(it: Answer) -> None:
             assert not answered.done(), "a step is answered twice"
             answered.set_result(it)
+            if isinstance(it.error, Unavailable) and it.error.again is not None:
+                try:
+                    self.history.denied(step, step.call)
+                except Violation as violation:
+                    self.violations.append(violation)
 
-        process.sessions.submit(step_of(answer))
+        step = step_of(answer)
+        process.sessions.submit(step)
         for _ in range(2_000):
             done, _pending = await asyncio.wait({answered}, timeout=0.05)
             if done:
@@ -285,7 +311,7 @@ class World:
         await self.leader.begin()
         loops = [asyncio.create_task(self.live(instance)) for instance in list(self.instances)]
         loops.append(asyncio.create_task(self.leader.lead()))
-        clients = [Client(self, f"/i:{n + 1}") for n in range(self.shape.sessions)]
+        clients = [Client(self, f"/i:{n + 1}") for n in range(self.shape.sessions) for _ in range(self.shape.callers)]
         callers = [asyncio.create_task(client.run()) for client in clients]
         loops.append(asyncio.create_task(self._calm()))
         try:

@@ -13,9 +13,10 @@ from typing import Protocol
 
 from dormouse_core import records, steps, transactions
 from dormouse_core.errors import Again, DormouseError, Unavailable
-from dormouse_core.records import Body
+from dormouse_core.records import Body, Kept
 from dormouse_core.seams import Clock, Item, Put, Store, StoreError, Txn
 from dormouse_core.steps import Resolution
+from dormouse_proto import state_pb2
 
 from dormouse_worker.sessions.boundary import States, Step
 from dormouse_worker.sessions.memory import Session, Shard
@@ -47,6 +48,9 @@ class Pending:
 
 class Listener(Protocol):
     def committed(self, pending: Pending, revision: int) -> None: ...
+
+    def landed(self, pending: Pending, kept: Kept) -> None:
+        """It is committed, and the record has gone on since: what is known of the session is old."""
 
     def refused(self, pending: Pending, error: DormouseError, drop: bool) -> None:
         """It is not acknowledged. `drop`: what is known of the session may not be what the store has, or will have."""
@@ -137,7 +141,7 @@ class Committer:
         shards = list(dict.fromkeys(pending.session.shard for pending in group))
         keys = [shard.entry_key for shard in shards]
         keys += [pending.session.state_key for pending in group]
-        keys += list(dict.fromkeys(p.session.shard.floor_key for p in group if p.floor_mod is not None))
+        keys += [shard.floor_key for shard in shards]
         wait = FIRST_WAIT_SECONDS
         while True:
             try:
@@ -150,10 +154,17 @@ class Committer:
         for pending in group:
             session = pending.session
             record = items.get(session.state_key)
-            match _resolve(pending, items):
+            seen = records.readable(record.value) if record else None
+            match _resolve(pending, seen, items):
                 case Resolution.COMMITTED:
                     assert record is not None
                     self._listener.committed(pending, record.mod_revision)
+                case Resolution.LANDED:
+                    kept = steps.kept_of(seen.body, pending.step) if seen else None
+                    assert kept is not None
+                    self._listener.landed(pending, kept)
+                case Resolution.UNKNOWN:
+                    self._listener.refused(pending, steps.too_old(pending.step.key), True)
                 case Resolution.RESEND:
                     again.append(pending)
                 case Resolution.LOST:
@@ -186,20 +197,22 @@ def _transaction(group: Sequence[Pending]) -> Txn:
     return transactions.commit(fences, bases, floors, writes)
 
 
-def _resolve(pending: Pending, items: dict[str, Item]) -> Resolution:
+def _resolve(pending: Pending, seen: records.Record | None, items: dict[str, Item]) -> Resolution:
     session = pending.session
     record = items.get(session.state_key)
     entry = items.get(session.shard.entry_key)
     floor = items.get(session.shard.floor_key)
     return steps.resolve(
+        pending.step,
         write_id=pending.write_id,
         fence=pending.fence,
         base=session.base,
         floor=pending.floor_mod,
         seen_fence=entry.mod_revision if entry else 0,
         seen_base=record.mod_revision if record else 0,
-        seen_write_id=records.write_id_of(record.value) if record else b"",
+        seen=seen,
         seen_floor=floor.mod_revision if floor else 0,
+        seen_floor_us=state_pb2.Floor.FromString(floor.value).timestamp_us if floor else 0,
     )
 
 

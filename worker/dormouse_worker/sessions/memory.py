@@ -9,12 +9,11 @@ from collections import OrderedDict
 
 from dormouse_core import steps
 from dormouse_core.errors import DormouseError
+from dormouse_core.limits import KEPT_REPLY_MEMORY_BYTES
 from dormouse_core.ownership import Ownership
-from dormouse_core.records import Body, Kept
+from dormouse_core.records import Body
 
 from dormouse_worker.sessions.boundary import States, Step
-
-LARGE_REPLY_BYTES = 64 * 1024 * 1024
 
 
 class Phase(enum.Enum):
@@ -72,6 +71,7 @@ class Shard:
     __slots__ = (
         "entry_key",
         "floor_key",
+        "large",
         "move",
         "move_known",
         "mover",
@@ -96,6 +96,7 @@ class Shard:
         self.move_known = 0
         self.mover: asyncio.Task[None] | None = None
         self.quiet: asyncio.Event | None = None  # somebody waits for `running` to become empty
+        self.large: set[bytes] = set()  # write ids of its steps whose replies `LargeReplies` has
         self.stopped_us = 0  # since when it has not been served for a planned move, wall time; 0: it is
 
     def ended(self, session: Session) -> None:
@@ -106,24 +107,45 @@ class Shard:
 
 
 class LargeReplies:
-    """Replies too large to be kept in a record, by session and call; the oldest go first (rule 7)."""
+    """Replies too large to be kept in a record; the oldest go first (rule 7).
 
-    def __init__(self, limit: int = LARGE_REPLY_BYTES) -> None:
+    Each lies under the write id of its step, which the record keeps beside the call's key. A caller's key and a step's number are not
+    enough: a session that is begun again by a caller that numbers its calls has the same key at the same step, in another life.
+    """
+
+    def __init__(self, limit: int = KEPT_REPLY_MEMORY_BYTES) -> None:
+        self.bytes = 0
         self._limit = limit
-        self._bytes = 0
-        self._replies: OrderedDict[tuple[str, str, int], bytes] = OrderedDict()
+        self._replies: OrderedDict[bytes, tuple[Shard, bytes]] = OrderedDict()
 
-    def add(self, session: str, kept: Kept, reply: bytes) -> None:
+    def __len__(self) -> int:
+        return len(self._replies)
+
+    def add(self, shard: Shard, write_id: bytes, reply: bytes) -> None:
+        self._remove(write_id)
         if len(reply) > self._limit:
             return
-        self._replies[session, kept.id, kept.step] = reply
-        self._bytes += len(reply)
-        while self._bytes > self._limit:
-            _, old = self._replies.popitem(last=False)
-            self._bytes -= len(old)
+        self._replies[write_id] = (shard, reply)
+        shard.large.add(write_id)
+        self.bytes += len(reply)
+        while self.bytes > self._limit:
+            self._remove(next(iter(self._replies)))
 
-    def get(self, session: str, kept: Kept) -> bytes | None:
-        return self._replies.get((session, kept.id, kept.step))
+    def get(self, write_id: bytes) -> bytes | None:
+        found = self._replies.get(write_id)
+        return None if found is None else found[1]
+
+    def forget(self, shard: Shard) -> None:
+        """The shard's fence has changed: its memory is empty."""
+        for write_id in list(shard.large):
+            self._remove(write_id)
+
+    def _remove(self, write_id: bytes) -> None:
+        found = self._replies.pop(write_id, None)
+        if found is not None:
+            shard, reply = found
+            shard.large.discard(write_id)
+            self.bytes -= len(reply)
 
 
 def is_large(reply: bytes) -> bool:

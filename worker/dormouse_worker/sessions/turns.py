@@ -125,13 +125,15 @@ class Turns:
             self.open -= 1
             return
         now = self._clock.monotonic()
-        if step.deadline <= now:
-            self.answer(step, Answer(None, 0, DeadlineExceeded("the deadline passed before the step's turn came; it was not run")))
-            return
-        session.used = now
         now_us = int(self._clock.now() * 1e6)
         body = session.body
         decision = steps.admit(body, session.trouble, session.floor_us, step, now_us, self._versions, self.function.name)
+        if step.deadline <= now and not isinstance(decision, steps.Repeat):
+            # Of an earlier copy of the call nothing is said but what the record keeps.
+            text = "the deadline passed before the step's turn came; this copy of the call was not run"
+            self.answer(step, Answer(None, 0, DeadlineExceeded(text)))
+            return
+        session.used = now
         if isinstance(decision, steps.Run):
             if self._too_large is not None:
                 self.answer(step, Answer(None, 0, self._too_large))
@@ -148,7 +150,7 @@ class Turns:
                 log.warning("the runner raised", function=self.function.label, error=repr(error))
                 done(Failed(Internal(f"the step could not be run: {error}")))
         elif isinstance(decision, steps.Repeat):
-            self._repeat(session, step, decision.kept)
+            self._repeat(step, decision.kept)
         elif decision.confirm and session.confirmed is not step:
             session.queue.insert(0, step)
             self._load(session, step)
@@ -157,13 +159,15 @@ class Turns:
             if body is None and not session.queue:
                 self.drop(session)  # names that are guessed take no memory
 
-    def _repeat(self, session: Session, step: Step, kept: records.Kept) -> None:
+    def _repeat(self, step: Step, kept: records.Kept) -> None:
+        self.answer(step, self._kept(kept))
+
+    def _kept(self, kept: records.Kept) -> Answer:
         self.kept_replies += 1
-        reply = kept.reply if kept.reply is not None else self._large.get(session.key, kept)
+        reply = kept.reply if kept.reply is not None else self._large.get(kept.write_id)
         if reply is None:
-            self.answer(step, Answer(None, kept.step, steps.gone(kept), kept=True))
-        else:
-            self.answer(step, Answer(reply, kept.step, kept=True))
+            return Answer(None, kept.step, steps.gone(kept), kept=True)
+        return Answer(reply, kept.step, kept=True)
 
     def answer(self, step: Step, answer: Answer) -> None:
         self.open -= 1
@@ -181,12 +185,21 @@ class Turns:
         body = session.body
         try:
             now_us = int(self._clock.now() * 1e6)
+            write_id = self._write_ids.next()
             next_body = steps.advance(
-                body, session.trouble, session.floor_us, step, begins, outcome.reply, now_us, self._ttl_us, self._settings.state_version
+                body,
+                session.trouble,
+                session.floor_us,
+                step,
+                begins,
+                outcome.reply,
+                now_us,
+                self._ttl_us,
+                self._settings.state_version,
+                write_id,
             )
             states: States = {} if step.end else outcome.states
             tensors = () if step.end else arrays.encode(self._infos, states)
-            write_id = self._write_ids.next()
             data = records.encode(next_body, tensors, write_id)
             if len(data) > records.MAX_BYTES:
                 raise ResourceExhausted(f"the session's record would take {len(data)} bytes, at most {records.MAX_BYTES} are allowed")
@@ -229,22 +242,25 @@ class Turns:
             session.broken = b""
             self._account(session)
             if is_large(pending.reply):
-                kept = next((k for k in body.kept if k.id == pending.step.key.id), None)
-                if kept is not None:
-                    self._large.add(session.key, kept, pending.reply)
+                self._large.add(session.shard, pending.write_id, pending.reply)
         session.phase = Phase.IDLE
         self.acknowledged += 1
         self.answer(pending.step, Answer(pending.reply, body.step))
         self.pump(session)
 
+    def landed(self, pending: Pending, kept: records.Kept) -> None:
+        mine = kept.write_id == pending.write_id  # only of a reply that was too large to keep
+        self._ended(pending, Answer(pending.reply, kept.step) if mine else self._kept(kept), True)
+
     def refused(self, pending: Pending, error: DormouseError, drop: bool) -> None:
+        self._ended(pending, Answer(None, 0, error), drop)
+
+    def _ended(self, pending: Pending, answer: Answer, drop: bool) -> None:
         session = pending.session
         session.shard.ended(session)
         session.phase = Phase.IDLE
-        waiting: list[Step] = []
-        if drop:
-            waiting = self.drop(session)
-        self.answer(pending.step, Answer(None, 0, error))
+        waiting = self.drop(session) if drop else []
+        self.answer(pending.step, answer)
         for step in waiting:
             # They have not begun; they go on with what the store has.
             self._again(session.shard, step)
@@ -310,6 +326,7 @@ class Turns:
         """The fence has changed: what is in memory may not be what the store has. Steps that have not begun wait for what comes."""
         for session in list(shard.sessions.values()):
             shard.waiting += self.drop(session)
+        self._large.forget(shard)
         shard.running.clear()
         if shard.quiet is not None:
             shard.quiet.set()

@@ -1,0 +1,216 @@
+"""Faults of a worker's sessions that were found once: each with the guard that mends it, and what happens without the guard."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from dormouse_core import steps
+from dormouse_core.errors import Aborted, Code, DeadlineExceeded
+from dormouse_core.steps import Resolution
+from dormouse_testing.clock import SimClock
+from dormouse_testing.memory_store import REPLY_LOST, Fault, MemoryStore
+from dormouse_testing.session_worker import Adder, Worker, again, error, simulated
+from dormouse_worker.sessions import Answer, Ran, Step
+from dormouse_worker.sessions.memory import LargeReplies, Session, Shard
+from dormouse_worker.sessions.turns import Turns
+
+# ------------------------------------------------------------------------------------------------------------------ large replies
+
+
+class Numbered(Adder):
+    """Replies with the number of the run, so that no two runs have the same reply, and as many bytes as asked for."""
+
+    def __init__(self, first: int = 0) -> None:
+        super().__init__()
+        self.count = first
+        self.bytes = 20_000
+
+    def run(self, call: Any, states: Any, step: int, start: bool, end: bool, done: Any, deadline: float) -> None:
+        self.count += 1
+        reply = b"run %d " % self.count
+        ran = Ran(reply + b"." * (self.bytes - len(reply)), {"sum": states["sum"] + call})
+        asyncio.get_running_loop().call_soon(done, ran)
+
+
+async def two_lives(first: Worker, second: Worker) -> tuple[Answer, Answer]:
+    """A caller numbers its calls and begins the sequence again: the new c-1, and its retry."""
+    await first.own()
+    await first.call("s", 1, call_id="c-1", start=True)
+    for n in range(2, 11):
+        await first.call("s", n, call_id=f"c-{n}")
+    second.runner.bytes = 10_000 if first is second else 20_000  # type: ignore[attr-defined]
+    await second.own()
+    begun = await second.call("s", 100, call_id="c-1", start=True)
+    if first is second:
+        await second.call("s", 101, call_id="c-2")  # two replies of 10 kB: the record keeps the newer
+    else:
+        await first.own()
+    return begun, await first.call("s", 100, call_id="c-1", start=True)
+
+
+def of_another_life(begun: Answer, repeated: Answer) -> bool:
+    assert begun.reply is not None
+    if repeated.reply is None:
+        assert repeated.error is not None
+        assert repeated.error.code is Code.ALREADY_EXISTS
+    return repeated.reply not in (None, begun.reply)
+
+
+@simulated
+async def test_a_retry_is_never_answered_with_the_reply_of_an_earlier_life() -> None:
+    async with Worker(MemoryStore(SimClock()), runner=Numbered()) as w:
+        assert not of_another_life(*await two_lives(w, w))
+
+
+@simulated
+async def test_nor_after_the_shard_went_to_another_worker_and_came_back() -> None:
+    store = MemoryStore(SimClock())
+    async with Worker(store, "w-1", Numbered()) as a, Worker(store.client(), "w-2", Numbered(1_000)) as b:
+        assert not of_another_life(*await two_lives(a, b))
+        assert len(a.sessions._turns._large) == 0, "what was remembered goes with the shard"
+
+
+def test_without_a_write_id_of_its_own_it_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: the caller's key and the step's number in place of the write id, and nothing goes with the shard."""
+    ran = Turns._ran
+
+    def name_by_key(self: Turns, session: Session, step: Step, begins: bool, outcome: Any) -> None:
+        number = 1 if begins or session.body is None else session.body.step + 1
+        monkeypatch.setattr(self._write_ids, "next", lambda: f"{step.key.id}/{number}".encode())
+        ran(self, session, step, begins, outcome)
+
+    monkeypatch.setattr(Turns, "_ran", name_by_key)
+    monkeypatch.setattr(LargeReplies, "forget", lambda self, shard: None)
+
+    @simulated
+    async def play() -> None:
+        store = MemoryStore(SimClock())
+        async with Worker(store, "w-1", Numbered()) as a, Worker(store.client(), "w-2", Numbered(1_000)) as b:
+            assert of_another_life(*await two_lives(a, b))
+
+    play()
+
+
+@simulated
+async def test_a_session_that_left_memory_still_repeats_its_large_reply() -> None:
+    async with Worker(MemoryStore(SimClock()), runner=Numbered()) as w:
+        await w.own()
+        first = await w.call("s", 1, call_id="c-1")
+        for shard in w.sessions._shards.all:
+            w.sessions._turns.evict(shard, float("inf"))
+        assert w.sessions.report().sessions == 0
+        assert (await w.call("s", 1, call_id="c-1")).reply == first.reply
+
+
+@simulated
+async def test_large_replies_take_no_more_memory_than_they_may() -> None:
+    """66 lives of nine calls, the first of each with a reply of 1 MiB: what is counted is what is there."""
+    async with Worker(MemoryStore(SimClock()), runner=Numbered()) as w:
+        await w.own()
+        for _ in range(66):
+            for n in range(1, 10):
+                w.runner.bytes = 1024 * 1024 if n == 1 else 10  # type: ignore[attr-defined]
+                await w.call("s", n, call_id=f"c-{n}", start=n == 1)
+        large = w.sessions._turns._large
+        assert (len(large), large.bytes) == (64, 64 * 1024 * 1024)
+        w.runner.bytes = 20_000  # type: ignore[attr-defined]
+        innocent = await w.call("innocent", 1, call_id="c-x")
+        assert (await w.call("innocent", 1, call_id="c-x")).reply == innocent.reply
+
+
+def test_a_reply_that_is_remembered_again_is_counted_once() -> None:
+    shard = Shard(0, "e", "f")
+    large = LargeReplies(limit=100)
+    for _ in range(5):
+        large.add(shard, b"w", b"x" * 40)
+    assert (large.bytes, large.get(b"w"), shard.large) == (40, b"x" * 40, {b"w"})
+    large.add(shard, b"v", b"x" * 70)
+    assert (large.bytes, large.get(b"w"), shard.large) == (70, None, {b"v"})
+    large.add(shard, b"u", b"x" * 101)
+    large.forget(shard)
+    assert (large.bytes, len(large), shard.large) == (0, 0, set())
+
+
+# ------------------------------------------------------------------------------------------------------------------ dormouse-again
+
+
+async def overtaken(later: int) -> Answer:
+    """A step lands and its reply is lost; before its worker reads, the shard moves and `later` steps of another caller follow on top."""
+    store = MemoryStore(SimClock())
+    async with Worker(store.client(), "w-1") as a, Worker(store.client(), "w-2") as b:
+        await a.own()
+        await a.call("s", 1)
+        a.store.fault("txn", REPLY_LOST)
+        a.store.fault("get", Fault(request_delay=2.0))
+        waiting = a.submit("s", 10)
+        await asyncio.sleep(0.1)
+        await b.own()
+        for n in range(later):
+            assert (await b.call("s", 100)).reply == b"%d" % (11 + 100 * (n + 1))
+        return await waiting
+
+
+@simulated
+async def test_a_step_that_landed_under_later_ones_is_answered_with_its_kept_reply() -> None:
+    answer = await overtaken(1)
+    assert (answer.reply, answer.step, answer.kept) == (b"11", 2, True)
+
+
+@simulated
+async def test_a_step_that_landed_and_may_be_forgotten_is_not_known() -> None:
+    assert isinstance(error(await overtaken(steps.KEPT_KEYS)), Aborted)
+
+
+def test_without_the_kept_keys_it_would_be_called_uncommitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: whatever is not in the record under my write id never landed."""
+    real = steps.resolve
+
+    def resolve(call: Any, **seen: Any) -> Resolution:
+        found = real(call, **seen)
+        return Resolution.LOST if found in (Resolution.LANDED, Resolution.UNKNOWN) else found
+
+    monkeypatch.setattr(steps, "resolve", resolve)
+
+    @simulated
+    async def play() -> None:
+        for later in (1, steps.KEPT_KEYS):
+            assert again(await overtaken(later)) is not None
+
+    play()
+
+
+@simulated
+async def test_a_large_reply_that_landed_under_a_later_step_is_answered() -> None:
+    store = MemoryStore(SimClock())
+    async with Worker(store.client(), "w-1", Numbered()) as a, Worker(store.client(), "w-2", Numbered(1_000)) as b:
+        await a.own()
+        a.store.fault("txn", REPLY_LOST)
+        waiting = a.submit("s", 10, call_id="c-1")
+        await asyncio.sleep(0.001)
+        a.store.fault("get", Fault(request_delay=2.0))
+        await asyncio.sleep(0.1)
+        await b.own()
+        await b.call("s", 100)
+        answer = await waiting
+        assert answer.reply is not None
+        assert (answer.reply[:6], answer.kept) == (b"run 1 ", False)
+
+
+@simulated
+async def test_a_resend_of_a_committed_call_gets_its_reply_though_its_deadline_passed() -> None:
+    async with Worker(MemoryStore(SimClock())) as w:
+        await w.own()
+        await w.call("s", 1, call_id="c-1")
+        w.runner.hold = True
+        other = w.submit("s", 5)
+        await asyncio.sleep(0)
+        until = SimClock().monotonic() + 0.1
+        resent = w.submit("s", 1, call_id="c-1", deadline=until)
+        fresh = w.submit("s", 1, call_id="c-2", deadline=until)
+        await asyncio.sleep(1)
+        w.runner.release()
+        assert (await other).reply == b"6"
+        assert ((await resent).reply, (await resent).kept) == (b"1", True)
+        late = error(await fresh)
+        assert isinstance(late, DeadlineExceeded)
+        assert "this copy of the call was not run" in late.message
