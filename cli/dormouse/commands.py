@@ -3,31 +3,44 @@
 import sys
 import time
 from argparse import Namespace
-from pathlib import Path
 
+import grpc
 from dormouse_core.errors import Code, DormouseError, InvalidArgument
-from dormouse_proto import control_pb2
+from dormouse_proto import control_pb2, control_pb2_grpc
 
-from dormouse import home, printing
-from dormouse.control import TIMEOUT, control
+from dormouse import documents, home, printing
+from dormouse.control import TIMEOUT, control, naming
 
 DELETE_WAIT = 120.0  # seconds
 
 
 def apply(options: Namespace) -> None:
-    text = _read(options.filename)
+    """Nothing is applied unless all of it can be read. What the operator then refuses is named; what was applied before it stays so."""
+    found = documents.read(options.filename)
+    for sentence in found.others:
+        print(f"dormouse: {sentence}", file=sys.stderr)
+    if not (found.faults or found.documents):
+        found.faults.append(f"{', '.join(options.filename)}: no InferenceFunction found")
+    if found.faults:
+        raise InvalidArgument("\n".join([*found.faults, *(["nothing was applied"] if found.documents else [])]))
     with control(home.find(options.dir)) as stub:
-        deadline = time.monotonic() + DELETE_WAIT
-        while True:
-            try:
-                response = stub.Apply(control_pb2.ApplyRequest(manifest=text), timeout=TIMEOUT)
-                break
-            except Exception as error:
-                # The name of a function that is being deleted is free again in a moment: wait for it, as kubectl's users do by hand.
-                if "is being deleted" not in str(error) or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
-    print(f"{response.function.namespace}/{response.function.name} {response.outcome}")
+        for document in found.documents:
+            with naming(document.where):
+                response = _applied(stub, control_pb2.ApplyRequest(manifest=document.text))
+            print(f"{response.function.namespace}/{response.function.name} {response.outcome}", flush=True)
+
+
+def _applied(stub: control_pb2_grpc.ControlStub, request: control_pb2.ApplyRequest) -> control_pb2.ApplyResponse:
+    deadline = time.monotonic() + DELETE_WAIT
+    while True:
+        try:
+            response: control_pb2.ApplyResponse = stub.Apply(request, timeout=TIMEOUT)
+            return response
+        except grpc.RpcError as error:
+            # The name of a function that is being deleted is free again in a moment: wait for it, as kubectl's users do by hand.
+            if "is being deleted" not in str(error.details()) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def get(options: Namespace) -> None:
@@ -124,10 +137,3 @@ def _function(text: str, given: str = "") -> tuple[str, str]:
     if namespace and given not in ("", namespace):
         raise InvalidArgument(f'function: "{text}" found, but --namespace is "{given}"')
     return namespace or given or "default", name
-
-
-def _read(filename: str) -> str:
-    try:
-        return sys.stdin.read() if filename == "-" else Path(filename).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgument(f"{filename}: {getattr(error, 'strerror', None) or error}") from None

@@ -33,6 +33,16 @@ def control(home: Home) -> Iterator[control_pb2_grpc.ControlStub]:
 
 
 @contextmanager
+def naming(where: str) -> Iterator[None]:
+    """What is refused inside says of what it speaks."""
+    try:
+        with readable("the operator", "dormouse up DIR"):
+            yield
+    except DormouseError as error:
+        raise DormouseError("\n".join(f"{where}: {line}" for line in error.message.splitlines()), error.code) from error
+
+
+@contextmanager
 def readable(what: str, start: str) -> Iterator[None]:
     """gRPC's errors as ours; a connection that cannot be made says how to start `what`."""
     try:

@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
 
     up = commands.add_parser("up", help="run the whole system on this machine, in the foreground")
     up.add_argument(
-        "directory", metavar="DIR", help="its manifests (*.yaml) are applied, file:// models lie under it, data goes to DIR/.dormouse"
+        "directory", metavar="DIR", help="its manifests (*.yaml, *.yml, *.json) are applied, file:// models lie under it, data goes to DIR/.dormouse"
     )
     up.add_argument("--port", type=_port, default=8001, help="where callers connect on 127.0.0.1 (8001); 0: any free one")
     up.add_argument("--etcd", default="", metavar="PATH", help="the etcd to run; by default the one on PATH if it is good enough")
@@ -79,8 +79,15 @@ def parser() -> argparse.ArgumentParser:
     init.add_argument("-o", "--output", default="", metavar="FILE", help="by default NAME.yaml in this folder; - prints it")
     init.add_argument("--force", action="store_true", help="write over FILE")
 
-    apply = _command(commands, "apply", "create or change a function")
-    apply.add_argument("-f", "--filename", required=True, metavar="FILE", help="a manifest, YAML or JSON; - is standard input")
+    apply = _command(commands, "apply", "create or change functions")
+    apply.add_argument(
+        "-f",
+        "--filename",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="manifests, YAML or JSON: a file of one or several, a folder, or - for standard input; may be repeated",
+    )
 
     get = _command(commands, "get", "show functions")
     get.add_argument("function", nargs="?", default="", metavar="[NAMESPACE/]NAME")

@@ -22,7 +22,7 @@ from dormouse_kit import log, processes
 from dormouse_kit.grpc_options import channel_options
 from dormouse_proto import control_pb2, control_pb2_grpc, inference_pb2, inference_pb2_grpc
 
-from dormouse import parts
+from dormouse import documents, parts
 from dormouse.home import Home, Run
 from dormouse.parts import Part
 from dormouse.supervisors import Supervisors, worker_command
@@ -133,14 +133,17 @@ async def _begin(home: Home, control: str, ports: parts.Ports, endpoints: Sequen
             # It answers as soon as it has read the store.
             text = f"no operator leads after {STARTUP:g} s: does etcd at {', '.join(endpoints)} answer? ({error.details()})"
             raise DormouseError(text, Code.UNAVAILABLE) from error
-        for path in manifests(home.directory):
+        found = documents.read([str(home.directory)])
+        for sentence in found.others:
+            log.event("a file is left out", why=sentence)
+        for sentence in found.faults:
+            log.warning("a manifest was not applied", error=sentence)
+        for document in found.documents:
             try:
-                response = await stub.Apply(control_pb2.ApplyRequest(manifest=path.read_text()), timeout=10.0)
-                log.event(response.outcome, manifest=path.name, function=f"{response.function.namespace}/{response.function.name}")
+                response = await stub.Apply(control_pb2.ApplyRequest(manifest=document.text), timeout=10.0)
+                log.event(response.outcome, manifest=document.where, function=document.function)
             except grpc.aio.AioRpcError as error:
-                log.warning("a manifest was not applied", manifest=path.name, error=error.details())
-            except (OSError, ValueError) as error:
-                log.warning("a manifest cannot be read", manifest=path.name, error=str(error))
+                log.warning("a manifest was not applied", manifest=document.where, error=error.details())
     gateway = f"127.0.0.1:{ports.gateway}"
     await _gateway(gateway)
     metrics = {"operator_metrics": f"127.0.0.1:{ports.operator_metrics}", "agent_metrics": f"127.0.0.1:{ports.gateway_metrics}"}
@@ -161,17 +164,6 @@ async def _gateway(address: str) -> None:
                     text = f"the gateway does not answer after {STARTUP:g} s: {error.details()}"
                     raise DormouseError(text, Code.UNAVAILABLE) from error
             await asyncio.sleep(0.05)
-
-
-def manifests(directory: Path) -> list[Path]:
-    """YAML files in the folder itself that look like an InferenceFunction; others may lie there too."""
-    found = []
-    for path in sorted(directory.iterdir()):
-        if path.suffix in (".yaml", ".yml") and path.is_file():
-            with contextlib.suppress(OSError, ValueError):
-                if "InferenceFunction" in path.read_text():
-                    found.append(path)
-    return found
 
 
 async def _until(end: asyncio.Event, begin: Any) -> None:

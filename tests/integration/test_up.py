@@ -287,6 +287,19 @@ def test_the_command_line_speaks_plainly(up: Up) -> None:
     assert "scaleToZeroAfter" in fails("apply", "-f", str(bad))
     bad.write_text(TOTAL.replace("sessions:", "sessions:\n    shards: 8"))
     assert "shards" in fails("apply", "-f", str(bad))
+    several = up.folder / "several"
+    several.mkdir()
+    (several / "all.yaml").write_text(f"{DOUBLE}---\nkind: ConfigMap\nmetadata: {{name: other}}\n---\n{TOTAL}")
+    done = up.command("apply", "-f", str(several))
+    assert (done.stdout, done.stderr) == (
+        "default/double unchanged\ndefault/total unchanged\n",
+        "dormouse: all.yaml, document 2: ConfigMap other is no InferenceFunction; it is left out\n",
+    )
+    (several / "refused.json").write_text(bad.read_text().replace("{name: total}", "{name: total, namespace: default}"))
+    (several / "all.yaml").write_text(DOUBLE)
+    done = up.command("apply", "-f", str(several), check=False)
+    assert (done.returncode, done.stdout) == (1, "default/double unchanged\n")
+    assert done.stderr.startswith("dormouse: refused.json: spec.sessions.shards")
     assert "has no such input" in fails("call", "double", "--input", "z=[1]")
     assert "INVALID_ARGUMENT" in fails("call", "double", "--input", "x=[[1,2]]")
     done = up.command("call", "double", "--input", "x=[[1,2,3,4]]")

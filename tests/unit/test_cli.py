@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dormouse import home, inputs, main, parts, printing, up
+from dormouse import home, inputs, main, parts, printing
 from dormouse.commands import _function
 from dormouse.home import Home, Run
 from dormouse_core.errors import FailedPrecondition, InvalidArgument, Unavailable
@@ -172,15 +172,6 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     ports = parts.choose(0)
     numbers = [getattr(ports, name) for name in parts.Ports.__dataclass_fields__]
     assert len(set(numbers)) == len(numbers)
-
-
-def test_only_manifests_are_applied_at_the_start(tmp_path: Path) -> None:
-    (tmp_path / "b.yaml").write_text("kind: InferenceFunction")
-    (tmp_path / "a.yml").write_text("kind: InferenceFunction")
-    (tmp_path / "values.yaml").write_text("kind: Other")
-    (tmp_path / "c.json").write_text("InferenceFunction")
-    (tmp_path / "d.yaml").write_bytes(b"\xff InferenceFunction")
-    assert [path.name for path in up.manifests(tmp_path)] == ["a.yml", "b.yaml"]
 
 
 # ------------------------------------------------------------------------------------------------------------------ inputs

@@ -42,7 +42,7 @@ from dormouse_core.spec.objects import (
 from dormouse_core.spec.sizes import state_bytes, state_elements
 
 if TYPE_CHECKING:
-    from dormouse_core.spec.manifests import InvalidManifest, parse_manifest, validate_update
+    from dormouse_core.spec.manifests import InvalidManifest, parse_manifest, read_all, validate_update
 
 __all__ = [
     "API_VERSION",
@@ -66,6 +66,7 @@ __all__ = [
     "Workers",
     "from_json",
     "parse_manifest",
+    "read_all",
     "revision_of",
     "spec_from_json",
     "spec_to_json",
@@ -79,7 +80,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name in ("InvalidManifest", "parse_manifest", "validate_update"):
+    if name in ("InvalidManifest", "parse_manifest", "read_all", "validate_update"):
         from dormouse_core.spec import manifests
 
         return getattr(manifests, name)

@@ -91,6 +91,16 @@ def read(text: str | bytes) -> dict[str, Any]:
     """The one document in `text`, as plain data. InvalidManifest: not text, not YAML or JSON, not one object."""
     if len(text) > limits.MANIFEST_BYTES:
         raise InvalidManifest([f"manifest: {len(text)} bytes found, at most {limits.MANIFEST_BYTES} are allowed"])
+    documents = read_all(text)
+    if len(documents) != 1:
+        raise InvalidManifest([f"manifest: {len(documents) or 'no'} documents found, one {KIND} is allowed"])
+    if not isinstance(documents[0], dict):
+        raise InvalidManifest([f"manifest: {shown(documents[0])} found, an object with apiVersion, kind, metadata and spec is allowed"])
+    return documents[0]
+
+
+def read_all(text: str | bytes) -> list[Any]:
+    """Every document in `text` that is not empty, as plain data. InvalidManifest: not text, not YAML or JSON."""
     if isinstance(text, bytes):
         try:
             text = text.decode("utf-8")
@@ -102,11 +112,7 @@ def read(text: str | bytes) -> dict[str, Any]:
             raise InvalidManifest(["manifest: half of a surrogate pair found (\\ud800 to \\udfff), whole characters are allowed"])
     except RecursionError as error:  # both parsers recurse with the text's own nesting
         raise InvalidManifest(["manifest: a nesting of hundreds of levels found, at most 32 are allowed"]) from error
-    if len(documents) != 1:
-        raise InvalidManifest([f"manifest: {len(documents) or 'no'} documents found, one {KIND} is allowed"])
-    if not isinstance(documents[0], dict):
-        raise InvalidManifest([f"manifest: {shown(documents[0])} found, an object with apiVersion, kind, metadata and spec is allowed"])
-    return documents[0]
+    return documents
 
 
 def _documents(text: str) -> list[Any]:
