@@ -26,9 +26,9 @@ def functions(found: Sequence[control_pb2.FunctionStatus], form: str) -> str:
     head = ["NAMESPACE", "NAME", "PHASE", "READY", "SESSIONS", "ASLEEP"]
     rows = [[f.namespace, f.name, f.phase, f"{f.ready_replicas}/{f.replicas}", str(f.sessions), _since(f.asleep_since_us)] for f in found]
     if form == "wide":
-        head += ["REVISION", "SCALING", "WHY"]
+        head += ["REVISION", "WANTED", "SCALING", "WHY"]
         for row, f in zip(rows, found, strict=True):
-            row += [f.revision, "auto" if f.autoscaled else "fixed", f.reason]
+            row += [f.revision or "-", f.wanted_revision if f.wanted_revision != f.revision else "-", "auto" if f.autoscaled else "fixed", f.reason]
     text = table(head, rows)
     # Also of a function that is Ready: its older revision serves while the one that was applied does not load.
     faults = ("ModelReady", "Routed")

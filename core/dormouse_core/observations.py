@@ -72,6 +72,11 @@ class FunctionSeen:
         """The revision whose workers answer calls: the wanted one, or while it is not proved the one that was."""
         return self.entry.revision if self.proved or not self.entry.proved_spec else self.entry.proved_revision
 
+    @property
+    def served_revision(self) -> str:
+        """The revision whose answers callers get: one that a worker has loaded. Empty: there is none yet."""
+        return self.serving_revision if self.proved or self.entry.proved_spec else ""
+
     def of(self, revision: str) -> list[WorkerSeen]:
         return [w for w in self.workers.values() if w.revision == revision]
 

@@ -43,7 +43,8 @@ def status(
         namespace=entry.namespace,
         name=entry.name,
         uid=entry.uid,
-        revision=entry.revision,
+        revision=seen.served_revision,
+        wanted_revision=entry.revision,
         phase=phase,
         replicas=wanted,
         ready_replicas=len(ready),
@@ -90,10 +91,12 @@ def _ready(seen: FunctionSeen, phase: str, serving: int) -> control_pb2.Conditio
 
 
 def _model_ready(seen: FunctionSeen) -> control_pb2.Condition:
-    revision = seen.entry.revision[:8]
+    revision, served = seen.entry.revision[:8], seen.served_revision
     if seen.entry.HasField("problem"):
         problem = seen.entry.problem
-        return control_pb2.Condition(type="ModelReady", status="False", reason=problem.reason, message=problem.message)
+        older = served not in ("", seen.entry.revision)
+        message = f"{problem.message} (revision {revision}; {served[:8]} serves)" if older else problem.message
+        return control_pb2.Condition(type="ModelReady", status="False", reason=problem.reason, message=message)
     if seen.proved:
         return control_pb2.Condition(type="ModelReady", status="True", reason="Proved", message=f"A worker loaded revision {revision}.")
     return control_pb2.Condition(
@@ -109,6 +112,9 @@ def _routed(problem: str) -> control_pb2.Condition:
 
 def _rolled_out(seen: FunctionSeen, wanted: int) -> control_pb2.Condition:
     old = [w for w in seen.workers.values() if w.revision != seen.entry.revision]
+    if not seen.proved and not old:
+        message = f"No worker loaded revision {seen.entry.revision[:8]} yet."
+        return control_pb2.Condition(type="RolledOut", status="False", reason="Progressing", message=message)
     if not old:
         return control_pb2.Condition(type="RolledOut", status="True", reason="RolledOut", message="No worker of an older revision is left.")
     new = sum(w.serving for w in seen.of_target())

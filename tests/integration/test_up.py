@@ -193,11 +193,15 @@ def test_a_model_that_does_not_load_says_why_and_a_new_revision_that_fails_harms
     with Client(up.gateway) as client:
         client.infer("total", {"x": row(1)}, session="a", timeout=20)
         up.command("scale", "total", "1")
+        served = up.get("total")["revision"]
+        assert served == up.get("total")["wantedRevision"]
         changed = up.folder / "total.json"
         changed.write_text(TOTAL.replace("total.onnx", "broken.onnx"))
         assert "configured" in up.command("apply", "-f", str(changed)).stdout
         up.until(lambda: any(c["type"] == "ModelReady" and c["status"] == "False" for c in up.get("total")["conditions"]))
-        assert up.get("total")["phase"] == "Ready"
+        found = up.get("total")
+        assert found["phase"] == "Ready"
+        assert found["revision"] == served != found["wantedRevision"]
         assert client.infer("total", {"x": row(1)}, session="a", timeout=20).outputs["y"].tolist() == [[2.0]]
 
         # A new revision with the same states goes on with the sessions.

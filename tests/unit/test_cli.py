@@ -244,7 +244,9 @@ def test_functions_as_a_table() -> None:
         "NAMESPACE  NAME  PHASE  READY  SESSIONS  ASLEEP",
         "ns         fn    Ready  1/2    3         -",
     ]
-    assert "WHY" in printing.functions([status(reason="load")], "wide")
+    wide = printing.functions([status(reason="load", revision="r1", wanted_revision=wanted) for wanted in ("r1", "r2")], "wide")
+    assert [line.split()[6:8] for line in wide.splitlines()] == [["REVISION", "WANTED"], ["r1", "-"], ["r1", "r2"]]
+    assert "WHY" in wide
     assert printing.functions([], "") == "no functions"
 
 

@@ -46,6 +46,8 @@ def test_a_status_says_how_the_function_is_and_how_it_is_reached() -> None:
     assert {name: status[name] for name in ("phase", "replicas", "readyReplicas", "sessions", "revision", "observedGeneration")} == {
         "phase": "Ready", "replicas": 1, "readyReplicas": 1, "sessions": 5, "revision": "r1", "observedGeneration": 3,
     }  # fmt: skip
+    before = told(wanted_revision="r2")
+    assert (built(function(), before)["revision"], built(function(), before)["wantedRevision"]) == ("r1", "r2")
     assert status["url"] == "grpc://f.ns.svc.cluster.local:8001"
     assert status["selector"] == "dormouse.dev/part=worker,dormouse.dev/uid=u", "what kubectl scale and an autoscaler ask for"
     assert [each["type"] for each in status["conditions"]] == ["Accepted", "Ready"]

@@ -65,6 +65,23 @@ def test_a_revision_that_fails_beside_a_proved_one_is_a_condition_and_no_phase(w
     assert condition(seen, "ModelReady").reason == "ModelInvalid"
 
 
+@pytest.mark.parametrize(
+    ("proved", "kept", "problem", "served"),
+    [("", False, False, ""), ("", False, True, ""), (NEW, False, False, NEW), (OLD, True, False, OLD), (OLD, True, True, OLD)],
+)
+def test_the_revision_is_the_one_that_is_served_and_the_wanted_one_is_told_beside_it(
+    proved: str, kept: bool, problem: bool, served: str
+) -> None:
+    world = made(proved=proved, problem=problem)
+    world.entry.proved_spec = AUTO if kept else b""
+    seen = told(world, 0)
+    assert (seen.revision, seen.wanted_revision) == (served, NEW)
+    assert (condition(seen, "RolledOut").status == "True") == (served == NEW)
+    if problem and kept:
+        message = condition(seen, "ModelReady").message
+        assert message == f"opset 99 found (revision {NEW[:8]}; {OLD[:8]} serves)"
+
+
 def test_the_problem_is_the_condition() -> None:
     seen = condition(told(made(problem=True), 0), "ModelReady")
     assert (seen.status, seen.reason, seen.message) == ("False", "ModelInvalid", "opset 99 found")

@@ -20,20 +20,26 @@ from dormouse_core.spec.rules import RULES, Rule
 from dormouse_core.spec.status import Status
 
 PLURAL = "inferencefunctions"
-COLUMNS: tuple[tuple[str, str, str, str], ...] = (
-    ("Phase", "string", ".status.phase", "What the function is doing."),
-    ("Ready", "integer", ".status.readyReplicas", "Workers that are ready."),
-    ("Sessions", "integer", ".status.sessions", "Sessions in workers' memory."),
-    ("Asleep", "date", ".status.asleepSince", "How long it has had no worker."),
-    ("URL", "string", ".status.url", "Where to call it."),
+COLUMNS: tuple[tuple[str, str, str, str, int], ...] = (
+    ("Phase", "string", ".status.phase", "What the function is doing.", 0),
+    ("Ready", "integer", ".status.readyReplicas", "Workers that are ready.", 0),
+    ("Sessions", "integer", ".status.sessions", "Sessions in workers' memory.", 0),
+    ("Asleep", "date", ".status.asleepSince", "How long it has had no worker.", 0),
+    ("URL", "string", ".status.url", "Where to call it.", 0),
+    ("Revision", "string", ".status.revision", "The revision that is served.", 1),
+    ("Wanted", "string", ".status.wantedRevision", "The revision that was applied.", 1),
 )
+"""Name, type, path, description, and the priority: 0 is always shown, 1 by `kubectl get -o wide`."""
 
 Node = dict[str, Any]
 
 
 def custom_resource_definition() -> Node:
     """The whole object, as `crds/inferencefunctions.yaml` holds it."""
-    columns = [{"name": name, "type": kind, "jsonPath": path, "description": text} for name, kind, path, text in COLUMNS]
+    columns = [
+        {"name": name, "type": kind, "jsonPath": path, "description": text} | ({"priority": priority} if priority else {})
+        for name, kind, path, text, priority in COLUMNS
+    ]
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",

@@ -24,7 +24,14 @@ class Status(Struct, frozen=True, kw_only=True, rename="camel"):
     sessions: Annotated[int, Meta(ge=0, description="Sessions in workers' memory.")] = 0
     hibernated_bytes: Annotated[int, Meta(ge=0, description="Bytes of state in the store that are in nobody's memory.")] = 0
     asleep_since: Annotated[Time | None, Meta(description="Since when it has no worker; absent while it is awake.")] = None
-    revision: Annotated[str, Meta(max_length=64, description="The revision that is served.")] = ""
+    revision: Annotated[str, Meta(max_length=64, description="The revision that is served: a worker has loaded it. Empty: none yet.")] = ""
+    wanted_revision: Annotated[
+        str,
+        Meta(
+            max_length=64,
+            description="The revision that was applied. While it is another than revision, no worker has loaded it: ModelReady says why.",
+        ),
+    ] = ""
     url: Annotated[str, Meta(max_length=2048, description="Where to call it.")] = ""
     observed_generation: Annotated[int, Meta(ge=0, description="The metadata.generation that this status speaks of.")] = 0
     conditions: Annotated[

@@ -52,6 +52,7 @@ def build_status(found: Object, told: control_pb2.FunctionStatus | None, said: S
         "sessions": told.sessions if told is not None else 0,
         "asleepSince": _asleep_since(live, told),
         "revision": told.revision if told is not None else live.get("revision", ""),
+        "wantedRevision": told.wanted_revision if told is not None else live.get("wantedRevision", ""),
         "url": f"grpc://{metadata['name']}.{metadata['namespace']}.svc.{settings.cluster_domain}:{settings.gateway_port}",
         "observedGeneration": metadata.get("generation", 0),
     }
