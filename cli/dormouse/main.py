@@ -62,7 +62,9 @@ def parser() -> argparse.ArgumentParser:
 
     up = commands.add_parser("up", help="run the whole system on this machine, in the foreground")
     up.add_argument(
-        "directory", metavar="DIR", help="its manifests (*.yaml, *.yml, *.json) are applied, file:// models lie under it, data goes to DIR/.dormouse"
+        "directory",
+        metavar="DIR",
+        help="its manifests (*.yaml, *.yml, *.json) are applied, file:// lies under it, data goes to DIR/.dormouse",
     )
     up.add_argument("--port", type=_port, default=8001, help="where callers connect on 127.0.0.1 (8001); 0: any free one")
     up.add_argument("--etcd", default="", metavar="PATH", help="the etcd to run; by default the one on PATH if it is good enough")

@@ -28,7 +28,8 @@ def functions(found: Sequence[control_pb2.FunctionStatus], form: str) -> str:
     if form == "wide":
         head += ["REVISION", "WANTED", "SCALING", "WHY"]
         for row, f in zip(rows, found, strict=True):
-            row += [f.revision or "-", f.wanted_revision if f.wanted_revision != f.revision else "-", "auto" if f.autoscaled else "fixed", f.reason]
+            wanted = f.wanted_revision if f.wanted_revision != f.revision else "-"
+            row += [f.revision or "-", wanted, "auto" if f.autoscaled else "fixed", f.reason]
     text = table(head, rows)
     # Also of a function that is Ready: its older revision serves while the one that was applied does not load.
     faults = ("ModelReady", "Routed")
