@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from dormouse_testing.session_model.exploring import Found, explore, walk
-from dormouse_testing.session_model.rules import END, MESSAGE, PROMISES, START, STEP, Budget, Instance, Rules
+from dormouse_testing.session_model.rules import CALLER, END, MESSAGE, PROMISES, START, STEP, Budget, Instance, Rules
 
 STEPS = (START, STEP, STEP)
 SHORT = (START, STEP)
@@ -51,6 +51,24 @@ HOLD = [
     scenario("clocks that run backwards", AGAIN, kept=1, stamps=((3, 2, 1),), promises=CLOCKS, removal=1, **UNKNOWN),
     scenario("clocks that stand still", AGAIN, kept=1, stamps=((2, 2, 2),), promises=CLOCKS, removal=1, **UNKNOWN),
     scenario("two gateways that differ, alternated", (*MESSAGES, MESSAGE), kept=1, **SKEWED, **UNKNOWN),
+    scenario(
+        "a caller's own keys beside a gateway's",
+        (*MESSAGES, MESSAGE),
+        kept=1,
+        stamps=((2, 30, 3, 4),),
+        makers=((0, CALLER, 0, 0),),
+        **UNKNOWN,
+    ),
+    scenario(
+        "more gateways than horizons, and clocks of any order",
+        (*MESSAGES, MESSAGE),
+        kept=1,
+        remembered=1,
+        stamps=((11, 2, 13, 4),),
+        makers=((0, 1, 2, 0),),
+        promises=CLOCKS,
+        **UNKNOWN,
+    ),
     scenario("end, start again, removal, a crash", AGAIN, kept=1, crash=1, removal=1, **UNKNOWN, slow=True),
     scenario(
         "two sessions of one shard, removals",
@@ -154,6 +172,15 @@ CONTROLS = [
         breaks="false refusal",
         kept=1,
         **SKEWED,
+    ),
+    scenario(
+        "one horizon for callers and gateways",
+        (*MESSAGES, MESSAGE),
+        without={"horizons_apart": False},
+        breaks="false refusal",
+        kept=1,
+        stamps=((2, 30, 3, 4),),
+        makers=((0, CALLER, 0, 0),),
     ),
 ]
 

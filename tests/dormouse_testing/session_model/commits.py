@@ -94,7 +94,7 @@ def _settle(instance: Instance, state: State, worker: int, session: int, item: I
                 return promises.acknowledge(instance, dropped, session, kept, nonce, f"w{worker} reads its call among the kept keys")
         # A record that was removed meanwhile may have held it: then the shard's floor is at or above it.
         maker = instance.maker(session, item.position)
-        remembered = record.horizons[maker] if record else state.floors[shard][0]
+        remembered = record.horizons.of(maker) if record else state.floors[shard][0]
         if instance.stamps[session][item.position] <= remembered:
             return [(f"w{worker} reads that its call is older than what is remembered: not known", dropped)]
     promises.again(instance, state, item)

@@ -82,6 +82,9 @@ class Budget(NamedTuple):
     give_up: int = 0
 
 
+CALLER = -1
+"""The maker of keys whose timestamps are the caller's own."""
+
 START, STEP, END, MESSAGE = "start", "step", "end", "message"
 """Kinds of call. A message may begin its session, as metadata `dormouse-session` allows; a step may not."""
 
@@ -100,11 +103,13 @@ class Instance:
     stamps: tuple[tuple[int, ...], ...] = ()
     """The timestamp in each call's key; by default the order of issue."""
     makers: tuple[tuple[int, ...], ...] = ()
-    """Who made each call's key: a gateway, or the caller; by default one for all."""
+    """Who made each call's key: a gateway by its number, or CALLER; by default one gateway for all."""
     copies: int = 2
     """How often a call may be sent."""
     kept: int = 2
     """Keys that a record keeps."""
+    remembered: int = 2
+    """Gateways of which a record keeps a horizon; the lowest of more is folded into one for all others."""
     group: bool = False
     """Commits of several sessions go together."""
     alive: bool = False
@@ -118,12 +123,10 @@ class Instance:
             object.__setattr__(self, "makers", tuple((0,) * len(calls) for calls in self.calls))
         object.__setattr__(self, "sessions", len(self.calls))
         object.__setattr__(self, "shards", max(self.shard) + 1)
-        object.__setattr__(self, "kinds_of_key", 1 + max(m for row in self.makers for m in row) if self.rules.horizons_apart else 1)
 
     sessions: int = field(init=False)
     shards: int = field(init=False)
-    kinds_of_key: int = field(init=False)
 
     def maker(self, session: int, position: int) -> int:
-        """Which of a record's horizons speaks of this call's key."""
+        """Whose horizon speaks of this call's key."""
         return self.makers[session][position] if self.rules.horizons_apart else 0

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from dormouse_testing.session_model.rules import Budget, Instance
+from dormouse_testing.session_model.rules import CALLER, Budget, Instance
 
 Execution = tuple[int, int]
 """One run of a call: its position among its session's calls, and the process that ran it."""
@@ -11,12 +11,35 @@ Identity = tuple[Any, int]
 """What a record holds: the last execution, or ("none", n) where there is no record for the nth time."""
 
 
+class Horizons(NamedTuple):
+    """At or below its maker's, an unkept key is not run."""
+
+    common: int
+    """Of every gateway that is not among `makers`."""
+    makers: tuple[tuple[int, int], ...]
+    callers: int
+
+    def of(self, maker: int) -> int:
+        return self.callers if maker == CALLER else dict(self.makers).get(maker, self.common)
+
+    def raised(self, maker: int, stamp: int, remembered: int) -> "Horizons":
+        """A key of `maker` was evicted."""
+        if maker == CALLER:
+            return self._replace(callers=max(self.callers, stamp))
+        others = [pair for pair in self.makers if pair[0] != maker]
+        makers = sorted([*others, (maker, max(self.of(maker), stamp))], key=lambda pair: (pair[1], pair[0]))
+        common = self.common
+        while len(makers) > remembered:
+            common = max(common, makers.pop(0)[1])
+        return Horizons(common, tuple(makers), self.callers)
+
+
 class Record(NamedTuple):
     version: int
     """Its mod_revision; 0 in a commit that is on its way."""
     identity: Identity
     kept: tuple[Execution, ...]
-    horizons: tuple[int, ...]
+    horizons: Horizons
     newest: int
     live: bool
     """False: a tombstone."""

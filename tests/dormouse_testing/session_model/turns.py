@@ -7,6 +7,8 @@ from dormouse_testing.session_model.rules import END, START, STEP, Instance
 from dormouse_testing.session_model.states import (
     WAITED,
     Cache,
+    Execution,
+    Horizons,
     Item,
     Record,
     Run,
@@ -68,7 +70,7 @@ def _turn(instance: Instance, before: State, state: State, worker: int, session:
     for kept, nonce in record.kept if record else ():
         if kept == position:
             return promises.acknowledge(instance, state, session, position, nonce, f"{label}: kept reply")
-    if record is not None and rules.horizon and stamp <= record.horizons[maker]:
+    if record is not None and rules.horizon and stamp <= record.horizons.of(maker):
         return promises.unknown(instance, state, session, position, f"{label}: refused, older than the kept keys")
     if record is None and rules.floor and stamp <= cache.floor_stamp:
         return promises.unknown(instance, state, session, position, f"{label}: refused, older than the floor")
@@ -105,16 +107,22 @@ def _run(instance: Instance, state: State, worker: int, session: int, position: 
     if kind != END or rules.tombstone:
         kept = (*(record.kept if record else ()), (position, nonce))
         inherited = cache.floor_stamp if rules.floor_inherited else 0
-        horizons = record.horizons if record else (inherited,) * instance.kinds_of_key
+        horizons = record.horizons if record else Horizons(inherited, (), inherited)
         while len(kept) > instance.kept:
-            evicted = kept[0][0]
-            maker = instance.maker(session, evicted)
-            if rules.horizon:
-                horizons = put(horizons, maker, max(horizons[maker], instance.stamps[session][evicted]))
-            kept = kept[1:]
+            kept, horizons = _evict(instance, session, kept, horizons)
         newest = max(record.newest if record else 0, stamp) if rules.start_order or rules.floor else 0
         following = Record(0, (position, nonce), kept, horizons, newest, kind != END)
     fence = it.fences[instance.shard[session]]
     assert fence is not None
     floor = cache.floor_version if rules.floor and record is None else 0
     return Item(session, fence, record.version if record else 0, floor, following, cache.ghost_base, position, nonce)
+
+
+def _evict(instance: Instance, session: int, kept: tuple[Execution, ...], horizons: Horizons) -> tuple[tuple[Execution, ...], Horizons]:
+    """Of the maker of the oldest commit, the lowest timestamp."""
+    stamps = instance.stamps[session]
+    maker = instance.maker(session, kept[0][0])
+    out = min((k for k in kept if instance.maker(session, k[0]) == maker), key=lambda k: stamps[k[0]])
+    if instance.rules.horizon:
+        horizons = horizons.raised(maker, stamps[out[0]], instance.remembered)
+    return tuple(k for k in kept if k is not out), horizons
