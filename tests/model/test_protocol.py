@@ -55,8 +55,8 @@ HOLD = [
         "a caller's own keys beside a gateway's",
         (*MESSAGES, MESSAGE),
         kept=1,
-        stamps=((2, 30, 3, 4),),
-        makers=((0, CALLER, 0, 0),),
+        stamps=((30, 31, 3, 4),),
+        makers=((CALLER, CALLER, 0, 0),),
         **UNKNOWN,
     ),
     scenario(
@@ -179,8 +179,8 @@ CONTROLS = [
         without={"horizons_apart": False},
         breaks="false refusal",
         kept=1,
-        stamps=((2, 30, 3, 4),),
-        makers=((0, CALLER, 0, 0),),
+        stamps=((30, 31, 3, 4),),
+        makers=((CALLER, CALLER, 0, 0),),
     ),
 ]
 
