@@ -11,12 +11,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dormouse_proto import state_pb2
 
 from dormouse_core.keys import Function, Keys
+from dormouse_core.limits import ETCD_TXN_OPS, FAILOVER_SHARDS
 from dormouse_core.seams import Compare, CreatedIs, Delete, Exists, ModIs, Put, Txn
 
-MAX_COMPARES = 120
-"""etcd allows 128 compares, and 128 operations, in one transaction (--max-txn-ops)."""
-MAX_SHARDS = 60
+MAX_SHARDS = FAILOVER_SHARDS
 """Shards in one `assign` or `failover`: each takes a put and a delete."""
+
+
+class TooLarge(ValueError):
+    """A transaction with more comparisons, or more writes, than etcd takes in one: whoever made it did not count."""
+
+
+def counted(txn: Txn) -> Txn:
+    """`txn`, which etcd will not refuse for its number of operations. Comparisons and writes are counted each by themselves, as etcd does.
+
+    A transaction that is refused for its size is refused for ever, with everything in it: so those who fill one count what they put in, and
+    this is the last that looks.
+    """
+    if len(txn.compares) > ETCD_TXN_OPS or len(txn.writes) > ETCD_TXN_OPS:
+        raise TooLarge(f"{len(txn.compares)} comparisons and {len(txn.writes)} writes found, {ETCD_TXN_OPS} of each are allowed")
+    return txn
 
 
 def _entry(owner: str, epoch: int) -> bytes:
@@ -35,7 +49,7 @@ def assign(keys: Keys, f: Function, target: str, shards: Sequence[int], *, funct
         Exists(keys.worker(f, target)),
         *(ModIs(keys.shard(f, shard), 0) for shard in shards),
     )
-    return Txn(compares, tuple(Put(keys.shard(f, shard), _entry(target, 1)) for shard in shards))
+    return counted(Txn(compares, tuple(Put(keys.shard(f, shard), _entry(target, 1)) for shard in shards)))
 
 
 def failover(keys: Keys, f: Function, target: str, shards: Mapping[int, tuple[int, int]], *, leader_new: int) -> Txn:
@@ -49,7 +63,7 @@ def failover(keys: Keys, f: Function, target: str, shards: Mapping[int, tuple[in
     writes: list[Put | Delete] = []
     for shard, (_, epoch) in shards.items():
         writes += (Put(keys.shard(f, shard), _entry(target, epoch + 1)), Delete(keys.move(f, shard)))
-    return Txn(compares, tuple(writes))
+    return counted(Txn(compares, tuple(writes)))
 
 
 def plan(keys: Keys, f: Function, shard: int, target: str, *, shard_mod: int, leader_new: int) -> Txn:
@@ -93,7 +107,16 @@ def commit(fences: Mapping[str, int], bases: Iterable[tuple[str, int]], floors: 
     compares = [ModIs(key, mod) for key, mod in fences.items()]
     compares += [ModIs(key, mod) for key, mod in bases]
     compares += [ModIs(key, mod) for key, mod in floors.items()]
-    return Txn(tuple(compares), tuple(writes))
+    return counted(Txn(tuple(compares), tuple(writes)))
+
+
+def preserve(fence: tuple[str, int], base: tuple[str, int], copy: Put) -> Txn:
+    """Copies a record that does not verify into quarantine, before a commit replaces it (rule 19). `fence`, `base`: key -> mod as read.
+
+    In a transaction of its own, because a record and its copy together can be larger than a request. The record is not touched, so whatever
+    interrupts this leaves the broken bytes where they were; the same copy may be made twice.
+    """
+    return counted(Txn((ModIs(*fence), ModIs(*base)), (copy,)))
 
 
 # ------------------------------------------------------------------------------------------------------------- owner and leader
@@ -117,4 +140,4 @@ def remove(
     compares.append(ModIs(keys.floor(f, shard), floor_mod))
     compares += [ModIs(key, mod) for key, mod in records.items()]
     floor = bytes(state_pb2.Floor(timestamp_us=floor_us).SerializeToString())
-    return Txn(tuple(compares), (*(Delete(key) for key in records), Put(keys.floor(f, shard), floor)))
+    return counted(Txn(tuple(compares), (*(Delete(key) for key in records), Put(keys.floor(f, shard), floor))))

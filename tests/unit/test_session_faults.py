@@ -1,16 +1,21 @@
 """Faults of a worker's sessions that were found once: each with the guard that mends it, and what happens without the guard."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
-from dormouse_core import steps
-from dormouse_core.errors import Aborted, Code, DeadlineExceeded
+from dormouse_core import limits, steps, transactions
+from dormouse_core.errors import Aborted, Again, Code, DataLoss, DeadlineExceeded
+from dormouse_core.seams import Put, Txn
+from dormouse_core.sessions import session_key, shard_of
 from dormouse_core.steps import Resolution
 from dormouse_testing.clock import SimClock
-from dormouse_testing.memory_store import REPLY_LOST, Fault, MemoryStore
-from dormouse_testing.session_worker import Adder, Worker, again, error, simulated
-from dormouse_worker.sessions import Answer, Ran, Step
+from dormouse_testing.memory_etcd import MemoryEtcd
+from dormouse_testing.memory_store import REFUSED, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
+from dormouse_testing.session_worker import SHARDS, Adder, F, K, Worker, again, error, simulated, state_key
+from dormouse_worker.sessions import Answer, Ran, StateInfo, Step, commits
 from dormouse_worker.sessions.memory import LargeReplies, Session, Shard
 from dormouse_worker.sessions.turns import Turns
 
@@ -214,3 +219,138 @@ async def test_a_resend_of_a_committed_call_gets_its_reply_though_its_deadline_p
         late = error(await fresh)
         assert isinstance(late, DeadlineExceeded)
         assert "this copy of the call was not run" in late.message
+
+
+# ---------------------------------------------------------------------------------------------------------------- broken records
+
+BROKEN = b"\x01" + bytes(880 * 1024)
+
+
+async def together_with_an_innocent_one(w: Worker, names: list[str]) -> list[Answer]:
+    """Begins all these, whose records are broken; their steps end together with one of a session that is well, the last."""
+    w.runner.hold = True
+    answers = [w.submit(name, 1, start=True) for name in names] + [w.submit("innocent", 1)]
+    await asyncio.sleep(1)
+    w.runner.release()
+    return await asyncio.gather(*answers)
+
+
+async def break_record(w: Worker, name: str, data: bytes = BROKEN) -> str:
+    """The session's record does not verify; returns the key of its copy in quarantine."""
+    revision = (await w.store.txn(Txn((), (Put(state_key(name), data),)))).revision
+    session = session_key("", name)
+    return K.quarantine(F, shard_of(session, SHARDS), session, revision)
+
+
+@simulated
+async def test_a_broken_record_as_large_as_they_get_can_be_begun_again() -> None:
+    async with Worker(MemoryStore(SimClock())) as w:
+        await w.own()
+        w.sessions._turns._infos = [StateInfo("sum", "sum", "sum", "INT64", (-1,), None, np.zeros(100_000, np.int64))]
+        w.sessions._turns._initial = {"sum": np.zeros(100_000, np.int64)}
+        copy = await break_record(w, "a")
+        assert isinstance(error(await w.call("a", 1)), DataLoss)
+        assert (await w.call("a", 7, start=True)).reply == b"7"
+        kept = w.store.etcd.item(copy)
+        assert kept is not None
+        assert kept.value == BROKEN
+        assert (await w.call("a", 1)).reply == b"8"
+
+
+def test_together_with_their_copies_they_could_not_and_an_innocent_session_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: copies in the transaction of the records that replace them, comparisons counted and writes not."""
+    real = commits._transaction
+
+    def together(group: Any) -> Txn:
+        txn = real(group)
+        return replace(txn, writes=(*txn.writes, *(pending.quarantine for pending in group if pending.quarantine)))
+
+    monkeypatch.setattr(commits, "_transaction", together)
+    monkeypatch.setattr(commits.Committer, "add", lambda self, pending: self._ready.append(pending))
+
+    @simulated
+    async def play() -> None:
+        async with Worker(MemoryStore(SimClock())) as w:
+            await w.own()
+            await break_record(w, "large")
+            w.runner.reply = b"." * 16_000  # beside the kept replies, the record has 900,000 bytes
+            w.sessions._turns._infos = [StateInfo("sum", "sum", "sum", "INT64", (-1,), None, np.zeros(1, np.int64))]
+            w.sessions._turns._initial = {"sum": np.zeros(100_000, np.int64)}
+            assert again(await w.call("large", 7, start=True)) is None
+            w.runner.reply, w.sessions._turns._initial = b"", {"sum": np.zeros(1, np.int64)}
+            names = [f"s{n}" for n in range(70)]
+            for name in names:
+                await break_record(w, name, b"\x01broken")
+            await w.call("innocent", 1)
+            *_, innocent = await together_with_an_innocent_one(w, names)
+            assert again(innocent) is None
+
+    play()
+
+
+@simulated
+async def test_many_that_are_begun_together_harm_no_other_session() -> None:
+    async with Worker(MemoryStore(SimClock())) as w:
+        await w.own()
+        names = [f"s{n}" for n in range(70)]
+        copies = [await break_record(w, name, b"\x01broken") for name in names]
+        await w.call("innocent", 1)
+        sizes: list[tuple[int, int]] = []
+        w.store.hook = lambda method, request: (
+            sizes.append((len(request.compares), len(request.writes))) if isinstance(request, Txn) else None
+        )
+        assert [answer.error for answer in await together_with_an_innocent_one(w, names)] == [None] * 71
+        assert all(w.store.etcd.item(copy) is not None for copy in copies)
+        assert max(max(size) for size in sizes) <= limits.TXN_OPS
+
+
+@simulated
+async def test_the_broken_bytes_are_there_or_in_quarantine_at_every_moment() -> None:
+    """The copy's transaction is lost, is applied without a reply, is refused, or lands late; the shard moves while it is made."""
+    for fault in (REQUEST_LOST, REPLY_LOST, REFUSED, Fault(request_delay=5.5), None):
+        store = MemoryStore(SimClock())
+        async with Worker(store, f"w-{fault}") as w, Worker(store.client(), f"v-{fault}") as other:
+            await w.own()
+            copy = await break_record(w, "a", b"\x01broken")
+            seen: list[bool] = []
+
+            def look(etcd: MemoryEtcd = store.etcd, copy: str = copy, seen: list[bool] = seen) -> None:
+                record, kept = etcd.item(state_key("a")), etcd.item(copy)
+                seen.append(any(item is not None and item.value == b"\x01broken" for item in (record, kept)))
+
+            store.etcd.listeners.add(look)
+            if fault is None:
+                w.store.fault("txn", Fault(request_delay=1.0))
+                begun = w.submit("a", 7, start=True)
+                await asyncio.sleep(0.1)
+                await other.own()
+                assert again(await begun) is Again.DROPPED
+                assert (await other.call("a", 7, start=True)).reply == b"7"
+            else:
+                w.store.fault("txn", fault)
+                answer = await w.call("a", 7, start=True)
+                if fault is REFUSED:
+                    assert again(answer) is None
+                    answer = await w.call("a", 7, start=True)
+                assert answer.reply == b"7"
+            await asyncio.sleep(10)
+            store.etcd.listeners.discard(look)
+            assert seen
+            assert all(seen)
+
+
+def test_without_the_copy_before_them_they_would_be_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control."""
+    monkeypatch.setattr(commits.Committer, "add", lambda self, pending: self._ready.append(pending))
+    with pytest.raises(AssertionError):
+        test_the_broken_bytes_are_there_or_in_quarantine_at_every_moment()
+
+
+def test_no_builder_of_transactions_makes_one_that_the_store_refuses_for_its_size() -> None:
+    full = {f"k{n}": n for n in range(limits.ETCD_TXN_OPS + 1)}
+    with pytest.raises(transactions.TooLarge, match="129 comparisons"):
+        transactions.commit({}, full.items(), {}, ())
+    with pytest.raises(transactions.TooLarge, match="129 writes"):
+        transactions.commit({}, (), {}, [Put(key, b"") for key in full])
+    with pytest.raises(transactions.TooLarge):
+        transactions.remove(K, F, 0, full, shard_mod=1, floor_mod=1, floor_us=1)

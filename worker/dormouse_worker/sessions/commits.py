@@ -1,18 +1,22 @@
 """Group commit: makes steps of many sessions durable in one transaction, and finds out what became of it (rules 3, 4, 5 and 22).
 
 What is ready when a commit can be sent goes with it; at most two are in flight, so that the next batch runs meanwhile. A group compares the
-entry of every shard that it touches and the base of every record, and closes before it has more than 120 compares or 1 MiB.
+entry of every shard that it touches and the base of every record, and closes before it has more than 120 comparisons or 1 MiB; it has fewer
+writes. A step that begins a session whose record is broken waits for the copy of those bytes first, in a transaction of its own: the record
+and the copy together can be more than a request may have.
 
 A timeout and a failed compare both mean: unknown. The transaction may have landed, may land later, or one session's compare may have failed
 the others. So entries, records and floors are read in one transaction and the sessions are sorted one by one (`steps.resolve`). Those that
 may still land are sent again, under the same write ids: whichever copy lands, it is recognised. No session's next step starts before that.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from dormouse_core import records, steps, transactions
 from dormouse_core.errors import Again, DormouseError, Unavailable
+from dormouse_core.limits import TXN_BYTES, TXN_OPS
 from dormouse_core.records import Body, Kept
 from dormouse_core.seams import Clock, Item, Put, Store, StoreError, Txn
 from dormouse_core.steps import Resolution
@@ -22,7 +26,6 @@ from dormouse_worker.sessions.boundary import States, Step
 from dormouse_worker.sessions.memory import Session, Shard
 
 IN_FLIGHT = 2
-MAX_GROUP_BYTES = 1024 * 1024
 TIMEOUT_SECONDS = 5.0
 FIRST_WAIT_SECONDS = 0.05
 LONGEST_WAIT_SECONDS = 1.0
@@ -66,13 +69,19 @@ class Committer:
         self._listener = listener
         self._spawn = spawn
         self._ready: list[Pending] = []
+        self._copying = 0
+        self._one_copy = asyncio.Lock()  # they are large
 
     @property
     def busy(self) -> bool:
-        return bool(self._ready) or self.in_flight > 0
+        return bool(self._ready) or self.in_flight > 0 or self._copying > 0
 
     def add(self, pending: Pending) -> None:
-        self._ready.append(pending)
+        if pending.quarantine is None:
+            self._ready.append(pending)
+        else:
+            self._copying += 1
+            self._spawn(self._copy(pending, pending.quarantine), "quarantine")
 
     def flush(self) -> None:
         """To be called once everything that ended together was added."""
@@ -97,8 +106,8 @@ class Committer:
                 late.append(pending)
                 continue
             needed = 1 + (shard not in shards) + (pending.floor_mod is not None and shard not in created)
-            length = len(pending.data) + 512 + (len(pending.quarantine.value) if pending.quarantine else 0)
-            if group and (compares + needed > transactions.MAX_COMPARES or size + length > MAX_GROUP_BYTES):
+            length = len(pending.data) + 512
+            if group and (compares + needed > TXN_OPS or size + length > TXN_BYTES):
                 break
             taken += 1
             compares += needed
@@ -111,6 +120,50 @@ class Committer:
         for pending in late:
             self._listener.refused(pending, dropped("its shard has moved"), True)
         return group
+
+    async def _copy(self, pending: Pending, copy: Put) -> None:
+        """Lets `pending` be committed once the broken record that it replaces is in quarantine."""
+        try:
+            async with self._one_copy:
+                refusal = await self._preserved(pending, copy)
+        finally:
+            self._copying -= 1
+        if refusal is not None:
+            error, drop = refusal
+            self._listener.refused(pending, error, drop)
+        else:
+            self._ready.append(pending)
+            self.flush()
+
+    async def _preserved(self, pending: Pending, copy: Put) -> tuple[DormouseError, bool] | None:
+        session = pending.session
+        shard = session.shard
+        txn = transactions.preserve((shard.entry_key, pending.fence), (session.state_key, session.base), copy)
+        keys = [shard.entry_key, session.state_key, copy.key]
+        wait = FIRST_WAIT_SECONDS
+        while not session.dropped:
+            try:
+                if (await self._store.txn(txn, timeout=TIMEOUT_SECONDS)).succeeded:
+                    return None
+            except StoreError as error:
+                if error.definite:
+                    return _refusal(error, False), False
+            try:
+                revision, items = await self._store.get(keys)
+            except StoreError:
+                revision, items = 0, {}
+            if copy.key in items:
+                return None
+            if revision:
+                entry, record = items.get(shard.entry_key), items.get(session.state_key)
+                if entry is None or entry.mod_revision != pending.fence:
+                    self._listener.entry_read(shard, entry, revision)
+                    return dropped("its shard has moved"), True
+                if record is None or record.mod_revision != session.base:
+                    return dropped("its record was written by another"), True
+            await self._clock.sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+        return dropped("its shard has moved"), True
 
     async def _commit(self, group: list[Pending]) -> None:
         try:
@@ -192,8 +245,6 @@ def _transaction(group: Sequence[Pending]) -> Txn:
         if pending.floor_mod is not None:
             floors[shard.floor_key] = pending.floor_mod
         writes.append(Put(session.state_key, pending.data))
-        if pending.quarantine is not None:
-            writes.append(pending.quarantine)
     return transactions.commit(fences, bases, floors, writes)
 
 
