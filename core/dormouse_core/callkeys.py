@@ -13,9 +13,12 @@ time long ago, and the call would be refused as too old.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from dormouse_core.errors import InvalidArgument
 
+RESERVED = "dormouse_"  # how names of a request's parameters begin that Dormouse reads itself
+PARAMETER = "dormouse_idempotency_key"
 MAX_ID_CHARACTERS = 128
 MAX_AHEAD_US = 60_000_000  # a timestamp further ahead of the worker's clock is refused
 _DIGITS = 16
@@ -90,3 +93,30 @@ def _check_ahead(field: str, timestamp_us: int, now_us: int) -> None:
     if timestamp_us > now_us + MAX_AHEAD_US:
         seconds = (timestamp_us - now_us) / 1e6
         raise InvalidArgument(f"{field}: a timestamp {seconds:.0f} s ahead of this worker's clock found, at most 60 s are allowed")
+
+
+def reserved(parameters: Any) -> None:
+    """InvalidArgument: one of a request's parameters has a name that is kept for Dormouse and means nothing: most likely a key that was
+    misspelt, without which a resend would run again.
+    """
+    for name in parameters:
+        if name.startswith(RESERVED) and name != PARAMETER:
+            raise InvalidArgument(f"parameters.{name}: unknown; of the names that begin with {RESERVED}, {PARAMETER} is allowed")
+
+
+def named(idempotency: str, parameters: Any) -> str:
+    """The caller's key of one request, from its metadata ('' where absent) and from its parameter `dormouse_idempotency_key`; '': none.
+
+    InvalidArgument: the parameter is no string or empty, or the two contradict each other.
+    """
+    if PARAMETER not in parameters:
+        return idempotency
+    parameter = parameters[PARAMETER]
+    kind = parameter.WhichOneof("parameter_choice")
+    if kind != "string_param" or not parameter.string_param:
+        found = "an empty string" if kind == "string_param" else kind or "no value"
+        raise InvalidArgument(f"parameters.{PARAMETER}: {found} found, a string of 1 to {MAX_ID_CHARACTERS} characters is allowed")
+    key: str = parameter.string_param
+    if idempotency and idempotency != key:
+        raise InvalidArgument(f"parameters.{PARAMETER}: {key!r} found, but the metadata dormouse-idempotency-key says {idempotency!r}")
+    return key

@@ -15,8 +15,9 @@ FUNCTION = "dormouse-function"
 SESSION = "dormouse-session"
 TENANT = "dormouse-tenant"
 IDEMPOTENCY = "dormouse-idempotency-key"
+FIRST_MESSAGE = "dormouse-first-message"
 CALL = "dormouse-call"
-ONCE = frozenset({FUNCTION, SESSION, TENANT, IDEMPOTENCY})
+ONCE = frozenset({FUNCTION, SESSION, TENANT, IDEMPOTENCY, FIRST_MESSAGE})
 
 _LABEL = "[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
 _NAMED = re.compile(f"({_LABEL})/({_LABEL})")
@@ -111,7 +112,8 @@ def flag(request: inference_pb2.ModelInferRequest, name: str) -> bool:
     return name in request.parameters and request.parameters[name].bool_param
 
 
-def timestamp(metadata: Mapping[str, str], now_us: int) -> int:
+def timestamp(metadata: Mapping[str, str], request: inference_pb2.ModelInferRequest, now_us: int) -> int:
     """The call key's timestamp, by which held calls of one session leave. InvalidArgument where a worker would refuse the key."""
     local = callkeys.LocalKeys("relay")
-    return callkeys.parse(metadata.get(CALL, ""), metadata.get(IDEMPOTENCY, ""), now_us, local).timestamp_us
+    idempotency = callkeys.named(metadata.get(IDEMPOTENCY, ""), request.parameters)
+    return callkeys.parse(metadata.get(CALL, ""), idempotency, now_us, local).timestamp_us

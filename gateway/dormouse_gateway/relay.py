@@ -130,8 +130,9 @@ class Relay:
         except ResourceExhausted as full:
             return refuse(full)
         try:
-            named = naming.infer(request.metadata, naming.parse(request.message), self._default_namespace)
-            timestamp = naming.timestamp(request.metadata, round(self._clock.now() * 1e6))
+            message = naming.parse(request.message)
+            named = naming.infer(request.metadata, message, self._default_namespace)
+            timestamp = naming.timestamp(request.metadata, message, round(self._clock.now() * 1e6))
             return await self.step(request, named, timestamp)
         except DormouseError as error:
             return refuse(error)

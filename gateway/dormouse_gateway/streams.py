@@ -6,7 +6,8 @@ A caller may put many sequences of many functions on one stream and wait for non
 - steps of one session run one at a time, in the order of their messages; different sessions run together;
 - replies of one session leave in that order, and so do those of a stateless function's calls, which run together;
   across sessions they leave as they come, and carry the request's id;
-- each message is a call under a key of its own, `{µs of arrival, strictly rising}-{stream}-{i}`, however often sent;
+- each message is a call under a key of its own, `{µs of arrival, strictly rising}-{stream}-{i}`, however often sent; or under its caller's:
+  the message's parameter `dormouse_idempotency_key`, else the stream's key with the message's number;
 - a step that fails fails the later steps of its session that had come before its error was written: they were meant
   for a state that there is not. A `sequence_start` among them begins anew.
 
@@ -19,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dormouse_core import callkeys, limits, streamed
-from dormouse_core.errors import Aborted, DormouseError
+from dormouse_core.errors import Aborted, DormouseError, InvalidArgument
 from dormouse_core.seams import Reply
 
 from dormouse_gateway import naming
@@ -27,6 +28,7 @@ from dormouse_gateway.sending import DECOUPLED
 
 MAX_PARTS = 64  # parts of replies that wait to be written, or limits.STREAM_BYTES; then the workers' streams are not read
 STEP = "dormouse-step"
+FIRST_DIGITS = 9  # of `dormouse-first-message`
 
 
 @dataclass(slots=True, eq=False)
@@ -74,10 +76,12 @@ class Out:
 class Stream:
     def __init__(self, metadata: Mapping[str, str], ident: str, default_namespace: str) -> None:
         """`ident`: the id part of the messages' keys without the message's number; new for every stream."""
-        self._metadata = {key: value for key, value in metadata.items() if key not in (naming.CALL, naming.IDEMPOTENCY)}
+        own = (naming.CALL, naming.IDEMPOTENCY, naming.FIRST_MESSAGE)
+        self._metadata = {key: value for key, value in metadata.items() if key not in own}
         self._ident = ident
         self._idempotency = metadata.get(naming.IDEMPOTENCY, "")
         self._default_namespace = default_namespace
+        self._first = int(metadata.get(naming.FIRST_MESSAGE, "0"))
         self._count = 0
         self._newest_us = 0
         self._lines: dict[tuple[str, str], Line] = {}
@@ -102,9 +106,9 @@ class Stream:
         try:
             request = naming.parse(message)
             ident, model, version = request.id, request.model_name, request.model_version
-            metadata = {**self._metadata, **self._keys(number)}
+            metadata = {**self._metadata, **self._keys(number, callkeys.named("", request.parameters))}
             named = naming.infer(metadata, request, self._default_namespace)
-            timestamp = naming.timestamp(metadata, now_us)
+            timestamp = naming.timestamp(metadata, request, now_us)
         except DormouseError as error:
             response = streamed.error(error.message, error.code, ident, model, version)
             self._out.append(Out(response, None, True, Reply(error.code, b"", error.message)))
@@ -131,11 +135,13 @@ class Stream:
             self._next(line)
         return step
 
-    def _keys(self, number: int) -> dict[str, str]:
+    def _keys(self, number: int, own: str) -> dict[str, str]:
+        """`own`: the key that the message itself brings, if any."""
         keys = {naming.CALL: f"{self._newest_us:016d}-{self._ident}-{number}"}
-        if self._idempotency:
-            parts = callkeys.split(self._idempotency)
-            keys[naming.IDEMPOTENCY] = f"{self._idempotency}/{number}" if parts is None else f"{parts[0] + number:016d}-{parts[1]}/{number}"
+        if own:
+            keys[naming.IDEMPOTENCY] = own
+        elif self._idempotency:
+            keys[naming.IDEMPOTENCY] = numbered(self._idempotency, self._first + number)
         return keys
 
     def begin(self) -> list[Step]:
@@ -255,8 +261,29 @@ def _key(step: Step) -> tuple[str, str]:
     return step.named.label, step.named.session
 
 
+def numbered(key: str, number: int) -> str:
+    """The key of message `number` under a stream's key."""
+    parts = callkeys.split(key)
+    return f"{key}/{number}" if parts is None else f"{parts[0] + number:016d}-{parts[1]}/{number}"
+
+
 def check(metadata: Mapping[str, str], now_us: int) -> None:
-    """InvalidArgument: a caller's key that no message of the stream could use."""
-    idempotency = metadata.get(naming.IDEMPOTENCY, "")
-    if idempotency:
-        callkeys.parse("", idempotency, now_us, callkeys.LocalKeys("relay"))
+    """InvalidArgument: a caller's key that no message of the stream could use, or one without the number of the first message.
+
+    The number must be written, 0 too. A stream that is opened again for the messages that were not answered begins in the middle; numbered
+    from 0 they would have the keys of earlier messages, and where the content is equal ("the next step") be answered with the replies of
+    those and run nothing.
+    """
+    idempotency, first = metadata.get(naming.IDEMPOTENCY, ""), metadata.get(naming.FIRST_MESSAGE)
+    if first is None:
+        if idempotency:
+            raise InvalidArgument(
+                f"{naming.FIRST_MESSAGE}: absent beside {naming.IDEMPOTENCY}, which names each message by its number; a new stream gives "
+                "0, one that is opened again the number of the first message that it sends again"
+            )
+        return
+    if not idempotency:
+        raise InvalidArgument(f"{naming.FIRST_MESSAGE}: {first!r} found without {naming.IDEMPOTENCY}, to which it belongs")
+    if not (first.isascii() and first.isdigit() and len(first) <= FIRST_DIGITS):
+        raise InvalidArgument(f"{naming.FIRST_MESSAGE}: {first!r} found, a number of at most {FIRST_DIGITS} digits is allowed")
+    callkeys.parse("", numbered(idempotency, int(first)), now_us, callkeys.LocalKeys("relay"))

@@ -37,7 +37,9 @@ class Session:
         )
         return {"at": time.monotonic()}
 
-    def send(self, model, name, data=(), datatype="FP32", ident="", sequence=0, start=False, end=False, final=False, shape=None, size=0):
+    def send(
+        self, model, name, data=(), datatype="FP32", ident="", sequence=0, start=False, end=False, final=False, shape=None, size=0, key=""
+    ):
         array = np.zeros([1, size], DATATYPES[datatype]) if size else np.array(data, DATATYPES[datatype]).reshape(shape or [1, -1])
         tensor = triton.InferInput(name, list(array.shape), datatype)
         tensor.set_data_from_numpy(array)
@@ -50,6 +52,7 @@ class Session:
             sequence_start=start,
             sequence_end=end,
             enable_empty_final_response=final,
+            parameters={"dormouse_idempotency_key": key} if key else None,
         )
         return {"at": at}
 

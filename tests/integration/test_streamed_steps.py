@@ -87,7 +87,7 @@ def test_a_cancelled_step_is_wholly_committed_or_not_at_all_and_its_key_tells(sy
 def test_a_deadline_or_cancel_while_the_step_commits(system: System) -> None:
     """The store stands still while the steps commit. Their callers are told at once, and the keys tell what became of them."""
     key = f"commits-{os.getpid()}"
-    headers = {"dormouse-idempotency-key": f"{key}-stream"}
+    headers = {"dormouse-idempotency-key": f"{key}-stream", "dormouse-first-message": "0"}
     with system.client() as client, triton_stream(system.address, headers=headers) as stream:
         for sequence in (800, 801):
             assert step(client, 0, sequence) == 1
@@ -213,7 +213,7 @@ def test_only_the_last_response_acknowledges(system: System) -> None:
 
 
 def test_a_repeated_call_gets_all_its_responses_again(system: System) -> None:
-    headers = {"dormouse-idempotency-key": f"again-{os.getpid()}"}
+    headers = {"dormouse-idempotency-key": f"again-{os.getpid()}", "dormouse-first-message": "0"}
     for _ in range(2):
         with triton_stream(system.address, headers=headers) as client:
             client.do("send", model="talk", data=[3], sequence=3, start=True, final=True, **N)

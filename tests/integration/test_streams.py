@@ -15,10 +15,10 @@ import pytest
 from conftest import unavailable
 from dormouse_proto import inference_pb2
 from dormouse_testing.http2 import Connection
-from dormouse_testing.stream_clients import triton_stream
+from dormouse_testing.stream_clients import TritonStream, triton_stream
 from dormouse_testing.streams_system import NAP, X, agents, missing, owners, pid_of, scale, settles, streams_system
 from dormouse_testing.system import System, manifest
-from dormouse_testing.workers import request_of
+from dormouse_testing.workers import outputs_of, request_of
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,65 @@ def test_a_step_that_runs_on_a_stream_is_demand_until_it_ends(system: System) ->
         client.do("send", model="nap", data=[10], sequence=1, start=True, **X)
         assert client.do("answer")["outputs"]["y"] == [1.0]
         system.wait("nap", lambda status: status["phase"] == "Asleep", 30)
+
+
+# ---------------------------------------------------------------------------------------------- opened again under a caller's keys
+
+
+def stepped(client: TritonStream, numbers: range, *, sequence: int, keys: str = "") -> list[float]:
+    """Steps of equal content: what the counter answers to each."""
+    found = []
+    for number in numbers:
+        key = f"{keys}-{number}" if keys else ""
+        client.do("send", model="counter", data=[1], sequence=sequence, start=number == 0, key=key, **X)
+        answer = client.do("answer")
+        assert "error" not in answer, answer
+        found.append(answer["outputs"]["y"][0])
+    return found
+
+
+def test_a_stream_that_is_opened_again_runs_what_was_not_answered_and_nothing_twice(system: System) -> None:
+    """Five of eight are answered when it breaks; the caller is not sure of the fifth and sends it again."""
+    for sequence, kind in ((91, "number"), (92, "own")):
+        job = f"{kind}-{os.getpid()}"
+        headers = [{"dormouse-idempotency-key": job, "dormouse-first-message": str(first)} for first in (0, 4)]
+        keys = job if kind == "own" else ""
+        with triton_stream(system.address, headers=None if keys else headers[0]) as client:
+            assert stepped(client, range(5), sequence=sequence, keys=keys) == [1, 2, 3, 4, 5]
+        with triton_stream(system.address, headers=None if keys else headers[1]) as client:
+            assert stepped(client, range(4, 8), sequence=sequence, keys=keys) == [5, 6, 7, 8]
+
+
+def test_with_a_wrong_first_number_it_would_be_answered_with_earlier_replies(system: System) -> None:
+    """Why the number must be given: the control of the test above. Nothing runs, and nothing in the answers is an error."""
+    headers = {"dormouse-idempotency-key": f"trap-{os.getpid()}", "dormouse-first-message": "0"}
+    with triton_stream(system.address, headers=headers) as client:
+        assert stepped(client, range(1), sequence=93) == [1]
+        assert stepped(client, range(1, 4), sequence=93) == [2, 3, 4]
+    with triton_stream(system.address, headers={**headers, "dormouse-first-message": "1"}) as client:
+        assert stepped(client, range(1, 4), sequence=93) == [2, 3, 4], "meant as the fifth to the seventh"
+
+
+def test_a_streams_key_without_the_first_number_ends_the_stream(system: System) -> None:
+    with triton_stream(system.address, headers={"dormouse-idempotency-key": "job"}) as client:
+        client.do("send", model="counter", data=[1], sequence=94, start=True, **X)
+        found = client.do("answer")
+        assert "dormouse-first-message: absent beside dormouse-idempotency-key" in found["error"]
+
+
+def test_a_unary_calls_key_may_be_a_parameter(system: System) -> None:
+    request = request_of("counter", x=np.ones((1, 1), np.float32))
+    request.parameters["sequence_id"].int64_param = 95
+    request.parameters["sequence_start"].bool_param = True
+    with system.client() as client:
+        client.infer(request)
+        request.parameters["sequence_start"].bool_param = False
+        request.parameters["dormouse_idempotency_key"].string_param = f"unary-{os.getpid()}"
+        replies = [client.infer(request), client.infer(request)]
+        del request.parameters["dormouse_idempotency_key"]
+        replies.append(client.infer(request, [("dormouse-idempotency-key", f"unary-{os.getpid()}")]))
+        replies.append(client.infer(request))
+    assert [float(outputs_of(reply)["y"][0, 0]) for reply in replies] == [2, 2, 2, 3]
 
 
 # --------------------------------------------------------------------------------------------------------------- never half-closed

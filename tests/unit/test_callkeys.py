@@ -1,8 +1,11 @@
 """Call keys: who may bring what, and what is refused."""
 
+from typing import Any
+
 import pytest
-from dormouse_core.callkeys import CallKey, LocalKeys, parse, split
+from dormouse_core.callkeys import CallKey, LocalKeys, named, parse, split
 from dormouse_core.errors import InvalidArgument
+from dormouse_proto import inference_pb2
 
 NOW = 1_790_000_000_000_000
 CALL = f"{NOW}-g-ab12-7"
@@ -62,3 +65,23 @@ def test_text_form() -> None:
     assert split(str(key)) == (5, "g-a-1")
     assert split("0000000000000005-") is None
     assert split("000000000000000x-a") is None
+
+
+def parameters(**values: str) -> Any:
+    made = inference_pb2.ModelInferRequest()
+    for name, value in values.items():
+        made.parameters[name].string_param = value
+    return made.parameters
+
+
+def test_a_requests_own_key_stands_for_the_metadata() -> None:
+    assert named("", parameters()) == ""
+    assert named("k", parameters(other="x")) == "k"
+    assert named("", parameters(dormouse_idempotency_key="k")) == "k"
+    assert named("k", parameters(dormouse_idempotency_key="k")) == "k"
+
+
+@pytest.mark.parametrize(("key", "text"), [("other", "says 'k'"), ("", "an empty string found")])
+def test_two_keys_or_an_empty_one_are_refused(key: str, text: str) -> None:
+    with pytest.raises(InvalidArgument, match=text):
+        named("k", parameters(dormouse_idempotency_key=key))

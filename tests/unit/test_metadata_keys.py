@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PLACES = ("README.md", "CHANGELOG.md", "docs", "examples", "cli", "deploy", "tests/conformance", "bench/README.md")
 KINDS = {".md", ".py", ".yaml", ".go", ".txt", ".tpl"}
 KEYS = re.compile(
-    r"\b(?:dormouse-(?:session|function|tenant|idempotency-key|call|fn|uid|owner|rev|again|by|step|decoupled|broken)"
+    r"\b(?:dormouse-(?:session|function|tenant|idempotency-key|first-message|call|fn|uid|owner|rev|again|by|step|decoupled|broken)"
     r"|triton_grpc_error|x-request-id|grpc-(?:timeout|encoding|accept-encoding|status|message))\b",
     re.IGNORECASE,
 )

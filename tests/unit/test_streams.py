@@ -3,7 +3,7 @@
 import pytest
 from dormouse_core import limits, streamed
 from dormouse_core.callkeys import split
-from dormouse_core.errors import Code, ResourceExhausted
+from dormouse_core.errors import Code, InvalidArgument, ResourceExhausted
 from dormouse_core.seams import Reply
 from dormouse_gateway import streams
 from dormouse_gateway.streams import Step, Stream
@@ -232,8 +232,8 @@ def test_every_message_has_a_key_of_its_own_and_time_rises() -> None:
 
 
 def test_a_callers_key_gives_each_message_one() -> None:
-    s = stream(dormouse_idempotency_key=f"{NOW}-mine", dormouse_call="forged")
-    t = stream(dormouse_idempotency_key="mine")
+    s = stream(dormouse_idempotency_key=f"{NOW}-mine", dormouse_first_message="0", dormouse_call="forged")
+    t = stream(dormouse_idempotency_key="mine", dormouse_first_message="0")
     for each in (s, t):
         each.receive(message("m", "x"), NOW)
         each.receive(message("m", "y"), NOW)
@@ -241,6 +241,61 @@ def test_a_callers_key_gives_each_message_one() -> None:
     assert second.metadata["dormouse-idempotency-key"] == f"{NOW + 1}-mine/1"
     assert (first.timestamp, second.timestamp) == (NOW, NOW + 1)
     assert [step.metadata["dormouse-idempotency-key"] for step in t.begin()] == ["mine/0", "mine/1"]
+    assert "dormouse-first-message" not in first.metadata
+
+
+def test_a_stream_that_is_opened_again_goes_on_with_the_numbers_of_the_first() -> None:
+    first = stream(dormouse_idempotency_key=f"{NOW}-job", dormouse_first_message="0")
+    again = stream(dormouse_idempotency_key=f"{NOW}-job", dormouse_first_message="5")
+    for number in range(8):
+        first.receive(message("m", str(number)), NOW)
+    for number in range(5, 8):
+        again.receive(message("m", str(number)), NOW + 10**6)
+    keys = [step.metadata["dormouse-idempotency-key"] for step in first.begin()]
+    assert [step.metadata["dormouse-idempotency-key"] for step in again.begin()] == keys[5:]
+
+
+def test_a_message_brings_its_own_key() -> None:
+    s = stream(dormouse_idempotency_key="stream", dormouse_first_message="3")
+    for ident, key in (("a", ""), ("b", f"{NOW - 50}-own"), ("c", "")):
+        made = request("m", None, 0, id=ident)
+        if key:
+            made.parameters["dormouse_idempotency_key"].string_param = key
+        s.receive(made.SerializeToString(), NOW)
+    a, b, c = s.begin()
+    assert [step.metadata["dormouse-idempotency-key"] for step in (a, b, c)] == ["stream/3", f"{NOW - 50}-own", "stream/5"]
+    assert b.timestamp == NOW - 50
+
+
+def test_a_message_whose_own_key_is_no_key_is_answered_so() -> None:
+    s = stream()
+    made = request("m", None, 0, id="a")
+    made.parameters["dormouse_idempotency_key"].int64_param = 5
+    assert s.receive(made.SerializeToString(), NOW) is None
+    (found,) = drain(s)
+    assert "dormouse_idempotency_key: int64_param found" in found.error_message
+
+
+@pytest.mark.parametrize(
+    ("metadata", "text"),
+    [
+        ({"dormouse-idempotency-key": "job"}, "absent beside dormouse-idempotency-key"),
+        ({"dormouse-first-message": "0"}, "'0' found without dormouse-idempotency-key"),
+        ({"dormouse-idempotency-key": "job", "dormouse-first-message": "-1"}, "'-1' found, a number"),
+        ({"dormouse-idempotency-key": "job", "dormouse-first-message": ""}, "'' found, a number"),
+        ({"dormouse-idempotency-key": "job", "dormouse-first-message": "1" * 10}, "at most 9 digits"),
+        ({"dormouse-idempotency-key": f"{NOW}-job", "dormouse-first-message": "99000000"}, "ahead"),
+        ({"dormouse-idempotency-key": "k" * 127, "dormouse-first-message": "10"}, "130 characters found"),
+    ],
+)
+def test_a_streams_key_without_a_sound_first_number_is_refused(metadata: dict[str, str], text: str) -> None:
+    with pytest.raises(InvalidArgument, match=text):
+        streams.check(metadata, NOW)
+
+
+def test_a_streams_key_with_its_number_is_allowed_and_so_is_none() -> None:
+    for metadata in ({}, {"dormouse-idempotency-key": f"{NOW}-job", "dormouse-first-message": "7"}):
+        streams.check(metadata, NOW)
 
 
 # ------------------------------------------------------------------------------------------------------------------------- limits

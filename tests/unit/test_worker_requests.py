@@ -163,6 +163,24 @@ def test_outputs_in_the_order_asked_for() -> None:
     assert decode(made).outputs == (1, 0)
 
 
+def keyed(key: str) -> Message:
+    made = message()
+    made.parameters["dormouse_idempotency_key"].string_param = key
+    return made
+
+
+def test_a_calls_own_key_is_no_part_of_its_digest() -> None:
+    """The same call may bring its key as a parameter or as metadata, or be sent under another after its outcome was lost."""
+    assert digest("f", decode(keyed("a"))) == digest("f", decode(keyed("b"))) == digest("f", decode(message()))
+
+
+def test_a_reserved_parameter_that_means_nothing_is_refused() -> None:
+    made = message()
+    made.parameters["dormouse_idempotency-key"].string_param = "misspelt"
+    with pytest.raises(InvalidArgument, match=r"parameters\.dormouse_idempotency-key: unknown"):
+        decode(made)
+
+
 def test_the_digest_is_of_what_is_asked_for() -> None:
     base = digest("f", decode(message()))
     swapped = Message(model_name="fn", id="x", inputs=[message().inputs[1], message().inputs[0]])

@@ -85,7 +85,8 @@ class SessionReader:
                 raise InvalidArgument(f"dormouse-session: {session!r} found, but sequence_id is {sequence!r}; give one, or the same")
         start = _flag(parameters, "sequence_start")
         tenant = _strict(b"dormouse-tenant", get(b"dormouse-tenant", b""))
-        call_key = callkeys.parse(text(get(b"dormouse-call", b"")), text(get(b"dormouse-idempotency-key", b"")), now_us, self._local)
+        idempotency = callkeys.named(text(get(b"dormouse-idempotency-key", b"")), parameters)
+        call_key = callkeys.parse(text(get(b"dormouse-call", b"")), idempotency, now_us, self._local)
         return SessionCall(
             session,
             self._keys.get((tenant, session)) or self._key(tenant, session, "sequence_id" if named is None else "dormouse-session"),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from dormouse_core import modelnames
+from dormouse_core import callkeys, modelnames
 from dormouse_core.errors import InvalidArgument
 from dormouse_core.tensors import DATATYPES, decode_contents, decode_raw, encode_raw
 from dormouse_proto import inference_pb2
@@ -94,6 +94,7 @@ class Decoder:
             raise InvalidArgument(f"model_name: {message.model_name!r} found, this function is {self._names[0]!r}")
         if message.model_version not in ("", "1"):
             raise InvalidArgument(f"model_version: {message.model_version!r} found, '' and '1' are allowed")
+        callkeys.reserved(message.parameters)
         self._inputs(request, message)
         request.outputs = self._outputs(message) if message.outputs else self._all
         return request
@@ -217,8 +218,8 @@ def check_shape(spec: TensorSpec, shape: tuple[int, ...]) -> None:
 class Digester:
     """Digests of requests to one function: of what a call asks for, not of how it is written (rule 6).
 
-    Inputs by name with datatype, shape and bytes, parameters sorted, the wanted outputs; never `id`, compression, wire order, or whether
-    contents were typed or raw. Every part is preceded by its length, so that no two different requests are written alike.
+    Inputs by name with datatype, shape and bytes, parameters sorted, the wanted outputs; never `id`, the call's own key, compression, wire
+    order, or whether contents were typed or raw. Every part is preceded by its length, so that no two different requests are written alike.
     """
 
     def __init__(self, function: str, signature: Signature) -> None:
@@ -257,6 +258,8 @@ class Digester:
 
 def _parameters(parts: list[bytes], parameters: Any) -> None:
     for name in sorted(parameters):
+        if name == callkeys.PARAMETER:
+            continue  # it names the call; metadata may do that instead
         parts += (_part(name.encode()), _part(parameters[name].SerializeToString(deterministic=True)))
 
 
