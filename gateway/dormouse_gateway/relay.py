@@ -30,9 +30,10 @@ from dormouse_core.sessions import shard_of
 from dormouse_gateway import metrics, naming
 from dormouse_gateway.bodies import Bodies
 from dormouse_gateway.demand import Demand
+from dormouse_gateway.flights import Flights
 from dormouse_gateway.gates import Gate, Room
 from dormouse_gateway.reads import Read, Reads
-from dormouse_gateway.sending import Parts, carry, interrupted, outgoing
+from dormouse_gateway.sending import BROKEN, Parts, carry, interrupted, outgoing
 from dormouse_gateway.table import Function, Table, Unreadable, Worker
 from dormouse_gateway.turns import Turn, Turns
 
@@ -102,6 +103,7 @@ class Relay:
         self._gates: dict[str, dict[str, Gate]] = {}  # by function, then by worker
         self._count = 0
         self._turns = Turns()
+        self._flights = Flights()
         self._random = random.Random(seed)  # noqa: S311 - spreads load, guards nothing
 
     # ------------------------------------------------------------------------------------------------------------ from outside
@@ -115,6 +117,8 @@ class Relay:
             function = self._table.function(label)
             if function is None:
                 self.demand.forget(label)
+            else:
+                self._flights.changed(function, self._table.revision)
             gates = self._gates.get(label, {})
             for name in [name for name, gate in gates.items() if not gate.flying and not len(gate.room)]:
                 if function is None or name not in function.workers:
@@ -329,17 +333,22 @@ class Relay:
             if call.parts is not None and not call.parts.decoupled:
                 call.parts.decoupled = function.entry.metadata.decoupled
             metadata = outgoing(call.request.metadata, function)
-            reply = await carry(self._transport, worker.address, call.request.message, metadata, call.parts, timeout)
+            answer = carry(self._transport, worker.address, call.request.message, metadata, call.parts, timeout)
+            shard = None if call.turn is None else shard_of(call.named.session, function.entry.shards)
+            since = 0 if call.read is None else call.read.revision
+            reply = await self._flights.carry(function, worker, shard, since, answer)
         except asyncio.CancelledError:
             gate.cancelled()
             raise
         now = self._clock.monotonic()
-        broken = reply.metadata.get("dormouse-broken", "")
+        broken = reply.metadata.get(BROKEN, "")
         why = reply.again or broken
         if not why:
             gate.answered()
             return reply
-        if broken:
+        if broken == "moved":
+            gate.cancelled()
+        elif broken:
             gate.broken(now)
         elif reply.again == "busy":
             gate.busy(now)
@@ -349,7 +358,7 @@ class Relay:
             call.refusals += 1
         if call.parts is not None and call.parts.begun:
             raise interrupted(reply)
-        if broken == "reset":
+        if broken in ("reset", "gone"):
             call.breaks += 1
             if not function.resend:
                 raise Unavailable(UNKNOWN_OUTCOME)

@@ -17,6 +17,7 @@ from dormouse_gateway.table import Function
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 DECOUPLED = "dormouse-decoupled"
+BROKEN = "dormouse-broken"  # a reply with it is not a worker's: why none came
 PASSED_ON = ("dormouse-session", "dormouse-tenant", "dormouse-idempotency-key", "dormouse-call")
 OWN = ("dormouse-", "x-envoy-", "x-forwarded-", "grpc-", ":")
 HOP = frozenset({"te", "content-type", "user-agent", "content-length", "host", "connection"})
@@ -52,7 +53,7 @@ def interrupted(reply: Reply) -> DormouseError:
     """What a caller is told that had parts already when the worker refused (it will never commit) or broke."""
     if reply.again:
         return Unavailable(f"the step was given up after a part of its reply was sent; it is not committed, send it again: {reply.details}")
-    return Aborted(f"the worker died after a part of the reply was sent; whether the step is committed is not known: {reply.details}")
+    return Aborted(f"the worker was lost after a part of the reply was sent; whether the step is committed is not known: {reply.details}")
 
 
 def outgoing(metadata: Mapping[str, str], function: Function) -> dict[str, str]:

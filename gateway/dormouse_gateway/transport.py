@@ -15,8 +15,9 @@ import grpc.aio
 from dormouse_core.seams import Part, Reply
 from dormouse_kit.grpc_options import channel_options
 
+from dormouse_gateway.sending import BROKEN
+
 IDLE_SECONDS = 300.0
-BROKEN = "dormouse-broken"
 SIGNED = ("dormouse-by", "dormouse-again")
 # What grpcio says of its own failures to connect, before anything was sent.
 CONNECT = ("failed to connect to all addresses", "connection refused", "no route to host", "network is unreachable")
