@@ -44,6 +44,9 @@ NAMES = (
 MESSAGE_BYTES = 16 * MIB
 MESSAGE_BYTES_MAX = 64 * MIB
 MESSAGE_OVERHEAD_BYTES = 64 * KIB
+METADATA_BYTES = 64 * KIB
+METADATA_ENTRY_BYTES = 32
+METADATA_HARD_BYTES = 8 * MIB
 CLIENT_MESSAGE_BYTES = 4 * MIB
 ENVOY_CIRCUIT_BREAKER = 1_024
 STREAM_MESSAGES = 256
@@ -71,6 +74,21 @@ MESSAGES = (
         "bytes",
         "Envoy: a body over its buffer is never retried",
         "by construction",
+    ),
+    Limit(
+        "METADATA_BYTES",
+        "a call's metadata: names, values, and what HTTP/2 counts for each entry",
+        "bytes",
+        "our own: below what each hop takes, a worker's Envoy being the narrowest with 96 KiB",
+        "each call: RESOURCE_EXHAUSTED",
+    ),
+    Limit("METADATA_ENTRY_BYTES", "of which an entry counts beyond its name and value", "bytes", "HTTP/2: RFC 9113, 6.5.2", "as above"),
+    Limit(
+        "METADATA_HARD_BYTES",
+        "metadata from where a call is reset without a text",
+        "bytes",
+        "Envoy: the highest `max_request_headers_kb`",
+        "each call: INTERNAL",
     ),
     Limit(
         "CLIENT_MESSAGE_BYTES",

@@ -13,6 +13,8 @@ import json
 import re
 from typing import Any
 
+from dormouse_core import limits
+
 from dormouse_gateway.settings import FRAME, MIB, Settings, address
 
 Json = dict[str, Any]
@@ -23,7 +25,10 @@ RELAY_CLUSTER = "relay"
 MANY = 100_000  # where Envoy wants a number and we mean "not this one": the relay and the workers have the limits
 
 # Callers must not steer: these reach Lua, the relay and the workers only if the gateway made them.
-INTERNAL_HEADERS = ("dormouse-call", "dormouse-fn", "dormouse-owner", "dormouse-rev", "dormouse-uid", "dormouse-again")
+INTERNAL_HEADERS = ("dormouse-call", "dormouse-fn", "dormouse-owner", "dormouse-rev", "dormouse-size", "dormouse-uid", "dormouse-again")
+MANY_HEADERS = (
+    1 << 20
+)  # bytes are what we count, and an entry counts 32 more than it holds; Envoy's limit of entries would reset calls mutely
 
 
 def extension(name: str, message: str, **content: Any) -> Json:
@@ -81,6 +86,7 @@ def lua_source(settings: Settings) -> str:
         f"local DEFAULT_NAMESPACE = {json.dumps(settings.default_namespace)}\n"
         f"local RELAY = {json.dumps(settings.relay)}\n"
         f"local OWN_NAMES = {{{own}}}\n"
+        f"local METADATA_BYTES, ENTRY_BYTES = {limits.METADATA_BYTES}, {limits.METADATA_ENTRY_BYTES}\n"
     )
     return head + importlib.resources.files(__package__).joinpath("router.lua").read_text()
 
@@ -94,10 +100,14 @@ def authority_pattern(settings: Settings) -> str:
 
 
 def early_mutations() -> list[Json]:
+    def put(key: str, value: str) -> Json:
+        return {"append": {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
+
     return [
         *({"remove": name} for name in INTERNAL_HEADERS),
         {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}},
-        {"append": {"header": {"key": "dormouse-fn", "value": ENTRY}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}},
+        put("dormouse-fn", ENTRY),
+        put("dormouse-size", "%REQUEST_HEADERS_BYTES%"),
     ]
 
 
@@ -139,6 +149,8 @@ def connection_manager(settings: Settings) -> Json:
             "scoped_rds": {"scoped_rds_config_source": ads},
         },
         "http2_protocol_options": {
+            # nghttp2, the default, ends the connection, with everybody's calls on it, for one header of more than 64 KiB.
+            "use_oghttp2_codec": True,
             "max_concurrent_streams": MANY,  # one client connection may have as many calls held as the relay holds
             "initial_stream_window_size": MIB,
             "initial_connection_window_size": 16 * MIB,
@@ -147,8 +159,9 @@ def connection_manager(settings: Settings) -> Json:
             # A header that HTTP forbids resets its own call. By default it ends the connection, with the calls of everybody who shares it.
             "override_stream_error_on_invalid_http_message": True,
         },
-        "common_http_protocol_options": {"idle_timeout": "0s", "max_headers_count": 200},
-        "max_request_headers_kb": 60,
+        "common_http_protocol_options": {"idle_timeout": "0s", "max_headers_count": MANY_HEADERS},
+        # router.lua refuses what is beyond limits.METADATA_BYTES, with a code and a text; Envoy would reset it without either.
+        "max_request_headers_kb": limits.METADATA_HARD_BYTES // limits.KIB,
         "stream_idle_timeout": "0s",  # a held call is silent for as long as the function's hold limit
         "request_timeout": "0s",
         "request_headers_timeout": "30s",  # headers come in one piece from an honest client

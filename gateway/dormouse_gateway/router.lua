@@ -5,7 +5,7 @@
 -- wrong stays in '+', and the relay answers it with the code and the text that it deserves; so nothing is guessed here, and there is one place
 -- that words errors. What this file must compute exactly like Python is `session_key` and `crc32` (dormouse_core.sessions; one set of vectors).
 --
--- One Lua VM per Envoy worker thread; bootstrap.py puts DEFAULT_NAMESPACE, RELAY and OWN_NAMES in front.
+-- One Lua VM per Envoy worker thread; bootstrap.py puts DEFAULT_NAMESPACE, RELAY, OWN_NAMES, METADATA_BYTES and ENTRY_BYTES in front.
 
 local bit = require("bit")
 local floor = math.floor
@@ -288,12 +288,38 @@ local function route(h)
   if owner then hd:replace("dormouse-owner", owner .. "," .. RELAY) end   -- try n goes to entry n; the route allows two
 end
 
+-- Bytes of the call's metadata as HTTP/2 counts them, or nil where they are within the limit. Every hop behind takes that much; each would
+-- refuse more in its own way, some with the connection. `dormouse-size` is Envoy's sum of names and values, so that most calls, which are
+-- small, are not counted here one by one: an entry has at least one byte.
+local function oversize(h)
+  local hd = h:headers()
+  local size = tonumber(hd:get("dormouse-size"))
+  hd:remove("dormouse-size")
+  if size and size * (1 + ENTRY_BYTES) <= METADATA_BYTES then return nil end
+  local total = 0
+  for name, value in pairs(hd) do total = total + #name + #value + ENTRY_BYTES end
+  return total > METADATA_BYTES and total or nil
+end
+
+local function refuse(h, code, text)
+  h:respond({[":status"] = "200", ["content-type"] = "application/grpc", ["grpc-status"] = code, ["grpc-message"] = text})
+end
+
+local function request(h)
+  local size = oversize(h)
+  if size then
+    refuse(h, "8", string.format("metadata: %d bytes found, at most %d are allowed (names, values and %d bytes for each entry)",
+                                 size, METADATA_BYTES, ENTRY_BYTES))
+  else
+    route(h)
+  end
+end
+
 -- An error in a filter's script lets the call go on, unrouted: catch it. LuaJIT yields (body()) inside pcall.
 function envoy_on_request(h)
-  local ok, problem = pcall(route, h)
+  local ok, problem = pcall(request, h)
   if not ok then
     h:logErr("router.lua: " .. tostring(problem))
-    h:respond({[":status"] = "200", ["content-type"] = "application/grpc", ["grpc-status"] = "13",
-               ["grpc-message"] = "the gateway's router failed; its log names the cause"})
+    refuse(h, "13", "the gateway's router failed; its log names the cause")
   end
 end

@@ -16,8 +16,8 @@ MAX_MESSAGE_BYTES: Final = 64 * MIB
 # A message's limit is counted without gRPC's and Dormouse's own fields around the tensors.
 MESSAGE_SLACK: Final = 64 * 1024
 UNLIMITED: Final = -1
-# Envoy takes 60 KiB of headers from a caller, a worker takes what Envoy sends on; gRPC's own 8 KiB, from where it refuses some calls and
-# others not, would refuse a caller's long token only where the call happens to come this way.
+# The gateway's Envoy refuses a call of more than limits.METADATA_BYTES, which are 64 KiB, and every hop behind it takes more than that.
+# gRPC's own 8 KiB, from where it refuses some calls and others not, would refuse a caller's long token only where it comes this way.
 METADATA_BYTES: Final = 128 * 1024
 _METADATA: Final[Options] = [("grpc.max_metadata_size", METADATA_BYTES), ("grpc.absolute_max_metadata_size", METADATA_BYTES)]
 MANY: Final = 100_000

@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 import pytest
 from dormouse.client import Client as PythonClient
+from dormouse_core import limits
 from dormouse_core.errors import Code, DormouseError
 from dormouse_proto import inference_pb2
 from dormouse_testing import models
@@ -212,6 +213,15 @@ def test_the_python_client_puts_keys_into_lower_case_and_contradictions_are_refu
                 client.infer("counter", one, **given)
             assert refused.value.code is Code.INVALID_ARGUMENT
         assert client.infer("counter", one, metadata={"Dormouse-Session": "capitals"}).step == 3
+
+
+def test_a_worker_takes_all_the_metadata_that_a_gateway_lets_through(client: Client) -> None:
+    """Of the hops behind the gateway a worker's Envoy takes the least (case 11.O5)."""
+    size = limits.METADATA_BYTES - 2048
+    entry = limits.METADATA_ENTRY_BYTES + 8
+    for number, metadata in enumerate(([("x-token", "t" * size)], [(f"x-{n:04d}", "bb") for n in range(size // entry)])):
+        reply = client.infer(request_of("counter", x=ROW), [("dormouse-session", f"metadata-{number}"), *metadata])
+        assert outputs_of(reply)["y"].any()
 
 
 def test_an_idempotency_key_names_one_request(client: Client) -> None:

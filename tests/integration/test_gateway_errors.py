@@ -155,7 +155,7 @@ async def test_its_own_errors_are_one_frame_of_headers(gateway: Gateway, world: 
 
 @pytest.mark.parametrize("size", [9_000, 15_000, 50_000])
 async def test_a_long_token_goes_wherever_the_call_goes(channel: grpc.aio.Channel, world: World, worker: FakeWorker, size: int) -> None:
-    """Envoy takes 60 KiB of headers; grpcio, in the relay, would take 8 KiB, and some of what is longer."""
+    """grpcio, in the relay, would take 8 KiB, and some of what is longer."""
     await world.register(await world.function("f"), worker)
     token = ("authorization", "".join(chr(33 + i * 7 % 90) for i in range(size)))
     stream = channel.stream_stream(f"{SERVICE}ModelStreamInfer")

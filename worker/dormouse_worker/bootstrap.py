@@ -53,8 +53,9 @@ def bootstrap(host: str, port: int, admin: str, app: str = "dormouse_worker.chil
         # A step may run for hours and the control stream is silent for seconds: no time limit but our own.
         "stream_idle_timeout": "0s",
         "request_timeout": "0s",
-        "common_http_protocol_options": {"idle_timeout": "0s", "max_headers_count": 1000},
-        "max_request_headers_kb": 96,  # what a gateway takes from a caller, 60, and what it adds
+        "common_http_protocol_options": {"idle_timeout": "0s", "max_headers_count": 3000},
+        # More than a gateway takes from a caller (limits.METADATA_BYTES, of entries of 33 bytes and more) and adds itself.
+        "max_request_headers_kb": 96,
         "http2_protocol_options": {
             # nghttp2, the default, ends a connection (GOAWAY, code 2) with everybody's calls on it once more than 1,000 of its calls, and
             # then 33 a second, were cancelled. A gateway has few connections and many impatient callers.
