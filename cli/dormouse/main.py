@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dormouse_core import limits
 from dormouse_core.errors import DormouseError
+from dormouse_core.spec.durations import Duration
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,6 +53,7 @@ def _up(options: argparse.Namespace) -> None:
             etcd_endpoints=endpoints,
             installation=options.installation,
             max_message=options.max_message,
+            removal_wait=options.removal_wait,
         )
     )
 
@@ -72,6 +74,9 @@ def parser() -> argparse.ArgumentParser:
 
     up.add_argument(
         "--max-message", type=_size, default=limits.MESSAGE_BYTES, metavar="SIZE", help="of a request or reply: 16MiB; at most 64MiB"
+    )
+    up.add_argument(
+        "--removal-wait", type=_duration, default="", metavar="DURATION", help="from a session's end to its removal; by default 10m or more"
     )
     up.add_argument("--installation", default="local", metavar="NAME", help="the part of the store that is this system's (local)")
 
@@ -142,6 +147,14 @@ def _size(text: str) -> int:
 
 
 _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20}
+
+
+def _duration(text: str) -> str:
+    try:
+        Duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def _port(text: str) -> int:

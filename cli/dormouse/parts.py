@@ -105,11 +105,12 @@ def etcd(binary: str, data: Path, ports: Ports) -> list[str]:
     ]
 
 
-def operator(store: Sequence[str], sockets: Path, ports: Ports, directory: Path, installation: str) -> list[str]:
+def operator(store: Sequence[str], sockets: Path, ports: Ports, directory: Path, installation: str, removal_wait: str) -> list[str]:
     return [
         *(sys.executable, "-m", "dormouse_operator", "--local", *_store(store), "--installation", installation),
         *("--control", f"unix:{sockets / 'control.sock'}", "--provider", f"unix:{sockets / 'provider.sock'}"),
         *("--listen", f"127.0.0.1:{ports.operator}", "--metrics", str(ports.operator_metrics), "--model-root", os.fspath(directory)),
+        *(("--removal-wait", removal_wait) if removal_wait else ()),
     ]
 
 

@@ -61,6 +61,7 @@ async def up(
     etcd_endpoints: Sequence[str],
     installation: str,
     max_message: int = limits.MESSAGE_BYTES,
+    removal_wait: str = "",
     stop: asyncio.Event | None = None,
 ) -> None:
     """Runs until SIGINT or SIGTERM (or `stop`). Raises DormouseError with one readable line when it cannot start."""
@@ -76,7 +77,7 @@ async def up(
         async with _provider(home, sockets) as supervisors:
             system = [
                 *store,
-                Part("operator", lambda: parts.operator(endpoints, sockets, ports, home.directory, installation)),
+                Part("operator", lambda: parts.operator(endpoints, sockets, ports, home.directory, installation, removal_wait)),
                 Part("agent", lambda: parts.gateway("dormouse_gateway", endpoints, sockets, ports, installation, max_message)),
                 Part("envoy", lambda: parts.gateway("dormouse_gateway.envoy", endpoints, sockets, ports, installation, max_message)),
             ]

@@ -94,5 +94,9 @@ class Keys:
     def usage(self, f: Function, worker: str, lane: int) -> str:
         return f"{self.data(f)}usage/{worker}/{lane}"
 
+    def quarantined(self, f: Function, shard: int, part: str | None = None) -> str:
+        """The prefix of broken copies: a shard's, or one session's or (percent-encoded) tenant's in it."""
+        return f"{self.data(f)}quarantine/{shard}/" + ("" if part is None else f"{part}/")
+
     def quarantine(self, f: Function, shard: int, session: str, revision: int) -> str:
         return f"{self.data(f)}quarantine/{shard}/{session}/{revision}"

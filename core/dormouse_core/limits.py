@@ -132,6 +132,8 @@ TXN_BYTES = 1 * MIB
 TXN_OPS = 120
 FAILOVER_SHARDS = 60
 STORE_FULL_FRACTION = 0.7
+STORE_ROOM_FRACTION = 0.65
+STORE_FIGURE_SECONDS = 10.0
 COMPACT_SECONDS = 10.0
 ETCD_REQUEST_BYTES = 3 * MIB // 2
 ETCD_TXN_OPS = 128
@@ -170,6 +172,14 @@ STORE = (
         "our own: what exists must be able to go on",
         "each new session: RESOURCE_EXHAUSTED",
     ),
+    Limit("STORE_ROOM_FRACTION", "of it, below which they are taken again", "", "our own: it does not flap", "the worker"),
+    Limit(
+        "STORE_FIGURE_SECONDS",
+        "age of the store's size beyond which it counts as unknown",
+        "seconds",
+        "our own: what is not known refuses nobody",
+        "the worker",
+    ),
     Limit("COMPACT_SECONDS", "time between compactions of the history", "seconds", "etcd's quota counts history", "the leader"),
     Limit("ETCD_REQUEST_BYTES", "a request", "bytes", "etcd: `--max-request-bytes`, default", "kept under by the rows above"),
     Limit(
@@ -193,6 +203,10 @@ KEPT_REPLY_MEMORY_BYTES = 64 * MIB
 KEY_MAKERS = 8
 CLOCK_AHEAD_SECONDS = 60.0
 REMOVAL_WAIT_SECONDS = 600.0
+REMOVAL_WAIT_MARGIN_SECONDS = 60.0
+SESSION_MEMORY_FRACTION = 0.5
+SESSION_MEMORY_UNLIMITED_FRACTION = 0.25
+SESSION_OVERHEAD_BYTES = 2 * KIB
 SHARDS_MAX = 4_096
 STATES_MAX = 32
 TENSOR_DIMENSIONS = 16
@@ -224,10 +238,38 @@ SESSIONS = (
     ),
     Limit(
         "REMOVAL_WAIT_SECONDS",
-        "how long an ended session's keys are remembered",
+        "from a session's end or expiry to its removal, at least and by default",
         "seconds",
-        "our own: longer than callers repeat",
+        "our own: longer than callers repeat; `dormouse up --removal-wait`, the chart's `removalWait`",
         "a repeat of an older call: ABORTED",
+    ),
+    Limit(
+        "REMOVAL_WAIT_MARGIN_SECONDS",
+        "by how much that wait passes `timeouts.hold`, unless it is set",
+        "seconds",
+        "our own: a call that was held may be repeated",
+        "by construction",
+    ),
+    Limit(
+        "SESSION_MEMORY_FRACTION",
+        "of the container's memory limit that sessions may take",
+        "",
+        "our own: the rest is the model's",
+        "the longest idle sessions leave memory; their records stay",
+    ),
+    Limit(
+        "SESSION_MEMORY_UNLIMITED_FRACTION",
+        "of the machine's memory, where the worker has no memory limit",
+        "",
+        "our own: a machine has several workers",
+        "the longest idle sessions leave memory; their records stay",
+    ),
+    Limit(
+        "SESSION_OVERHEAD_BYTES",
+        "what a session in memory counts beside its state and its kept replies",
+        "bytes",
+        "measured",
+        "by construction",
     ),
     Limit("SHARDS_MAX", "`spec.sessions.shards`", "shards", "an owner is named for each in every gateway", "at creation"),
     Limit("STATES_MAX", "state tensors of a function", "tensors", "the API server bounds the cost of rules", "at creation"),

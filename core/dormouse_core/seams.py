@@ -109,11 +109,13 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What one linearizable read saw at `revision`. `more`: the limit cut it; go on behind the last key at this revision."""
+    """What one linearizable read saw at `revision`. `more`: the limit cut it; go on behind the last key at this revision. `count`: of all
+    that the read was about, whatever the limit."""
 
     revision: int
     items: tuple[Item, ...]
     more: bool = False
+    count: int = 0
 
 
 @dataclass(frozen=True, slots=True)

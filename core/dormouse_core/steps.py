@@ -10,6 +10,7 @@ therefore cost a refusal, never a second effect.
 """
 
 import enum
+from collections.abc import Iterable
 from typing import Protocol
 from urllib.parse import unquote
 
@@ -126,7 +127,7 @@ def too_old(key: CallKey) -> Aborted:
 
 
 def gone(kept: Kept) -> DormouseError:
-    return DormouseError(f"step {kept.step} is committed, its reply was too large to keep", Code.ALREADY_EXISTS)
+    return DormouseError(f"step {kept.step} is committed, its reply is no longer kept", Code.ALREADY_EXISTS)
 
 
 # ---------------------------------------------------------------------------------------------------------------------- effects
@@ -158,7 +159,10 @@ def advance(
     else:
         # A created record starts with the floor as horizon (rule 9); one that replaces a broken record knows no key before its own.
         kept, horizon, newest = (new,), (floor_us if trouble is None else max(floor_us, timestamp)), timestamp
-    return Body(state_version, call.end, step, kept, horizon, newest, now_us + ttl_us)
+    if call.end:
+        # Its end is its expiry. Its keys stay until it is removed; of the replies only the newest is likely to be asked for.
+        return Body(state_version, True, step, slim(kept, new), horizon, newest, now_us)
+    return Body(state_version, False, step, kept, horizon, newest, now_us + ttl_us)
 
 
 def remember(kept: tuple[Kept, ...], horizon_us: int, new: Kept) -> tuple[tuple[Kept, ...], int]:
@@ -187,6 +191,11 @@ def remember(kept: tuple[Kept, ...], horizon_us: int, new: Kept) -> tuple[tuple[
                 slimmer[i] = records.keep(k.timestamp_us, k.id, k.digest, None, k.step)
         kept = tuple(slimmer)
     return kept, horizon_us
+
+
+def slim(kept: Iterable[Kept], but: Kept | None = None) -> tuple[Kept, ...]:
+    """The keys without their replies; `but`: the one that keeps its own."""
+    return tuple(k if k is but or k.reply is None else records.keep(k.timestamp_us, k.id, k.digest, None, k.step) for k in kept)
 
 
 # --------------------------------------------------------------------------------------------------------------------- outcomes

@@ -132,12 +132,31 @@ def remove(
     floor_mod: int,
     floor_us: int,
     leader_new: int | None = None,
+    quarantined: Sequence[str] = (),
 ) -> Txn:
     """Removes records whose time is over (rule 9). `records`: key -> mod. `floor_us`: the shard's next floor, at least the old one and the
-    newest timestamp of each of them. `leader_new`: where the leader does it, for want of a live owner."""
+    newest timestamp of each of them. `leader_new`: where the leader does it, for want of a live owner. `quarantined`: keys of broken copies
+    of theirs, which go with them."""
     compares: list[ModIs | CreatedIs] = [] if leader_new is None else [CreatedIs(keys.leader, leader_new)]
     compares.append(ModIs(keys.shard(f, shard), shard_mod))
     compares.append(ModIs(keys.floor(f, shard), floor_mod))
     compares += [ModIs(key, mod) for key, mod in records.items()]
     floor = bytes(state_pb2.Floor(timestamp_us=floor_us).SerializeToString())
-    return counted(Txn(tuple(compares), (*(Delete(key) for key in records), Put(keys.floor(f, shard), floor))))
+    return counted(Txn(tuple(compares), (*map(Delete, records), *map(Delete, quarantined), Put(keys.floor(f, shard), floor))))
+
+
+def replace(
+    keys: Keys,
+    f: Function,
+    shard: int,
+    tombstones: Mapping[str, tuple[int, bytes]],
+    *,
+    shard_mod: int,
+    leader_new: int,
+    quarantined: Sequence[str],
+) -> Txn:
+    """The leader deletes sessions: their records (key -> mod as read, next value) become tombstones, whoever owns the shard. The owner's
+    next commit to one of them fails the comparison of its record. `quarantined`: as in `remove`."""
+    compares: list[Compare] = [CreatedIs(keys.leader, leader_new), ModIs(keys.shard(f, shard), shard_mod)]
+    compares += [ModIs(key, mod) for key, (mod, _) in tombstones.items()]
+    return counted(Txn(tuple(compares), (*(Put(key, value) for key, (_, value) in tombstones.items()), *map(Delete, quarantined))))

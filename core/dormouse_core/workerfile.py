@@ -35,6 +35,8 @@ class WorkerFile(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     store: StoreAccess
     model_root: str = ""
     """The folder under which file:// lies."""
+    removal_wait: float | None = None
+    """The installation's wait from a session's end to its removal, in seconds; absent: see `lifetimes.removal_wait`."""
 
     @property
     def function(self) -> keys.Function:

@@ -28,7 +28,7 @@ async def run(s: Settings) -> int:
     clock, keys = SystemClock(), Keys(s.installation)
     access = terms.access(s)
     store = EtcdStore(s.store, tls=terms.tls(s), user=s.store_user, password=terms.password(s))
-    provider = LocalProvider(s.provider, installation=s.installation, store=access, model_root=s.model_root)
+    provider = LocalProvider(s.provider, installation=s.installation, store=access, model_root=s.model_root, removal_wait=s.removal_wait)
     served = metrics.serve(s.metrics)
     value = state_pb2.Leader(address=s.listen, name=s.name).SerializeToString()
     election = Election(store, clock, keys.leader, value)

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dormouse_core.spec.durations import Duration
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -26,6 +28,8 @@ class Settings:
     """The port for Prometheus; 0: any free one."""
     model_root: str = ""
     """The folder under which file:// lies for the workers of this machine."""
+    removal_wait: float | None = None
+    """Seconds from a session's end to its removal; None: see `lifetimes.removal_wait`."""
 
 
 def parse(arguments: Sequence[str] | None) -> Settings:
@@ -45,6 +49,9 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     parser.add_argument("--listen", default=default.listen, metavar="IP:PORT")
     parser.add_argument("--metrics", type=int, default=default.metrics, metavar="PORT")
     parser.add_argument("--model-root", default=default.model_root, metavar="DIR")
+    parser.add_argument(
+        "--removal-wait", type=_wait, metavar="DURATION", help="from a session's end to its removal; by default 10m or more"
+    )
     options = vars(parser.parse_args(arguments))
     del options["local"]
     options["store"] = tuple(options["store"] or default.store)
@@ -54,3 +61,10 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     if not 0 < int("0" + options["listen"].rpartition(":")[2]) < 65536:
         parser.error(f"--listen: {options['listen']!r} found, IP:port with a port from 1 to 65535 is allowed")
     return Settings(**options)
+
+
+def _wait(text: str) -> float:
+    try:
+        return Duration(text).seconds
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class WorkerOrder(_message.Message):
-    __slots__ = ("hello", "drain", "no_taker", "time")
+    __slots__ = ("hello", "drain", "no_taker", "time", "limits")
     class Hello(_message.Message):
         __slots__ = ("leader", "report_interval_ms")
         LEADER_FIELD_NUMBER: _ClassVar[int]
@@ -33,18 +33,31 @@ class WorkerOrder(_message.Message):
     class NoTaker(_message.Message):
         __slots__ = ()
         def __init__(self) -> None: ...
+    class Limits(_message.Message):
+        __slots__ = ("others_sessions", "others_bytes", "store_used", "replaced")
+        OTHERS_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+        OTHERS_BYTES_FIELD_NUMBER: _ClassVar[int]
+        STORE_USED_FIELD_NUMBER: _ClassVar[int]
+        REPLACED_FIELD_NUMBER: _ClassVar[int]
+        others_sessions: int
+        others_bytes: int
+        store_used: float
+        replaced: _containers.RepeatedScalarFieldContainer[str]
+        def __init__(self, others_sessions: _Optional[int] = ..., others_bytes: _Optional[int] = ..., store_used: _Optional[float] = ..., replaced: _Optional[_Iterable[str]] = ...) -> None: ...
     HELLO_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     NO_TAKER_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
     hello: WorkerOrder.Hello
     drain: WorkerOrder.Drain
     no_taker: WorkerOrder.NoTaker
     time: WorkerOrder.Time
-    def __init__(self, hello: _Optional[_Union[WorkerOrder.Hello, _Mapping]] = ..., drain: _Optional[_Union[WorkerOrder.Drain, _Mapping]] = ..., no_taker: _Optional[_Union[WorkerOrder.NoTaker, _Mapping]] = ..., time: _Optional[_Union[WorkerOrder.Time, _Mapping]] = ...) -> None: ...
+    limits: WorkerOrder.Limits
+    def __init__(self, hello: _Optional[_Union[WorkerOrder.Hello, _Mapping]] = ..., drain: _Optional[_Union[WorkerOrder.Drain, _Mapping]] = ..., no_taker: _Optional[_Union[WorkerOrder.NoTaker, _Mapping]] = ..., time: _Optional[_Union[WorkerOrder.Time, _Mapping]] = ..., limits: _Optional[_Union[WorkerOrder.Limits, _Mapping]] = ...) -> None: ...
 
 class WorkerReport(_message.Message):
-    __slots__ = ("worker", "uid", "revision", "ready", "draining", "in_flight", "queued", "calls", "kept_replies", "concurrency_seconds", "sessions", "state_bytes", "shards", "stopped", "metadata", "busy_seconds", "mark", "offset_us", "clock_off")
+    __slots__ = ("worker", "uid", "revision", "ready", "draining", "in_flight", "queued", "calls", "kept_replies", "concurrency_seconds", "sessions", "state_bytes", "shards", "stopped", "metadata", "busy_seconds", "mark", "offset_us", "clock_off", "stored_sessions", "stored_bytes", "hibernated_bytes", "counted", "session_memory_bytes")
     class StoppedShard(_message.Message):
         __slots__ = ("shard", "stopped_us")
         SHARD_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +84,11 @@ class WorkerReport(_message.Message):
     MARK_FIELD_NUMBER: _ClassVar[int]
     OFFSET_US_FIELD_NUMBER: _ClassVar[int]
     CLOCK_OFF_FIELD_NUMBER: _ClassVar[int]
+    STORED_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HIBERNATED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    COUNTED_FIELD_NUMBER: _ClassVar[int]
+    SESSION_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     worker: str
     uid: str
     revision: str
@@ -90,7 +108,12 @@ class WorkerReport(_message.Message):
     mark: int
     offset_us: int
     clock_off: bool
-    def __init__(self, worker: _Optional[str] = ..., uid: _Optional[str] = ..., revision: _Optional[str] = ..., ready: _Optional[bool] = ..., draining: _Optional[bool] = ..., in_flight: _Optional[int] = ..., queued: _Optional[int] = ..., calls: _Optional[int] = ..., kept_replies: _Optional[int] = ..., concurrency_seconds: _Optional[float] = ..., sessions: _Optional[int] = ..., state_bytes: _Optional[int] = ..., shards: _Optional[int] = ..., stopped: _Optional[_Iterable[_Union[WorkerReport.StoppedShard, _Mapping]]] = ..., metadata: _Optional[_Union[_state_pb2.ModelMetadata, _Mapping]] = ..., busy_seconds: _Optional[float] = ..., mark: _Optional[int] = ..., offset_us: _Optional[int] = ..., clock_off: _Optional[bool] = ...) -> None: ...
+    stored_sessions: int
+    stored_bytes: int
+    hibernated_bytes: int
+    counted: bool
+    session_memory_bytes: int
+    def __init__(self, worker: _Optional[str] = ..., uid: _Optional[str] = ..., revision: _Optional[str] = ..., ready: _Optional[bool] = ..., draining: _Optional[bool] = ..., in_flight: _Optional[int] = ..., queued: _Optional[int] = ..., calls: _Optional[int] = ..., kept_replies: _Optional[int] = ..., concurrency_seconds: _Optional[float] = ..., sessions: _Optional[int] = ..., state_bytes: _Optional[int] = ..., shards: _Optional[int] = ..., stopped: _Optional[_Iterable[_Union[WorkerReport.StoppedShard, _Mapping]]] = ..., metadata: _Optional[_Union[_state_pb2.ModelMetadata, _Mapping]] = ..., busy_seconds: _Optional[float] = ..., mark: _Optional[int] = ..., offset_us: _Optional[int] = ..., clock_off: _Optional[bool] = ..., stored_sessions: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., hibernated_bytes: _Optional[int] = ..., counted: _Optional[bool] = ..., session_memory_bytes: _Optional[int] = ...) -> None: ...
 
 class FunctionDemand(_message.Message):
     __slots__ = ("namespace", "name", "uid", "held", "arrived", "held_seconds")
@@ -161,7 +184,7 @@ class Condition(_message.Message):
     def __init__(self, type: _Optional[str] = ..., status: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., since_us: _Optional[int] = ...) -> None: ...
 
 class FunctionStatus(_message.Message):
-    __slots__ = ("namespace", "name", "uid", "revision", "phase", "replicas", "ready_replicas", "sessions", "asleep_since_us", "conditions", "reason", "autoscaled", "workers", "owners", "calls", "wanted_revision")
+    __slots__ = ("namespace", "name", "uid", "revision", "phase", "replicas", "ready_replicas", "sessions", "asleep_since_us", "conditions", "reason", "autoscaled", "workers", "owners", "calls", "wanted_revision", "hibernated_bytes", "stored_sessions", "stored_known")
     class OwnersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -192,6 +215,9 @@ class FunctionStatus(_message.Message):
     OWNERS_FIELD_NUMBER: _ClassVar[int]
     CALLS_FIELD_NUMBER: _ClassVar[int]
     WANTED_REVISION_FIELD_NUMBER: _ClassVar[int]
+    HIBERNATED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STORED_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    STORED_KNOWN_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     name: str
     uid: str
@@ -208,7 +234,10 @@ class FunctionStatus(_message.Message):
     owners: _containers.ScalarMap[int, str]
     calls: _containers.ScalarMap[str, int]
     wanted_revision: str
-    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., revision: _Optional[str] = ..., phase: _Optional[str] = ..., replicas: _Optional[int] = ..., ready_replicas: _Optional[int] = ..., sessions: _Optional[int] = ..., asleep_since_us: _Optional[int] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., reason: _Optional[str] = ..., autoscaled: _Optional[bool] = ..., workers: _Optional[_Iterable[str]] = ..., owners: _Optional[_Mapping[int, str]] = ..., calls: _Optional[_Mapping[str, int]] = ..., wanted_revision: _Optional[str] = ...) -> None: ...
+    hibernated_bytes: int
+    stored_sessions: int
+    stored_known: bool
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., revision: _Optional[str] = ..., phase: _Optional[str] = ..., replicas: _Optional[int] = ..., ready_replicas: _Optional[int] = ..., sessions: _Optional[int] = ..., asleep_since_us: _Optional[int] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., reason: _Optional[str] = ..., autoscaled: _Optional[bool] = ..., workers: _Optional[_Iterable[str]] = ..., owners: _Optional[_Mapping[int, str]] = ..., calls: _Optional[_Mapping[str, int]] = ..., wanted_revision: _Optional[str] = ..., hibernated_bytes: _Optional[int] = ..., stored_sessions: _Optional[int] = ..., stored_known: _Optional[bool] = ...) -> None: ...
 
 class ApplyRequest(_message.Message):
     __slots__ = ("manifest",)
@@ -313,6 +342,24 @@ class SessionsResponse(_message.Message):
     next: str
     revision: int
     def __init__(self, sessions: _Optional[_Iterable[_Union[SessionInfo, _Mapping]]] = ..., next: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class DeleteSessionsRequest(_message.Message):
+    __slots__ = ("namespace", "name", "session", "tenant")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    session: str
+    tenant: str
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., session: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
+
+class DeleteSessionsResponse(_message.Message):
+    __slots__ = ("deleted",)
+    DELETED_FIELD_NUMBER: _ClassVar[int]
+    deleted: int
+    def __init__(self, deleted: _Optional[int] = ...) -> None: ...
 
 class StartRequest(_message.Message):
     __slots__ = ("instance", "spec", "grace_seconds")

@@ -225,6 +225,11 @@ class ControlStub:
                 request_serializer=control__pb2.SessionsRequest.SerializeToString,
                 response_deserializer=control__pb2.SessionsResponse.FromString,
                 _registered_method=True)
+        self.DeleteSessions = channel.unary_unary(
+                '/dormouse.control.v1.Control/DeleteSessions',
+                request_serializer=control__pb2.DeleteSessionsRequest.SerializeToString,
+                response_deserializer=control__pb2.DeleteSessionsResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServicer:
@@ -269,6 +274,12 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteSessions(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -301,6 +312,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Sessions,
                     request_deserializer=control__pb2.SessionsRequest.FromString,
                     response_serializer=control__pb2.SessionsResponse.SerializeToString,
+            ),
+            'DeleteSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSessions,
+                    request_deserializer=control__pb2.DeleteSessionsRequest.FromString,
+                    response_serializer=control__pb2.DeleteSessionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -467,6 +483,33 @@ class Control:
             '/dormouse.control.v1.Control/Sessions',
             control__pb2.SessionsRequest.SerializeToString,
             control__pb2.SessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dormouse.control.v1.Control/DeleteSessions',
+            control__pb2.DeleteSessionsRequest.SerializeToString,
+            control__pb2.DeleteSessionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

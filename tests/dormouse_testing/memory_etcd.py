@@ -85,15 +85,11 @@ class MemoryEtcd:
             raise refused("mvcc: required revision has been compacted")
         if revision > self.revision:
             raise refused("mvcc: required revision is a future revision")
-        items: list[Item] = []
-        for key in self._under(prefix, start):
-            item = self.item(key, revision)
-            if item is None:
-                continue
-            if limit and len(items) == limit:
-                return Listing(revision or self.revision, tuple(items), more=True)
-            items.append(Item(key, b"", item.mod_revision, item.create_revision, item.lease) if keys_only else item)
-        return Listing(revision or self.revision, tuple(items))
+        found = [item for key in self._under(prefix, start) if (item := self.item(key, revision)) is not None]
+        items = found[: limit or None]
+        if keys_only:
+            items = [Item(item.key, b"", item.mod_revision, item.create_revision, item.lease) for item in items]
+        return Listing(revision or self.revision, tuple(items), len(items) < len(found), len(found))
 
     def events(self, prefix: str, revision: int) -> list[Event]:
         """Changes under `prefix` from `revision` on."""

@@ -19,11 +19,18 @@ ORDER_BYTES = 1 << 20
 
 
 class Control:
-    def __init__(self, report: Callable[[bool], control_pb2.WorkerReport], drain: Callable[[], None], no_taker: Callable[[], None]) -> None:
-        """`report(first)`: what to say now; `first` in a stream carries the model's metadata."""
+    def __init__(
+        self,
+        report: Callable[[bool], control_pb2.WorkerReport],
+        drain: Callable[[], None],
+        no_taker: Callable[[], None],
+        hear: Callable[[control_pb2.WorkerOrder.Limits], None],
+    ) -> None:
+        """`report(first)`: what to say now; `first` in a stream carries the model's metadata. `hear`: what the leader knows of sessions."""
         self._report = report
         self._drain = drain
         self._no_taker = no_taker
+        self._hear = hear
         self._changed: set[asyncio.Event] = set()
         self._closing = False
 
@@ -88,3 +95,5 @@ class Control:
                     self._drain()
                 elif kind == "no_taker":
                     self._no_taker()
+                elif kind == "limits":
+                    self._hear(order.limits)

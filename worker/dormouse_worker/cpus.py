@@ -25,23 +25,24 @@ def available(cgroup: pathlib.Path = CGROUP, own: pathlib.Path = SELF, affinity:
 def quota(cgroup: pathlib.Path, own: pathlib.Path) -> float | None:
     """The tightest quota in CPUs; None: no quota."""
     found: list[float] = []
-    for line in _read(own).splitlines():
+    for line in read(own).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            found += _levels(cgroup, path, _v2)
+            found += levels(cgroup, path, _v2)
         elif "cpu" in controllers.split(","):
-            found += _levels(cgroup / "cpu", path, _v1) or _levels(cgroup / controllers, path, _v1)
+            found += levels(cgroup / "cpu", path, _v1) or levels(cgroup / controllers, path, _v1)
     return min(found, default=None)
 
 
-def _levels(root: pathlib.Path, path: str, read: Callable[[pathlib.Path], float | None]) -> list[float]:
+def levels(root: pathlib.Path, path: str, value_of: Callable[[pathlib.Path], float | None]) -> list[float]:
+    """What `value_of` finds in the control group at `path` below `root` and in those above it."""
     # Inside a container the path may be the host's and not exist below the mount: then the mount itself is the container's group.
     folder = root / path.lstrip("/")
     if ".." in pathlib.PurePosixPath(path).parts or not folder.is_dir():
         folder = root
     found = []
     while True:
-        value = read(folder)
+        value = value_of(folder)
         if value is not None:
             found.append(value)
         if folder == root:
@@ -50,16 +51,17 @@ def _levels(root: pathlib.Path, path: str, read: Callable[[pathlib.Path], float 
 
 
 def _v2(folder: pathlib.Path) -> float | None:
-    fields = _read(folder / "cpu.max").split()
+    fields = read(folder / "cpu.max").split()
     return int(fields[0]) / int(fields[1]) if len(fields) == 2 and fields[0] != "max" else None
 
 
 def _v1(folder: pathlib.Path) -> float | None:
-    limit, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+    limit, period = read(folder / "cpu.cfs_quota_us"), read(folder / "cpu.cfs_period_us")
     return int(limit) / int(period) if limit and period and int(limit) > 0 else None
 
 
-def _read(path: pathlib.Path) -> str:
+def read(path: pathlib.Path) -> str:
+    """The file's text, '' where it is not there."""
     try:
         return path.read_text()
     except OSError:

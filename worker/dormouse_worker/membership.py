@@ -4,10 +4,13 @@ import asyncio
 import pathlib
 from collections.abc import Callable
 
+from dormouse_core import lifetimes
 from dormouse_core.workerfile import WorkerFile
 from dormouse_kit.clock import SystemClock
 from dormouse_kit.etcd import EtcdStore, TlsFiles
+from dormouse_proto import control_pb2
 
+from dormouse_worker import memorylimit
 from dormouse_worker.loading import Loaded
 from dormouse_worker.sessions import Registration, Sessions, Settings
 
@@ -34,6 +37,10 @@ class Membership:
                 ttl=spec.ttl.seconds,
                 evict_after=spec.evict_after.seconds,
                 step_limit=file.spec.timeouts.step.seconds,
+                removal_wait=lifetimes.removal_wait(file.removal_wait, file.spec.timeouts.hold.seconds),
+                max_count=spec.max_count,
+                max_bytes=spec.max_bytes,
+                memory_bytes=memorylimit.for_sessions(),
             )
             self.sessions = Sessions(
                 file.function,
@@ -73,6 +80,10 @@ class Membership:
     def no_taker(self) -> None:
         if self.sessions is not None:
             self.sessions.no_taker()
+
+    def hear(self, limits: control_pb2.WorkerOrder.Limits) -> None:
+        if self.sessions is not None:
+            self.sessions.hear(limits)
 
     async def close(self) -> None:
         await self._part.close()

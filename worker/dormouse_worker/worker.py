@@ -12,7 +12,7 @@ from dormouse_core.statistics import Tally
 from dormouse_kit import log
 from dormouse_proto import control_pb2
 
-from dormouse_worker import bootstrap, exposition
+from dormouse_worker import bootstrap, exposition, memorylimit
 from dormouse_worker.asgi import Call, Transport
 from dormouse_worker.control import Control
 from dormouse_worker.counters import Counters
@@ -47,7 +47,9 @@ class Worker:
         self._draining: asyncio.Task[None] | None = None
         self._member: Membership | None = None
         self._counters = Counters()
-        self.control = Control(self.report, self.drain, self._no_taker)
+        self._memory_limit = memorylimit.for_sessions()
+        self._removed = 0
+        self.control = Control(self.report, self.drain, self._no_taker, self._hear)
         kinds = {bootstrap.INFER: Call, bootstrap.STREAM: StreamedCall}
         self.transport = Transport(settings.message_bytes, Methods(self, self.control.serve), kinds)
         self.service = Service(
@@ -144,6 +146,10 @@ class Worker:
         if self._draining is not None and self._member is not None:
             self._member.no_taker()
 
+    def _hear(self, limits: control_pb2.WorkerOrder.Limits) -> None:
+        if self._member is not None:
+            self._member.hear(limits)
+
     # ------------------------------------------------------------------------------------------------------------------- facts
     def healthy(self) -> bool:
         return self.service.healthy()
@@ -171,6 +177,12 @@ class Worker:
             report.sessions = found.sessions
             report.state_bytes = found.state_bytes
             report.shards = found.shards
+            report.stored_sessions = found.stored_sessions
+            report.stored_bytes = found.stored_bytes
+            report.hibernated_bytes = found.hibernated_bytes
+            report.counted = found.counted
+            report.session_memory_bytes = found.memory_bytes
+            self._removed = found.removed
             report.queued += found.queued
             report.in_flight = max(0, report.in_flight - found.queued)
             for shard, since in found.stopped:
@@ -236,5 +248,22 @@ class Worker:
                 family("dormouse_worker_sessions", "gauge", "Sessions in memory.", [({}, found.sessions)]),
                 family("dormouse_worker_state_bytes", "gauge", "State in memory.", [({}, found.state_bytes)]),
                 family("dormouse_worker_shards", "gauge", "Shards owned.", [({}, found.shards)]),
+                family(
+                    "dormouse_worker_session_memory_bytes", "gauge", "What sessions take of memory.", [({}, found.session_memory_bytes)]
+                ),
+                family("dormouse_worker_session_memory_limit_bytes", "gauge", "What they may take.", [({}, self._memory_limit)]),
+                family(
+                    "dormouse_worker_stored_sessions",
+                    "gauge",
+                    "Live sessions in the store, of the shards owned.",
+                    [({}, found.stored_sessions)],
+                ),
+                family(
+                    "dormouse_worker_hibernated_bytes",
+                    "gauge",
+                    "Bytes of records in the shards owned that are not in memory.",
+                    [({}, found.hibernated_bytes)],
+                ),
+                family("dormouse_worker_removed_records_total", "counter", "Records removed after their time.", [({}, self._removed)]),
             ]
         )

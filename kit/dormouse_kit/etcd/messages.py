@@ -92,7 +92,7 @@ def item(kv: Any) -> Item:
 
 def listing(response: Any, revision: int) -> Listing:
     """`revision`: the one that was asked for; 0: the response's own."""
-    return Listing(revision or response.header.revision, tuple(map(item, response.kvs)), response.more)
+    return Listing(revision or response.header.revision, tuple(map(item, response.kvs)), response.more, response.count)
 
 
 def store_error(call: str, endpoint: str, error: grpc.aio.AioRpcError) -> StoreError:

@@ -64,10 +64,16 @@ def build_deployment(entry: state_pb2.FunctionEntry, spec: FunctionSpec, setting
             # The template changes within a revision when the installation's image or store does: then pod by pod, nobody missing.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "revisionHistoryLimit": 1,
-            "template": build_pod_template(entry, spec, settings, store=msgspec.to_builtins(store_access(entry, settings))),
+            "template": build_pod_template(entry, spec, settings, store=_started_with(entry, settings)),
         },
         labels={names.REVISION: entry.revision},
     )
+
+
+def _started_with(entry: state_pb2.FunctionEntry, settings: Settings) -> dict[str, Any]:
+    """What of the spec file is the installation's: workers read it at their start."""
+    found: dict[str, Any] = msgspec.to_builtins(store_access(entry, settings))
+    return found if settings.removal_wait is None else {**found, "removalWait": settings.removal_wait}
 
 
 def build_config_map(entry: state_pb2.FunctionEntry, spec: FunctionSpec, settings: Settings) -> Manifest:
@@ -82,6 +88,7 @@ def build_config_map(entry: state_pb2.FunctionEntry, spec: FunctionSpec, setting
         spec=msgspec.structs.replace(spec, **scaling),
         store=store_access(entry, settings),
         model_root=IMAGE_ROOT,
+        removal_wait=settings.removal_wait,
     )
     name = names.deployment(entry.name, entry.revision)
     manifest = _object(entry, settings, "v1", "ConfigMap", name, None, labels={names.REVISION: entry.revision})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from dormouse_core.spec.durations import Duration
 from dormouse_core.spec.objects import DNS_LABEL
 
 from dormouse_operator.kubernetes.settings import Settings
@@ -57,6 +58,7 @@ class _File(msgspec.Struct, kw_only=True, rename="camel", forbid_unknown_fields=
     gateway_port: int = Settings().gateway_port
     cluster_domain: str = Settings().cluster_domain
     resources: dict[str, Any] = {}
+    removal_wait: str = ""
     network_policies: bool = True
     ingress_from: list[dict[str, Any]] = []
 
@@ -87,13 +89,14 @@ def parse(arguments: Sequence[str]) -> Options:
     try:
         file = msgspec.json.decode(Path(path).read_bytes(), type=_File) if path else _File()
         return Options(**given, functions=_settings(file, given))
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, ValueError) as error:
         parser.error(f"{error}" if isinstance(error, OSError) else f"--functions: {path}: {error}")
 
 
 def _settings(file: _File, given: dict[str, Any]) -> Settings:
     """With how workers reach the store: as we do, by users of their own."""
     fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in msgspec.structs.asdict(file).items()}
+    fields["removal_wait"] = Duration(file.removal_wait).seconds if file.removal_wait else None
     ca, cert, key = (_text(given[name]) for name in ("store_ca", "store_cert", "store_key"))
     secret = Path(given["store_password_file"]).read_bytes().strip() if given["store_password_file"] else b""
     return Settings(

@@ -23,6 +23,8 @@ class Settings:
     cluster_domain: str = "cluster.local"
     resources: Mapping[str, Any] = field(default_factory=dict)
     """Of a worker whose function sets none: as in a pod's spec."""
+    removal_wait: float | None = None
+    """Seconds from a session's end to its removal; None: see `lifetimes.removal_wait`."""
     network_policies: bool = True
     """Whether a policy for each function closes its workers to all but the gateway and the operator."""
     ingress_from: Sequence[Mapping[str, Any]] = ()

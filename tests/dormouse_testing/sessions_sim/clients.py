@@ -5,7 +5,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from dormouse_core.callkeys import CallKey
-from dormouse_core.errors import Aborted, Internal, InvalidArgument, Unavailable
+from dormouse_core.errors import Aborted, Code, DormouseError, Internal, InvalidArgument, Unavailable
 from dormouse_core.sessions import shard_of
 from dormouse_proto import state_pb2
 from dormouse_worker.sessions import Answer, Step
@@ -114,6 +114,9 @@ class Client:
             case InvalidArgument():
                 world.history.said_missing(call, arrived[0], int(world.clock.now() * 1e6))
                 return False
+            case DormouseError(code=Code.ALREADY_EXISTS):
+                world.history.said_committed(call)
+                return True
             case Aborted():
                 if fresh and not world.shape.skew and not world.shape.removal_wait and world.shape.callers == 1:
                     world.history.refused_as_old(call)

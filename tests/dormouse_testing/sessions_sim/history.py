@@ -152,6 +152,12 @@ class History:
             )
         it.acked[call.number] = reply
 
+    def said_committed(self, call: Call) -> None:
+        """The client was told that it is committed and that its reply is no longer kept."""
+        it = self.of(call.session)
+        if call.number not in it.applied and not it.unnamed:
+            raise Violation("ack-uncommitted", f"call {call.number} of {call.session} is said to be committed and is not in the store")
+
     def _name(self, it: _Session, call: Call, chain: tuple[int, ...]) -> Version | None:
         """The unnamed tombstone that this acknowledgement speaks of."""
         for i, (ended, version) in enumerate(it.unnamed):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+from dormouse_core import limits
 from dormouse_core.callkeys import CallKey
 from dormouse_core.errors import DormouseError
 
@@ -48,6 +49,13 @@ class Settings:
     """A session that is not stepped for so long leaves memory; its record stays."""
     step_limit: float = 60.0
     """The longest that one step may run, from its turn."""
+    removal_wait: float = limits.REMOVAL_WAIT_SECONDS
+    """From a session's end or expiry to its record's removal."""
+    max_count: int = limits.SESSIONS_MAX
+    max_bytes: int | None = None
+    """Of all live sessions' records; None: no limit."""
+    memory_bytes: int = 0
+    """What sessions may take of this worker's memory; beyond, the longest idle leave it. 0: no limit."""
 
 
 @dataclass(slots=True)
@@ -122,4 +130,10 @@ class SessionsReport:
     queued: int = 0  # steps that wait for their turn
     steps: int = 0  # acknowledged since the process began
     kept_replies: int = 0
+    stored_sessions: int = 0  # live ones in the store, of the shards owned
+    stored_bytes: int = 0  # of their records
+    hibernated_bytes: int = 0  # of records that are not in memory
+    counted: bool = False  # the three above are complete
+    memory_bytes: int = 0  # what sessions take of memory, by the worker's own count
+    removed: int = 0  # records, since the process began
     stopped: list[tuple[int, int]] = field(default_factory=list)  # (shard, wall µs at which it stopped serving): rule 14

@@ -7,11 +7,11 @@ import asyncio
 import enum
 from collections import OrderedDict
 
-from dormouse_core import steps
+from dormouse_core import lifetimes, records, steps
 from dormouse_core.errors import DormouseError
 from dormouse_core.limits import KEPT_REPLY_MEMORY_BYTES
 from dormouse_core.ownership import Ownership
-from dormouse_core.records import Body
+from dormouse_core.records import Body, Glance
 
 from dormouse_worker.sessions.boundary import States, Step
 
@@ -41,6 +41,7 @@ class Session:
         "state_bytes",
         "state_key",
         "states",
+        "stored",
         "trouble",
         "used",
     )
@@ -62,6 +63,7 @@ class Session:
         self.floor_us = 0
         self.states: States = {}
         self.state_bytes = 0
+        self.stored = 0  # bytes of the record
         self.confirmed: Step | None = None  # the record was read after this step arrived (rule 12)
 
 
@@ -71,6 +73,8 @@ class Shard:
     __slots__ = (
         "entry_key",
         "floor_key",
+        "floor_mod",
+        "floor_us",
         "large",
         "move",
         "move_known",
@@ -78,6 +82,7 @@ class Shard:
         "number",
         "own",
         "quiet",
+        "removing",
         "running",
         "sessions",
         "stopped_us",
@@ -97,6 +102,9 @@ class Shard:
         self.mover: asyncio.Task[None] | None = None
         self.quiet: asyncio.Event | None = None  # somebody waits for `running` to become empty
         self.large: set[bytes] = set()  # write ids of its steps whose replies `LargeReplies` has
+        self.removing = False  # records are being removed: sessions that would be created wait, for the floor changes
+        self.floor_mod = 0  # of the floor that this worker wrote last; a read of an older one is old news
+        self.floor_us = 0
         self.stopped_us = 0  # since when it has not been served for a planned move, wall time; 0: it is
 
     def ended(self, session: Session) -> None:
@@ -104,6 +112,15 @@ class Shard:
         self.running.pop(session, None)
         if self.quiet is not None and not self.running:
             self.quiet.set()
+
+
+def glance_of(session: Session) -> Glance | None:
+    """Of the record as the session's memory has it; None: there is none."""
+    if session.base == 0:
+        return None
+    if session.body is None:
+        return lifetimes.broken(session.stored)
+    return records.glance_of(session.body, session.stored)
 
 
 class LargeReplies:

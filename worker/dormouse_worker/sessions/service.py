@@ -10,12 +10,16 @@ from typing import Any
 from dormouse_core.errors import Again
 from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Clock, Store
+from dormouse_core.sessions import shard_of
 from dormouse_kit import log
+from dormouse_proto import control_pb2
 
 from dormouse_worker.sessions.boundary import Runner, SessionsReport, Settings, StateInfo, Step
+from dormouse_worker.sessions.census import Census
 from dormouse_worker.sessions.commits import Committer
 from dormouse_worker.sessions.loading import Loader
 from dormouse_worker.sessions.registration import Registration
+from dormouse_worker.sessions.removal import Sweeper
 from dormouse_worker.sessions.shards import Shards
 from dormouse_worker.sessions.turns import Turns
 
@@ -57,7 +61,13 @@ class Sessions:
         self._turns = Turns(function, settings, states, clock, runner, worker=worker, keys=keys, reads=self._shards)
         self._turns.loader = Loader(store, self._turns, self._spawn)
         self._turns.committer = Committer(store, clock, self._turns, self._spawn)
+        self._turns.all_shards = lambda: self._shards.all
         self._shards.turns = self._turns
+        self.census = Census(settings, clock.monotonic)
+        self.census.owned = self._shards.owned
+        self._shards.census = self._turns.census = self.census
+        self.sweeper = Sweeper(function, store, clock, keys, self.census, self._turns, lambda: int(clock.now() * 1e6))
+        self._shards.on_owned = self._acquired
 
     @property
     def lost(self) -> asyncio.Event:
@@ -74,6 +84,7 @@ class Sessions:
             raise
         self._spawn(self._shards.watch.run(), "watch of the map")
         self._spawn(self._evict(), "eviction")
+        self._spawn(self.sweeper.run(), "removal")
 
     def submit(self, step: Step) -> None:
         self._turns.open += 1
@@ -87,8 +98,20 @@ class Sessions:
         """Its caller went away. A step that has not begun is not run; one that runs is committed like any other."""
         step.cancelled = True
 
+    def hear(self, limits: control_pb2.WorkerOrder.Limits) -> None:
+        """What the leader knows: other workers' figures, how full the store is, and whose records it has written."""
+        self.census.hear(limits)
+        for key in limits.replaced:
+            shard = self._shards.all[shard_of(key, len(self._shards.all))]
+            session = shard.sessions.get(key)
+            if session is not None:
+                self._turns.forget(session)
+            self.census.doubt(shard)
+            self.sweeper.wake()
+
     def report(self) -> SessionsReport:
         turns = self._turns
+        self.census.total.advance(int(self._clock.now() * 1e6))
         shards = self._shards.owned()
         running = sum(len(shard.running) for shard in shards)
         return SessionsReport(
@@ -99,6 +122,12 @@ class Sessions:
             queued=turns.open - running,
             steps=turns.acknowledged,
             kept_replies=turns.kept_replies,
+            stored_sessions=self.census.total.live,
+            stored_bytes=self.census.total.live_bytes,
+            hibernated_bytes=max(0, self.census.total.bytes - turns.stored_bytes),
+            counted=self.census.counted,
+            memory_bytes=turns.memory_bytes,
+            removed=self.sweeper.removed,
             stopped=[(shard.number, shard.stopped_us) for shard in shards if shard.stopped_us],
         )
 
@@ -124,6 +153,10 @@ class Sessions:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.registration.close()
+
+    def _acquired(self) -> None:
+        self.census.acquired()
+        self.sweeper.wake()
 
     def _lost(self) -> None:
         log.warning("the lease has ended", function=self.function.label, worker=self.registration.worker)

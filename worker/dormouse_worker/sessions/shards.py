@@ -15,6 +15,7 @@ from dormouse_kit import log
 from dormouse_proto import state_pb2
 
 from dormouse_worker.sessions.boundary import Step
+from dormouse_worker.sessions.census import Census
 from dormouse_worker.sessions.mapwatch import MapWatch
 from dormouse_worker.sessions.memory import Shard
 from dormouse_worker.sessions.moves import Mover, target_of
@@ -42,6 +43,8 @@ class Shards:
         self.watch.on_trouble = lambda text: log.warning(text, function=function.label)
         self.mover = Mover(function, store, clock, keys, self, spawn)
         self.turns: Turns
+        self.census: Census
+        self.on_owned: Callable[[], None] = lambda: None
         self._function = function
         self._prefix = keys.shards(function)
         self._store = store
@@ -150,9 +153,11 @@ class Shards:
         status = shard.own.status
         if emptied:
             self.turns.empty(shard)
+            self.census.forget(shard)
         if status is Status.OWNED:
             if was is not Status.OWNED or emptied:
                 self.resumed(shard)
+                self.on_owned()
         elif status is Status.READING:
             self._read_soon(shard)
         elif status is Status.LOST:

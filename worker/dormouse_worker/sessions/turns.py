@@ -6,11 +6,11 @@ before the commit is known. A session that is in memory costs no read.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Protocol
 
-from dormouse_core import records, steps
+from dormouse_core import lifetimes, records, steps
 from dormouse_core.errors import (
     Again,
     DataLoss,
@@ -23,16 +23,17 @@ from dormouse_core.errors import (
     text_of,
 )
 from dormouse_core.keys import Function, Keys
+from dormouse_core.limits import SESSION_OVERHEAD_BYTES
 from dormouse_core.ownership import Status
 from dormouse_core.seams import Clock, Item, Put, StoreError
 from dormouse_kit import log
-from dormouse_proto import state_pb2
 
 from dormouse_worker.sessions import arrays
 from dormouse_worker.sessions.boundary import Answer, Failed, Outcome, Runner, Settings, StateInfo, States, Step
+from dormouse_worker.sessions.census import Census
 from dormouse_worker.sessions.commits import Committer, Pending
 from dormouse_worker.sessions.loading import Loader
-from dormouse_worker.sessions.memory import LargeReplies, Phase, Session, Shard, is_large
+from dormouse_worker.sessions.memory import LargeReplies, Phase, Session, Shard, glance_of, is_large
 
 
 class WriteIds:
@@ -52,10 +53,11 @@ class Reads(Protocol):
 
 
 class Turns:
-    """`loader` and `committer` are set by whoever composes the parts: they call back here."""
+    """`loader`, `committer` and `census` are set by whoever composes the parts: they call back here."""
 
     loader: Loader
     committer: Committer
+    census: Census
 
     def __init__(
         self,
@@ -72,6 +74,7 @@ class Turns:
         self.function = function
         self.sessions = 0
         self.state_bytes = 0
+        self.stored_bytes = 0  # of the records of sessions in memory
         self.acknowledged = 0
         self.kept_replies = 0
         self.open = 0  # submitted and neither answered nor, being cancelled, passed over
@@ -87,6 +90,8 @@ class Turns:
         self._write_ids = WriteIds(worker)
         self._large = LargeReplies()
         self._flushing = False
+        self._shrinking = False
+        self.all_shards: Callable[[], Iterable[Shard]] = lambda: ()
         fixed = arrays.fixed_bytes(states)
         bound = 0 if fixed is None else records.size_bound(fixed, [info.input for info in states])
         self._too_large = (
@@ -106,7 +111,7 @@ class Turns:
             self.sessions += 1
             session.queue.append(step)
             self._load(session, step)
-        elif session.phase is Phase.IDLE and not session.queue:
+        elif not session.queue and self._may_turn(session):
             self._turn(session, step)
         else:
             _insert(session.queue, step)
@@ -116,9 +121,21 @@ class Turns:
         if session.pumping:
             return  # a step that ended within its own turn: the loop below goes on
         session.pumping = True
-        while session.queue and session.phase is Phase.IDLE and not session.dropped and session.shard.own.status is Status.OWNED:
+        while session.queue and self._may_turn(session):
             self._turn(session, session.queue.pop(0))
         session.pumping = False
+
+    def _may_turn(self, session: Session) -> bool:
+        shard = session.shard
+        free = session.phase is Phase.IDLE and not session.dropped and shard.own.status is Status.OWNED
+        return free and not (shard.removing and session.base == 0)
+
+    def created(self, shard: Shard) -> None:
+        """A removal has ended: sessions that are to be created go on, on the floor as it is now."""
+        for session in [s for s in shard.sessions.values() if s.base == 0]:
+            if session.phase is not Phase.LOADING and session.floor_mod < shard.floor_mod:
+                session.floor_mod, session.floor_us = shard.floor_mod, shard.floor_us
+            self.pump(session)
 
     def _turn(self, session: Session, step: Step) -> None:
         if step.cancelled:
@@ -139,6 +156,13 @@ class Turns:
                 self.answer(step, Answer(None, 0, self._too_large))
                 return
             begins = decision.begins
+            if begins and session.trouble is None and not steps.is_live(body, now_us):
+                refused = self.census.refusal(session, now_us)
+                if refused is not None:
+                    self.answer(step, Answer(None, 0, refused))
+                    if body is None and not session.queue:
+                        self.drop(session)
+                    return
             states = self._initial if begins else session.states
             number = 1 if begins or body is None else body.step + 1
             session.phase = Phase.RUNNING
@@ -226,6 +250,7 @@ class Turns:
 
     def _not_committed(self, session: Session, step: Step, error: DormouseError) -> None:
         session.shard.ended(session)
+        self.census.settled(session)
         session.phase = Phase.IDLE
         self.answer(step, Answer(None, 0, error))
         self.pump(session)
@@ -234,13 +259,15 @@ class Turns:
         session = pending.session
         body = pending.body
         session.shard.ended(session)
+        self.census.settled(session)
         if not session.dropped:
+            self.census.changed(session.shard, revision, glance_of(session), records.glance_of(body, len(pending.data)))
             session.base = revision
             session.body = body
             session.states = pending.states
             session.trouble = None
             session.broken = b""
-            self._account(session)
+            self._account(session, len(pending.data))
             if is_large(pending.reply):
                 self._large.add(session.shard, pending.write_id, pending.reply)
         session.phase = Phase.IDLE
@@ -258,7 +285,10 @@ class Turns:
     def _ended(self, pending: Pending, answer: Answer, drop: bool) -> None:
         session = pending.session
         session.shard.ended(session)
+        self.census.settled(session)
         session.phase = Phase.IDLE
+        if drop:
+            self.census.doubt(session.shard)
         waiting = self.drop(session) if drop else []
         self.answer(pending.step, answer)
         for step in waiting:
@@ -282,7 +312,9 @@ class Turns:
     def loaded(self, session: Session, record: Item | None, floor: Item | None) -> None:
         session.base = record.mod_revision if record else 0
         session.floor_mod = floor.mod_revision if floor else 0
-        session.floor_us = state_pb2.Floor.FromString(floor.value).timestamp_us if floor else 0
+        session.floor_us = lifetimes.floor_us(floor, int(self._clock.now() * 1e6))
+        if session.floor_mod < session.shard.floor_mod:
+            session.floor_mod, session.floor_us = session.shard.floor_mod, session.shard.floor_us
         session.body = session.trouble = None
         session.broken = b""
         session.states = {}
@@ -297,7 +329,7 @@ class Turns:
                 if isinstance(error, DataLoss):
                     session.broken = record.value
                 log.warning("a record cannot be read", function=self.function.label, session=session.key, error=error.message)
-        self._account(session)
+        self._account(session, len(record.value) if record else 0)
         session.phase = Phase.IDLE
         self.pump(session)
 
@@ -306,10 +338,36 @@ class Turns:
         for step in self.drop(session):
             self.refuse(step, Again.DROPPED, text)
 
-    def _account(self, session: Session) -> None:
+    def _account(self, session: Session, stored: int) -> None:
         size = arrays.bytes_of(session.states)
         self.state_bytes += size - session.state_bytes
-        session.state_bytes = size
+        self.stored_bytes += stored - session.stored
+        session.state_bytes, session.stored = size, stored
+        if self.memory_bytes > self._settings.memory_bytes > 0 and not self._shrinking:
+            self._shrinking = True
+            asyncio.get_running_loop().call_soon(self._shrink)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What sessions take of memory: states, kept replies (each twice: as read, and as the next record has it), and the rest."""
+        return self.sessions * SESSION_OVERHEAD_BYTES + self.state_bytes + 2 * max(0, self.stored_bytes - self.state_bytes)
+
+    def _shrink(self) -> None:
+        """The longest idle leave memory until a tenth of the bound is free. The store has them."""
+        self._shrinking = False
+        idle = [s for shard in self.all_shards() for s in shard.sessions.values() if s.phase is Phase.IDLE and not s.queue]
+        idle.sort(key=lambda session: session.used)
+        enough = self._settings.memory_bytes * 9 // 10
+        for session in idle:
+            if self.memory_bytes <= enough:
+                return
+            self.drop(session)
+
+    def forget(self, session: Session) -> None:
+        """Its record is another by now, or gone. A step that runs finds out by itself."""
+        if session.phase is Phase.IDLE:
+            for step in self.drop(session):
+                self._again(session.shard, step)
 
     def drop(self, session: Session) -> list[Step]:
         """Takes a session out of memory; returns its steps that have not begun."""
@@ -319,6 +377,8 @@ class Turns:
         session.shard.sessions.pop(session.key, None)
         self.sessions -= 1
         self.state_bytes -= session.state_bytes
+        self.stored_bytes -= session.stored
+        self.census.settled(session)
         waiting, session.queue = session.queue, []
         return waiting
 

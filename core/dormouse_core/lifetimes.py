@@ -1,0 +1,164 @@
+"""How long a session's record lies in the store, and how many sessions live: rule 9, without a clock and without I/O.
+
+A record is over when its session was ended (a tombstone: its expiry is its end) or has expired. It is removed a while later, the *removal
+wait*: so long its keys are needed to recognise a call that was held, or that a caller sends again. Removal raises the shard's floor to the
+record's newest timestamp, and no call at or below the floor begins a session.
+
+What is needed of a million stored sessions is how many live, what they take and when the next is due, so a `Tally` keeps two histograms and
+not a million entries: by expiry, in steps of `ttl`/256, and by due time, in steps of a quarter of the wait. A session counts as live until
+the end of its step, and is removed at the end of its step: never too early.
+"""
+
+import heapq
+from collections.abc import Iterable, Mapping
+
+import msgspec
+from dormouse_proto import state_pb2
+from google.protobuf.message import DecodeError
+
+from dormouse_core.limits import CLOCK_AHEAD_SECONDS, REMOVAL_WAIT_MARGIN_SECONDS, REMOVAL_WAIT_SECONDS
+from dormouse_core.records import Glance
+from dormouse_core.seams import Item
+
+NEVER_US = 1 << 62
+SHORTEST_STEP_US = 1_000
+SHORTEST_DUE_STEP_US = 1_000_000
+
+
+def removal_wait(setting: float | None, hold: float) -> float:
+    """Seconds from a record's end to its removal. `setting`: the installation's own word, which counts as it is; `hold`: the function's
+    `timeouts.hold`, for so long a gateway may send a call again."""
+    return max(REMOVAL_WAIT_SECONDS, hold + REMOVAL_WAIT_MARGIN_SECONDS) if setting is None else setting
+
+
+def due_us(glance: Glance, wait_us: int) -> int:
+    """From when on the record may be removed. Its newest timestamp may be ahead of the clock that ended it."""
+    return max(glance.expires_us, glance.newest_us) + wait_us
+
+
+def broken(size: int) -> Glance:
+    """A record that cannot be read counts as a session that lives: nobody removes it by himself (rule 19)."""
+    return Glance(False, 0, NEVER_US, size)
+
+
+def floor_us(item: Item | None, now_us: int) -> int:
+    """The shard's floor, 0 where there is none. One that cannot be read counts as the highest that it can have been: for a minute new
+    sessions of the shard are refused as too old, and the next removal writes it right."""
+    if item is None:
+        return 0
+    try:
+        return int(state_pb2.Floor.FromString(item.value).timestamp_us)
+    except DecodeError:
+        return now_us + int(CLOCK_AHEAD_SECONDS * 1e6)
+
+
+def raised(floor: int, gone: Iterable[Glance]) -> int:
+    """The floor once `gone` are removed."""
+    return max(floor, *(glance.newest_us for glance in gone), 0)
+
+
+class Due(msgspec.Struct, frozen=True):
+    """A record whose time is over, as it was read: `mod` is its mod_revision."""
+
+    mod: int
+    glance: Glance
+
+
+class Tally:
+    """The records of one shard, or of several: how many, how large, how many live, when the next is due."""
+
+    __slots__ = ("_due", "_due_step", "_expiry", "_heap", "_passed", "_step", "bytes", "live", "live_bytes", "records", "wait_us")
+
+    def __init__(self, ttl_us: int, wait_us: int) -> None:
+        self.records = 0
+        self.bytes = 0
+        self.live = 0
+        self.live_bytes = 0
+        self.wait_us = wait_us
+        self._step = max(ttl_us // 256, SHORTEST_STEP_US)
+        self._due_step = max(wait_us // 4, SHORTEST_DUE_STEP_US)
+        self._expiry: dict[int, list[int]] = {}  # end of the step, in steps -> sessions that were not ended, bytes of their records
+        self._due: dict[int, int] = {}  # end of the step, in steps -> records
+        self._heap: list[int] = []  # of `_expiry`'s keys; may have some that are gone
+        self._passed = 0
+
+    def add(self, glance: Glance) -> None:
+        self._change(glance, 1)
+
+    def remove(self, glance: Glance) -> None:
+        self._change(glance, -1)
+
+    def change(self, before: Glance | None, after: Glance | None) -> None:
+        if before is not None:
+            self._change(before, -1)
+        if after is not None:
+            self._change(after, 1)
+
+    def include(self, other: "Tally", sign: int = 1) -> None:
+        """Adds all that `other` counts, or takes it away. Both have the same steps."""
+        self.records += sign * other.records
+        self.bytes += sign * other.bytes
+        for at, (sessions, size) in other._expiry.items():
+            self._live(at, sign * sessions, sign * size)
+        for at, records in other._due.items():
+            self._due_at(at, sign * records)
+
+    def advance(self, now_us: int) -> None:
+        """Sessions that have expired by now live no more. An unknown time is no time: then it is not called."""
+        passed = now_us // self._step
+        last = -1
+        while self._heap and self._heap[0] <= passed:
+            at = heapq.heappop(self._heap)
+            found = self._expiry.get(at)
+            if found is not None and at > self._passed and at != last:
+                self.live -= found[0]
+                self.live_bytes -= found[1]
+            last = at
+        self._passed = max(self._passed, passed)
+
+    def earliest_us(self) -> int | None:
+        """When the next removal is due: everything in its step is then; None: there is nothing to remove."""
+        at = min(self._due, default=None)
+        return None if at is None else at * self._due_step
+
+    def _change(self, glance: Glance, sign: int) -> None:
+        self.records += sign
+        self.bytes += sign * glance.size
+        if not glance.tombstone:
+            self._live(-(-glance.expires_us // self._step), sign, sign * glance.size)
+        if glance.expires_us < NEVER_US:
+            self._due_at(-(-due_us(glance, self.wait_us) // self._due_step), sign)
+
+    def _live(self, at: int, sessions: int, size: int) -> None:
+        found = self._expiry.get(at)
+        if found is None:
+            found = self._expiry[at] = [0, 0]
+            heapq.heappush(self._heap, at)
+        found[0] += sessions
+        found[1] += size
+        if at > self._passed:
+            self.live += sessions
+            self.live_bytes += size
+        if found[0] == 0:
+            del self._expiry[at]
+
+    def _due_at(self, at: int, records: int) -> None:
+        left = self._due.get(at, 0) + records
+        if left:
+            self._due[at] = left
+        else:
+            self._due.pop(at, None)
+
+
+def batches(due: Mapping[str, Due], quarantined: Mapping[str, tuple[str, ...]], most: int) -> list[dict[str, Due]]:
+    """`due` in parts of which each fits a transaction: at most `most` deletions, broken copies (by the record's key) included."""
+    parts: list[dict[str, Due]] = []
+    size = most
+    for key, one in due.items():
+        needed = 1 + len(quarantined.get(key, ()))
+        if size + needed > most:
+            parts.append({})
+            size = 0
+        parts[-1][key] = one
+        size += needed
+    return parts

@@ -1,0 +1,29 @@
+"""Reads many records page by page, all at one revision, no faster than a given rate: for who counts or removes what lies in the store.
+
+A page is about half a MiB whatever the records' size, so that a scan of large records neither fills memory nor keeps the store from others.
+"""
+
+from collections.abc import AsyncGenerator
+
+from dormouse_core.seams import Clock, Listing, Store
+
+PAGE_BYTES = 512 * 1024
+FIRST_PAGE = 16
+LARGEST_PAGE = 500
+BYTES_PER_SECOND = 16 * 1024 * 1024
+ITEM_BYTES = 512
+"""What reading a record costs beside its bytes, in bytes."""
+
+
+async def pages(store: Store, clock: Clock, prefix: str, rate: float = BYTES_PER_SECOND) -> AsyncGenerator[Listing, None]:
+    """At least one page, which may be empty. StoreError: the rest cannot be read at that revision (the store was compacted, or is away)."""
+    limit, revision, start = FIRST_PAGE, 0, ""
+    while True:
+        page = await store.list(prefix, start=start, limit=limit, revision=revision)
+        yield page
+        if not page.more or not page.items:
+            return
+        size = sum(len(item.value) + ITEM_BYTES for item in page.items)
+        revision, start = page.revision, page.items[-1].key
+        limit = max(1, min(LARGEST_PAGE, PAGE_BYTES * len(page.items) // size))
+        await clock.sleep(size / rate)

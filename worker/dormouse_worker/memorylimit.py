@@ -1,0 +1,38 @@
+"""How much of its memory a worker's sessions may take: a part of the container's limit, or of the machine's memory where there is none.
+
+The limit is the tightest of the cgroup's (v2 `memory.max`, v1 `memory.limit_in_bytes`) from the process's own group up to the root.
+"""
+
+import os
+import pathlib
+
+from dormouse_core.limits import SESSION_MEMORY_FRACTION, SESSION_MEMORY_UNLIMITED_FRACTION
+
+from dormouse_worker.cpus import CGROUP, SELF, levels, read
+
+
+def for_sessions(cgroup: pathlib.Path = CGROUP, own: pathlib.Path = SELF, machine: int | None = None) -> int:
+    """Bytes. The arguments are for tests."""
+    if machine is None:
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = limit(cgroup, own)
+    if found is None or found >= machine:
+        return int(machine * SESSION_MEMORY_UNLIMITED_FRACTION)
+    return int(found * SESSION_MEMORY_FRACTION)
+
+
+def limit(cgroup: pathlib.Path, own: pathlib.Path) -> int | None:
+    """The container's memory limit in bytes; None: it has none."""
+    found: list[float] = []
+    for line in read(own).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            found += levels(cgroup, path, lambda folder: _bytes(folder / "memory.max"))
+        elif "memory" in controllers.split(","):
+            found += levels(cgroup / "memory", path, lambda folder: _bytes(folder / "memory.limit_in_bytes"))
+    return int(min(found)) if found else None
+
+
+def _bytes(file: pathlib.Path) -> float | None:
+    text = read(file).strip()
+    return int(text) if text.isdigit() else None

@@ -1,0 +1,129 @@
+"""What lies in the store of this worker's shards: how many sessions live, what they take, and when the next record is to be removed.
+
+A shard is counted when it is acquired, page by page, while it serves already; from then on each commit, load and removal keeps the count
+exact, for nobody else writes there. Where somebody did all the same (the leader deleted a session; a commit found another record than it
+expected) the shard is counted again.
+"""
+
+from collections.abc import Callable, Sequence
+
+from dormouse_core import admission
+from dormouse_core.errors import DormouseError
+from dormouse_core.lifetimes import Tally
+from dormouse_core.records import Glance
+from dormouse_proto import control_pb2
+
+from dormouse_worker.sessions.boundary import Settings
+from dormouse_worker.sessions.memory import Session, Shard
+
+Change = tuple[int, Glance | None, Glance | None]
+
+
+class Count:
+    """One shard's. `tally` None: not counted since it was acquired."""
+
+    __slots__ = ("changes", "recount", "rest_until", "tally")
+
+    def __init__(self) -> None:
+        self.tally: Tally | None = None
+        self.recount = False  # somebody else has written
+        self.rest_until = 0.0  # monotonic: it was scanned a moment ago
+        self.changes: list[Change] | None = None  # revision, before, after: what this worker wrote while a scan is under way
+
+
+class Census:
+    def __init__(self, settings: Settings, monotonic: Callable[[], float]) -> None:
+        self._settings = settings
+        self._monotonic = monotonic
+        self._counts: dict[int, Count] = {}
+        self.store = admission.Store()
+        self.total = self.tally()
+        self.counted = True  # of every shard that is owned
+        self.ceiling: int | None = None  # of records in the whole function; rises with what begins here
+        self.beginning: set[Session] = set()
+        self.others = control_pb2.WorkerOrder.Limits()
+        self.owned: Callable[[], Sequence[Shard]] = lambda: ()
+
+    def tally(self) -> Tally:
+        return Tally(int(self._settings.ttl * 1e6), int(self._settings.removal_wait * 1e6))
+
+    def of(self, shard: Shard) -> Count:
+        count = self._counts.get(shard.number)
+        if count is None:
+            count = self._counts[shard.number] = Count()
+        return count
+
+    # ---------------------------------------------------------------------------------------------------------------- upkeep
+
+    def changed(self, shard: Shard, revision: int, before: Glance | None, after: Glance | None) -> None:
+        """This worker wrote or removed a record of `shard`, at `revision`."""
+        if self.ceiling is not None and before is None:
+            self.ceiling += 1
+        count = self.of(shard)
+        if count.changes is not None:
+            count.changes.append((revision, before, after))
+        if count.tally is not None:
+            count.tally.change(before, after)
+            self.total.change(before, after)
+
+    def install(self, shard: Shard, tally: Tally, revision: int) -> None:
+        """`tally` is what a scan at `revision` found; what was written since is added."""
+        count = self.of(shard)
+        for at, before, after in count.changes or ():
+            if at > revision:
+                tally.change(before, after)
+        self._replace(count, tally)
+        count.recount = False
+
+    def check(self) -> None:
+        """Whether everything that is owned is counted."""
+        self.counted = all(self.of(shard).tally is not None for shard in self.owned())
+
+    def acquired(self) -> None:
+        """A shard is owned, newly or under a new fence."""
+        self.counted = False
+
+    def forget(self, shard: Shard) -> None:
+        """The shard's fence has changed."""
+        count = self._counts.pop(shard.number, None)
+        if count is not None:
+            self._replace(count, None)
+
+    def doubt(self, shard: Shard) -> None:
+        """Somebody else has written in `shard`."""
+        self.of(shard).recount = True
+
+    def _replace(self, count: Count, tally: Tally | None) -> None:
+        if count.tally is not None:
+            self.total.include(count.tally, -1)
+        count.tally = tally
+        if tally is not None:
+            self.total.include(tally)
+
+    # -------------------------------------------------------------------------------------------------------------- admission
+
+    def refusal(self, session: Session, now_us: int | None) -> DormouseError | None:
+        """Why `session`, which does not live, may not begin. None: it may, and counts until `settled`. `now_us` None: not known."""
+        if now_us is not None:
+            self.total.advance(now_us)
+        found = admission.Found(
+            sessions=self.total.live + len(self.beginning),
+            bytes=self.total.live_bytes,
+            counted=self.counted,
+            ceiling=None if self.ceiling is None else self.ceiling + len(self.beginning),
+            others_sessions=self.others.others_sessions,
+            others_bytes=self.others.others_bytes,
+        )
+        settings = self._settings
+        refused = admission.refusal(found, settings.max_count, settings.max_bytes, self.store, self._monotonic())
+        if refused is None:
+            self.beginning.add(session)
+        return refused
+
+    def settled(self, session: Session) -> None:
+        """What it wanted to begin is committed, or will not be."""
+        self.beginning.discard(session)
+
+    def hear(self, limits: control_pb2.WorkerOrder.Limits) -> None:
+        self.others = limits
+        self.store.hear(limits.store_used if limits.HasField("store_used") else None, self._monotonic())
