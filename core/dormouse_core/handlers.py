@@ -59,6 +59,9 @@ class State:
 
     A new session starts with zeros (BYTES: empty). Where `shape` has a -1 it must be told which: `initial_shape` for zeros of that
     shape, or `initial`, an array.
+
+    `when_missing="initial"`: a session that was stored by a version of the handler without this state goes on with that first value.
+    Otherwise its steps are refused. Either way the manifest's `sessions.accepts` names the stored version.
     """
 
     name: str
@@ -66,6 +69,7 @@ class State:
     shape: Sequence[int]
     initial: NDArray[Any] | None = None
     initial_shape: Sequence[int] | None = None
+    when_missing: str | None = None
 
     def first(self) -> NDArray[Any]:
         """The value in a new session; an array of its own each time."""
@@ -251,6 +255,8 @@ def _is_shape(shape: Any, least: int) -> bool:
 
 def _initial_faults(state: State) -> list[str]:
     at = f'states "{state.name}"'
+    if state.when_missing not in (None, "initial"):
+        return [f'{at}: when_missing {state.when_missing!r} found, "initial" is allowed']
     if state.initial is not None and state.initial_shape is not None:
         return [f"{at}: both initial and initial_shape found, one is allowed"]
     if state.initial is None and state.initial_shape is None:

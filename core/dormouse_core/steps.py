@@ -81,14 +81,14 @@ def admit(
 ) -> Decision:
     """Decides about `call` when its turn comes.
 
-    `body` is the record (None: absent); `trouble` why it could not be decoded (then `body` is None); `floor_us` the shard's floor;
-    `versions` the state versions that this worker reads; `model` the function's name, for texts.
+    `body` is the record (None: absent, or it cannot be decoded); `trouble` why the record, or its tensors alone, cannot be read;
+    `floor_us` the shard's floor; `versions` the state versions that this worker reads; `model` the function's name, for texts.
     """
     key = call.key
-    if trouble is not None:
+    if trouble is not None and body is None:
         if call.start and isinstance(trouble, DataLoss):
-            return _BEGIN  # the broken bytes go to quarantine in the same transaction (rule 19)
-        return Refuse(trouble, confirm=True)
+            return _BEGIN  # the broken bytes go to quarantine first (rule 19)
+        return Refuse(trouble, confirm=True)  # a newer build's record: nobody here can read which calls it contains
     if body is None:
         if key.timestamp_us <= floor_us:
             return Refuse(too_old(key))
@@ -103,11 +103,15 @@ def admit(
     if body.tombstone or now_us >= body.expires_us:
         if not call.create:
             return Refuse(_missing(call, model), confirm=True)
+    elif call.start:
+        pass  # what it was, and whether it can be read here, does not matter: the caller asks for another
+    elif trouble is not None:
+        return Refuse(trouble, confirm=True)
     elif body.state_version not in versions:
         known = ", ".join(sorted(versions))
         text = f"the session's state has version {body.state_version!r}, this revision of the function reads {known}"
         return Refuse(FailedPrecondition(text), confirm=True)
-    elif not call.start:
+    else:
         return _CONTINUE
     if call.start and key.timestamp_us < body.newest_us:
         return Refuse(Aborted("sequence_start is older than the newest step of this session"))

@@ -74,13 +74,14 @@ class Worker:
     name: str = "w-1"
     runner: Adder = field(default_factory=Adder)
     settings: Settings = field(default_factory=lambda: Settings(SHARDS, "v1", ttl=1000.0))
+    states: list[StateInfo] = field(default_factory=lambda: SUM)
     sessions: Sessions = field(init=False)
 
     def __post_init__(self) -> None:
         self.sessions = Sessions(
             F,
             self.settings,
-            SUM,
+            self.states,
             self.store,
             SimClock(),
             self.runner,

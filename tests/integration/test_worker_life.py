@@ -171,6 +171,54 @@ def test_two_states_are_paired_by_name(start: Start, own: Callable[..., str], tm
     assert found == [[[1, -1]], [[2, -2]], [[3, -3]]]
 
 
+def test_a_handler_with_one_more_state(start: Start, own: Callable[..., str], tmp_path: Path) -> None:
+    """11.O7: v1 has `sum`; v2 has `count` too, and reads v1; then back to v1, which reads v2."""
+    text = """
+        import numpy as np
+        from dormouse import Handler, State, Tensor
+
+        class Mine(Handler):
+            inputs = [Tensor("x", "FP32", [1])]
+            outputs = [Tensor("y", "FP32", [2])]
+            states = [State("sum", "FP32", [1])%s]
+
+            def step(self, inputs, state, ctx):
+                state["sum"] = state["sum"] + inputs["x"]
+                if "count" in state:
+                    state["count"] = state["count"] + 1
+                return {"y": np.concatenate([state["sum"], state.get("count", np.zeros(1, np.float32))])}
+    """
+    count = ', State("count", "FP32", [1], initial=np.full(1, 10, np.float32)%s)'
+    one = np.ones(1, np.float32)
+    owners: list[str] = []
+
+    def run(version: str, states: str) -> Client:
+        for worker in running:
+            worker.kill()
+        accepts = [other for other in ("v1", "v2", "v3") if other != version]
+        spec = handler(tmp_path, text % states) | {"sessions": {"shards": 8, "stateVersion": version, "accepts": accepts}}
+        running.append(start(spec, f"{version}-{len(running)}"))
+        owners.append(own(owners))
+        return running[-1].client()
+
+    running: list[WorkerProcess] = []
+    with run("v1", "") as client:
+        assert patient(lambda: client.step(one, "s")).tolist() == [1, 0]
+    with run("v2", count % ', when_missing="initial"') as client:
+        assert patient(lambda: client.step(one, "s")).tolist() == [2, 11]
+        assert client.step(one, "s").tolist() == [3, 12]
+    with run("v1", "") as client:
+        assert patient(lambda: client.step(one, "s")).tolist() == [4, 0]
+    with run("v3", count % "") as client:
+        patient(lambda: client.step(one, "another"))
+        code, details = fails(lambda: client.step(one, "s"))
+        assert code is grpc.StatusCode.FAILED_PRECONDITION
+        assert 'state "count"' in details
+        request = request_of("fn", x=one)
+        request.parameters["sequence_start"].bool_param = True
+        assert outputs_of(client.infer(request, [("dormouse-session", "s")]))["y"].tolist() == [1, 11]
+
+
 # ----------------------------------------------------------------------------------------------------------------- crash and hang
 
 

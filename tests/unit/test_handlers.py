@@ -82,6 +82,11 @@ WRONG: list[tuple[dict[str, Any], bool, str]] = [
     ),
     ({"states": [State("s", "FP32", [-1])]}, True, 'states "s": shape [-1] found without initial or initial_shape: zeros of which size?'),
     (
+        {"states": [State("s", "FP32", [1], when_missing="zeros")]},
+        True,
+        'states "s": when_missing \'zeros\' found, "initial" is allowed',
+    ),
+    (
         {"states": [State("s", "FP32", [-1], initial_shape=[-1])]},
         True,
         'states "s": initial_shape [-1] found, a list of sizes of 0 and more is allowed',

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 from dormouse_core import limits, steps, transactions
-from dormouse_core.errors import Aborted, Again, Code, DataLoss, DeadlineExceeded
+from dormouse_core.errors import Aborted, Again, Code, DataLoss, DeadlineExceeded, FailedPrecondition
 from dormouse_core.seams import Put, Txn
 from dormouse_core.sessions import session_key, shard_of
 from dormouse_core.steps import Resolution
 from dormouse_testing.clock import SimClock
 from dormouse_testing.memory_etcd import MemoryEtcd
 from dormouse_testing.memory_store import REFUSED, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
-from dormouse_testing.session_worker import SHARDS, Adder, F, K, Worker, again, error, simulated, state_key
-from dormouse_worker.sessions import Answer, Ran, StateInfo, Step, commits
+from dormouse_testing.session_worker import SHARDS, SUM, Adder, F, K, Worker, again, error, simulated, state_key
+from dormouse_worker.sessions import Answer, Ran, Settings, StateInfo, Step, commits
 from dormouse_worker.sessions.memory import LargeReplies, Session, Shard
 from dormouse_worker.sessions.turns import Turns
 
@@ -354,3 +354,89 @@ def test_no_builder_of_transactions_makes_one_that_the_store_refuses_for_its_siz
         transactions.commit({}, (), {}, [Put(key, b"") for key in full])
     with pytest.raises(transactions.TooLarge):
         transactions.remove(K, F, 0, full, shard_mod=1, floor_mod=1, floor_us=1)
+
+
+# ------------------------------------------------------------------------------------------------------------------ state versions
+
+
+class Counting(Adder):
+    """The next version of `Adder`: it also counts its steps."""
+
+    def run(self, call: Any, states: Any, step: int, start: bool, end: bool, done: Any, deadline: float) -> None:
+        after = {"sum": states["sum"] + call, "count": states["count"] + 1}
+        asyncio.get_running_loop().call_soon(done, Ran(b"%d/%d" % (after["sum"][0], after["count"][0]), after))
+
+
+def versions(store: MemoryStore, fills: bool = True) -> tuple[Worker, Worker, Worker]:
+    """The old one, the new one with a state more, the old one again after a rollback: each reads the other's records."""
+    count = StateInfo("count", "count", "count", "INT64", (1,), None, np.full(1, 100, np.int64), fills=fills)
+    old, new = Settings(SHARDS, "v1", accepts=frozenset({"v2"})), Settings(SHARDS, "v2", accepts=frozenset({"v1"}))
+    return (
+        Worker(store.client(), "w-1", settings=old),
+        Worker(store.client(), "w-2", Counting(), settings=new, states=[*SUM, count]),
+        Worker(store.client(), "w-3", settings=old),
+    )
+
+
+@simulated
+async def test_a_state_that_was_added_begins_at_its_first_value_and_goes_in_a_rollback() -> None:
+    first, second, third = versions(MemoryStore(SimClock()))
+    async with first as w:
+        await w.own()
+        await w.call("a", 5, call_id="c-1")
+    async with second as w:
+        await w.own()
+        assert (await w.call("a", 5, call_id="c-1")).reply == b"5", "a kept reply has no version"
+        assert [(await w.call("a", 1)).reply for _ in range(2)] == [b"6/101", b"7/102"]
+    async with third as w:
+        await w.own()
+        assert (await w.call("a", 1)).reply == b"8"
+
+
+@simulated
+async def test_without_being_told_so_a_session_that_lacks_it_is_refused_and_left_as_it_is() -> None:
+    """Negative control: the same, but the state is not declared so. A sequence_start begins again; keys count all the same."""
+    store = MemoryStore(SimClock())
+    first, second, _ = versions(store, fills=False)
+    async with first as w:
+        await w.own()
+        await w.call("a", 5, call_id="c-1")
+        await w.call("b", 5, call_id="c-1")
+    before = store.etcd.item(state_key("a"))
+    async with second as w:
+        await w.own()
+        for _ in range(2):
+            refusal = error(await w.call("a", 1))
+            assert isinstance(refusal, FailedPrecondition)
+            assert "whenMissing: initial" in refusal.message
+        assert store.etcd.item(state_key("a")) == before
+        assert (await w.call("a", 5, call_id="c-1", start=True)).kept
+        assert (await w.call("a", 1, start=True)).reply == b"1/101"
+        assert (await w.call("a", 1)).reply == b"2/102"
+        assert (await w.call("b", 5, call_id="c-1")).kept
+
+
+@simulated
+async def test_a_start_on_a_record_of_an_unknown_version_begins_again() -> None:
+    store = MemoryStore(SimClock())
+    async with Worker(store.client(), "w-1") as w:
+        await w.own()
+        await w.call("a", 5, at=900, call_id="c-1")
+    async with Worker(store.client(), "w-2", settings=Settings(SHARDS, "v2")) as w:
+        await w.own()
+        assert isinstance(error(await w.call("a", 1, at=950)), FailedPrecondition)
+        assert (await w.call("a", 5, at=950, call_id="c-1", start=True)).reply == b"5", "the same call, sent again"
+        assert isinstance(error(await w.call("a", 1, at=800, start=True)), Aborted), "older than the newest step (rule 10)"
+        assert (await w.call("a", 1, at=1000, start=True)).reply == b"1"
+        assert (await w.call("a", 1, at=1001)).reply == b"2"
+
+
+@simulated
+async def test_a_start_on_a_record_of_a_newer_build_is_refused_and_leaves_it() -> None:
+    """Its keys cannot be read, so nobody here can know whether this very call is in it."""
+    async with Worker(MemoryStore(SimClock())) as w:
+        await w.own()
+        await break_record(w, "a", b"\x02of a newer build")
+        before = w.store.etcd.item(state_key("a"))
+        assert isinstance(error(await w.call("a", 1, start=True)), FailedPrecondition)
+        assert w.store.etcd.item(state_key("a")) == before

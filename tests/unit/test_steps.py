@@ -193,12 +193,13 @@ def test_what_is_kept(calls: list[tuple[int, int]]) -> None:
 
 def test_a_record_of_another_version_is_left_alone() -> None:
     other = msgspec.structs.replace(STARTED, state_version="v0")
-    for call in (Call(11), Call(11, end=True), Call(11, start=True, create=True)):
+    for call in (Call(11), Call(11, end=True), Call(11, create=True)):
         decision = admit(other, call)
         assert isinstance(decision, Refuse)
         assert isinstance(decision.error, FailedPrecondition)
         assert decision.confirm
-    assert isinstance(admit(other, Call(10)), Repeat), "a reply that it keeps has no version"
+    assert admit(other, Call(11, start=True, create=True)) == Run(begins=True), "the caller asks for another"
+    assert isinstance(admit(other, Call(10, start=True)), Repeat), "a reply that it keeps has no version"
     assert admit(msgspec.structs.replace(other, tombstone=True), Call(11, create=True)) == Run(begins=True)
 
 

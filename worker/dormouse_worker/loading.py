@@ -54,6 +54,7 @@ def from_file(file: WorkerFile) -> Loaded:
         controls = sessions.controls if sessions is not None else None
         engine, signature = _onnx(path, declared, spec.batching.max_batch_size, function.name, delay, step_limit, controls)
         firsts = [initial(state, found, path) for state, found in zip(declared, signature.states, strict=True)]
+        missing = [state.when_missing for state in declared]
     else:
         from dormouse_worker.runtimes.python import HandlerRunner, PythonRuntime  # a user's code comes with it: only where asked for
 
@@ -61,14 +62,15 @@ def from_file(file: WorkerFile) -> Loaded:
         signature = runtime.signature
         engine = HandlerRunner(runtime, Encoder(function.name, signature), threads=cpus.available(), step_limit=step_limit)
         firsts = [state.first() for state in runtime.declaration.states]
+        missing = [state.when_missing for state in runtime.declaration.states]
     return Loaded(
         function=function,
         names=(function.name, function.label),
         signature=signature,
         engine=engine,
         states=tuple(
-            StateInfo(s.input, s.input, s.output, s.datatype, own_shape(s), s.batch_axis, first)
-            for s, first in zip(signature.states, firsts, strict=True)
+            StateInfo(s.input, s.input, s.output, s.datatype, own_shape(s), s.batch_axis, first, fills=when_missing == "initial")
+            for s, first, when_missing in zip(signature.states, firsts, missing, strict=True)
         ),
         state_version=_version(sessions, signature),
         max_concurrency=spec.max_concurrency,

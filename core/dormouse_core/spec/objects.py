@@ -108,6 +108,16 @@ class StateSpec(Struct, frozen=True, kw_only=True, rename="camel"):
         Literal["zeros"] | Initial,
         Meta(description='The state of a new session: the text "zeros", or {shape: [...]} for zeros of that shape, or {file: x.npy}.'),
     ] = "zeros"
+    when_missing: (
+        Annotated[
+            Literal["initial"],
+            Meta(
+                description="What a session gets whose record, of a version in accepts, lacks this state: initial, its first value. "
+                "Absent: the session's steps are refused."
+            ),
+        ]
+        | None
+    ) = None
 
 
 class Controls(Struct, frozen=True, kw_only=True, rename="camel"):

@@ -26,14 +26,22 @@ def encode(infos: Sequence[StateInfo], states: States) -> list[state_pb2.Tensor]
 
 
 def decode(infos: Sequence[StateInfo], tensors: Sequence[state_pb2.Tensor]) -> States:
-    """DataLoss: the tensors do not parse. FailedPrecondition: they are not this function's, though their version says so."""
+    """A state that the record lacks begins at its first value where it is declared so; one that the function does not have is left out.
+    DataLoss: the tensors do not parse. FailedPrecondition: they are not this function's, though their version says so."""
     found = {tensor.name: tensor for tensor in tensors}
     states: States = {}
     for info in infos:
         tensor = found.get(info.input)
+        if tensor is None and info.fills:
+            states[info.input] = info.initial
+            continue
         if tensor is None or tensor.datatype != info.datatype or not fits(info.shape, tensor.shape):
-            there = "none" if tensor is None else f"{tensor.datatype} {list(tensor.shape)}"
-            raise FailedPrecondition(f'state "{info.name}": {there} found in the record, {info.datatype} {list(info.shape)} is required')
+            wanted = f"{info.datatype} {list(info.shape)}"
+            if tensor is None:
+                text = f"the session's record lacks it; {wanted} is required (whenMissing: initial lets it begin at its first value)"
+            else:
+                text = f"{tensor.datatype} {list(tensor.shape)} found in the session's record, {wanted} is required"
+            raise FailedPrecondition(f'state "{info.name}": {text}')
         try:
             states[info.input] = decode_raw(tensor.datatype, tuple(tensor.shape), tensor.data, info.name)
         except InvalidArgument as error:

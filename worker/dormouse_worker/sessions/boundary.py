@@ -34,6 +34,8 @@ class StateInfo:
     shape: tuple[int, ...]
     batch_axis: int | None
     initial: np.ndarray
+    fills: bool = False
+    """A session whose record lacks this state goes on with `initial`."""
 
 
 @dataclass(frozen=True, slots=True)

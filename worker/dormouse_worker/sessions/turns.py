@@ -321,9 +321,9 @@ class Turns:
         if record is not None:
             try:
                 read = records.decode(record.value)
+                session.body = read.body  # its keys count, also where its tensors cannot be read
                 if not read.body.tombstone and read.body.state_version in self._versions:
                     session.states = arrays.decode(self._infos, read.tensors)
-                session.body = read.body
             except (DataLoss, FailedPrecondition) as error:
                 session.trouble = error
                 if isinstance(error, DataLoss):
