@@ -46,6 +46,7 @@ def from_file(file: WorkerFile) -> Loaded:
     step_limit = spec.timeouts.step.seconds
     sessions = spec.sessions
     engine: Engine
+    missing: Sequence[str | None]
     if spec.runtime == "onnx":
         if path is None:
             raise ModelInvalid("spec.model: missing; the onnx runtime needs a model")
