@@ -3,7 +3,7 @@
 import argparse
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dormouse_core import limits
@@ -51,6 +51,7 @@ def _up(options: argparse.Namespace) -> None:
             port=options.port,
             etcd=options.etcd,
             etcd_endpoints=endpoints,
+            etcd_quota=options.etcd_quota,
             installation=options.installation,
             max_message=options.max_message,
             removal_wait=options.removal_wait,
@@ -70,10 +71,21 @@ def parser() -> argparse.ArgumentParser:
     )
     up.add_argument("--port", type=_port, default=8001, help="where callers connect on 127.0.0.1 (8001); 0: any free one")
     up.add_argument("--etcd", default="", metavar="PATH", help="the etcd to run; by default the one on PATH if it is good enough")
+    up.add_argument(
+        "--etcd-quota",
+        type=_size(limits.ETCD_QUOTA_BYTES_MAX),
+        default=limits.ETCD_QUOTA_BYTES,
+        metavar="SIZE",
+        help="of etcd's file (its --quota-backend-bytes), 2GiB by default; at most 8GiB",
+    )
     up.add_argument("--etcd-endpoints", action="append", default=[], metavar="HOST:PORT,...", help="use an etcd that runs already")
 
     up.add_argument(
-        "--max-message", type=_size, default=limits.MESSAGE_BYTES, metavar="SIZE", help="of a request or reply: 16MiB; at most 64MiB"
+        "--max-message",
+        type=_size(limits.MESSAGE_BYTES_MAX),
+        default=limits.MESSAGE_BYTES,
+        metavar="SIZE",
+        help="of a request or reply: 16MiB; at most 64MiB",
     )
     up.add_argument(
         "--removal-wait", type=_duration, default="", metavar="DURATION", help="from a session's end to its removal; by default 10m or more"
@@ -137,16 +149,20 @@ def _command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", na
     return command
 
 
-def _size(text: str) -> int:
-    """Bytes, or with KiB or MiB."""
-    number, unit = next(((text.removesuffix(unit), factor) for unit, factor in _UNITS.items() if text.endswith(unit)), (text, 1))
-    size = int(number) * unit if number.isascii() and number.isdigit() else 0
-    if 1 <= size <= limits.MESSAGE_BYTES_MAX:
-        return size
-    raise argparse.ArgumentTypeError(f"{text!r} found, a size such as 16MiB, at most {limits.MESSAGE_BYTES_MAX >> 20}MiB, is allowed")
+def _size(most: int) -> Callable[[str], int]:
+    """A parser of bytes, or of KiB, MiB or GiB."""
+
+    def parse(text: str) -> int:
+        number, unit = next(((text.removesuffix(unit), factor) for unit, factor in _UNITS.items() if text.endswith(unit)), (text, 1))
+        size = int(number) * unit if number.isascii() and number.isdigit() else 0
+        if 1 <= size <= most:
+            return size
+        raise argparse.ArgumentTypeError(f"{text!r} found, a size such as 16MiB, at most {most >> 20}MiB, is allowed")
+
+    return parse
 
 
-_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20}
+_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 def _duration(text: str) -> str:

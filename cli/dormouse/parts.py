@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dormouse_core import storage
 from dormouse_core.errors import FailedPrecondition
 from dormouse_kit import log
 from dormouse_kit.processes import Child
@@ -93,7 +94,7 @@ def choose(gateway: int) -> Ports:
     return Ports(chosen, *numbers)
 
 
-def etcd(binary: str, data: Path, ports: Ports) -> list[str]:
+def etcd(binary: str, data: Path, ports: Ports, quota: int) -> list[str]:
     client, peer = f"http://127.0.0.1:{ports.etcd}", f"http://127.0.0.1:{ports.etcd_peer}"
     return [
         binary,
@@ -102,12 +103,18 @@ def etcd(binary: str, data: Path, ports: Ports) -> list[str]:
         *("--initial-advertise-peer-urls", peer, "--initial-cluster", f"dormouse={peer}"),
         # A single member waits one election timeout at every start, for others that do not exist.
         *("--heartbeat-interval", "20", "--election-timeout", "100"),
+        # For when no operator runs: the operator drops history sooner.
+        *("--auto-compaction-mode", "periodic", "--auto-compaction-retention", f"{storage.retention(quota)}s"),
+        *("--quota-backend-bytes", str(quota)),
     ]
 
 
-def operator(store: Sequence[str], sockets: Path, ports: Ports, directory: Path, installation: str, removal_wait: str) -> list[str]:
+def operator(
+    store: Sequence[str], quota: int, sockets: Path, ports: Ports, directory: Path, installation: str, removal_wait: str
+) -> list[str]:
     return [
         *(sys.executable, "-m", "dormouse_operator", "--local", *_store(store), "--installation", installation),
+        *("--store-quota", str(quota)),
         *("--control", f"unix:{sockets / 'control.sock'}", "--provider", f"unix:{sockets / 'provider.sock'}"),
         *("--listen", f"127.0.0.1:{ports.operator}", "--metrics", str(ports.operator_metrics), "--model-root", os.fspath(directory)),
         *(("--removal-wait", removal_wait) if removal_wait else ()),

@@ -59,6 +59,7 @@ async def up(
     port: int,
     etcd: str,
     etcd_endpoints: Sequence[str],
+    etcd_quota: int = limits.ETCD_QUOTA_BYTES,
     installation: str,
     max_message: int = limits.MESSAGE_BYTES,
     removal_wait: str = "",
@@ -73,11 +74,11 @@ async def up(
         loop.add_signal_handler(number, end.set)
     with home.locked(), home.sockets() as sockets:
         ports = parts.choose(port)
-        endpoints, store = _store(home, ports, etcd, etcd_endpoints)
+        endpoints, store = _store(home, ports, etcd, etcd_endpoints, etcd_quota)
         async with _provider(home, sockets) as supervisors:
             system = [
                 *store,
-                Part("operator", lambda: parts.operator(endpoints, sockets, ports, home.directory, installation, removal_wait)),
+                Part("operator", lambda: parts.operator(endpoints, etcd_quota, sockets, ports, home.directory, installation, removal_wait)),
                 Part("agent", lambda: parts.gateway("dormouse_gateway", endpoints, sockets, ports, installation, max_message)),
                 Part("envoy", lambda: parts.gateway("dormouse_gateway.envoy", endpoints, sockets, ports, installation, max_message)),
             ]
@@ -94,7 +95,7 @@ async def up(
                 home.forget_run()
 
 
-def _store(home: Home, ports: parts.Ports, binary: str, given: Sequence[str]) -> tuple[list[str], list[Part]]:
+def _store(home: Home, ports: parts.Ports, binary: str, given: Sequence[str], quota: int) -> tuple[list[str], list[Part]]:
     if given:
         return list(given), []
     if binary:
@@ -108,7 +109,7 @@ def _store(home: Home, ports: parts.Ports, binary: str, given: Sequence[str]) ->
     if found.warning:
         log.warning(found.warning)
     path = found.path
-    return [f"127.0.0.1:{ports.etcd}"], [Part("etcd", lambda: parts.etcd(path, home.etcd, ports))]
+    return [f"127.0.0.1:{ports.etcd}"], [Part("etcd", lambda: parts.etcd(path, home.etcd, ports, quota))]
 
 
 @contextlib.asynccontextmanager

@@ -135,6 +135,11 @@ STORE_FULL_FRACTION = 0.7
 STORE_ROOM_FRACTION = 0.65
 STORE_FIGURE_SECONDS = 10.0
 COMPACT_SECONDS = 10.0
+COMPACT_FRACTION = 0.1
+HISTORY_SECONDS = 1.0
+BACKSTOP_BYTES = 200 * MIB
+DEFRAGMENT_FRACTION = 0.8
+ROOM_FRACTION = 0.95
 ETCD_REQUEST_BYTES = 3 * MIB // 2
 ETCD_TXN_OPS = 128
 ETCD_QUOTA_BYTES = 2 * GIB
@@ -180,7 +185,48 @@ STORE = (
         "our own: what is not known refuses nobody",
         "the worker",
     ),
-    Limit("COMPACT_SECONDS", "time between compactions of the history", "seconds", "etcd's quota counts history", "the leader"),
+    Limit(
+        "COMPACT_SECONDS",
+        "time between compactions of the history, at most",
+        "seconds",
+        "etcd's quota counts history",
+        "the leader; etcd itself where nobody leads",
+    ),
+    Limit(
+        "COMPACT_FRACTION",
+        "of etcd's quota, written since the last compaction: the next comes at once",
+        "",
+        "our own: history must not fill the store",
+        "the leader; at twice this every operator process",
+    ),
+    Limit(
+        "HISTORY_SECONDS",
+        "history that such a compaction leaves while less than half of the quota is taken",
+        "seconds",
+        "our own: watches that lag, listings in pages",
+        "the leader",
+    ),
+    Limit(
+        "BACKSTOP_BYTES",
+        "etcd's quota for each second of history that etcd keeps by itself, where nobody compacts: 1 to 10 s",
+        "bytes",
+        "etcd: `--auto-compaction-retention`",
+        "etcd, as `dormouse up` and the chart start it",
+    ),
+    Limit(
+        "DEFRAGMENT_FRACTION",
+        "of etcd's quota, from where a member's file is defragmented if a tenth of the quota is free in it",
+        "",
+        "etcd's quota counts free space of the file",
+        "the leader, one member at a time",
+    ),
+    Limit(
+        "ROOM_FRACTION",
+        "of etcd's quota, below which every member's file must be before NOSPACE is taken back",
+        "",
+        "our own: etcd would raise it again at once",
+        "every operator process",
+    ),
     Limit("ETCD_REQUEST_BYTES", "a request", "bytes", "etcd: `--max-request-bytes`, default", "kept under by the rows above"),
     Limit(
         "ETCD_TXN_OPS",
@@ -190,7 +236,11 @@ STORE = (
         "kept under by the rows above",
     ),
     Limit(
-        "ETCD_QUOTA_BYTES", "all keys and their history", "bytes", "etcd: `--quota-backend-bytes`, default", "the leader watches the size"
+        "ETCD_QUOTA_BYTES",
+        "the file of all keys and their history",
+        "bytes",
+        "etcd: `--quota-backend-bytes`, default",
+        "the operator watches the size",
     ),
     Limit("ETCD_QUOTA_BYTES_MAX", "the highest quota that etcd advises", "bytes", "etcd: system limits", "none"),
 )

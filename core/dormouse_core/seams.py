@@ -37,7 +37,12 @@ class StoreError(Exception):
 
 
 class Compacted(StoreError):
-    """The history that a watch asked for is gone, or the store has another one by now: list anew and watch from there."""
+    """The history that a watch or a listing asked for is gone, or the store has another one by now: list again, and watch from there."""
+
+
+class Full(StoreError):
+    """The store refuses whatever would make it larger: its quota is reached (etcd's NOSPACE). Nothing was written; reads, deletions and
+    renewals of leases go on. The operator makes room (`dormouse_core.storage`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +176,36 @@ class Store(Protocol):
     async def revoke(self, lease: int) -> None: ...
 
     async def compact(self, revision: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class MemberSeen:
+    """One member of the store's cluster, as it describes itself. Not linearizable: each says what it knows."""
+
+    endpoint: str
+    member: int  # its id; two endpoints may lead to one member
+    leads: bool
+    revision: int
+    size: int  # bytes of its file: what the quota is compared with. Only defragmentation lowers it
+    used: int  # bytes of it that hold keys and their history; the rest is free for what is written next
+    full: bool  # the alarm NOSPACE is raised, here or on another member
+    quota: int = 0  # bytes; 0: it does not say
+
+
+class StoreMembers(Protocol):
+    """What keeps a store of several members in shape. Every method may raise StoreError."""
+
+    async def look(self) -> tuple[Sequence[MemberSeen], Sequence[str]]:
+        """Every member that answers, once, and the endpoints that do not."""
+
+    async def compact(self, revision: int) -> None:
+        """Drops the history before `revision`. Returns when its space is free. Nothing happens where that was done before."""
+
+    async def defragment(self, endpoint: str) -> None:
+        """Gives free space of that member's file back. The member answers nothing meanwhile."""
+
+    async def disarm(self) -> None:
+        """Takes NOSPACE back for every member. A member that is still full raises it again at the next write."""
 
 
 # -------------------------------------------------------------------------------------------------------------------- transport

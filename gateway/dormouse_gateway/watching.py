@@ -9,13 +9,12 @@ import asyncio
 from collections.abc import Callable
 
 from dormouse_core.keys import Keys
-from dormouse_core.seams import Clock, Compacted, Item, Store, StoreError
-from dormouse_kit import log
+from dormouse_core.seams import Clock, Compacted, Store, StoreError
+from dormouse_kit import listings, log
 
 from dormouse_gateway import metrics
 from dormouse_gateway.table import Table
 
-PAGE = 1000
 RETRY_SECONDS = 0.5
 
 
@@ -62,13 +61,7 @@ class Watching:
                 await self._clock.sleep(RETRY_SECONDS)
 
     async def _list(self, prefix: str) -> int:
-        items: list[Item] = []
-        page = await self._store.list(prefix, limit=PAGE)
-        revision = page.revision
-        items += page.items
-        while page.more:
-            page = await self._store.list(prefix, start=items[-1].key, limit=PAGE, revision=revision)
-            items += page.items
+        revision, items = await listings.whole(self._store, prefix)
         self._hear(prefix)
         changed, unreadable = self._table.replace(prefix, items, revision)
         self._tell(changed, unreadable)

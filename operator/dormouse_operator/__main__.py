@@ -9,7 +9,7 @@ from dormouse_core.keys import Keys
 from dormouse_kit import log, metrics
 from dormouse_kit.clock import SystemClock
 from dormouse_kit.election import Election
-from dormouse_kit.etcd import EtcdStore
+from dormouse_kit.etcd import EtcdMembers, EtcdStore
 from dormouse_kit.grpc_options import server_options
 from dormouse_proto import state_pb2
 
@@ -18,6 +18,7 @@ from dormouse_operator.dialing import GrpcDialer
 from dormouse_operator.leading import Leader
 from dormouse_operator.providers import LocalProvider
 from dormouse_operator.settings import Settings
+from dormouse_operator.space import Space
 
 
 async def run(s: Settings) -> int:
@@ -28,17 +29,23 @@ async def run(s: Settings) -> int:
     clock, keys = SystemClock(), Keys(s.installation)
     access = terms.access(s)
     store = EtcdStore(s.store, tls=terms.tls(s), user=s.store_user, password=terms.password(s))
+    members = EtcdMembers(s.store, tls=terms.tls(s), user=s.store_user, password=terms.password(s))
+    space = Space(members, clock, s.store_quota)
     provider = LocalProvider(s.provider, installation=s.installation, store=access, model_root=s.model_root, removal_wait=s.removal_wait)
     served = metrics.serve(s.metrics)
     value = state_pb2.Leader(address=s.listen, name=s.name).SerializeToString()
     election = Election(store, clock, keys.leader, value)
+    looking = asyncio.create_task(space.run(lambda: election.leading), name="the store's space")
     try:
         if not await terms.campaigned(election, stop):
             return 0
-        leader = Leader(store, clock, keys, provider, GrpcDialer(), leader_new=election.election, name=s.name)
+        leader = Leader(store, clock, keys, provider, GrpcDialer(), leader_new=election.election, name=s.name, space=space)
         return await terms.lead(leader, election, stop, lambda: services.serve(leader, s.control, s.listen, server_options()))
     finally:
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
         await election.resign()
+        await members.close()
         await provider.close()
         await store.close()
         served.close()

@@ -1,5 +1,4 @@
-"""Everything that runs while this process leads: copies of the store, streams to workers, one loop for each function, the provider's list,
-compaction.
+"""Everything that runs while this process leads: copies of the store, streams to workers, one loop for each function, the provider's list.
 
 A leader begins knowing nothing: no function's loop runs before the registry and the map are listed in full, and what agents and workers
 have not said yet is unknown. It ends with the process: a leader that lost its lease must not have a task left that still believes in it.
@@ -12,9 +11,8 @@ from collections.abc import Callable, Sequence
 from dormouse_core.autoscaling import Decision
 from dormouse_core.errors import DormouseError, NotFound
 from dormouse_core.keys import Keys
-from dormouse_core.limits import COMPACT_SECONDS
 from dormouse_core.observations import FunctionSeen
-from dormouse_core.seams import Clock, Instance, Item, Provider, Store, StoreError, Wanted
+from dormouse_core.seams import Clock, Instance, Item, Provider, Store, Wanted
 from dormouse_kit import log
 from dormouse_proto import control_pb2, state_pb2
 
@@ -24,6 +22,7 @@ from dormouse_operator.functions import FunctionLoop, Parts
 from dormouse_operator.links import Dialer, Links
 from dormouse_operator.mirror import Mirror
 from dormouse_operator.registering import Registering
+from dormouse_operator.space import Space
 from dormouse_operator.view import View
 from dormouse_operator.writes import Writer
 
@@ -33,7 +32,7 @@ RESTART = 1.0  # after a function's loop ended in an error of ours
 
 class Leader:
     """`leader_new`: the create_revision of this leader's election key; `name`: what workers are told. `looked(uid)` is called after every
-    look at a function, and when it is gone."""
+    look at a function, and when it is gone. `space`: how full the store is; None: nobody looks."""
 
     def __init__(
         self,
@@ -47,7 +46,9 @@ class Leader:
         name: str,
         registering: Registering | None = None,
         looked: Callable[[str], None] = lambda uid: None,
+        space: Space | None = None,
     ) -> None:
+        self.space = space
         self.store = store
         self.clock = clock
         self.keys = keys
@@ -83,7 +84,6 @@ class Leader:
                 metrics.LEADING.set(1)
                 log.event("leading", functions=len(self.view.functions))
                 group.create_task(self._observe())
-                group.create_task(self._compact())
                 for uid in list(self.view.functions):
                     self._changed(uid)
         finally:
@@ -180,22 +180,6 @@ class Leader:
             await self._provider.apply(Wanted(entry, stranger.revision, 0))
         except DormouseError as error:
             log.warning("the provider did not", instance=stranger.name, error=error.message)
-
-    # ------------------------------------------------------------------------------------------------------------------ the store
-
-    async def _compact(self) -> None:
-        """Drops the history that is older than one interval: watchers that lag less continue, others list anew."""
-        before = done = 0
-        while True:
-            await self.clock.sleep(COMPACT_SECONDS)
-            try:
-                revision, _ = await self.store.get([self.keys.leader])
-                if before > done:  # else nothing was written meanwhile, and the store would refuse
-                    await self.store.compact(before)
-                    done = before
-                before = revision
-            except StoreError as error:
-                log.event("the store was not compacted", error=str(error))
 
     # ------------------------------------------------------------------------------------------------------------------ for people
 

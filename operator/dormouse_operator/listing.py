@@ -4,7 +4,7 @@ from dormouse_core import records, sessions
 from dormouse_core.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from dormouse_core.keys import Function, Keys
 from dormouse_core.observations import FunctionSeen
-from dormouse_core.seams import Item, Store, StoreError
+from dormouse_core.seams import Compacted, Item, Store, StoreError
 from dormouse_proto import control_pb2, state_pb2
 
 DEFAULT_LIMIT = 100
@@ -53,10 +53,8 @@ async def _many(
     start = prefix + rest if rest else ""
     try:
         listing = await store.list(prefix, start=start, limit=limit, revision=int(at or 0))
-    except StoreError as error:
-        if not (at and error.definite):
-            raise
-        # The store no longer has that revision (the leader compacts): the rest is read as it is now.
+    except Compacted:
+        # The store no longer has that revision, which much that is written soon drops: the rest is read as it is now.
         listing = await store.list(prefix, start=start, limit=limit)
     found = []
     for item in listing.items:

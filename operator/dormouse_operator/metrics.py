@@ -1,6 +1,6 @@
 """The operator's Prometheus series."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from dormouse_core.autoscaling import Decision, Workers
 from dormouse_core.coordination import Action
@@ -13,6 +13,11 @@ DECISIONS = Counter("dormouse_autoscaler_decisions", "Decisions by whether enoug
 SHARDS = Counter("dormouse_shards_moved", "Shards written by the coordinator: assign, failover, plan, cancel", ["function", "action"])
 LEADING = Gauge("dormouse_leading", "1 while this process leads")
 EVENT_AGE = Gauge("dormouse_event_age_seconds", "Seconds since the store's watch was last heard", ["watch"])
+STORE_USED = Gauge("dormouse_store_used_fraction", "Fraction of etcd's quota that keys take; NaN: not known")
+STORE_BYTES = Gauge("dormouse_store_bytes", "Bytes of a member's file: all of it (what the quota counts), in use", ["endpoint", "part"])
+STORE_FULL = Gauge("dormouse_store_full", "1 while etcd refuses writes for want of space (NOSPACE)")
+COMPACTIONS = Counter("dormouse_store_compactions", "Compactions of the store's history that this process asked for")
+DEFRAGMENTED = Counter("dormouse_store_defragmentation_seconds", "Seconds for which this process had a member defragment its file")
 
 
 def decided(function: str, decision: Decision, workers: Workers) -> None:
@@ -36,3 +41,12 @@ def forget(function: str) -> None:
         series.remove(function)
     for valid in ("true", "false"):
         DECISIONS.remove(function, valid)
+
+
+def store(used: float | None, files: Mapping[str, tuple[int, int]], *, full: bool) -> None:
+    """`files`: endpoint -> bytes of its file, of which in use."""
+    STORE_USED.set(float("nan") if used is None else used)
+    STORE_FULL.set(full)
+    for endpoint, (size, in_use) in files.items():
+        STORE_BYTES.labels(endpoint, "file").set(size)
+        STORE_BYTES.labels(endpoint, "used").set(in_use)

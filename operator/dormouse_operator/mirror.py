@@ -8,9 +8,7 @@ import asyncio
 from collections.abc import Callable
 
 from dormouse_core.seams import Clock, Compacted, Item, Store, StoreError
-from dormouse_kit import log
-
-PAGE = 1000
+from dormouse_kit import listings, log
 
 
 class Mirror:
@@ -61,15 +59,8 @@ class Mirror:
         return True
 
     async def _list(self) -> None:
-        found: dict[str, Item] = {}
-        at, start = 0, ""
-        while True:
-            page = await self._store.list(self.prefix, start=start, limit=PAGE, revision=at)
-            at = page.revision if at == 0 else at
-            found.update((item.key, item) for item in page.items)
-            if not page.more:
-                break
-            start = page.items[-1].key
+        at, items = await listings.whole(self._store, self.prefix)
+        found = {item.key: item for item in items}
         self.heard_at = self._clock.monotonic()
         for key in self.items.keys() - found.keys():
             self._apply(key, None)

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dormouse_core.limits import ETCD_QUOTA_BYTES
 from dormouse_core.spec.durations import Duration
 
 
@@ -15,6 +16,8 @@ class Settings:
     store_key: str = ""
     store_user: str = ""
     store_password_file: str = ""
+    store_quota: int = ETCD_QUOTA_BYTES
+    """etcd's `--quota-backend-bytes`, for members that do not say it themselves (3.4 and 3.5)."""
     installation: str = "default"
     name: str = "operator"
     """What this process calls itself to workers and in the leader's key."""
@@ -42,6 +45,7 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     parser.add_argument("--store", action="append", metavar="HOST:PORT", help="an etcd endpoint; may be given several times")
     for option in ("ca", "cert", "key", "user", "password-file"):
         parser.add_argument(f"--store-{option}", default="")
+    parser.add_argument("--store-quota", type=int, default=default.store_quota, metavar="BYTES", help="etcd's --quota-backend-bytes")
     parser.add_argument("--installation", default=default.installation)
     parser.add_argument("--name", default=default.name)
     parser.add_argument("--control", default=default.control, metavar="unix:PATH")
@@ -55,6 +59,8 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     options = vars(parser.parse_args(arguments))
     del options["local"]
     options["store"] = tuple(options["store"] or default.store)
+    if options["store_quota"] <= 0:
+        parser.error(f"--store-quota: {options['store_quota']} found, a number of bytes above 0 is allowed")
     for option in ("control", "provider"):
         if not options[option].startswith("unix:"):
             parser.error(f"--{option}: {options[option]!r} found, unix:PATH is allowed")

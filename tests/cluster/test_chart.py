@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 import yaml
+from dormouse_core import storage
 from dormouse_gateway import settings as gateway_settings
 from dormouse_testing.cluster.charts import Object, Refused, Rendered, containers, render
 from dormouse_testing.cluster.client import CHART
@@ -146,6 +147,19 @@ def test_the_gateway_takes_the_options_that_it_is_given(default: Rendered) -> No
     assert taken.listen.endswith(":8001")
     assert taken.relay.startswith("127.0.0.1:"), "nobody but this pod's Envoy may reach the relay"
     assert pod["spec"]["terminationGracePeriodSeconds"] > taken.drain_seconds
+
+
+@pytest.mark.parametrize("quota", [2147483648, 16777216, 8589934592, 419430400])
+def test_a_full_etcd_heals_and_is_not_ended(helm: str, quota: int) -> None:
+    """6.O4: its probes take a full etcd for alive, it drops history where no operator runs, and the operator knows its quota."""
+    rendered = render(helm, f"etcd.quotaBytes={quota}")
+    (etcd,) = containers(rendered.one("StatefulSet", "dormouse-etcd")["spec"]["template"])
+    assert {f"--quota-backend-bytes={quota}", f"--auto-compaction-retention={storage.retention(quota)}s"} <= set(etcd["args"])
+    assert "--auto-compaction-mode=periodic" in etcd["args"]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert "exclude=NOSPACE" in etcd[probe]["httpGet"]["path"]
+    (operator,) = containers(rendered.one("Deployment", "dormouse-operator")["spec"]["template"])
+    assert f"--store-quota={quota}" in operator["args"]
 
 
 def test_rights_are_small(default: Rendered) -> None:

@@ -82,9 +82,9 @@ class MemoryEtcd:
     def range(self, prefix: str, start: str = "", limit: int = 0, revision: int = 0, keys_only: bool = False) -> Listing:
         self.expire()
         if revision and revision < self.compacted:
-            raise refused("mvcc: required revision has been compacted")
+            raise Compacted("etcdserver: mvcc: required revision has been compacted", definite=True)
         if revision > self.revision:
-            raise refused("mvcc: required revision is a future revision")
+            raise Compacted("etcdserver: mvcc: required revision is a future revision", definite=True)
         found = [item for key in self._under(prefix, start) if (item := self.item(key, revision)) is not None]
         items = found[: limit or None]
         if keys_only:
@@ -120,9 +120,9 @@ class MemoryEtcd:
 
     def compact(self, revision: int) -> None:
         if revision > self.revision:
-            raise refused("mvcc: required revision is a future revision")
+            raise Compacted("etcdserver: mvcc: required revision is a future revision", definite=True)
         if revision <= self.compacted:
-            raise refused("mvcc: required revision has been compacted")
+            raise Compacted("etcdserver: mvcc: required revision has been compacted", definite=True)
         self.compacted = revision
         self._history = self._history[bisect_left(self._history, revision, key=lambda event: event.mod_revision) :]
         for key in list(self._versions):

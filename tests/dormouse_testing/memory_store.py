@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from dormouse_core.seams import Clock, Item, Listing, StoreError, Txn, TxnResult, WatchBatch
+from dormouse_core.seams import Clock, Full, Item, Listing, StoreError, Txn, TxnResult, WatchBatch
 
 from dormouse_testing.memory_etcd import MemoryEtcd, Ordered
 
@@ -38,6 +38,10 @@ REQUEST_LOST = Fault(lose_request=True)
 REPLY_LOST = Fault(lose_reply=True)
 REFUSED = Fault(refuse="etcdserver: mvcc: database space exceeded")
 _NONE = Fault()
+
+
+def _refusal(text: str) -> StoreError:
+    return Full(text, definite=True) if "space exceeded" in text else StoreError(text, definite=True)
 
 
 class MemoryStore:
@@ -182,7 +186,7 @@ class MemoryStore:
                 answer(StoreError(f"{method}: the store cannot be reached"))
                 return
             try:
-                result = StoreError(fault.refuse, definite=True) if fault.refuse else apply()
+                result = _refusal(fault.refuse) if fault.refuse else apply()
             except StoreError as error:
                 result = error
             if fault.lose_reply:

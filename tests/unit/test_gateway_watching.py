@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from dormouse_core.seams import Delete, Txn
-from dormouse_gateway import watching
+import pytest
+from dormouse_core.seams import Delete, Item, Put, Txn
+from dormouse_kit import listings
 from dormouse_testing import simloop
+from dormouse_testing.memory_store import MemoryStore
 from dormouse_testing.relaying import Sim
 
 
@@ -42,8 +44,21 @@ def test_what_happened_while_the_history_was_compacted_is_seen() -> None:
     simulate(body)
 
 
-def test_a_listing_in_pages_is_one_listing(monkeypatch: Any) -> None:
-    monkeypatch.setattr(watching, "PAGE", 3)
+@pytest.mark.parametrize("compacting", [False, True])
+def test_a_listing_in_pages_is_one_listing(monkeypatch: pytest.MonkeyPatch, compacting: bool) -> None:
+    """Also where its revision is compacted after each page: much is written."""
+    whole = listings.whole
+
+    async def paged(store: MemoryStore, prefix: str) -> tuple[int, list[Item]]:
+        def compact(method: str, _: object) -> None:
+            if compacting and method == "list":
+                store.etcd.txn(Txn((), (Put("/another", b""),)))
+                store.etcd.compact(store.etcd.revision)
+
+        store.hook = compact
+        return await whole(store, prefix, 3)
+
+    monkeypatch.setattr(listings, "whole", paged)
 
     async def main() -> None:
         sim = Sim()

@@ -46,6 +46,9 @@ _UNARY: Final = {
     "Compact": ("/etcdserverpb.KV/Compact", rpc_pb2.CompactionResponse.FromString),
     "LeaseGrant": ("/etcdserverpb.Lease/LeaseGrant", rpc_pb2.LeaseGrantResponse.FromString),
     "LeaseRevoke": ("/etcdserverpb.Lease/LeaseRevoke", rpc_pb2.LeaseRevokeResponse.FromString),
+    "Status": ("/etcdserverpb.Maintenance/Status", rpc_pb2.StatusResponse.FromString),
+    "Alarm": ("/etcdserverpb.Maintenance/Alarm", rpc_pb2.AlarmResponse.FromString),
+    "Defragment": ("/etcdserverpb.Maintenance/Defragment", rpc_pb2.DefragmentResponse.FromString),
     "Authenticate": ("/etcdserverpb.Auth/Authenticate", rpc_pb2.AuthenticateResponse.FromString),
 }
 _PROBE: Final = rpc_pb2.RangeRequest(key=b"\0", serializable=True, limit=1, keys_only=True).SerializeToString()

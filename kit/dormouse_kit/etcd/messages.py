@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import grpc
 from aetcd.rpc import rpc_pb2
-from dormouse_core.seams import Compare, CreatedIs, Item, Listing, ModIs, Put, StoreError, Txn
+from dormouse_core.seams import Compacted, Compare, CreatedIs, Full, Item, Listing, ModIs, Put, StoreError, Txn
 
 MAX_OPERATIONS: Final = 128  # etcd's --max-txn-ops: compares, and puts, and else-reads, each up to this
 
@@ -23,6 +23,13 @@ _REFUSED: Final = frozenset(
         grpc.StatusCode.UNIMPLEMENTED,
         grpc.StatusCode.UNAUTHENTICATED,
     }
+)
+
+# What etcd means by them is in their texts alone. A future revision is one of a history that the store no longer has: it was restored.
+_KINDS: Final[tuple[tuple[str, type[StoreError]], ...]] = (
+    ("database space exceeded", Full),
+    ("required revision has been compacted", Compacted),
+    ("required revision is a future revision", Compacted),
 )
 
 _MOD: Final = rpc_pb2.Compare.MOD
@@ -97,7 +104,9 @@ def listing(response: Any, revision: int) -> Listing:
 
 def store_error(call: str, endpoint: str, error: grpc.aio.AioRpcError) -> StoreError:
     code = error.code()
-    return StoreError(f"{call} at {endpoint}: {code.name}: {error.details()}", definite=code in _REFUSED)
+    details = error.details() or ""
+    kind = next((kind for text, kind in _KINDS if text in details), StoreError)
+    return kind(f"{call} at {endpoint}: {code.name}: {details}", definite=code in _REFUSED)
 
 
 def by_server(error: grpc.aio.AioRpcError) -> bool:

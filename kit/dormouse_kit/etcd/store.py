@@ -12,7 +12,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 from aetcd.rpc import rpc_pb2
-from dormouse_core.seams import Item, Listing, StoreError, Txn, TxnResult, WatchBatch
+from dormouse_core.seams import Compacted, Item, Listing, StoreError, Txn, TxnResult, WatchBatch
 
 from dormouse_kit.etcd import messages, watching
 from dormouse_kit.etcd.connections import PROBE_AFTER, Connection, Connections, write
@@ -32,12 +32,18 @@ class EtcdStore:
         await self._connections.close()
 
     async def get(self, keys: Sequence[str], *, timeout: float = 5.0) -> tuple[int, dict[str, Item]]:
+        try:
+            return await self._read(keys, timeout)
+        except Compacted:
+            return await self._read(keys, timeout)  # more keys than one request reads, and much is written: once more, at a newer revision
+
+    async def _read(self, keys: Sequence[str], timeout: float) -> tuple[int, dict[str, Item]]:
         revision = 0
         found: dict[str, Item] = {}
         for at in range(0, max(len(keys), 1), messages.MAX_OPERATIONS):
             # Beyond one transaction's reads: the rest at the first one's revision, which is still one consistent view.
             request = messages.get_request(keys[at : at + messages.MAX_OPERATIONS], revision)
-            response = await self._unary("Txn", request, timeout, again=True)
+            response = await self.unary("Txn", request, timeout, again=True)
             revision = revision or response.header.revision
             for part in response.responses:
                 for kv in part.response_range.kvs:
@@ -55,10 +61,10 @@ class EtcdStore:
         timeout: float = 5.0,
     ) -> Listing:
         request = messages.range_request(prefix, start=start, limit=limit, revision=revision, keys_only=keys_only)
-        return messages.listing(await self._unary("Range", request, timeout, again=True), revision)
+        return messages.listing(await self.unary("Range", request, timeout, again=True), revision)
 
     async def txn(self, txn: Txn, *, timeout: float = 5.0) -> TxnResult:
-        response = await self._unary("Txn", messages.txn_request(txn), timeout)
+        response = await self.unary("Txn", messages.txn_request(txn), timeout)
         return TxnResult(response.succeeded, response.header.revision)
 
     async def watch(self, prefix: str, revision: int) -> AsyncGenerator[WatchBatch, None]:
@@ -68,26 +74,27 @@ class EtcdStore:
                 yield batch
 
     async def grant(self, ttl: int) -> int:
-        response = await self._unary("LeaseGrant", rpc_pb2.LeaseGrantRequest(TTL=ttl).SerializeToString(), 5.0)
+        response = await self.unary("LeaseGrant", rpc_pb2.LeaseGrantRequest(TTL=ttl).SerializeToString(), 5.0)
         lease: int = response.ID
         return lease
 
     async def keep_alive(self, lease: int, *, timeout: float = 1.0) -> int:
-        response = await self._unary("LeaseKeepAlive", rpc_pb2.LeaseKeepAliveRequest(ID=lease).SerializeToString(), timeout, again=True)
+        response = await self.unary("LeaseKeepAlive", rpc_pb2.LeaseKeepAliveRequest(ID=lease).SerializeToString(), timeout, again=True)
         ttl: int = response.TTL
         return ttl
 
     async def revoke(self, lease: int) -> None:
         try:
-            await self._unary("LeaseRevoke", rpc_pb2.LeaseRevokeRequest(ID=lease).SerializeToString(), 5.0)
+            await self.unary("LeaseRevoke", rpc_pb2.LeaseRevokeRequest(ID=lease).SerializeToString(), 5.0)
         except StoreError as error:
             if "lease not found" not in str(error):
                 raise
 
     async def compact(self, revision: int) -> None:
-        await self._unary("Compact", rpc_pb2.CompactionRequest(revision=revision).SerializeToString(), 5.0)
+        await self.unary("Compact", rpc_pb2.CompactionRequest(revision=revision).SerializeToString(), 5.0)
 
-    async def _unary(self, name: str, request: bytes, timeout: float, again: bool = False) -> Any:
+    async def unary(self, name: str, request: bytes, timeout: float, again: bool = False) -> Any:
+        """One of `connections`' requests by its name. `again`: it changes nothing, and may be sent a second time."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         attempts = 0

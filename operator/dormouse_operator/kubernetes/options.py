@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from dormouse_core.limits import ETCD_QUOTA_BYTES
 from dormouse_core.spec.durations import Duration
 from dormouse_core.spec.objects import DNS_LABEL
 
@@ -23,6 +24,8 @@ class Options:
     store_user: str = ""
     store_password_file: str = ""
     """With a user: the store has users, and this one is root."""
+    store_quota: int = ETCD_QUOTA_BYTES
+    """etcd's `--quota-backend-bytes`, for members that do not say it themselves (3.4 and 3.5)."""
     gateway_password_file: str = ""
     """The password of the gateways' user in the store, which the operator makes."""
     installation: str = "default"
@@ -71,6 +74,7 @@ def parse(arguments: Sequence[str]) -> Options:
     parser.add_argument("--store", action="append", metavar="HOST:PORT", help="an etcd endpoint; may be given several times")
     for option in ("ca", "cert", "key", "user", "password-file"):
         parser.add_argument(f"--store-{option}", default="")
+    parser.add_argument("--store-quota", type=int, default=default.store_quota, metavar="BYTES", help="etcd's --quota-backend-bytes")
     parser.add_argument("--gateway-password-file", default="", metavar="FILE")
     parser.add_argument("--installation", default=default.installation)
     parser.add_argument("--name", default=default.name)
@@ -83,6 +87,8 @@ def parse(arguments: Sequence[str]) -> Options:
     given["store"] = tuple(given["store"] or default.store)
     if not re.fullmatch(DNS_LABEL, given["installation"]) or len(given["installation"]) > 63:
         parser.error(f"--installation: {given['installation']!r} found, a DNS label is allowed: it becomes a label's value")
+    if given["store_quota"] <= 0:
+        parser.error(f"--store-quota: {given['store_quota']} found, a number of bytes above 0 is allowed")
     if bool(given["store_user"]) != bool(given["store_password_file"]):
         parser.error("--store-user and --store-password-file go together")
     path = given.pop("functions")

@@ -16,7 +16,7 @@ from dormouse_core.seams import Store, StoreError
 from dormouse_kit import log
 from dormouse_kit.clock import SystemClock
 from dormouse_kit.election import Election
-from dormouse_kit.etcd import EtcdStore
+from dormouse_kit.etcd import EtcdMembers, EtcdStore
 from dormouse_kit.etcd.users import Users
 from dormouse_kit.grpc_options import server_options
 from dormouse_proto import state_pb2
@@ -43,6 +43,7 @@ from dormouse_operator.kubernetes.telling import Teller
 from dormouse_operator.kubernetes.tending import Tending
 from dormouse_operator.kubernetes.watching import Watching
 from dormouse_operator.leading import Leader
+from dormouse_operator.space import Space
 
 PREPARE = 1.0  # seconds between tries to prepare a store that is not there yet
 
@@ -50,7 +51,9 @@ PREPARE = 1.0  # seconds between tries to prepare a store that is not there yet
 class Term:
     """One leader and what it knows of its cluster."""
 
-    def __init__(self, options: Options, api: Api, store: Store, users: Users | None, found: access.Access, election: int) -> None:
+    def __init__(
+        self, options: Options, api: Api, store: Store, space: Space, users: Users | None, found: access.Access, election: int
+    ) -> None:
         clock, keys, settings = SystemClock(), Keys(options.installation), options.functions
         self._clock = clock
         self.copies = Copies(api, clock, settings, self._derived, self._pods)
@@ -69,6 +72,7 @@ class Term:
             name=options.name,
             registering=registry,
             looked=self._looked,
+            space=space,
         )
         credentials = Credentials(users, keys, settings)
         applier = Applier(api, settings, self.copies.applied)
@@ -164,17 +168,23 @@ async def run(options: Options) -> int:
     password = terms.password(options)
     users = Users(options.store, password, tls=terms.tls(options)) if options.store_user else None
     store = EtcdStore(options.store, tls=terms.tls(options), user=options.store_user, password=password)
+    members = EtcdMembers(options.store, tls=terms.tls(options), user=options.store_user, password=password)
+    space = Space(members, SystemClock(), options.store_quota)
     api = HttpApi(found)
     value = state_pb2.Leader(address=options.listen, name=options.name).SerializeToString()
     election = Election(store, SystemClock(), Keys(options.installation).leader, value)
+    looking = asyncio.create_task(space.run(lambda: election.leading), name="the store's space")
     try:
         if users is not None and not await terms.first(_prepare(users, options, options.gateway_password()), stop):
             return 0
         if not await terms.campaigned(election, stop):
             return 0
-        return await _lead(options, api, store, users, found, election, health, stop)
+        return await _lead(options, api, store, space, users, found, election, health, stop)
     finally:
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
         await election.resign()
+        await members.close()
         await api.close()
         await store.close()
         if users is not None:
@@ -186,13 +196,14 @@ async def _lead(
     options: Options,
     api: HttpApi,
     store: EtcdStore,
+    space: Space,
     users: Users | None,
     found: access.Access,
     election: Election,
     health: Health,
     stop: asyncio.Event,
 ) -> int:
-    term = Term(options, api, store, users, found, election.election)
+    term = Term(options, api, store, space, users, found, election.election)
     health.trouble = term.survey.trouble
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(term.copies)

@@ -18,7 +18,7 @@ from dormouse_core import records, steps, transactions
 from dormouse_core.errors import Again, DormouseError, Unavailable
 from dormouse_core.limits import TXN_BYTES, TXN_OPS
 from dormouse_core.records import Body, Kept
-from dormouse_core.seams import Clock, Item, Put, Store, StoreError, Txn
+from dormouse_core.seams import Clock, Full, Item, Put, Store, StoreError, Txn
 from dormouse_core.steps import Resolution
 from dormouse_proto import state_pb2
 
@@ -270,6 +270,8 @@ def _resolve(pending: Pending, seen: records.Record | None, items: dict[str, Ite
 def _refusal(error: StoreError, may_land: bool) -> Unavailable:
     if may_land:
         return Unavailable(f"whether the step is committed is not known: its first copy had no answer, and the next was refused: {error}")
+    if isinstance(error, Full):
+        return Unavailable(f"the step is not committed: the store is full, and takes no step until it has room again ({error})")
     return Unavailable(f"the step is not committed, the store refused it: {error}")
 
 

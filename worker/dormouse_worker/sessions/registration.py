@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dormouse_core import transactions
 from dormouse_core.errors import Unavailable
 from dormouse_core.keys import Function, Keys
-from dormouse_core.seams import Clock, Store, StoreError, Txn
+from dormouse_core.seams import Clock, Full, Store, StoreError, Txn
 from dormouse_kit import log
 from dormouse_proto import state_pb2
 
@@ -48,11 +48,14 @@ class Registration:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Registers. Unavailable: the store did not let it; nothing stays behind for longer than the lease."""
+        """Registers. Unavailable: the store did not let it; nothing stays behind for longer than the lease. A full store is waited for: it
+        heals by itself, and another process of this worker would be refused like this one."""
         error: StoreError | None = None
-        for attempt in range(TRIES):
-            if attempt:
+        attempt = 0
+        while attempt < TRIES:
+            if error is not None:
                 await self._clock.sleep(RETRY_SECONDS)
+            attempt += 1
             try:
                 if not self._lease:
                     self._renewed = self._clock.monotonic()
@@ -60,6 +63,10 @@ class Registration:
                 if await self._write(transactions.register(self._keys, self.function, self.worker, self._entry, self._lease)):
                     break
             except StoreError as failure:
+                if isinstance(failure, Full):
+                    attempt = 0
+                    if not isinstance(error, Full):
+                        log.warning("the store is full; the worker registers once it has room", worker=self.worker)
                 error = failure
                 if failure.definite:
                     self._lease = 0  # it has ended meanwhile; another copy of the transaction ends with it
@@ -85,13 +92,19 @@ class Registration:
         return items[key].value == self._entry.SerializeToString()
 
     async def drain(self) -> None:
-        """Says that this worker wants no shards and no new callers. Does not return before the store knows, or the lease is lost."""
+        """Says that this worker wants no shards and no new callers. Does not return before the store knows, or the lease is lost, or the
+        store has been full for `FORSAKEN_SECONDS`: no shard can be handed over then."""
         self._leaving = True
         self._entry.state = state_pb2.WorkerEntry.State.DRAINING
         txn = transactions.change(self._keys, self.function, self.worker, self._entry, self._lease)
+        began = self._clock.monotonic()
         while not self.lost.is_set():
             try:
                 if await self._write(txn):
+                    return
+            except Full:
+                if self._clock.monotonic() - began > FORSAKEN_SECONDS:
+                    log.warning("the store is full; the worker leaves without its word", worker=self.worker)
                     return
             except StoreError:
                 pass  # asked again: without this entry the leader keeps giving shards to a worker that leaves

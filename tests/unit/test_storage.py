@@ -1,0 +1,291 @@
+"""The store's space, on simulated members: history is dropped before it fills them, files become smaller, a full store heals."""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from dormouse_core import limits, storage
+from dormouse_core.seams import Full, MemberSeen, StoreError
+from dormouse_core.storage import Compact, Defragment, Disarm, Storage
+from dormouse_operator.space import Space
+from dormouse_testing import simloop
+from dormouse_testing.clock import SimClock
+from dormouse_testing.memory_members import MemoryMembers
+
+MIB = 1024 * 1024
+QUOTA = 16 * MIB
+
+
+def run(
+    body: Callable[[MemoryMembers, Space], Coroutine[Any, Any, None]], *, leading: bool = True, others: int = 0, **fields: Any
+) -> MemoryMembers:
+    """`body` beside a process's loop that looks after the space, and `others` that do not lead."""
+    members: list[MemoryMembers] = []
+
+    async def main() -> None:
+        clock = SimClock()
+        store = MemoryMembers(clock, QUOTA, **fields)
+        members.append(store)
+        space = Space(store, clock, QUOTA)
+        loops = [asyncio.create_task(space.run(lambda: leading))]
+        loops += [asyncio.create_task(Space(store, clock, QUOTA).run(lambda: False)) for _ in range(others)]
+        await body(store, space)
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+
+    simloop.run(main())
+    return members[0]
+
+
+async def steps(store: MemoryMembers, seconds: float, *, size: int = 64 * 1024, a_second: int = 50) -> None:
+    for _ in range(int(seconds * a_second)):
+        store.put("one session", size)
+        await asyncio.sleep(1 / a_second)
+
+
+def fill(store: MemoryMembers, *keys: str) -> None:
+    """Until the alarm, faster than anybody looks."""
+    for key in itertools.cycle(keys):
+        try:
+            store.put(key, 64 * 1024)
+        except Full:
+            return
+
+
+def test_one_busy_session_never_fills_the_store() -> None:
+    """6.O4: 64 KiB, 50 times a second, a quota of 16 MiB."""
+
+    async def body(store: MemoryMembers, space: Space) -> None:
+        await steps(store, 120)
+        assert not store.full
+        assert space.used is not None
+        assert space.used < 0.5, "what is history is not taken for keys"
+
+    store = run(body)
+    assert not [did for did in store.done if did == "disarm"]
+
+
+def test_negative_control_with_time_alone_it_would_be_full_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """6.O4, as it was."""
+    monkeypatch.setattr(storage, "COMPACT_FRACTION", 1e9)
+
+    async def body(store: MemoryMembers, space: Space) -> None:
+        with pytest.raises(Full):
+            await steps(store, 120)
+
+    run(body)
+
+
+def test_one_that_does_not_lead_stands_in_where_nobody_leads() -> None:
+    async def body(store: MemoryMembers, space: Space) -> None:
+        await steps(store, 60)
+        assert not store.full
+
+    run(body, leading=False)
+
+
+def test_an_idle_store_is_left_alone() -> None:
+    async def body(store: MemoryMembers, space: Space) -> None:
+        store.put("a", 1000)
+        await asyncio.sleep(60)
+        done = list(store.done)
+        await asyncio.sleep(600)
+        assert store.done == done
+
+    run(body)
+
+
+def test_history_is_kept_for_a_while_where_there_is_room() -> None:
+    """A watch that lags by less than a second, and a listing in pages that takes that long, go on."""
+
+    async def body(store: MemoryMembers, space: Space) -> None:
+        await asyncio.sleep(5)
+        at: list[tuple[float, int]] = []
+        seen = len(store.done)
+        for _ in range(50 * 20):
+            store.put("one session", 16 * 1024)
+            at.append((store.clock.monotonic(), store.revision))
+            for did in store.done[seen:]:
+                revision = int(did.split()[1])
+                written = next(when for when, after in at if after >= revision)
+                assert store.clock.monotonic() - written >= limits.HISTORY_SECONDS - 0.15
+            seen = len(store.done)
+            await asyncio.sleep(0.02)
+        assert seen > 4
+
+    run(body)
+
+
+def test_a_store_full_of_history_heals() -> None:
+    async def body(store: MemoryMembers, space: Space) -> None:
+        await asyncio.sleep(3)
+        fill(store, "one session")
+        await asyncio.sleep(5)
+        assert not store.full
+        store.put("one session", 64 * 1024)
+
+    store = run(body)
+    assert [did.split()[0] for did in store.done[-3:]] == ["compact", "defragment", "disarm"]
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_store_full_of_keys_heals_once_they_are_deleted(lazy: bool) -> None:
+    async def body(store: MemoryMembers, space: Space) -> None:
+        fill(store, *(f"session {number}" for number in range(1000)))
+        await asyncio.sleep(60)
+        assert store.full, "an alarm that would be raised at once is not taken back"
+        assert space.used is not None
+        assert space.used > limits.ROOM_FRACTION
+        assert store.done.count("defragment 0") <= 1, "a file without free space is not copied again and again"
+        for number in range(30):
+            store.delete(f"session {number}")
+        await asyncio.sleep(10)
+        assert not store.full
+        store.put("new", 64 * 1024)
+
+    run(body, lazy=lazy)
+
+
+def test_negative_control_without_a_defragmentation_it_would_stay_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing(self: MemoryMembers, endpoint: str) -> None: ...
+
+    monkeypatch.setattr(MemoryMembers, "defragment", nothing)
+
+    async def body(store: MemoryMembers, space: Space) -> None:
+        fill(store, "one session")
+        await asyncio.sleep(60)
+        assert store.full
+
+    run(body)
+
+
+@pytest.mark.parametrize("leading", [False, True])
+def test_several_processes_heal_it_at_once(leading: bool) -> None:
+    async def body(store: MemoryMembers, space: Space) -> None:
+        fill(store, "one session")
+        await asyncio.sleep(10)
+        assert not store.full
+
+    run(body, leading=leading, others=3, count=3, seconds_a_byte=1e-7)
+
+
+def test_one_member_at_a_time_and_the_one_that_leads_last() -> None:
+    async def body(store: MemoryMembers, space: Space) -> None:
+        for number in range(100):
+            store.put(f"session {number}", 64 * 1024)
+        for number in range(95):
+            store.delete(f"session {number}")
+        await asyncio.sleep(600)
+        assert max(store.sizes) < 1 * MIB
+
+    store = run(body, count=3, seconds_a_byte=1e-6)
+    order = [endpoint for endpoint, _, _ in store.defragmenting]
+    assert sorted(order) == ["0", "1", "2"], "each once"
+    assert order[-1] == "0"
+    spans = [(begun, ended) for _, begun, ended in store.defragmenting]
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
+
+
+def test_nothing_is_defragmented_while_a_member_does_not_answer() -> None:
+    async def body(store: MemoryMembers, space: Space) -> None:
+        store.away.add("2")
+        for number in range(100):
+            store.put(f"session {number}", 64 * 1024)
+        for number in range(95):
+            store.delete(f"session {number}")
+        await asyncio.sleep(300)
+        assert store.defragmenting == []
+        store.away.clear()
+        await asyncio.sleep(300)
+        assert len(store.defragmenting) == 3
+
+    run(body, count=3)
+
+
+def test_free_space_that_is_used_again_is_not_given_back() -> None:
+    async def body(store: MemoryMembers, space: Space) -> None:
+        await steps(store, 300, a_second=20)
+
+    assert run(body).defragmenting == []
+
+
+def test_a_file_near_the_quota_is_made_smaller_before_the_alarm() -> None:
+    async def body(store: MemoryMembers, space: Space) -> None:
+        for number in range(215):  # 13.4 MiB
+            store.put(f"session {number}", 64 * 1024)
+        for number in range(60):
+            store.delete(f"session {number}")
+        await asyncio.sleep(30)
+        assert max(store.sizes) < limits.DEFRAGMENT_FRACTION * QUOTA
+
+    store = run(body)
+    assert "disarm" not in store.done
+
+
+def test_an_alarm_that_comes_back_at_once_is_not_fought() -> None:
+    """etcd's quota is smaller than the operator was told."""
+
+    async def body(store: MemoryMembers, space: Space) -> None:
+        store.quota = 1 * MIB
+        for _ in range(3000):
+            try:
+                store.put("one session", 2 * MIB)
+            except StoreError:
+                await asyncio.sleep(0.1)
+
+    assert run(body).done.count("disarm") < 15
+
+
+def test_a_quota_that_members_say_themselves_counts() -> None:
+    machine = Storage(quota=1000 * MIB)
+    member = MemberSeen("e", 1, True, 5, 8 * MIB, 8 * MIB, False, quota=QUOTA)
+    machine.look(0.0, [member], [], leading=True)
+    machine.compacted(0.0, 5)
+    machine.look(1.0, [member], [], leading=True)
+    assert machine.used == 0.5
+
+
+def test_what_is_not_known_is_not_zero() -> None:
+    machine = Storage(QUOTA)
+    member = MemberSeen("e", 1, True, 5, 8 * MIB, 8 * MIB, False)
+    assert machine.look(0.0, [member], [], leading=True).action is None
+    assert machine.used is None, "what of it is history is not known"
+    machine.compacted(1.0, 5)
+    machine.look(2.0, [member], [], leading=True)
+    assert machine.used == 0.5
+    machine.look(3.0, [], ["e"], leading=True)
+    assert machine.used is None
+
+
+def test_a_store_that_was_restored_to_an_earlier_revision_is_compacted_again() -> None:
+    machine = Storage(QUOTA)
+    machine.look(0.0, [MemberSeen("e", 1, True, 500, 1, 1, False)], [], leading=True)
+    machine.compacted(0.0, 500)
+    actions = [machine.look(20.0 + at, [MemberSeen("e", 1, True, 100 + int(at), 1, 1, False)], [], leading=True).action for at in range(30)]
+    assert any(isinstance(action, Compact) and action.revision < 500 for action in actions)
+
+
+def test_the_steps_of_a_healing() -> None:
+    machine = Storage(QUOTA)
+
+    def look(at: float, *, size: int, used: int, full: bool = True) -> object:
+        return machine.look(at, [MemberSeen("e", 7, True, 9, size, used, full)], [], leading=False).action
+
+    assert look(0, size=QUOTA, used=QUOTA) is None, "left to the leader at first"
+    assert look(5, size=QUOTA, used=QUOTA) == Compact(9)
+    assert look(5.1, size=QUOTA, used=QUOTA) == Compact(9), "what was not done is asked for again"
+    machine.compacted(5.2, 9)
+    assert look(5.3, size=QUOTA, used=QUOTA) is None
+    assert look(5.6, size=QUOTA, used=QUOTA) == Defragment("e", 7), "space that is free may not count as free yet"
+    machine.defragmented(5.7, 7, 0.1)
+    assert look(5.75, size=QUOTA, used=QUOTA) is None, "it was none"
+    machine.compacted(5.8, 10)
+    assert look(6.2, size=QUOTA, used=QUOTA) is None, "not all the time"
+    assert look(6.3, size=QUOTA, used=1000) == Defragment("e", 7)
+    machine.defragmented(6.3, 7, 0.1)
+    assert look(6.4, size=2000, used=1000) == Disarm()
+    machine.disarmed(6.5)
+    assert look(6.6, size=2000, used=1000, full=False) is None
