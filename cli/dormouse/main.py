@@ -54,7 +54,7 @@ def _up(options: argparse.Namespace) -> None:
             etcd_quota=options.etcd_quota,
             installation=options.installation,
             max_message=options.max_message,
-            removal_wait=options.removal_wait,
+            removal_wait=options.removal_wait or "",
         )
     )
 
@@ -88,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
         help="of a request or reply: 16MiB; at most 64MiB",
     )
     up.add_argument(
-        "--removal-wait", type=_duration, default="", metavar="DURATION", help="from a session's end to its removal; by default 10m or more"
+        "--removal-wait", type=_duration, metavar="DURATION", help="from a session's end to its removal; by default 10m or more"
     )
     up.add_argument("--installation", default="local", metavar="NAME", help="the part of the store that is this system's (local)")
 

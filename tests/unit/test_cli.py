@@ -57,6 +57,11 @@ def test_a_wrong_command_line_is_refused_with_its_usage(words: str, capsys: pyte
     assert "usage: dormouse" in capsys.readouterr().err
 
 
+def test_up_needs_a_folder_and_nothing_else() -> None:
+    options = main.parser().parse_args(["up", "d"])
+    assert (options.directory, options.port, options.removal_wait) == ("d", 8001, None)
+
+
 def test_sequence_ids_are_numbers_where_they_can_be() -> None:
     parsed = main.parser().parse_args(["call", "fn", "--sequence-id", "-7"])
     assert parsed.sequence_id == -7
