@@ -185,7 +185,7 @@ class Relay:
                 function = await self._look(call)
                 if function.entry.uid != uid:
                     raise Unavailable(f"function {call.named.label} was deleted and made again while the call waited; send it again")
-                refusal = function.refusal()
+                refusal = function.killer(call.request.metadata.get(naming.CALL, "")) or function.refusal()
                 if refusal is not None:
                     raise refusal
                 worker = self._choose(call, function)
@@ -361,7 +361,9 @@ class Relay:
         if broken in ("reset", "gone"):
             call.breaks += 1
             if not function.resend:
-                raise Unavailable(UNKNOWN_OUTCOME)
+                call.fresh = True
+                function = await self._look(call)
+                raise function.killer(call.request.metadata.get(naming.CALL, "")) or Unavailable(UNKNOWN_OUTCOME)
             if call.breaks >= MAX_BREAKS:
                 raise Unavailable(f"{call.breaks} workers died while this call ran; it is not sent again")
         metrics.RESENDS.labels(why).inc()

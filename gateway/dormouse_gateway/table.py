@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from dormouse_core import spec
-from dormouse_core.errors import Code, DormouseError, FailedPrecondition, NotFound, Unavailable
+from dormouse_core.errors import Code, DeadlineExceeded, DormouseError, FailedPrecondition, NotFound, Unavailable
 from dormouse_core.keys import Function as Identity
 from dormouse_core.keys import Keys
 from dormouse_core.seams import Event, Item
@@ -30,6 +30,8 @@ class Worker:
     address: str
     revision: str
     draining: bool
+    killed: Mapping[str, str] = field(default_factory=dict)
+    """The calls that its supervisor kills it for, by `dormouse-call`, each with the cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,13 @@ class Function:
     def served(self) -> bool:
         """Somebody serves, so that a problem of the wanted revision need not concern callers."""
         return any(not worker.draining for worker in self.workers.values()) if self.stateful else bool(self.takers())
+
+    def killer(self, call: str) -> DormouseError | None:
+        """What the sender of this call is told where a worker was killed for it: sent again, it would be the next one's death."""
+        for worker in self.workers.values():
+            if call and call in worker.killed:
+                return DeadlineExceeded(f"{worker.killed[call]}; what this call changed is not committed, and it is not sent again")
+        return None
 
     def refusal(self) -> DormouseError | None:
         """Why no call can be served, however long it waits. While a revision that was proved can be started, a newer one's problem is no
@@ -144,7 +153,8 @@ def _worker(name: str, item: Item) -> Worker:
         address(entry.address, "address")
     except ValueError as wrong:
         raise Unreadable(str(wrong)) from None
-    return Worker(name, entry.address, entry.revision, entry.state == state_pb2.WorkerEntry.DRAINING)
+    killed = dict.fromkeys(entry.killed.calls, entry.killed.cause)
+    return Worker(name, entry.address, entry.revision, entry.state == state_pb2.WorkerEntry.DRAINING, killed)
 
 
 def _parse(kind: type[_T], item: Item) -> _T:

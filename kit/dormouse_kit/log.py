@@ -3,15 +3,21 @@
 ``2026-11-25T10:00:00.123Z worker  shard acquired function=speech/vad shard=3``
 
 The time in UTC, the part, what happened as a plain phrase, then fields. Values with spaces, quotes or line ends are quoted, so a line is an
-event and a caller's text cannot forge one. Libraries' records go the same way from WARNING on, with their logger's name in front.
+event and a caller's text cannot forge one. Libraries' records go the same way from WARNING on, or from the level that DORMOUSE_LOG_LEVEL
+names, with their logger's name in front.
 """
 
 import json
 import logging
+import os
 import sys
 import time
 import traceback
 from typing import TextIO
+
+LEVEL = "DORMOUSE_LOG_LEVEL"
+"""The environment variable with the level from which records of libraries and handlers are written; our own are from INFO on."""
+LEVELS = ("debug", "info", "warning", "error", "critical")
 
 _events = logging.getLogger("dormouse")
 
@@ -21,9 +27,10 @@ def event(text: str, **fields: object) -> None:
     _write(logging.INFO, text, fields)
 
 
-def warning(text: str, **fields: object) -> None:
-    """Something went wrong that heals by itself or concerns one item only."""
-    _write(logging.WARNING, text, fields)
+def warning(text: str, *, raised: BaseException | None = None, **fields: object) -> None:
+    """Something went wrong that heals by itself or concerns one item only. `raised`: its traceback goes along."""
+    if _events.isEnabledFor(logging.WARNING):
+        _events.warning("%s", line(text, fields), exc_info=raised)
 
 
 def _write(level: int, text: str, fields: dict[str, object]) -> None:
@@ -67,12 +74,15 @@ class _Formatter(logging.Formatter):
         return f"{at}.{milliseconds:03d}Z {self.part}  {text}"
 
 
-def setup(part: str, *, stream: TextIO | None = None) -> None:
-    """To be called once, by a process's `main`. `stream`: stderr unless told otherwise."""
+def setup(part: str, *, stream: TextIO | None = None, level: str | None = None) -> None:
+    """To be called once, by a process's `main`. `stream`: stderr unless told otherwise. `level`: of `LEVELS`; None: the environment's."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_Formatter(part))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
+    wanted = (os.environ.get(LEVEL, "") if level is None else level).lower()
+    root.setLevel(wanted.upper() if wanted in LEVELS else logging.WARNING)
     _events.setLevel(logging.INFO)
     logging.captureWarnings(True)
+    if wanted and wanted not in LEVELS:
+        warning(f"{LEVEL} is not a level", found=wanted, allowed=", ".join(LEVELS))

@@ -105,7 +105,7 @@ class Move(_message.Message):
     def __init__(self, target: _Optional[str] = ...) -> None: ...
 
 class WorkerEntry(_message.Message):
-    __slots__ = ("address", "revision", "state", "instance")
+    __slots__ = ("address", "revision", "state", "instance", "killed")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         UNSPECIFIED: _ClassVar[WorkerEntry.State]
@@ -114,15 +114,24 @@ class WorkerEntry(_message.Message):
     UNSPECIFIED: WorkerEntry.State
     READY: WorkerEntry.State
     DRAINING: WorkerEntry.State
+    class Killed(_message.Message):
+        __slots__ = ("calls", "cause")
+        CALLS_FIELD_NUMBER: _ClassVar[int]
+        CAUSE_FIELD_NUMBER: _ClassVar[int]
+        calls: _containers.RepeatedScalarFieldContainer[str]
+        cause: str
+        def __init__(self, calls: _Optional[_Iterable[str]] = ..., cause: _Optional[str] = ...) -> None: ...
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    KILLED_FIELD_NUMBER: _ClassVar[int]
     address: str
     revision: str
     state: WorkerEntry.State
     instance: str
-    def __init__(self, address: _Optional[str] = ..., revision: _Optional[str] = ..., state: _Optional[_Union[WorkerEntry.State, str]] = ..., instance: _Optional[str] = ...) -> None: ...
+    killed: WorkerEntry.Killed
+    def __init__(self, address: _Optional[str] = ..., revision: _Optional[str] = ..., state: _Optional[_Union[WorkerEntry.State, str]] = ..., instance: _Optional[str] = ..., killed: _Optional[_Union[WorkerEntry.Killed, _Mapping]] = ...) -> None: ...
 
 class Leader(_message.Message):
     __slots__ = ("address", "name")

@@ -351,7 +351,7 @@ def test_a_step_that_never_returns_is_answered_and_ends_the_child(start: Start, 
         own([name])
         assert patient(lambda: client.step(np.array([2], np.float32), "s")).tolist() == [7], "the late step changed nothing"
         assert worker.child != old
-    assert "did not answer 3 probes" in worker.log
+    assert "is killed: a run is over its step limit at 3 probes in a row" in worker.log
 
 
 def test_an_interpreter_that_hangs_is_killed(start: Start, tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_an_interpreter_that_hangs_is_killed(start: Start, tmp_path: Path) -> No
                 return {"y": inputs["x"]}
         """,
     )
-    worker = start(spec)
+    worker = start({**spec, "timeouts": {"step": "3s"}})
     with worker.client() as client:
         old = worker.child
         began = time.monotonic()

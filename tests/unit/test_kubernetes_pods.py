@@ -215,3 +215,12 @@ def test_whatever_a_function_may_set_is_in_its_pod() -> None:
     plain = template(onnx())
     for name, value in given.items():
         assert template(onnx(workers={name: value})) != plain, name
+
+
+@pytest.mark.parametrize(
+    ("timeouts", "misses"), [({}, 18), ({"step": "1s"}, 7), ({"step": "10m", "hang": "30s"}, 12), ({"hang": "10m"}, 126)]
+)
+def test_the_kubelet_is_more_patient_than_the_supervisor(timeouts: dict[str, str], misses: int) -> None:
+    """A step that may hold the interpreter silences the liveness probe too."""
+    probe = template(onnx(timeouts=timeouts))["spec"]["containers"][0]["livenessProbe"]
+    assert (probe["periodSeconds"], probe["failureThreshold"]) == (5, misses)

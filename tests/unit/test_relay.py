@@ -9,7 +9,7 @@ import pytest
 from dormouse_core.errors import Again, Code
 from dormouse_core.seams import Reply
 from dormouse_core.spec import Duration, Timeouts
-from dormouse_gateway import gates, relay, turns
+from dormouse_gateway import gates, relay, table, turns
 from dormouse_proto import state_pb2
 from dormouse_testing import simloop
 from dormouse_testing.relaying import RESET, Sent, Sim, again, good
@@ -172,6 +172,80 @@ def test_a_call_that_kills_every_worker_is_given_up() -> None:
         assert reply.code == Code.UNAVAILABLE
         assert "4 workers died while this call ran" in reply.details
         assert len(sim.workers.sent) == 4
+
+    simulate(body)
+
+
+async def killing(sim: Sim, sent: Sent) -> Reply:
+    """What a supervisor does for a step that held the interpreter for too long: word in the entry, then the kill."""
+    stateful = sent.message.model_name == "steps"
+    function = await sim.world.function(sent.message.model_name, shards=8 if stateful else 0, uid="u" if stateful else "p")
+    entry = state_pb2.WorkerEntry(address=sent.address, revision="r1", state=state_pb2.WorkerEntry.READY)
+    entry.killed.calls.append(sent.metadata["dormouse-call"])
+    entry.killed.cause = "worker w was killed: a step has held the interpreter for 61.2 s"
+    await sim.world.put(sim.world.keys.worker(function, f"w-{sent.address}"), entry.SerializeToString())
+    return RESET
+
+
+def test_a_call_that_a_worker_was_killed_for_is_told_so_and_kills_no_other() -> None:
+    async def body(sim: Sim) -> None:
+        await stateful(sim, A)
+        await stateless(sim, A, B)
+        for address in (A, B):
+            sim.workers.behave[address] = lambda sent: killing(sim, sent)
+        for reply in (await sim.call("steps", 1), await sim.call("plain")):
+            assert reply.code == Code.DEADLINE_EXCEEDED
+            assert "a step has held the interpreter for 61.2 s; what this call changed is not committed" in reply.details
+        assert len(sim.workers.sent) == 2
+        # Envoy sent it first: the relay, to which it comes then, finds the word too.
+        name = "0000000000000001-g-envoy-1"
+        entry = state_pb2.WorkerEntry(address=B, revision="r1", state=state_pb2.WorkerEntry.READY)
+        entry.killed.calls.append(name)
+        entry.killed.cause = "the cause"
+        function = await sim.world.function("plain", uid="p")
+        await sim.world.put(sim.world.keys.worker(function, f"w-{B}"), entry.SerializeToString())
+        assert (await sim.call("plain", attempt=2, dormouse_call=name)).code == Code.DEADLINE_EXCEEDED
+        assert len(sim.workers.sent) == 2
+
+    simulate(body)
+
+
+def test_without_the_word_it_kills_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control."""
+    monkeypatch.setattr(table.Function, "killer", lambda *_: None)
+
+    async def body(sim: Sim) -> None:
+        await stateful(sim, A)
+        sim.workers.behave[A] = lambda sent: killing(sim, sent)
+        reply = await sim.call("steps", 1)
+        assert "4 workers died while this call ran" in reply.details
+
+    simulate(body)
+
+
+def test_a_neighbour_of_such_a_call_is_sent_again() -> None:
+    async def body(sim: Sim) -> None:
+        await stateless(sim, A, B)
+        broke: list[str] = []
+
+        async def dies_once(sent: Sent) -> Reply:
+            if broke:
+                return await good(sent)
+            broke.append(sent.address)
+            other = Sent(sent.at, sent.address, sent.message, {"dormouse-call": "another"})
+            return await killing(sim, other)
+
+        sim.workers.behave[A] = sim.workers.behave[B] = dies_once
+        assert (await sim.call("plain")).code == 0
+
+    simulate(body)
+
+
+def test_a_call_that_is_not_sent_again_is_told_the_cause_too() -> None:
+    async def body(sim: Sim) -> None:
+        await stateless(sim, A, retry_stateless=False)
+        sim.workers.behave[A] = lambda sent: killing(sim, sent)
+        assert (await sim.call("plain")).code == Code.DEADLINE_EXCEEDED
 
     simulate(body)
 

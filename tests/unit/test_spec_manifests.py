@@ -80,7 +80,7 @@ FIELDS: list[tuple[Data, str]] = [
     (onnx(timeouts={"step": "1.5s"}), f'spec.timeouts.step: "1.5s" found, {DURATION}'),
     (onnx(timeouts={"step": "-1s"}), f'spec.timeouts.step: "-1s" found, {DURATION}'),
     (onnx(timeouts={"step": "25h"}), 'spec.timeouts.step: "25h" found, 1ms to 24h is allowed'),
-    (onnx(timeouts=[]), "spec.timeouts: an empty list found, an object with step and hold is allowed"),
+    (onnx(timeouts=[]), "spec.timeouts: an empty list found, an object with step, hold and hang is allowed"),
     (
         onnx(sessions=[]),
         "spec.sessions: an empty list found, an object with states, controls, stateVersion, accepts, durability, shards, "

@@ -29,10 +29,13 @@ def main() -> None:
     port, _held = hold(host, int(number))
     advertise = options.advertise or f"{host}:{port}"
     child: dict[str, object] = {"standalone": options.standalone or "", "name": options.name, "max_batch": options.max_batch}
+    label, store = options.name, {}
     if options.spec:
         child["spec"] = os.path.abspath(options.spec)
         with open(options.spec) as file:
-            child["revision"] = json.load(file).get("revision", "")
+            found = json.load(file)
+        child["revision"] = found.get("revision", "")
+        label, store = f"{found.get('namespace')}/{found.get('name')}", found.get("store", {})
     with contextlib.ExitStack() as stack:
         admin = options.admin
         if not admin:  # else no folder is made: one that is killed would leave it behind
@@ -46,6 +49,8 @@ def main() -> None:
                 admin=admin,
                 reason=options.reason or (TERMINATION_LOG if os.path.exists(TERMINATION_LOG) else ""),
                 child=child,
+                label=label,
+                store=store,
             )
         )
 

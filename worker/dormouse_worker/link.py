@@ -1,6 +1,7 @@
 """Supervisor and child talk over a socket pair that the child inherits: one JSON object a line.
 
-Up: ``{"ready": true}``, ``{"drained": true}``, ``{"problem": {"code", "reason", "message"}}``. Down: ``{"drain": true}``. Not over the
+Up: ``{"ready": true}``, ``{"drained": true}``, ``{"problem": {"code", "reason", "message"}}``,
+``{"registered": {"key", "entry", "lease"}}`` (the worker's entry in the store, in base64). Down: ``{"drain": true}``. Not over the
 serving port, where anybody who reaches a worker could drain it. Imports nothing heavy: it runs in the supervisor too.
 """
 

@@ -19,6 +19,7 @@ from dormouse_worker.replies import Encoder
 from dormouse_worker.service import Engine
 from dormouse_worker.sessions import StateInfo
 from dormouse_worker.signatures import Signature, StateSpec
+from dormouse_worker.work import ENDING
 
 NO_LIMIT = 1 << 30
 
@@ -34,6 +35,8 @@ class Loaded:
     states: tuple[StateInfo, ...]
     state_version: str
     max_concurrency: int
+    hang: float
+    """How long a step may hold the interpreter, in seconds."""
     delay_us: int = 0
     idle_us: int = 0
 
@@ -75,6 +78,7 @@ def from_file(file: WorkerFile) -> Loaded:
         ),
         state_version=_version(sessions, signature),
         max_concurrency=spec.max_concurrency,
+        hang=spec.timeouts.hang.seconds if spec.timeouts.hang is not None else step_limit + ENDING,
         delay_us=spec.batching.max_queue_delay.microseconds,
         idle_us=sessions.ttl.microseconds if sessions is not None else 0,
     )
@@ -83,7 +87,7 @@ def from_file(file: WorkerFile) -> Loaded:
 def standalone(path: pathlib.Path, name: str, max_batch: int) -> Loaded:
     """One stateless ONNX model without a spec, for measurements."""
     engine, signature = _onnx(path, (), max_batch, name, 0.0, 60.0)
-    return Loaded(Function("default", name, "standalone"), (name,), signature, engine, (), "", NO_LIMIT)
+    return Loaded(Function("default", name, "standalone"), (name,), signature, engine, (), "", NO_LIMIT, engine.runs.limit + ENDING)
 
 
 def _onnx(

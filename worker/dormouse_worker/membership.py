@@ -62,6 +62,12 @@ class Membership:
         return self._part.lost
 
     @property
+    def registration(self) -> Registration:
+        found = self.sessions.registration if self.sessions is not None else self._registration
+        assert found is not None
+        return found
+
+    @property
     def _part(self) -> Sessions | Registration:
         part = self.sessions or self._registration
         assert part is not None

@@ -1,18 +1,74 @@
-"""Two or three HTTP/1.1 requests, by hand: the standard library's client would be half of the supervisor's memory."""
+"""A few HTTP/1.1 requests, by hand: the standard library's client would be half of the supervisor's memory."""
 
 import contextlib
 import socket
 
 from dormouse_worker.bootstrap import STAT_PREFIX
 
+CONNECT = 0.2
+"""Seconds. The kernel accepts for a process that stands still too, until its backlog is full."""
 
-def get(host: str, port: int, path: str, timeout: float) -> int:
-    """The status of GET at a TCP port; 0: no answer in time."""
-    try:
-        with socket.create_connection((host, port), timeout) as sock:
-            return _exchange(sock, "GET", path)[0]
-    except (OSError, ValueError):
-        return 0
+
+class Probe:
+    """One GET that is under way; nobody waits for it. `status` None: no answer yet; 0: there will be none."""
+
+    def __init__(self, family: socket.AddressFamily, address: str | tuple[str, int], path: str, until: float) -> None:
+        """`until`: when it counts as unanswered, monotonic seconds."""
+        self.until = until
+        self.status: int | None = None
+        self.sock: socket.socket | None = socket.socket(family)
+        self._data = b""
+        try:
+            self.sock.settimeout(CONNECT)
+            self.sock.connect(address)
+            self.sock.sendall(_request("GET", path))
+            self.sock.setblocking(False)
+        except OSError:
+            self._end(0)
+
+    def read(self) -> None:
+        """To be called when `sock` is readable."""
+        if self.sock is None:
+            return
+        try:
+            data = self.sock.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._data += data
+        if not data:
+            self._end(0)
+        elif b"\r\n" in self._data:
+            words = self._data.split(b" ", 2)
+            self._end(int(words[1]) if len(words) > 2 and words[1].isdigit() else 0)
+
+    def look(self, now: float) -> int | None:
+        """The status by now."""
+        if self.status is None and now >= self.until:
+            self._end(0)
+        return self.status
+
+    def _end(self, status: int) -> None:
+        self.status = status
+        if self.sock is not None:
+            self.sock.close()
+            self.sock = None
+
+
+def inference(host: str, port: int, until: float) -> Probe:
+    """Asks the interpreter, through the path on which calls come."""
+    return Probe(socket.AF_INET6 if ":" in host else socket.AF_INET, (host, port), "/probe", until)
+
+
+def process(admin: str, until: float) -> Probe:
+    """Asks Envoy's main thread, which no Python can hold: whether the process runs at all."""
+    return Probe(socket.AF_UNIX, admin, "/ready", until)
+
+
+def alive(admin: str, timeout: float) -> bool:
+    """The same, waiting for it."""
+    return _admin(admin, "GET", "/ready", timeout)[0] == 200
 
 
 def post(admin: str, path: str) -> bool:
@@ -28,23 +84,28 @@ def active(admin: str) -> int:
     return 0
 
 
-def _admin(admin: str, method: str, path: str) -> tuple[int, str]:
+def _admin(admin: str, method: str, path: str, timeout: float = 2.0) -> tuple[int, str]:
     try:
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(2.0)
+            sock.settimeout(timeout)
             sock.connect(admin)
-            return _exchange(sock, method, path)
+            return exchange(sock, method, path)
     except (OSError, ValueError):
         return 0, ""
 
 
-def _exchange(sock: socket.socket, method: str, path: str) -> tuple[int, str]:
-    sock.sendall(f"{method} {path} HTTP/1.1\r\nhost: worker\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".encode())
+def _request(method: str, path: str, body: bytes = b"", headers: str = "") -> bytes:
+    head = f"{method} {path} HTTP/1.1\r\nhost: worker\r\nconnection: close\r\n{headers}content-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def exchange(sock: socket.socket, method: str, path: str, body: bytes = b"", headers: str = "") -> tuple[int, str]:
+    """(status, body). OSError, ValueError: no answer, or none that is HTTP."""
+    sock.sendall(_request(method, path, body, headers))
     data = b""
     while chunk := sock.recv(65536):
         data += chunk
-    head, _, body = data.partition(b"\r\n\r\n")
+    head, _, text = data.partition(b"\r\n\r\n")
     if b"transfer-encoding: chunked" in head.lower():
-        parts = body.split(b"\r\n")
-        body = b"".join(parts[1::2])
-    return int(head.split(b" ", 2)[1]), body.decode()
+        text = b"".join(text.split(b"\r\n")[1::2])
+    return int(head.split(b" ", 2)[1]), text.decode()

@@ -29,7 +29,7 @@ TENSOR_BYTES_MAX = 1 << 31  # elements times size that a shape may claim; the me
 class Request:
     """A call's decoded content."""
 
-    __slots__ = ("call", "correlation", "group", "id", "inputs", "key", "message", "outputs", "rows", "session", "tenant")
+    __slots__ = ("call", "call_key", "correlation", "group", "id", "inputs", "key", "message", "outputs", "rows", "session", "tenant")
 
     def __init__(self) -> None:
         self.call: Call | None = None
@@ -48,6 +48,8 @@ class Request:
         self.session: str | None = None
         self.tenant = ""
         self.key = ""
+        self.call_key = ""
+        """The gateway's name for the call, the same each time that it is sent."""
 
     @property
     def gone(self) -> bool:

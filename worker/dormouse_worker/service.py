@@ -109,6 +109,7 @@ class Service:
         self.counters.bytes_in += len(call.body)
         request = self._decoder.decode(frames.unframe(call.body, headers, self._transport.limit))
         request.call = call
+        request.call_key = calls.text(headers.get(b"dormouse-call", b""))
         call.body = b""
         if self._reader is None:
             self.engine.run(request, {}, 0, False, False, lambda outcome: self._ran(call, outcome), call.deadline)

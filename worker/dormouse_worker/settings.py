@@ -1,6 +1,8 @@
 """Who a worker is: what the supervisor passes on to its child."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from dormouse_core import limits
 
@@ -21,3 +23,9 @@ class Settings:
     revision: str = ""
     message_bytes: int = limits.MESSAGE_BYTES_MAX
     """The gateway has the installation's own limit; this is the highest that it may have."""
+    log: int = 2
+    """The file descriptor of the real standard error; 1 and 2 are a pipe to the supervisor."""
+    marks: int = -1
+    """The file descriptor of the marks."""
+    before: Mapping[str, Any] = field(default_factory=dict)
+    """What `surroundings.taken` found."""

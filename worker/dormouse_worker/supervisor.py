@@ -2,13 +2,17 @@
 
 A worker's child (Envoy with Python in it) can die, hang, or be told to leave; the supervisor starts the next at once, ends a hung one, and
 turns SIGTERM into a drain (a bare SIGTERM to Envoy cuts its calls). It imports nothing heavy, holds no model and no lease, and has one
-thread and no event loop: a handful of file descriptors in one `select`.
+thread and no event loop: a handful of file descriptors in one `select`. It never waits for its child, whose standard output it reads.
+
+A step that holds the child's interpreter silences it; that is no hang for as long as a step may run (`dormouse_core.hanging`), and the
+child's lease is kept for it meanwhile (`keeping`). Beyond it the child is killed, and those who called are told why.
 
 The child dies with its supervisor (PR_SET_PDEATHSIG). A child that ended before it was ready is not tried again: its reason is written
 down and the supervisor leaves, so that the reason reaches the function's condition, and callers are refused with it. But one that was
 killed gave no reason: its machine may have been short of memory for a moment. It is tried again, and callers wait.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -18,15 +22,25 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from dormouse_worker import bootstrap, probing
+from dormouse_core import hanging
+from dormouse_core.limits import PROBE_MISSES, PROBE_SECONDS
+
+from dormouse_worker import bootstrap, keeping, probing, surroundings
 from dormouse_worker.link import FD, SETTINGS, Link
+from dormouse_worker.marks import Marks
+from dormouse_worker.printed import Printed, stamp
 
 UNAVAILABLE = 14
 KILLS = 3
 """Children in a row that were killed before they were ready; then that is the reason."""
+GLANCE = 0.25
+"""Seconds between two looks at the marks of a child in which a step runs."""
+WORD = 1.5
+"""Seconds that the word of a killed worker may take to the store, before it is killed without."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -42,11 +56,14 @@ class Options:
     reason: str
     child: dict[str, Any]
     """What the child is told, beside its name and address."""
+    label: str = "?"
+    """The function, for what it prints."""
+    store: Mapping[str, Any] = field(default_factory=dict)
+    """How to reach the store, as in the worker's file; empty: there is none."""
     start_limit: float = 300.0
     """A child that is not ready by then has failed."""
-    probe_every: float = 1.0
+    probe_every: float = PROBE_SECONDS
     probe_timeout: float = 1.0
-    probe_misses: int = 3
     drain_limit: float = 10.0
     """How long Envoy may take to end its connections, after the worker has drained."""
 
@@ -59,9 +76,19 @@ class Child:
         self.ready = False
         self.drained = False
         self.problem: dict[str, Any] | None = None
+        self.registered: dict[str, Any] = {}
+        self.probe: probing.Probe | None = None
+        self.process: probing.Probe | None = None
         self.misses = 0
+        self.still = 0
         self.since = time.monotonic()
+        self.marks = Marks()
+        self.printed = Printed(options.label)
         ours, theirs = socket.socketpair()
+        self.pipe, write = os.pipe()
+        self.prints = True
+        os.set_blocking(self.pipe, False)
+        log = os.dup(2)
         self.link = Link(ours)
         settings = {
             **options.child,
@@ -70,11 +97,16 @@ class Child:
             "host": options.host,
             "port": options.port,
             "advertise": options.advertise,
+            "log": log,
+            "marks": self.marks.fd,
+            "before": surroundings.taken(),
         }
         environment = bootstrap.environment({**os.environ, FD: str(theirs.fileno()), SETTINGS: json.dumps(settings)})
         arguments = bootstrap.command(bootstrap.bootstrap(options.host, options.port, options.admin))
-        self.pid = _spawn(arguments, environment, theirs.fileno())
+        self.pid = _spawn(arguments, environment, (theirs.fileno(), log, self.marks.fd), write)
         theirs.close()
+        os.close(write)
+        os.close(log)
         self.pidfd = os.pidfd_open(self.pid)
 
     def kill(self) -> None:
@@ -85,6 +117,14 @@ class Child:
         status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         while data := self._rest():
             self.hear(data)
+        while self.prints and self.read():
+            pass
+        self.printed.flush(time.time())
+        for probe in (self.probe, self.process):
+            if probe is not None and probe.sock is not None:
+                probe.sock.close()
+        self.marks.close()
+        os.close(self.pipe)
         os.close(self.pidfd)
         self.link.sock.close()
         return status
@@ -95,25 +135,43 @@ class Child:
         except OSError:
             return b""
 
+    def read(self) -> bool:
+        """What it printed; False: nothing more by now."""
+        try:
+            data = os.read(self.pipe, 65536)
+        except BlockingIOError:
+            return False
+        self.printed.feed(data, time.time())
+        self.prints = bool(data)
+        return self.prints
+
     def hear(self, data: bytes) -> None:
         for message in self.link.feed(data):
             self.ready = self.ready or bool(message.get("ready"))
             self.drained = self.drained or bool(message.get("drained"))
             self.problem = message.get("problem", self.problem)
+            self.registered = message.get("registered", self.registered)
 
 
-def _spawn(arguments: list[str], environment: dict[str, str], keep: int) -> int:
-    """fork and exec. No thread runs here, so what happens between the two is safe."""
-    libc = ctypes.CDLL(None, use_errno=True)
+def _die_with(parent: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the line above
+        os._exit(1)
+
+
+def _spawn(arguments: list[str], environment: dict[str, str], keep: tuple[int, ...], output: int) -> int:
+    """fork and exec. No thread runs here, so what happens between the two is safe. The child keeps the files `keep` under their numbers,
+    and prints to `output`."""
     parent = os.getpid()
-    os.set_inheritable(keep, True)
     pid = os.fork()
     if pid:
         return pid
     try:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the line above
-            os._exit(1)
+        _die_with(parent)
+        for number in keep:
+            os.set_inheritable(number, True)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
@@ -132,6 +190,7 @@ class Supervisor:
         for end in (self._wake, write):
             end.setblocking(False)
         self._write = write  # kept open: signals wake the select through it
+        self._keeper: keeping.Errand | None = None
         signal.set_wakeup_fd(write.fileno())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
@@ -165,19 +224,15 @@ class Supervisor:
             if not child.ready and now - child.since > options.start_limit:
                 child.problem = child.problem or _failed(f"the worker was not ready after {options.start_limit:g} s")
                 child.kill()
-                return child.wait()
+                return self._wait(child)
             wait = max(0.0, next_probe - now) if child.ready else 1.0
-            watched: list[int | socket.socket] = [child.pidfd, child.link.sock, self._wake]
-            readable, _, _ = select.select(watched, [], [], wait)
-            if child.link.sock in readable:
-                child.hear(child._rest())
-            if child.pidfd in readable:
-                return child.wait()
-            if self._wake in readable and self._wake.recv(64):
-                self._asked = True
+            if child.ready and child.marks.held_for(now) is not None:
+                wait = min(wait, GLANCE)
+            if self._turn(child, wait):
+                return self._wait(child)
             if self._asked and not child.ready:
                 child.kill()
-                return child.wait()
+                return self._wait(child)
             if self._asked and not self._told:
                 self._told = True
                 child.link.send({"drain": True})
@@ -185,16 +240,101 @@ class Supervisor:
                 self._asked = True
                 return self._quit(child)
             now = time.monotonic()
-            if child.ready and now >= next_probe:
-                next_probe = now + options.probe_every
-                self._probe(child)
+            if child.ready:
+                self._keep(child, now)
+                if self._probed(child, now):
+                    child.kill()
+                    return self._wait(child)
+                if now >= next_probe and child.probe is None:
+                    next_probe = now + options.probe_every
+                    child.probe = probing.inference(options.host, options.port, now + options.probe_timeout)
+                    child.process = probing.process(options.admin, now + options.probe_timeout)
 
-    def _probe(self, child: Child) -> None:
-        good = probing.get(self._options.host, self._options.port, "/probe", self._options.probe_timeout) == 200
-        child.misses = 0 if good else child.misses + 1
-        if child.misses >= self._options.probe_misses:
-            say(f"worker {child.name} did not answer {child.misses} probes of its inference path; it is killed")
-            child.kill()
+    def _turn(self, child: Child, wait: float) -> bool:
+        """Takes what there is to read and writes what the child printed, within `wait` seconds. True: the child has ended."""
+        probes = [probe for probe in (child.probe, child.process) if probe is not None and probe.sock is not None]
+        now = time.monotonic()
+        for probe in probes:
+            wait = min(wait, max(0.0, probe.until - now))
+        if child.printed.begun:
+            wait = min(wait, 1.0)
+        watched: list[Any] = [child.pidfd, child.link.sock, self._wake, *(probe.sock for probe in probes)]
+        if child.prints:  # it may have closed its standard output
+            watched.append(child.pipe)
+        if self._keeper is not None:
+            watched.append(self._keeper.pidfd)
+        readable, writable, _ = select.select(watched, [2] if child.printed.waiting else [], [], wait)
+        for probe in probes:
+            if probe.sock in readable:
+                probe.read()
+        if child.pipe in readable:
+            child.read()
+        child.printed.due(time.time())
+        if writable:
+            _write(child.printed.take())
+        if child.link.sock in readable:
+            child.hear(child._rest())
+        if self._keeper is not None and self._keeper.pidfd in readable:
+            self._keeper.reap()
+            self._keeper = None
+        if self._wake in readable and self._wake.recv(64):
+            self._asked = True
+        return child.pidfd in readable
+
+    # -------------------------------------------------------------------------------------------------------- a held interpreter
+    def _keep(self, child: Child, now: float) -> None:
+        """Has the lease renewed from outside, while the child cannot and may."""
+        marks = child.marks
+        if self._keeper is not None or not self._options.store or not marks.lease:
+            return
+        if hanging.may_renew(now=now, renewed=marks.renewed_at, held=marks.held_for(now), limit=marks.limit):
+            options = self._options
+            self._keeper = keeping.Errand(lambda: keeping.keep(options.store, options.admin, marks, say), _die_with)
+
+    def _probed(self, child: Child, now: float) -> bool:
+        """True: the child hangs. Whoever called is told why, where that can be known."""
+        if child.probe is None or child.process is None or (status := child.probe.look(now)) is None:
+            return False
+        alive = child.process.look(now)
+        if status != 200 and alive is None:
+            return False  # in a moment
+        child.probe = child.process = None
+        child.misses = 0 if status == 200 else child.misses + 1
+        child.still = child.still + 1 if status == 0 and alive != 200 else 0
+        held = child.marks.held_for(now)
+        why = hanging.verdict(misses=child.misses, unhealthy=status != 0, held=held, limit=child.marks.limit, still=child.still)
+        if not why:
+            if child.misses == PROBE_MISSES:
+                say(f"worker {child.name} does not answer its probes: a step holds its interpreter, for {held or 0.0:.1f} s by now")
+            return False
+        say(f"worker {child.name} is killed: {why}")
+        if status == 0 and held is not None and held > child.marks.limit:
+            self._leave_word(child, f"worker {child.name} was killed: {why}")
+        return True
+
+    def _leave_word(self, child: Child, cause: str) -> None:
+        """Before the kill, which sends the callers on: who would send their calls again finds the word there."""
+        calls = child.marks.calls()
+        if not calls or not child.registered or not self._options.store:
+            return
+        options = self._options
+        errand = keeping.Errand(lambda: keeping.leave_word(options.store, child.registered, calls, cause), _die_with)
+        if select.select([errand.pidfd], [], [], WORD)[0]:
+            errand.reap()
+        else:
+            errand.end()
+
+    # ------------------------------------------------------------------------------------------------------------------ the end
+    def _wait(self, child: Child) -> int:
+        """The child has ended, or is about to: its exit status, once all that it printed is written."""
+        if self._keeper is not None:
+            self._keeper.end()
+            self._keeper = None
+        status = child.wait()
+        end = time.monotonic() + 1.0
+        while child.printed.waiting and select.select([], [2], [], max(0.0, end - time.monotonic()))[1]:
+            _write(child.printed.take())
+        return status
 
     def _quit(self, child: Child) -> int:
         """Ends Envoy without cutting a connection's last answer."""
@@ -202,12 +342,16 @@ class Supervisor:
         end = time.monotonic() + self._options.drain_limit
         probing.post(admin, "/drain_listeners?graceful&skip_exit")
         while time.monotonic() < end and probing.active(admin):
+            self._turn(child, 0.02)
             time.sleep(0.02)
         if not probing.post(admin, "/quitquitquit"):
             child.kill()
-        if not select.select([child.pidfd], [], [], 5.0)[0]:
-            child.kill()
-        return child.wait()
+        end = time.monotonic() + 5.0
+        while not self._turn(child, 0.2):
+            if time.monotonic() > end:
+                child.kill()
+                break
+        return self._wait(child)
 
     def _pause(self, seconds: float) -> None:
         if select.select([self._wake], [], [], seconds)[0] and self._wake.recv(64):
@@ -228,11 +372,14 @@ def _failed(message: str) -> dict[str, Any]:
     return {"code": UNAVAILABLE, "reason": "WorkerFailed", "message": message}
 
 
+def _write(data: bytes) -> None:
+    with contextlib.suppress(OSError):  # nobody reads the log any more: no reason to stop serving
+        os.write(2, data)
+
+
 def say(text: str) -> None:
     """One line, in the form of `dormouse_kit.log`, which is too heavy to import here."""
-    now = time.time()
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
-    print(f"{stamp}.{int(now * 1000) % 1000:03d}Z supervisor  {text}", file=sys.stderr, flush=True)
+    print(f"{stamp(time.time())} supervisor  {text}", file=sys.stderr, flush=True)
 
 
 def main(options: Options) -> NoReturn:

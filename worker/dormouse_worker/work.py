@@ -2,12 +2,13 @@
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from dormouse_core.errors import DeadlineExceeded
 
+from dormouse_worker.marks import Marks
 from dormouse_worker.requests import Request
 from dormouse_worker.sessions import Outcome
 
@@ -39,17 +40,24 @@ class Runs:
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
+        self.marks: Marks | None = None
+        """Where runs are marked for the supervisor."""
         self._runs: dict[int, float] = {}
         self._numbers = itertools.count()
 
-    def begin(self, now: float) -> int:
+    def begin(self, now: float, works: Iterable[Work] = ()) -> int:
         """A token for `end`. Thread-safe, as is `end`: single operations on a dict."""
         token = next(self._numbers)
         self._runs[token] = now
+        if self.marks is not None:
+            self.marks.begin(token, now, [work.request.call_key for work in works if work.request.call_key])
         return token
 
     def end(self, token: int) -> float | None:
-        return self._runs.pop(token, None)
+        began = self._runs.pop(token, None)
+        if began is not None and self.marks is not None:
+            self.marks.end(token)
+        return began
 
     def has(self, token: int) -> bool:
         return token in self._runs

@@ -207,6 +207,18 @@ class Timeouts(Struct, frozen=True, kw_only=True, rename="camel"):
     hold: Annotated[Duration, _between("0ms", "24h", "How long a call may wait for a worker that can serve it (UNAVAILABLE).")] = Duration(
         "300s"
     )
+    hang: (
+        Annotated[
+            Duration,
+            _between(
+                "1s",
+                "24h",
+                "How long a step may hold the interpreter of its worker (in native code, or by blocking in an async step), so that nothing "
+                "else runs there, before the worker is killed and its callers are told so (DEADLINE_EXCEEDED). Absent: timeouts.step + 1s.",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class EnvVar(Struct, frozen=True, kw_only=True, rename="camel"):

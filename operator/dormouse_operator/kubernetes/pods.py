@@ -28,6 +28,8 @@ START_LIMIT = 330  # seconds: the supervisor's own limit is 300, and it leaves a
 GRACE_EXTRA = 20  # seconds beyond the step limit: commit, hand over, end connections
 STORE_DIGEST = "dormouse.dev/store"
 CONTAINER = "worker"
+LIVENESS_PERIOD = 5  # seconds
+LIVENESS_MISSES = 6
 _APP_ARMOR = "container.apparmor.security.beta.kubernetes.io/"
 
 
@@ -52,7 +54,7 @@ def build_pod_template(entry: state_pb2.FunctionEntry, spec: FunctionSpec, setti
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(workers, settings, mounts)],
+        "containers": [_container(spec, settings, mounts)],
         "volumes": volumes,
         "topologySpreadConstraints": _spread(entry, workers),
     }
@@ -85,7 +87,8 @@ def has_secret(settings: Settings) -> bool:
     return settings.tls or settings.store_auth
 
 
-def _container(workers: Workers, settings: Settings, mounts: list[Any]) -> dict[str, Any]:
+def _container(spec: FunctionSpec, settings: Settings, mounts: list[Any]) -> dict[str, Any]:
+    workers = spec.workers
     probe = {"httpGet": {"path": "/probe", "port": PORT}, "timeoutSeconds": 1}
     container: dict[str, Any] = {
         "name": CONTAINER,
@@ -101,7 +104,7 @@ def _container(workers: Workers, settings: Settings, mounts: list[Any]) -> dict[
         "resources": to_builtins(workers.resources) or dict(settings.resources),
         "startupProbe": {**probe, "periodSeconds": 1, "failureThreshold": START_LIMIT},
         "readinessProbe": {**probe, "periodSeconds": 1, "failureThreshold": 3},
-        "livenessProbe": {**probe, "periodSeconds": 5, "failureThreshold": 6, "timeoutSeconds": 5},
+        "livenessProbe": {**probe, "periodSeconds": LIVENESS_PERIOD, "failureThreshold": _liveness_misses(spec), "timeoutSeconds": 5},
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -112,6 +115,12 @@ def _container(workers: Workers, settings: Settings, mounts: list[Any]) -> dict[
     if workers.env_from:
         container["envFrom"] = workers.env_from
     return container
+
+
+def _liveness_misses(spec: FunctionSpec) -> int:
+    """The supervisor kills what hangs. Until then a step may hold the interpreter, and with it the probe, for as long as it may run."""
+    hang = spec.timeouts.hang or spec.timeouts.step
+    return math.ceil(hang.seconds / LIVENESS_PERIOD) + LIVENESS_MISSES
 
 
 def _environment(workers: Workers) -> list[dict[str, Any]]:

@@ -4,7 +4,11 @@ A handler takes one call at a time per step and is not batched. Sync steps run o
 loop. It gets copies of the states: a step that raises, or is late, leaves the session's own arrays as they were.
 
 A thread cannot be stopped. A step that does not return keeps its session from going on; the probe sees its age, and the supervisor then
-ends the process, which moves the session to another worker.
+ends the process, which moves the session to another worker. One that holds the interpreter, so that nothing else runs, may do so for as
+long as a step may run (`timeouts.hang`); the supervisor keeps the worker's lease meanwhile.
+
+What a step raises goes to its caller in one line, and to the log with its traceback. What the package's own errors say is meant for the
+caller; those are not logged.
 """
 
 import asyncio
@@ -19,6 +23,7 @@ from typing import Any
 import numpy as np
 from dormouse_core.errors import DeadlineExceeded, DormouseError, FailedPrecondition, Internal, text_of
 from dormouse_core.handlers import Context, Declaration, declaration_of
+from dormouse_kit import log
 
 from dormouse_worker.batching import as_error
 from dormouse_worker.models import ModelInvalid
@@ -28,6 +33,9 @@ from dormouse_worker.runtimes.parts import Parts
 from dormouse_worker.sessions import Failed, Outcome, Ran
 from dormouse_worker.signatures import Signature, StateSpec, TensorSpec
 from dormouse_worker.work import Figures, Runs, States, Work
+
+TRACEBACKS = 10
+"""A second: a handler that always fails must not fill the log."""
 
 
 class PythonRuntime:
@@ -81,6 +89,7 @@ class HandlerRunner:
         self._runtime = runtime
         self._declaration = runtime.declaration
         self._encoder = encoder
+        self._raised = Raised(monotonic)
         self._monotonic = monotonic
         self._pool = None if runtime.declaration.is_async else ThreadPoolExecutor(threads, "handler")
         self._tasks: set[asyncio.Task[None]] = set()
@@ -102,7 +111,7 @@ class HandlerRunner:
         if work.request.gone or work.deadline <= began:
             loop.call_soon_threadsafe(self._dropped, work)
             return
-        token = self.runs.begin(began)
+        token = self.runs.begin(began, (work,))
         loop.call_soon_threadsafe(self._watch, work, token)
         outcome: Outcome
         try:
@@ -115,7 +124,7 @@ class HandlerRunner:
             else:
                 outcome = self._outcome(work.request, returned, state)
         except BaseException as error:  # SystemExit in a handler must not end the thread with the call unanswered
-            outcome = Failed(_told(error))
+            outcome = Failed(self._raised.told(error))
         loop.call_soon_threadsafe(self._ended, work, token, outcome)
 
     # -------------------------------------------------------------------------------------------------------------- on the loop
@@ -124,7 +133,7 @@ class HandlerRunner:
         if work.request.gone or work.deadline <= began:
             self._dropped(work)
             return
-        token = self.runs.begin(began)
+        token = self.runs.begin(began, (work,))
         self._watch(work, token)
         outcome: Outcome
         try:
@@ -138,9 +147,9 @@ class HandlerRunner:
                 else:
                     outcome = self._outcome(work.request, await returned, state)
         except TimeoutError as error:
-            outcome = Failed(self.runs.exceeded() if self._monotonic() - began >= self.runs.limit else as_error(error))
+            outcome = Failed(self.runs.exceeded() if self._monotonic() - began >= self.runs.limit else self._raised.told(error))
         except BaseException as error:  # SystemExit in a handler must not end the loop, nor the task with the call unanswered
-            outcome = Failed(_told(error))
+            outcome = Failed(self._raised.told(error))
         self._ended(work, token, outcome)
 
     def _arguments(self, work: Work, began: float) -> tuple[dict[str, np.ndarray], States, Context]:
@@ -194,5 +203,26 @@ class HandlerRunner:
         work.done(Failed(self.runs.exceeded()) if took > self.runs.limit else outcome)
 
 
-def _told(error: BaseException) -> DormouseError:
-    return as_error(error) if isinstance(error, Exception) else Internal(f"the step raised {text_of(error)}")
+class Raised:
+    """What handlers raise, told to their callers and to the log: at most `TRACEBACKS` a second, the others by number."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._second = -1
+        self._seen = 0
+
+    def told(self, error: BaseException) -> DormouseError:
+        """What the caller is told."""
+        if not isinstance(error, DormouseError):
+            self._log(error)
+        return as_error(error) if isinstance(error, Exception) else Internal(f"the step raised {text_of(error)}")
+
+    def _log(self, error: BaseException) -> None:
+        second = int(self._monotonic())
+        if second != self._second:
+            left_out, self._second, self._seen = self._seen - TRACEBACKS, second, 0
+            if left_out > 0:
+                log.warning("further steps raised; their tracebacks are left out", steps=left_out)
+        self._seen += 1
+        if self._seen <= TRACEBACKS:
+            log.warning("a step raised", error=text_of(error), raised=error)

@@ -8,6 +8,9 @@ A name is registered once. When the lease has ended, the name is dead, whatever 
 ends or registers under a new name (rule 1). Between "no answer for a whole lease time" and "the store says that it ended" the worker does
 not know; it then takes no new steps (`lapsed`), so that their callers look for another owner instead of waiting here.
 
+A step that holds this interpreter also holds the renewal. The supervisor then renews in its place (`dormouse_worker.keeping`), and says
+when.
+
 One that is asked to leave while the store does not answer has nobody to hand over to and nothing that it could commit: it counts its lease
 as lost after `FORSAKEN_SECONDS`, rather than wait until it is killed.
 """
@@ -38,6 +41,12 @@ class Registration:
         self.lost = asyncio.Event()
         self.lapsed = False
         self.on_lost: Callable[[], None] = lambda: None
+        self.on_renewed: Callable[[int, float], None] = lambda lease, at: None
+        """Called with the lease and when its renewal was asked for (monotonic seconds), after each that succeeded."""
+        self.on_written: Callable[[str, bytes, int], None] = lambda key, entry, lease: None
+        """Called with my entry's key, my entry and its lease, before they are written."""
+        self.kept: Callable[[], float] = lambda: 0.0
+        """When the lease was last renewed from outside, in my name (monotonic seconds): a step may hold this interpreter for longer."""
         self._store = store
         self._clock = clock
         self._keys = keys
@@ -72,18 +81,20 @@ class Registration:
                     self._lease = 0  # it has ended meanwhile; another copy of the transaction ends with it
         else:
             raise Unavailable(f"the store did not register {self.worker}: {error}") from error
+        self.on_renewed(self._lease, self._renewed)
         self._task = asyncio.create_task(self._keep(), name=f"lease of {self.worker}")
         self._task.add_done_callback(self._ended)
 
     async def _write(self, txn: Txn) -> bool:
         """Whether my entry lies there under my lease. An unknown outcome is settled by reading."""
+        key = self._keys.worker(self.function, self.worker)
+        self.on_written(key, self._entry.SerializeToString(), self._lease)
         try:
             if (await self._store.txn(txn)).succeeded:
                 return True
         except StoreError as error:
             if error.definite:
                 raise
-        key = self._keys.worker(self.function, self.worker)
         _, items = await self._store.get([key])
         if key not in items:
             return False
@@ -142,8 +153,9 @@ class Registration:
                 if left <= 0:
                     return
                 self._renewed = sent
+                self.on_renewed(self._lease, sent)
                 wait = EVERY_SECONDS
-            silence = self._clock.monotonic() - self._renewed
+            silence = self._clock.monotonic() - max(self._renewed, self.kept())
             self.lapsed = silence > TTL_SECONDS
             if self._leaving and silence > FORSAKEN_SECONDS:
                 log.warning("the store does not answer; the worker leaves without it", worker=self.worker)
