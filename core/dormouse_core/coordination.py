@@ -9,7 +9,9 @@ Reading order (rules 13 to 17 of `docs/sessions.md`):
    brings an old one back; calls are held meanwhile.
 4. While the target revision is not proved, or fewer of its workers are ready than are wanted, healthy owners of the old one keep what
    they have.
-5. A draining worker whose shards nobody can take, and nobody is coming to take, is told so.
+5. An owner that the leader hears and gateways do not reach is planned away like one that drains, to one that they reach, if there is one;
+   what it has not handed over some time later fails over: it can answer nobody.
+6. A draining worker whose shards nobody can take, and nobody is coming to take, is told so.
 
 Every action is a comparison with what was read (`dormouse_core.transactions`), so a decision made on an old snapshot does nothing.
 """
@@ -74,7 +76,8 @@ def receivers(seen: FunctionSeen) -> list[WorkerSeen]:
     """Who may be given shards, in the order of their names."""
     able = sorted((w for w in seen.workers.values() if w.serving), key=lambda w: w.name)
     target = [w for w in able if w.revision == seen.entry.revision]
-    return target if target or seen.proved else able
+    found = target if target or seen.proved else able
+    return [w for w in found if not w.cut_off] or found  # where none is reached, nothing is gained by a move
 
 
 def coordinate(seen: FunctionSeen, now: float, *, wanted: int, coming: bool) -> list[Action]:
@@ -103,7 +106,7 @@ def coordinate(seen: FunctionSeen, now: float, *, wanted: int, coming: bool) -> 
     for step in placement.plan(view):
         for kind, target, reason in _translate(seen, step, frozenset(ready), rolled):
             gathered[kind, target, reason].append(step.shard)
-    for shard, target, reason in _overdue(seen, frozenset(ready), now):
+    for shard, target, reason in (*_overdue(seen, frozenset(ready), now), *_forsaken(seen, frozenset(ready))):
         gathered[Failover, target, reason].append(shard)
     return [_action(kind, target, tuple(shards), reason) for (kind, target, reason), shards in gathered.items()]
 
@@ -128,6 +131,8 @@ def _translate(seen: FunctionSeen, step: placement.Transition, ready: frozenset[
             owner = seen.workers[source]
             if owner.draining or (owner.report is not None and owner.report.draining):
                 return [(Plan, target, f"{source} is draining")]
+            if owner.cut_off and source not in ready:
+                return [(Plan, target, f"more than half of the gateways cannot connect to {source}")]
             if source in ready:
                 return [(Plan, target, "an even share for every worker")]
             if owner.serving and rolled:
@@ -148,6 +153,19 @@ def _overdue(seen: FunctionSeen, ready: frozenset[str], now: float) -> list[tupl
             continue
         if now - since >= HANDOFF_DEADLINE:
             found.append((shard, move.target, f"{entry.owner} stopped {HANDOFF_DEADLINE:g} s ago and has not handed it over"))
+    return found
+
+
+def _forsaken(seen: FunctionSeen, ready: frozenset[str]) -> list[tuple[int, str, str]]:
+    """Planned shards whose owner no gateway's call can reach, and which it still has: it runs something, for nobody."""
+    found = []
+    for shard, move in sorted(seen.moves.items()):
+        entry = seen.shards.get(shard)
+        owner = None if entry is None else seen.workers.get(entry.owner)
+        if owner is None or not owner.cut_off or owner.unreachable < limits.UNREACHABLE_FAILOVER_SECONDS or owner.name in ready:
+            continue
+        if move.target in ready and shard not in seen.stopped:
+            found.append((shard, move.target, f"gateways have not reached {owner.name} for {limits.UNREACHABLE_FAILOVER_SECONDS:g} s"))
     return found
 
 

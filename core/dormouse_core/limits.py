@@ -338,6 +338,8 @@ PROBE_MISSES = 3
 HANDOFF_DEADLINE_SECONDS = 2.0
 HANDOFF_QUIET_SECONDS = 0.1
 TERMINATION_GRACE_SECONDS = 30.0
+UNREACHABLE_SECONDS = 5.0
+UNREACHABLE_FAILOVER_SECONDS = 15.0
 
 LIVENESS = (
     Limit("LEASE_SECONDS", "a worker's, an agent's and the leader's lease", "seconds", "our own: silence this long is death", "etcd"),
@@ -365,6 +367,20 @@ LIVENESS = (
         "seconds",
         "our own: a handoff waits for long steps",
         "its owner",
+    ),
+    Limit(
+        "UNREACHABLE_SECONDS",
+        "out of reach of more than half of the gateways, until a living worker's shards are planned away",
+        "seconds",
+        "our own: longer than a connection takes and than a restart in place",
+        "the leader",
+    ),
+    Limit(
+        "UNREACHABLE_FAILOVER_SECONDS",
+        "and until those that it has not handed over fail over",
+        "seconds",
+        "our own: what it runs can answer nobody",
+        "the leader",
     ),
     Limit(
         "TERMINATION_GRACE_SECONDS",

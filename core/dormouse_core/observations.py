@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from dormouse_proto import control_pb2, state_pb2
 
+from dormouse_core import limits
 from dormouse_core.seams import Instance
 
 
@@ -25,11 +26,17 @@ class WorkerSeen:
     created: int = 0  # create_revision of its entry
     gone: bool = False  # its control stream broke and a new one was refused: the process is dead, whatever the lease says
     report: control_pb2.WorkerReport | None = None  # the latest; None: not heard, or not lately
+    unreachable: float = 0.0  # seconds for which more than half of the gateways could not connect to it; 0: they can, or that is not known
 
     @property
     def serving(self) -> bool:
         """It takes calls, as far as is known. One that has just registered has loaded its model and needs no report to say so."""
         return not self.draining and not self.gone and (self.report is None or (self.report.ready and not self.report.draining))
+
+    @property
+    def cut_off(self) -> bool:
+        """It lives and is heard, and gateways cannot send it calls. One that is not heard either is judged by its lease: it may be busy."""
+        return self.report is not None and not self.gone and self.unreachable >= limits.UNREACHABLE_SECONDS
 
     @property
     def heard_ready(self) -> bool:

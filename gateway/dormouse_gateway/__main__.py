@@ -19,6 +19,7 @@ from dormouse_gateway import leading, metrics, serving, transport, xds
 from dormouse_gateway.demand import Demand
 from dormouse_gateway.health import Health
 from dormouse_gateway.methods import Methods
+from dormouse_gateway.reach import Reach
 from dormouse_gateway.reads import Reads
 from dormouse_gateway.relay import Relay
 from dormouse_gateway.routes import Routes
@@ -42,6 +43,7 @@ class Agent:
         self.demand = Demand(clock)
         self._channels = transport.Channels(settings.max_message_bytes)
         sender = transport.GrpcTransport(self._channels)
+        self.reach = Reach(clock, sender)
         self.relay = Relay(
             self.table,
             reads,
@@ -51,6 +53,7 @@ class Agent:
             default_namespace=settings.default_namespace,
             max_held=settings.max_held,
             max_held_bytes=settings.max_held_bytes,
+            reach=self.reach,
         )
         self.methods = Methods(self.table, reads, clock, sender, default_namespace=settings.default_namespace)
         self.health = Health(self.methods)
@@ -63,7 +66,12 @@ class Agent:
         self._watching = Watching(self.table, keys, store, clock, self._changed)
         self._registration = leading.Registration(store, clock, keys, self.name, settings.relay)
         reports = leading.Reports(
-            self.name, self.demand, clock, lambda: self.table.complete, lambda: {**self.xds.refused(), **self.routes.problems}
+            self.name,
+            self.demand,
+            clock,
+            lambda: self.table.complete,
+            lambda: {**self.xds.refused(), **self.routes.problems},
+            self.reach,
         )
         self._leader = leading.LeaderStream(store, clock, keys, reports)
         self._clock = clock

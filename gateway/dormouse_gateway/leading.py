@@ -18,6 +18,7 @@ from dormouse_proto import control_pb2, control_pb2_grpc, state_pb2
 
 from dormouse_gateway import metrics
 from dormouse_gateway.demand import Demand
+from dormouse_gateway.reach import Reach
 
 LEASE_SECONDS = 3
 REPORT_SECONDS = 1.0
@@ -61,13 +62,20 @@ class Reports:
     """What the leader is told, and when."""
 
     def __init__(
-        self, agent: str, demand: Demand, clock: Clock, complete: Callable[[], bool], refused: Callable[[], Mapping[str, str]]
+        self,
+        agent: str,
+        demand: Demand,
+        clock: Clock,
+        complete: Callable[[], bool],
+        refused: Callable[[], Mapping[str, str]],
+        reach: Reach | None = None,
     ) -> None:
         self._agent = agent
         self._demand = demand
         self._clock = clock
         self._complete = complete
         self._refused = refused
+        self._reach = reach
         self._soon = asyncio.Event()
         demand.on_first = self._soon.set
 
@@ -82,7 +90,13 @@ class Reports:
             complete=self._complete(),
             demand=self._demand.report(),
             problems=problems,
+            reaches=() if self._reach is None else self._reach.report(),
         )
+
+    def ordered(self, order: control_pb2.AgentOrder) -> None:
+        """What the leader wants to know in a later report."""
+        if self._reach is not None:
+            self._reach.ask(order.tries)
 
     async def stream(self) -> AsyncIterator[control_pb2.AgentReport]:
         """Without end."""
@@ -163,6 +177,7 @@ class LeaderStream:
                     metrics.LEADER.set(1)
                     self._told = ""
                     self._measure(order)
+                    self._reports.ordered(order)
             except TimeoutError:
                 self._tell("the leader is silent", leader=address)
             except grpc.aio.AioRpcError as error:

@@ -32,6 +32,7 @@ from dormouse_gateway.bodies import Bodies
 from dormouse_gateway.demand import Demand
 from dormouse_gateway.flights import Flights
 from dormouse_gateway.gates import Gate, Room
+from dormouse_gateway.reach import Reach
 from dormouse_gateway.reads import Read, Reads
 from dormouse_gateway.sending import BROKEN, Parts, carry, interrupted, outgoing
 from dormouse_gateway.table import Function, Table, Unreadable, Worker
@@ -89,6 +90,7 @@ class Relay:
         default_namespace: str = "default",
         max_held: int = 10_000,
         max_held_bytes: int = 1 << 30,
+        reach: Reach | None = None,
         seed: int | None = None,
     ) -> None:
         self._table = table
@@ -104,6 +106,7 @@ class Relay:
         self._count = 0
         self._turns = Turns()
         self._flights = Flights()
+        self.reach = Reach(clock, transport) if reach is None else reach
         self._random = random.Random(seed)  # noqa: S311 - spreads load, guards nothing
 
     # ------------------------------------------------------------------------------------------------------------ from outside
@@ -343,6 +346,10 @@ class Relay:
         now = self._clock.monotonic()
         broken = reply.metadata.get(BROKEN, "")
         why = reply.again or broken
+        if broken == "connect":
+            self.reach.failed(worker.name)
+        elif not broken:
+            self.reach.answered(worker.name)
         if not why:
             gate.answered()
             return reply

@@ -92,8 +92,9 @@ class CoordinatorService(control_pb2_grpc.CoordinatorServicer):
                     agent = report.agent
                     log.event("a gateway's agent reports", agent=agent)
                 self._leader.demands.agent(report)
+                self._leader.view.reaches.take(agent, report.reaches, self._leader.clock.monotonic())
                 now_us = int(self._leader.clock.now() * 1_000_000)
-                yield control_pb2.AgentOrder(echo_us=report.sent_us, leader_us=now_us)
+                yield control_pb2.AgentOrder(echo_us=report.sent_us, leader_us=now_us, tries=self._leader.view.tries())
         finally:
             if agent:
                 self._leader.demands.agent_left(agent)

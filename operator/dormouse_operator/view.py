@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from dormouse_core.keys import Function, Keys
 from dormouse_core.observations import FunctionSeen, MoveSeen, ShardSeen, WorkerSeen
+from dormouse_core.reaching import Reaches
 from dormouse_core.seams import Clock, Instance, Item
 from dormouse_kit import log
 from dormouse_proto import control_pb2, state_pb2
@@ -53,6 +54,7 @@ class View:
         self.gateways: dict[str, str] = {}  # agent -> address, for those with a lease
         self.instances: Sequence[Instance] | None = None
         self.links: Links | None = None
+        self.reaches = Reaches()
 
     # ------------------------------------------------------------------------------------------------------------ from the store
 
@@ -150,6 +152,15 @@ class View:
             instances=instances,
         )
 
+    def tries(self) -> list[control_pb2.AgentOrder.Try]:
+        """Workers that a gateway does not reach: every gateway is to try them."""
+        found = []
+        for name in self.reaches.to_try(self._clock.monotonic()):
+            table = self._maps.get(self._uid_of_worker.get(name, ""))
+            if table is not None and name in table.workers:
+                found.append(control_pb2.AgentOrder.Try(worker=name, address=table.workers[name][0].address))
+        return found
+
     def orphans(self) -> list[str]:
         """Draining workers of functions that are not registered: nobody else will tell them that nobody takes their shards."""
         return [
@@ -175,6 +186,7 @@ class View:
             created=created,
             gone=self.links.gone(name),
             report=self.links.report(name),
+            unreachable=self.reaches.seconds(name, self.gateways.keys(), self._clock.monotonic()),
         )
 
 

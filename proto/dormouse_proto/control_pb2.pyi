@@ -141,33 +141,54 @@ class RouteProblem(_message.Message):
     message: str
     def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
+class WorkerReach(_message.Message):
+    __slots__ = ("worker", "reached", "seconds")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    REACHED_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    reached: bool
+    seconds: float
+    def __init__(self, worker: _Optional[str] = ..., reached: _Optional[bool] = ..., seconds: _Optional[float] = ...) -> None: ...
+
 class AgentReport(_message.Message):
-    __slots__ = ("agent", "sent_us", "complete", "demand", "problems", "offset_us")
+    __slots__ = ("agent", "sent_us", "complete", "demand", "problems", "reaches", "offset_us")
     AGENT_FIELD_NUMBER: _ClassVar[int]
     SENT_US_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
     DEMAND_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    REACHES_FIELD_NUMBER: _ClassVar[int]
     OFFSET_US_FIELD_NUMBER: _ClassVar[int]
     agent: str
     sent_us: int
     complete: bool
     demand: _containers.RepeatedCompositeFieldContainer[FunctionDemand]
     problems: _containers.RepeatedCompositeFieldContainer[RouteProblem]
+    reaches: _containers.RepeatedCompositeFieldContainer[WorkerReach]
     offset_us: int
-    def __init__(self, agent: _Optional[str] = ..., sent_us: _Optional[int] = ..., complete: _Optional[bool] = ..., demand: _Optional[_Iterable[_Union[FunctionDemand, _Mapping]]] = ..., problems: _Optional[_Iterable[_Union[RouteProblem, _Mapping]]] = ..., offset_us: _Optional[int] = ...) -> None: ...
+    def __init__(self, agent: _Optional[str] = ..., sent_us: _Optional[int] = ..., complete: _Optional[bool] = ..., demand: _Optional[_Iterable[_Union[FunctionDemand, _Mapping]]] = ..., problems: _Optional[_Iterable[_Union[RouteProblem, _Mapping]]] = ..., reaches: _Optional[_Iterable[_Union[WorkerReach, _Mapping]]] = ..., offset_us: _Optional[int] = ...) -> None: ...
 
 class AgentOrder(_message.Message):
-    __slots__ = ("echo_us", "leader_us", "reference_us", "agreed")
+    __slots__ = ("echo_us", "leader_us", "reference_us", "agreed", "tries")
+    class Try(_message.Message):
+        __slots__ = ("worker", "address")
+        WORKER_FIELD_NUMBER: _ClassVar[int]
+        ADDRESS_FIELD_NUMBER: _ClassVar[int]
+        worker: str
+        address: str
+        def __init__(self, worker: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
     ECHO_US_FIELD_NUMBER: _ClassVar[int]
     LEADER_US_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_US_FIELD_NUMBER: _ClassVar[int]
     AGREED_FIELD_NUMBER: _ClassVar[int]
+    TRIES_FIELD_NUMBER: _ClassVar[int]
     echo_us: int
     leader_us: int
     reference_us: int
     agreed: int
-    def __init__(self, echo_us: _Optional[int] = ..., leader_us: _Optional[int] = ..., reference_us: _Optional[int] = ..., agreed: _Optional[int] = ...) -> None: ...
+    tries: _containers.RepeatedCompositeFieldContainer[AgentOrder.Try]
+    def __init__(self, echo_us: _Optional[int] = ..., leader_us: _Optional[int] = ..., reference_us: _Optional[int] = ..., agreed: _Optional[int] = ..., tries: _Optional[_Iterable[_Union[AgentOrder.Try, _Mapping]]] = ...) -> None: ...
 
 class Condition(_message.Message):
     __slots__ = ("type", "status", "reason", "message", "since_us")

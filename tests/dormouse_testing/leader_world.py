@@ -43,7 +43,8 @@ def manifest(model: str = "v1.onnx", *, shards: int = 64, idle: str = "60s") -> 
 
 @dataclass(eq=False)
 class SimWorker:
-    """One process. `hung`: it stops a planned shard and does not hand it over. `cut`: nobody reaches it. `mute`: it reports nothing."""
+    """One process. `hung`: it stops a planned shard and does not hand it over. `busy_shards`: it does not even
+    stop them, since steps run. `cut`: nobody reaches it. `mute`: it reports nothing."""
 
     world: "World"
     name: str
@@ -55,6 +56,7 @@ class SimWorker:
     alive: bool = True
     draining: bool = False
     hung: bool = False
+    busy_shards: bool = False
     cut: bool = False
     mute: bool = False
     ready: bool = True
@@ -100,6 +102,8 @@ class SimWorker:
             await asyncio.sleep(0.05)
 
     async def _one(self, store: MemoryStore, shard: int, target: str, shard_mod: int, move_mod: int, epoch: int) -> None:
+        if self.busy_shards:
+            return
         self.stopped.add(shard)
         self.changed.set()
         if self.hung:
@@ -288,6 +292,8 @@ class SimAgent:
         self.connected = True
         self.complete = True
         self.leader: Leader | None = None
+        self.unreached: dict[str, float] = {}  # workers that it cannot connect to, and since when
+        self.knows = False  # it says of whom it fails to reach, without being asked: calls of it wait for them
         self.wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -299,6 +305,7 @@ class SimAgent:
                 await store.keep_alive(lease)
             if self.leader is not None and self.connected:
                 self.leader.demands.agent(self.report())
+                self.leader.view.reaches.take(self.name, self.reaches(), self.world.clock.monotonic())
             self.wake.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
@@ -307,6 +314,21 @@ class SimAgent:
     def hold(self, uid: str, held: int) -> None:
         self.held[uid] = held
         self.wake.set()
+
+    def reaches(self) -> list[control_pb2.WorkerReach]:
+        """What it says of workers that it was asked to try, and of those that its calls wait for."""
+        assert self.leader is not None
+        named = {each.worker for each in self.leader.view.tries()} | (self.unreached.keys() if self.knows else set())
+        now = self.world.clock.monotonic()
+        return [
+            control_pb2.WorkerReach(worker=worker, reached=worker not in self.unreached, seconds=now - self.unreached.get(worker, now))
+            for worker in sorted(named)
+        ]
+
+    def cannot_reach(self, *workers: SimWorker) -> None:
+        """From now on; and calls of it wait for them."""
+        self.unreached = dict.fromkeys((worker.name for worker in workers), self.world.clock.monotonic())
+        self.knows = True
 
     def report(self) -> control_pb2.AgentReport:
         for uid, held in self.held.items():

@@ -12,6 +12,7 @@ from dormouse_core.errors import Again
 from dormouse_core.keys import Keys
 from dormouse_core.seams import Part, Reply
 from dormouse_gateway.demand import Demand
+from dormouse_gateway.reach import LIVE
 from dormouse_gateway.reads import Reads
 from dormouse_gateway.relay import Relay, Request
 from dormouse_gateway.sending import INFER, STREAM
@@ -63,7 +64,7 @@ class Workers:
         self.cancelled = 0
 
     async def call(self, address: str, method: str, message: bytes, metadata: Mapping[str, str], *, timeout: float | None) -> Reply:
-        assert method == INFER
+        assert method in (INFER, LIVE)
         return await self._call(address, message, metadata, None, timeout)
 
     async def stream(

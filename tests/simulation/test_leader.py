@@ -5,7 +5,9 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from dormouse_core import limits
 from dormouse_core.errors import Aborted, FailedPrecondition, NotFound
+from dormouse_core.reaching import Reaches
 from dormouse_core.seams import Delete, ModIs, Put, Txn
 from dormouse_operator.leading import Leader
 from dormouse_proto import state_pb2
@@ -536,5 +538,99 @@ def test_a_burst_at_zero_orders_once() -> None:
         assert max(counts) == counts[-1]
         raised_until = next(n for n, c in enumerate(counts) if c == max(counts))
         assert raised_until <= 3, "it rises while the burst is young, and then waits for what it ordered"
+
+    simulated(story)
+
+
+# ------------------------------------------------------------------------------------------------ out of the gateways' reach
+
+
+@contextlib.asynccontextmanager
+async def more_agents(s: Scene, count: int) -> AsyncIterator[list[SimAgent]]:
+    """So many gateways besides the scene's."""
+    agents = [SimAgent(s.world, f"agent-{number}") for number in range(1, count + 1)]
+    tasks = [asyncio.create_task(agent.run()) for agent in agents]
+    for agent in agents:
+        agent.leader = s.leader
+    await s.world.until(lambda: len(s.leader.view.gateways) == count + 1)
+    try:
+        yield [s.agent, *agents]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_a_living_worker_that_the_gateway_does_not_reach_hands_its_shards_over() -> None:
+
+    async def story(s: Scene) -> None:
+        lost, other = await s.awake(2)
+        s.agent.cannot_reach(lost)
+        took = await s.world.until(lambda: s.owned_by(other))
+        assert limits.UNREACHABLE_SECONDS <= took < limits.UNREACHABLE_SECONDS + 3
+        assert lost.alive
+        assert not lost.draining
+        s.agent.knows = False  # no call waits for it any more; it is tried because the leader asks
+        await asyncio.sleep(30)
+        assert s.owned_by(other), "not given back while it is out of reach"
+        s.agent.unreached.clear()
+        await s.world.until(lambda: s.owned_by(lost, other))
+
+    simulated(story)
+
+
+def test_one_that_does_not_hand_over_fails_over() -> None:
+    """It runs something, and would for long; nobody can be told of it."""
+
+    async def story(s: Scene) -> None:
+        lost, other = await s.awake(2)
+        lost.busy_shards = True
+        s.agent.cannot_reach(lost)
+        took = await s.world.until(lambda: s.owned_by(other))
+        assert limits.UNREACHABLE_FAILOVER_SECONDS <= took < limits.UNREACHABLE_FAILOVER_SECONDS + 3
+
+    simulated(story)
+
+
+def test_one_wrong_gateway_among_several_takes_no_worker_out() -> None:
+
+    async def story(s: Scene) -> None:
+        lost, other = await s.awake(2)
+        async with more_agents(s, 2) as (wrong, second, _):
+            wrong.cannot_reach(lost)
+            await asyncio.sleep(60)
+            assert s.owned_by(lost, other)
+            second.unreached = dict(wrong.unreached)  # it has no calls for it, and finds out because the leader asks
+            await s.world.until(lambda: s.owned_by(other))
+
+    simulated(story)
+
+
+def test_negative_control_with_one_voice_enough_a_wrong_gateway_would(monkeypatch: pytest.MonkeyPatch) -> None:
+
+    async def story(s: Scene) -> None:
+        seconds = Reaches.seconds
+        monkeypatch.setattr(
+            Reaches, "seconds", lambda self, worker, gateways, now: max((seconds(self, worker, {g}, now) for g in gateways), default=0)
+        )
+        lost, other = await s.awake(2)
+        async with more_agents(s, 2) as (wrong, *_):
+            wrong.cannot_reach(lost)
+            await s.world.until(lambda: s.owned_by(other))
+
+    simulated(story)
+
+
+def test_where_none_is_reached_nothing_moves_and_one_that_is_not_heard_is_left_to_its_lease() -> None:
+
+    async def story(s: Scene) -> None:
+        both = await s.awake(2)
+        s.agent.cannot_reach(*both)
+        await asyncio.sleep(60)
+        assert s.owned_by(*both)
+        s.agent.cannot_reach(both[0])
+        both[0].mute = True  # busy: neither gateway nor leader hears it, and its lease lives
+        await asyncio.sleep(60)
+        assert s.owned_by(*both)
 
     simulated(story)

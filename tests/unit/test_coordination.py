@@ -1,9 +1,10 @@
 """Who owns which shard: a table of situations, every interruption of a plan, and negative controls for the rules that keep it safe."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
-from dormouse_core import coordination
+from dormouse_core import coordination, limits
 from dormouse_core.coordination import HANDOFF_DEADLINE, Action, Assign, Cancel, Failover, NoTaker, Plan, coordinate
 from dormouse_core.observations import MoveSeen
 from dormouse_testing.functions_seen import NEW, OLD, World, entry, report, worker
@@ -130,6 +131,53 @@ def test_a_plan_to_a_worker_that_died_is_made_anew() -> None:
     assert {type(a) for a in act(world)} == {Cancel}
     world.add(worker("c"))
     assert all(isinstance(a, Plan | Cancel) and getattr(a, "target", "c") == "c" for a in act(world, wanted=2))
+
+
+def cut(world: World, name: str, seconds: float) -> None:
+    world.workers[name] = replace(world.workers[name], unreachable=seconds)
+
+
+def test_an_owner_that_gateways_do_not_reach_is_planned_away_and_fails_over_late() -> None:
+    world = World()
+    world.add(worker("a"), worker("b"))
+    settle(world, wanted=2)
+    lost = tuple(shard for shard, entry in world.shards.items() if entry.owner == "a")
+    cut(world, "a", limits.UNREACHABLE_SECONDS - 0.1)
+    assert act(world, wanted=2) == []
+    cut(world, "a", limits.UNREACHABLE_SECONDS)
+    (plan,) = act(world, wanted=2)
+    assert plan == Plan("b", lost, "more than half of the gateways cannot connect to a")
+    world.apply(plan)
+    assert act(world, wanted=2) == []
+    cut(world, "a", limits.UNREACHABLE_FAILOVER_SECONDS)
+    (failover,) = act(world, wanted=2)
+    assert failover == Failover("b", lost, "gateways have not reached a for 15 s")
+    world.apply(failover)
+    assert act(world, wanted=2) == []
+    cut(world, "a", 0)
+    settle(world, wanted=2)
+    assert owners(world) == {"a": 4, "b": 4}
+
+
+def test_where_no_owner_is_reached_or_it_is_not_heard_it_keeps_what_it_has() -> None:
+    world = World()
+    world.add(worker("a"), worker("b"))
+    settle(world, wanted=2)
+    for name in ("a", "b"):
+        cut(world, name, 60)
+    assert act(world, wanted=2) == []
+    cut(world, "b", 0)
+    world.workers["a"] = replace(world.workers["a"], report=None)
+    assert act(world, wanted=2) == [], "it may be busy: its lease decides"
+
+
+def test_one_that_drains_hands_over_to_one_out_of_reach_if_there_is_no_other() -> None:
+    world = World()
+    world.add(worker("a", draining=True), worker("b"))
+    world.own("a", range(8))
+    cut(world, "b", 60)
+    (plan,) = act(world)
+    assert plan == Plan("b", tuple(range(8)), "a is draining")
 
 
 def test_nobody_can_take_and_nobody_is_coming() -> None:
