@@ -126,7 +126,7 @@ def _translate(seen: FunctionSeen, step: placement.Transition, ready: frozenset[
                 return [(Assign, target, "nobody ever owned it")]
             if entry.owner in seen.workers:
                 return [(Failover, target, f"{entry.owner} broke its control stream and refuses a new one")]
-            return [(Failover, target, f"the lease of {entry.owner} is gone")]
+            return [(Failover, target, f"the lease of {entry.owner} is gone" if entry.owner else "its entry cannot be read")]
         case placement.Move(_, source, target):
             owner = seen.workers[source]
             if owner.draining or (owner.report is not None and owner.report.draining):
@@ -141,7 +141,8 @@ def _translate(seen: FunctionSeen, step: placement.Transition, ready: frozenset[
             # by its supervisor and its lease.
             return []
         case placement.Cancel(shard):
-            return [(Cancel, "", f"{seen.moves[shard].target} should no longer take it")]
+            named = seen.moves[shard].target
+            return [(Cancel, "", f"{named} should no longer take it" if named else "its plan cannot be read")]
 
 
 def _overdue(seen: FunctionSeen, ready: frozenset[str], now: float) -> list[tuple[int, str, str]]:

@@ -42,8 +42,8 @@ def broken(size: int) -> Glance:
 
 
 def floor_us(item: Item | None, now_us: int) -> int:
-    """The shard's floor, 0 where there is none. One that cannot be read counts as the highest that it can have been: for a minute new
-    sessions of the shard are refused as too old, and the next removal writes it right."""
+    """The shard's floor, 0 where there is none. One that cannot be read counts as the highest that it can have been at `now_us`, when it
+    was met first: for a minute new sessions of the shard are refused as too old. The next removal writes it right."""
     if item is None:
         return 0
     try:

@@ -363,7 +363,7 @@ LIVENESS = (
     Limit("HANDOFF_DEADLINE_SECONDS", "from a shard's stop to its failover", "seconds", "our own", "the leader"),
     Limit(
         "HANDOFF_QUIET_SECONDS",
-        "the oldest step in a shard that stops for a handoff",
+        "steps under way are waited for before a handoff once they are older",
         "seconds",
         "our own: a handoff waits for long steps",
         "its owner",

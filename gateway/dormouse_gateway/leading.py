@@ -15,6 +15,7 @@ from dormouse_core.seams import Clock, Put, Store, StoreError, Txn
 from dormouse_kit import log
 from dormouse_kit.grpc_options import channel_options
 from dormouse_proto import control_pb2, control_pb2_grpc, state_pb2
+from google.protobuf.message import DecodeError
 
 from dormouse_gateway import metrics
 from dormouse_gateway.demand import Demand
@@ -141,7 +142,11 @@ class LeaderStream:
             await self._clock.sleep(RETRY_SECONDS)
 
     def _lead(self, value: bytes) -> None:
-        address = state_pb2.Leader.FromString(value).address if value else ""
+        try:
+            address = state_pb2.Leader.FromString(value).address if value else ""
+        except DecodeError:
+            log.warning("the leader's entry cannot be read", bytes=len(value))
+            address = ""
         if address != self._address:
             self._address = address
             self._changed.set()

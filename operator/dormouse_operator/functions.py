@@ -149,6 +149,8 @@ class FunctionLoop:
         if self._said != (step.revision, step.count):
             self._said = (step.revision, step.count)
             log.event("workers wanted", function=label(seen), count=step.count, revision=step.revision, why=step.reason)
+        if not await self._parts.writer.leads():
+            return False
         try:
             await self._parts.provider.apply(Wanted(seen.entry, step.revision, step.count, step.victims))
             self._parts.view.instances = await self._parts.provider.observe()
@@ -185,7 +187,7 @@ class FunctionLoop:
         return revision > 0 and await self._parts.maps.wait_for(revision)
 
     async def _no_taker(self, seen: FunctionSeen, action: NoTaker) -> None:
-        if action.worker in self._told:
+        if action.worker in self._told or not await self._parts.writer.leads():
             return
         order = control_pb2.WorkerOrder(no_taker=control_pb2.WorkerOrder.NoTaker())
         assert self._parts.view.links is not None

@@ -58,7 +58,7 @@ class Leader:
         self.registry = Mirror(store, clock, keys.functions, self.view.function_changed)
         self._maps = Mirror(store, clock, keys.maps, self._map_changed)
         self._gateways = Mirror(store, clock, keys.gateways, self._gateway_changed)
-        self._links = Links(dialer, clock, name, self._heard, self._worker_changed)
+        self._links = Links(dialer, clock, name, leader_new, self._heard, self._worker_changed)
         self.view.links = self._links
         self._provider = provider
         writer = Writer(store, keys, leader_new)
@@ -164,9 +164,12 @@ class Leader:
             known = (before is None) == (after is None)
             for uid in _differ(before, after) if known else list(self.view.functions):
                 self._changed(uid)
-            for stranger in self.view.strangers():
+            strangers, orphans = self.view.strangers(), self.view.orphans()
+            if (strangers or orphans) and not await self._parts.writer.leads():
+                strangers, orphans = [], []
+            for stranger in strangers:
                 await self._dismiss(stranger)
-            for worker in self.view.orphans():
+            for worker in orphans:
                 order = control_pb2.WorkerOrder(no_taker=control_pb2.WorkerOrder.NoTaker())
                 await self._links.send(worker, order)
             await self.clock.sleep(OBSERVE)

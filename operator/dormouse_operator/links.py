@@ -55,7 +55,8 @@ class _Link:
 
 
 class Links:
-    """One link for each worker that has a lease. `changed(worker)` is called when what is known of it changes its meaning; `heard(worker,
+    """One link for each worker that has a lease. `term`: the create_revision of this leader's election key, by which workers tell a former
+    leader's orders. `changed(worker)` is called when what is known of it changes its meaning; `heard(worker,
     report)` at every report."""
 
     def __init__(
@@ -63,12 +64,14 @@ class Links:
         dialer: Dialer,
         clock: Clock,
         leader: str,
+        term: int,
         heard: Callable[[str, control_pb2.WorkerReport], None],
         changed: Callable[[str], None],
     ) -> None:
         self._dialer = dialer
         self._clock = clock
         self._leader = leader
+        self._term = term
         self._heard = heard
         self._changed = changed
         self._links: dict[str, _Link] = {}
@@ -127,7 +130,7 @@ class Links:
         stream = await self._dialer.open(address)
         link = self._links[worker]
         try:
-            hello = control_pb2.WorkerOrder.Hello(leader=self._leader, report_interval_ms=int(REPORT_INTERVAL * 1000))
+            hello = control_pb2.WorkerOrder.Hello(leader=self._leader, report_interval_ms=int(REPORT_INTERVAL * 1000), term=self._term)
             await stream.send(control_pb2.WorkerOrder(hello=hello))
             link.stream = stream
             async for report in stream.reports():

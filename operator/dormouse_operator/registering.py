@@ -7,8 +7,9 @@ from collections.abc import Callable
 from uuid import uuid4
 
 import msgspec
+from dormouse_core import entries
 from dormouse_core import spec as specs
-from dormouse_core.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from dormouse_core.errors import Aborted, DataLoss, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from dormouse_core.keys import Keys
 from dormouse_core.limits import REPLICAS_MAX
 from dormouse_core.seams import Clock, CreatedIs, Item, ModIs, Put, Store, StoreError, Txn
@@ -91,7 +92,7 @@ class Registering:
             for _ in range(ATTEMPTS):
                 _, items = await self._store.get([key])
                 item = items.get(key)
-                before = None if item is None else state_pb2.FunctionEntry.FromString(item.value)
+                before = None if item is None else entries.parse(state_pb2.FunctionEntry, item)
                 after = change(before)
                 if after is None:
                     assert before is not None
@@ -100,6 +101,8 @@ class Registering:
                 result = await self._store.txn(self._put(key, item, after))
                 if result.succeeded:
                     return after, result.revision
+        except entries.Unreadable as error:
+            raise DataLoss(f"{namespace}/{name} cannot be changed: {error}") from error
         except StoreError as error:
             raise Unavailable(f"the store does not answer, so whether {namespace}/{name} was changed is not known: {error}") from error
         raise Aborted(f"{namespace}/{name} is being changed by others at the same time, or this operator no longer leads: ask again")

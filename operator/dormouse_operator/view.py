@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from dormouse_core import entries
 from dormouse_core.keys import Function, Keys
 from dormouse_core.observations import FunctionSeen, MoveSeen, ShardSeen, WorkerSeen
 from dormouse_core.reaching import Reaches
 from dormouse_core.seams import Clock, Instance, Item
 from dormouse_kit import log
 from dormouse_proto import control_pb2, state_pb2
-from google.protobuf.message import DecodeError
 
 from dormouse_operator.links import Links
 
@@ -52,6 +52,7 @@ class View:
         self._uid_of_worker: dict[str, str] = {}
         self.functions: dict[str, Registered] = {}  # by uid
         self.gateways: dict[str, str] = {}  # agent -> address, for those with a lease
+        self.unreadable: set[str] = set()  # keys of functions' entries that cannot be read: whose they are is not known
         self.instances: Sequence[Instance] | None = None
         self.links: Links | None = None
         self.reaches = Reaches()
@@ -61,6 +62,10 @@ class View:
     def function_changed(self, key: str, before: Item | None, after: Item | None) -> None:
         old = None if before is None else _entry(before)
         new = None if after is None else _entry(after)
+        if after is not None and new is None:
+            self.unreadable.add(key)
+        else:
+            self.unreadable.discard(key)
         if old is not None and (new is None or new.uid != old.uid):
             self.functions.pop(old.uid, None)
             self._changed(old.uid)
@@ -74,7 +79,11 @@ class View:
         if after is None:
             self.gateways.pop(agent, None)
         else:
-            self.gateways[agent] = state_pb2.GatewayEntry.FromString(after.value).address
+            try:
+                self.gateways[agent] = entries.parse(state_pb2.GatewayEntry, after).address
+            except entries.Unreadable as error:
+                log.warning("an entry cannot be read", key=key, error=str(error))
+                self.gateways[agent] = ""  # an agent all the same: what it holds is unknown until it is heard
 
     def map_changed(self, key: str, before: Item | None, after: Item | None) -> None:
         parts = key.removeprefix(self._keys.maps).split("/", 4)
@@ -90,8 +99,8 @@ class View:
                 _put(table.shards, int(name), after, _shard)
             elif kind == "moves":
                 _put(table.moves, int(name), after, _move)
-        except (DecodeError, ValueError) as error:
-            log.warning("an entry that cannot be read", key=key, error=str(error))
+        except (entries.Unreadable, ValueError) as error:
+            log.warning("an entry cannot be read", key=key, error=str(error))
         if not (table.workers or table.shards or table.moves):
             self._maps.pop(uid, None)
         self._changed(uid)
@@ -105,7 +114,7 @@ class View:
                 del table.stopped[key]
             self.links.drop(name)
             return
-        entry = state_pb2.WorkerEntry.FromString(after.value)
+        entry = entries.parse(state_pb2.WorkerEntry, after)
         table.workers[name] = (entry, after.create_revision)
         self._uid_of_worker[name] = uid
         self.links.follow(name, entry.address)
@@ -163,6 +172,8 @@ class View:
 
     def orphans(self) -> list[str]:
         """Draining workers of functions that are not registered: nobody else will tell them that nobody takes their shards."""
+        if self.unreadable:
+            return []
         return [
             name
             for uid, table in self._maps.items()
@@ -172,7 +183,10 @@ class View:
         ]
 
     def strangers(self) -> list[Instance]:
-        """Instances of functions that are not registered. Only to be asked when the registry's copy is complete."""
+        """Instances of functions that are not registered. Only to be asked when the registry's copy is complete; while an entry of it
+        cannot be read, nobody is a stranger."""
+        if self.unreadable:
+            return []
         return [i for i in self.instances or () if i.uid not in self.functions and not i.stopping]
 
     def _worker(self, name: str, entry: state_pb2.WorkerEntry, created: int) -> WorkerSeen:
@@ -195,8 +209,8 @@ _EMPTY = _Map()
 
 def _entry(item: Item) -> state_pb2.FunctionEntry | None:
     try:
-        return state_pb2.FunctionEntry.FromString(item.value)
-    except DecodeError as error:
+        return entries.parse(state_pb2.FunctionEntry, item)
+    except entries.Unreadable as error:
         log.warning("a function's entry cannot be read", key=item.key, error=str(error))
         return None
 
@@ -209,9 +223,18 @@ def _put(table: dict[int, T], shard: int, item: Item | None, parse: Callable[[It
 
 
 def _shard(item: Item) -> ShardSeen:
-    entry = state_pb2.ShardEntry.FromString(item.value)
+    try:
+        entry = entries.parse(state_pb2.ShardEntry, item)
+    except entries.Unreadable as error:
+        # Nobody's, so it is given to a worker. Every epoch took a revision of its own, so the revision is above all that there were.
+        log.warning("an entry cannot be read", key=item.key, error=str(error))
+        return ShardSeen("", item.mod_revision, item.mod_revision)
     return ShardSeen(entry.owner, entry.epoch, item.mod_revision)
 
 
 def _move(item: Item) -> MoveSeen:
-    return MoveSeen(state_pb2.Move.FromString(item.value).target, item.mod_revision)
+    try:
+        return MoveSeen(entries.parse(state_pb2.Move, item).target, item.mod_revision)
+    except entries.Unreadable as error:
+        log.warning("an entry cannot be read", key=item.key, error=str(error))
+        return MoveSeen("", item.mod_revision)  # to nobody, so it is taken back

@@ -24,6 +24,17 @@ class Writer:
         self._keys = keys
         self.leader_new = leader_new
 
+    async def leads(self) -> bool:
+        """Whether the store says that this leader leads now. To be asked right before what the store cannot guard: an order to a provider
+        or to a worker. False also where the store does not answer: then it is not known."""
+        try:
+            _, found = await self._store.get([self._keys.leader])
+        except StoreError as error:
+            log.event("whether this process still leads is not known", error=str(error))
+            return False
+        item = found.get(self._keys.leader)
+        return item is not None and item.create_revision == self.leader_new
+
     async def shards(self, seen: FunctionSeen, actions: Sequence[Action]) -> int:
         """Writes them, all at once; returns the highest revision written, 0 if nothing was. What fails is decided anew."""
         txns = [txn for action in actions for txn in self._txns(seen, action)]

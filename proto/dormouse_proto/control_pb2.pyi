@@ -10,12 +10,14 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class WorkerOrder(_message.Message):
     __slots__ = ("hello", "drain", "no_taker", "time", "limits")
     class Hello(_message.Message):
-        __slots__ = ("leader", "report_interval_ms")
+        __slots__ = ("leader", "report_interval_ms", "term")
         LEADER_FIELD_NUMBER: _ClassVar[int]
         REPORT_INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+        TERM_FIELD_NUMBER: _ClassVar[int]
         leader: str
         report_interval_ms: int
-        def __init__(self, leader: _Optional[str] = ..., report_interval_ms: _Optional[int] = ...) -> None: ...
+        term: int
+        def __init__(self, leader: _Optional[str] = ..., report_interval_ms: _Optional[int] = ..., term: _Optional[int] = ...) -> None: ...
     class Drain(_message.Message):
         __slots__ = ()
         def __init__(self) -> None: ...

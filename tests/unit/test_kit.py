@@ -68,3 +68,31 @@ def test_a_transaction_as_etcd_reads_it() -> None:
     assert [(put.key, put.value, put.lease) for put in puts] == [(b"p", b"value", 0), (b"l", b"", 9)]
     deletes = [part.request_delete_range for part in request.success[2:]]
     assert [(delete.key, delete.range_end) for delete in deletes] == [(b"d", b""), (b"r/", b"r0"), (b"\0", b"\0")]
+
+
+def status(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "definite"),
+    [
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded", True),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "etcdserver: too many requests", True),
+        (grpc.StatusCode.UNAUTHENTICATED, "etcdserver: invalid auth token", True),
+        (grpc.StatusCode.NOT_FOUND, "etcdserver: requested lease not found", True),
+        (grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: request is too large", True),
+        (grpc.StatusCode.UNAVAILABLE, "etcdserver: request timed out", False),
+        (grpc.StatusCode.UNAVAILABLE, "etcdserver: leader changed", False),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "upstream connect error: overflow", False),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "CLIENT: Received message larger than max (5 vs. 4)", False),
+        (grpc.StatusCode.UNAUTHENTICATED, "Jwt is expired", False),
+        (grpc.StatusCode.PERMISSION_DENIED, "RBAC: access denied", False),
+        (grpc.StatusCode.UNIMPLEMENTED, "", False),
+    ],
+)
+def test_only_etcds_own_no_is_definite(code: grpc.StatusCode, details: str, definite: bool) -> None:
+    """What is between may say so after it passed the write on: by the code alone (the control) five more of these would be a no."""
+    error = messages.store_error("Txn", "there", status(code, details))
+    assert error.definite is definite
+    assert definite <= (code in messages._REFUSED)

@@ -6,16 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dormouse_core import limits, steps, transactions
+from dormouse_core import entries, limits, steps, transactions
 from dormouse_core.errors import Aborted, Again, Code, DataLoss, DeadlineExceeded, FailedPrecondition
 from dormouse_core.seams import Put, Txn
 from dormouse_core.sessions import session_key, shard_of
 from dormouse_core.steps import Resolution
+from dormouse_proto import state_pb2
 from dormouse_testing.clock import SimClock
 from dormouse_testing.memory_etcd import MemoryEtcd
 from dormouse_testing.memory_store import REFUSED, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
 from dormouse_testing.session_worker import SHARDS, SUM, Adder, F, K, Worker, again, error, simulated, state_key
-from dormouse_worker.sessions import Answer, Ran, Settings, StateInfo, Step, commits
+from dormouse_worker.sessions import Answer, Ran, Settings, StateInfo, Step, commits, moves
 from dormouse_worker.sessions.memory import LargeReplies, Session, Shard
 from dormouse_worker.sessions.turns import Turns
 
@@ -440,3 +441,120 @@ async def test_a_start_on_a_record_of_a_newer_build_is_refused_and_leaves_it() -
         before = w.store.etcd.item(state_key("a"))
         assert isinstance(error(await w.call("a", 1, start=True)), FailedPrecondition)
         assert w.store.etcd.item(state_key("a")) == before
+
+
+# ----------------------------------------------------------------------------------------------------------------------- handoffs
+
+
+class Busy(Adder):
+    """Each step takes as many milliseconds as it adds."""
+
+    def run(self, call: Any, states: Any, step: int, start: bool, end: bool, done: Any, deadline: float) -> None:
+        asyncio.get_running_loop().call_later(call / 1000, done, Ran(b"ran", {"sum": states["sum"] + call}))
+
+
+async def handed_over_after(milliseconds: int) -> float:
+    """Seconds from a plan to its handoff, of a shard whose eight sessions run steps of so long without a pause."""
+    store = MemoryStore(SimClock())
+    clock = SimClock()
+    async with Worker(store, "w-1", Busy()) as w, Worker(store.client(), "w-2"):
+        await w.own(0)
+        names = [name for name in (f"s{n}" for n in range(200)) if shard_of(session_key("", name), SHARDS) == 0][:8]
+
+        async def call_on(name: str, wait: float) -> None:
+            await asyncio.sleep(wait)
+            while (await w.call(name, milliseconds)).error is None:
+                pass
+
+        callers = [asyncio.create_task(call_on(name, n * milliseconds / 8000)) for n, name in enumerate(names)]
+        await asyncio.sleep(1)
+        began = clock.monotonic()
+        await store.txn(Txn((), (Put(K.move(F, 0), state_pb2.Move(target="w-2").SerializeToString()),)))
+        while w.sessions.report().shards:  # noqa: ASYNC110 - simulated time
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*callers)
+        return clock.monotonic() - began
+
+
+@simulated
+async def test_a_busy_shard_is_handed_over_within_two_of_its_steps() -> None:
+    assert await handed_over_after(150) < 0.4
+    assert await handed_over_after(50) < 0.2
+
+
+def test_waiting_for_a_moment_without_an_old_step_lasts_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: any step over 100 ms is waited for, whenever it began."""
+    monkeypatch.setattr(moves, "_any_older", lambda since, limit: any(start < SimClock().monotonic() - 0.1 for start in since))
+
+    @simulated
+    async def play() -> None:
+        assert await handed_over_after(150) > 50
+
+    play()
+
+
+# ------------------------------------------------------------------------------------------------------- entries that do not parse
+
+GARBAGE = b"\xff\xff\xff"
+
+
+async def garble(w: Worker, key: str) -> int:
+    return (await w.store.txn(Txn((), (Put(key, GARBAGE),)))).revision
+
+
+@simulated
+async def test_a_shard_entry_that_cannot_be_read_is_nobodys_and_harms_no_other() -> None:
+    async with Worker(MemoryStore(SimClock())) as w:
+        await w.own()
+        names = {shard_of(session_key("", name), SHARDS): name for name in (f"s{n}" for n in range(40))}
+        for name in names.values():
+            await w.call(name, 1)
+        await garble(w, K.shard(F, 0))
+        await asyncio.sleep(1)
+        assert again(await w.call(names[0], 1)) is Again.NOT_MINE
+        w.store.break_watches()  # listed anew, as by the next owner
+        await asyncio.sleep(1)
+        assert [(await w.call(names[shard], 1)).reply for shard in (1, 2, 3)] == [b"2"] * 3
+        assert not w.sessions.lost.is_set()
+        await w.own(0)
+        assert (await w.call(names[0], 1)).reply == b"2"
+
+
+@simulated
+async def test_a_plan_that_cannot_be_read_is_no_plan() -> None:
+    async with Worker(MemoryStore(SimClock())) as w:
+        await w.own()
+        await garble(w, K.move(F, 0))
+        await asyncio.sleep(1)
+        assert w.sessions.report().shards == SHARDS
+        assert not w.sessions.lost.is_set()
+
+
+@simulated
+async def test_a_floor_that_cannot_be_read_refuses_new_sessions_for_a_minute_and_no_others() -> None:
+    async with Worker(MemoryStore(SimClock())) as w:
+        await w.own()
+        old, new = [name for name in (f"s{n}" for n in range(40)) if shard_of(session_key("", name), SHARDS) == 0][:2]
+        now = lambda: int(SimClock().now() * 1e6)  # noqa: E731
+        await w.call(old, 1, at=now() - 1)
+        await garble(w, K.floor(F, 0))
+        w.sessions._turns.evict(w.sessions._shards.all[0], float("inf"))
+        assert (await w.call(old, 1, at=now())).reply == b"2"
+        assert isinstance(error(await w.call(new, 1, at=now())), Aborted)
+        await asyncio.sleep(61)
+        assert (await w.call(new, 1, at=now())).reply == b"1"
+
+
+def test_a_loop_that_ended_over_one_entry_would_take_all_sessions_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: what does not parse raises where it is read."""
+    monkeypatch.setattr(entries, "parse", lambda kind, item: kind.FromString(item.value))
+
+    @simulated
+    async def play() -> None:
+        async with Worker(MemoryStore(SimClock())) as w:
+            await w.own()
+            await garble(w, K.shard(F, 0))
+            await asyncio.sleep(1)
+            assert w.sessions.lost.is_set()
+
+    play()

@@ -2,6 +2,9 @@
 
 Reports go at the interval that the leader asks for, and at once when something changed that it decides by. A worker without this stream
 goes on serving. While it drains and nobody has listened for a while, it leaves by itself: its sessions are in the store.
+
+A leader says in its hello which election it won. Once a later one was heard, a former leader's orders are no orders: it may not know yet
+that it leads no more, and no store stands between it and the worker.
 """
 
 import asyncio
@@ -33,6 +36,7 @@ class Control:
         self._hear = hear
         self._changed: set[asyncio.Event] = set()
         self._closing = False
+        self._term = 0  # the latest election whose leader said hello
 
     @property
     def streams(self) -> int:
@@ -79,6 +83,7 @@ class Control:
         """Obeys until the leader ends its side."""
         reader = frames.Reader(ORDER_BYTES)
         more = True
+        term = 0
         while more:
             chunk, more = await exchange.chunk()
             for message in reader.feed(chunk):
@@ -89,8 +94,12 @@ class Control:
                     continue
                 kind = order.WhichOneof("order")
                 if kind == "hello":
+                    term = order.hello.term
+                    self._term = max(self._term, term)
                     interval[0] = max(0.01, order.hello.report_interval_ms / 1000) if order.hello.report_interval_ms else DEFAULT_INTERVAL
                     event.set()
+                elif term < self._term:
+                    log.event("an order of a former leader was left", order=kind, term=term, leads=self._term)
                 elif kind == "drain":
                     self._drain()
                 elif kind == "no_taker":

@@ -9,8 +9,9 @@ from dormouse_core.seams import Compacted, Compare, CreatedIs, Full, Item, Listi
 
 MAX_OPERATIONS: Final = 128  # etcd's --max-txn-ops: compares, and puts, and else-reads, each up to this
 
-# The server refused the request before it could take effect. Others (a timeout, a lost connection, "leader changed") leave open what became
-# of a write. RESOURCE_EXHAUSTED is "database space exceeded" or "too many requests", never a reply's size: replies have no limit of ours.
+# etcd refused the request before it could take effect: these codes, in a text that begins with "etcdserver:", as all of etcd's own errors
+# do (etcd: api/v3rpc/rpctypes). The same codes without it come from in between (a proxy at its limit, gRPC's own limit of a reply's size),
+# perhaps after the write was passed on; so do other codes (a timeout, a lost connection, "leader changed"): what became of it is unknown.
 _REFUSED: Final = frozenset(
     {
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -106,7 +107,7 @@ def store_error(call: str, endpoint: str, error: grpc.aio.AioRpcError) -> StoreE
     code = error.code()
     details = error.details() or ""
     kind = next((kind for text, kind in _KINDS if text in details), StoreError)
-    return kind(f"{call} at {endpoint}: {code.name}: {details}", definite=code in _REFUSED)
+    return kind(f"{call} at {endpoint}: {code.name}: {details}", definite=code in _REFUSED and by_server(error))
 
 
 def by_server(error: grpc.aio.AioRpcError) -> bool:

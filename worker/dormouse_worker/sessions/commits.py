@@ -14,13 +14,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from dormouse_core import records, steps, transactions
+from dormouse_core import lifetimes, records, steps, transactions
 from dormouse_core.errors import Again, DormouseError, Unavailable
 from dormouse_core.limits import TXN_BYTES, TXN_OPS
 from dormouse_core.records import Body, Kept
 from dormouse_core.seams import Clock, Full, Item, Put, Store, StoreError, Txn
 from dormouse_core.steps import Resolution
-from dormouse_proto import state_pb2
 
 from dormouse_worker.sessions.boundary import States, Step
 from dormouse_worker.sessions.memory import Session, Shard
@@ -208,7 +207,7 @@ class Committer:
             session = pending.session
             record = items.get(session.state_key)
             seen = records.readable(record.value) if record else None
-            match _resolve(pending, seen, items):
+            match _resolve(pending, seen, items, int(self._clock.now() * 1e6)):
                 case Resolution.COMMITTED:
                     assert record is not None
                     self._listener.committed(pending, record.mod_revision)
@@ -248,7 +247,7 @@ def _transaction(group: Sequence[Pending]) -> Txn:
     return transactions.commit(fences, bases, floors, writes)
 
 
-def _resolve(pending: Pending, seen: records.Record | None, items: dict[str, Item]) -> Resolution:
+def _resolve(pending: Pending, seen: records.Record | None, items: dict[str, Item], now_us: int) -> Resolution:
     session = pending.session
     record = items.get(session.state_key)
     entry = items.get(session.shard.entry_key)
@@ -263,7 +262,7 @@ def _resolve(pending: Pending, seen: records.Record | None, items: dict[str, Ite
         seen_base=record.mod_revision if record else 0,
         seen=seen,
         seen_floor=floor.mod_revision if floor else 0,
-        seen_floor_us=state_pb2.Floor.FromString(floor.value).timestamp_us if floor else 0,
+        seen_floor_us=lifetimes.floor_us(floor, now_us),
     )
 
 

@@ -103,7 +103,7 @@ class Shard:
         self.quiet: asyncio.Event | None = None  # somebody waits for `running` to become empty
         self.large: set[bytes] = set()  # write ids of its steps whose replies `LargeReplies` has
         self.removing = False  # records are being removed: sessions that would be created wait, for the floor changes
-        self.floor_mod = 0  # of the floor that this worker wrote last; a read of an older one is old news
+        self.floor_mod = 0  # of the newest floor that this worker read or wrote; a read of an older one is old news
         self.floor_us = 0
         self.stopped_us = 0  # since when it has not been served for a planned move, wall time; 0: it is
 

@@ -6,6 +6,8 @@ The decisions are `dormouse_core.ownership`'s; this loop feeds it what the watch
 import asyncio
 from collections.abc import Callable
 
+from dormouse_core import entries
+from dormouse_core.entries import T
 from dormouse_core.errors import Again
 from dormouse_core.keys import Function, Keys
 from dormouse_core.ownership import HOLDING, MINE, Event, Status
@@ -18,7 +20,7 @@ from dormouse_worker.sessions.boundary import Step
 from dormouse_worker.sessions.census import Census
 from dormouse_worker.sessions.mapwatch import MapWatch
 from dormouse_worker.sessions.memory import Shard
-from dormouse_worker.sessions.moves import Mover, target_of
+from dormouse_worker.sessions.moves import Mover
 from dormouse_worker.sessions.turns import Turns
 
 RETRY_SECONDS = 0.2
@@ -54,6 +56,7 @@ class Shards:
         self._unread: dict[Shard, None] = {}
         self._left: Again | None = None
         self._lost: list[int] = []
+        self._said: set[str] = set()
 
     # ------------------------------------------------------------------------------------------------------------- from callers
 
@@ -102,23 +105,23 @@ class Shards:
     # ----------------------------------------------------------------------------------------------------------- from the store
 
     def listed(self, listing: Listing) -> None:
-        entries: dict[int, Item] = {}
+        found: dict[int, Item] = {}
         moves: dict[int, Item] = {}
         for item in listing.items:
             if (number := self.watch.shard_of(item.key)) is not None:
-                entries[number] = item
+                found[number] = item
             elif (number := self.watch.move_of(item.key)) is not None:
                 moves[number] = item
         for shard in self.all:
             move = moves.get(shard.number)
             self._move(shard, move, move.mod_revision if move else listing.revision)
-            self.entry_read(shard, entries.get(shard.number), listing.revision)
+            self.entry_read(shard, found.get(shard.number), listing.revision)
 
     def shard_changed(self, shard: int, item: Item | None, revision: int) -> None:
         if shard < len(self.all):
             it = self.all[shard]
             was = it.own.status
-            self._after(it, was, it.own.seen(self._mine(item), revision))
+            self._after(it, was, it.own.seen(self._mine(self._entry(item)), revision))
 
     def move_changed(self, shard: int, item: Item | None, revision: int) -> None:
         if shard < len(self.all):
@@ -126,21 +129,37 @@ class Shards:
 
     def entry_read(self, shard: Shard, item: Item | None, revision: int) -> None:
         was = shard.own.status
-        epoch = state_pb2.ShardEntry.FromString(item.value).epoch if item else 0
-        self._after(shard, was, shard.own.read(self._mine(item), item.mod_revision if item else 0, epoch, revision))
+        entry = self._entry(item)
+        self._after(shard, was, shard.own.read(self._mine(entry), item.mod_revision if item else 0, entry.epoch if entry else 0, revision))
 
     def move_read(self, shard: Shard, item: Item | None, revision: int) -> None:
         self._move(shard, item, item.mod_revision if item else revision)
 
-    def _mine(self, item: Item | None) -> bool:
-        return item is not None and self._left is None and state_pb2.ShardEntry.FromString(item.value).owner == self._worker
+    def _mine(self, entry: state_pb2.ShardEntry | None) -> bool:
+        return entry is not None and self._left is None and entry.owner == self._worker
+
+    def _entry(self, item: Item | None) -> state_pb2.ShardEntry | None:
+        return self._parsed(state_pb2.ShardEntry, item)
+
+    def _parsed(self, kind: type[T], item: Item | None) -> T | None:
+        """None also of one that cannot be read: said once, and nobody's until the leader has written another."""
+        if item is None:
+            return None
+        try:
+            return entries.parse(kind, item)
+        except entries.Unreadable as error:
+            if str(error) not in self._said:
+                self._said.add(str(error))
+                log.warning("an entry cannot be read", function=self._function.label, error=str(error))
+            return None
 
     def _move(self, shard: Shard, item: Item | None, revision: int) -> None:
         if revision <= shard.move_known:
             return
         shard.move_known = revision
-        shard.move = (target_of(item), item.mod_revision) if item else None
-        if item is None and shard.own.status is Status.STOPPING and self._left is None:
+        move = self._parsed(state_pb2.Move, item)
+        shard.move = (move.target, item.mod_revision) if move and item else None
+        if move is None and shard.own.status is Status.STOPPING and self._left is None:
             shard.own.moving(Event.MOVE_GONE)
             if shard.quiet is not None:
                 shard.quiet.set()

@@ -311,10 +311,11 @@ class Turns:
 
     def loaded(self, session: Session, record: Item | None, floor: Item | None) -> None:
         session.base = record.mod_revision if record else 0
-        session.floor_mod = floor.mod_revision if floor else 0
-        session.floor_us = lifetimes.floor_us(floor, int(self._clock.now() * 1e6))
-        if session.floor_mod < session.shard.floor_mod:
-            session.floor_mod, session.floor_us = session.shard.floor_mod, session.shard.floor_us
+        shard = session.shard
+        if floor is not None and floor.mod_revision > shard.floor_mod:
+            # Once for each floor: one that cannot be read counts as high as it can have been when it was met first, not for ever more.
+            shard.floor_mod, shard.floor_us = floor.mod_revision, lifetimes.floor_us(floor, int(self._clock.now() * 1e6))
+        session.floor_mod, session.floor_us = shard.floor_mod, shard.floor_us
         session.body = session.trouble = None
         session.broken = b""
         session.states = {}

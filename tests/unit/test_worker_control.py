@@ -1,0 +1,96 @@
+"""The leader's orders to a worker, of a leader that leads and of one that leads no more."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from dormouse_proto import control_pb2
+from dormouse_testing import simloop
+from dormouse_worker import frames
+from dormouse_worker.control import Control
+
+HELLO = control_pb2.WorkerOrder.Hello
+NO_TAKER = control_pb2.WorkerOrder(no_taker=control_pb2.WorkerOrder.NoTaker())
+
+
+class Stream:
+    """One leader's stream, as the worker's side sees it."""
+
+    def __init__(self) -> None:
+        self._orders: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def chunk(self) -> tuple[bytes, bool]:
+        return await self._orders.get(), True
+
+    async def begin(self) -> None:
+        return
+
+    async def write(self, message: bytes) -> None:
+        return
+
+    async def say(self, order: control_pb2.WorkerOrder) -> None:
+        self._orders.put_nowait(frames.frame(order.SerializeToString()))
+        await asyncio.sleep(0.01)
+
+
+def told(story: Callable[[Callable[[], Stream]], Any]) -> list[str]:
+    """The orders that the worker obeyed."""
+    obeyed: list[str] = []
+
+    async def main() -> None:
+        control = Control(
+            lambda first: control_pb2.WorkerReport(),
+            lambda: obeyed.append("drain"),
+            lambda: obeyed.append("no taker"),
+            lambda limits: obeyed.append("limits"),
+        )
+        tasks = []
+
+        def stream() -> Stream:
+            made = Stream()
+            tasks.append(asyncio.create_task(control.serve(made)))  # type: ignore[arg-type]
+            return made
+
+        await story(stream)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    simloop.run(main())
+    return obeyed
+
+
+def two_leaders(former_term: int, term: int) -> list[str]:
+    """What the worker obeys of the former leader once another has said hello."""
+
+    async def story(stream: Callable[[], Stream]) -> None:
+        former, leader = stream(), stream()
+        await former.say(control_pb2.WorkerOrder(hello=HELLO(leader="a", term=former_term)))
+        await leader.say(control_pb2.WorkerOrder(hello=HELLO(leader="b", term=term)))
+        await former.say(NO_TAKER)
+        await former.say(control_pb2.WorkerOrder(limits=control_pb2.WorkerOrder.Limits()))
+        again = stream()
+        await again.say(control_pb2.WorkerOrder(hello=HELLO(leader="a", term=former_term)))
+        await again.say(NO_TAKER)
+
+    return told(story)
+
+
+def test_a_former_leaders_orders_are_none() -> None:
+    assert two_leaders(7, 9) == []
+
+
+def test_negative_control_without_terms_they_would_be_obeyed() -> None:
+    assert two_leaders(0, 0) == ["no taker", "limits", "no taker"]
+
+
+def test_the_leaders_orders_and_those_of_the_next_are_obeyed() -> None:
+    async def story(stream: Callable[[], Stream]) -> None:
+        first = stream()
+        await first.say(control_pb2.WorkerOrder(hello=HELLO(leader="a", term=7)))
+        await first.say(NO_TAKER)
+        second = stream()
+        await second.say(control_pb2.WorkerOrder(hello=HELLO(leader="b", term=9)))
+        await second.say(control_pb2.WorkerOrder(drain=control_pb2.WorkerOrder.Drain()))
+
+    assert told(story) == ["no taker", "drain"]
