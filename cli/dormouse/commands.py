@@ -113,6 +113,9 @@ def call(options: Namespace) -> None:
 
 def sessions(options: Namespace) -> None:
     namespace, name = _function(options.function)
+    if options.delete or options.tenant is not None:
+        _delete_sessions(options, namespace, name)
+        return
     request = control_pb2.SessionsRequest(namespace=namespace, name=name, session=options.session, limit=min(options.limit or 500, 500))
     with control(home.find(options.dir)) as stub:
         response = stub.Sessions(request, timeout=TIMEOUT)
@@ -127,6 +130,21 @@ def sessions(options: Namespace) -> None:
             found += response.sessions
     found = found[: options.limit or None]
     print(printing.structured(found, options.output, single=False) if options.output else printing.sessions(found))
+
+
+def _delete_sessions(options: Namespace, namespace: str, name: str) -> None:
+    if not options.delete:
+        raise InvalidArgument("--tenant belongs to --delete")
+    if bool(options.session) == (options.tenant is not None):
+        raise InvalidArgument("--delete: a SESSION or --tenant is required, and not both")
+    request = control_pb2.DeleteSessionsRequest(namespace=namespace, name=name)
+    if options.session:
+        request.session = options.session
+    else:
+        request.tenant = options.tenant
+    with control(home.find(options.dir)) as stub:
+        deleted = stub.DeleteSessions(request, timeout=DELETE_WAIT).deleted
+    print(f"{namespace}/{name} sessions deleted: {deleted}")
 
 
 def _function(text: str, given: str = "") -> tuple[str, str]:

@@ -135,9 +135,11 @@ def parser() -> argparse.ArgumentParser:
     call.add_argument("--timeout", type=float, help="seconds")
     call.add_argument("--address", help="the gateway, host:port; by default that of --dir")
 
-    sessions = _command(commands, "sessions", "list a function's sessions, or show one")
+    sessions = _command(commands, "sessions", "list a function's sessions, show one, or delete some")
     sessions.add_argument("function", metavar="[NAMESPACE/]NAME")
     sessions.add_argument("session", nargs="?", default="", metavar="TENANT/i:N|TENANT/s:NAME")
+    sessions.add_argument("--delete", action="store_true", help="delete this session, or all of --tenant; nobody is woken")
+    sessions.add_argument("--tenant", metavar="T", help='with --delete: all sessions of this tenant; "" is those without one')
     sessions.add_argument("-o", "--output", default="", choices=["", "yaml", "json"])
     sessions.add_argument("--limit", type=_limit, default=0, help="at most so many; by default all")
     return top

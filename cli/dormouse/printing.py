@@ -23,8 +23,14 @@ def functions(found: Sequence[control_pb2.FunctionStatus], form: str) -> str:
         return structured(found, form)
     if not found:
         return "no functions"
-    head = ["NAMESPACE", "NAME", "PHASE", "READY", "SESSIONS", "ASLEEP"]
-    rows = [[f.namespace, f.name, f.phase, f"{f.ready_replicas}/{f.replicas}", str(f.sessions), _since(f.asleep_since_us)] for f in found]
+    head = ["NAMESPACE", "NAME", "PHASE", "READY", "SESSIONS", "HIBERNATED", "ASLEEP"]
+    rows = [
+        [
+            *(f.namespace, f.name, f.phase, f"{f.ready_replicas}/{f.replicas}", str(f.sessions)),
+            *(_size(f.hibernated_bytes) if f.sessions_known else "-", _since(f.asleep_since_us)),
+        ]
+        for f in found
+    ]
     if form == "wide":
         head += ["REVISION", "WANTED", "SCALING", "WHY"]
         for row, f in zip(rows, found, strict=True):
@@ -63,6 +69,14 @@ def _state(s: control_pb2.SessionInfo) -> str:
     if s.ended:
         return "ended"
     return "owned" if s.owner else "hibernated"
+
+
+def _size(size: int) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.3g}{unit}"
+        size = size / 1024  # type: ignore[assignment]
+    return f"{size:.3g}GiB"
 
 
 def _since(since_us: int) -> str:

@@ -153,10 +153,9 @@ def replace(
     *,
     shard_mod: int,
     leader_new: int,
-    quarantined: Sequence[str],
 ) -> Txn:
     """The leader deletes sessions: their records (key -> mod as read, next value) become tombstones, whoever owns the shard. The owner's
-    next commit to one of them fails the comparison of its record. `quarantined`: as in `remove`."""
+    next commit to one of them fails the comparison of its record."""
     compares: list[Compare] = [CreatedIs(keys.leader, leader_new), ModIs(keys.shard(f, shard), shard_mod)]
     compares += [ModIs(key, mod) for key, (mod, _) in tombstones.items()]
-    return counted(Txn(tuple(compares), (*(Put(key, value) for key, (_, value) in tombstones.items()), *map(Delete, quarantined))))
+    return counted(Txn(tuple(compares), tuple(Put(key, value) for key, (_, value) in tombstones.items())))

@@ -3,13 +3,16 @@
 A page is about half a MiB whatever the records' size, so that a scan of large records neither fills memory nor keeps the store from others.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 
+from dormouse_core.keys import Function, Keys
+from dormouse_core.lifetimes import Due
 from dormouse_core.seams import Clock, Listing, Store
 
 PAGE_BYTES = 512 * 1024
 FIRST_PAGE = 16
 LARGEST_PAGE = 500
+MOST_COPIES = 50
 BYTES_PER_SECOND = 16 * 1024 * 1024
 ITEM_BYTES = 512
 """What reading a record costs beside its bytes, in bytes."""
@@ -27,3 +30,17 @@ async def pages(store: Store, clock: Clock, prefix: str, rate: float = BYTES_PER
         revision, start = page.revision, page.items[-1].key
         limit = max(1, min(LARGEST_PAGE, PAGE_BYTES * len(page.items) // size))
         await clock.sleep(size / rate)
+
+
+async def quarantined(store: Store, keys: Keys, function: Function, shard: int, due: Mapping[str, Due]) -> dict[str, tuple[str, ...]]:
+    """The broken copies of the sessions in `due`, by their records' keys. They go with their session."""
+    listing = await store.list(keys.quarantined(function, shard), limit=1, keys_only=True)
+    if not listing.items:
+        return {}
+    base, states = keys.quarantined(function, shard), keys.states(function, shard)
+    found: dict[str, tuple[str, ...]] = {}
+    for item in (await store.list(base, keys_only=True)).items:
+        key = states + item.key[len(base) :].rpartition("/")[0]
+        if key in due and len(found.get(key, ())) < MOST_COPIES:
+            found[key] = (*found.get(key, ()), item.key)
+    return found

@@ -39,7 +39,17 @@ async def run(s: Settings) -> int:
     try:
         if not await terms.campaigned(election, stop):
             return 0
-        leader = Leader(store, clock, keys, provider, GrpcDialer(), leader_new=election.election, name=s.name, space=space)
+        leader = Leader(
+            store,
+            clock,
+            keys,
+            provider,
+            GrpcDialer(),
+            leader_new=election.election,
+            name=s.name,
+            removal_wait=s.removal_wait,
+            space=space,
+        )
         return await terms.lead(leader, election, stop, lambda: services.serve(leader, s.control, s.listen, server_options()))
     finally:
         looking.cancel()

@@ -10,19 +10,23 @@ from collections.abc import Callable, Sequence
 
 from dormouse_core.autoscaling import Decision
 from dormouse_core.errors import DormouseError, NotFound
-from dormouse_core.keys import Keys
+from dormouse_core.keys import Function, Keys
 from dormouse_core.observations import FunctionSeen
 from dormouse_core.seams import Clock, Instance, Item, Provider, Store, Wanted
 from dormouse_kit import log
 from dormouse_proto import control_pb2, state_pb2
 
 from dormouse_operator import metrics, status
+from dormouse_operator.counting import Counts
+from dormouse_operator.deleting import Deleter
 from dormouse_operator.demands import Demands
 from dormouse_operator.functions import FunctionLoop, Parts
 from dormouse_operator.links import Dialer, Links
 from dormouse_operator.mirror import Mirror
+from dormouse_operator.orphans import Orphans
 from dormouse_operator.registering import Registering
 from dormouse_operator.space import Space
+from dormouse_operator.sweeping import Sweeper
 from dormouse_operator.view import View
 from dormouse_operator.writes import Writer
 
@@ -47,6 +51,7 @@ class Leader:
         registering: Registering | None = None,
         looked: Callable[[str], None] = lambda uid: None,
         space: Space | None = None,
+        removal_wait: float | None = None,
     ) -> None:
         self.space = space
         self.store = store
@@ -60,6 +65,10 @@ class Leader:
         self._gateways = Mirror(store, clock, keys.gateways, self._gateway_changed)
         self._links = Links(dialer, clock, name, leader_new, self._heard, self._worker_changed)
         self.view.links = self._links
+        self.counts = Counts(self.view, lambda: space.used if space is not None else None)
+        self.sweeper = Sweeper(store, clock, keys, self.view, self.counts, leader_new=leader_new, removal_wait=removal_wait)
+        self.deleter = Deleter(store, clock, keys, leader_new, self._replaced)
+        self._orphans = Orphans(store, clock, keys, self.view, leader_new)
         self._provider = provider
         writer = Writer(store, keys, leader_new)
         self._parts = Parts(clock, self.view, self.demands, provider, writer, self.registry, self._maps, looked)
@@ -84,6 +93,8 @@ class Leader:
                 metrics.LEADING.set(1)
                 log.event("leading", functions=len(self.view.functions))
                 group.create_task(self._observe())
+                group.create_task(self.sweeper.run())
+                group.create_task(self._orphans.run())
                 for uid in list(self.view.functions):
                     self._changed(uid)
         finally:
@@ -128,6 +139,7 @@ class Leader:
             self._loops.pop(loop.uid, None)
         self.demands.forget(loop.uid)
         self._times.forget(loop.uid)
+        self.counts.forget(loop.uid)
         self._looked(loop.uid)
         if not any(r.function.label == label for r in self.view.functions.values()):
             with contextlib.suppress(KeyError):
@@ -149,6 +161,29 @@ class Leader:
         if uid is not None:
             self.view.heard(worker, report)
             self.demands.worker(uid, worker, report)
+            registered = self.view.functions.get(uid)
+            if registered is not None and registered.entry.shards:
+                self._order(worker, self.counts.heard(uid, worker, report))
+                if (figures := self.counts.figures(uid)) is not None:
+                    metrics.counted(registered.function.label, figures.sessions, figures.hibernated)
+
+    def _order(self, worker: str, order: control_pb2.WorkerOrder) -> None:
+        """Without waiting for it. One that is lost is made again at the next report."""
+        task = asyncio.create_task(self._send(worker, order), name=f"order to {worker}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _send(self, worker: str, order: control_pb2.WorkerOrder) -> None:
+        await self._links.send(worker, order)
+
+    async def _replaced(self, function: Function, shard: int, sessions: Sequence[str]) -> None:
+        """The leader has written these sessions' records: their owner forgets what it has of them, and they are counted again."""
+        self.sweeper.forget(function.uid)
+        owner = self.view.owner(function.uid, shard)
+        if owner in self.view.workers(function.uid) and (report := self.view.report(owner)) is not None:
+            order = self.counts.heard(function.uid, owner, report)
+            order.limits.replaced.extend(sessions)
+            await self._links.send(owner, order)
 
     def _worker_changed(self, worker: str) -> None:
         uid = self.view.uid_of(worker)
@@ -211,7 +246,8 @@ class Leader:
         loop = self._loops.get(seen.entry.uid)
         decision = loop.decision if loop else Decision(0, "not decided yet", valid=False)
         problem = self.demands.route_problem(f"{seen.entry.namespace}/{seen.entry.name}")
-        return status.status(seen, decision, problem, self._times, int(self.clock.now() * 1_000_000), owners=owners)
+        figures = self.counts.figures(seen.entry.uid)
+        return status.status(seen, decision, problem, self._times, int(self.clock.now() * 1_000_000), figures, owners=owners)
 
 
 def _differ(before: Sequence[Instance] | None, after: Sequence[Instance] | None) -> set[str]:

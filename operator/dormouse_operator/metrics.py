@@ -1,5 +1,6 @@
 """The operator's Prometheus series."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 
 from dormouse_core.autoscaling import Decision, Workers
@@ -12,6 +13,9 @@ STARTING = Gauge("dormouse_workers_starting", "Workers that were ordered and hav
 DECISIONS = Counter("dormouse_autoscaler_decisions", "Decisions by whether enough was known to scale down", ["function", "valid"])
 SHARDS = Counter("dormouse_shards_moved", "Shards written by the coordinator: assign, failover, plan, cancel", ["function", "action"])
 LEADING = Gauge("dormouse_leading", "1 while this process leads")
+SESSIONS = Gauge("dormouse_sessions", "Live sessions, in memory or in the store, as counted last", ["function"])
+HIBERNATED = Gauge("dormouse_hibernated_bytes", "Bytes of records in the store that are in nobody's memory", ["function"])
+REMOVED = Counter("dormouse_removed_records", "Records of sleeping functions that were removed after their time")
 EVENT_AGE = Gauge("dormouse_event_age_seconds", "Seconds since the store's watch was last heard", ["watch"])
 STORE_USED = Gauge("dormouse_store_used_fraction", "Fraction of etcd's quota that keys take; NaN: not known")
 STORE_BYTES = Gauge("dormouse_store_bytes", "Bytes of a member's file: all of it (what the quota counts), in use", ["endpoint", "part"])
@@ -35,10 +39,18 @@ def age(watch: str, read: Callable[[], float]) -> None:
     EVENT_AGE.labels(watch).set_function(read)
 
 
+def counted(function: str, sessions: int, hibernated: int) -> None:
+    SESSIONS.labels(function).set(sessions)
+    HIBERNATED.labels(function).set(hibernated)
+
+
 def forget(function: str) -> None:
     """A deleted function's series end with it."""
     for series in (WANTED, READY, STARTING):
         series.remove(function)
+    for counted_series in (SESSIONS, HIBERNATED):
+        with contextlib.suppress(KeyError):  # a stateless function's was never counted
+            counted_series.remove(function)
     for valid in ("true", "false"):
         DECISIONS.remove(function, valid)
 

@@ -72,6 +72,15 @@ class ControlService(control_pb2_grpc.ControlServicer):
 
         return await _answer(run, context)
 
+    async def DeleteSessions(  # noqa: N802
+        self, request: control_pb2.DeleteSessionsRequest, context: Any
+    ) -> control_pb2.DeleteSessionsResponse:
+        async def run() -> control_pb2.DeleteSessionsResponse:
+            seen = self._leader.find(request.namespace, request.name)
+            return control_pb2.DeleteSessionsResponse(deleted=await self._leader.deleter.delete(seen, request))
+
+        return await _answer(run, context)
+
     def _get(self, request: control_pb2.GetRequest) -> control_pb2.GetResponse:
         if request.name:
             return control_pb2.GetResponse(functions=[self._leader.status(request.namespace, request.name, owners=request.owners)])

@@ -8,6 +8,8 @@ from dormouse_core.observations import FunctionSeen
 from dormouse_core.spec import spec_from_json
 from dormouse_proto import control_pb2
 
+from dormouse_operator.counting import Figures
+
 
 class Times:
     """Since when a condition has had its status, and since when a function sleeps, as far as this leader has seen."""
@@ -28,7 +30,14 @@ class Times:
 
 
 def status(
-    seen: FunctionSeen, decision: Decision, route_problem: str, times: Times, now_us: int, *, owners: bool = False
+    seen: FunctionSeen,
+    decision: Decision,
+    route_problem: str,
+    times: Times,
+    now_us: int,
+    figures: Figures | None = None,
+    *,
+    owners: bool = False,
 ) -> control_pb2.FunctionStatus:
     entry = seen.entry
     wanted, why = lifecycle.wanted_of_target(seen, decision)
@@ -48,7 +57,9 @@ def status(
         phase=phase,
         replicas=wanted,
         ready_replicas=len(ready),
-        sessions=sum(w.report.sessions for w in seen.workers.values() if w.report is not None),
+        sessions=figures.sessions if figures else sum(w.report.sessions for w in seen.workers.values() if w.report is not None),
+        hibernated_bytes=figures.hibernated if figures else 0,
+        sessions_known=figures is not None,
         asleep_since_us=asleep_since if phase == "Asleep" else 0,
         conditions=conditions,
         reason=why,

@@ -4,7 +4,7 @@ The mirrors call `map_changed` and `function_changed` for every key; parsing hap
 dictionaries. A value that does not parse is one item's trouble: it is logged and left out, as if it were not there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -123,6 +123,19 @@ class View:
 
     def uid_of(self, worker: str) -> str | None:
         return self._uid_of_worker.get(worker)
+
+    def workers(self, uid: str) -> Collection[str]:
+        """The names of the function's workers whose leases live."""
+        return self._maps.get(uid, _EMPTY).workers.keys()
+
+    def owner(self, uid: str, shard: int) -> str:
+        """'': nobody, as far as is known."""
+        found = self._maps.get(uid, _EMPTY).shards.get(shard)
+        return found.owner if found else ""
+
+    def report(self, worker: str) -> control_pb2.WorkerReport | None:
+        """The latest that still says something of now."""
+        return self.links.report(worker) if self.links is not None else None
 
     def heard(self, worker: str, report: control_pb2.WorkerReport) -> None:
         """Notes since when a shard is stopped: from the first report that said so, by this leader's clock (workers' clocks may be off)."""

@@ -207,7 +207,7 @@ class Condition(_message.Message):
     def __init__(self, type: _Optional[str] = ..., status: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., since_us: _Optional[int] = ...) -> None: ...
 
 class FunctionStatus(_message.Message):
-    __slots__ = ("namespace", "name", "uid", "revision", "phase", "replicas", "ready_replicas", "sessions", "asleep_since_us", "conditions", "reason", "autoscaled", "workers", "owners", "calls", "wanted_revision", "hibernated_bytes", "stored_sessions", "stored_known")
+    __slots__ = ("namespace", "name", "uid", "revision", "phase", "replicas", "ready_replicas", "sessions", "asleep_since_us", "conditions", "reason", "autoscaled", "workers", "owners", "calls", "wanted_revision", "hibernated_bytes", "sessions_known")
     class OwnersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -239,8 +239,7 @@ class FunctionStatus(_message.Message):
     CALLS_FIELD_NUMBER: _ClassVar[int]
     WANTED_REVISION_FIELD_NUMBER: _ClassVar[int]
     HIBERNATED_BYTES_FIELD_NUMBER: _ClassVar[int]
-    STORED_SESSIONS_FIELD_NUMBER: _ClassVar[int]
-    STORED_KNOWN_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_KNOWN_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     name: str
     uid: str
@@ -258,9 +257,8 @@ class FunctionStatus(_message.Message):
     calls: _containers.ScalarMap[str, int]
     wanted_revision: str
     hibernated_bytes: int
-    stored_sessions: int
-    stored_known: bool
-    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., revision: _Optional[str] = ..., phase: _Optional[str] = ..., replicas: _Optional[int] = ..., ready_replicas: _Optional[int] = ..., sessions: _Optional[int] = ..., asleep_since_us: _Optional[int] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., reason: _Optional[str] = ..., autoscaled: _Optional[bool] = ..., workers: _Optional[_Iterable[str]] = ..., owners: _Optional[_Mapping[int, str]] = ..., calls: _Optional[_Mapping[str, int]] = ..., wanted_revision: _Optional[str] = ..., hibernated_bytes: _Optional[int] = ..., stored_sessions: _Optional[int] = ..., stored_known: _Optional[bool] = ...) -> None: ...
+    sessions_known: bool
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., revision: _Optional[str] = ..., phase: _Optional[str] = ..., replicas: _Optional[int] = ..., ready_replicas: _Optional[int] = ..., sessions: _Optional[int] = ..., asleep_since_us: _Optional[int] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., reason: _Optional[str] = ..., autoscaled: _Optional[bool] = ..., workers: _Optional[_Iterable[str]] = ..., owners: _Optional[_Mapping[int, str]] = ..., calls: _Optional[_Mapping[str, int]] = ..., wanted_revision: _Optional[str] = ..., hibernated_bytes: _Optional[int] = ..., sessions_known: _Optional[bool] = ...) -> None: ...
 
 class ApplyRequest(_message.Message):
     __slots__ = ("manifest",)

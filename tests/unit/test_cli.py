@@ -245,12 +245,14 @@ def status(**fields: object) -> control_pb2.FunctionStatus:
 
 
 def test_functions_as_a_table() -> None:
-    assert printing.functions([status(sessions=3)], "").splitlines() == [
-        "NAMESPACE  NAME  PHASE  READY  SESSIONS  ASLEEP",
-        "ns         fn    Ready  1/2    3         -",
+    found = [status(sessions=3), status(sessions=4, hibernated_bytes=5 << 20, sessions_known=True)]
+    assert printing.functions(found, "").splitlines() == [
+        "NAMESPACE  NAME  PHASE  READY  SESSIONS  HIBERNATED  ASLEEP",
+        "ns         fn    Ready  1/2    3         -           -",
+        "ns         fn    Ready  1/2    4         5MiB        -",
     ]
     wide = printing.functions([status(reason="load", revision="r1", wanted_revision=wanted) for wanted in ("r1", "r2")], "wide")
-    assert [line.split()[6:8] for line in wide.splitlines()] == [["REVISION", "WANTED"], ["r1", "-"], ["r1", "r2"]]
+    assert [line.split()[7:9] for line in wide.splitlines()] == [["REVISION", "WANTED"], ["r1", "-"], ["r1", "r2"]]
     assert "WHY" in wide
     assert printing.functions([], "") == "no functions"
 

@@ -175,9 +175,17 @@ class SessionsSpec(Struct, frozen=True, kw_only=True, rename="camel"):
     evict_after: Annotated[Duration, _between("1s", "8760h", "An idle session leaves the worker's memory after this; it stays stored.")] = (
         Duration("10m")
     )
-    ttl: Annotated[Duration, _between("1s", "87600h", "An idle session is removed after this.")] = Duration("24h")
+    ttl: Annotated[Duration, _between("1s", "87600h", "An idle session is over after this; it is removed a removal wait later.")] = (
+        Duration("24h")
+    )
     max_count: Annotated[
-        int, Meta(ge=1, le=limits.SESSIONS_MAX, description="A session beyond this many is refused (RESOURCE_EXHAUSTED).")
+        int,
+        Meta(
+            ge=1,
+            le=limits.SESSIONS_MAX,
+            description="A session beyond this many live ones is refused (RESOURCE_EXHAUSTED). With several workers it may be passed by "
+            "what they begin within the two seconds between their reports.",
+        ),
     ] = 1_000_000
     max_bytes: (
         Annotated[
@@ -185,7 +193,8 @@ class SessionsSpec(Struct, frozen=True, kw_only=True, rename="camel"):
             Meta(
                 ge=1,
                 le=2**53 - 1,
-                description="A session is refused once all sessions' state takes more bytes than this. Absent: no limit.",
+                description="A session is refused once the records of all live sessions together take this many bytes "
+                "(RESOURCE_EXHAUSTED); those that exist go on. Absent: no limit.",
             ),
         ]
         | None

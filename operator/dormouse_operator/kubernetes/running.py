@@ -73,6 +73,7 @@ class Term:
             registering=registry,
             looked=self._looked,
             space=space,
+            removal_wait=settings.removal_wait,
         )
         credentials = Credentials(users, keys, settings)
         applier = Applier(api, settings, self.copies.applied)

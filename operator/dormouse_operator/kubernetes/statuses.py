@@ -17,7 +17,7 @@ from dormouse_operator.kubernetes.api import Object
 from dormouse_operator.kubernetes.registry import timestamp
 from dormouse_operator.kubernetes.settings import Settings
 
-UNSTEADY = frozenset({"sessions"})
+UNSTEADY = frozenset({"sessions", "hibernatedBytes"})
 _BAD_WHEN_TRUE = frozenset({"NameTaken"})
 
 
@@ -50,6 +50,7 @@ def build_status(found: Object, told: control_pb2.FunctionStatus | None, said: S
         "selector": ",".join(f"{name}={value}" for name, value in sorted(names.selector(metadata["uid"]).items())),
         "readyReplicas": told.ready_replicas if told is not None else 0,
         "sessions": told.sessions if told is not None else 0,
+        "hibernatedBytes": told.hibernated_bytes if told is not None else 0,
         "asleepSince": _asleep_since(live, told),
         "revision": told.revision if told is not None else live.get("revision", ""),
         "wantedRevision": told.wanted_revision if told is not None else live.get("wantedRevision", ""),

@@ -31,7 +31,6 @@ SHORTEST_REST_SECONDS = 0.5
 RETRY_SECONDS = 1.0
 CREATING_SECONDS = 0.1  # a removal waits so long for sessions that are being created; beyond, they are created on the floor that it makes
 MOST_A_SCAN = 20_000  # removals of one shard in one scan; what is left is due still, and scanned again
-MOST_COPIES = 50
 MOST = TXN_OPS - 3  # deletions in one transaction: it also compares entry and floor, and writes the floor
 
 
@@ -158,7 +157,7 @@ class Sweeper:
     # ----------------------------------------------------------------------------------------------------------------- a removal
 
     async def _remove_all(self, shard: Shard, fence: int, due: Mapping[str, Due]) -> None:
-        copies = await quarantined(self._store, self._keys, self._function, shard.number, due)
+        copies = await scanning.quarantined(self._store, self._keys, self._function, shard.number, due)
         for batch in lifetimes.batches(due, copies, MOST):
             if shard.own.status is not Status.OWNED or shard.own.fence != fence:
                 return
@@ -218,17 +217,3 @@ class Sweeper:
         self._census.doubt(shard)
         for session in sessions:
             self._turns.forget(session)
-
-
-async def quarantined(store: Store, keys: Keys, function: Function, shard: int, due: Mapping[str, Due]) -> dict[str, tuple[str, ...]]:
-    """The broken copies of the sessions in `due`, by their records' keys. They go with their session."""
-    listing = await store.list(keys.quarantined(function, shard), limit=1, keys_only=True)
-    if not listing.items:
-        return {}
-    base, states = keys.quarantined(function, shard), keys.states(function, shard)
-    found: dict[str, tuple[str, ...]] = {}
-    for item in (await store.list(base, keys_only=True)).items:
-        key = states + item.key[len(base) :].rpartition("/")[0]
-        if key in due and len(found.get(key, ())) < MOST_COPIES:
-            found[key] = (*found.get(key, ()), item.key)
-    return found

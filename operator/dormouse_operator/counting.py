@@ -1,0 +1,62 @@
+"""How many sessions each function has and what they take in the store: from its workers' reports while it is awake, from the sweeper's
+scans while it sleeps. Told to people, and to each worker what the others have: `maxCount` and `maxBytes` are of the whole function.
+
+A figure that is not complete (a worker that is not heard, or has not counted what it took over) does not replace the last complete one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dormouse_proto import control_pb2
+
+from dormouse_operator.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """`sessions`: live ones; `stored`: bytes of their records; `hibernated`: bytes of all records that are in nobody's memory."""
+
+    sessions: int
+    stored: int
+    hibernated: int
+
+
+class Counts:
+    """`store_used`: the fraction of the store's quota in use; None: not known."""
+
+    def __init__(self, view: View, store_used: Callable[[], float | None] = lambda: None) -> None:
+        self.store_used = store_used
+        self._view = view
+        self._figures: dict[str, Figures] = {}  # by uid; the last complete ones
+
+    def figures(self, uid: str) -> Figures | None:
+        """None: not counted yet."""
+        return self._figures.get(uid)
+
+    def asleep(self, uid: str, figures: Figures) -> None:
+        """What a scan found of a function without workers."""
+        self._figures[uid] = figures
+
+    def forget(self, uid: str) -> None:
+        self._figures.pop(uid, None)
+
+    def heard(self, uid: str, worker: str, report: control_pb2.WorkerReport) -> control_pb2.WorkerOrder:
+        """What `worker`, which has just reported, is to be told."""
+        reports = {name: self._view.report(name) for name in self._view.workers(uid)}
+        reports[worker] = report
+        found = [r for r in reports.values() if r is not None]
+        others = [r for name, r in reports.items() if r is not None and name != worker]
+        sessions, stored = sum(r.stored_sessions for r in others), sum(r.stored_bytes for r in others)
+        if len(found) == len(reports) and all(r.counted for r in found):
+            self._figures[uid] = Figures(
+                sessions + report.stored_sessions, stored + report.stored_bytes, sum(r.hibernated_bytes for r in found)
+            )
+        elif others and (last := self._figures.get(uid)) is not None:
+            # While shards move, what is in motion is in nobody's count: the last complete one holds.
+            sessions = max(sessions, last.sessions - report.stored_sessions)
+            stored = max(stored, last.stored - report.stored_bytes)
+        limits = control_pb2.WorkerOrder.Limits(others_sessions=sessions, others_bytes=stored)
+        used = self.store_used()
+        if used is not None:
+            limits.store_used = used
+        return control_pb2.WorkerOrder(limits=limits)

@@ -1,0 +1,260 @@
+"""The leader counts and removes the sessions of functions that sleep, deletes sessions for people, and clears up after gone functions."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from dormouse_core import records, transactions
+from dormouse_core.errors import InvalidArgument, NotFound, Unavailable
+from dormouse_core.keys import Function
+from dormouse_core.seams import CreatedIs, Delete, Put, Txn
+from dormouse_core.sessions import session_key, shard_of
+from dormouse_operator.deleting import Deleter
+from dormouse_operator.orphans import Orphans
+from dormouse_proto import control_pb2, state_pb2
+from dormouse_testing.memory_store import REPLY_LOST, REQUEST_LOST
+from dormouse_testing.sleeping import KEYS, SHARDS, Sleeping, simulated
+
+# ------------------------------------------------------------------------------------------------------------------------ removal
+
+
+@simulated
+async def test_ended_and_expired_sessions_of_a_sleeping_function_are_removed_and_counted() -> None:
+    s = Sleeping()
+    sweeping = asyncio.create_task(s.sweeper.run())
+    for n in range(20):
+        s.put(f"ended{n}", ended=True)
+        s.put(f"idle{n}", ttl=30.0)
+    floor_us = s.now_us()
+    size = sum(len(i.value) for i in s.store.etcd.range(KEYS.states(s.functions[0])).items)
+    await asyncio.sleep(2.0)
+    figures = s.counts.figures("uid-0")
+    assert figures is not None
+    assert (figures.sessions, figures.hibernated) == (20, size)
+    await asyncio.sleep(6.0)
+    assert len(s.stored()) == 40, "10 s have not passed"
+    await asyncio.sleep(8.0)
+    assert sorted(s.stored()) == sorted(s.key(f"idle{n}") for n in range(20))
+    assert s.floor("ended0") == floor_us
+    await asyncio.sleep(35.0)
+    assert not s.stored()
+    figures = s.counts.figures("uid-0")
+    assert figures is not None
+    assert (figures.sessions, figures.hibernated) == (0, 0)
+    sweeping.cancel()
+
+
+@simulated
+async def test_without_a_time_that_can_be_trusted_nothing_is_over() -> None:
+    s = Sleeping(trusted=False)
+    sweeping = asyncio.create_task(s.sweeper.run())
+    s.put("a", ended=True)
+    await asyncio.sleep(3600.0)
+    assert len(s.stored()) == 1
+    sweeping.cancel()
+
+
+@simulated
+async def test_a_former_leader_and_a_shard_that_found_an_owner_are_left_alone() -> None:
+    s = Sleeping()
+    sweeping = asyncio.create_task(s.sweeper.run())
+    for n in range(20):
+        s.put(f"s{n}", ended=True)
+    for shard in range(SHARDS):
+        s.own(shard, "w-1", alive=True)
+    await asyncio.sleep(60.0)
+    assert len(s.stored()) == 20, "its owner removes them; the leader's copy of the map has not heard of it"
+    s.store.etcd.txn(Txn((), (Delete(KEYS.worker(s.functions[0], "w-1")), Delete(KEYS.leader))))
+    s.store.etcd.txn(Txn((), (Put(KEYS.leader, b"another"),)))
+    await asyncio.sleep(60.0)
+    assert len(s.stored()) == 20, "it leads no more"
+    sweeping.cancel()
+
+
+def test_negative_control_without_its_election_key_the_former_leader_would_remove(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = transactions.remove
+
+    def unfenced(*args: Any, **given: Any) -> Txn:
+        txn = real(*args, **given)
+        return Txn(tuple(c for c in txn.compares if not isinstance(c, CreatedIs)), txn.writes)
+
+    monkeypatch.setattr(transactions, "remove", unfenced)
+
+    @simulated
+    async def play() -> None:
+        s = Sleeping()
+        sweeping = asyncio.create_task(s.sweeper.run())
+        s.put("a", ended=True)
+        s.store.etcd.txn(Txn((), (Delete(KEYS.leader),)))
+        s.store.etcd.txn(Txn((), (Put(KEYS.leader, b"another"),)))
+        await asyncio.sleep(60.0)
+        assert not s.stored()
+        sweeping.cancel()
+
+    play()
+
+
+@simulated
+async def test_trouble_with_the_store_or_with_one_record_stops_no_sweep() -> None:
+    s = Sleeping(2)
+    sweeping = asyncio.create_task(s.sweeper.run())
+    broken = s.write(s.key("broken"), b"\x01garbage")
+    newer = s.write(s.key("newer"), b"\x09from the future")
+    s.write(KEYS.floor(s.functions[0], shard_of(session_key("", "a"), SHARDS)), b"\xff\xff")
+    s.put("a", ended=True)
+    s.put("b", ended=True, function=1)
+    for fault in (REQUEST_LOST, REPLY_LOST):
+        s.store.fault("txn", fault)
+        s.store.fault("list", fault)
+    await asyncio.sleep(120.0)
+    assert sorted(s.stored(0)) == sorted([broken, newer])
+    assert s.stored(1) == []
+    sweeping.cancel()
+
+
+@simulated
+async def test_a_sleeping_function_costs_no_read_until_something_is_due() -> None:
+    s = Sleeping(100)
+    sweeping = asyncio.create_task(s.sweeper.run())
+    for n in range(100):
+        s.put("a", function=n, ttl=86_400.0)
+    await asyncio.sleep(60.0)
+    reads, began = sum(s.store.calls.values()), time.process_time()
+    await asyncio.sleep(3600.0)
+    assert sum(s.store.calls.values()) == reads
+    assert time.process_time() - began < 0.01 * 3600, "1 % of a core"
+    sweeping.cancel()
+
+
+# ----------------------------------------------------------------------------------------------------------------------- deletion
+
+
+class People:
+    def __init__(self, s: Sleeping) -> None:
+        self.s = s
+        self.told: list[str] = []
+        self.deleter = Deleter(s.store, s.clock, KEYS, s.leader_new, self._told)
+
+    async def _told(self, function: Function, shard: int, sessions: Any) -> None:
+        self.told += sessions
+
+    async def delete(self, **which: str) -> int:
+        seen = self.s.view.seen("uid-0")
+        assert seen is not None
+        return await self.deleter.delete(seen, control_pb2.DeleteSessionsRequest(namespace="ns", name="fn0", **which))
+
+
+def record_of(s: Sleeping, key: str) -> records.Record:
+    item = s.store.etcd.item(key)
+    assert item is not None
+    return records.decode(item.value)
+
+
+@simulated
+async def test_a_deleted_session_leaves_a_tombstone_without_content_and_no_floor() -> None:
+    s = Sleeping()
+    people = People(s)
+    key = s.put("a")
+    s.put("b")
+    copy = s.write(KEYS.quarantine(s.functions[0], shard_of("/s:a", SHARDS), "/s:a", 7), b"broken")
+    other = s.write(KEYS.quarantine(s.functions[0], shard_of("/s:a", SHARDS), "/s:ab", 7), b"broken")
+    assert await people.delete(session="/s:a") == 1
+    record = record_of(s, key)
+    assert (record.body.tombstone, record.tensors, record.body.expires_us) == (True, (), s.now_us())
+    assert [(k.id, k.reply) for k in record.body.kept] == [("g-1", None)], "its keys stay: a call that ran does not run again"
+    assert not record_of(s, s.key("b")).body.tombstone
+    assert s.floor("a") == 0
+    assert people.told == ["/s:a"]
+    assert s.store.etcd.item(copy) is None
+    assert s.store.etcd.item(other) is not None
+    with pytest.raises(NotFound):
+        await people.delete(session="/s:none")
+    for wrong in ("none", "ü/i:1"):
+        with pytest.raises(InvalidArgument, match="percent-encoded"):
+            await people.delete(session=wrong)
+
+
+@simulated
+async def test_broken_records_and_those_of_a_newer_build_can_be_deleted() -> None:
+    s = Sleeping()
+    people = People(s)
+    for name, value in (("a", b"\x01garbage"), ("b", b"\x09from the future"), ("c", b"")):
+        key = s.write(s.key(name), value)
+        assert await people.delete(session=f"/s:{name}") == 1
+        body = record_of(s, key).body
+        assert (body.tombstone, body.horizon_us, body.newest_us) == (True, s.now_us(), s.now_us())
+
+
+@simulated
+async def test_a_tenants_sessions_are_deleted_and_no_neighbours() -> None:
+    s = Sleeping()
+    people = People(s)
+    tenants = ["", "a", "ab", "a/b", "a%2Fb", "A", "ä"]
+    for tenant in tenants:
+        for n in range(30):
+            s.put(f"s{n}", tenant=tenant)
+    for gone in (6, 1, 3, 0):
+        copy = s.write(KEYS.quarantine(s.functions[0], 1, session_key(tenants[gone], "x"), 7), b"broken")
+        assert await people.delete(tenant=tenants[gone]) == 30
+        assert await people.delete(tenant=tenants[gone]) == 0
+        assert s.store.etcd.item(copy) is None
+        for n, tenant in enumerate(tenants):
+            over = {record_of(s, s.key(f"s{m}", tenant)).body.tombstone for m in range(30)}
+            assert over == {n in (6, 1, 3, 0)[: (6, 1, 3, 0).index(gone) + 1]}, tenant
+
+
+@simulated
+async def test_a_session_that_is_written_meanwhile_is_deleted_all_the_same() -> None:
+    s = Sleeping()
+    people = People(s)
+    for n in range(10):
+        s.put(f"s{n}", tenant="t")
+    once = iter([True] * 3)
+
+    def step(method: str, request: object) -> None:
+        if method == "txn" and next(once, False):
+            s.put("s3", tenant="t")
+
+    s.store.hook = step  # type: ignore[assignment]
+    assert await people.delete(tenant="t") == 10
+    assert all(record_of(s, s.key(f"s{n}", "t")).body.tombstone for n in range(10))
+
+
+@simulated
+async def test_a_former_leader_deletes_nothing() -> None:
+    s = Sleeping()
+    people = People(s)
+    key = s.put("a")
+    s.store.etcd.txn(Txn((), (Delete(KEYS.leader),)))
+    s.store.etcd.txn(Txn((), (Put(KEYS.leader, b"another"),)))
+    for which in ({"session": "/s:a"}, {"tenant": ""}):
+        with pytest.raises(Unavailable, match="no longer leads"):
+            await people.delete(**which)
+    assert not record_of(s, key).body.tombstone
+
+
+# ------------------------------------------------------------------------------------------------------------- gone functions
+
+
+@simulated
+async def test_what_gone_functions_left_is_removed_and_nothing_else() -> None:
+    s = Sleeping()
+    kept = s.put("a")
+    gone, replaced = Function("ns", "gone", "uid-x"), Function("ns", "fn0", "uid-before")
+    alive = Function("ns", "alive", "uid-y")
+    unread = Function("ns", "unread", "uid-z")
+    for function in (gone, replaced, alive, unread):
+        s.write(KEYS.state(function, 1, "/s:a"), b"x")
+        s.write(KEYS.floor(function, 1), b"")
+        s.write(KEYS.shard(function, 1), b"")
+    s.write(KEYS.worker(alive, "w"), b"")
+    s.write(KEYS.function("ns", "unread"), b"\xff\xff")
+    late = Function("ns", "late", "uid-late")  # registered a moment ago: not yet in the leader's copy
+    s.write(KEYS.function("ns", "late"), state_pb2.FunctionEntry(namespace="ns", name="late", uid="uid-late").SerializeToString())
+    s.write(KEYS.state(late, 1, "/s:a"), b"x")
+    await Orphans(s.store, s.clock, KEYS, s.view, s.leader_new).once()
+    left = {item.key for root in (KEYS.maps, KEYS.root + "data/") for item in s.store.etcd.range(root).items}
+    of = {name: {key for key in left if f"/{name}/" in key} for name in ("uid-x", "uid-before", "uid-y", "uid-z", "uid-late")}
+    assert {name: len(keys) for name, keys in of.items()} == {"uid-x": 0, "uid-before": 0, "uid-y": 4, "uid-z": 3, "uid-late": 1}
+    assert kept in left
