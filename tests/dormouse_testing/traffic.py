@@ -1,0 +1,120 @@
+"""Sessions begun and ended as fast as the machine can, and what the store looks like meanwhile."""
+
+import asyncio
+import threading
+import time
+import urllib.request
+from dataclasses import dataclass, field
+
+import grpc
+import grpc.aio
+import numpy as np
+from dormouse_core import records
+from dormouse_core.keys import Keys
+from dormouse_kit.etcd import EtcdStore
+from dormouse_proto import inference_pb2, inference_pb2_grpc
+
+
+class Store:
+    """An etcd as an outsider sees it."""
+
+    def __init__(self, endpoint: str, keys: Keys) -> None:
+        self.endpoint = endpoint
+        self._prefix = f"{keys.root}data/"
+
+    def metric(self, name: str) -> float:
+        with urllib.request.urlopen(f"http://{self.endpoint}/metrics", timeout=10) as reply:
+            text = reply.read().decode()
+        return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(name + " "))
+
+    def in_use(self) -> int:
+        return int(self.metric("etcd_mvcc_db_total_size_in_use_in_bytes"))
+
+    def glances(self) -> list[records.Glance]:
+        """Every function's sessions, page by page."""
+        return asyncio.run(self._glances())
+
+    async def _glances(self) -> list[records.Glance]:
+        store = EtcdStore([self.endpoint])
+        found: list[records.Glance] = []
+        start = ""
+        try:
+            while True:
+                page = await store.list(self._prefix, start=start, limit=2000)
+                found += [records.glance(item.value) for item in page.items if "/state/" in item.key]
+                if not page.more:
+                    return found
+                start = page.items[-1].key
+        finally:
+            await store.close()
+
+
+@dataclass(frozen=True)
+class Sample:
+    seconds: float
+    begun: int
+    records: int
+    in_use: int
+
+
+@dataclass
+class Traffic:
+    """`ttl`, `wait`: the function's and the installation's, in seconds. `oldest`: the highest age of a record's last step that was seen."""
+
+    gateway: str
+    function: str
+    store: Store
+    ttl: float
+    wait: float
+    begun: int = 0
+    ended: int = 0
+    refusals: list[str] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    oldest: float = 0.0
+
+    def play(self, seconds: float, callers: int) -> None:
+        began = time.monotonic()
+        stop = threading.Event()
+        looking = threading.Thread(target=self._look, args=(began, stop))
+        looking.start()
+        try:
+            asyncio.run(self._call(began + seconds, callers))
+        finally:
+            stop.set()
+            looking.join(30)
+
+    def _look(self, began: float, stop: threading.Event) -> None:
+        while not stop.wait(0.5):
+            glances = self.store.glances()
+            now = time.time()
+            self.oldest = max([self.oldest, *(now - glance.newest_us / 1e6 for glance in glances)])
+            self.samples.append(Sample(time.monotonic() - began, self.begun, len(glances), self.store.in_use()))
+
+    async def _call(self, until: float, callers: int) -> None:
+        async with grpc.aio.insecure_channel(self.gateway) as channel:
+            stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            await asyncio.gather(*(self._caller(stub, number, until) for number in range(callers)))
+
+    async def _caller(self, stub: inference_pb2_grpc.GRPCInferenceServiceStub, number: int, until: float) -> None:
+        n = 0
+        while time.monotonic() < until:
+            n += 1
+            session = number * 10_000_000 + n
+            if await self._step(stub, session, start=True, end=False):
+                self.begun += 1
+                if n % 2 and await self._step(stub, session, start=False, end=True):
+                    self.ended += 1
+
+    async def _step(self, stub: inference_pb2_grpc.GRPCInferenceServiceStub, session: int, *, start: bool, end: bool) -> bool:
+        request = inference_pb2.ModelInferRequest(model_name=self.function)
+        request.inputs.add(name="x", datatype="FP32", shape=[1, 1])
+        request.raw_input_contents.append(np.ones(1, np.float32).tobytes())
+        request.parameters["sequence_id"].int64_param = session
+        request.parameters["sequence_start"].bool_param = start
+        request.parameters["sequence_end"].bool_param = end
+        try:
+            await stub.ModelInfer(request, timeout=60)
+        except grpc.aio.AioRpcError as error:
+            self.refusals.append(f"{error.code().name}: {error.details()}")
+            return False
+        return True

@@ -1,0 +1,157 @@
+"""The lives of sessions on the whole system: limits, removal awake and asleep, deletion, and a store that levels off under traffic."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import unavailable
+from dormouse.client import Client
+from dormouse_core.errors import Code, DormouseError
+from dormouse_core.keys import Keys
+from dormouse_testing.etcd_server import EtcdServer, NoEtcd
+from dormouse_testing.traffic import Store, Traffic
+from dormouse_testing.up import Up, missing, row, save_models, system
+
+KEYS = Keys("local")
+WAIT = 2.0  # seconds: the removal wait
+FEW = """
+apiVersion: dormouse.dev/v1alpha1
+kind: InferenceFunction
+metadata: {name: few}
+spec:
+  runtime: onnx
+  model: {uri: "file://total.onnx"}
+  sessions:
+    states: [{input: s, output: t, shape: [-1, 1], batchAxis: 0}]
+    ttl: 1s
+    maxCount: 3
+  scaleToZeroAfter: 3s
+"""
+LONG = FEW.replace("name: few", "name: long").replace("ttl: 1s", "ttl: 24h").replace("maxCount: 3", "maxCount: 1000")
+BUSY = FEW.replace("name: few", "name: busy").replace("ttl: 1s", "ttl: {ttl}").replace("maxCount: 3", "maxCount: 100000")
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    if reason := missing():
+        unavailable(reason)
+    save_models(tmp_path)
+    (tmp_path / "few.yaml").write_text(FEW)
+    (tmp_path / "long.yaml").write_text(LONG)
+    with system(tmp_path, "--removal-wait", "2s") as started:
+        started.wait_ready()
+        yield started
+
+
+def listed(up: Up, name: str, *more: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(up.command("sessions", name, *more, "-o", "json").stdout)
+    return found
+
+
+def test_the_fourth_live_session_is_refused_and_each_is_removed_after_its_time_also_asleep(up: Up) -> None:
+    begun: list[float] = []  # when each was answered
+    with Client(up.gateway) as client:
+        client.infer("few", {"x": row(1)}, sequence_id=1000, start=True, timeout=30)  # awake
+        time.sleep(1.1)
+        for n in range(1, 201):
+            asked, refused = time.monotonic(), None
+            try:
+                client.infer("few", {"x": row(1)}, sequence_id=n, start=True, timeout=30)
+                begun.append(time.monotonic())
+            except DormouseError as error:
+                refused = error
+            if refused is None:
+                assert sum(begun[-1] - at < 0.9 for at in begun) <= 3, "a fourth was taken"
+            else:
+                assert refused.code is Code.RESOURCE_EXHAUSTED, refused
+                assert refused.message == "spec.sessions.maxCount: 3 sessions found, at most 3 are allowed"
+                assert sum(asked - at < 1.1 for at in begun) >= 3, "three lived"
+        assert 3 <= len(begun) < 200
+    up.until_phase("few", "Asleep")
+    workers = len(up.supervisors())
+    began = time.monotonic()
+    up.until(lambda: not listed(up, "few"), 20.0)
+    assert time.monotonic() - began < 15.0
+    up.until(lambda: (up.get("few")["sessions"], up.get("few")["hibernatedBytes"]) == (0, "0"))
+    assert (up.get("few")["phase"], len(up.supervisors())) == ("Asleep", workers), "nobody was woken"
+
+
+def test_sessions_are_deleted_awake_and_asleep_and_no_neighbour_is_harmed(up: Up) -> None:
+    with Client(up.gateway) as client:
+
+        def step(session: str, tenant: str = "") -> float:
+            return float(client.infer("long", {"x": row(1)}, session=session, tenant=tenant, timeout=30).outputs["y"][0, 0])
+
+        tenants = ("", "a", "a/b", "ab")
+        for tenant in tenants:
+            for session in ("one", "two"):
+                assert [step(session, tenant) for _ in range(2)] == [1.0, 2.0]
+        assert "sessions deleted: 1" in up.command("sessions", "long", "/s:one", "--delete").stdout
+        assert step("one") == 1.0, "its owner has it in memory no more"
+        assert step("two") == 3.0
+        assert "deleted: 2" in up.command("sessions", "long", "--tenant", "a", "--delete").stdout
+        assert [step("one", "a"), step("one", "a/b"), step("one", "ab")] == [1.0, 3.0, 3.0]
+        up.until_phase("long", "Asleep")
+        up.until(lambda: up.get("long")["sessions"] == 7)
+        assert int(up.get("long")["hibernatedBytes"]) == sum(int(s["bytes"]) for s in listed(up, "long"))
+        workers = len(up.supervisors())
+        assert "deleted: 2" in up.command("sessions", "long", "--tenant", "a/b", "--delete").stdout
+        assert "deleted: 1" in up.command("sessions", "long", "/s:two", "--delete").stdout
+        assert up.command("sessions", "long", "/s:none", "--delete", check=False).stderr.strip().endswith("has no session /s:none")
+        up.until(lambda: up.get("long")["sessions"] == 4, 20.0)
+        assert (up.get("long")["phase"], len(up.supervisors())) == ("Asleep", workers), "nobody was woken"
+        assert [step("one", "a/b"), step("two"), step("one", "ab"), step("one")] == [1.0, 1.0, 4.0, 2.0]
+
+
+def traffic(folder: Path, seconds: float, ttl: float, quota: int, callers: int) -> tuple[Traffic, Store]:
+    """Sessions begun as fast as the machine can, half of them ended and half left to expire, on a store of `quota` bytes."""
+    save_models(folder)
+    (folder / "busy.yaml").write_text(BUSY.replace("{ttl}", f"{ttl:g}s"))
+    with EtcdServer(folder / "etcd", "--quota-backend-bytes", str(quota)) as etcd:
+        store = Store(etcd.endpoint, KEYS)
+        with system(folder, "--etcd-endpoints", etcd.endpoint, "--removal-wait", f"{ttl:g}s") as up:
+            up.wait_ready()
+            run = Traffic(up.gateway, "busy", store, ttl=ttl, wait=ttl)
+            run.play(seconds, callers)
+            up.until_phase("busy", "Asleep", seconds=30 + ttl)
+            up.until(lambda: not store.glances(), 3 * ttl + 30)
+    return run, store
+
+
+def judged(run: Traffic, ttl: float) -> None:
+    assert not run.refusals, run.refusals[:3]
+    assert run.ended > 100
+    # Half expire ttl after their step and are removed the wait later, in steps of a quarter of the wait, by scans that rest between.
+    assert run.oldest < 2 * ttl + max(ttl / 4, 1.0) + 5.0, f"a record was {run.oldest:.1f} s old"
+    third = len(run.samples) // 3
+    before, after = run.samples[third : 2 * third], run.samples[2 * third :]
+    rate = max(s.begun for s in after) / max(s.seconds for s in after)
+    assert max(s.records for s in after) < 1.5 * max(s.records for s in before) + 5 * rate, run.samples
+
+
+def test_under_steady_traffic_the_store_levels_off(tmp_path: Path) -> None:
+    """A shorter one than below."""
+    try:
+        run, _ = traffic(tmp_path, 10.0, 2.0, 64 << 20, 8)
+    except NoEtcd as error:
+        unavailable(str(error))
+    judged(run, 2.0)
+
+
+@pytest.mark.slow
+def test_an_hours_worth_of_traffic_in_minutes(tmp_path: Path) -> None:
+    try:
+        run, _ = traffic(tmp_path, 240.0, 10.0, 64 << 20, 32)
+    except NoEtcd as error:
+        unavailable(str(error))
+    print(
+        f"\n{run.begun / 240:.0f} sessions/s; oldest record {run.oldest:.1f} s; in use:",
+        [round(s.in_use / 2**20, 1) for s in run.samples][::10],
+    )
+    judged(run, 10.0)
+    third = len(run.samples) // 3
+    assert max(s.in_use for s in run.samples[2 * third :]) < 1.25 * max(s.in_use for s in run.samples[third : 2 * third])
+    assert max(s.in_use for s in run.samples) < 0.7 * (64 << 20)
