@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
-from dormouse_core import records, steps, transactions
+from dormouse_core import lifetimes, records, steps, transactions
 from dormouse_core.seams import Delete, Put, Txn
 from dormouse_core.steps import Refuse, Resolution
+from dormouse_operator.sweeping import Sweeper as LeaderSweeper
 from dormouse_worker.sessions import Answer
 from dormouse_worker.sessions.commits import Committer, Pending
+from dormouse_worker.sessions.removal import Sweeper
 from dormouse_worker.sessions.turns import Turns
 
 Patch = Callable[[Any, str, Any], None]  # monkeypatch.setattr
@@ -160,6 +162,22 @@ def the_kept_keys_remember_all(patch: Patch) -> None:
     patch(steps, "resolve", resolve)
 
 
+def unfenced_removal(patch: Patch) -> None:
+    real = transactions.remove
+    patch(transactions, "remove", lambda *args, **given: replace(real(*args, **given), compares=()))
+    patch(Sweeper, "_is_free", lambda self, session, mod: True)  # else the comparisons are seldom what saves a session
+    patch(LeaderSweeper, "_is_owned", _nobody)
+
+
+async def _nobody(*_: object) -> bool:
+    return False
+
+
+def removal_at_once(patch: Patch) -> None:
+    """Ended and expired records are removed without a wait."""
+    patch(lifetimes, "due_us", lambda glance, wait_us: glance.expires_us)
+
+
 LOSSES = frozenset({"lost", "fork", "twice", "ack-uncommitted", "reply-differs"})
 CONTROLS = [
     Control("no compares at all", no_compares, LOSSES),
@@ -169,6 +187,8 @@ CONTROLS = [
     Control("no horizon", no_horizon, frozenset({"twice"})),
     Control("no tombstones", no_tombstone, LOSSES | {"false-missing"}),
     Control("no floors", no_floor, frozenset({"twice", "reply-differs"})),
+    Control("removals compare nothing", unfenced_removal, LOSSES | {"removed-early", "false-missing"}),
+    Control("removal without a wait", removal_at_once, frozenset({"removed-early"})),
     Control("no order of starts", no_start_order, frozenset({"late-start"})),
     Control("'no such session' from memory", unconfirmed_refusals, frozenset({"false-missing", "reply-differs"})),
     Control("a failed compare means no", failed_compare_means_no, LOSSES | {"false-again"}),

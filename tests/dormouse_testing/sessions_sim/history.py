@@ -63,10 +63,12 @@ def chain_of(data: bytes) -> tuple[int, ...]:
 
 
 class History:
-    def __init__(self, clock_slack_us: int) -> None:
+    def __init__(self, clock_slack_us: int, removal_wait_us: int) -> None:
+        """`removal_wait_us`: 0: no record is removed."""
         self.calls: dict[int, Call] = {}
         self.sessions: dict[str, _Session] = {}
         self._slack_us = clock_slack_us
+        self._wait_us = removal_wait_us
         self._landed: set[bytes] = set()  # write ids
         self._denied: set[bytes] = set()  # write ids of steps that were refused with `dormouse-again`
         self._writes: dict[object, list[bytes]] = {}  # by copy of a call
@@ -82,9 +84,16 @@ class History:
             if it.last is not None and it.last.chain is not None and it.last.expires_us > now_us + self._slack_us:
                 # Only without tombstones: the end of a session.
                 it.unnamed.append((it.last.chain, Version(event.mod_revision, None, None, None, 0, it.last.step + 1)))
+            last = it.last
+            if self._wait_us and last is not None and last.expires_us + self._wait_us > now_us + self._slack_us:
+                raise Violation("removed-early", f"the record of {session} is removed while its time is not over: {last}")
             it.versions.append(None)
             return
         record = decode(event.item.value)
+        if record.write_id.startswith(b"deleted/"):
+            it.kept = {kept.id for kept in record.body.kept}
+            it.versions.append(Version(event.mod_revision, None, None, None, record.body.expires_us, record.body.step))
+            return
         self._landed.add(record.write_id)
         if record.write_id in self._denied:
             raise Violation("false-again", f"a step of {session} is committed that was refused as one that never will be")

@@ -1,17 +1,27 @@
-"""A simple leader: gives the shards of dead workers away, moves shards for balance and for no reason, and removes old records.
+"""A simple leader: gives the shards of dead workers away, moves shards for balance and for no reason, removes old records and deletes
+sessions.
 
-It uses the same pure planner and the same transactions as the real coordinator. Now and then another leader is elected while this one's
-transactions are on their way.
+It uses the same pure planner and the same transactions as the real coordinator, and the real leader's sweeper and deleter. Now and then
+another leader is elected while this one's transactions are on their way.
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dormouse_core import placement, transactions
+from dormouse_core.errors import DormouseError
+from dormouse_core.keys import Function
 from dormouse_core.placement import Give, Move
-from dormouse_core.records import decode  # the real one, whatever a control puts in its place
-from dormouse_core.seams import Delete, Put, StoreError, Txn
-from dormouse_proto import state_pb2
+from dormouse_core.seams import Delete, Item, Put, StoreError, Txn
+from dormouse_core.spec import parse_manifest, spec_to_json
+from dormouse_operator.counting import Counts
+from dormouse_operator.deleting import Deleter
+from dormouse_operator.sweeping import Sweeper
+from dormouse_operator.view import View
+from dormouse_proto import control_pb2, state_pb2
+
+from dormouse_testing.leader_world import manifest
 
 if TYPE_CHECKING:
     from dormouse_testing.sessions_sim.world import World
@@ -22,13 +32,13 @@ TICK = 0.3
 class Leader:
     def __init__(self, world: "World") -> None:
         self.world = world
-        self.may_remove = False
 
     async def begin(self) -> None:
         from dormouse_testing.sessions_sim.world import FUNCTION, KEYS
 
         self.keys, self.function = KEYS, FUNCTION
         self.store = self.world.client("leader")
+        self.view = self._sees()
         self.world.etcd.txn(Txn((), (Put(KEYS.function(FUNCTION.namespace, FUNCTION.name), b"f"), Put(KEYS.leader, b"1"))))
         self._elected()
 
@@ -38,6 +48,17 @@ class Leader:
         assert leader is not None
         assert function is not None
         self.leader_new, self.function_new = leader.create_revision, function.create_revision
+        clock, keys = self.world.clock, self.keys
+        self.sweeper = Sweeper(
+            self.store,
+            clock,
+            keys,
+            self.view,
+            Counts(self.view),
+            leader_new=self.leader_new,
+            removal_wait=self.world.shape.removal_wait,
+        )
+        self.deleter = Deleter(self.store, clock, keys, self.leader_new, self._told)
 
     async def lead(self) -> None:
         rng = self.world.rng
@@ -97,7 +118,9 @@ class Leader:
             elif target != owners[shard]:
                 await self._write(transactions.plan(keys, f, shard, target, shard_mod=entries[shard][0], leader_new=self.leader_new))
         if self.world.shape.removal_wait:
-            await self._remove(entries)
+            await self.sweeper.once()
+        if self.world.troubled and rng.random() < self.world.shape.deletes:
+            await self._delete()
 
     async def _give(self, shard: int, target: str, entries: dict[int, tuple[int, int]]) -> None:
         if shard in entries:
@@ -110,33 +133,35 @@ class Leader:
         result = await self.store.txn(txn)
         self.world.trace(f"leader {'did' if result.succeeded else 'failed'} {[w.key.rpartition('map/')[2] for w in txn.writes]}")
 
-    async def _remove(self, entries: dict[int, tuple[int, int]]) -> None:
-        """Rule 9, for whatever shard: the fence and the records' own revisions protect a living owner."""
-        keys, f = self.keys, self.function
-        now_us = int(self.world.clock.now() * 1e6)
-        wait_us = int(self.world.shape.removal_wait * 1e6)
-        for shard, (mod, _) in entries.items():
-            floor_key = keys.floor(f, shard)
-            _, items = await self.store.get([floor_key])
-            floor = items.get(floor_key)
-            floor_us = state_pb2.Floor.FromString(floor.value).timestamp_us if floor else 0
-            gone: dict[str, int] = {}
-            for item in (await self.store.list(keys.states(f, shard))).items:
-                body = decode(item.value).body
-                over = body.tombstone or body.expires_us < now_us
-                if over and max(body.newest_us, 0 if body.tombstone else body.expires_us) + wait_us < now_us:
-                    gone[item.key] = item.mod_revision
-                    floor_us = max(floor_us, body.newest_us)
-            if gone:
-                await self._write(
-                    transactions.remove(
-                        keys,
-                        f,
-                        shard,
-                        gone,
-                        shard_mod=mod,
-                        floor_mod=floor.mod_revision if floor else 0,
-                        floor_us=floor_us,
-                        leader_new=self.leader_new,
-                    )
-                )
+    def _sees(self) -> View:
+        """The real sweeper's copy of the map: it has not heard of any worker, so it reads each time whether the shard's owner lives."""
+        view = View(self.keys, self.world.clock, lambda uid: None)
+        text = manifest(shards=self.world.shape.shards)
+        entry = state_pb2.FunctionEntry(
+            namespace=self.function.namespace,
+            name=self.function.name,
+            uid=self.function.uid,
+            spec=spec_to_json(parse_manifest(text).spec),
+            shards=self.world.shape.shards,
+        )
+        view.function_changed("", None, Item("", entry.SerializeToString(), 1, 1))
+        return view
+
+    async def _delete(self) -> None:
+        """Somebody deletes a session; its owner is told, or not."""
+        seen = self.view.seen(self.function.uid)
+        assert seen is not None
+        session = f"/i:{self.world.rng.randrange(self.world.shape.sessions) + 1}"
+        request = control_pb2.DeleteSessionsRequest(session=session)
+        try:
+            await self.deleter.delete(seen, request)
+            self.world.trace(f"deleted {session}")
+        except DormouseError as error:
+            self.world.trace(f"not deleted {session}: {error.message}")
+
+    async def _told(self, function: Function, shard: int, sessions: Sequence[str]) -> None:
+        if self.world.rng.random() < 0.5:
+            return
+        for process in self.world.instances.values():
+            if process is not None and process.ready:
+                process.sessions.hear(control_pb2.WorkerOrder.Limits(replaced=sessions))

@@ -40,6 +40,7 @@ class Shape:
     crashes: float = 0.12  # a second and instance
     ttl: float = 3600.0
     removal_wait: float = 0.0  # 0: nothing is removed
+    deletes: float = 0.0  # how often somebody deletes a session, a tick of the leader
     skew: float = 0.0  # seconds, of wall clocks
     gives_up: float = 0.05  # of calls: the client goes on with its next one
     copies: float = 0.15  # of attempts: another copy arrives, some time later
@@ -57,9 +58,9 @@ def shape_of(seed: int) -> Shape:
         Shape(shards=1, sessions=2, bad=0.12),
         Shape(instances=3, restless=1.0, crashes=0.05),
         Shape(sessions=1, calls=14, copies=0.4, starts=False),
-        Shape(ttl=1.5, removal_wait=0.5, copies=0.4),
+        Shape(ttl=1.5, removal_wait=0.5, copies=0.4, deletes=0.05),
         Shape(ttl=2.0, removal_wait=0.5, copies=0.4, starts=False, calls=6, gives_up=0.2),
-        Shape(crashes=0.4, bad=0.02, gives_up=0.0),
+        Shape(crashes=0.4, bad=0.02, gives_up=0.0, deletes=0.1),
         Shape(skew=0.5, bad=0.06),
         Shape(gives_up=0.6, copies=0.6, restless=1.0, calls=12, sessions=2),
         Shape(shards=1, restless=1.5, watch_delays=(1.0, 3.0), ends=0.5, bad=0.02, crashes=0.02, calls=12),
@@ -126,7 +127,7 @@ class World:
         self.shape = shape
         self.clock = SimClock()
         self.etcd = MemoryEtcd(self.clock)
-        self.history = History(clock_slack_us=int((2 * shape.skew + 0.001) * 1e6))
+        self.history = History(int((2 * shape.skew + 0.001) * 1e6), int(shape.removal_wait * 1e6))
         self.instances: dict[str, Process] = {}
         self.troubled = True
         self.processes = 0
@@ -202,7 +203,12 @@ class World:
             clock = self.skewed()
             process = Process(name, self.client(name, clock))
             settings = Settings(
-                shards=self.shape.shards, state_version="v1", ttl=self.shape.ttl, evict_after=self.rng.choice((0.5, 600.0)), step_limit=5.0
+                shards=self.shape.shards,
+                state_version="v1",
+                ttl=self.shape.ttl,
+                evict_after=self.rng.choice((0.5, 600.0)),
+                step_limit=5.0,
+                removal_wait=self.shape.removal_wait or 600.0,
             )
             process.sessions = Sessions(
                 FUNCTION,
@@ -324,7 +330,6 @@ class World:
             for _ in range(12):
                 if not self.violations:
                     await asyncio.sleep(1.0)
-                    self.leader.may_remove = True
             for client in clients:
                 client.finish()
             for process in self.instances.values():
