@@ -51,7 +51,7 @@ class Counts:
             self._figures[uid] = Figures(
                 sessions + report.stored_sessions, stored + report.stored_bytes, sum(r.hibernated_bytes for r in found)
             )
-        elif others and (last := self._figures.get(uid)) is not None:
+        elif len(reports) > 1 and (last := self._figures.get(uid)) is not None:
             # While shards move, what is in motion is in nobody's count: the last complete one holds.
             sessions = max(sessions, last.sessions - report.stored_sessions)
             stored = max(stored, last.stored - report.stored_bytes)

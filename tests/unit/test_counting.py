@@ -1,0 +1,80 @@
+"""What the leader knows of a function's sessions, what it tells each worker of the others', and how much memory sessions may take."""
+
+from pathlib import Path
+
+from dormouse_core import admission
+from dormouse_core.errors import ResourceExhausted, Unavailable
+from dormouse_operator.counting import Counts, Figures
+from dormouse_proto import control_pb2
+from dormouse_worker import memorylimit
+
+GIB = 1 << 30
+
+
+class View:
+    """The part of the leader's view that counting asks."""
+
+    def __init__(self) -> None:
+        self.reports: dict[str, control_pb2.WorkerReport | None] = {}
+
+    def workers(self, uid: str) -> list[str]:
+        return list(self.reports)
+
+    def report(self, worker: str) -> control_pb2.WorkerReport | None:
+        return self.reports[worker]
+
+
+def report(sessions: int, *, counted: bool = True) -> control_pb2.WorkerReport:
+    return control_pb2.WorkerReport(stored_sessions=sessions, stored_bytes=10 * sessions, hibernated_bytes=sessions, counted=counted)
+
+
+def test_each_worker_is_told_what_the_others_have_and_people_the_sum() -> None:
+    view = View()
+    counts = Counts(view, lambda: 0.5)  # type: ignore[arg-type]
+    view.reports = {"a": report(3), "b": report(5)}
+    limits = counts.heard("u", "a", report(4)).limits
+    assert (limits.others_sessions, limits.others_bytes, limits.store_used) == (5, 50, 0.5)
+    assert counts.figures("u") == Figures(9, 90, 9)
+
+
+def test_while_shards_move_the_last_complete_count_holds() -> None:
+    view = View()
+    counts = Counts(view)  # type: ignore[arg-type]
+    view.reports = {"a": report(3), "b": report(5)}
+    counts.heard("u", "a", report(3))
+    for moving in (report(0, counted=False), None):
+        view.reports = {"a": report(3), "b": moving}
+        limits = counts.heard("u", "a", report(3)).limits
+        assert limits.others_sessions == 5
+        assert not limits.HasField("store_used")
+        assert counts.figures("u") == Figures(8, 80, 8), "what is not complete replaces nothing"
+
+
+def test_what_is_not_counted_yet_refuses_only_where_it_decides() -> None:
+    store = admission.Store()
+
+    def refusal(**found: object) -> object:
+        given: dict[str, object] = {"sessions": 1, "bytes": 10, "counted": False, "ceiling": None, **found}
+        return admission.refusal(admission.Found(**given), 3, None, store, 0.0)  # type: ignore[arg-type]
+
+    assert refusal(ceiling=2) is None, "the whole function has fewer records than are allowed"
+    assert isinstance(refusal(ceiling=3), Unavailable)
+    assert isinstance(refusal(), Unavailable)
+    assert isinstance(refusal(sessions=3), ResourceExhausted)
+    assert refusal(counted=True) is None
+
+
+def test_sessions_take_a_part_of_the_containers_limit_or_of_the_machines_memory(tmp_path: Path) -> None:
+    own = tmp_path / "self"
+    own.write_text("0::/pod/container\n")
+    group = tmp_path / "pod" / "container"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text("max\n")
+    assert memorylimit.for_sessions(tmp_path, own, 8 * GIB) == 2 * GIB
+    (tmp_path / "pod" / "memory.max").write_text(f"{GIB}\n")
+    assert memorylimit.for_sessions(tmp_path, own, 8 * GIB) == GIB // 2
+    old = tmp_path / "old"
+    old.write_text("5:memory:/pod\n")
+    (tmp_path / "memory" / "pod").mkdir(parents=True)
+    (tmp_path / "memory" / "pod" / "memory.limit_in_bytes").write_text("1000000\n")
+    assert memorylimit.for_sessions(tmp_path, old, 8 * GIB) == 500_000
