@@ -143,8 +143,8 @@ async def test_free_space_comes_back_member_by_member(etcd_cluster: list[EtcdSer
     defragment = EtcdMembers.defragment
 
     async def noted(self: EtcdMembers, endpoint: str) -> None:
-        order.append(endpoint)
         await defragment(self, endpoint)
+        order.append(endpoint)
 
     monkeypatch.setattr(EtcdMembers, "defragment", noted)
     async with looked_after(*etcd_cluster, leading=True) as (store, members, _):

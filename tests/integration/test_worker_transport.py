@@ -18,6 +18,14 @@ from dormouse_worker import bootstrap, probing
 HOWS = ["at once", "after the headers", "in the body", "wrong type"]
 
 
+def answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), 1.0) as sock:
+            return probing.exchange(sock, "GET", "/")[0] == 200
+    except (OSError, ValueError):
+        return False
+
+
 @contextlib.contextmanager
 def envoy(folder: Path, change: Callable[[dict[str, Any]], None] = lambda protocol: None) -> Iterator[int]:
     """Its port. `change`: of the listener's HTTP/2 options."""
@@ -30,7 +38,7 @@ def envoy(folder: Path, change: Callable[[dict[str, Any]], None] = lambda protoc
         process = subprocess.Popen(command, env=bootstrap.environment(os.environ), stdout=log, stderr=log)
     try:
         limit = time.monotonic() + 20
-        while probing.get("127.0.0.1", port, "/", 1.0) != 200:
+        while not answers(port):
             assert process.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < limit
             time.sleep(0.02)
