@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from dormouse_core import transactions
 from dormouse_core.callkeys import CallKey
-from dormouse_core.errors import Unavailable
+from dormouse_core.errors import DataLoss, Unavailable
 from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Put, Txn
 from dormouse_core.sessions import session_key, shard_of
@@ -204,5 +204,35 @@ async def test_a_stalled_store_costs_time_and_nothing_else(own_etcd: EtcdServer)
             await asyncio.gather(*tasks)
         assert sum(caller.count for caller in callers) > before + 4
         assert not scene.workers["a-1"].lost.is_set()
+    finally:
+        await scene.close()
+
+
+async def test_broken_records_as_large_as_a_request_and_many_at_once_are_begun_again(etcd_server: EtcdServer, installation: str) -> None:
+    scene = Scene(etcd_server.endpoint, installation)
+    try:
+        await scene.lead()
+        worker = await scene.start("a")
+        await scene.assign("a")
+        await scene.owned_by("a")
+        sizes = [1_450_000] + [100] * 70
+        names = {f"broken {n}": size for n, size in enumerate(sizes)}
+
+        async def step(name: str, start: bool) -> Answer:
+            answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+            key = CallKey(time.time_ns() // 1000, f"g-{name}-{start}")
+            worker.submit(Step(session_key("", name), key, b"d", start, False, True, None, answered.set_result))
+            return await asyncio.wait_for(answered, 20)
+
+        for name, size in names.items():
+            session = session_key("", name)
+            key = scene.keys.state(F, shard_of(session, SHARDS), session)
+            await scene.store.txn(Txn((), (Put(key, b"\x01" + bytes(size)),)))
+        refused = await asyncio.gather(*(step(name, False) for name in names))
+        assert all(isinstance(answer.error, DataLoss) for answer in refused)
+        begun = await asyncio.gather(*(step(name, True) for name in names), step("innocent", True))
+        assert [answer.error for answer in begun] == [None] * (len(names) + 1)
+        copies = (await scene.store.list(scene.keys.data(F) + "quarantine/")).items
+        assert sorted(len(copy.value) - 1 for copy in copies) == sorted(sizes)
     finally:
         await scene.close()
