@@ -9,7 +9,7 @@ from dormouse_core.errors import Code, DormouseError, InvalidArgument
 from dormouse_proto import control_pb2, control_pb2_grpc
 
 from dormouse import documents, home, printing
-from dormouse.control import TIMEOUT, control, naming
+from dormouse.control import APPLY_TIMEOUT, TIMEOUT, control, naming
 
 DELETE_WAIT = 120.0  # seconds
 
@@ -26,7 +26,7 @@ def apply(options: Namespace) -> None:
     with control(home.find(options.dir)) as stub:
         for document in found.documents:
             with naming(document.where):
-                response = _applied(stub, control_pb2.ApplyRequest(manifest=document.text))
+                response = _applied(stub, control_pb2.ApplyRequest(manifest=document.text, refresh=options.refresh))
             print(f"{response.function.namespace}/{response.function.name} {response.outcome}", flush=True)
 
 
@@ -34,7 +34,7 @@ def _applied(stub: control_pb2_grpc.ControlStub, request: control_pb2.ApplyReque
     deadline = time.monotonic() + DELETE_WAIT
     while True:
         try:
-            response: control_pb2.ApplyResponse = stub.Apply(request, timeout=TIMEOUT)
+            response: control_pb2.ApplyResponse = stub.Apply(request, timeout=APPLY_TIMEOUT)
             return response
         except grpc.RpcError as error:
             # The name of a function that is being deleted is free again in a moment: wait for it, as kubectl's users do by hand.

@@ -11,6 +11,7 @@ from dormouse_proto import control_pb2_grpc
 from dormouse.home import Home
 
 TIMEOUT = 15.0  # seconds
+APPLY_TIMEOUT = 120.0  # seconds: the operator reads the model first
 RESTART = 10.0  # seconds
 
 

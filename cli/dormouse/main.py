@@ -108,6 +108,8 @@ def parser() -> argparse.ArgumentParser:
         help="manifests, YAML or JSON: a file of one or several, a folder, or - for standard input; may be repeated",
     )
 
+    apply.add_argument("--refresh", action="store_true", help="read the models' content again, each as a new revision")
+
     get = _command(commands, "get", "show functions")
     get.add_argument("function", nargs="?", default="", metavar="[NAMESPACE/]NAME")
     get.add_argument("-n", "--namespace", default="", help="only this namespace")

@@ -5,7 +5,6 @@ job and no more: how many should run, and of what, is the operator's.
 """
 
 import asyncio
-import contextlib
 import json
 import os
 import sys
@@ -18,11 +17,12 @@ from signal import Signals
 from dormouse_core import workerfile
 from dormouse_core.errors import FailedPrecondition
 from dormouse_core.workerfile import WorkerFile
-from dormouse_kit import log
+from dormouse_kit import contents, log
 from dormouse_kit.processes import Child
 from dormouse_proto import control_pb2, state_pb2
 
 BACKOFF = (1.0, 60.0)  # seconds before a restart: first, longest; doubled by each failure
+LOOK = 1.0  # seconds between looks at the files of a model that did not load
 HEALTHY = 60.0  # seconds of running after which the next failure counts as the first
 MUTE_FAILURES = 3  # ends without a reason that are taken as accidents before they are called a problem
 
@@ -39,6 +39,7 @@ class _Supervisor:
     exit_code: int | None = None
     failures: int = 0
     problem: state_pb2.Problem | None = None
+    stamp: contents.Stamp | None = None  # of the model's files, before the last try
     wanted: asyncio.Event = field(default_factory=asyncio.Event)  # set to end a back-off early
 
 
@@ -119,9 +120,7 @@ class Supervisors:
                     break
                 pause = min(BACKOFF[0] * 2 ** max(s.failures - 1, 0), BACKOFF[1])
                 log.event("a worker's supervisor ended", instance=s.instance, code=s.exit_code, again_in=pause)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await s.wanted.wait()
+                await self._rest(s, pause)
                 s.wanted.clear()
         finally:
             if s.child is not None:
@@ -129,12 +128,26 @@ class Supervisors:
             _remove(spec)
             self._all.pop(s.instance, None)
 
+    async def _rest(self, s: _Supervisor, pause: float) -> None:
+        """Between two tries. What was mended is tried at once: the model's files are looked at, not read, each second."""
+        until = time.monotonic() + pause
+        while (left := until - time.monotonic()) > 0:
+            try:
+                async with asyncio.timeout(min(left, LOOK)):
+                    await s.wanted.wait()
+                return
+            except TimeoutError:
+                if await asyncio.to_thread(_stamp, s.file) != s.stamp:
+                    log.event("the model's files changed: it is tried again", instance=s.instance)
+                    return
+
     async def _once(self, s: _Supervisor, spec: Path) -> None:
         reason = self._reasons / f"{s.instance}.json"
         _remove(reason)
         self._count += 1
         admin = self._sockets / f"w{self._count}.sock"  # short, and never one that a process of before may still hold
         began = time.monotonic()
+        s.stamp = await asyncio.to_thread(_stamp, s.file)
         s.child = await Child.start(s.instance, self._command(s.instance, spec, admin, reason))
         log.event("started a worker", instance=s.instance, pid=s.child.pid)
         try:
@@ -167,6 +180,15 @@ class Supervisors:
         except TimeoutError:
             log.warning("a worker did not end in time and is killed", instance=s.instance, grace=s.grace)
             return await s.child.kill()
+
+
+def _stamp(file: WorkerFile) -> contents.Stamp | None:
+    """None: its model is not there, or not on this machine."""
+    path = contents.place(file.spec, file.model_root)
+    try:
+        return None if path is None else contents.stamp(path, contents.beside(file.spec))
+    except OSError:
+        return None
 
 
 def _remove(path: Path) -> None:

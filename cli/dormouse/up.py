@@ -23,6 +23,7 @@ from dormouse_kit.grpc_options import channel_options
 from dormouse_proto import control_pb2, control_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 from dormouse import documents, parts
+from dormouse.control import APPLY_TIMEOUT
 from dormouse.home import Home, Run
 from dormouse.parts import Part
 from dormouse.supervisors import Supervisors, worker_command
@@ -142,7 +143,7 @@ async def _begin(home: Home, control: str, ports: parts.Ports, endpoints: Sequen
             log.warning("a manifest was not applied", error=sentence)
         for document in found.documents:
             try:
-                response = await stub.Apply(control_pb2.ApplyRequest(manifest=document.text), timeout=10.0)
+                response = await stub.Apply(control_pb2.ApplyRequest(manifest=document.text), timeout=APPLY_TIMEOUT)
                 log.event(response.outcome, manifest=document.where, function=document.function)
             except grpc.aio.AioRpcError as error:
                 log.warning("a manifest was not applied", manifest=document.where, error=error.details())

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from dormouse_proto import state_pb2
 
 from dormouse_core.autoscaling import Decision, Workers
+from dormouse_core.errors import Code
 from dormouse_core.observations import FunctionSeen, WorkerSeen
 from dormouse_core.seams import Instance
 
@@ -52,7 +53,14 @@ class Purge:
     reason: str
 
 
-Step = Scale | Prove | Report | Purge
+@dataclass(frozen=True, slots=True)
+class Forsake:
+    """Forget how to start the proved revision: what it was proved with is not there any more, and none of its workers is left."""
+
+    reason: str
+
+
+Step = Scale | Prove | Report | Forsake | Purge
 
 
 def count(seen: FunctionSeen) -> Workers:
@@ -122,7 +130,19 @@ def _judge(seen: FunctionSeen) -> list[Step]:
             problem.revision = seen.entry.revision
             if not seen.entry.HasField("problem") or seen.entry.problem != problem:
                 return [Report(problem, f"instance {instance.name} ended: {problem.message}")]
-            return []
+            break
+    return _forsake(seen)
+
+
+def _forsake(seen: FunctionSeen) -> list[Step]:
+    """Callers are not held for a revision that cannot come any more while the wanted one has a problem: they are told that problem. A model
+    that was proved and is FAILED_PRECONDITION now was proved with other bytes."""
+    if not (seen.entry.HasField("problem") and seen.entry.proved_spec) or any(w.serving for w in seen.of(seen.serving_revision)):
+        return []
+    for instance in seen.instances or ():
+        problem = instance.problem if instance.exited and instance.revision == seen.serving_revision else None
+        if problem is not None and problem.code == Code.FAILED_PRECONDITION:
+            return [Forsake(f"instance {instance.name} ended: {problem.message}")]
     return []
 
 

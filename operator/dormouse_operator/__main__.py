@@ -13,10 +13,11 @@ from dormouse_kit.etcd import EtcdMembers, EtcdStore
 from dormouse_kit.grpc_options import server_options
 from dormouse_proto import state_pb2
 
-from dormouse_operator import services, settings, terms
+from dormouse_operator import local_contents, services, settings, terms
 from dormouse_operator.dialing import GrpcDialer
 from dormouse_operator.leading import Leader
 from dormouse_operator.providers import LocalProvider
+from dormouse_operator.registering import Registering
 from dormouse_operator.settings import Settings
 from dormouse_operator.space import Space
 
@@ -39,6 +40,7 @@ async def run(s: Settings) -> int:
     try:
         if not await terms.campaigned(election, stop):
             return 0
+        registering = Registering(store, keys, clock, election.election, local_contents.reader(s.model_root))
         leader = Leader(
             store,
             clock,
@@ -48,6 +50,7 @@ async def run(s: Settings) -> int:
             leader_new=election.election,
             name=s.name,
             removal_wait=s.removal_wait,
+            registering=registering,
             space=space,
         )
         return await terms.lead(leader, election, stop, lambda: services.serve(leader, s.control, s.listen, server_options()))

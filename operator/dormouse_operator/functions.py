@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dormouse_core import coordination, lifecycle
+from dormouse_core import coordination, editions, lifecycle
 from dormouse_core.autoscaling import Autoscaler, Decision, Scaling
 from dormouse_core.coordination import NoTaker
 from dormouse_core.errors import DormouseError
@@ -95,7 +95,7 @@ class FunctionLoop:
         self._decide(seen)
         for step in lifecycle.live(seen, self.decision):
             match step:
-                case lifecycle.Prove() | lifecycle.Report():
+                case lifecycle.Prove() | lifecycle.Report() | lifecycle.Forsake():
                     if not await self._write_entry(seen, step):
                         return False
                     return await self._again()
@@ -121,7 +121,7 @@ class FunctionLoop:
 
     # ------------------------------------------------------------------------------------------------------------------ registry
 
-    async def _write_entry(self, seen: FunctionSeen, step: lifecycle.Prove | lifecycle.Report) -> bool:
+    async def _write_entry(self, seen: FunctionSeen, step: lifecycle.Prove | lifecycle.Report | lifecycle.Forsake) -> bool:
         entry = state_pb2.FunctionEntry()
         entry.CopyFrom(seen.entry)
         if isinstance(step, lifecycle.Prove):
@@ -129,7 +129,11 @@ class FunctionLoop:
             entry.metadata.CopyFrom(step.metadata)
             entry.ClearField("problem")
             entry.ClearField("proved_spec")
+            editions.remember(entry, entry.revision, step.metadata.content)
             log.event("proved", function=label(seen), revision=entry.revision, why=step.reason)
+        elif isinstance(step, lifecycle.Forsake):
+            entry.ClearField("proved_spec")
+            log.warning("an older revision cannot be started again", function=label(seen), revision=entry.proved_revision, why=step.reason)
         else:
             entry.problem.CopyFrom(step.problem)
             log.warning("cannot be served", function=label(seen), reason=step.problem.reason, message=step.problem.message)

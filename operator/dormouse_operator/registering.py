@@ -3,11 +3,11 @@
 Each is read, decide, write-if-unchanged: two people who apply at once get one after the other, never a mixture.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
 import msgspec
-from dormouse_core import entries
+from dormouse_core import editions, entries
 from dormouse_core import spec as specs
 from dormouse_core.errors import Aborted, DataLoss, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from dormouse_core.keys import Keys
@@ -19,27 +19,40 @@ from dormouse_proto import state_pb2
 ATTEMPTS = 5
 
 Change = Callable[[state_pb2.FunctionEntry | None], state_pb2.FunctionEntry | None]
+Content = Callable[[specs.FunctionSpec], Awaitable[str]]
+
+
+async def unknown(spec: specs.FunctionSpec) -> str:
+    """Of a model that only its worker can reach."""
+    return ""
 
 
 class Registering:
     """Writes of `functions/`. All raise DormouseError; a write whose outcome is not known is UNAVAILABLE, and asking again is safe."""
 
-    def __init__(self, store: Store, keys: Keys, clock: Clock, leader_new: int) -> None:
+    def __init__(self, store: Store, keys: Keys, clock: Clock, leader_new: int, content: Content = unknown) -> None:
+        """`content(spec)`: the digest of what lies at its model's place now; empty: not known here."""
         self._store = store
         self._keys = keys
         self._clock = clock
         self._leader_new = leader_new
+        self._content = content
 
-    async def apply(self, manifest: str) -> tuple[state_pb2.FunctionEntry, str, int]:
-        """The entry, `created` | `configured` | `unchanged`, and the revision at which the store has it."""
+    async def apply(self, manifest: str, *, refresh: bool = False) -> tuple[state_pb2.FunctionEntry, str, int]:
+        """The entry, `created` | `configured` | `refreshed` | `unchanged`, and the revision at which the store has it.
+
+        `refreshed`: the spec is as it was, and the content is read again as a new revision: it is another, it was refused, or `refresh`
+        asks for it.
+        """
         wanted = specs.parse_manifest(manifest)
+        content = await self._content(wanted.spec)
         outcome = "unchanged"
 
         def change(entry: state_pb2.FunctionEntry | None) -> state_pb2.FunctionEntry | None:
             nonlocal outcome
             if entry is None:
                 outcome = "created"
-                return self._new(wanted)
+                return self._new(wanted, content)
             _refuse_deleting(entry)
             old = manifest_of(entry)
             new = wanted
@@ -47,10 +60,15 @@ class Registering:
                 # Who scaled by hand keeps it until they say `auto`; a manifest without the field says nothing about it.
                 new = msgspec.structs.replace(new, spec=msgspec.structs.replace(new.spec, replicas=old.spec.replicas))
             specs.validate_update(old, new)
-            if specs.spec_to_json(new.spec) == entry.spec:
-                return None
-            outcome = "configured"
-            return with_spec(entry, new.spec)
+            same = specs.spec_to_json(new.spec) == entry.spec
+            edition = editions.edition(entry, lambda e: specs.revision_of(new.spec, e), content, asked=refresh, retry=same)
+            if same:
+                if edition == entry.edition:
+                    return None
+                outcome = "refreshed"
+            else:
+                outcome = "configured"
+            return with_spec(entry, new.spec, edition)
 
         entry, revision = await self._change(wanted.metadata.namespace, wanted.metadata.name, change)
         return entry, outcome, revision
@@ -66,7 +84,7 @@ class Registering:
             spec = specs.spec_from_json(entry.spec)
             if spec.replicas == replicas:
                 return None
-            return with_spec(entry, msgspec.structs.replace(spec, replicas=replicas))
+            return with_spec(entry, msgspec.structs.replace(spec, replicas=replicas), entry.edition)
 
         return await self._change(namespace, name, change)
 
@@ -111,7 +129,7 @@ class Registering:
         guards = (CreatedIs(self._keys.leader, self._leader_new), ModIs(key, 0 if item is None else item.mod_revision))
         return Txn(guards, (Put(key, entry.SerializeToString()),))
 
-    def _new(self, wanted: InferenceFunction) -> state_pb2.FunctionEntry:
+    def _new(self, wanted: InferenceFunction, content: str) -> state_pb2.FunctionEntry:
         entry = state_pb2.FunctionEntry(
             namespace=wanted.metadata.namespace,
             name=wanted.metadata.name,
@@ -119,7 +137,7 @@ class Registering:
             shards=wanted.spec.sessions.shards if wanted.spec.sessions else 0,
             created_us=int(self._clock.now() * 1_000_000),
         )
-        return with_spec(entry, wanted.spec)
+        return with_spec(entry, wanted.spec, content)
 
 
 def manifest_of(entry: state_pb2.FunctionEntry) -> InferenceFunction:
@@ -127,13 +145,14 @@ def manifest_of(entry: state_pb2.FunctionEntry) -> InferenceFunction:
     return InferenceFunction(metadata=Metadata(name=entry.name, namespace=entry.namespace), spec=specs.spec_from_json(entry.spec))
 
 
-def with_spec(before: state_pb2.FunctionEntry, spec: specs.FunctionSpec) -> state_pb2.FunctionEntry:
-    """A copy of `before` that says `spec`: one generation later, without the problem of another revision, and with the spec of the one that
-    was proved, so that it can be started until the new one is."""
+def with_spec(before: state_pb2.FunctionEntry, spec: specs.FunctionSpec, edition: str = "") -> state_pb2.FunctionEntry:
+    """A copy of `before` that says `spec` in `edition`: one generation later, without the problem of another revision, and with the spec of
+    the one that was proved, so that it can be started until the new one is."""
     entry = state_pb2.FunctionEntry()
     entry.CopyFrom(before)
     entry.spec = specs.spec_to_json(spec)
-    entry.revision = specs.revision_of(spec)
+    entry.edition = edition
+    entry.revision = specs.revision_of(spec, edition)
     entry.generation += 1
     if entry.revision != before.revision:
         entry.ClearField("problem")

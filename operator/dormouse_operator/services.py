@@ -25,7 +25,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
 
     async def Apply(self, request: control_pb2.ApplyRequest, context: Any) -> control_pb2.ApplyResponse:  # noqa: N802 - gRPC's name
         async def run() -> control_pb2.ApplyResponse:
-            entry, outcome, revision = await self._leader.registering.apply(request.manifest)
+            entry, outcome, revision = await self._leader.registering.apply(request.manifest, refresh=request.refresh)
             await self._leader.registry.wait_for(revision)
             return control_pb2.ApplyResponse(function=self._leader.status(entry.namespace, entry.name), outcome=outcome)
 

@@ -1,6 +1,7 @@
 """Who may reach what in the store of a cluster: the operator as root, gateways as one user, each function's workers as one of their own.
 
-A gateway reads what it routes by and writes nothing but its own presence; a worker reaches its function's map and data. So neither a
+A gateway reads what it routes by and writes nothing but its own presence; a worker reaches its function's map and data, and
+reads its entry (what its revision was proved with). So neither a
 handler, which is user code, nor a gateway, which everybody may call, can change what others see.
 """
 
@@ -16,7 +17,8 @@ def gateway_grants(keys: Keys) -> list[Grant]:
 
 
 def function_grants(keys: Keys, function: Function) -> list[Grant]:
-    return [Grant(keys.map(function)), Grant(keys.data(function))]
+    own = Grant(keys.function(function.namespace, function.name), prefix=False, write=False)
+    return [Grant(keys.map(function)), Grant(keys.data(function)), own]
 
 
 async def prepare(users: Users, keys: Keys, gateway_password: str) -> None:

@@ -172,7 +172,7 @@ class TensorMetadata(_message.Message):
     def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., optional: _Optional[bool] = ...) -> None: ...
 
 class ModelMetadata(_message.Message):
-    __slots__ = ("platform", "inputs", "outputs", "states", "max_batch_size", "state_version", "decoupled")
+    __slots__ = ("platform", "inputs", "outputs", "states", "max_batch_size", "state_version", "decoupled", "content")
     PLATFORM_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
@@ -180,6 +180,7 @@ class ModelMetadata(_message.Message):
     MAX_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     STATE_VERSION_FIELD_NUMBER: _ClassVar[int]
     DECOUPLED_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
     platform: str
     inputs: _containers.RepeatedCompositeFieldContainer[TensorMetadata]
     outputs: _containers.RepeatedCompositeFieldContainer[TensorMetadata]
@@ -187,10 +188,19 @@ class ModelMetadata(_message.Message):
     max_batch_size: int
     state_version: str
     decoupled: bool
-    def __init__(self, platform: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., states: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., max_batch_size: _Optional[int] = ..., state_version: _Optional[str] = ..., decoupled: _Optional[bool] = ...) -> None: ...
+    content: str
+    def __init__(self, platform: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., states: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., max_batch_size: _Optional[int] = ..., state_version: _Optional[str] = ..., decoupled: _Optional[bool] = ..., content: _Optional[str] = ...) -> None: ...
+
+class Proof(_message.Message):
+    __slots__ = ("revision", "content")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    revision: str
+    content: str
+    def __init__(self, revision: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
 
 class FunctionEntry(_message.Message):
-    __slots__ = ("namespace", "name", "uid", "revision", "spec", "shards", "generation", "deleting", "created_us", "proved_revision", "metadata", "problem", "proved_spec")
+    __slots__ = ("namespace", "name", "uid", "revision", "spec", "shards", "generation", "deleting", "created_us", "proved_revision", "metadata", "problem", "proved_spec", "edition", "proofs")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
@@ -204,6 +214,8 @@ class FunctionEntry(_message.Message):
     METADATA_FIELD_NUMBER: _ClassVar[int]
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
     PROVED_SPEC_FIELD_NUMBER: _ClassVar[int]
+    EDITION_FIELD_NUMBER: _ClassVar[int]
+    PROOFS_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     name: str
     uid: str
@@ -217,7 +229,9 @@ class FunctionEntry(_message.Message):
     metadata: ModelMetadata
     problem: Problem
     proved_spec: bytes
-    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., revision: _Optional[str] = ..., spec: _Optional[bytes] = ..., shards: _Optional[int] = ..., generation: _Optional[int] = ..., deleting: _Optional[bool] = ..., created_us: _Optional[int] = ..., proved_revision: _Optional[str] = ..., metadata: _Optional[_Union[ModelMetadata, _Mapping]] = ..., problem: _Optional[_Union[Problem, _Mapping]] = ..., proved_spec: _Optional[bytes] = ...) -> None: ...
+    edition: str
+    proofs: _containers.RepeatedCompositeFieldContainer[Proof]
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., revision: _Optional[str] = ..., spec: _Optional[bytes] = ..., shards: _Optional[int] = ..., generation: _Optional[int] = ..., deleting: _Optional[bool] = ..., created_us: _Optional[int] = ..., proved_revision: _Optional[str] = ..., metadata: _Optional[_Union[ModelMetadata, _Mapping]] = ..., problem: _Optional[_Union[Problem, _Mapping]] = ..., proved_spec: _Optional[bytes] = ..., edition: _Optional[str] = ..., proofs: _Optional[_Iterable[_Union[Proof, _Mapping]]] = ...) -> None: ...
 
 class UsageLane(_message.Message):
     __slots__ = ("tenants", "sessions", "state_bytes")

@@ -45,6 +45,11 @@ def save_models(folder: Path) -> None:
     _save(folder / "total.onnx", nodes, {"x": 1, "s": 1}, {"y": 1, "t": 1})
 
 
+def save_triple(path: Path) -> None:
+    """y = 3x, for what said y = 2x."""
+    _save(path, [helper.make_node("Add", ["x", "x"], ["z"]), helper.make_node("Add", ["z", "x"], ["y"])], {"x": 4}, {"y": 4})
+
+
 def _save(path: Path, nodes: list[Any], inputs: dict[str, int], outputs: dict[str, int]) -> None:
     def values(tensors: dict[str, int]) -> list[Any]:
         return [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", size]) for name, size in tensors.items()]

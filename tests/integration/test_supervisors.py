@@ -21,10 +21,17 @@ DEAF = "import signal,sys,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); o
 FAIL = "import json,sys; json.dump({'code': 9, 'reason': 'ModelInvalid', 'message': 'opset 99'}, open(sys.argv[4], 'w')); sys.exit(3)"
 
 
-def spec() -> str:
-    function = parse_manifest(onnx())
+def spec(root: Path | None = None) -> str:
+    function = parse_manifest(onnx(model={"uri": "file://m.onnx"}))
     file = WorkerFile(
-        installation="i", namespace="ns", name="fn", uid="u", revision="r", spec=function.spec, store=StoreAccess(endpoints=["e"])
+        installation="i",
+        namespace="ns",
+        name="fn",
+        uid="u",
+        revision="r",
+        spec=function.spec,
+        store=StoreAccess(endpoints=["e"]),
+        model_root=str(root or ""),
     )
     return workerfile.dump(file).decode()
 
@@ -86,6 +93,23 @@ async def test_its_reason_is_listed_while_it_waits_for_its_next_try(tmp_path: Pa
     await until(lambda: all_of_them.list()[0].exited)
     all_of_them.stop("a")
     await until(lambda: not all_of_them.list(), 1.0)
+
+
+async def test_a_model_that_was_mended_is_tried_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(under_test, "BACKOFF", (60.0, 60.0))
+    monkeypatch.setattr(under_test, "LOOK", 0.05)
+    starts: list[str] = []
+    monkeypatch.setattr(log, "event", lambda text, **fields: starts.append(text) if text == "started a worker" else None)
+    (tmp_path / "m.onnx").write_text("broken")
+    all_of_them = made(tmp_path, FAIL)
+    all_of_them.start("a", spec(tmp_path), 5.0)
+    for tries in (1, 2):
+        await until(lambda tries=tries: len(starts) == tries and all_of_them.list()[0].exited)  # type: ignore[misc]
+        await asyncio.sleep(0.3)
+        assert len(starts) == tries, "while nothing changes it waits"
+        (tmp_path / "m.onnx").write_text("mended" * tries)
+    await until(lambda: len(starts) == 3)
+    await all_of_them.close(1.0)
 
 
 async def test_tries_come_later_and_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

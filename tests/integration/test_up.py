@@ -15,7 +15,7 @@ from conftest import unavailable
 from dormouse.client import Client
 from dormouse_core.errors import Code, DormouseError
 from dormouse_testing import models
-from dormouse_testing.up import DOUBLE, TOTAL, Up, missing, processes_of, row, save_models, system
+from dormouse_testing.up import DOUBLE, TOTAL, Up, missing, processes_of, row, save_models, save_triple, system
 
 
 @pytest.fixture
@@ -320,3 +320,50 @@ def _second_up(up: Up) -> str:
     with system(up.folder) as second:
         assert second.process.wait(20) == 1
         return second.log
+
+
+def test_a_revision_stands_for_the_bytes_that_it_was_proved_with(up: Up) -> None:
+    """A model that is edited under its uri is never served as what it was: not by a worker that wakes, not after a rollback."""
+    path, manifest = up.folder / "double.onnx", str(up.folder / "double.yaml")
+    doubling = path.read_bytes()
+
+    def answer() -> object:
+        with Client(up.gateway) as client:
+            return client.infer("double", {"x": row(1, 2, 3, 4)}, timeout=20).outputs["y"].tolist()
+
+    def refused() -> str:
+        with Client(up.gateway) as client, pytest.raises(DormouseError) as told:
+            client.infer("double", {"x": row(1, 2, 3, 4)}, timeout=20)
+        assert told.value.code is Code.FAILED_PRECONDITION
+        return told.value.message
+
+    assert answer() == [[2, 4, 6, 8]]
+    first = up.get("double")["revision"]
+    save_triple(path)
+    assert answer() == [[2, 4, 6, 8]], "a worker has what it loaded"
+    up.until_phase("double", "Asleep")
+    up.command("scale", "double", "1")
+    up.until(lambda: "ContentChanged" in str(up.get("double")["conditions"]))
+    assert first[:8] in refused()
+    up.command("scale", "double", "auto")
+
+    assert up.command("apply", "-f", manifest).stdout == "default/double refreshed\n"
+    assert answer() == [[3, 6, 9, 12]]
+    second = up.get("double")["revision"]
+    assert second != first
+    path.write_bytes(doubling)
+    up.command("apply", "-f", manifest)
+    up.until(lambda: up.get("double")["revision"] == first)
+    assert answer() == [[2, 4, 6, 8]]
+    assert up.command("apply", "-f", manifest).stdout == "default/double unchanged\n"
+
+    up.until_phase("double", "Asleep")
+    path.write_bytes(b"no model")
+    up.command("apply", "-f", manifest)
+    up.until(lambda: "ModelInvalid" in str(up.get("double")["conditions"]))
+    assert "double.onnx" in refused(), "the bytes of the revision before are gone: nobody is held for them"
+    began = time.monotonic()
+    save_triple(path)
+    up.until(lambda: up.get("double")["phase"] in ("Ready", "Asleep"))
+    assert time.monotonic() - began < 10, "what was mended is tried at once"
+    assert answer() == [[3, 6, 9, 12]]

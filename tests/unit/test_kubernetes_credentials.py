@@ -52,9 +52,11 @@ async def test_a_function_gets_its_own_user_once_with_the_password_of_its_secret
     await kept.ensure(found)
     assert users.there == {"dormouse/default/u": store_password(found, CHOSEN)}
     assert users.ensured == 1
-    reached = [grant.key for grant in users.grants]
-    assert len(reached) == 2
-    assert all("default/vad/u" in key for key in reached), "its map and its data, and nothing of another's"
+    written = [grant.key for grant in users.grants if grant.write]
+    assert len(written) == 2
+    assert all("default/vad/u" in key for key in written), "its map and its data, and nothing of another's"
+    [read] = [grant for grant in users.grants if not grant.write]
+    assert (read.key.endswith("functions/default/vad"), read.prefix) == (True, False), "its own entry, and not that of a longer name"
 
 
 async def test_what_was_not_done_is_tried_again() -> None:

@@ -7,6 +7,7 @@ from dormouse_core import spec as specs
 from dormouse_core.errors import Aborted, FailedPrecondition, Unavailable
 from dormouse_core.keys import Keys
 from dormouse_core.seams import Put, Txn
+from dormouse_operator.kubernetes import names
 from dormouse_operator.kubernetes.api import Object
 from dormouse_operator.kubernetes.registry import NameInUse, Registry, seconds, timestamp
 from dormouse_proto import state_pb2
@@ -59,6 +60,22 @@ async def test_what_is_already_so_is_not_written(world: World) -> None:
     calls = world.store.calls["txn"]
     assert (await world.keep(onnx()))[1] == first
     assert world.store.calls["txn"] == calls
+
+
+async def test_another_value_of_the_annotation_reads_the_content_again(world: World) -> None:
+    def asked(value: str) -> Data:
+        return {**onnx(), "metadata": {**onnx()["metadata"], "annotations": {names.REFRESH: value}}}
+
+    first, _ = await world.keep(onnx())
+    second, _ = await world.keep(asked("monday"))
+    assert second.revision != first.revision
+    calls = world.store.calls["txn"]
+    for same in (asked("monday"), onnx()):
+        assert (await world.keep(same))[0].revision == second.revision, "an annotation that somebody drops asks for nothing"
+    assert world.store.calls["txn"] == calls
+    third, _ = await world.keep(asked("t" * 10_000))
+    assert third.revision != second.revision
+    assert len(third.edition) == 12
 
 
 async def test_a_change_is_a_generation_and_what_may_not_change_does_not(world: World) -> None:

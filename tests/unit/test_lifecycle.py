@@ -4,7 +4,8 @@ import pytest
 from dormouse_core import lifecycle
 from dormouse_core.autoscaling import Autoscaler, Decision, Scaling, Workers
 from dormouse_core.demand import Averages, Measured
-from dormouse_core.lifecycle import Prove, Purge, Report, Scale
+from dormouse_core.errors import Code
+from dormouse_core.lifecycle import Forsake, Prove, Purge, Report, Scale
 from dormouse_proto import state_pb2
 from dormouse_testing.functions_seen import NEW, OLD, World, entry, instance, report, worker
 
@@ -148,6 +149,27 @@ def test_negative_control_without_its_spec_the_proved_one_is_not_woken() -> None
     world = kept()
     world.entry.ClearField("proved_spec")
     assert scales(world, AUTO_1) == []
+
+
+def gone_from_its_place(code: Code = Code.FAILED_PRECONDITION) -> World:
+    """Beside a revision that fails, the proved one cannot be started again: its bytes were edited."""
+    world = kept()
+    world.entry.problem.message = "opset 99 found, 21 is allowed"
+    changed = instance("i-old", revision=OLD, exited=True, problem="other bytes")
+    assert changed.problem is not None
+    changed.problem.code = int(code)
+    world.instances = [*(world.instances or []), changed]
+    return world
+
+
+def test_a_proved_revision_whose_content_is_gone_is_not_waited_for() -> None:
+    """While the wanted one has a problem. Its callers are told that instead of being held."""
+    (step,) = [s for s in live(gone_from_its_place(), AUTO_1) if isinstance(s, Forsake)]
+    assert "other bytes" in step.reason
+    serving = gone_from_its_place()
+    serving.add(worker("old", revision=OLD))
+    for world in (serving, gone_from_its_place(Code.UNAVAILABLE), kept()):
+        assert not [s for s in live(world, AUTO_1) if isinstance(s, Forsake)], "one that serves, or may come, is waited for"
 
 
 def test_a_ready_worker_clears_the_problem() -> None:

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
+from dormouse_core import editions
 from dormouse_core.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from dormouse_core.seams import Delete, Put, Txn
-from dormouse_core.spec import spec_from_json
+from dormouse_core.spec import FunctionSpec, spec_from_json
 from dormouse_operator.registering import Registering
 from dormouse_proto import state_pb2
 from dormouse_testing import simloop
@@ -65,6 +66,50 @@ def test_a_new_revision_has_no_problem_and_keeps_the_proof_of_the_old() -> None:
         assert (back.revision, back.proved_spec) == (made.revision, b"")
 
     on_a_store(story)
+
+
+def test_other_bytes_under_the_same_uri_are_a_new_revision_and_what_was_refused_is_tried_again() -> None:
+    async def main() -> None:
+        lies, store = ["a"], MemoryStore(SimClock())
+        result = await store.txn(Txn((), (Put(KEYS.leader, b"me"),)))
+
+        async def content(spec: FunctionSpec) -> str:
+            assert spec.model is not None
+            return lies[0] if spec.model.uri.startswith("file:") else ""
+
+        registering = Registering(store, KEYS, SimClock(), result.revision, content)
+
+        async def prove(entry: state_pb2.FunctionEntry, content: str) -> None:
+            entry.proved_revision = entry.revision
+            editions.remember(entry, entry.revision, content)
+            await store.txn(Txn((), (Put(KEYS.function("ns", "fn"), entry.SerializeToString()),)))
+
+        first, outcome, _ = await registering.apply(manifest())
+        await prove(first, "a")
+        assert (await registering.apply(manifest()))[1] == "unchanged"
+        lies[0] = "b"
+        assert (await registering.scale("ns", "fn", 1))[0].revision == first.revision, "scaling reads nothing"
+        second, outcome, _ = await registering.apply(manifest())
+        assert outcome == "refreshed"
+        assert second.revision != first.revision
+        assert (second.proved_revision, second.proved_spec) == (first.revision, second.spec), "the one before serves on"
+        lies[0] = "a"
+        assert (await registering.apply(manifest()))[0].revision == first.revision, "put back, it is the revision of before"
+        await registering.apply(manifest("v2.onnx"))
+        lies[0] = "b"
+        back, _, _ = await registering.apply(manifest())
+        assert back.revision == second.revision, "a rollback to a spec whose bytes changed is not a rollback to the first revision"
+
+        back.problem.message = "opset 99"
+        await store.txn(Txn((), (Put(KEYS.function("ns", "fn"), back.SerializeToString()),)))
+        again, outcome, _ = await registering.apply(manifest())
+        assert (outcome, again.HasField("problem")) == ("refreshed", False)
+        assert again.revision != back.revision, "so that its worker starts at once"
+        assert (await registering.apply(manifest()))[1] == "unchanged"
+        assert (await registering.apply(manifest(), refresh=True))[1] == "refreshed"
+        await store.close()
+
+    simloop.run(main())
 
 
 def test_what_may_not_change_is_refused_and_nothing_is_written() -> None:

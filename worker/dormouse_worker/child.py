@@ -24,7 +24,7 @@ from dormouse_worker import loading, surroundings
 from dormouse_worker.asgi import task_factory
 from dormouse_worker.link import FD, SETTINGS, Link
 from dormouse_worker.marks import Marks
-from dormouse_worker.models import ModelInvalid, ModelUnavailable
+from dormouse_worker.models import ContentChanged, ModelInvalid, ModelUnavailable
 from dormouse_worker.sessions import Registration
 from dormouse_worker.settings import Settings
 from dormouse_worker.worker import Worker
@@ -39,6 +39,8 @@ def problem(error: BaseException) -> dict[str, Any]:
     """What the leader writes into the function's entry, and callers are told."""
     if isinstance(error, ModelInvalid):
         return {"code": int(Code.FAILED_PRECONDITION), "reason": "ModelInvalid", "message": error.message}
+    if isinstance(error, ContentChanged):
+        return {"code": int(Code.FAILED_PRECONDITION), "reason": "ContentChanged", "message": error.message}
     if isinstance(error, ModelUnavailable):
         return {"code": int(Code.UNAVAILABLE), "reason": "ModelUnavailable", "message": error.message}
     message = error.message if isinstance(error, DormouseError) else text_of(error)

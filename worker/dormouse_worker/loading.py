@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,11 @@ from dormouse_core.errors import Internal
 from dormouse_core.keys import Function
 from dormouse_core.tensors import as_array, zeros
 from dormouse_core.workerfile import WorkerFile
+from dormouse_kit import contents
 
 from dormouse_worker import cpus, fetching
 from dormouse_worker.batching import Batcher
-from dormouse_worker.models import ModelInvalid
+from dormouse_worker.models import ModelInvalid, ModelUnavailable
 from dormouse_worker.replies import Encoder
 from dormouse_worker.service import Engine
 from dormouse_worker.sessions import StateInfo
@@ -39,6 +41,8 @@ class Loaded:
     """How long a step may hold the interpreter, in seconds."""
     delay_us: int = 0
     idle_us: int = 0
+    content: str = ""
+    """Digest of the model's files (`dormouse_kit.contents`); empty: it has none."""
 
 
 def from_file(file: WorkerFile) -> Loaded:
@@ -46,6 +50,7 @@ def from_file(file: WorkerFile) -> Loaded:
     spec = file.spec
     function = file.function
     path = fetching.fetch(spec.model.uri, spec.model.sha256, file.model_root) if spec.model is not None else None
+    reading = Reading(path, contents.beside(spec)) if path is not None else None
     step_limit = spec.timeouts.step.seconds
     sessions = spec.sessions
     engine: Engine
@@ -81,7 +86,32 @@ def from_file(file: WorkerFile) -> Loaded:
         hang=spec.timeouts.hang.seconds if spec.timeouts.hang is not None else step_limit + ENDING,
         delay_us=spec.batching.max_queue_delay.microseconds,
         idle_us=sessions.ttl.microseconds if sessions is not None else 0,
+        content=reading.digest() if reading is not None else "",
     )
+
+
+class Reading:
+    """A model's content, read in a thread of its own while the model loads: both wait for the same bytes."""
+
+    def __init__(self, path: pathlib.Path, more: Sequence[str]) -> None:
+        """What it is now is what has to be there when it is loaded: one that is edited meanwhile is neither."""
+        self._path, self._more = path, more
+        self._before = contents.stamp(path, more)
+        self._pool = ThreadPoolExecutor(1, "content")
+        self._found = self._pool.submit(contents.digest, path, more)
+
+    def digest(self) -> str:
+        """ModelUnavailable: it cannot be read, or changed since."""
+        try:
+            found = self._found.result()
+            changed = contents.stamp(self._path, self._more) != self._before
+        except OSError as error:
+            raise ModelUnavailable(f"spec.model.uri: {self._path.name} cannot be read: {error}") from None
+        finally:
+            self._pool.shutdown(wait=False)
+        if changed:
+            raise ModelUnavailable(f"spec.model.uri: {self._path.name} changed while it was loaded")
+        return found
 
 
 def standalone(path: pathlib.Path, name: str, max_batch: int) -> Loaded:

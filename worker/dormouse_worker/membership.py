@@ -10,7 +10,7 @@ from dormouse_kit.clock import SystemClock
 from dormouse_kit.etcd import EtcdStore, TlsFiles
 from dormouse_proto import control_pb2
 
-from dormouse_worker import memorylimit
+from dormouse_worker import memorylimit, proofs
 from dormouse_worker.loading import Loaded
 from dormouse_worker.sessions import Registration, Sessions, Settings
 
@@ -56,6 +56,9 @@ class Membership:
                 keys=file.keys,
             )
         self._store = store
+        self._clock = clock
+        self._file = file
+        self._content = loaded.content
 
     @property
     def lost(self) -> asyncio.Event:
@@ -78,6 +81,8 @@ class Membership:
             self.sessions.on_change = changed
 
     async def start(self) -> None:
+        """ContentChanged: it must not serve. Unavailable: the store did not let it in."""
+        await proofs.check(self._file, self._content, self._store, self._clock)
         await self._part.start()
 
     async def drain(self) -> None:

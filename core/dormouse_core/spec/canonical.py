@@ -3,8 +3,9 @@
 Canonical JSON: keys sorted, no spaces, defaults filled in, durations in their one text. Two specs that mean the same are the same bytes, so
 "unchanged" can be told without opinions about formatting.
 
-The *revision* is a digest of what runs: of the JSON without the fields that only scale, and without the fields that have their default. The
-second matters in an upgrade: a release that adds a field must not give every function a new revision, which would restart every worker.
+The *revision* is a digest of what runs: of the edition of its content, and of the JSON without the fields that only scale and those that
+have their default. The latter matters in an upgrade: a release that adds a field must not give every function a new revision, which would
+restart every worker.
 """
 
 import hashlib
@@ -66,9 +67,11 @@ def spec_from_json(text: bytes | str) -> FunctionSpec:
     return from_json(text, FunctionSpec)
 
 
-def revision_of(spec: FunctionSpec) -> str:
-    """Twelve hex characters that change when what runs changes, and not when it scales."""
-    return _digest({name: item for name, item in _told(spec).items() if name not in SCALING_FIELDS})
+def revision_of(spec: FunctionSpec, edition: str = "") -> str:
+    """Twelve hex characters that change when what runs changes, and not when it scales. `edition`: of the model's content, where that is
+    known or was asked to be read again (`dormouse_core.editions`)."""
+    told = {name: item for name, item in _told(spec).items() if name not in SCALING_FIELDS}
+    return _digest([told, edition] if edition else told)
 
 
 def _told(value: Any) -> Any:

@@ -24,6 +24,8 @@ APPLIED = "dormouse.dev/applied"
 """Annotation: a digest of what was applied. An object that carries it as wanted is not written again."""
 TRIED = "dormouse.dev/tried"
 """Annotation: when a Deployment that may not make pods was last nudged."""
+REFRESH = "dormouse.dev/refresh"
+"""Annotation of an InferenceFunction: with another value the model's content is read again, as a new revision."""
 COST = "controller.kubernetes.io/pod-deletion-cost"
 
 

@@ -19,7 +19,7 @@ from dormouse_operator.kubernetes.api import ApiError, Object
 from dormouse_operator.kubernetes.applying import Applier, NotApplied
 from dormouse_operator.kubernetes.credentials import Credentials
 from dormouse_operator.kubernetes.objects import Key, Objects
-from dormouse_operator.kubernetes.registry import NameInUse, Registry
+from dormouse_operator.kubernetes.registry import NameInUse, Registry, edition_of
 from dormouse_operator.kubernetes.statuses import Said
 from dormouse_operator.kubernetes.telling import Teller
 from dormouse_operator.mirror import Mirror
@@ -36,11 +36,12 @@ Statuses = Callable[[str], control_pb2.FunctionStatus | None]
 class _Known:
     """What earlier rounds of one uid found; a round that finds the same has nothing to do."""
 
-    generation: int = -1
+    generation: tuple[int, str] = (-1, "")
+    """And the edition, which an annotation asks for: annotations count no generation."""
     accepted: Said | None = None
-    tried: tuple[bytes, bytes] | None = None
-    """The spec that was applied, or that cannot be, and the proved revision's where that is another: trying again is for when something
-    changed, or for now and then (`retry`)."""
+    tried: tuple[str, bytes, bytes] | None = None
+    """The revision and the spec that was applied, or that cannot be, and the proved revision's where that is another: trying again is for
+    when something changed, or for now and then (`retry`)."""
     not_applied: NotApplied | None = None
 
 
@@ -185,7 +186,7 @@ class Reconciler:
 
     async def _accept(self, found: Object, known: _Known) -> bool:
         """The registry as the object wants it."""
-        uid, generation = found["metadata"]["uid"], found["metadata"].get("generation", 0)
+        uid, generation = found["metadata"]["uid"], (found["metadata"].get("generation", 0), edition_of(found))
         if known.generation == generation and (self._entry(uid) is not None or (known.accepted is not None and known.accepted.bad)):
             return True
         try:
@@ -205,7 +206,8 @@ class Reconciler:
         return await self._mirror.wait_for(revision)
 
     async def _apply(self, entry: state_pb2.FunctionEntry, known: _Known) -> bool:
-        if known.tried == (entry.spec, entry.proved_spec):
+        wanted = (entry.revision, entry.spec, entry.proved_spec)
+        if known.tried == wanted:
             return True
         try:
             await self._credentials.ensure(entry)
@@ -221,7 +223,7 @@ class Reconciler:
             known.not_applied = NotApplied("Invalid", _sentence(error.message), final=True)
         else:
             known.not_applied = None
-        known.tried = entry.spec, entry.proved_spec
+        known.tried = wanted
         return True
 
     def _said(self, uid: str, known: _Known) -> list[Said]:

@@ -5,6 +5,7 @@ one's sessions are gone. What people may ask of the registry on one machine (app
 """
 
 import datetime
+import hashlib
 from typing import NoReturn
 
 from dormouse_core import spec as specs
@@ -12,6 +13,7 @@ from dormouse_core.errors import FailedPrecondition, NotFound
 from dormouse_core.spec import InferenceFunction
 from dormouse_proto import state_pb2
 
+from dormouse_operator.kubernetes import names
 from dormouse_operator.kubernetes.api import Object
 from dormouse_operator.registering import Registering, manifest_of, with_spec
 
@@ -27,12 +29,15 @@ class Registry(Registering):
         uid = found["metadata"]["uid"]
 
         def change(entry: state_pb2.FunctionEntry | None) -> state_pb2.FunctionEntry | None:
+            asked = edition_of(found)
             if entry is None:
-                return with_spec(_new(found, wanted), wanted.spec)
+                return with_spec(_new(found, wanted), wanted.spec, asked)
             if entry.uid != uid or entry.deleting:
                 raise NameInUse("An older function of this name is being deleted; this one begins when that one's sessions are gone.")
             specs.validate_update(manifest_of(entry), wanted)
-            return None if entry.spec == specs.spec_to_json(wanted.spec) else with_spec(entry, wanted.spec)
+            edition = asked or entry.edition
+            same = (entry.spec, entry.edition) == (specs.spec_to_json(wanted.spec), edition)
+            return None if same else with_spec(entry, wanted.spec, edition)
 
         return await self._change(wanted.metadata.namespace, wanted.metadata.name, change)
 
@@ -53,7 +58,7 @@ class Registry(Registering):
         except NotFound:
             return 0
 
-    async def apply(self, manifest: str) -> NoReturn:
+    async def apply(self, manifest: str, *, refresh: bool = False) -> NoReturn:
         raise FailedPrecondition("in a cluster functions are applied with kubectl")
 
     async def scale(self, namespace: str, name: str, replicas: int | None) -> NoReturn:
@@ -61,6 +66,13 @@ class Registry(Registering):
 
     async def delete(self, namespace: str, name: str) -> NoReturn:
         raise FailedPrecondition(f"in a cluster functions are deleted with kubectl: kubectl -n {namespace} delete ifn {name}")
+
+
+def edition_of(found: Object) -> str:
+    """What the object's annotation asks for: its content read again whenever it has a value that it did not have before. Empty: nothing,
+    and a function stays at the edition that it has."""
+    asked = (found["metadata"].get("annotations") or {}).get(names.REFRESH, "")
+    return hashlib.sha256(str(asked).encode()).hexdigest()[:12] if asked else ""
 
 
 def _new(found: Object, wanted: InferenceFunction) -> state_pb2.FunctionEntry:
