@@ -11,12 +11,12 @@ from typing import Any
 
 import grpc
 import numpy as np
+from dormouse_core import limits
 from dormouse_core.errors import Code, DormouseError
 from dormouse_core.tensors import DATATYPES, decode_raw, encode_raw
 from dormouse_proto import inference_pb2, inference_pb2_grpc
 from numpy.typing import NDArray
 
-MESSAGE_BYTES = 64 * 2**20
 _BY_DTYPE = {d.dtype: name for name, d in DATATYPES.items() if name not in ("BF16", "BYTES")}
 
 
@@ -41,8 +41,8 @@ class Client:
 
     def __init__(self, address: str = "127.0.0.1:8001") -> None:
         options = [
-            ("grpc.max_receive_message_length", MESSAGE_BYTES),
-            ("grpc.max_send_message_length", MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", limits.MESSAGE_BYTES_MAX),
+            ("grpc.max_send_message_length", limits.MESSAGE_BYTES_MAX),
             ("grpc.enable_retries", 0),
         ]
         self._channel = grpc.insecure_channel(address, options=options)

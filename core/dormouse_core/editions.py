@@ -48,7 +48,12 @@ def _holds(entry: state_pb2.FunctionEntry, content: str) -> bool:
 
 def proved_content(entry: state_pb2.FunctionEntry, revision: str) -> str:
     """The digest of what `revision` was proved with; empty: not known."""
-    return next((proof.content for proof in entry.proofs if proof.revision == revision), "")
+    return proof_of(entry, revision).content
+
+
+def proof_of(entry: state_pb2.FunctionEntry, revision: str) -> state_pb2.Proof:
+    """An empty one: not known."""
+    return next((proof for proof in entry.proofs if proof.revision == revision), state_pb2.Proof())
 
 
 def differs(entry: state_pb2.FunctionEntry, revision: str, content: str) -> bool:
@@ -57,9 +62,9 @@ def differs(entry: state_pb2.FunctionEntry, revision: str, content: str) -> bool
     return bool(known and content and known != content)
 
 
-def remember(entry: state_pb2.FunctionEntry, revision: str, content: str) -> None:
+def remember(entry: state_pb2.FunctionEntry, revision: str, content: str, seal: str = "") -> None:
     """Notes in `entry` what a worker loaded when it proved `revision`. What was noted first stays."""
     if not content or proved_content(entry, revision):
         return
-    entry.proofs.add(revision=revision, content=content)
+    entry.proofs.add(revision=revision, content=content, seal=seal)
     del entry.proofs[: max(0, len(entry.proofs) - PROOFS_KEPT)]

@@ -7,9 +7,7 @@ import zlib
 from urllib.parse import quote
 
 from dormouse_core.errors import InvalidArgument
-
-MAX_ID_CHARACTERS = 128  # Triton's limit for string correlation ids
-MAX_TENANT_CHARACTERS = 128
+from dormouse_core.limits import SESSION_ID_CHARACTERS, TENANT_CHARACTERS
 
 
 def session_key(tenant: str, session: int | str, field: str = "sequence_id") -> str:
@@ -18,14 +16,14 @@ def session_key(tenant: str, session: int | str, field: str = "sequence_id") -> 
     An int is within int64. Int 7 and string "7" are two sessions. InvalidArgument: empty or over-long string, a tenant that is too long.
     `field`: where the caller wrote the id, for that message.
     """
-    if len(tenant) > MAX_TENANT_CHARACTERS:
-        raise InvalidArgument(f"dormouse-tenant: {len(tenant)} characters found, at most {MAX_TENANT_CHARACTERS} are allowed")
+    if len(tenant) > TENANT_CHARACTERS:
+        raise InvalidArgument(f"dormouse-tenant: {len(tenant)} characters found, at most {TENANT_CHARACTERS} are allowed")
     if isinstance(session, int):
         if not -(2**63) <= session < 2**63 or session == 0:
             raise InvalidArgument(f"sequence_id: {session} found, an int64 other than 0 is allowed")
         return f"{quote(tenant, safe='')}/i:{session}"
-    if not 1 <= len(session) <= MAX_ID_CHARACTERS:
-        raise InvalidArgument(f"{field}: a string of {len(session)} characters found, 1 to {MAX_ID_CHARACTERS} characters are allowed")
+    if not 1 <= len(session) <= SESSION_ID_CHARACTERS:
+        raise InvalidArgument(f"{field}: a string of {len(session)} characters found, 1 to {SESSION_ID_CHARACTERS} characters are allowed")
     return f"{quote(tenant, safe='')}/s:{quote(session, safe='')}"
 
 

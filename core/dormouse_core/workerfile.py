@@ -35,6 +35,9 @@ class WorkerFile(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     store: StoreAccess
     model_root: str = ""
     """The folder under which file:// lies."""
+    content: str = ""
+    """What the revision was proved with, while the model's files have this seal (`dormouse_kit.contents`); empty: not known."""
+    seal: str = ""
     removal_wait: float | None = None
     """The installation's wait from a session's end to its removal, in seconds; absent: see `lifetimes.removal_wait`."""
 

@@ -18,7 +18,10 @@ from dormouse_core.spec import FunctionSpec, Initial
 COMPILED = "__pycache__"
 SHOWN = 12  # characters of a digest, for people
 
-Stamp = tuple[tuple[str, int, int, int], ...]
+SETTLED = 0.05
+"""Seconds after a change within which a file may change again without another time: file systems' clocks tick each 1 to 10 ms."""
+
+Stamp = tuple[tuple[str, int, int, int, int, int], ...]
 
 
 def place(spec: FunctionSpec, root: str) -> Path | None:
@@ -43,17 +46,25 @@ def digest(path: Path, more: Iterable[str] = ()) -> str:
     it was."""
     before = stamp(path, more)
     found = [(name, _file(file)) for name, file in files(path, more)]
-    if not found or stamp(path, more) != before:
-        raise OSError(f"{path.name} changed while it was read" if found else f"{path.name} is empty")
+    if stamp(path, more) != before:
+        raise OSError(f"{path.name} changed while it was read")
     if len(found) == 1 and path.is_file():
         return found[0][1]
     return hashlib.sha256("".join(f"{name}\0{of}\n" for name, of in found).encode(errors="surrogateescape")).hexdigest()
 
 
 def stamp(path: Path, more: Iterable[str] = ()) -> Stamp:
-    """Name, inode, size and time of change of each file: what differs once something was written. OSError: it is not there."""
+    """Name, device, inode, size and times of each file: what differs once something was written. OSError: it is not there."""
     stats = [(name, file.stat()) for name, file in files(path, more)]
-    return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+    return tuple((name, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats)
+
+
+def seal(stamp: Stamp, now: float) -> str:
+    """A stamp as short text, for where its content was read: files that have it still need not be read again. Empty: they changed just
+    `now` (wall time), and could change again unseen."""
+    if max((changed for *_, changed in stamp), default=0) > (now - SETTLED) * 1e9:
+        return ""
+    return hashlib.sha256(repr(stamp).encode()).hexdigest()[:32]
 
 
 def files(path: Path, more: Iterable[str] = ()) -> list[tuple[str, Path]]:

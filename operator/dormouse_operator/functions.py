@@ -129,7 +129,7 @@ class FunctionLoop:
             entry.metadata.CopyFrom(step.metadata)
             entry.ClearField("problem")
             entry.ClearField("proved_spec")
-            editions.remember(entry, entry.revision, step.metadata.content)
+            editions.remember(entry, entry.revision, step.metadata.content, step.metadata.seal)
             log.event("proved", function=label(seen), revision=entry.revision, why=step.reason)
         elif isinstance(step, lifecycle.Forsake):
             entry.ClearField("proved_spec")

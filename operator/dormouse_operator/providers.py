@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import grpc
 import grpc.aio
-from dormouse_core import workerfile
+from dormouse_core import editions, workerfile
 from dormouse_core.errors import Unavailable
 from dormouse_core.seams import Instance, Wanted
 from dormouse_core.spec import spec_from_json
@@ -73,7 +73,10 @@ class LocalProvider:
             spec = entry.proved_spec
         else:
             raise Unavailable(f"revision {revision} is no longer the function's: no worker of it can be started")
+        proof = editions.proof_of(entry, revision)
         return WorkerFile(
+            content=proof.content,
+            seal=proof.seal,
             installation=self._installation,
             namespace=entry.namespace,
             name=entry.name,

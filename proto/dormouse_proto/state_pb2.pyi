@@ -172,7 +172,7 @@ class TensorMetadata(_message.Message):
     def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., optional: _Optional[bool] = ...) -> None: ...
 
 class ModelMetadata(_message.Message):
-    __slots__ = ("platform", "inputs", "outputs", "states", "max_batch_size", "state_version", "decoupled", "content")
+    __slots__ = ("platform", "inputs", "outputs", "states", "max_batch_size", "state_version", "decoupled", "content", "seal")
     PLATFORM_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
@@ -181,6 +181,7 @@ class ModelMetadata(_message.Message):
     STATE_VERSION_FIELD_NUMBER: _ClassVar[int]
     DECOUPLED_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
     platform: str
     inputs: _containers.RepeatedCompositeFieldContainer[TensorMetadata]
     outputs: _containers.RepeatedCompositeFieldContainer[TensorMetadata]
@@ -189,15 +190,18 @@ class ModelMetadata(_message.Message):
     state_version: str
     decoupled: bool
     content: str
-    def __init__(self, platform: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., states: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., max_batch_size: _Optional[int] = ..., state_version: _Optional[str] = ..., decoupled: _Optional[bool] = ..., content: _Optional[str] = ...) -> None: ...
+    seal: str
+    def __init__(self, platform: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., states: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., max_batch_size: _Optional[int] = ..., state_version: _Optional[str] = ..., decoupled: _Optional[bool] = ..., content: _Optional[str] = ..., seal: _Optional[str] = ...) -> None: ...
 
 class Proof(_message.Message):
-    __slots__ = ("revision", "content")
+    __slots__ = ("revision", "content", "seal")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
     revision: str
     content: str
-    def __init__(self, revision: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
+    seal: str
+    def __init__(self, revision: _Optional[str] = ..., content: _Optional[str] = ..., seal: _Optional[str] = ...) -> None: ...
 
 class FunctionEntry(_message.Message):
     __slots__ = ("namespace", "name", "uid", "revision", "spec", "shards", "generation", "deleting", "created_us", "proved_revision", "metadata", "problem", "proved_spec", "edition", "proofs")

@@ -103,6 +103,18 @@ def test_what_is_not_there_or_changes_while_it_is_read_has_no_digest(tmp_path: P
         contents.digest(path)
 
 
+def test_the_seal_is_of_files_that_could_not_change_again_unseen(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"1")
+    stamp = contents.stamp(path)
+    changed = max(stamp[0][-2:]) / 1e9
+    assert contents.seal(stamp, changed + 0.01) == ""
+    sealed = contents.seal(stamp, changed + 1)
+    assert len(sealed) == 32
+    path.write_bytes(b"2")
+    assert contents.seal(contents.stamp(path), changed + 100) != sealed, "the same size"
+
+
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_model_name_no_file_and_end(data: bytes) -> None:
     externals.external_files(data + b"location" + data)

@@ -1,6 +1,6 @@
 """The table of limits: whole, and consistent with itself and with what is below."""
 
-from dormouse_core import limits, sessions
+from dormouse_core import limits
 
 UNITS = {"KIB", "MIB", "GIB"}
 
@@ -30,7 +30,3 @@ def test_what_we_send_fits_into_what_is_below() -> None:
     assert limits.MESSAGE_BYTES <= limits.MESSAGE_BYTES_MAX
     assert limits.LEASE_SECONDS >= 3 * limits.LEASE_KEEPALIVE_SECONDS
     assert limits.FUNCTION_NAME_CHARACTERS + len("-0123456789") == 63
-
-
-def test_sessions_use_the_same_limits() -> None:
-    assert (sessions.MAX_ID_CHARACTERS, sessions.MAX_TENANT_CHARACTERS) == (limits.SESSION_ID_CHARACTERS, limits.TENANT_CHARACTERS)

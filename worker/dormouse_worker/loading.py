@@ -2,7 +2,6 @@
 
 import pathlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +11,11 @@ from dormouse_core.errors import Internal
 from dormouse_core.keys import Function
 from dormouse_core.tensors import as_array, zeros
 from dormouse_core.workerfile import WorkerFile
-from dormouse_kit import contents
 
 from dormouse_worker import cpus, fetching
 from dormouse_worker.batching import Batcher
-from dormouse_worker.models import ModelInvalid, ModelUnavailable
+from dormouse_worker.models import ModelInvalid
+from dormouse_worker.reading import Reading
 from dormouse_worker.replies import Encoder
 from dormouse_worker.service import Engine
 from dormouse_worker.sessions import StateInfo
@@ -43,6 +42,7 @@ class Loaded:
     idle_us: int = 0
     content: str = ""
     """Digest of the model's files (`dormouse_kit.contents`); empty: it has none."""
+    seal: str = ""
 
 
 def from_file(file: WorkerFile) -> Loaded:
@@ -50,7 +50,7 @@ def from_file(file: WorkerFile) -> Loaded:
     spec = file.spec
     function = file.function
     path = fetching.fetch(spec.model.uri, spec.model.sha256, file.model_root) if spec.model is not None else None
-    reading = Reading(path, contents.beside(spec)) if path is not None else None
+    reading = Reading(path, file) if path is not None else None
     step_limit = spec.timeouts.step.seconds
     sessions = spec.sessions
     engine: Engine
@@ -63,10 +63,13 @@ def from_file(file: WorkerFile) -> Loaded:
         controls = sessions.controls if sessions is not None else None
         engine, signature = _onnx(path, declared, spec.batching.max_batch_size, function.name, delay, step_limit, controls)
         firsts = [initial(state, found, path) for state, found in zip(declared, signature.states, strict=True)]
+        content = reading.digest() if reading is not None else ""
         missing = [state.when_missing for state in declared]
     else:
         from dormouse_worker.runtimes.python import HandlerRunner, PythonRuntime  # a user's code comes with it: only where asked for
 
+        # What the folder was before the handler's own code ran, which may write to it.
+        content = reading.digest() if reading is not None else ""
         runtime = PythonRuntime(spec.handler or "", path, function=function.label, revision=file.revision, stateful=sessions is not None)
         signature = runtime.signature
         engine = HandlerRunner(runtime, Encoder(function.name, signature), threads=cpus.available(), step_limit=step_limit)
@@ -86,32 +89,9 @@ def from_file(file: WorkerFile) -> Loaded:
         hang=spec.timeouts.hang.seconds if spec.timeouts.hang is not None else step_limit + ENDING,
         delay_us=spec.batching.max_queue_delay.microseconds,
         idle_us=sessions.ttl.microseconds if sessions is not None else 0,
-        content=reading.digest() if reading is not None else "",
+        content=content,
+        seal=reading.seal if reading is not None else "",
     )
-
-
-class Reading:
-    """A model's content, read in a thread of its own while the model loads: both wait for the same bytes."""
-
-    def __init__(self, path: pathlib.Path, more: Sequence[str]) -> None:
-        """What it is now is what has to be there when it is loaded: one that is edited meanwhile is neither."""
-        self._path, self._more = path, more
-        self._before = contents.stamp(path, more)
-        self._pool = ThreadPoolExecutor(1, "content")
-        self._found = self._pool.submit(contents.digest, path, more)
-
-    def digest(self) -> str:
-        """ModelUnavailable: it cannot be read, or changed since."""
-        try:
-            found = self._found.result()
-            changed = contents.stamp(self._path, self._more) != self._before
-        except OSError as error:
-            raise ModelUnavailable(f"spec.model.uri: {self._path.name} cannot be read: {error}") from None
-        finally:
-            self._pool.shutdown(wait=False)
-        if changed:
-            raise ModelUnavailable(f"spec.model.uri: {self._path.name} changed while it was loaded")
-        return found
 
 
 def standalone(path: pathlib.Path, name: str, max_batch: int) -> Loaded:

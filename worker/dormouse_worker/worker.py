@@ -40,7 +40,7 @@ class Worker:
         self.loaded = loaded
         self.names = loaded.names
         self.metadata = loaded.signature.metadata(loaded.state_version)
-        self.metadata.content = loaded.content
+        self.metadata.content, self.metadata.seal = loaded.content, loaded.seal
         self.delay_us = loaded.delay_us
         self.idle_us = loaded.idle_us
         self._settings = settings
