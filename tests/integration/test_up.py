@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -314,6 +315,12 @@ def test_the_command_line_speaks_plainly(up: Up) -> None:
     assert done.stdout == "y [1, 1] [[6.0]]\nstep 3\n"
     assert "FP32 [1, 1]" in up.command("sessions", "total", "/i:7").stdout
     assert "double" in up.command("get").stdout
+    watching = subprocess.Popen([*up.dormouse, "get", "double", "--watch", "--dir", str(up.folder)], stdout=subprocess.PIPE, text=True)
+    assert watching.stdout is not None
+    up.command("scale", "double", "0")
+    assert any("Stopped" in line for line in watching.stdout)
+    watching.terminate()
+    watching.communicate()
 
 
 def _second_up(up: Up) -> str:

@@ -52,3 +52,11 @@ def test_each_guarantee_names_what_shows_it() -> None:
         shown = row.partition(" | ")[2]
         names = re.findall(r"`([^`]+)`", shown)
         assert "the same" in shown or [name for name in names if name.startswith(("test_", "tests/")) or name in controls], row
+
+
+def test_each_reason_in_the_table_of_conditions_is_one_that_the_code_gives() -> None:
+    rows = re.findall(r"^\| [^|]*\| ([A-Z]\w+(?:, [A-Z]\w+)*)", (ROOT / "docs/kubernetes.md").read_text(), re.MULTILINE)
+    reasons = {reason for row in rows for reason in row.split(", ")}
+    assert len(reasons) > 15
+    code = "".join(path.read_text() for part in ("operator", "worker") for path in (ROOT / part).rglob("*.py"))
+    assert {reason for reason in reasons if f'"{reason}"' not in code} == set()

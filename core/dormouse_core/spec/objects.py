@@ -343,7 +343,7 @@ class FunctionSpec(Struct, frozen=True, kw_only=True, rename="camel"):
         Meta(
             ge=1,
             le=1_000_000,
-            description="How much of scaleMetric one worker should carry. The smaller of this and maxConcurrency counts.",
+            description="How much of scaleMetric one worker should carry; of concurrency at most maxConcurrency.",
         ),
     ] = 16
     max_concurrency: Annotated[

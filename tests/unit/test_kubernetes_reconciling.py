@@ -1,0 +1,106 @@
+"""One object's round: what of it reaches the registry, and what its conditions then say."""
+
+from typing import Any
+
+import pytest
+from dormouse_core.keys import Keys
+from dormouse_core.seams import Put, Txn
+from dormouse_operator.kubernetes import names
+from dormouse_operator.kubernetes.api import Object
+from dormouse_operator.kubernetes.objects import Objects
+from dormouse_operator.kubernetes.reconciling import Reconciler
+from dormouse_operator.kubernetes.registry import Registry
+from dormouse_operator.kubernetes.statuses import Said
+from dormouse_proto import state_pb2
+from dormouse_testing.clock import SimClock
+from dormouse_testing.manifests import Data, onnx
+from dormouse_testing.memory_store import MemoryStore
+
+KEYS = Keys("default")
+KEY = ("default", "vad")
+
+
+class World:
+    """A reconciler between one object and a store in memory. `said`: the conditions of the last round; `applied`: revisions."""
+
+    def __init__(self) -> None:
+        self.clock = SimClock()
+        self.store = MemoryStore(self.clock)
+        self.objects = Objects(self.clock, lambda key: None, lambda: None)
+        self.said: list[Said] = []
+        self.applied: list[str] = []
+        self.version = 0
+        self.kept: state_pb2.FunctionEntry | None = None
+
+    async def lead(self) -> None:
+        result = await self.store.txn(Txn((), (Put(KEYS.leader, b"me"),)))
+        registry: Any = Registry(self.store, KEYS, self.clock, result.revision)
+        self.reconciler = Reconciler(
+            self.clock, self.objects, registry, self, self, self, self,  # type: ignore[arg-type]  # the rest is played by this world
+            entry=lambda uid: self.kept, status=lambda uid: None, waiting=lambda uid: "",
+        )  # fmt: skip
+
+    async def round(self, manifest: Data, *, generation: int, **annotations: str) -> None:
+        self.version += 1
+        metadata = {
+            "namespace": KEY[0],
+            "uid": "u",
+            "generation": generation,
+            "resourceVersion": str(self.version),
+            "annotations": annotations,
+        }
+        found: Object = {**manifest, "metadata": {**manifest["metadata"], **metadata, "creationTimestamp": "2026-01-01T00:00:00Z"}}
+        self.objects.take(found)
+        assert await self.reconciler._round(KEY)
+
+    # ---------------------------------------------------------------------------------- a mirror, an applier, credentials, a teller
+
+    async def wait_for(self, revision: int) -> bool:
+        key = KEYS.function(*KEY)
+        self.kept = state_pb2.FunctionEntry.FromString((await self.store.get([key]))[1][key].value)
+        return True
+
+    async def apply(self, entry: state_pb2.FunctionEntry) -> None:
+        self.applied.append(entry.revision)
+
+    async def ensure(self, entry: state_pb2.FunctionEntry) -> None: ...
+
+    async def tell(self, found: Object, told: object, said: list[Said]) -> None:
+        self.said = said
+
+
+@pytest.fixture
+async def world() -> World:
+    made = World()
+    await made.lead()
+    return made
+
+
+async def test_another_value_of_the_annotation_reaches_the_registry_although_it_counts_no_generation(world: World) -> None:
+    await world.round(onnx(), generation=1)
+    await world.round(onnx(), generation=1)
+    assert len(world.applied) == 1, "nothing changed"
+    await world.round(onnx(), generation=1, **{names.REFRESH: "now"})
+    assert len(set(world.applied)) == 2, "a new revision is a new Deployment, whose pod starts at once"
+    await world.round(onnx(), generation=1, **{names.REFRESH: "now"})
+    assert len(world.applied) == 2
+
+
+async def test_a_change_that_the_api_server_should_have_refused_is_told_and_not_taken(world: World) -> None:
+    await world.round(onnx(), generation=1)
+    before = world.kept
+    await world.round(onnx(sessions={"states": [{"input": "s", "output": "t", "shape": [1]}]}), generation=2)
+    await world.reconciler._round(KEY)
+    assert world.kept == before
+    assert world.reconciler._known["u"].accepted is not None
+    accepted = world.reconciler._known["u"].accepted
+    assert (accepted.status, accepted.reason) == ("False", "ChangeRefused")
+    assert "spec.sessions" in accepted.message
+    assert accepted in world.said
+
+
+async def test_what_this_version_does_not_understand_is_told_with_its_field(world: World) -> None:
+    await world.round({**onnx(), "spec": {"runtime": "fortran"}}, generation=1)
+    [accepted] = world.said
+    assert (accepted.reason, world.kept) == ("Invalid", None)
+    assert accepted.message.startswith("spec.runtime")
