@@ -1,10 +1,12 @@
 """docs/guarantees.md, and every other page, held against the tests that are there."""
 
+import argparse
 import functools
 import re
 from pathlib import Path
 
 import pytest
+from dormouse import main
 from dormouse_testing.sessions_sim.controls import CONTROLS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,3 +62,13 @@ def test_each_reason_in_the_table_of_conditions_is_one_that_the_code_gives() -> 
     assert len(reasons) > 15
     code = "".join(path.read_text() for part in ("operator", "worker") for path in (ROOT / part).rglob("*.py"))
     assert {reason for reason in reasons if f'"{reason}"' not in code} == set()
+
+
+def test_each_command_and_option_that_a_page_shows_is_one_that_the_command_line_takes() -> None:
+    parser = main.parser()
+    [commands] = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    shown = [line for page in PAGES for line in re.findall(r"(?:^|`)dormouse ([a-z]+[^`\n#]*)", page.read_text(), re.MULTILINE)]
+    used = {(line.split()[0], option) for line in shown for option in ["", *re.findall(r"(?<![\w-])--[a-z][a-z-]*", line)]}
+    assert len(used) > 15
+    known = {(name, option) for name, each in commands.choices.items() for option in ["", *each._option_string_actions]}
+    assert used - known == set()
