@@ -173,7 +173,7 @@ def test_the_sample_with_the_shortest_way_counts() -> None:
     assert abs(skew.offset_us() or HOUR) <= 500
 
 
-@given(st.lists(st.tuples(st.floats(0, 0.3), st.floats(0, 1)), min_size=1, max_size=30), st.floats(-4, 4))
+@given(st.lists(st.tuples(st.floats(0, 0.3), st.floats(0, 1)), min_size=1, max_size=clocks.SAMPLES), st.floats(-4, 4))
 def test_an_offset_is_wrong_by_half_the_shortest_way_at_most(ways: list[tuple[float, float]], true: float) -> None:
     clock, leader = ManualClock(skew=true), ManualClock()
     skew = Skew(clock)
