@@ -164,9 +164,21 @@ def _scale(seen: FunctionSeen, decision: Decision) -> list[Step]:
 
 def _count_to(seen: FunctionSeen, revision: str, wanted: int, why: str) -> list[Step]:
     running = _running(seen, revision)
-    if len(running) == wanted:
+    spare = _spare(seen, running, wanted)
+    if len(running) == wanted + spare:
         return []
-    return [Scale(revision, wanted, _victims(seen, running), why)]
+    more = f"; in place of workers that gateways do not reach: {spare}" if spare else ""
+    return [Scale(revision, wanted + spare, _victims(seen, running), why + more)]
+
+
+def _spare(seen: FunctionSeen, running: list[Instance], wanted: int) -> int:
+    """How many workers run beside those that are wanted, because gateways do not reach as many.
+
+    Those stay, in case they are reached again, and at most as many as are wanted are added: where gateways reach nobody, since they are cut
+    off themselves, one set of new workers is started, and not one after another.
+    """
+    names = {instance.name for instance in running}
+    return min(wanted, sum(w.serving and w.cut_off and w.instance in names for w in seen.workers.values()))
 
 
 def _running(seen: FunctionSeen, revision: str) -> list[Instance]:
@@ -183,6 +195,8 @@ def _victims(seen: FunctionSeen, running: list[Instance]) -> tuple[str, ...]:
         workers = by_instance.get(instance.name, [])
         if instance.exited or (workers and all(w.gone for w in workers)):
             return (0, 0, 0, 0, instance.name)
+        if workers and all(w.cut_off for w in workers):
+            return (1, 0, 0, 0, instance.name)
         if not workers:
             return (1, -instance.started, 0, 0, instance.name)
         reports = [w.report for w in workers if w.report is not None]

@@ -18,6 +18,7 @@ from dormouse_gateway.sending import BROKEN
 
 LIVE = "/inference.GRPCInferenceService/ServerLive"
 TRY_SECONDS = 2.0
+DOUBT_SECONDS = 1.0  # what is known for so long is not asked again because of one call
 
 
 @dataclass(slots=True)
@@ -44,6 +45,14 @@ class Reach:
         before = self._tried.get(worker)
         since = before.failing_since if before is not None else None
         self._tried[worker] = _Tried(now, now if since is None else since)
+
+    def doubt(self, worker: str, address: str) -> None:
+        """A call's deadline passed before the worker said anything: it may be slow, or out of reach of calls that are not patient enough to
+        find out. It is asked.
+        """
+        tried = self._tried.get(worker)
+        if tried is None or self._clock.monotonic() - tried.at > DOUBT_SECONDS:
+            self.ask([control_pb2.AgentOrder.Try(worker=worker, address=address)])
 
     def report(self) -> list[control_pb2.WorkerReach]:
         """What is known of workers that failed or were to be tried. What is old is forgotten."""

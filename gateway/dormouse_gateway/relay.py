@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dormouse_core.errors import (
+    Code,
     DeadlineExceeded,
     DormouseError,
     Internal,
@@ -34,7 +35,7 @@ from dormouse_gateway.flights import Flights
 from dormouse_gateway.gates import Gate, Room
 from dormouse_gateway.reach import Reach
 from dormouse_gateway.reads import Read, Reads
-from dormouse_gateway.sending import BROKEN, Parts, carry, interrupted, outgoing
+from dormouse_gateway.sending import BROKEN, Parts, carry, heard, interrupted, outgoing
 from dormouse_gateway.table import Function, Table, Unreadable, Worker
 from dormouse_gateway.turns import Turn, Turns
 
@@ -340,16 +341,19 @@ class Relay:
             shard = None if call.turn is None else shard_of(call.named.session, function.entry.shards)
             since = 0 if call.read is None else call.read.revision
             reply = await self._flights.carry(function, worker, shard, since, answer)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError:  # by the caller, whose deadline may have passed
             gate.cancelled()
+            self.reach.doubt(worker.name, worker.address)
             raise
         now = self._clock.monotonic()
         broken = reply.metadata.get(BROKEN, "")
         why = reply.again or broken
         if broken == "connect":
             self.reach.failed(worker.name)
-        elif not broken:
+        elif heard(reply):
             self.reach.answered(worker.name)
+        elif reply.code == Code.DEADLINE_EXCEEDED:
+            self.reach.doubt(worker.name, worker.address)
         if not why:
             gate.answered()
             return reply

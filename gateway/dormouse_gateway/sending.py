@@ -17,6 +17,7 @@ from dormouse_gateway.table import Function
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 DECOUPLED = "dormouse-decoupled"
+SIGNED = ("dormouse-by", "dormouse-again")
 BROKEN = "dormouse-broken"  # a reply with it is not a worker's: why none came
 PASSED_ON = ("dormouse-session", "dormouse-tenant", "dormouse-idempotency-key", "dormouse-call")
 OWN = ("dormouse-", "x-envoy-", "x-forwarded-", "grpc-", ":")
@@ -47,6 +48,11 @@ async def carry(
             return reply
         parts.decoupled = True
     return await transport.stream(address, STREAM, message, metadata, parts, timeout=timeout)
+
+
+def heard(reply: Reply) -> bool:
+    """It is the worker's word: an answer, or an error that it signed."""
+    return reply.code == 0 or any(key in reply.metadata for key in SIGNED)
 
 
 def interrupted(reply: Reply) -> DormouseError:

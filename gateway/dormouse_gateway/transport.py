@@ -15,10 +15,9 @@ import grpc.aio
 from dormouse_core.seams import Part, Reply
 from dormouse_kit.grpc_options import channel_options
 
-from dormouse_gateway.sending import BROKEN
+from dormouse_gateway.sending import BROKEN, SIGNED
 
 IDLE_SECONDS = 300.0
-SIGNED = ("dormouse-by", "dormouse-again")
 # What grpcio says of its own failures to connect, before anything was sent.
 CONNECT = ("failed to connect to all addresses", "connection refused", "no route to host", "network is unreachable")
 # Codes that grpcio gives to a call whose stream or connection ended without a status (gRPC over HTTP/2, "HTTP2 Transport Mapping").

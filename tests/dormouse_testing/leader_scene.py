@@ -66,6 +66,9 @@ class Scene:
         owners = self.world.owners()
         return len(owners) == 64 and set(owners.values()) == {w.name for w in workers}
 
+    def owns_nothing(self, worker: SimWorker) -> bool:
+        return worker.name not in self.world.owners().values()
+
     async def awake(self, replicas: int) -> list[SimWorker]:
         """So many workers, each with its share."""
         await self.apply(manifest())

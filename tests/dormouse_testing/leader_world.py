@@ -327,7 +327,8 @@ class SimAgent:
 
     def cannot_reach(self, *workers: SimWorker) -> None:
         """From now on; and calls of it wait for them."""
-        self.unreached = dict.fromkeys((worker.name for worker in workers), self.world.clock.monotonic())
+        now = self.world.clock.monotonic()
+        self.unreached = {worker.name: self.unreached.get(worker.name, now) for worker in workers}
         self.knows = True
 
     def report(self) -> control_pb2.AgentReport:

@@ -59,12 +59,17 @@ class Workers:
     def __init__(self) -> None:
         self.behave: dict[str, Behaviour] = {}
         self.sent: list[Sent] = []
+        self.tried: list[str] = []  # addresses that were asked whether they are there
+        self.silent: set[str] = set()  # these do not say
         self.running = 0
         self.most = 0
         self.cancelled = 0
 
     async def call(self, address: str, method: str, message: bytes, metadata: Mapping[str, str], *, timeout: float | None) -> Reply:
-        assert method in (INFER, LIVE)
+        if method == LIVE:
+            self.tried.append(address)
+            return await self._live(address, timeout)
+        assert method == INFER
         return await self._call(address, message, metadata, None, timeout)
 
     async def stream(
@@ -90,6 +95,13 @@ class Workers:
             raise
         finally:
             self.running -= 1
+
+    async def _live(self, address: str, timeout: float | None) -> Reply:
+        await asyncio.sleep(TRAVEL)
+        if address in self.silent:
+            await asyncio.sleep(timeout or 0)
+            return Reply(4, b"", "Deadline Exceeded")
+        return Reply(0) if address in self.behave else NOBODY
 
 
 async def good(sent: Sent) -> Reply:

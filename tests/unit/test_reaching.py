@@ -2,6 +2,7 @@
 
 import asyncio
 
+from dormouse_core.errors import Code
 from dormouse_core.reaching import FRESH_SECONDS, Reaches
 from dormouse_core.seams import Reply
 from dormouse_gateway.reach import TRY_SECONDS
@@ -106,6 +107,29 @@ def test_a_connection_that_breaks_while_a_call_runs_is_no_sign_of_it() -> None:
     simloop.run(main())
 
 
+def test_calls_that_cannot_wait_for_a_connection_have_it_tried() -> None:
+    """Their deadlines pass first, which alone says nothing of the worker: a slow one is reached."""
+
+    async def slow(sent: Sent) -> Reply:
+        await asyncio.sleep(100)
+        return RESET
+
+    async def main() -> None:
+        for reached in (False, True):
+            async with Sim().running() as sim:
+                await steps(sim)
+                sim.workers.behave[A] = slow
+                sim.workers.silent = set() if reached else {A}
+                for _ in range(16):
+                    assert (await sim.call("steps", 1, timeout=0.5)).code == Code.DEADLINE_EXCEEDED
+                (found,) = sim.relay.reach.report()
+                assert found.reached == reached
+                assert reached or found.seconds > 4
+                assert len(sim.workers.tried) <= 8, "not asked at every call"
+
+    simloop.run(main())
+
+
 def test_a_gateway_without_calls_tries_whom_the_leader_names() -> None:
     async def main() -> None:
         async with Sim().running() as sim:
@@ -118,16 +142,12 @@ def test_a_gateway_without_calls_tries_whom_the_leader_names() -> None:
             assert (w.worker, w.reached) == ("w", True)
             assert (v.worker, v.reached, 2.5 < v.seconds < 4) == ("v", False, True)
 
-            async def black_hole(sent: Sent) -> Reply:
-                await asyncio.sleep(100)
-                return RESET
-
-            sim.workers.behave[A] = black_hole
-            sent = len(sim.workers.sent)
+            sim.workers.silent.add(A)
+            tried = len(sim.workers.tried)
             for _ in range(4):
                 sim.relay.reach.ask(tries[:1])
                 await asyncio.sleep(TRY_SECONDS / 4)
-            assert len(sim.workers.sent) - sent == 1, "one try at a time"
+            assert len(sim.workers.tried) - tried == 1, "one try at a time"
             await asyncio.sleep(0.1)
             assert not sim.relay.reach.report()[1].reached
 
