@@ -150,7 +150,7 @@ def _scale(seen: FunctionSeen, decision: Decision) -> list[Step]:
     wanted, why = wanted_of_target(seen, decision)
     target = seen.entry.revision
     steps = _count_to(seen, target, wanted, why)
-    ready = sum(w.serving for w in seen.of_target())
+    ready = sum(w.serving and not w.cut_off for w in seen.of_target())
     serving = seen.serving_revision
     for revision in sorted(({i.revision for i in seen.instances or ()} | {serving}) - {target}):
         if revision == serving:

@@ -1,7 +1,9 @@
 """How many workers of which revision, proofs, problems, victims, deletion."""
 
+from dataclasses import replace
+
 import pytest
-from dormouse_core import lifecycle
+from dormouse_core import lifecycle, limits
 from dormouse_core.autoscaling import Autoscaler, Decision, Scaling, Workers
 from dormouse_core.demand import Averages, Measured
 from dormouse_core.errors import Code
@@ -51,6 +53,30 @@ def test_a_proved_function_scales_by_its_decision() -> None:
     assert scales(World(instances=[instance("i-a"), instance("i-b")]), AUTO_2) == []
     assert scales(World(instances=[instance("i-a"), instance("i-b")]), AUTO_0) == [(NEW, 0)]
     assert scales(World(instances=[instance("i-a", stopping=True)]), AUTO_1) == [(NEW, 1)]
+
+
+def test_beside_workers_out_of_reach_as_many_run_and_those_go_first() -> None:
+    world = World(instances=[instance(f"i-{name}") for name in "abc"])
+    far = {"unreachable": limits.UNREACHABLE_SECONDS}
+    world.add(worker("a"), replace(worker("b"), **far), worker("c", said=report(state_bytes=9)))
+    (step,) = live(world, Decision(3, "by load"))
+    assert isinstance(step, Scale)
+    assert (step.count, step.reason) == (4, "by load; in place of workers that gateways do not reach: 1")
+    (fewer,) = live(world, AUTO_1)
+    assert isinstance(fewer, Scale)
+    assert (fewer.count, fewer.victims[0]) == (2, "i-b")
+    assert scales(world, STOPPED) == [(NEW, 0)]
+    for name in "ac":
+        world.workers[name] = replace(world.workers[name], **far)
+    assert scales(world, AUTO_1) == [(NEW, 2)], "at most as many as are wanted"
+
+
+def test_an_old_revision_stays_while_the_new_ones_worker_is_out_of_reach() -> None:
+    world = World(instances=[instance("i-a", revision=OLD), instance("i-b")])
+    world.add(worker("a", revision=OLD), worker("b"))
+    assert (OLD, 0) in scales(world, AUTO_1)
+    world.workers["b"] = replace(world.workers["b"], unreachable=limits.UNREACHABLE_SECONDS)
+    assert OLD not in {revision for revision, _ in scales(world, AUTO_1)}
 
 
 def test_an_unknown_provider_is_asked_for_nothing() -> None:
