@@ -22,12 +22,11 @@ Change = tuple[int, Glance | None, Glance | None]
 class Count:
     """One shard's. `tally` None: not counted since it was acquired."""
 
-    __slots__ = ("changes", "recount", "rest_until", "tally")
+    __slots__ = ("changes", "recount", "tally")
 
     def __init__(self) -> None:
         self.tally: Tally | None = None
         self.recount = False  # somebody else has written
-        self.rest_until = 0.0  # monotonic: it was scanned a moment ago
         self.changes: list[Change] | None = None  # revision, before, after: what this worker wrote while a scan is under way
 
 
@@ -36,6 +35,7 @@ class Census:
         self._settings = settings
         self._monotonic = monotonic
         self._counts: dict[int, Count] = {}
+        self.shards = settings.shards  # of the function
         self.store = admission.Store()
         self.total = self.tally()
         self.counted = True  # of every shard that is owned

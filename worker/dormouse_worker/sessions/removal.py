@@ -1,8 +1,8 @@
 """Counts the records of this worker's shards, and removes those whose time is over (rule 9).
 
-A scan of a shard does both: it reads every record once, all at one revision, and removes what is due on the way. A shard is scanned when it
-was acquired, when its count says that something is due, and when somebody else has written there; between two scans of the same it rests
-twenty times as long as a scan takes.
+A scan does both: it reads every record once, all at one revision, and removes what is due. A shard is scanned when it was acquired, when
+its count says that something is due, and when somebody else has written there; where that is so of most shards, all are read together.
+Between two rounds the sweeper rests four times as long as a round takes.
 
 Each removal compares the shard's entry, its floor and every record, so it never takes a record that a step has written meanwhile. A step
 that runs or waits keeps its record all the same: it would only be refused. While a removal is under way, sessions that would be *created*
@@ -26,8 +26,8 @@ from dormouse_worker.sessions.memory import Phase, Session, Shard
 from dormouse_worker.sessions.turns import Turns
 
 TICK_SECONDS = 0.25
-REST_FACTOR = 20.0
-SHORTEST_REST_SECONDS = 0.5
+REST_FACTOR = 4.0
+TOGETHER = 4  # shards from which records are removed at the same time
 RETRY_SECONDS = 1.0
 CREATING_SECONDS = 0.1  # a removal waits so long for sessions that are being created; beyond, they are created on the floor that it makes
 MOST_A_SCAN = 20_000  # removals of one shard in one scan; what is left is due still, and scanned again
@@ -65,10 +65,11 @@ class Sweeper:
     async def run(self) -> None:
         while True:
             self._news.clear()
+            began = self._clock.monotonic()
             try:
                 await self.once()
                 self._said = ""
-                wait = TICK_SECONDS
+                wait = max(TICK_SECONDS, REST_FACTOR * (self._clock.monotonic() - began))
             except StoreError as error:
                 if str(error) != self._said:
                     self._said = str(error)
@@ -89,23 +90,21 @@ class Sweeper:
             self._census.ceiling = None
             listing = await self._store.list(self._keys.states(self._function), limit=1, keys_only=True)
             self._census.ceiling = listing.count
-            if 2 * len(new) > len(owned) and len(new) > 1:
-                await self._scan(new, self._keys.states(self._function))
-                return
+        due = new or [shard for shard in owned if self._is_due(shard)]
+        if 2 * len(due) >= self._census.shards and len(due) > 1:
+            await self._scan(due, self._keys.states(self._function))
+            return
         trouble: StoreError | None = None
-        for shard in owned:
-            if shard in new or self._is_due(shard):
-                try:
-                    await self._scan([shard], self._keys.states(self._function, shard.number))
-                except StoreError as error:  # its own trouble: the others are swept all the same
-                    trouble = error
+        for shard in due:
+            try:
+                await self._scan([shard], self._keys.states(self._function, shard.number))
+            except StoreError as error:  # its own trouble: the others are swept all the same
+                trouble = error
         if trouble is not None:
             raise trouble
 
     def _is_due(self, shard: Shard) -> bool:
         count = self._census.of(shard)
-        if shard.own.status is not Status.OWNED or self._clock.monotonic() < count.rest_until:
-            return False
         if count.recount:
             return True
         earliest, now_us = count.tally.earliest_us() if count.tally else None, self._now_us()
@@ -114,7 +113,6 @@ class Sweeper:
     # ------------------------------------------------------------------------------------------------------------------- a scan
 
     async def _scan(self, shards: Sequence[Shard], prefix: str) -> None:
-        began = self._clock.monotonic()
         fences = {shard: shard.own.fence for shard in shards}
         tallies = {shard.number: self._census.tally() for shard in shards}
         due: dict[int, dict[str, Due]] = {shard.number: {} for shard in shards}
@@ -130,19 +128,23 @@ class Sweeper:
                     if number.isdigit() and int(number) in tallies:
                         self._look(item, tallies[int(number)], due[int(number)])
                 await asyncio.sleep(0)
+            failed: dict[Shard, BaseException] = {}
+            sweeps = [shard for shard in shards if due[shard.number]]
+            for at in range(0, len(sweeps), TOGETHER):
+                part = sweeps[at : at + TOGETHER]
+                removals = [self._remove_all(shard, fences[shard], due[shard.number]) for shard in part]
+                for shard, outcome in zip(part, await asyncio.gather(*removals, return_exceptions=True), strict=True):
+                    if outcome is not None:
+                        failed[shard] = outcome  # what became of it is not known: it is counted again
             for shard in shards:
-                if due[shard.number]:
-                    await self._remove_all(shard, fences[shard], due[shard.number])
-            for shard in shards:
-                if shard.own.status is not Status.LOST and shard.own.fence == fences[shard]:
+                if shard not in failed and shard.own.status is not Status.LOST and shard.own.fence == fences[shard]:
                     self._census.install(shard, tallies[shard.number], revision)
             self._census.check()
+            for error in failed.values():
+                raise error
         finally:
-            now = self._clock.monotonic()
             for shard in shards:
-                count = self._census.of(shard)
-                count.changes = None
-                count.rest_until = now + max(SHORTEST_REST_SECONDS, REST_FACTOR * (now - began) / len(shards))
+                self._census.of(shard).changes = None
 
     def _look(self, item: Item, tally: Tally, due: dict[str, Due]) -> None:
         try:
