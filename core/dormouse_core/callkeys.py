@@ -8,6 +8,10 @@ The prefixes keep the makers of ids apart: nothing that a caller writes can equa
 
     g-{nonce}-{n}   a gateway's          c-{anything}   a caller's          w-{nonce}-{n}   a worker's own, for a call that came without one
 
+A timestamp says how old a key is only beside others of the same clock. So a key also names its *maker*: the gateway's process whose clock
+made the timestamp, or CALLERS for a caller's own. Each maker's timestamps have a horizon of their own (`steps`), and a gateway's rise with
+every call. What orders calls across makers is `arrived_us`, the gateway's time of every call, whoever made its key.
+
 A timestamp is written in exactly 16 digits: microseconds since 1970, from 2001 to 2286. Fewer would read the first group of some UUIDs as a
 time long ago, and the call would be refused as too old.
 """
@@ -15,36 +19,74 @@ time long ago, and the call would be refused as too old.
 from dataclasses import dataclass
 from typing import Any
 
-from dormouse_core.errors import InvalidArgument
+from dormouse_core.errors import Again, InvalidArgument, Unavailable
+from dormouse_core.limits import CLOCK_AHEAD_SECONDS
 
 RESERVED = "dormouse_"  # how names of a request's parameters begin that Dormouse reads itself
 PARAMETER = "dormouse_idempotency_key"
 MAX_ID_CHARACTERS = 128
-MAX_AHEAD_US = 60_000_000  # a timestamp further ahead of the worker's clock is refused
+MAX_AHEAD_US = int(CLOCK_AHEAD_SECONDS * 1e6)
+CALLERS = ""
+"""The maker of timestamps that callers bring."""
+ANYBODY = "?"
+"""The maker of a caller's id in a record of a build that did not write makers down: a gateway's timestamp, or the caller's."""
 _DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class CallKey:
-    """`timestamp_us` orders keys by age; `id`, with its prefix, is the identity."""
+    """`timestamp_us` orders the keys of one maker by age; `id`, with its prefix, is the identity."""
 
     timestamp_us: int
     id: str
+    made_by: str | None = None
+    """Whose clock made the timestamp, where the id does not say it."""
+    gateway_us: int = 0
+    """The gateway's time of the call, where the timestamp is a caller's own; 0: the timestamp is it."""
 
     def __str__(self) -> str:
-        return f"{self.timestamp_us:016d}-{self.id}"
+        """The same at every copy of the call. A caller's key without a timestamp has one for each time at which it came: not shown."""
+        return self.id if self.opaque else f"{self.timestamp_us:016d}-{self.id}"
+
+    @property
+    def opaque(self) -> bool:
+        """A caller's key without a timestamp of its own: the same key, sent again, comes with another."""
+        return self.id.startswith("c-") and self.maker != CALLERS
+
+    @property
+    def maker(self) -> str:
+        return maker_of(self.id) if self.made_by is None else self.made_by
+
+    @property
+    def arrived_us(self) -> int:
+        return self.gateway_us or self.timestamp_us
+
+
+def maker_of(ident: str) -> str:
+    """Who made the timestamp that came with an id, as far as the id says it: g-{nonce}-{n} and w-{nonce}-{n} do."""
+    if ident.startswith("c-"):
+        return CALLERS
+    parts = ident.split("-", 2)
+    return f"{parts[0]}-{parts[1]}" if len(parts) == 3 else parts[0]
 
 
 class LocalKeys:
     """Makes keys for calls that reach a worker without a gateway's. `nonce` is new for every process."""
 
     def __init__(self, nonce: str) -> None:
+        self.maker = f"w-{nonce}"
         self._prefix = f"w-{nonce}-"
         self._count = 0
+        self._last_us = 0
 
     def next(self, now_us: int) -> CallKey:
         self._count += 1
-        return CallKey(now_us, f"{self._prefix}{self._count}")
+        return CallKey(self.stamp(now_us), f"{self._prefix}{self._count}")
+
+    def stamp(self, now_us: int) -> int:
+        """Rises, also where the clock does not."""
+        self._last_us = max(now_us, self._last_us + 1)
+        return self._last_us
 
 
 def split(text: str) -> tuple[int, str] | None:
@@ -56,11 +98,13 @@ def split(text: str) -> tuple[int, str] | None:
     return None
 
 
-def parse(call: str, idempotency: str, now_us: int, local: LocalKeys) -> CallKey:
-    """The key of a call from its two headers (each '' where absent), at a worker whose wall clock reads `now_us`.
+def parse(call: str, idempotency: str, now_us: int, local: LocalKeys, *, verified: bool = True) -> CallKey:
+    """The key of a call from its two headers (each '' where absent), at a process whose clock reads `now_us`.
 
     `call` is the gateway's ``dormouse-call``, `idempotency` the caller's ``dormouse-idempotency-key``. InvalidArgument: a gateway's key of
-    another form, a caller's that is not printable ASCII or too long, a timestamp more than a minute ahead.
+    another form, a caller's that is not printable ASCII or too long, a caller's own timestamp more than a minute ahead where `now_us` is
+    `verified`. Unavailable, to be tried elsewhere: any other timestamp more than a minute ahead. It is not the caller's fault: which of the
+    two clocks is wrong is not known here.
     """
     timestamp = 0
     ident = ""
@@ -69,30 +113,30 @@ def parse(call: str, idempotency: str, now_us: int, local: LocalKeys) -> CallKey
         if parts is None or not parts[1].startswith("g-"):
             raise InvalidArgument(f"dormouse-call: {call[:80]!r} found, '{{16 digits}}-g-{{nonce}}-{{n}}' is what a gateway writes")
         timestamp, ident = parts
-        _check_ahead("dormouse-call", timestamp, now_us)
+        _check_ahead("dormouse-call", timestamp, now_us, fault=False)
     if idempotency:
         # Compared as bytes in a record: what is not ASCII has more than one spelling of the same text.
         if not (idempotency.isascii() and idempotency.isprintable()):
             raise InvalidArgument("dormouse-idempotency-key: printable ASCII characters are allowed")
         parts = split(idempotency)
-        if parts is not None:
-            timestamp, own = parts
-            _check_ahead("dormouse-idempotency-key", timestamp, now_us)
-        else:
-            own = idempotency
-            timestamp = timestamp or now_us
+        own = idempotency if parts is None else parts[1]
         if len(own) > MAX_ID_CHARACTERS:
             raise InvalidArgument(f"dormouse-idempotency-key: {len(own)} characters found, at most {MAX_ID_CHARACTERS} are allowed")
-        return CallKey(timestamp, f"c-{own}")
+        arrived = timestamp or local.stamp(now_us)
+        if parts is None:
+            return CallKey(arrived, f"c-{own}", maker_of(ident) if ident else local.maker)
+        _check_ahead("dormouse-idempotency-key", parts[0], now_us, fault=verified)
+        return CallKey(parts[0], f"c-{own}", CALLERS, arrived)
     if ident:
         return CallKey(timestamp, ident)
     return local.next(now_us)
 
 
-def _check_ahead(field: str, timestamp_us: int, now_us: int) -> None:
+def _check_ahead(field: str, timestamp_us: int, now_us: int, *, fault: bool) -> None:
     if timestamp_us > now_us + MAX_AHEAD_US:
         seconds = (timestamp_us - now_us) / 1e6
-        raise InvalidArgument(f"{field}: a timestamp {seconds:.0f} s ahead of this worker's clock found, at most 60 s are allowed")
+        text = f"{field}: the timestamp is {seconds:.0f} s ahead of this process's clock (limit {CLOCK_AHEAD_SECONDS:g} s)"
+        raise InvalidArgument(text) if fault else Unavailable(text, Again.CLOCK)
 
 
 def reserved(parameters: Any) -> None:

@@ -2,8 +2,8 @@
 
 The leader and each process exchange times on their control stream. A process learns the leader's time, half the way there and back, and
 reports by how much its own clock differs; the leader takes the median of all clocks, its own included, and tells everybody. That median is
-the *reference*. It exists where at least three clocks are known and more than half of them are within the bound of it: fewer cannot say
-which of them is wrong.
+the *reference*. It exists where more than half of the
+clocks are within the bound of it, and of two where both agree: else nobody can say which of them is wrong.
 
 What is measured is kept against the monotonic clock. So a wall clock that jumps shows at once, and a leader that is away takes nothing
 back: the measure stays good for as long as two machines' monotonic clocks run alike.
@@ -20,6 +20,7 @@ import enum
 from collections.abc import Collection
 from dataclasses import dataclass
 from statistics import median
+from typing import Protocol
 
 from dormouse_core.limits import CLOCK_SKEW_SECONDS, CLOCK_TRUST_SECONDS
 from dormouse_core.seams import Clock
@@ -29,6 +30,7 @@ BACK_US = BOUND_US * 4 // 5
 """A clock that was off counts as good again from here, so that one at the bound does not come and go."""
 HEARD_SECONDS = 10.0
 """An offset that was reported longer ago has no vote."""
+TRUST_US = int(CLOCK_TRUST_SECONDS * 1e6)
 SAMPLES = 16
 SAMPLE_AGE_US = 60_000_000
 SLACK_US = 20_000
@@ -52,9 +54,10 @@ class Reference:
 def reference(offsets: Collection[int]) -> Reference | None:
     """The reference of clocks that differ from the leader's by `offsets` µs (the leader's own 0 among them); None: they cannot say.
 
-    More than half must be within the bound of the median: then a clock beyond it has at least two others, which agree, against it.
+    More than half must be within the bound of the median: then a clock beyond it has at least two others, which agree, against it. Two
+    clocks that agree are good; of two that do not, nobody can say which is wrong.
     """
-    if len(offsets) < 3:
+    if len(offsets) < 2 or (len(offsets) == 2 and max(offsets) - min(offsets) > BOUND_US):
         return None
     middle = round(median(offsets))
     agreed = sum(abs(offset - middle) <= BOUND_US for offset in offsets)
@@ -85,8 +88,14 @@ class Skew:
         """To be sent with a report, and to come back unchanged with the leader's time."""
         return self._monotonic()
 
-    def heard(self, mark: int, leader_us: int, reference_us: int, agreed: int) -> None:
-        """The leader's answer to a report. `agreed` 0: there is no reference now; what was known before stays."""
+    def heard(self, mark: int, leader_us: int, reference_us: int, agreed: int) -> bool:
+        """The leader's answer to a report. `agreed` 0: there is no reference now; what was known before stays. True: what a report says
+        has changed its meaning."""
+        before = (self.standing(), bool(self._samples))
+        self._hear(mark, leader_us, reference_us, agreed)
+        return before != (self.standing(), bool(self._samples))
+
+    def _hear(self, mark: int, leader_us: int, reference_us: int, agreed: int) -> None:
         now = self._monotonic()
         if not 0 <= now - mark <= SAMPLE_AGE_US:
             return
@@ -125,11 +134,21 @@ class Skew:
 
     @property
     def off(self) -> bool:
-        return self.standing() is Standing.OFF
+        return self._off and self.standing() is Standing.OFF
+
+    def read(self) -> tuple[int, bool]:
+        """The time for a timestamp, and whether this clock is known to be good. Every call asks: two looks at clocks, no more."""
+        monotonic = self._monotonic()
+        reference = self._reference_us
+        if reference is None or monotonic - self._measured_us > TRUST_US:
+            return self._wall(), False
+        best = monotonic + reference
+        return best, not self._off and abs(self._wall() - best) <= BOUND_US
 
     def now_us(self) -> int | None:
         """The reference time, where this clock is known to be good; None: nothing may expire by it."""
-        return self.best_us() if self.standing() is Standing.GOOD else None
+        best, good = self.read()
+        return best if good else None
 
     def best_us(self) -> int:
         """The time for a timestamp: the reference where it is known, also to a clock that is off; else the wall clock."""
@@ -150,7 +169,7 @@ class Skew:
     # ---------------------------------------------------------------------------------------------------------------------- parts
 
     def _known(self) -> bool:
-        return self._reference_us is not None and self._monotonic() - self._measured_us <= CLOCK_TRUST_SECONDS * 1e6
+        return self._reference_us is not None and self._monotonic() - self._measured_us <= TRUST_US
 
     def _now_deviation(self) -> int:
         assert self._reference_us is not None
@@ -165,6 +184,19 @@ class Skew:
 
     def _monotonic(self) -> int:
         return round(self._clock.monotonic() * 1e6)
+
+
+class Reading(Protocol):
+    """What expiry and timestamps ask for: a process's `Skew`, or a clock that a test trusts."""
+
+    def now_us(self) -> int | None:
+        """The reference time where the clock is known to be good; None: nothing may expire by it."""
+
+    def best_us(self) -> int:
+        """The time for a timestamp, as well as it is known."""
+
+    def read(self) -> tuple[int, bool]:
+        """`best_us`, and whether the clock is known to be good."""
 
 
 class Clocks:
@@ -197,9 +229,13 @@ class Clocks:
 class Rising:
     """Timestamps of one process: `best_us`, and each above the one before, also when the clock goes back."""
 
-    def __init__(self, skew: Skew) -> None:
+    def __init__(self, skew: Reading) -> None:
         self._skew = skew
         self._last_us = 0
+
+    @property
+    def good(self) -> bool:
+        return self._skew.read()[1]
 
     def next(self) -> int:
         self._last_us = max(self._last_us + 1, self._skew.best_us())

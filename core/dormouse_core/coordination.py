@@ -133,6 +133,8 @@ def _translate(seen: FunctionSeen, step: placement.Transition, ready: frozenset[
                 return [(Plan, target, f"{source} is draining")]
             if owner.cut_off and source not in ready:
                 return [(Plan, target, f"more than half of the gateways cannot connect to {source}")]
+            if owner.report is not None and owner.report.clock_off:
+                return [(Plan, target, f"the clock of {source} is off")]
             if source in ready:
                 return [(Plan, target, "an even share for every worker")]
             if owner.serving and rolled:

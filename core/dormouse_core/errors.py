@@ -40,6 +40,7 @@ class Again(enum.StrEnum):
     BUSY = "busy"
     DROPPED = "dropped"
     DRAINING = "draining"
+    CLOCK = "clock"
 
 
 class DormouseError(Exception):

@@ -18,6 +18,7 @@ import google_crc32c
 import msgspec
 from dormouse_proto import state_pb2
 
+from dormouse_core.callkeys import ANYBODY, CALLERS, maker_of
 from dormouse_core.errors import DataLoss, FailedPrecondition
 
 FORMAT = 1
@@ -38,6 +39,34 @@ class Kept(msgspec.Struct, frozen=True):
     step: int
     encoded: bytes
     write_id: bytes = b""
+    maker: str = ""
+    """Whose clock made the timestamp (`callkeys`)."""
+
+
+class Horizons(msgspec.Struct, frozen=True):
+    """What a record remembers of keys that it keeps no more: an unkept key at or below its maker's horizon is not run (rule 7).
+
+    `makers`: of gateways, the lowest first, at most KEY_MAKERS; `common_us`: of every other gateway. `newest_us`: the newest of the
+    gateways' times; `newest_caller_us`: of callers' own timestamps. Both order starts (rule 10).
+    """
+
+    common_us: int
+    makers: tuple[tuple[str, int], ...]
+    callers_us: int
+    newest_us: int
+    newest_caller_us: int
+
+    def of(self, maker: str) -> int:
+        if maker == CALLERS:
+            return self.callers_us
+        for name, horizon in self.makers:
+            if name == maker:
+                return horizon
+        return self.common_us
+
+    @property
+    def highest_us(self) -> int:
+        return max(self.common_us, self.callers_us, *(horizon for _, horizon in self.makers))
 
 
 class Body(msgspec.Struct, frozen=True):
@@ -46,10 +75,17 @@ class Body(msgspec.Struct, frozen=True):
     state_version: str
     tombstone: bool
     step: int
-    kept: tuple[Kept, ...]  # lowest timestamp first
+    kept: tuple[Kept, ...]  # in the order of their commits
     horizon_us: int
+    """The highest of `horizons`."""
     newest_us: int
+    """The newest timestamp of any maker."""
     expires_us: int
+    horizons: Horizons | None = None
+    """None: a build that knew only the two above wrote it; they hold for every maker."""
+
+    def known(self) -> Horizons:
+        return self.horizons or common(self.horizon_us, self.newest_us)
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -58,13 +94,24 @@ class Record(msgspec.Struct, frozen=True):
     write_id: bytes
 
 
-def keep(timestamp_us: int, ident: str, digest: bytes, reply: bytes | None, step: int, write_id: bytes = b"") -> Kept:
+def common(horizon_us: int, newest_us: int = 0) -> Horizons:
+    """One horizon for every maker."""
+    return Horizons(horizon_us, (), horizon_us, newest_us, newest_us)
+
+
+def keep(
+    timestamp_us: int, ident: str, digest: bytes, reply: bytes | None, step: int, write_id: bytes = b"", *, made_by: str | None = None
+) -> Kept:
+    """`made_by`: where the id does not say it."""
+    maker = maker_of(ident) if made_by is None else made_by
     message = state_pb2.KeptKey(timestamp_us=timestamp_us, id=ident, digest=digest, step=step, write_id=write_id)
     if reply is None:
         message.reply_gone = True
     else:
         message.reply = reply
-    return Kept(timestamp_us, ident, digest, reply, step, state_pb2.Record(kept=(message,)).SerializeToString(), write_id)
+    if made_by and ident.startswith("c-"):
+        message.maker = made_by
+    return Kept(timestamp_us, ident, digest, reply, step, state_pb2.Record(kept=(message,)).SerializeToString(), write_id, maker)
 
 
 def encode(body: Body, tensors: Iterable[state_pb2.Tensor], write_id: bytes) -> bytes:
@@ -77,6 +124,7 @@ def encode(body: Body, tensors: Iterable[state_pb2.Tensor], write_id: bytes) -> 
         horizon_us=body.horizon_us,
         newest_us=body.newest_us,
         expires_us=body.expires_us,
+        horizons=None if body.horizons is None else _horizons(body.horizons),
     ).SerializeToString()
     message = head + b"".join([kept.encoded for kept in body.kept])
     checksum: int = google_crc32c.value(message)
@@ -100,16 +148,43 @@ def _parse(data: bytes) -> state_pb2.Record:
 def decode(data: bytes) -> Record:
     """DataLoss: the bytes do not verify. FailedPrecondition: a format of a newer build."""
     parsed = _parse(data)
+    known = parsed.HasField("horizons")
     body = Body(
         state_version=parsed.state_version,
         tombstone=parsed.tombstone,
         step=parsed.step,
-        kept=tuple(keep(k.timestamp_us, k.id, k.digest, None if k.reply_gone else k.reply, k.step, k.write_id) for k in parsed.kept),
+        kept=tuple(_read_kept(kept, known) for kept in parsed.kept),
         horizon_us=parsed.horizon_us,
         newest_us=parsed.newest_us,
         expires_us=parsed.expires_us,
+        horizons=_read_horizons(parsed.horizons) if known else None,
     )
     return Record(body, tuple(parsed.tensors), parsed.write_id)
+
+
+def _read_kept(it: state_pb2.KeptKey, known: bool) -> Kept:
+    maker = it.maker or _maker(it.id, known)
+    return keep(it.timestamp_us, it.id, it.digest, None if it.reply_gone else it.reply, it.step, it.write_id, made_by=maker)
+
+
+def _maker(ident: str, known: bool) -> str:
+    maker = maker_of(ident)
+    return ANYBODY if maker == CALLERS and not known else maker
+
+
+def _horizons(it: Horizons) -> state_pb2.Horizons:
+    return state_pb2.Horizons(
+        common_us=it.common_us,
+        makers=[state_pb2.Horizons.Maker(name=name, horizon_us=horizon) for name, horizon in it.makers],
+        callers_us=it.callers_us,
+        newest_us=it.newest_us,
+        newest_caller_us=it.newest_caller_us,
+    )
+
+
+def _read_horizons(it: state_pb2.Horizons) -> Horizons:
+    makers = tuple((maker.name, maker.horizon_us) for maker in it.makers)
+    return Horizons(it.common_us, makers, it.callers_us, it.newest_us, it.newest_caller_us)
 
 
 class Glance(msgspec.Struct, frozen=True):
@@ -143,4 +218,4 @@ def size_bound(tensor_bytes: int, tensors: Sequence[str]) -> int:
     return _HEAD + tensor_bytes + sum(len(name) + 128 for name in tensors) + KEPT_OVERHEAD
 
 
-KEPT_OVERHEAD = 16 * 1024 + 8 * 512 + 256  # kept replies, eight keys with ids and digests, the scalars
+KEPT_OVERHEAD = 16 * 1024 + 8 * 512 + 1024  # kept replies, eight keys with ids and digests, the scalars and horizons

@@ -5,8 +5,9 @@ says one of three things: run, repeat a kept reply, or refuse. `advance` makes t
 of a write whose outcome was not learned. None of them knows a clock, a store or a tensor.
 
 Why a horizon: a record keeps only the last few keys. Without it a copy of a call that arrives after its key was evicted would run a second
-time. Evicting a key raises the horizon to its timestamp, and an unkept key at or below the horizon is refused, not run. A wrong clock can
-therefore cost a refusal, never a second effect.
+time. Evicting a key raises its maker's horizon to its timestamp, and an unkept key at or below its maker's horizon is refused, not run. A
+wrong clock can therefore cost a refusal, never a second effect; and since each gateway's timestamps rise, clocks of gateways that differ
+cost nothing (`docs/decisions/0115-clocks.md`).
 """
 
 import enum
@@ -17,12 +18,10 @@ from urllib.parse import unquote
 import msgspec
 
 from dormouse_core import records
-from dormouse_core.callkeys import CallKey
+from dormouse_core.callkeys import ANYBODY, CALLERS, CallKey
 from dormouse_core.errors import Aborted, Code, DataLoss, DormouseError, FailedPrecondition, InvalidArgument
-from dormouse_core.records import Body, Kept
-
-KEPT_KEYS = 8
-KEPT_REPLY_BYTES = 16 * 1024
+from dormouse_core.limits import KEPT_KEYS, KEPT_REPLY_BYTES, KEY_MAKERS
+from dormouse_core.records import Body, Horizons, Kept
 
 
 class Call(Protocol):
@@ -71,18 +70,29 @@ _CONTINUE = Run(begins=False)
 _BEGIN = Run(begins=True)
 
 
-def is_live(body: Body | None, now_us: int) -> bool:
-    """Whether there is a session: a record that was not ended and has not expired."""
-    return body is not None and not body.tombstone and now_us < body.expires_us
+def is_too_old(body: Body, key: CallKey) -> bool:
+    """Whether an unkept key may be one that was kept and evicted: then whether it ran is not known (rule 7)."""
+    return key.timestamp_us <= body.known().of(key.maker)
+
+
+def is_live(body: Body | None, now_us: int | None) -> bool:
+    """Whether there is a session."""
+    return body is not None and not is_over(body, now_us)
+
+
+def is_over(body: Body, now_us: int | None) -> bool:
+    """Whether the session has ended or expired. `now_us`: the reference time; None: not known, and then nothing expires."""
+    return body.tombstone or (now_us is not None and now_us >= body.expires_us)
 
 
 def admit(
-    body: Body | None, trouble: DormouseError | None, floor_us: int, call: Call, now_us: int, versions: frozenset[str], model: str
+    body: Body | None, trouble: DormouseError | None, floor_us: int, call: Call, now_us: int | None, versions: frozenset[str], model: str
 ) -> Decision:
     """Decides about `call` when its turn comes.
 
     `body` is the record (None: absent, or it cannot be decoded); `trouble` why the record, or its tensors alone, cannot be read;
-    `floor_us` the shard's floor; `versions` the state versions that this worker reads; `model` the function's name, for texts.
+    `floor_us` the shard's floor; `now_us` the reference time where this process's clock is known to be good, else None
+    (`clocks.Skew.now_us`); `versions` the state versions that this worker reads; `model` the function's name, for texts.
     """
     key = call.key
     if trouble is not None and body is None:
@@ -98,9 +108,9 @@ def admit(
             if kept.digest != call.digest:
                 return Refuse(InvalidArgument(f"the call {key.id!r} was made before with another content: a key names one request"))
             return Repeat(kept)
-    if key.timestamp_us <= body.horizon_us:
+    if is_too_old(body, key):
         return Refuse(too_old(key))
-    if body.tombstone or now_us >= body.expires_us:
+    if is_over(body, now_us):
         if not call.create:
             return Refuse(_missing(call, model), confirm=True)
     elif call.start:
@@ -113,9 +123,15 @@ def admit(
         return Refuse(FailedPrecondition(text), confirm=True)
     else:
         return _CONTINUE
-    if call.start and key.timestamp_us < body.newest_us:
+    if call.start and _is_late(body.known(), key):
         return Refuse(Aborted("sequence_start is older than the newest step of this session"))
     return _BEGIN
+
+
+def _is_late(known: Horizons, key: CallKey) -> bool:
+    """A start that was issued before the newest step, by the gateways' time of both; a caller's own timestamps order its own keys beside
+    (rule 10)."""
+    return key.arrived_us < known.newest_us or (key.maker == CALLERS and key.timestamp_us < known.newest_caller_us)
 
 
 def _missing(call: Call, model: str) -> InvalidArgument:
@@ -149,38 +165,53 @@ def advance(
     state_version: str,
     write_id: bytes,
 ) -> Body:
-    """The record's next body, once `call` ran with `reply`; `write_id`: of the write that is to carry it."""
+    """The record's next body, once `call` ran with `reply`; `write_id`: of the write that is to carry it. `now_us`: this process's best
+    guess at the time (`clocks.Skew.best_us`); where it is behind the gateway's, the session lives by the gateway's."""
     key = call.key
     timestamp = key.timestamp_us
     step = 1 if begins or body is None else body.step + 1
     if len(reply) <= KEPT_REPLY_BYTES:
-        new = records.keep(timestamp, key.id, call.digest, reply, step)
+        new = records.keep(timestamp, key.id, call.digest, reply, step, made_by=key.made_by)
     else:
-        new = records.keep(timestamp, key.id, call.digest, None, step, write_id)
+        new = records.keep(timestamp, key.id, call.digest, None, step, write_id, made_by=key.made_by)
     if body is not None:
-        kept, horizon = remember(body.kept, body.horizon_us, new)
-        newest = body.newest_us if body.newest_us > timestamp else timestamp
+        kept, known = remember(body.kept, body.known(), new)
+        newest = body.newest_us
     else:
         # A created record starts with the floor as horizon (rule 9); one that replaces a broken record knows no key before its own.
-        kept, horizon, newest = (new,), (floor_us if trouble is None else max(floor_us, timestamp)), timestamp
+        kept, known = (new,), records.common(floor_us if trouble is None else max(floor_us, timestamp, key.arrived_us))
+        newest = floor_us
+    known = Horizons(
+        known.common_us,
+        known.makers,
+        known.callers_us,
+        max(known.newest_us, key.arrived_us),
+        max(known.newest_caller_us, timestamp) if key.maker == CALLERS else known.newest_caller_us,
+    )
+    newest = max(newest, timestamp, key.arrived_us)
+    now_us = max(now_us, key.arrived_us)
     if call.end:
         # Its end is its expiry. Its keys stay until it is removed; of the replies only the newest is likely to be asked for.
-        return Body(state_version, True, step, slim(kept, new), horizon, newest, now_us)
-    return Body(state_version, False, step, kept, horizon, newest, now_us + ttl_us)
+        return Body(state_version, True, step, slim(kept, new), known.highest_us, newest, now_us, known)
+    return Body(state_version, False, step, kept, known.highest_us, newest, now_us + ttl_us, known)
 
 
-def remember(kept: tuple[Kept, ...], horizon_us: int, new: Kept) -> tuple[tuple[Kept, ...], int]:
-    """Adds `new` in timestamp order; evicts the lowest timestamps over eight keys, raising the horizon; then oldest replies over 16 KiB.
+def remember(kept: tuple[Kept, ...], known: Horizons, new: Kept) -> tuple[tuple[Kept, ...], Horizons]:
+    """Adds `new`; evicts keys over eight, raising their makers' horizons; then the oldest replies over 16 KiB.
 
-    A new key with the lowest timestamp of all is the one evicted: its retry is refused, which is safe, and only wrong clocks come here.
+    Evicted is, of the maker of the oldest commit, the lowest timestamp: so a maker whose clock is behind does not lose its keys to the
+    others, and calls of one maker that overtook each other raise its horizon as little as they can. A new key may be the one evicted: its
+    retry is refused, which is safe.
     """
-    if not kept or kept[-1].timestamp_us <= new.timestamp_us:
-        kept = (*kept, new)
-    else:
-        kept = tuple(sorted((*kept, new), key=lambda k: k.timestamp_us))
+    kept = (*kept, new)
     while len(kept) > KEPT_KEYS:
-        horizon_us = max(horizon_us, kept[0].timestamp_us)
-        kept = kept[1:]
+        maker = kept[0].maker
+        out = kept[0]
+        for k in kept:
+            if k.maker == maker and k.timestamp_us < out.timestamp_us:
+                out = k
+        kept = tuple(k for k in kept if k is not out)
+        known = raised(known, maker, out.timestamp_us)
     total = 0
     for k in kept:
         if k.reply is not None:
@@ -192,14 +223,35 @@ def remember(kept: tuple[Kept, ...], horizon_us: int, new: Kept) -> tuple[tuple[
                 break
             if k.reply is not None and k is not new:
                 total -= len(k.reply)
-                slimmer[i] = records.keep(k.timestamp_us, k.id, k.digest, None, k.step)
+                slimmer[i] = _slim(k)
         kept = tuple(slimmer)
-    return kept, horizon_us
+    return kept, known
+
+
+def raised(known: Horizons, maker: str, timestamp_us: int) -> Horizons:
+    """The horizons, once a key of `maker` was evicted. Over KEY_MAKERS gateways the lowest horizon is folded into the common one; a maker
+    that comes back from there begins at it, for its own may have been anywhere below."""
+    if maker == CALLERS:
+        return msgspec.structs.replace(known, callers_us=max(known.callers_us, timestamp_us))
+    if maker == ANYBODY:
+        every = tuple((name, max(horizon, timestamp_us)) for name, horizon in known.makers)
+        above = max(known.common_us, timestamp_us), every, max(known.callers_us, timestamp_us)
+        return Horizons(*above, known.newest_us, known.newest_caller_us)
+    others = [pair for pair in known.makers if pair[0] != maker]
+    common = known.common_us
+    makers = sorted([*others, (maker, max(known.of(maker), timestamp_us))], key=lambda pair: pair[1])
+    while len(makers) > KEY_MAKERS:
+        common = max(common, makers.pop(0)[1])
+    return Horizons(common, tuple(makers), known.callers_us, known.newest_us, known.newest_caller_us)
 
 
 def slim(kept: Iterable[Kept], but: Kept | None = None) -> tuple[Kept, ...]:
     """The keys without their replies; `but`: the one that keeps its own."""
-    return tuple(k if k is but or k.reply is None else records.keep(k.timestamp_us, k.id, k.digest, None, k.step) for k in kept)
+    return tuple(k if k is but or k.reply is None else _slim(k) for k in kept)
+
+
+def _slim(kept: Kept) -> Kept:
+    return records.keep(kept.timestamp_us, kept.id, kept.digest, None, kept.step, kept.write_id, made_by=kept.maker)
 
 
 # --------------------------------------------------------------------------------------------------------------------- outcomes
@@ -248,7 +300,7 @@ def resolve(
             return Resolution.UNKNOWN
     elif kept_of(seen.body, call) is not None:
         return Resolution.LANDED
-    elif call.key.timestamp_us <= seen.body.horizon_us:
+    elif is_too_old(seen.body, call.key):
         return Resolution.UNKNOWN
     return Resolution.DROPPED if seen_fence == fence else Resolution.LOST
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import grpc.aio
+from dormouse_core.clocks import Rising, Skew
 from dormouse_core.keys import Keys
 from dormouse_core.seams import Store
 from dormouse_kit import log
@@ -36,6 +37,7 @@ class Agent:
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
         clock = SystemClock()
+        self.skew = Skew(clock)
         keys = Keys(settings.installation)
         self.name = f"{settings.name}-{os.urandom(8).hex()}"
         self.table = Table(keys)
@@ -54,11 +56,18 @@ class Agent:
             max_held=settings.max_held,
             max_held_bytes=settings.max_held_bytes,
             reach=self.reach,
+            time=self.skew,
         )
-        self.methods = Methods(self.table, reads, clock, sender, default_namespace=settings.default_namespace)
+        namespace = settings.default_namespace
+        self.methods = Methods(self.table, reads, clock, sender, default_namespace=namespace, clock_off=lambda: self.skew.off)
         self.health = Health(self.methods)
         self.streaming = Streaming(
-            self.relay, clock, self.name.rpartition("-")[2], serving.count_streamed, default_namespace=settings.default_namespace
+            self.relay,
+            clock,
+            self.name.rpartition("-")[2],
+            serving.count_streamed,
+            default_namespace=settings.default_namespace,
+            stamps=Rising(self.skew),
         )
         self.snapshot = Snapshot()
         self.routes = Routes(self.table, self.snapshot, settings)
@@ -68,12 +77,12 @@ class Agent:
         reports = leading.Reports(
             self.name,
             self.demand,
-            clock,
+            self.skew,
             lambda: self.table.complete,
             lambda: {**self.xds.refused(), **self.routes.problems},
             self.reach,
         )
-        self._leader = leading.LeaderStream(store, clock, keys, reports)
+        self._leader = leading.LeaderStream(store, clock, keys, reports, self.skew, self._timed)
         self._clock = clock
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -121,8 +130,12 @@ class Agent:
         self.methods.changed()
         metrics.FUNCTIONS.set(len(self.table.labels()))
 
+    def _timed(self) -> None:
+        self.routes.correct(self.skew.correction_us())
+
     async def _upkeep(self) -> None:
         while True:
+            self._timed()
             metrics.WATCH_AGE.set(self._watching.age())
             await self._channels.prune()
             await self._clock.sleep(1.0)

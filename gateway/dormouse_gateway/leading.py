@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 import grpc
 import grpc.aio
+from dormouse_core.clocks import Skew
 from dormouse_core.keys import Keys
 from dormouse_core.seams import Clock, Put, Store, StoreError, Txn
 from dormouse_kit import log
@@ -25,7 +26,6 @@ LEASE_SECONDS = 3
 REPORT_SECONDS = 1.0
 RETRY_SECONDS = 0.2
 SILENCE_SECONDS = 5.0  # a leader that answers no report for so long is dialled anew
-OFFSET_WARNING_SECONDS = 0.1  # rule 7: gateways' clocks should agree within this
 
 
 class Registration:
@@ -66,14 +66,14 @@ class Reports:
         self,
         agent: str,
         demand: Demand,
-        clock: Clock,
+        skew: Skew,
         complete: Callable[[], bool],
         refused: Callable[[], Mapping[str, str]],
         reach: Reach | None = None,
     ) -> None:
         self._agent = agent
         self._demand = demand
-        self._clock = clock
+        self._skew = skew
         self._complete = complete
         self._refused = refused
         self._reach = reach
@@ -87,10 +87,11 @@ class Reports:
             problems.append(control_pb2.RouteProblem(namespace=namespace, name=name, message=message))
         return control_pb2.AgentReport(
             agent=self._agent,
-            sent_us=round(self._clock.now() * 1e6),
+            sent_us=self._skew.mark(),
             complete=self._complete(),
             demand=self._demand.report(),
             problems=problems,
+            offset_us=self._skew.offset_us(),
             reaches=() if self._reach is None else self._reach.report(),
         )
 
@@ -98,6 +99,10 @@ class Reports:
         """What the leader wants to know in a later report."""
         if self._reach is not None:
             self._reach.ask(order.tries)
+
+    def soon(self) -> None:
+        """One is due at once."""
+        self._soon.set()
 
     async def stream(self) -> AsyncIterator[control_pb2.AgentReport]:
         """Without end."""
@@ -112,7 +117,10 @@ class Reports:
 class LeaderStream:
     """Finds the leader by the key `leader`, and keeps a stream of reports to it."""
 
-    def __init__(self, store: Store, clock: Clock, keys: Keys, reports: Reports) -> None:
+    def __init__(self, store: Store, clock: Clock, keys: Keys, reports: Reports, skew: Skew, timed: Callable[[], None]) -> None:
+        """`timed` is called whenever the leader's time was heard."""
+        self._skew = skew
+        self._timed = timed
         self._store = store
         self._clock = clock
         self._key = keys.leader
@@ -195,10 +203,13 @@ class LeaderStream:
             log.event(text, **fields)
 
     def _measure(self, order: control_pb2.AgentOrder) -> None:
-        """Half the way there and back, as NTP does."""
-        if not order.echo_us or not order.leader_us:
-            return
-        offset = (order.leader_us - (order.echo_us + self._clock.now() * 1e6) / 2) / 1e6
-        metrics.CLOCK_OFFSET.set(offset)
-        if abs(offset) > OFFSET_WARNING_SECONDS:
-            log.warning("this machine's clock is off the leader's", seconds=round(offset, 3))
+        before = self._skew.off
+        if self._skew.heard(order.echo_us, order.leader_us, order.reference_us, order.agreed):
+            self._reports.soon()
+        deviation = self._skew.deviation_us()
+        metrics.CLOCK_DEVIATION.set(float("nan") if deviation is None else deviation / 1e6)
+        if self._skew.off and not before:
+            log.warning("this gateway is not ready until its clock is right", reason=self._skew.text())
+        elif before and not self._skew.off:
+            log.event("this gateway's clock is right again")
+        self._timed()

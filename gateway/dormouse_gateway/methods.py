@@ -31,7 +31,18 @@ SERVICE = "inference.GRPCInferenceService"
 
 
 class Methods:
-    def __init__(self, table: Table, reads: Reads, clock: Clock, transport: Transport, *, default_namespace: str = "default") -> None:
+    def __init__(
+        self,
+        table: Table,
+        reads: Reads,
+        clock: Clock,
+        transport: Transport,
+        *,
+        default_namespace: str = "default",
+        clock_off: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`clock_off`: whether this gateway's clock is known to be off."""
+        self._clock_off = clock_off
         self._table = table
         self._reads = reads
         self._clock = clock
@@ -67,8 +78,8 @@ class Methods:
             return refuse(error)
 
     def ready(self) -> bool:
-        """This gateway knows what the store holds."""
-        return self._table.complete
+        """This gateway knows what the store holds, and its clock is not known to be off."""
+        return self._table.complete and not self._clock_off()
 
     async def _server_live(self, request: Request) -> Message:
         return inference_pb2.ServerLiveResponse(live=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from dormouse_core import callkeys, modelnames, sessions
-from dormouse_core.errors import InvalidArgument
+from dormouse_core.errors import InvalidArgument, Unavailable
 from dormouse_proto import inference_pb2
 from google.protobuf.message import DecodeError
 
@@ -112,8 +112,12 @@ def flag(request: inference_pb2.ModelInferRequest, name: str) -> bool:
     return name in request.parameters and request.parameters[name].bool_param
 
 
-def timestamp(metadata: Mapping[str, str], request: inference_pb2.ModelInferRequest, now_us: int) -> int:
-    """The call key's timestamp, by which held calls of one session leave. InvalidArgument where a worker would refuse the key."""
+def timestamp(metadata: Mapping[str, str], request: inference_pb2.ModelInferRequest, now_us: int, verified: bool = True) -> int:
+    """The gateway's time of a call, by which held calls of one session leave. InvalidArgument where a worker would refuse the key;
+    `verified`: whether `now_us` is by a clock that is known to be good. Where it is not, the worker judges."""
     local = callkeys.LocalKeys("relay")
     idempotency = callkeys.named(metadata.get(IDEMPOTENCY, ""), request.parameters)
-    return callkeys.parse(metadata.get(CALL, ""), idempotency, now_us, local).timestamp_us
+    try:
+        return callkeys.parse(metadata.get(CALL, ""), idempotency, now_us, local, verified=verified).arrived_us
+    except Unavailable:
+        return now_us

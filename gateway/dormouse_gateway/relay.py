@@ -15,6 +15,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from dormouse_core.clocks import Reading, Skew
 from dormouse_core.errors import (
     Code,
     DeadlineExceeded,
@@ -93,7 +94,9 @@ class Relay:
         max_held_bytes: int = 1 << 30,
         reach: Reach | None = None,
         seed: int | None = None,
+        time: Reading | None = None,
     ) -> None:
+        self._time = time or Skew(clock)
         self._table = table
         self._reads = reads
         self._clock = clock
@@ -140,7 +143,7 @@ class Relay:
         try:
             message = naming.parse(request.message)
             named = naming.infer(request.metadata, message, self._default_namespace)
-            timestamp = naming.timestamp(request.metadata, message, round(self._clock.now() * 1e6))
+            timestamp = naming.timestamp(request.metadata, message, *self._time.read())
             return await self.step(request, named, timestamp)
         except DormouseError as error:
             return refuse(error)

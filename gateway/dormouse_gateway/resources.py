@@ -159,8 +159,10 @@ def scope(route: Route, settings: Settings, needs: tuple[tuple[Name, str], ...])
     return _scope(route.label, [one], needs)
 
 
-def entry(settings: Settings) -> Resource:
+def entry(settings: Settings, correction_us: int = 0) -> Resource:
     """The scope '+': every call enters here, and what router.lua does not move elsewhere goes to the relay.
+
+    `correction_us`: what is to be added to this machine's clock for timestamps.
 
     An agent that restarts is away for a moment: calls wait for it. A unary call that was in the relay is sent again
     under its key; the relay knows by the count of tries that it may have run. A stream is sent again only if it never
@@ -191,11 +193,14 @@ def entry(settings: Settings) -> Resource:
         to_relay({"path": "/inference.GRPCInferenceService/ModelStreamInfer"}, once, typed_per_filter_config=unbuffered),
         to_relay({"prefix": "/"}, once, typed_per_filter_config=unbuffered),
     ]
-    return _scope(ENTRY, routes, ())
+    return _scope(ENTRY, routes, (), {"clock": str(correction_us)})
 
 
-def _scope(key: str, routes: list[Json], needs: tuple[tuple[Name, str], ...]) -> Resource:
-    host = {"name": key, "domains": ["*"], "routes": routes, "include_request_attempt_count": True}
+def _scope(key: str, routes: list[Json], needs: tuple[tuple[Name, str], ...], metadata: Json | None = None) -> Resource:
+    """`metadata`: the virtual host's, for router.lua."""
+    host: Json = {"name": key, "domains": ["*"], "routes": routes, "include_request_attempt_count": True}
+    if metadata is not None:
+        host["metadata"] = {"filter_metadata": {"envoy.filters.http.lua": metadata}}
     content = {
         "name": key,
         "key": {"fragments": [{"string_key": key}]},

@@ -23,10 +23,20 @@ do
   NONCE = source:read(10):gsub(".", function(c) return string.format("%02x", c:byte()) end)
   source:close()
 end
-local count = 0
+local count, last = 0, 0
+
+-- The timestamp of a key: this machine's clock with the correction that the agent measured, and above the one before, also where the clock goes back: an older timestamp could be taken for a call that was made long ago. 16 digits are below 2^53.
+function Router.stamp(clock, correction)
+  local now = tonumber(clock) + (tonumber(correction) or 0)
+  if now <= last then now = last + 1 end
+  last = now
+  return string.format("%016.0f", now)
+end
 local function call_key(h)
   count = count + 1
-  return h:timestampString(EnvoyTimestampResolution.MICROSECOND) .. "-g-" .. NONCE .. "-" .. string.format("%x", count)
+  local clock = h:timestampString(EnvoyTimestampResolution.MICROSECOND)
+  -- The entry's virtual host has the correction: metadata() is asked once for each call, and later, for the function's route.
+  return Router.stamp(clock, h:virtualHost():metadata():get("clock")) .. "-g-" .. NONCE .. "-" .. string.format("%x", count)
 end
 
 --------------------------------------------------------------------------------------------------------- names, as dormouse_core.sessions

@@ -10,6 +10,9 @@ from dormouse_gateway.settings import Settings
 from dormouse_gateway.snapshot import Snapshot
 from dormouse_gateway.table import Table
 
+WORTH_US = 1_000
+"""A waiting caller's next call comes later than that."""
+
 
 class Routes:
     def __init__(self, table: Table, snapshot: Snapshot, settings: Settings) -> None:
@@ -18,7 +21,18 @@ class Routes:
         self._settings = settings
         self._waiting: set[str] = set()
         self.problems: dict[str, str] = {}  # functions whose route could not even be made
-        snapshot.put(ENTRY, [entry(settings)])
+        self._correction_us = 0
+        snapshot.put(ENTRY, [entry(settings, 0)])
+
+    def correct(self, correction_us: int) -> None:
+        """What router.lua adds to Envoy's clock for the timestamps of its keys. Envoy is told of what is worth it: each time is an update
+        of the route by which every call enters."""
+        if abs(correction_us - self._correction_us) < WORTH_US:
+            return
+        self._correction_us = correction_us
+        self._snapshot.put(ENTRY, [entry(self._settings, correction_us)])
+        if self._snapshot.complete:
+            self._snapshot.publish()
 
     def update(self, changed: set[str]) -> None:
         """Before the table is complete nothing is rendered: half a listing would send calls of every other function to the relay."""

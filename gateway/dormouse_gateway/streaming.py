@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from dormouse_core.clocks import Rising, Skew
 from dormouse_core.errors import DeadlineExceeded, DormouseError, Internal, ResourceExhausted, Unavailable
 from dormouse_core.seams import Clock, Reply
 from dormouse_kit import log
@@ -27,9 +28,12 @@ Count = Callable[[int], None]
 
 
 class Streaming:
-    """All streams of one agent. `nonce` is new for every process; `count` is told the code of every answer."""
+    """All streams of one agent. `nonce` is new for every process; `count` is told the code of every answer. `stamps`: of all its keys."""
 
-    def __init__(self, relay: Relay, clock: Clock, nonce: str, count: Count, *, default_namespace: str = "default") -> None:
+    def __init__(
+        self, relay: Relay, clock: Clock, nonce: str, count: Count, *, default_namespace: str = "default", stamps: Rising | None = None
+    ) -> None:
+        self._stamps = stamps or Rising(Skew(clock))
         self._relay = relay
         self._clock = clock
         self._nonce = nonce
@@ -48,12 +52,13 @@ class Streaming:
             if self._draining:
                 raise Unavailable(STOPPING)
             metadata = naming.single(context.invocation_metadata() or ())
-            streams.check(metadata, round(self._clock.now() * 1e6))
+            streams.check(metadata, self._stamps.next(), self._stamps.good)
         except DormouseError as error:
             end(context, refuse(error))
             return
         stream = streams.Stream(metadata, f"g-{self._nonce}-{self._number:x}", self._default_namespace)
-        serving = Serving(stream, self._relay, self._clock, context, deadline, self._count, metadata.get(AS_STATUS, "").lower() == "true")
+        as_status = metadata.get(AS_STATUS, "").lower() == "true"
+        serving = Serving(stream, self._relay, self._clock, context, deadline, self._count, as_status, self._stamps)
         self._open.add(serving)
         metrics.STREAMS.set(len(self._open))
         try:
@@ -73,9 +78,18 @@ class Serving:
     """One stream."""
 
     def __init__(
-        self, stream: streams.Stream, relay: Relay, clock: Clock, context: Any, deadline: float, count: Count, as_status: bool
+        self,
+        stream: streams.Stream,
+        relay: Relay,
+        clock: Clock,
+        context: Any,
+        deadline: float,
+        count: Count,
+        as_status: bool,
+        stamps: Rising,
     ) -> None:
         self._stream = stream
+        self._stamps = stamps
         self._relay = relay
         self._clock = clock
         self._context = context
@@ -125,7 +139,7 @@ class Serving:
                 self._taken += len(message)
             except ResourceExhausted as full:
                 refusal = full
-            step = self._stream.receive(message, round(self._clock.now() * 1e6), refusal)
+            step = self._stream.receive(message, self._stamps.next(), refusal, verified=self._stamps.good)
             if refusal is None and step is None:
                 self._give(len(message))
             self._begin()

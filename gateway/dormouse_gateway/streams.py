@@ -15,12 +15,13 @@ So that a caller who does not read costs no more memory than one who does, a mes
 last response is written, and nothing is read beyond `STREAM_MESSAGES` unanswered messages or `STREAM_BYTES` of them.
 """
 
+import contextlib
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dormouse_core import callkeys, limits, streamed
-from dormouse_core.errors import Aborted, DormouseError, InvalidArgument
+from dormouse_core.errors import Aborted, DormouseError, InvalidArgument, Unavailable
 from dormouse_core.seams import Reply
 
 from dormouse_gateway import naming
@@ -94,9 +95,9 @@ class Stream:
 
     # ----------------------------------------------------------------------------------------------------------------- messages
 
-    def receive(self, message: bytes, now_us: int, refusal: DormouseError | None = None) -> Step | None:
-        """A message came at wall time `now_us`. `refusal`: it is to be answered so, in its turn. None: it was unreadable, which is its
-        answer.
+    def receive(self, message: bytes, now_us: int, refusal: DormouseError | None = None, *, verified: bool = True) -> Step | None:
+        """A message came at wall time `now_us`, by a clock that is known to be good where `verified`. `refusal`: it is to be answered so,
+        in its turn. None: it was unreadable, which is its answer.
         """
         number = self._count
         self._count += 1
@@ -108,7 +109,7 @@ class Stream:
             ident, model, version = request.id, request.model_name, request.model_version
             metadata = {**self._metadata, **self._keys(number, callkeys.named("", request.parameters))}
             named = naming.infer(metadata, request, self._default_namespace)
-            timestamp = naming.timestamp(metadata, request, now_us)
+            timestamp = naming.timestamp(metadata, request, now_us, verified)
         except DormouseError as error:
             response = streamed.error(error.message, error.code, ident, model, version)
             self._out.append(Out(response, None, True, Reply(error.code, b"", error.message)))
@@ -267,7 +268,7 @@ def numbered(key: str, number: int) -> str:
     return f"{key}/{number}" if parts is None else f"{parts[0] + number:016d}-{parts[1]}/{number}"
 
 
-def check(metadata: Mapping[str, str], now_us: int) -> None:
+def check(metadata: Mapping[str, str], now_us: int, verified: bool = True) -> None:
     """InvalidArgument: a caller's key that no message of the stream could use, or one without the number of the first message.
 
     The number must be written, 0 too. A stream that is opened again for the messages that were not answered begins in the middle; numbered
@@ -286,4 +287,5 @@ def check(metadata: Mapping[str, str], now_us: int) -> None:
         raise InvalidArgument(f"{naming.FIRST_MESSAGE}: {first!r} found without {naming.IDEMPOTENCY}, to which it belongs")
     if not (first.isascii() and first.isdigit() and len(first) <= FIRST_DIGITS):
         raise InvalidArgument(f"{naming.FIRST_MESSAGE}: {first!r} found, a number of at most {FIRST_DIGITS} digits is allowed")
-    callkeys.parse("", numbered(idempotency, int(first)), now_us, callkeys.LocalKeys("relay"))
+    with contextlib.suppress(Unavailable):  # a timestamp that this clock cannot judge: a worker does
+        callkeys.parse("", numbered(idempotency, int(first)), now_us, callkeys.LocalKeys("relay"), verified=verified)

@@ -22,8 +22,8 @@ from dormouse_operator.settings import Settings
 from dormouse_operator.space import Space
 
 
-async def run(s: Settings) -> int:
-    """The exit code."""
+async def run(s: Settings, alone: bool = False) -> int:
+    """The exit code; `terms.CLOCK`: to be run again, `alone`."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -53,7 +53,11 @@ async def run(s: Settings) -> int:
             registering=registering,
             space=space,
         )
-        return await terms.lead(leader, election, stop, lambda: services.serve(leader, s.control, s.listen, server_options()))
+        code = await terms.lead(leader, election, stop, lambda: services.serve(leader, s.control, s.listen, server_options()), alone=alone)
+        if code == terms.CLOCK:
+            await election.resign()
+            return terms.LOST if await terms.followed(store, clock, keys.leader, stop) else terms.CLOCK
+        return code
     finally:
         looking.cancel()
         await asyncio.gather(looking, return_exceptions=True)
@@ -70,8 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "--kubernetes" in given:
         from dormouse_operator.kubernetes import options, running  # brings kopf, which one machine does without
 
-        return asyncio.run(running.run(options.parse(given)))
-    return asyncio.run(run(settings.parse(given)))
+        chosen = options.parse(given)
+        return terms.again(lambda alone: running.run(chosen, alone))
+    parsed = settings.parse(given)
+    return terms.again(lambda alone: run(parsed, alone))
 
 
 if __name__ == "__main__":

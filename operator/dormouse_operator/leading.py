@@ -27,6 +27,7 @@ from dormouse_operator.orphans import Orphans
 from dormouse_operator.registering import Registering
 from dormouse_operator.space import Space
 from dormouse_operator.sweeping import Sweeper
+from dormouse_operator.timekeeping import Timekeeper
 from dormouse_operator.view import View
 from dormouse_operator.writes import Writer
 
@@ -63,10 +64,20 @@ class Leader:
         self.registry = Mirror(store, clock, keys.functions, self.view.function_changed)
         self._maps = Mirror(store, clock, keys.maps, self._map_changed)
         self._gateways = Mirror(store, clock, keys.gateways, self._gateway_changed)
-        self._links = Links(dialer, clock, name, leader_new, self._heard, self._worker_changed)
+        self.timekeeper = Timekeeper(clock)
+        self._links = Links(dialer, clock, name, leader_new, self._heard, self._worker_changed, self.timekeeper.worker)
         self.view.links = self._links
         self.counts = Counts(self.view, lambda: space.used if space is not None else None)
-        self.sweeper = Sweeper(store, clock, keys, self.view, self.counts, leader_new=leader_new, removal_wait=removal_wait)
+        self.sweeper = Sweeper(
+            store,
+            clock,
+            keys,
+            self.view,
+            self.counts,
+            leader_new=leader_new,
+            removal_wait=removal_wait,
+            now_us=self.timekeeper.skew.now_us,
+        )
         self.deleter = Deleter(store, clock, keys, leader_new, self._replaced)
         self._orphans = Orphans(store, clock, keys, self.view, leader_new)
         self._provider = provider
@@ -95,6 +106,7 @@ class Leader:
                 group.create_task(self._observe())
                 group.create_task(self.sweeper.run())
                 group.create_task(self._orphans.run())
+                group.create_task(self.timekeeper.run())
                 for uid in list(self.view.functions):
                     self._changed(uid)
         finally:
@@ -150,11 +162,13 @@ class Leader:
         parts = key.removeprefix(self.keys.maps).split("/", 4)
         if after is None and len(parts) == 5 and parts[3] == "workers":
             self.demands.worker_left(parts[2], parts[4])
+            self.timekeeper.forget(parts[4])
 
     def _gateway_changed(self, key: str, before: Item | None, after: Item | None) -> None:
         self.view.gateway_changed(key, before, after)
         if after is None:
             self.demands.forget_agent(key.removeprefix(self.keys.gateways))
+            self.timekeeper.forget(key.removeprefix(self.keys.gateways))
 
     def _heard(self, worker: str, report: control_pb2.WorkerReport) -> None:
         uid = self.view.uid_of(worker)

@@ -56,8 +56,8 @@ class _Link:
 
 class Links:
     """One link for each worker that has a lease. `term`: the create_revision of this leader's election key, by which workers tell a former
-    leader's orders. `changed(worker)` is called when what is known of it changes its meaning; `heard(worker,
-    report)` at every report."""
+    leader's orders. `changed(worker)` is called when what is known of it changes its meaning; `heard(worker, report)` at every report;
+    `timed(report)` is the leader's answer to the worker's mark."""
 
     def __init__(
         self,
@@ -67,6 +67,7 @@ class Links:
         term: int,
         heard: Callable[[str, control_pb2.WorkerReport], None],
         changed: Callable[[str], None],
+        timed: Callable[[control_pb2.WorkerReport], control_pb2.WorkerOrder.Time],
     ) -> None:
         self._dialer = dialer
         self._clock = clock
@@ -74,6 +75,7 @@ class Links:
         self._term = term
         self._heard = heard
         self._changed = changed
+        self._timed = timed
         self._links: dict[str, _Link] = {}
 
     def follow(self, worker: str, address: str) -> None:
@@ -137,6 +139,8 @@ class Links:
                 if report.worker != worker:
                     raise Refused
                 self._take(worker, link, report)
+                if report.mark:
+                    await stream.send(control_pb2.WorkerOrder(time=self._timed(report)))
         finally:
             link.stream = None
             with contextlib.suppress(Unreachable):
@@ -161,5 +165,5 @@ class Links:
             self._changed(worker)
 
 
-def _meaning(report: control_pb2.WorkerReport) -> tuple[bool, bool, tuple[int, ...]]:
-    return report.ready, report.draining, tuple(s.shard for s in report.stopped)
+def _meaning(report: control_pb2.WorkerReport) -> tuple[bool, bool, bool, tuple[int, ...]]:
+    return report.ready, report.draining, report.clock_off, tuple(s.shard for s in report.stopped)

@@ -102,11 +102,13 @@ class CoordinatorService(control_pb2_grpc.CoordinatorServicer):
                     log.event("a gateway's agent reports", agent=agent)
                 self._leader.demands.agent(report)
                 self._leader.view.reaches.take(agent, report.reaches, self._leader.clock.monotonic())
-                now_us = int(self._leader.clock.now() * 1_000_000)
-                yield control_pb2.AgentOrder(echo_us=report.sent_us, leader_us=now_us, tries=self._leader.view.tries())
+                order = self._leader.timekeeper.agent(report)
+                order.tries.extend(self._leader.view.tries())
+                yield order
         finally:
             if agent:
                 self._leader.demands.agent_left(agent)
+                self._leader.timekeeper.forget(agent)
                 log.event("a gateway's agent left", agent=agent)
 
 

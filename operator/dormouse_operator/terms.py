@@ -2,6 +2,9 @@
 
 Losing the lease ends the process with `LOST`, and whoever keeps it running starts it again as a candidate: a former leader with tasks left
 over from its term is a kind of bug that cannot exist in a new process.
+
+A leader whose clock is off (`timekeeping`) resigns and stands back, so that another candidate leads. Where none does, it is the only one
+there is: then a leader with a wrong clock is better than none, and it leads again, without resigning for its clock for a while.
 """
 
 import asyncio
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dormouse_core.errors import DormouseError
+from dormouse_core.seams import Clock, Store, StoreError
 from dormouse_core.workerfile import StoreAccess
 from dormouse_kit import log
 from dormouse_kit.election import Election
@@ -18,6 +22,11 @@ from dormouse_kit.etcd import TlsFiles
 from dormouse_operator.leading import Leader
 
 LOST = 75  # EX_TEMPFAIL: start me again
+CLOCK = -1  # not an exit code: resigned because its clock is off
+STAND_BACK = 5.0
+"""Seconds for which a leader that resigned leaves the election to others: several times what a candidate needs."""
+ALONE = 600.0
+"""Seconds for which one that nobody followed does not resign again."""
 
 
 class Reached(Protocol):
@@ -52,9 +61,11 @@ async def lead(
     stop: asyncio.Event,
     serve: Callable[[], Awaitable[Listening]],
     others: Iterable[Callable[[], Coroutine[Any, Any, None]]] = (),
+    *,
+    alone: bool = False,
 ) -> int:
-    """The exit code. `serve`: called when the leader knows what the store holds. `others`: run from then on as long as it leads, and end it
-    when they end."""
+    """The exit code, or CLOCK. `serve`: called when the leader knows what the store holds. `others`: run from then on as long as it leads,
+    and end it when they end. `alone`: nobody else led when this one resigned for its clock."""
     leading = asyncio.create_task(leader.run())
     try:
         await leader.listed(leading)
@@ -63,9 +74,11 @@ async def lead(
         leading.cancel()
         log.warning("cannot lead", error=error.message)
         return 1
-    ends = {asyncio.create_task(stop.wait()), asyncio.create_task(election.lost.wait()), leading}
+    off = asyncio.create_task(_off(leader, alone))
+    ends = {asyncio.create_task(stop.wait()), asyncio.create_task(election.lost.wait()), leading, off}
     ends |= {asyncio.create_task(other()) for other in others}
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    resigned = off.done()
     await listening.stop()
     for task in ends:
         task.cancel()
@@ -76,8 +89,37 @@ async def lead(
             return 1
     if stop.is_set():
         return 0
+    if resigned:
+        return CLOCK
     log.warning("the lease is lost; another may lead")
     return LOST
+
+
+async def _off(leader: Leader, alone: bool) -> None:
+    if alone:
+        await leader.clock.sleep(ALONE)
+    await leader.timekeeper.off.wait()
+
+
+async def followed(store: Store, clock: Clock, key: str, stop: asyncio.Event) -> bool:
+    """After a resignation: whether another leads within STAND_BACK. Also true at the stop. Time stands still while the store is away."""
+    limit = clock.monotonic() + STAND_BACK
+    found = False
+    while not found and not stop.is_set() and clock.monotonic() < limit:
+        await clock.sleep(0.2)
+        try:
+            found = key in (await store.get([key]))[1]
+        except StoreError:
+            limit = clock.monotonic() + STAND_BACK
+    return found or stop.is_set()
+
+
+def again(run: Callable[[bool], Coroutine[Any, Any, int]]) -> int:
+    """Runs terms, each on a loop of its own, until one says how the process ends. `run(alone)` as `lead`, CLOCK: nobody followed."""
+    alone = False
+    while (code := asyncio.run(run(alone))) == CLOCK:
+        alone = True
+    return code
 
 
 def access(s: Reached) -> StoreAccess:

@@ -4,6 +4,8 @@ import asyncio
 import heapq
 import itertools
 
+from dormouse_core.seams import Clock
+
 EPOCH = 1_790_000_000.0  # September 2026
 
 
@@ -21,6 +23,22 @@ class SimClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+class Trusted:
+    """A `clocks.Reading` that takes a clock for the reference itself."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def now_us(self) -> int | None:
+        return round(self._clock.now() * 1e6)
+
+    def best_us(self) -> int:
+        return round(self._clock.now() * 1e6)
+
+    def read(self) -> tuple[int, bool]:
+        return self.best_us(), True
 
 
 class ManualClock:

@@ -16,7 +16,7 @@ from dormouse_proto import state_pb2
 from dormouse_worker.sessions import Answer, Failed, Outcome, Ran, Sessions, Settings, StateInfo, Step
 
 from dormouse_testing import simloop
-from dormouse_testing.clock import SimClock
+from dormouse_testing.clock import SimClock, Trusted
 from dormouse_testing.memory_store import MemoryStore
 
 K = Keys("t")
@@ -90,6 +90,7 @@ class Worker:
             instance="w",
             revision="r1",
             keys=K,
+            time=Trusted(SimClock()),
         )
 
     async def __aenter__(self) -> "Worker":

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from dormouse_core.clocks import Skew
 from dormouse_core.keys import Keys
 from dormouse_core.seams import Put, Txn
 from dormouse_gateway.demand import Demand
@@ -38,9 +39,10 @@ class Leader(control_pb2_grpc.CoordinatorServicer):
 
 async def test_reports_go_to_whoever_leads_and_at_once_when_a_call_waits(etcd_server: EtcdServer, installation: str) -> None:
     store, clock, keys = EtcdStore([etcd_server.endpoint]), SystemClock(), Keys(installation)
+    skew = Skew(clock)
     demand = Demand(clock)
-    reports = Reports("agent-1", demand, clock, lambda: True, lambda: {"speech/vad": "Envoy refused it"})
-    stream = asyncio.create_task(LeaderStream(store, clock, keys, reports).run())
+    reports = Reports("agent-1", demand, skew, lambda: True, lambda: {"speech/vad": "Envoy refused it"})
+    stream = asyncio.create_task(LeaderStream(store, clock, keys, reports, skew, lambda: None).run())
     first, second = Leader(), Leader()
 
     async def lead(leader: Leader) -> None:
@@ -77,7 +79,8 @@ async def test_a_leader_that_is_away_is_said_to_be_away_once(
     said: list[str] = []
     monkeypatch.setattr(log, "event", lambda text, **_: said.append(text))
     store, clock, keys = EtcdStore([etcd_server.endpoint]), SystemClock(), Keys(installation)
-    reports = Reports("agent-1", Demand(clock), clock, lambda: True, dict)
+    skew = Skew(clock)
+    reports = Reports("agent-1", Demand(clock), skew, lambda: True, dict)
     dialled: asyncio.Queue[None] = asyncio.Queue()
 
     def report() -> control_pb2.AgentReport:
@@ -89,7 +92,7 @@ async def test_a_leader_that_is_away_is_said_to_be_away_once(
         closed.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{closed.getsockname()[1]}"
         await store.txn(Txn((), (Put(keys.leader, state_pb2.Leader(address=address, name="x").SerializeToString()),)))
-        stream = asyncio.create_task(LeaderStream(store, clock, keys, reports).run())
+        stream = asyncio.create_task(LeaderStream(store, clock, keys, reports, skew, lambda: None).run())
         try:
             async with asyncio.timeout(10):
                 for _ in range(4):

@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from dormouse_core.callkeys import CallKey, LocalKeys, named, parse, split
-from dormouse_core.errors import InvalidArgument
+from dormouse_core.callkeys import CALLERS, CallKey, LocalKeys, named, parse, split
+from dormouse_core.errors import Again, InvalidArgument, Unavailable
 from dormouse_proto import inference_pb2
 
 NOW = 1_790_000_000_000_000
@@ -16,16 +16,16 @@ def test_a_gateways_key() -> None:
 
 
 def test_a_callers_id_replaces_the_gateways_and_keeps_its_timestamp() -> None:
-    assert parse(CALL, "order 17", NOW, LocalKeys("n")) == CallKey(NOW, "c-order 17")
+    assert parse(CALL, "order 17", NOW, LocalKeys("n")) == CallKey(NOW, "c-order 17", "g-ab12")
 
 
 def test_a_callers_own_timestamp() -> None:
-    assert parse(CALL, f"{NOW - 5}-order", NOW, LocalKeys("n")) == CallKey(NOW - 5, "c-order")
+    assert parse(CALL, f"{NOW - 5}-order", NOW, LocalKeys("n")) == CallKey(NOW - 5, "c-order", CALLERS, NOW)
 
 
 def test_a_uuid_of_digits_is_no_timestamp() -> None:
     uuid = "12345678-1234-4234-8234-123456789012"
-    assert parse(CALL, uuid, NOW, LocalKeys("n")) == CallKey(NOW, f"c-{uuid}")
+    assert parse(CALL, uuid, NOW, LocalKeys("n")) == CallKey(NOW, f"c-{uuid}", "g-ab12")
 
 
 def test_a_caller_cannot_make_a_gateways_or_a_workers_id() -> None:
@@ -35,7 +35,7 @@ def test_a_caller_cannot_make_a_gateways_or_a_workers_id() -> None:
 
 def test_a_worker_makes_its_own_for_a_call_without() -> None:
     local = LocalKeys("n")
-    assert [parse("", "", NOW, local), parse("", "", NOW, local)] == [CallKey(NOW, "w-n-1"), CallKey(NOW, "w-n-2")]
+    assert [parse("", "", NOW, local), parse("", "", NOW, local)] == [CallKey(NOW, "w-n-1"), CallKey(NOW + 1, "w-n-2")]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,6 @@ def test_a_worker_makes_its_own_for_a_call_without() -> None:
         (f"{NOW}-c-1", "", "dormouse-call"),
         ("17-g-ab-1", "", "dormouse-call"),
         ("g-ab-1", "", "dormouse-call"),
-        (f"{NOW + 60_000_001}-g-ab-1", "", "dormouse-call"),
         ("", f"{NOW + 60_000_001}-x", "dormouse-idempotency-key"),
         ("", "x" * 129, "dormouse-idempotency-key"),
         ("", "schlüssel", "dormouse-idempotency-key"),
@@ -54,6 +53,31 @@ def test_a_worker_makes_its_own_for_a_call_without() -> None:
 def test_refused(call: str, idempotency: str, field: str) -> None:
     with pytest.raises(InvalidArgument, match=f"^{field}: "):
         parse(call, idempotency, NOW, LocalKeys("n"))
+
+
+def test_a_timestamp_from_too_far_ahead_is_the_callers_fault_only_where_it_is_his_and_this_clock_is_verified() -> None:
+    late = f"{NOW + 60_000_001}"
+    for call, idempotency, verified in ((f"{late}-g-ab-1", "", True), (f"{late}-g-ab-1", "x", True), (CALL, f"{late}-x", False)):
+        with pytest.raises(Unavailable) as found:
+            parse(call, idempotency, NOW, LocalKeys("n"), verified=verified)
+        assert found.value.again is Again.CLOCK
+    with pytest.raises(InvalidArgument):
+        parse(CALL, f"{late}-x", NOW, LocalKeys("n"))
+
+
+def test_who_made_a_timestamp() -> None:
+    keys = {text: parse(CALL, text, NOW, LocalKeys("n")) for text in ("", "opaque", f"{NOW - 9}-own")}
+    assert [key.maker for key in keys.values()] == ["g-ab12", "g-ab12", CALLERS]
+    assert [key.arrived_us for key in keys.values()] == [NOW, NOW, NOW]
+    assert [key.opaque for key in keys.values()] == [False, True, False]
+    assert parse("", "opaque", NOW, LocalKeys("n")).maker == "w-n"
+    assert CallKey(NOW, "g-ab12-1f-7").maker == "g-ab12", "all streams of an agent have one maker"
+
+
+def test_an_opaque_key_is_written_without_the_time_at_which_it_came() -> None:
+    copies = [parse(f"{NOW + n}-g-ab12-{n}", "order/7", NOW, LocalKeys("n")) for n in range(3)]
+    assert {str(copy) for copy in copies} == {"c-order/7"}
+    assert str(parse(CALL, f"{NOW}-order/7", NOW, LocalKeys("n"))) == f"{NOW}-c-order/7"
 
 
 def test_a_minute_ahead_is_allowed() -> None:

@@ -70,13 +70,14 @@ def faults(pod: Data) -> set[str]:
 def house_faults(pod: Data, step: float) -> set[str]:
     """What we promise beyond the standard."""
     spec, [worker] = pod["spec"], pod["spec"]["containers"]
-    probe = {"path": "/probe", "port": PORT}
+    probe, ready = {"path": "/probe", "port": PORT}, {"path": "/probe?ready=1", "port": PORT}
     kept = {
         "readOnlyRootFilesystem": worker["securityContext"].get("readOnlyRootFilesystem") is True,
         "automountServiceAccountToken": spec.get("automountServiceAccountToken") is False,
         "shareProcessNamespace": spec.get("shareProcessNamespace") is True,
         "grace": spec.get("terminationGracePeriodSeconds") == math.ceil(step) + GRACE_EXTRA,
-        "probes": all(worker[name]["httpGet"] == probe for name in ("startupProbe", "readinessProbe", "livenessProbe")),
+        "probes": all(worker[name]["httpGet"] == probe for name in ("startupProbe", "livenessProbe"))
+        and worker["readinessProbe"]["httpGet"] == ready,
         "mounts": {mount["name"] for mount in worker["volumeMounts"]} == {volume["name"] for volume in spec["volumes"]},
         "folders": not [
             mount["mountPath"]

@@ -1,7 +1,8 @@
 """The record's frame and its parts."""
 
+import msgspec
 import pytest
-from dormouse_core import records
+from dormouse_core import callkeys, records
 from dormouse_core.errors import DataLoss, FailedPrecondition
 from dormouse_proto import state_pb2
 from hypothesis import given
@@ -12,11 +13,14 @@ TENSOR = state_pb2.Tensor(name="s", datatype="FP32", shape=[1, 2], data=b"123456
 kepts = st.builds(
     records.keep,
     st.integers(0, 2**50),
-    st.text(max_size=10),
+    st.text(max_size=10) | st.sampled_from(("g-a-1", "c-x", "w-b-2")),
     st.binary(max_size=8),
     st.none() | st.binary(max_size=30),
     st.integers(0, 2**40),
-)
+    st.sampled_from((b"", b"w-1/7")),
+    made_by=st.none() | st.sampled_from(("g-a", "?")),
+).filter(lambda kept: kept.maker == callkeys.maker_of(kept.id) or kept.id.startswith("c-"))
+times = st.integers(0, 2**50)
 bodies = st.builds(
     records.Body,
     state_version=st.text(max_size=5),
@@ -26,6 +30,9 @@ bodies = st.builds(
     horizon_us=st.integers(0, 2**50),
     newest_us=st.integers(0, 2**50),
     expires_us=st.integers(0, 2**50),
+    horizons=st.builds(
+        records.Horizons, times, st.lists(st.tuples(st.text(max_size=5), times), max_size=3).map(tuple), times, times, times
+    ),
 )
 
 
@@ -36,6 +43,25 @@ def test_what_is_written_is_read(body: records.Body, write_id: bytes) -> None:
     assert record.body == body
     assert record.tensors == (TENSOR,)
     assert record.write_id == write_id
+
+
+def test_a_build_that_knew_one_horizon_and_this_one_read_each_other() -> None:
+    """What it left: whose timestamp a caller's key has is not known. What it reads: the highest horizon, the newest of all."""
+    old = state_pb2.Record(kept=[state_pb2.KeptKey(timestamp_us=7, id="c-x"), state_pb2.KeptKey(timestamp_us=8, id="g-a-1")], horizon_us=5)
+    body = records.decode(framed(old)).body
+    assert [kept.maker for kept in body.kept] == [callkeys.ANYBODY, "g-a"]
+    assert body.horizons is None
+    assert {body.known().of(maker) for maker in (callkeys.CALLERS, "g-a", "w-b")} == {5}
+    again = records.decode(records.encode(msgspec.structs.replace(body, horizons=body.known()), [], b"w")).body
+    assert [kept.maker for kept in again.kept] == [callkeys.ANYBODY, "g-a"], "it stays unknown"
+    known = records.Horizons(3, (("g-a", 9),), 4, 20, 30)
+    written = state_pb2.Record.FromString(records.encode(records.Body("v", False, 1, (), 9, 30, 0, known), [], b"w")[5:])
+    assert (written.horizon_us, written.newest_us) == (9, 30)
+
+
+def framed(record: state_pb2.Record) -> bytes:
+    message = record.SerializeToString()
+    return bytes([records.FORMAT]) + int(records.google_crc32c.value(message)).to_bytes(4, "big") + message
 
 
 def test_appended_kept_keys_are_the_message_that_protobuf_would_write() -> None:

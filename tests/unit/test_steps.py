@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 from dormouse_core import records, steps
-from dormouse_core.callkeys import CallKey
+from dormouse_core.callkeys import CALLERS, CallKey
 from dormouse_core.errors import Aborted, DataLoss, FailedPrecondition, InvalidArgument
 from dormouse_core.records import Body
 from dormouse_core.steps import Refuse, Repeat, Resolution, Run
@@ -27,13 +27,15 @@ class Call:
     create: bool = False
     digest: bytes = b"d"
     session: str = "/i:42"
+    made_by: str | None = None
+    gateway_us: int = 0
 
     @property
     def key(self) -> CallKey:
-        return CallKey(self.at, self.id or f"g-{self.at}")
+        return CallKey(self.at, self.id or f"g-{self.at}", self.made_by, self.gateway_us)
 
 
-def admit(body: Body | None, call: Call, now: int = NOW, trouble: Exception | None = None, floor: int = 0) -> steps.Decision:
+def admit(body: Body | None, call: Call, now: int | None = NOW, trouble: Exception | None = None, floor: int = 0) -> steps.Decision:
     return steps.admit(body, trouble, floor, call, now, VERSIONS, "vad")  # type: ignore[arg-type]
 
 
@@ -121,7 +123,8 @@ def test_a_key_at_or_below_the_horizon_is_not_run() -> None:
     assert [k.timestamp_us for k in body.kept] == list(range(12, 12 + steps.KEPT_KEYS))
     for at in (10, 11):
         assert isinstance(error(admit(body, Call(at))), Aborted)
-    assert isinstance(error(admit(body, Call(11, id="c-new"))), Aborted)
+    assert isinstance(error(admit(body, Call(11, id="g-new"))), Aborted)
+    assert admit(body, Call(11, id="c-new")) == Run(begins=False), "a caller's own timestamps have a horizon of their own"
 
 
 def test_an_absent_session_refuses_below_the_floor_and_inherits_it() -> None:
@@ -153,39 +156,164 @@ def test_a_reply_over_16_kib_is_not_kept_and_takes_no_other_with_it() -> None:
     assert [k.reply for k in body.kept] == [b"r", None]
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 4))
-def test_no_call_ever_runs_twice_whatever_the_order(times: list[int], keep: int) -> None:
-    """Copies of calls in any order, also with clocks that are wrong: once run, a key is repeated or refused."""
+MAKERS = ("", "g-a", "g-b", "g-c", "g-d", "?")
+copies = st.lists(st.tuples(st.sampled_from(MAKERS), st.integers(1, 12)), min_size=1, max_size=40)
+
+
+def of(maker: str, at: int) -> Call:
+    """One call for each maker and time. "?": a caller's opaque key, whose maker a build of before did not write down."""
+    if maker == "?":
+        return Call(at, id=f"c-opaque-{at}", create=True, made_by="g-a")
+    return Call(at, id=f"{maker}-{at}" if maker else f"c-{at}", create=True)
+
+
+def forgotten(kept: records.Kept) -> records.Kept:
+    return msgspec.structs.replace(kept, maker="?")
+
+
+def play(times: list[tuple[str, int]]) -> None:
     body: Body | None = None
     done: set[str] = set()
-    for at in times:
-        decision = admit(body, Call(at, create=True))
+    for maker, at in times:
+        call = of(maker, at)
+        decision = admit(body, call)
         if isinstance(decision, Run):
-            assert str(at) not in done
-            done.add(str(at))
-            body = steps.advance(body, None, 0, Call(at, create=True), decision.begins, b"r", NOW, TTL, "v1", b"w")
-            # fewer kept keys than in earnest, so that short lists evict
-            kept = body.kept[-keep:]
-            horizon = max([body.horizon_us, *(k.timestamp_us for k in body.kept[:-keep])])
-            body = msgspec.structs.replace(body, kept=kept, horizon_us=horizon)
+            assert call.id not in done, "a second effect"
+            done.add(call.id)
+            body = steps.advance(body, None, 0, call, decision.begins, b"r", NOW, TTL, "v1", b"w")
+            if maker == "?":  # as a build of before would leave it
+                body = msgspec.structs.replace(body, kept=tuple(forgotten(k) if k.id == call.id else k for k in body.kept))
         elif isinstance(decision, Repeat):
-            assert str(at) in done
+            assert call.id in done
+        assert body is not None
+        assert len(body.known().makers) <= steps.KEY_MAKERS
+        assert body.horizon_us == body.known().highest_us
 
 
-@given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 9000)), min_size=1, max_size=40))
-def test_what_is_kept(calls: list[tuple[int, int]]) -> None:
+@given(copies, st.integers(1, 4), st.integers(1, 3))
+def test_no_call_ever_runs_twice_whatever_the_order(times: list[tuple[str, int]], keep: int, makers: int) -> None:
+    """Copies of calls in any order, of makers whose clocks are wrong: once run, a key is repeated or refused."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "KEPT_KEYS", keep)  # fewer than in earnest, so that short lists evict and fold
+        patch.setattr(steps, "KEY_MAKERS", makers)
+        play(times)
+
+
+def test_negative_control_a_folded_maker_that_comes_back_without_the_common_horizon_would_run_a_call_again() -> None:
+    def raised(known: records.Horizons, maker: str, at: int) -> records.Horizons:
+        listed = dict(known.makers)
+        listed[maker] = max(listed.get(maker, 0), at)
+        makers = sorted(listed.items(), key=lambda pair: pair[1])
+        common = known.common_us
+        while len(makers) > steps.KEY_MAKERS:
+            common = max(common, makers.pop(0)[1])
+        return msgspec.structs.replace(known, common_us=common, makers=tuple(makers))
+
+    # g-a's 3 is evicted and folded; its 2 follows, is evicted with an entry of its own; a late copy of 3 comes.
+    times = [("g-a", 2), ("g-a", 3), ("g-b", 9), ("g-a", 3)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "KEPT_KEYS", 1)
+        patch.setattr(steps, "KEY_MAKERS", 1)
+        body = msgspec.structs.replace(ran(None, of("g-a", 2)), horizons=records.Horizons(3, (), 0, 9, 0))
+        late = of("g-a", 3)
+        assert isinstance(error(admit(body, late)), Aborted)
+        body = steps.advance(body, None, 0, of("g-a", 7), False, b"r", NOW, TTL, "v1", b"w")
+        assert isinstance(error(admit(body, late)), Aborted), "begins at the common horizon"
+        play(times)
+        patch.setattr(steps, "raised", raised)
+        body = msgspec.structs.replace(ran(None, of("g-a", 2)), horizons=records.Horizons(3, (), 0, 9, 0))
+        body = steps.advance(body, None, 0, of("g-a", 7), False, b"r", NOW, TTL, "v1", b"w")
+        assert isinstance(admit(body, late), Run), "the call is run a second time"
+
+
+@given(st.lists(st.tuples(st.sampled_from(MAKERS[1:5]), st.integers(0, 5)), min_size=1, max_size=80), st.integers(-90, 90))
+def test_gateways_that_differ_and_are_alternated_by_a_caller_that_waits_refuse_nothing(calls: list[tuple[str, int]], skew: int) -> None:
+    """Each maker's clock is off by its own amount; every call comes after the answer to the one before."""
+    body: Body | None = None
+    for now, (maker, _) in enumerate(calls, start=1000):
+        call = of(maker, now + skew * MAKERS.index(maker))
+        decision = admit(body, call)
+        assert isinstance(decision, Run), decision
+        body = steps.advance(body, None, 0, call, decision.begins, b"r", NOW, TTL, "v1", b"w")
+        assert isinstance(admit(body, call), Repeat), "and its retry gets the reply"
+
+
+def test_negative_control_with_one_horizon_fresh_steps_would_be_refused() -> None:
+    body: Body | None = None
+    refused = 0
+    for now in range(1000, 1040):
+        call = of("g-a", now + 90) if now % 2 else of("g-b", now)
+        if body is not None:
+            body = msgspec.structs.replace(body, horizons=None)
+        decision = admit(body, call)
+        if isinstance(decision, Run):
+            body = steps.advance(body, None, 0, call, decision.begins, b"r", NOW, TTL, "v1", b"w")
+        refused += isinstance(decision, Refuse)
+    assert refused > 5
+
+
+def test_a_callers_key_from_ahead_locks_nobody_out() -> None:
+    """60 s ahead are allowed. Plain calls go on, and so does a start."""
+    body = STARTED
+    for n in range(12):
+        body = ran(body, Call(60_000_000 + n, id=f"c-{n}", gateway_us=20 + n))
+    assert admit(body, Call(40)) == Run(begins=False)
+    assert admit(body, Call(40, start=True, create=True)) == Run(begins=True)
+    assert isinstance(error(admit(body, Call(60_000_000, id="c-late", gateway_us=41))), Aborted), "his own have their horizon"
+    assert body.newest_us == 60_000_011, "what a removal waits for"
+
+
+def test_a_late_start_is_refused_whoever_made_its_key() -> None:
+    """An abandoned start of a gateway's key behind steps of callers' keys, and the other way round."""
+    body = ran(STARTED, Call(5, id="c-1", gateway_us=20))
+    assert isinstance(error(admit(body, Call(15, start=True, create=True))), Aborted)
+    assert isinstance(error(admit(body, Call(9, id="c-2", gateway_us=15, start=True, create=True))), Aborted)
+    assert isinstance(error(admit(body, Call(4, id="c-3", gateway_us=30, start=True, create=True))), Aborted), "his own order"
+    assert admit(body, Call(9, id="c-4", gateway_us=30, start=True, create=True)) == Run(begins=True)
+
+
+def test_a_session_does_not_expire_by_a_clock_that_is_not_known_to_be_good() -> None:
+    assert admit(STARTED, Call(11, create=True), NOW + 2 * TTL) == Run(begins=True)
+    assert admit(STARTED, Call(11, create=True), None) == Run(begins=False)
+    assert admit(STARTED, Call(11), None) == Run(begins=False)
+    ended = ran(STARTED, Call(11, end=True))
+    assert isinstance(error(admit(ended, Call(12), None)), InvalidArgument), "an end needs no clock"
+
+
+def test_a_worker_that_is_behind_shortens_no_session() -> None:
+    body = steps.advance(None, None, 0, Call(NOW, create=True), True, b"r", NOW - 3_600_000_000, TTL, "v1", b"w")
+    assert body.expires_us == NOW + TTL
+
+
+def test_a_record_of_a_build_that_knew_one_horizon() -> None:
+    old = Body("v1", False, 9, (records.keep(30, "c-x", b"d", b"r", 9, made_by="?"),), 20, 40, NOW + TTL)
+    for maker in (CALLERS, "g-a"):
+        assert isinstance(error(admit(old, of(maker, 20))), Aborted)
+        assert admit(old, of(maker, 21)) == Run(begins=False)
+    assert isinstance(error(admit(old, Call(39, start=True, create=True))), Aborted)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "KEPT_KEYS", 1)
+        body = steps.advance(old, None, 0, of("g-a", 50), False, b"r", NOW, TTL, "v1", b"w")
+    for maker in (CALLERS, "g-a", "g-b"):
+        assert isinstance(error(admit(body, of(maker, 30))), Aborted), "whoever made the evicted key"
+
+
+@given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 9000), st.sampled_from(MAKERS)), min_size=1, max_size=40))
+def test_what_is_kept(calls: list[tuple[int, int, str]]) -> None:
     kept: tuple[records.Kept, ...] = ()
-    horizon = 0
-    for n, (at, size) in enumerate(calls):
+    known = records.common(0)
+    for n, (at, size, maker) in enumerate(calls):
         before = {k.id for k in kept}
-        kept, raised = steps.remember(kept, horizon, records.keep(at, str(n), b"", b"r" * size, n))
-        assert raised >= horizon
-        horizon = raised
+        kept, following = steps.remember(kept, known, records.keep(at, str(n), b"", b"r" * size, n, made_by=maker))
+        assert all(following.of(m) >= known.of(m) for m in MAKERS[:-1])
+        known = following
         assert len(kept) <= steps.KEPT_KEYS
-        assert [k.timestamp_us for k in kept] == sorted(k.timestamp_us for k in kept)
+        assert [k.step for k in kept] == sorted(k.step for k in kept)
         assert sum(len(k.reply or b"") for k in kept) <= steps.KEPT_REPLY_BYTES
         for gone in (before | {str(n)}) - {k.id for k in kept}:
-            assert calls[int(gone)][0] <= horizon, "an evicted key is under the horizon"
+            at, _, maker = calls[int(gone)]
+            makers = MAKERS[:-1] if maker == "?" else (maker,)
+            assert all(at <= known.of(m) for m in makers), "an evicted key is under its maker's horizon"
 
 
 # -------------------------------------------------------------------------------------------------------- versions, broken records

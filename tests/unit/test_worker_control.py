@@ -43,6 +43,7 @@ def told(story: Callable[[Callable[[], Stream]], Any]) -> list[str]:
             lambda: obeyed.append("drain"),
             lambda: obeyed.append("no taker"),
             lambda limits: obeyed.append("limits"),
+            lambda time: obeyed.append("time"),
         )
         tasks = []
 

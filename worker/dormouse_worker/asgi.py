@@ -278,6 +278,7 @@ class Exchange:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
         self.path: str = scope["path"]
+        self.query: bytes = scope.get("query_string", b"")
         self.method: str = scope["method"]
         self.headers = dict(scope["headers"])
         self._receive = receive

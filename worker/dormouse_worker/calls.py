@@ -11,6 +11,7 @@ from typing import Any
 
 from dormouse_core import callkeys
 from dormouse_core.callkeys import CallKey, LocalKeys
+from dormouse_core.clocks import Reading
 from dormouse_core.errors import Again, InvalidArgument, Unavailable
 from dormouse_core.keys import Function
 from dormouse_core.sessions import session_key
@@ -60,17 +61,19 @@ class SessionCall:
 
 
 class SessionReader:
-    """Reads the session side of calls of one stateful function."""
+    """Reads the session side of calls of one stateful function. `time`: what timestamps are judged by; without it, the wall clock is."""
 
-    def __init__(self, function: Function, nonce: str) -> None:
+    def __init__(self, function: Function, nonce: str, time: Reading | None = None) -> None:
         self._name = function.name
         self._local = LocalKeys(nonce)
+        self._time = time
         self._keys: dict[tuple[str, int | str], str] = {}
 
     def read(self, headers: Headers, parameters: Any, now_us: int | None = None) -> SessionCall:
         """InvalidArgument: no session, two different ones, a parameter of the wrong type."""
+        verified = True
         if now_us is None:
-            now_us = time.time_ns() // 1000
+            now_us, verified = (time.time_ns() // 1000, True) if self._time is None else self._time.read()
         sequence = _sequence_id(parameters)
         get = headers.get
         named = get(b"dormouse-session")
@@ -86,7 +89,7 @@ class SessionReader:
         start = _flag(parameters, "sequence_start")
         tenant = _strict(b"dormouse-tenant", get(b"dormouse-tenant", b""))
         idempotency = callkeys.named(text(get(b"dormouse-idempotency-key", b"")), parameters)
-        call_key = callkeys.parse(text(get(b"dormouse-call", b"")), idempotency, now_us, self._local)
+        call_key = callkeys.parse(text(get(b"dormouse-call", b"")), idempotency, now_us, self._local, verified=verified)
         return SessionCall(
             session,
             self._keys.get((tenant, session)) or self._key(tenant, session, "sequence_id" if named is None else "dormouse-session"),

@@ -98,7 +98,8 @@ def start() -> Worker:
         if file is not None:
             from dormouse_worker.membership import Membership  # brings grpc with it, whose loop is this one
 
-            member = Membership(file, loaded, worker=settings.worker, address=settings.advertise, instance=settings.instance)
+            where = {"address": settings.advertise, "instance": settings.instance}
+            member = Membership(file, loaded, worker=settings.worker, time=worker.skew, **where)
             keep_from_outside(member.registration, marks, link)
         await worker.run(member)
 

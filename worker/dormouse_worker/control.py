@@ -28,12 +28,15 @@ class Control:
         drain: Callable[[], None],
         no_taker: Callable[[], None],
         hear: Callable[[control_pb2.WorkerOrder.Limits], None],
+        timed: Callable[[control_pb2.WorkerOrder.Time], None],
     ) -> None:
-        """`report(first)`: what to say now; `first` in a stream carries the model's metadata. `hear`: what the leader knows of sessions."""
+        """`report(first)`: what to say now; `first` in a stream carries the model's metadata. `hear`: what the leader knows of sessions.
+        `timed`: the leader's answer to a mark."""
         self._report = report
         self._drain = drain
         self._no_taker = no_taker
         self._hear = hear
+        self._timed = timed
         self._changed: set[asyncio.Event] = set()
         self._closing = False
         self._term = 0  # the latest election whose leader said hello
@@ -106,3 +109,5 @@ class Control:
                     self._no_taker()
                 elif kind == "limits":
                     self._hear(order.limits)
+                elif kind == "time":
+                    self._timed(order.time)

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable
 
 from dormouse_core import lifetimes
+from dormouse_core.clocks import Reading
 from dormouse_core.workerfile import WorkerFile
 from dormouse_kit.clock import SystemClock
 from dormouse_kit.etcd import EtcdStore, TlsFiles
@@ -16,7 +17,7 @@ from dormouse_worker.sessions import Registration, Sessions, Settings
 
 
 class Membership:
-    def __init__(self, file: WorkerFile, loaded: Loaded, *, worker: str, address: str, instance: str) -> None:
+    def __init__(self, file: WorkerFile, loaded: Loaded, *, worker: str, address: str, instance: str, time: Reading) -> None:
         access = file.store
         tls = TlsFiles(_path(access.ca), _path(access.cert), _path(access.key)) if access.ca or access.cert else None
         password = pathlib.Path(access.password_file) if access.password_file else access.password
@@ -54,6 +55,7 @@ class Membership:
                 instance=instance,
                 revision=file.revision,
                 keys=file.keys,
+                time=time,
             )
         self._store = store
         self._clock = clock

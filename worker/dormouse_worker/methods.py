@@ -31,6 +31,7 @@ class Facts(Protocol):
 
     def serving(self) -> bool: ...
     def healthy(self) -> bool: ...
+    def unready(self) -> str: ...
     def metrics(self) -> str: ...
     def tally(self) -> statistics.Tally: ...
 
@@ -45,8 +46,11 @@ class Methods:
         if path == CONTROL:
             await self._control(exchange)
         elif path == "/probe":
-            good = self._facts.healthy()
-            await exchange.text(200 if good else 503, b"ok\n" if good else b"a run is older than its step limit\n")
+            # The supervisor and the kubelet's liveness ask whether to start it again; its readiness asks with ?ready whether it serves.
+            asks_ready = exchange.query.startswith(b"ready")
+            trouble = "" if self._facts.healthy() else "a run is older than its step limit"
+            trouble = trouble or (self._facts.unready() if asks_ready else "")
+            await exchange.text(503 if trouble else 200, (trouble or "ok").encode() + b"\n")
         elif path == "/metrics":
             await exchange.text(200, self._facts.metrics().encode(), b"text/plain; version=0.0.4; charset=utf-8")
         elif exchange.headers.get(b"content-type", b"").startswith(b"application/grpc"):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from dormouse_core.clocks import Skew
 from dormouse_core.errors import Again, Code, DeadlineExceeded, Decoupled, DormouseError, Internal, Unavailable
 from dormouse_core.keys import Function
 from dormouse_kit import log
@@ -51,6 +52,7 @@ class Service:
         nonce: str,
         max_concurrency: int,
         counters: Counters,
+        skew: Skew | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.function = function
@@ -65,7 +67,8 @@ class Service:
         self._transport = transport
         self._decoder = Decoder(signature, names)
         self._digester = Digester(function.path, signature)
-        self._reader = calls.SessionReader(function, nonce) if signature.states else None
+        self._reader = calls.SessionReader(function, nonce, skew) if signature.states else None
+        self._skew = skew
         self._correlation = next((control for control in signature.controls if control.kind == "id"), None)
         self._limit = max_concurrency
         self._monotonic = monotonic
@@ -97,6 +100,8 @@ class Service:
             raise Unavailable("this worker is not ready", Again.NOT_MINE)
         if self.counters.active > self._limit:
             raise Unavailable(f"{self._limit} calls are active in this worker (maxConcurrency)", Again.BUSY)
+        if self._skew is not None and self._skew.off:
+            raise Unavailable(self._skew.text(), Again.CLOCK)
         headers = calls.read(call.headers)
         calls.check_function(headers, self.function)
         timeout = headers.get(b"grpc-timeout")

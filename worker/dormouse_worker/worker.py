@@ -7,9 +7,11 @@ import asyncio
 import os
 import time
 
+from dormouse_core.clocks import Skew
 from dormouse_core.errors import Code
 from dormouse_core.statistics import Tally
 from dormouse_kit import log
+from dormouse_kit.clock import SystemClock
 from dormouse_proto import control_pb2
 
 from dormouse_worker import bootstrap, exposition, memorylimit
@@ -50,7 +52,8 @@ class Worker:
         self._counters = Counters()
         self._memory_limit = memorylimit.for_sessions()
         self._removed = 0
-        self.control = Control(self.report, self.drain, self._no_taker, self._hear)
+        self.skew = Skew(SystemClock())
+        self.control = Control(self.report, self.drain, self._no_taker, self._hear, self._timed)
         kinds = {bootstrap.INFER: Call, bootstrap.STREAM: StreamedCall}
         self.transport = Transport(settings.message_bytes, Methods(self, self.control.serve), kinds)
         self.service = Service(
@@ -62,6 +65,7 @@ class Worker:
             nonce=settings.worker.rpartition("-")[2],
             max_concurrency=loaded.max_concurrency,
             counters=self._counters,
+            skew=self.skew,
         )
 
     # -------------------------------------------------------------------------------------------------------------------- life
@@ -151,12 +155,25 @@ class Worker:
         if self._member is not None:
             self._member.hear(limits)
 
+    def _timed(self, time: control_pb2.WorkerOrder.Time) -> None:
+        before = self.skew.off
+        if self.skew.heard(time.mark, time.leader_us, time.reference_us, time.agreed):
+            self.control.changed()
+        if self.skew.off and not before:
+            log.warning("this worker does not serve until its clock is right", reason=self.skew.text())
+        elif before and not self.skew.off:
+            log.event("this worker's clock is right again")
+
     # ------------------------------------------------------------------------------------------------------------------- facts
     def healthy(self) -> bool:
         return self.service.healthy()
 
+    def unready(self) -> str:
+        """Why it should be sent no calls although it lives; '': it should."""
+        return self.skew.text() if self.skew.off else ""
+
     def serving(self) -> bool:
-        return self.service.ready and not self.service.closing and self.healthy()
+        return self.service.ready and not self.service.closing and self.healthy() and not self.skew.off
 
     def report(self, first: bool) -> control_pb2.WorkerReport:
         settings, counters, figures = self._settings, self._counters, self.loaded.engine.figures
@@ -172,6 +189,9 @@ class Worker:
             kept_replies=counters.kept,
             concurrency_seconds=counters.concurrency_seconds(),
             busy_seconds=figures.busy_seconds,
+            mark=self.skew.mark(),
+            offset_us=self.skew.offset_us(),
+            clock_off=self.skew.off,
         )
         if self._member is not None and self._member.sessions is not None:
             found = self._member.sessions.report()
@@ -246,6 +266,12 @@ class Worker:
                 family("dormouse_worker_received_bytes_total", "counter", "Bytes of requests.", [({}, counters.bytes_in)]),
                 family("dormouse_worker_sent_bytes_total", "counter", "Bytes of replies.", [({}, counters.bytes_out)]),
                 family("dormouse_worker_oldest_run_seconds", "gauge", "Age of the oldest run.", [({}, age)]),
+                family(
+                    "dormouse_worker_clock_deviation_seconds",
+                    "gauge",
+                    "The worker's clock minus the median of all clocks, where it is known.",
+                    [] if (deviation := self.skew.deviation_us()) is None else [({}, deviation / 1e6)],
+                ),
                 family("dormouse_worker_sessions", "gauge", "Sessions in memory.", [({}, found.sessions)]),
                 family("dormouse_worker_state_bytes", "gauge", "State in memory.", [({}, found.state_bytes)]),
                 family("dormouse_worker_shards", "gauge", "Shards owned.", [({}, found.shards)]),

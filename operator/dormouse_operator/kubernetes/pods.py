@@ -103,7 +103,8 @@ def _container(spec: FunctionSpec, settings: Settings, mounts: list[Any]) -> dic
         "ports": [{"name": "grpc", "containerPort": PORT}],
         "resources": to_builtins(workers.resources) or dict(settings.resources),
         "startupProbe": {**probe, "periodSeconds": 1, "failureThreshold": START_LIMIT},
-        "readinessProbe": {**probe, "periodSeconds": 1, "failureThreshold": 3},
+        # A worker that does not know the query, of an older image, answers as to the others.
+        "readinessProbe": {**probe, "httpGet": {"path": "/probe?ready=1", "port": PORT}, "periodSeconds": 1, "failureThreshold": 3},
         "livenessProbe": {**probe, "periodSeconds": LIVENESS_PERIOD, "failureThreshold": _liveness_misses(spec), "timeoutSeconds": 5},
         "securityContext": {
             "allowPrivilegeEscalation": False,

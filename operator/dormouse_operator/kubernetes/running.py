@@ -154,8 +154,8 @@ class Term:
         return registered.entry if registered is not None else None
 
 
-async def run(options: Options) -> int:
-    """The exit code."""
+async def run(options: Options, alone: bool = False) -> int:
+    """The exit code; `terms.CLOCK`: to be run again, `alone`."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -180,7 +180,12 @@ async def run(options: Options) -> int:
             return 0
         if not await terms.campaigned(election, stop):
             return 0
-        return await _lead(options, api, store, space, users, found, election, health, stop)
+        code = await _lead(options, api, store, space, users, found, election, health, stop, alone)
+        if code == terms.CLOCK:
+            await election.resign()
+            leader = Keys(options.installation).leader
+            return terms.LOST if await terms.followed(store, SystemClock(), leader, stop) else terms.CLOCK
+        return code
     finally:
         looking.cancel()
         await asyncio.gather(looking, return_exceptions=True)
@@ -203,6 +208,7 @@ async def _lead(
     election: Election,
     health: Health,
     stop: asyncio.Event,
+    alone: bool,
 ) -> int:
     term = Term(options, api, store, space, users, found, election.election)
     health.trouble = term.survey.trouble
@@ -213,7 +219,7 @@ async def _lead(
         async def serve() -> services.Served:
             return await services.serve(term.leader, options.control, options.listen, server_options(), [Guard(api)])
 
-        code = await terms.lead(term.leader, election, stop, serve, term.loops())
+        code = await terms.lead(term.leader, election, stop, serve, term.loops(), alone=alone)
         if stop.is_set():
             await term.budgets.release()
         return code

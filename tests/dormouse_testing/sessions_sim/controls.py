@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 from dormouse_core import lifetimes, records, steps, transactions
+from dormouse_core.clocks import Skew
 from dormouse_core.seams import Delete, Put, Txn
 from dormouse_core.steps import Refuse, Resolution
 from dormouse_operator.sweeping import Sweeper as LeaderSweeper
@@ -73,7 +74,7 @@ def kept_in_memory_only(patch: Patch) -> None:
 
 def no_horizon(patch: Patch) -> None:
     real = steps.remember
-    patch(steps, "remember", lambda kept, horizon, new: (real(kept, horizon, new)[0], 0))
+    patch(steps, "remember", lambda kept, known, new: (real(kept, known, new)[0], records.common(0, known.newest_us)))
 
 
 def no_tombstone(patch: Patch) -> None:
@@ -95,9 +96,30 @@ def no_start_order(patch: Patch) -> None:
     real = steps.admit
 
     def admit(body: Any, *args: Any) -> Any:
-        return real(msgspec.structs.replace(body, newest_us=0) if body is not None else None, *args)
+        return real(
+            msgspec.structs.replace(body, horizons=msgspec.structs.replace(body.known(), newest_us=0)) if body is not None else None, *args
+        )
 
     patch(steps, "admit", admit)
+
+
+def one_horizon(patch: Patch) -> None:
+    """The second draft: one horizon for all makers of keys."""
+    real = steps.admit
+
+    def admit(body: Any, *args: Any) -> Any:
+        return real(msgspec.structs.replace(body, horizons=None) if body is not None else None, *args)
+
+    patch(steps, "admit", admit)
+
+
+def expiry_by_any_clock(patch: Patch) -> None:
+    patch(Skew, "now_us", lambda self: self._wall())
+
+
+def keys_by_any_clock(patch: Patch) -> None:
+    """Gateways' timestamps are not corrected."""
+    patch(Skew, "best_us", lambda self: self._wall())
 
 
 def unconfirmed_refusals(patch: Patch) -> None:
@@ -190,6 +212,9 @@ CONTROLS = [
     Control("removals compare nothing", unfenced_removal, LOSSES | {"removed-early", "false-missing"}),
     Control("removal without a wait", removal_at_once, frozenset({"removed-early"})),
     Control("no order of starts", no_start_order, frozenset({"late-start"})),
+    Control("one horizon for gateways that differ", one_horizon, frozenset({"false-refusal"})),
+    Control("gateways' keys by their own clocks", keys_by_any_clock, frozenset({"false-refusal", "late-start"})),
+    Control("expiry by any clock", expiry_by_any_clock, frozenset({"lost", "false-missing"})),
     Control("'no such session' from memory", unconfirmed_refusals, frozenset({"false-missing", "reply-differs"})),
     Control("a failed compare means no", failed_compare_means_no, LOSSES | {"false-again"}),
     Control("memory survives a move", memory_survives_a_move, LOSSES),

@@ -32,6 +32,9 @@ class Call:
     start: bool
     end: bool
     create: bool
+    gateway: int = 0
+    issued_us: int = 0
+    """By a clock that is right."""
 
 
 @dataclass
@@ -63,8 +66,9 @@ def chain_of(data: bytes) -> tuple[int, ...]:
 
 
 class History:
-    def __init__(self, clock_slack_us: int, removal_wait_us: int) -> None:
+    def __init__(self, clock_slack_us: int, removal_wait_us: int, ttl_us: int = 0) -> None:
         """`removal_wait_us`: 0: no record is removed."""
+        self._ttl_us = ttl_us
         self.calls: dict[int, Call] = {}
         self.sessions: dict[str, _Session] = {}
         self._slack_us = clock_slack_us
@@ -126,11 +130,16 @@ class History:
         if live and before is not None and chain == (*(before.chain or ()), call.number):
             return
         if chain == (call.number,):
-            over = before is None or before.chain is None or before.expires_us <= now_us + self._slack_us
+            over = before is None or before.chain is None or self._expired(before, now_us)
             if call.start or (over and call.create):
                 return
             raise Violation("lost", f"call {call.number} of {session} begins anew over {before}")
         raise Violation("fork", f"call {call.number} of {session} makes {chain} out of {before and before.chain}")
+
+    def _expired(self, version: Version, now_us: int) -> bool:
+        """By what its record says, and not before its time, whatever clock wrote it."""
+        issued = self.calls[version.call].issued_us if version.call is not None else 0
+        return version.expires_us <= now_us + self._slack_us and issued + self._ttl_us <= now_us + self._slack_us
 
     # ------------------------------------------------------------------------------------------------------------------ workers
 

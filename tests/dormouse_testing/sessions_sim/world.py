@@ -20,6 +20,7 @@ from dormouse_testing.memory_store import Fault, MemoryStore
 from dormouse_testing.sessions_sim.clients import Client
 from dormouse_testing.sessions_sim.history import NUMBER, History, Violation
 from dormouse_testing.sessions_sim.leader import Leader
+from dormouse_testing.sessions_sim.machines import EVERY, Machines, Timed
 
 FUNCTION = Function("sim", "chain", "uid-1")
 KEYS = Keys("sim")
@@ -42,6 +43,9 @@ class Shape:
     removal_wait: float = 0.0  # 0: nothing is removed
     deletes: float = 0.0  # how often somebody deletes a session, a tick of the leader
     skew: float = 0.0  # seconds, of wall clocks
+    wrong: float = 0.0  # of workers' clocks: an hour off, now and then
+    gateways: int = 1  # who make the keys, each by its own clock
+    measured: bool = True  # a leader says how far off they are
     gives_up: float = 0.05  # of calls: the client goes on with its next one
     copies: float = 0.15  # of attempts: another copy arrives, some time later
     ends: float = 0.2  # of the calls in a sequence
@@ -61,10 +65,13 @@ def shape_of(seed: int) -> Shape:
         Shape(ttl=1.5, removal_wait=0.5, copies=0.4, deletes=0.05),
         Shape(ttl=2.0, removal_wait=0.5, copies=0.4, starts=False, calls=6, gives_up=0.2),
         Shape(crashes=0.4, bad=0.02, gives_up=0.0, deletes=0.1),
-        Shape(skew=0.5, bad=0.06),
+        Shape(skew=0.5, bad=0.06, gateways=3),
         Shape(gives_up=0.6, copies=0.6, restless=1.0, calls=12, sessions=2),
-        Shape(shards=1, restless=1.5, watch_delays=(1.0, 3.0), ends=0.5, bad=0.02, crashes=0.02, calls=12),
+        Shape(shards=1, restless=1.5, watch_delays=(1.0, 3.0), ends=0.5, bad=0.02, crashes=0.02, calls=16, sessions=1),
         Shape(shards=1, sessions=1, callers=3, stalls=0.1, restless=1.5, crashes=0.02, copies=0.0, starts=False),
+        Shape(skew=2.4, wrong=0.5, gateways=3, restless=1.0, starts=False, calls=12, ttl=600.0),
+        Shape(skew=2.4, wrong=0.2, gateways=2, ttl=1.5, removal_wait=0.5, copies=0.4),
+        Shape(skew=2.4, gateways=2, measured=False, starts=False, calls=14, restless=1.0),
     )
     return kinds[seed % len(kinds)]
 
@@ -108,6 +115,7 @@ class Process:
 
     name: str
     store: MemoryStore
+    timed: Timed
     sessions: Sessions = field(init=False)
     alive: bool = True
     ready: bool = False
@@ -127,7 +135,10 @@ class World:
         self.shape = shape
         self.clock = SimClock()
         self.etcd = MemoryEtcd(self.clock)
-        self.history = History(int((2 * shape.skew + 0.001) * 1e6), int(shape.removal_wait * 1e6))
+        slack = 0.001 + (0.0 if shape.measured else 2 * shape.skew)
+        self.history = History(int(slack * 1e6), int(shape.removal_wait * 1e6), int(shape.ttl * 1e6))
+        self.machines = Machines(self.rng, self.clock, shape.skew, shape.wrong, shape.measured)
+        self.gateways = [self.machines.start(never_wrong=True) for _ in range(shape.gateways)]
         self.instances: dict[str, Process] = {}
         self.troubled = True
         self.processes = 0
@@ -141,9 +152,6 @@ class World:
     def trace(self, text: str) -> None:
         if self._trace is not None:
             self._trace(f"{self.clock.monotonic():10.4f}  {text}")
-
-    def skewed(self) -> SimClock:
-        return SimClock(self.rng.uniform(-self.shape.skew, self.shape.skew))
 
     # ---------------------------------------------------------------------------------------------------------------- the store
 
@@ -200,8 +208,9 @@ class World:
         while True:
             self.processes += 1
             name = f"{instance}-{self.processes}"
-            clock = self.skewed()
-            process = Process(name, self.client(name, clock))
+            timed = self.machines.start()
+            clock = timed.clock
+            process = Process(name, self.client(name, clock), timed)
             settings = Settings(
                 shards=self.shape.shards,
                 state_version="v1",
@@ -222,10 +231,11 @@ class World:
                 instance=instance,
                 revision="r1",
                 keys=KEYS,
+                time=timed.skew,
             )
             committer = process.sessions._turns.committer
             committer.add = partial(self._written, committer.add)  # type: ignore[method-assign]
-            self.trace(f"{name} starts")
+            self.trace(f"{name} starts, its clock {clock.skew:+.3f} s")
             self.instances[instance] = process
             try:
                 await process.sessions.start()
@@ -289,6 +299,8 @@ class World:
         process = self.instances.get(instance)
         if process is None or not process.ready:
             return Answer(None, 0, Unavailable("connection refused", Again.NOT_MINE))
+        if process.timed.skew.off:
+            return Answer(None, 0, Unavailable(process.timed.skew.text(), Again.CLOCK))
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
         def answer(it: Answer) -> None:
@@ -320,6 +332,7 @@ class World:
         clients = [Client(self, f"/i:{n + 1}") for n in range(self.shape.sessions) for _ in range(self.shape.callers)]
         callers = [asyncio.create_task(client.run()) for client in clients]
         loops.append(asyncio.create_task(self._calm()))
+        loops.append(asyncio.create_task(self._tick()))
         try:
             waiting = set(callers)
             while waiting and not self.violations:
@@ -346,6 +359,11 @@ class World:
             await asyncio.gather(*tasks, return_exceptions=True)
         if self.violations:
             raise self.violations[0]
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY)
+            self.machines.tick(self.troubled)
 
     async def _calm(self) -> None:
         await asyncio.sleep(self.shape.trouble)

@@ -7,7 +7,7 @@ import asyncio
 import enum
 from collections import OrderedDict
 
-from dormouse_core import lifetimes, records, steps
+from dormouse_core import lifetimes, limits, records
 from dormouse_core.errors import DormouseError
 from dormouse_core.limits import KEPT_REPLY_MEMORY_BYTES
 from dormouse_core.ownership import Ownership
@@ -166,4 +166,4 @@ class LargeReplies:
 
 
 def is_large(reply: bytes) -> bool:
-    return len(reply) > steps.KEPT_REPLY_BYTES
+    return len(reply) > limits.KEPT_REPLY_BYTES

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from dormouse_core.clocks import Reading, Skew
 from dormouse_core.errors import Again
 from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Clock, Store
@@ -28,7 +29,7 @@ SHORTEST_SWEEP_SECONDS = 1.0
 
 
 class Sessions:
-    """See the package's docstring. `worker` is a name that no process had before."""
+    """See the package's docstring. `worker` is a name that no process had before. `time`: what sessions expire by; without it nothing."""
 
     def __init__(
         self,
@@ -44,11 +45,13 @@ class Sessions:
         instance: str,
         revision: str,
         keys: Keys,
+        time: Reading | None = None,
     ) -> None:
         self.function = function
         self.on_change: Callable[[], None] = lambda: None
         self._settings = settings
         self._clock = clock
+        self._time = time or Skew(clock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving = asyncio.Event()  # no taker: what is owned is given up
         self.registration = Registration(
@@ -58,7 +61,7 @@ class Sessions:
         self._shards = Shards(function, settings.shards, store, clock, worker=worker, keys=keys, spawn=self._spawn)
         self._shards.on_change = lambda: self.on_change()
         self._shards.mover.step_limit = settings.step_limit
-        self._turns = Turns(function, settings, states, clock, runner, worker=worker, keys=keys, reads=self._shards)
+        self._turns = Turns(function, settings, states, clock, runner, self._time, worker=worker, keys=keys, reads=self._shards)
         self._turns.loader = Loader(store, self._turns, self._spawn)
         self._turns.committer = Committer(store, clock, self._turns, self._spawn)
         self._turns.all_shards = lambda: self._shards.all
@@ -66,7 +69,7 @@ class Sessions:
         self.census = Census(settings, clock.monotonic)
         self.census.owned = self._shards.owned
         self._shards.census = self._turns.census = self.census
-        self.sweeper = Sweeper(function, store, clock, keys, self.census, self._turns, lambda: int(clock.now() * 1e6))
+        self.sweeper = Sweeper(function, store, clock, keys, self.census, self._turns, self._time.now_us)
         self._shards.on_owned = self._acquired
 
     @property
@@ -111,7 +114,9 @@ class Sessions:
 
     def report(self) -> SessionsReport:
         turns = self._turns
-        self.census.total.advance(int(self._clock.now() * 1e6))
+        now_us = self._time.now_us()
+        if now_us is not None:
+            self.census.total.advance(now_us)
         shards = self._shards.owned()
         running = sum(len(shard.running) for shard in shards)
         return SessionsReport(

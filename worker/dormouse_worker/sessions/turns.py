@@ -11,6 +11,7 @@ from functools import partial
 from typing import Protocol
 
 from dormouse_core import lifetimes, records, steps
+from dormouse_core.clocks import Reading
 from dormouse_core.errors import (
     Again,
     DataLoss,
@@ -66,6 +67,7 @@ class Turns:
         states: Sequence[StateInfo],
         clock: Clock,
         runner: Runner,
+        time: Reading,
         *,
         worker: str,
         keys: Keys,
@@ -85,6 +87,7 @@ class Turns:
         self._initial: States = {info.input: info.initial for info in states}
         self._clock = clock
         self._runner = runner
+        self._time = time
         self._keys = keys
         self._reads = reads
         self._write_ids = WriteIds(worker)
@@ -142,8 +145,8 @@ class Turns:
             self.open -= 1
             return
         now = self._clock.monotonic()
-        now_us = int(self._clock.now() * 1e6)
         body = session.body
+        now_us = self._time.now_us()
         decision = steps.admit(body, session.trouble, session.floor_us, step, now_us, self._versions, self.function.name)
         if step.deadline <= now and not isinstance(decision, steps.Repeat):
             # Of an earlier copy of the call nothing is said but what the record keeps.
@@ -208,7 +211,7 @@ class Turns:
             return
         body = session.body
         try:
-            now_us = int(self._clock.now() * 1e6)
+            now_us = self._time.best_us()
             write_id = self._write_ids.next()
             next_body = steps.advance(
                 body,
@@ -314,7 +317,7 @@ class Turns:
         shard = session.shard
         if floor is not None and floor.mod_revision > shard.floor_mod:
             # Once for each floor: one that cannot be read counts as high as it can have been when it was met first, not for ever more.
-            shard.floor_mod, shard.floor_us = floor.mod_revision, lifetimes.floor_us(floor, int(self._clock.now() * 1e6))
+            shard.floor_mod, shard.floor_us = floor.mod_revision, lifetimes.floor_us(floor, self._time.best_us())
         session.floor_mod, session.floor_us = shard.floor_mod, shard.floor_us
         session.body = session.trouble = None
         session.broken = b""
@@ -410,9 +413,10 @@ class Turns:
 
 
 def _insert(queue: list[Step], step: Step) -> None:
-    """By age of key. Calls of one session that are in flight together have no order of their own, but connections deliver them out of the
-    order in which they were keyed; one that fell behind eight newer ones would meet the horizon and be refused though nothing was lost."""
+    """By the gateways' time of the calls. Calls of one session that are in flight together have no order of their own, but connections
+    deliver them out of the order in which they were keyed; one that fell behind eight newer ones would meet the horizon and be refused
+    though nothing was lost."""
     place = len(queue)
-    while place and queue[place - 1].key.timestamp_us > step.key.timestamp_us:
+    while place and queue[place - 1].key.arrived_us > step.key.arrived_us:
         place -= 1
     queue.insert(place, step)

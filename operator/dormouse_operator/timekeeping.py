@@ -1,0 +1,55 @@
+"""The leader's part of knowing whose clock is wrong: it answers each report with its own time and with the median of all clocks, and looks
+at its own beside them. A leader that is off by more than the bound, where others agree, ends its term: `off` is set, and who runs it lets
+another lead (`terms`). What is decided, and why, is in `dormouse_core.clocks`.
+"""
+
+import asyncio
+
+from dormouse_core.clocks import Clocks, Skew, agreed
+from dormouse_core.seams import Clock
+from dormouse_kit import log
+from dormouse_proto import control_pb2
+
+from dormouse_operator import metrics
+
+EVERY = 1.0
+LOOKS = 3
+"""Looks in a row that must find the clock off: one that is being set back is given the time for it."""
+
+
+class Timekeeper:
+    """`skew`: the leader's own clock, for whatever it must not do by a wrong one."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.skew = Skew(clock)
+        self.off = asyncio.Event()
+        self._clock = clock
+        self._clocks = Clocks(clock)
+
+    def worker(self, report: control_pb2.WorkerReport) -> control_pb2.WorkerOrder.Time:
+        self._clocks.report(report.worker, report.uid, report.offset_us if report.HasField("offset_us") else None)
+        us, count = agreed(self._clocks.reference())
+        return control_pb2.WorkerOrder.Time(mark=report.mark, leader_us=self._wall(), reference_us=us, agreed=count)
+
+    def agent(self, report: control_pb2.AgentReport) -> control_pb2.AgentOrder:
+        self._clocks.report(report.agent, report.agent, report.offset_us if report.HasField("offset_us") else None)
+        us, count = agreed(self._clocks.reference())
+        return control_pb2.AgentOrder(echo_us=report.sent_us, leader_us=self._wall(), reference_us=us, agreed=count)
+
+    def forget(self, process: str) -> None:
+        self._clocks.forget(process)
+
+    async def run(self) -> None:
+        looks = 0
+        while True:
+            await self._clock.sleep(EVERY)
+            self.skew.heard(self.skew.mark(), self._wall(), *agreed(self._clocks.reference()))
+            deviation = self.skew.deviation_us()
+            metrics.CLOCK_DEVIATION.set(float("nan") if deviation is None else deviation / 1e6)
+            looks = looks + 1 if self.skew.off else 0
+            if looks == LOOKS:
+                log.warning("the leader's clock is off", reason=self.skew.text())
+                self.off.set()
+
+    def _wall(self) -> int:
+        return round(self._clock.now() * 1e6)
