@@ -2,8 +2,8 @@
 
 The leader and each process exchange times on their control stream. A process learns the leader's time, half the way there and back, and
 reports by how much its own clock differs; the leader takes the median of all clocks, its own included, and tells everybody. That median is
-the *reference*. It exists where more than half of the
-clocks are within the bound of it, and of two where both agree: else nobody can say which of them is wrong.
+the *reference*. It exists where more than half of the clocks are within the bound of it, and of two where both agree: else nobody can say
+which of them is wrong.
 
 What is measured is kept against the monotonic clock. So a wall clock that jumps shows at once, and a leader that is away takes nothing
 back: the measure stays good for as long as two machines' monotonic clocks run alike.

@@ -34,7 +34,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dormouse_core import limits
+from dormouse_core import callkeys, limits
 from dormouse_core.errors import FailedPrecondition, Internal
 from dormouse_core.spec import state_bytes
 from dormouse_core.tensors import DATATYPES, as_array, zeros
@@ -104,7 +104,8 @@ class Context:
     end: bool = False
     """Whether the caller marked this step as its sequence's last: the session ends with it."""
     key: str = ""
-    """The call's own key, `{microseconds}-{id}`: the same when the call is sent again after a failure."""
+    """The call's own key, the same when the call is sent again after a failure: `{microseconds}-{id}`, or `{id}` alone where the caller's
+    key has no timestamp of its own."""
     deadline: float = float("inf")
     """When this step must be done, by `time.monotonic()`."""
     is_cancelled: Callable[[], bool] = field(default=_never, repr=False)
@@ -120,14 +121,17 @@ class Context:
     def child_key(self, number: int) -> str:
         """The idempotency key for this step's call number `number` (0, 1, ...) of another function.
 
-        A step that is repeated makes the same calls under the same keys, so none of them runs twice. Timestamps rise with the number:
-        several calls of one step to one session must not pass for older than what that session ran already.
+        A step that is repeated makes the same calls under the same keys, so none of them runs twice: it follows from this call's key and
+        from nothing that changes when the call is sent again. Timestamps rise with the number: several calls of one step to one session
+        must not pass for older than what that session ran already. Where the caller's own key has no timestamp, a child's has none: it is
+        recognised while it is among the last keys of the session that it was sent to.
         """
-        timestamp, _, _ = self.key.partition("-")
-        if not timestamp.isdigit():
+        if not self.key:
             raise Internal("child_key: outside of a step there is no key to derive from")
-        digest = hashlib.sha256(f"{self.function} {self.key} {number}".encode()).hexdigest()[:32]
-        return f"{int(timestamp) + number}-{digest}"
+        parts = callkeys.split(self.key)
+        ident = self.key if parts is None else parts[1]
+        digest = hashlib.sha256("\0".join((self.function, self.tenant, self.session or "", ident, str(number))).encode()).hexdigest()[:32]
+        return digest if parts is None else f"{parts[0] + number:016d}-{digest}"
 
 
 Inputs = Mapping[str, NDArray[Any]]

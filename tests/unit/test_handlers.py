@@ -4,6 +4,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from dormouse_core import callkeys
 from dormouse_core.errors import Code, FailedPrecondition, Internal
 from dormouse_core.handlers import Context, Handler, State, Tensor, declaration_of
 
@@ -158,8 +159,27 @@ def test_a_childs_key_follows_from_its_parents() -> None:
     assert len(set(keys)) == 3
     assert [int(key.partition("-")[0]) for key in keys] == [1700000000000000, 1700000000000001, 1700000000000002]
     assert Context(function="a/c", revision="r", key=ctx.key).child_key(0) != keys[0]
+    assert Context(function="a/b", revision="r", session="s", key=ctx.key).child_key(0) != keys[0]
     with pytest.raises(Internal, match="outside of a step"):
         Context(function="a/b", revision="r").child_key(0)
+
+
+def test_a_childs_key_follows_from_an_opaque_parents_whenever_that_came() -> None:
+    """A caller sends a step again under the same key without a timestamp, an hour later and through another gateway."""
+    now = 1_700_000_000_000_000
+    calls = (f"{now}-g-aa-1", f"{now + 9}-g-aa-2", f"{now + 3_600_000_000}-g-bb-1")
+    keys = [str(callkeys.parse(call, "order/7", now + 3_600_000_000, callkeys.LocalKeys("n"))) for call in calls]
+    children = {Context(function="a/b", revision="r", session="s", key=key).child_key(0) for key in keys}
+    assert len(children) == 1
+    assert callkeys.split(children.pop()) is None, "recognised while it is kept, and never taken for old"
+    others = {Context(function="a/b", revision="r", session=session, key="c-1").child_key(0) for session in ("s", "t")}
+    assert len(others) == 2, "a key names one call of one session"
+
+
+def test_negative_control_by_the_time_of_arrival_the_children_would_differ() -> None:
+    now = 1_700_000_000_000_000
+    arrived = [f"{now + n}-c-order/7" for n in range(3)]
+    assert len({Context(function="a/b", revision="r", session="s", key=key).child_key(0) for key in arrived}) == 3
 
 
 def test_a_context_tells_whether_somebody_waits() -> None:
