@@ -88,6 +88,20 @@ class Tally:
     def remove(self, glance: Glance) -> None:
         self._change(glance, -1)
 
+    def stays(self, before: Glance, after: Glance) -> bool:
+        """Whether a record that was `before` and is `after` counts in the same steps: nearly every step of a session. Then `resize` does."""
+        if before.tombstone or after.tombstone or before.expires_us // -self._step != after.expires_us // -self._step:
+            return False
+        return due_us(before, self.wait_us) // -self._due_step == due_us(after, self.wait_us) // -self._due_step
+
+    def resize(self, glance: Glance, by: int) -> None:
+        """A live record, now `glance`, has `by` bytes more."""
+        at = -(-glance.expires_us // self._step)
+        self.bytes += by
+        self._expiry[at][1] += by
+        if at > self._passed:
+            self.live_bytes += by
+
     def change(self, before: Glance | None, after: Glance | None) -> None:
         if before is not None:
             self._change(before, -1)

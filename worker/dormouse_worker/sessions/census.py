@@ -62,9 +62,14 @@ class Census:
         count = self.of(shard)
         if count.changes is not None:
             count.changes.append((revision, before, after))
-        if count.tally is not None:
+        if count.tally is None:
+            return
+        if before is None or after is None or not count.tally.stays(before, after):
             count.tally.change(before, after)
             self.total.change(before, after)
+        elif before.size != after.size:
+            count.tally.resize(after, after.size - before.size)
+            self.total.resize(after, after.size - before.size)
 
     def install(self, shard: Shard, tally: Tally, revision: int) -> None:
         """`tally` is what a scan at `revision` found; what was written since is added."""
