@@ -89,7 +89,7 @@ class Tally:
         self._change(glance, -1)
 
     def stays(self, before: Glance, after: Glance) -> bool:
-        """Whether a record that was `before` and is `after` counts in the same steps: nearly every step of a session. Then `resize` does."""
+        """Whether a record that was `before` and is `after` counts in the same steps: nearly always. Then `resize` does."""
         if before.tombstone or after.tombstone or before.expires_us // -self._step != after.expires_us // -self._step:
             return False
         return due_us(before, self.wait_us) // -self._due_step == due_us(after, self.wait_us) // -self._due_step
