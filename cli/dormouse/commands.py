@@ -28,6 +28,8 @@ def apply(options: Namespace) -> None:
             with naming(document.where):
                 response = _applied(stub, control_pb2.ApplyRequest(manifest=document.text, refresh=options.refresh))
             print(f"{response.function.namespace}/{response.function.name} {response.outcome}", flush=True)
+            if response.note:
+                print(f"dormouse: {response.function.namespace}/{response.function.name}: {response.note}", file=sys.stderr)
 
 
 def _applied(stub: control_pb2_grpc.ControlStub, request: control_pb2.ApplyRequest) -> control_pb2.ApplyResponse:

@@ -16,6 +16,7 @@ from signal import Signals
 
 from dormouse_core import workerfile
 from dormouse_core.errors import FailedPrecondition
+from dormouse_core.spec import environments
 from dormouse_core.workerfile import WorkerFile
 from dormouse_kit import contents, log
 from dormouse_kit.processes import Child
@@ -56,6 +57,7 @@ class Supervisors:
         self._command = command
         self._all: dict[str, _Supervisor] = {}
         self._count = 0
+        self._told: set[tuple[str, str]] = set()
         self._closing = False
 
     def start(self, instance: str, spec: str, grace: float) -> None:
@@ -67,12 +69,20 @@ class Supervisors:
         if known is not None and not known.stopping:
             known.wanted.set()
             return
+        self._tell(file)
         path = self._specs / f"{instance}.json"
         path.touch(mode=0o600)
         path.write_text(spec)
         supervisor = _Supervisor(instance, file, grace, int(time.time() * 1e6))
         self._all[instance] = supervisor
         supervisor.task = asyncio.create_task(self._run(supervisor, path), name=f"supervisor {instance}")
+
+    def _tell(self, file: WorkerFile) -> None:
+        """Once for each revision."""
+        told = environments.told(file.spec)
+        if told and (file.uid, file.revision) not in self._told:
+            self._told.add((file.uid, file.revision))
+            log.warning(told, function=file.function.label)
 
     def stop(self, instance: str) -> None:
         """SIGTERM now, SIGKILL after the grace period; it leaves the list when it has ended."""
@@ -148,7 +158,8 @@ class Supervisors:
         admin = self._sockets / f"w{self._count}.sock"  # short, and never one that a process of before may still hold
         began = time.monotonic()
         s.stamp = await asyncio.to_thread(_stamp, s.file)
-        s.child = await Child.start(s.instance, self._command(s.instance, spec, admin, reason))
+        environment = {**os.environ, **environments.plain(s.file.spec.workers)}
+        s.child = await Child.start(s.instance, self._command(s.instance, spec, admin, reason), env=environment)
         log.event("started a worker", instance=s.instance, pid=s.child.pid)
         try:
             if s.stopping:

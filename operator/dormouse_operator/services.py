@@ -8,7 +8,9 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
+from dormouse_core import spec
 from dormouse_core.errors import Code, DormouseError, NotFound
+from dormouse_core.spec import environments
 from dormouse_kit import log
 from dormouse_proto import control_pb2, control_pb2_grpc
 
@@ -27,7 +29,8 @@ class ControlService(control_pb2_grpc.ControlServicer):
         async def run() -> control_pb2.ApplyResponse:
             entry, outcome, revision = await self._leader.registering.apply(request.manifest, refresh=request.refresh)
             await self._leader.registry.wait_for(revision)
-            return control_pb2.ApplyResponse(function=self._leader.status(entry.namespace, entry.name), outcome=outcome)
+            note = environments.told(spec.spec_from_json(entry.spec))
+            return control_pb2.ApplyResponse(function=self._leader.status(entry.namespace, entry.name), outcome=outcome, note=note)
 
         return await _answer(run, context)
 

@@ -269,12 +269,14 @@ class ApplyRequest(_message.Message):
     def __init__(self, manifest: _Optional[str] = ..., refresh: _Optional[bool] = ...) -> None: ...
 
 class ApplyResponse(_message.Message):
-    __slots__ = ("function", "outcome")
+    __slots__ = ("function", "outcome", "note")
     FUNCTION_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
     function: FunctionStatus
     outcome: str
-    def __init__(self, function: _Optional[_Union[FunctionStatus, _Mapping]] = ..., outcome: _Optional[str] = ...) -> None: ...
+    note: str
+    def __init__(self, function: _Optional[_Union[FunctionStatus, _Mapping]] = ..., outcome: _Optional[str] = ..., note: _Optional[str] = ...) -> None: ...
 
 class GetRequest(_message.Message):
     __slots__ = ("namespace", "name", "owners")

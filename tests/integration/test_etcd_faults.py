@@ -18,6 +18,7 @@ from dormouse_kit.etcd import EtcdStore, TlsFiles, connections, watching
 from dormouse_testing.etcd_server import EtcdServer
 from dormouse_testing.ports import free_port
 from dormouse_testing.proxy import Proxy
+from dormouse_worker.jsonstore import JsonStore
 
 KEY = "/dormouse/faults/a"
 
@@ -407,6 +408,9 @@ async def test_tls(tmp_path: Path, own_server: Callable[..., EtcdServer]) -> Non
     server = own_server("--cert-file", str(cert), "--key-file", str(key), "--client-cert-auth", "--trusted-ca-file", str(ca), tls=True)
     store = EtcdStore([f"https://{server.endpoint}"], tls=TlsFiles(ca, cert, key))
     assert (await store.txn(put(b"secret"))).succeeded
+    lease = await store.grant(5)
+    access = {"endpoints": [f"https://{server.endpoint}"], "ca": str(ca), "cert": str(cert), "key": str(key)}
+    assert await asyncio.to_thread(JsonStore(access).keep_alive, lease) == 5, "so does a supervisor"
     await store.close()
     without = EtcdStore([f"https://{server.endpoint}"], tls=TlsFiles(ca))
     with pytest.raises(StoreError):

@@ -11,6 +11,7 @@ from dormouse_kit.etcd import EtcdStore
 from dormouse_kit.etcd.connections import Connection, Connections
 from dormouse_kit.etcd.users import ROOT, Grant, Users
 from dormouse_testing.etcd_server import EtcdServer
+from dormouse_worker.jsonstore import JsonStore, Refused
 
 PASSWORD = "correct horse"
 
@@ -186,3 +187,27 @@ async def test_roots_password_that_is_replaced_in_its_file(server: EtcdServer, t
     await root.ensure("two", "pass", [Grant("/two/")])
     assert await root.names("t") == ["two"]
     await root.close()
+
+
+async def test_a_supervisors_few_calls_go_by_the_json_gateway_as_the_functions_user(
+    server: EtcdServer, users: Users, tmp_path: Path
+) -> None:
+    """A token that etcd has forgotten is renewed; another's key stays another's."""
+    await users.prepare()
+    await users.ensure("one", "pass", [Grant("/a/")])
+    (tmp_path / "password").write_text("pass\n")
+    mine = EtcdStore([server.endpoint], user="one", password="pass")
+    lease = await mine.grant(5)
+    assert (await mine.txn(Txn((), (Put("/a/worker", b"1", lease),)))).succeeded
+    json = JsonStore({"endpoints": ["127.0.0.1:1", server.endpoint], "user": "one", "passwordFile": str(tmp_path / "password")})
+    assert await asyncio.to_thread(json.keep_alive, lease) == 5
+    json._token = "forgotten"
+    assert await asyncio.to_thread(json.change, "/a/worker", b"2", lease)
+    assert not await asyncio.to_thread(json.change, "/a/gone", b"2", lease)
+    with pytest.raises(Refused, match="permission denied"):
+        await asyncio.to_thread(json.change, "/b", b"2", lease)
+    _, items = await mine.get(["/a/worker"])
+    assert (items["/a/worker"].value, items["/a/worker"].lease) == (b"2", lease)
+    await mine.revoke(lease)
+    assert await asyncio.to_thread(json.keep_alive, lease) == 0
+    await mine.close()

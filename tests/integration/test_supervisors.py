@@ -1,6 +1,7 @@
 """`up` as a kubelet: supervisors that are started, fail, are started again later and later, and stopped. Real processes, tiny ones."""
 
 import asyncio
+import json
 import os
 import sys
 from pathlib import Path
@@ -158,3 +159,37 @@ def _lives(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+async def test_a_functions_variables_are_set_and_what_has_no_effect_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By value, over those of `up`; a reference has no effect here, and the log says so once a revision."""
+    told: list[str] = []
+    monkeypatch.setattr(log, "warning", lambda text, **fields: told.append(f"{text} {fields}"))
+    monkeypatch.setenv("OURS", "ours")
+    monkeypatch.setenv("DORMOUSE_LOG_LEVEL", "error")
+    env = [
+        {"name": "THEIRS", "value": "a b"},
+        {"name": "DORMOUSE_LOG_LEVEL", "value": "debug"},
+        {"name": "SECRET", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+    ]
+    function = parse_manifest(onnx(workers={"env": env, "envFrom": [{"secretRef": {"name": "s"}}]}))
+    file = WorkerFile(
+        installation="i", namespace="ns", name="fn", uid="u", revision="r", spec=function.spec, store=StoreAccess(endpoints=["e"])
+    )
+    code = "import json, os, sys; json.dump(dict(os.environ), open(sys.argv[1] + sys.argv[2] + '.tmp', 'w')); "
+    code += "os.rename(sys.argv[1] + sys.argv[2] + '.tmp', sys.argv[1] + sys.argv[2]); " + SLEEP
+    all_of_them = made(tmp_path, code)
+    for instance in ("a", "b"):
+        all_of_them.start(instance, workerfile.dump(file).decode(), 5.0)
+    await until(lambda: (tmp_path / "flaga").exists() and (tmp_path / "flagb").exists())
+    found = json.loads((tmp_path / "flaga").read_text())
+    assert {name: found.get(name) for name in ("THEIRS", "OURS", "DORMOUSE_LOG_LEVEL", "SECRET")} == {
+        "THEIRS": "a b",
+        "OURS": "ours",
+        "DORMOUSE_LOG_LEVEL": "debug",
+        "SECRET": None,
+    }
+    await all_of_them.close(0.1)
+    assert [text for text in told if "no effect" in text] == [
+        "no effect on one machine: spec.workers.env[2].valueFrom (SECRET), spec.workers.envFrom {'function': 'ns/fn'}"
+    ]

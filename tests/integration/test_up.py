@@ -305,6 +305,10 @@ def test_the_command_line_speaks_plainly(up: Up) -> None:
     done = up.command("apply", "-f", str(several), check=False)
     assert (done.returncode, done.stdout) == (1, "default/double unchanged\n")
     assert done.stderr.startswith("dormouse: refused.json: spec.sessions.shards")
+    (several / "refused.json").unlink()
+    (several / "all.yaml").write_text(DOUBLE.rstrip() + "\n  workers: {nodeSelector: {disk: fast}}\n")
+    done = up.command("apply", "-f", str(several))
+    assert done.stderr == "dormouse: default/double: no effect on one machine: spec.workers.nodeSelector\n"
     assert "has no such input" in fails("call", "double", "--input", "z=[1]")
     assert "INVALID_ARGUMENT" in fails("call", "double", "--input", "x=[[1,2]]")
     done = up.command("call", "double", "--input", "x=[[1,2,3,4]]")

@@ -18,17 +18,19 @@ from conftest import unavailable
 from dormouse_core.keys import Function, Keys
 from dormouse_kit.etcd import EtcdStore
 from dormouse_proto import state_pb2
+from dormouse_testing import models
 from dormouse_testing.etcd_server import EtcdServer
 from dormouse_testing.streams_system import missing
 from dormouse_testing.system import System, manifest
 from dormouse_testing.workers import WorkerProcess, give_shards, patient, request_of, spec_file
 
-SECONDS = 6.0
-"""Twice the lease, and longer than three missed probes."""
+SECONDS = 5.0
+"""Longer than a lease and what etcd takes to see its end, and longer than three missed probes."""
 HOLDS = {
-    "sort": "inputs['x'][0] and [sorted(values) for _ in range(40) if time.monotonic() < end]",
-    "regex": "[re.match('(a+)+$', 'a' * n + 'b') for n in range(22, 40) if time.monotonic() < end]",
     "native": "ctypes.PyDLL(None).usleep(int(1e6 * max(0, end - time.monotonic())))",
+    "sleep": "time.sleep(max(0, end - time.monotonic()))",
+    "regex": "[re.match('(a+)+$', 'a' * n + 'b') for n in range(22, 40) if time.monotonic() < end]",
+    "sort": "(lambda v: [sorted(v) for _ in range(99) if time.monotonic() < end])([random.random() for _ in range(6_000_000)])",
 }
 HANDLER = """
     import ctypes, random, re, time
@@ -112,13 +114,19 @@ def broken(folder: Path, module: str, name: str, instead: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("hold", "kind"), [("native", "def"), ("time.sleep(max(0, end - time.monotonic()))", "async def"), ("regex", "def")]
+    ("hold", "kind"),
+    [
+        ("native", "def"),
+        ("sleep", "async def"),
+        pytest.param("regex", "def", marks=pytest.mark.slow),
+        pytest.param("sort", "def", marks=pytest.mark.slow),
+    ],
 )
 def test_a_step_that_may_run_is_no_hang(
     start: Start, tmp_path: Path, etcd_server: EtcdServer, installation: str, hold: str, kind: str
 ) -> None:
     """11.O3. Answered by the worker that began, which keeps its lease and its sessions; others wait and are answered by it too."""
-    worker = start(handler(tmp_path, HOLDS.get(hold, hold), kind))
+    worker = start(handler(tmp_path, HOLDS[hold], kind))
     with worker.client() as client:
         assert patient(lambda: client.step(number(1), "a")).tolist() == [1]
         child, before = worker.child, entries(etcd_server.endpoint, installation)
@@ -136,6 +144,7 @@ def test_a_step_that_may_run_is_no_hang(
     assert "is killed" not in worker.log
 
 
+@pytest.mark.slow
 def test_without_a_keeper_of_the_lease_the_held_worker_loses_its_sessions(
     start: Start, tmp_path: Path, etcd_server: EtcdServer, installation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +160,7 @@ def test_without_a_keeper_of_the_lease_the_held_worker_loses_its_sessions(
         assert before
 
 
+@pytest.mark.slow
 def test_without_marks_a_step_that_may_run_is_a_hang(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control of the verdict."""
     monkeypatch.setenv("PYTHONPATH", str(broken(tmp_path, "dormouse_worker.marks", "Marks.begin", "lambda *_: None")))
@@ -164,7 +174,7 @@ def test_without_marks_a_step_that_may_run_is_a_hang(start: Start, tmp_path: Pat
     assert "is killed: the interpreter did not answer 3 probes in a row, and no step runs" in worker.log
 
 
-@pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.parametrize("busy", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_stopped_process_loses_its_lease_in_its_time(
     start: Start, tmp_path: Path, etcd_server: EtcdServer, installation: str, busy: bool
 ) -> None:
@@ -175,7 +185,8 @@ def test_a_stopped_process_loses_its_lease_in_its_time(
         before = entries(etcd_server.endpoint, installation)
         if busy:
             client.stub.ModelInfer.future(request_of("fn", x=number(10 + 50)), metadata=[("dormouse-session", "a")], timeout=60)
-            time.sleep(5.0)  # by now its lease is renewed from outside
+            until(lambda: len(children(worker)) == 2)
+            time.sleep(1.0)  # by now its lease is renewed from outside
             assert entries(etcd_server.endpoint, installation) == before
         os.kill(worker.child, signal.SIGSTOP)
         began = time.monotonic()
@@ -184,6 +195,7 @@ def test_a_stopped_process_loses_its_lease_in_its_time(
         until(lambda: "is killed: the process stands still" in worker.log)
 
 
+@pytest.mark.slow
 def test_without_asking_the_process_a_stopped_one_keeps_its_lease(
     start: Start, tmp_path: Path, etcd_server: EtcdServer, installation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +217,7 @@ def test_without_asking_the_process_a_stopped_one_keeps_its_lease(
             os.kill(worker.process.pid, signal.SIGCONT)
 
 
+@pytest.mark.slow
 def test_a_step_that_may_not_hold_it_any_longer_is_told_in_the_entry(
     start: Start, tmp_path: Path, etcd_server: EtcdServer, installation: str
 ) -> None:
@@ -255,6 +268,7 @@ def test_the_caller_is_told_the_cause_at_once_and_no_second_worker_is_killed(sys
     assert len(re.findall(r"supervisor  worker \S+ is killed", system.log)) == 1
 
 
+@pytest.mark.slow
 def test_a_leader_leaves_a_worker_that_is_silent_where_it_is(system: System) -> None:
     """Its reports stop with its interpreter. Nothing is moved, and calls to it wait and are answered by it."""
     with system.client() as client:
@@ -270,3 +284,23 @@ def test_a_leader_leaves_a_worker_that_is_silent_where_it_is(system: System) -> 
         assert {call.code() for call in held} == {grpc.StatusCode.OK}
         assert system.get("fn", "--owners")["owners"] == before
     assert "is killed" not in system.log
+
+
+@pytest.mark.slow
+def test_a_model_that_runs_for_long_is_no_hang(start: Start, tmp_path: Path, etcd_server: EtcdServer, installation: str) -> None:
+    """ONNX Runtime gives the interpreter back while it runs."""
+    layers = 60
+    nodes = [models.node("MatMul", [f"x{n}" if n else "x", "x"], [f"x{n + 1}" if n < layers - 1 else "y"]) for n in range(layers)]
+    models.write(tmp_path / "long.onnx", nodes, [("x", models.FLOAT, [1, "n", "n"])], [("y", models.FLOAT, [1, "n", "n"])])
+    worker = start({"runtime": "onnx", "model": {"uri": "file://long.onnx"}})
+    child, before = worker.child, entries(etcd_server.endpoint, installation)
+    with worker.client() as client:
+        size, began = 500, time.monotonic()
+        while time.monotonic() - began < SECONDS:
+            size, began = min(2 * size, 1900), time.monotonic()
+            assert client.infer(request_of("fn", x=np.zeros((1, size, size), np.float32)), timeout=100).outputs
+            if size == 1900:
+                break
+    assert worker.child == child
+    assert entries(etcd_server.endpoint, installation) == before
+    assert "is killed" not in worker.log

@@ -190,7 +190,7 @@ def test_a_function_does_not_take_off_its_confinement() -> None:
 
 def test_what_a_function_sets_replaces_none_of_our_labels_and_variables() -> None:
     theirs = {"app.kubernetes.io/managed-by": "me", "mine": "yes"}
-    env = [{"name": name, "value": "theirs"} for name in ("POD_NAME", "POD_IP", "DORMOUSE_MODELS", "TMPDIR", "MINE")]
+    env = [{"name": name, "value": "theirs"} for name in ("POD_NAME", "POD_IP", "TMPDIR", "MINE")]
     found = template(onnx(workers={"labels": theirs, "env": env}))
     labels, [worker] = found["metadata"]["labels"], found["spec"]["containers"]
     assert (labels["app.kubernetes.io/managed-by"], labels["mine"]) == ("dormouse", "yes")

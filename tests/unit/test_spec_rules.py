@@ -126,6 +126,14 @@ BROKEN: list[tuple[Data, str]] = [
         onnx(workers={"env": [{"name": "A", "value": "1"}, {"name": "B", "value": "1", "valueFrom": {}}]}),
         "spec.workers.env[1].valueFrom: both found, either value or valueFrom is allowed",
     ),
+    *[
+        (
+            onnx(workers={"env": [{"name": name, "value": "x"}]}),
+            f'spec.workers.env[0].name: "{name}" found, neither PYTHONHOME nor a name that begins with DORMOUSE_ is allowed, but '
+            "DORMOUSE_LOG_LEVEL",
+        )
+        for name in ("PYTHONHOME", "DORMOUSE_MODELS", "DORMOUSE_LINK_FD", "DORMOUSE_")
+    ],
     (
         onnx(workers={"volumes": [VOLUME]}),
         "spec.workers.volumes[0]: 0 sources found, exactly one of persistentVolumeClaim, secret, configMap and emptyDir is allowed",
@@ -179,7 +187,13 @@ KEPT: list[Data] = [
     stateful({"initial": {"file": "first/state.npy"}}),
     stateful({"shape": [], "batchAxis": None}),
     stateful({"shape": [2, 16], "batchAxis": None}, controls={"start": "START", "end": "END", "ready": "READY", "correlationId": "CORRID"}),
-    onnx(workers={"labels": {"team": "speech"}, "annotations": {"a/b": "c"}, "env": [{"name": "A"}, {"name": "B", "valueFrom": {}}]}),
+    onnx(
+        workers={
+            "labels": {"team": "speech"},
+            "annotations": {"a/b": "c"},
+            "env": [{"name": "A"}, {"name": "B", "valueFrom": {}}, {"name": "DORMOUSE_LOG_LEVEL"}, {"name": "LD_PRELOAD"}],
+        }
+    ),
     *(
         onnx(model={"uri": uri})
         for uri in (

@@ -67,8 +67,8 @@ class JsonStore:
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         host, _, port = self._endpoints[0].rpartition("://")[2].rpartition(":")
-        with socket.create_connection((host.strip("[]"), int(port)), TIMEOUT) as plain:
-            sock = self._secured(plain, host.strip("[]"))
+        plain = socket.create_connection((host.strip("[]"), int(port)), TIMEOUT)
+        with plain, self._secured(plain, host.strip("[]")) as sock:
             headers = f"authorization: {self._token}\r\n" if self._token else ""
             status, text = probing.exchange(sock, "POST", path, json.dumps(body).encode(), headers)
         if status != 200:

@@ -260,9 +260,15 @@ class Workers(Struct, frozen=True, kw_only=True, rename="camel"):
 
     image: Annotated[str, Meta(max_length=512, min_length=1, description="The worker's image. Absent: this release's own.")] | None = None
     resources: Annotated[Resources, Meta(description="CPU and memory of a worker.")] = Resources()
-    env: Annotated[list[EnvVar], Meta(max_length=256, description="Environment variables of the worker.", extra={"map_key": "name"})] = (
-        field(default_factory=list)
-    )
+    env: Annotated[
+        list[EnvVar],
+        Meta(
+            max_length=256,
+            description="Environment variables of the worker, set before the model or handler is loaded. DORMOUSE_LOG_LEVEL is the level "
+            "of its log. In a cluster POD_NAME, POD_IP and TMPDIR are Dormouse's own.",
+            extra={"map_key": "name"},
+        ),
+    ] = field(default_factory=list)
     env_from: Annotated[
         list[KubernetesObject], Meta(max_length=32, description="Sources of environment variables, as in a pod's spec.")
     ] = field(default_factory=list)

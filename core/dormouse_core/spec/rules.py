@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dormouse_core import limits, modeluris
-from dormouse_core.spec import mounts
+from dormouse_core.spec import environments, mounts
 from dormouse_core.spec.objects import DNS_LABEL, Controls, Initial, SessionsSpec, StateSpec, Volume
 from dormouse_core.spec.sizes import state_bytes
 from dormouse_core.spec.validation import shown
@@ -290,6 +290,13 @@ RULES: Sequence[Rule] = (
         lambda workers: not _own(workers.annotations),
         f"no name under {OWN_PREFIX} is allowed",
         lambda workers: _own(workers.annotations),
+    ),
+    Rule(
+        "spec.workers.env[]",
+        "name",
+        environments.CEL,
+        lambda variable: not environments.taken(variable.name),
+        environments.ALLOWED,
     ),
     Rule(
         "spec.workers.env[]",
