@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from dormouse_core.callkeys import CallKey
+from dormouse_core.clocks import Reading
 from dormouse_core.errors import Again, Unavailable
 from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Put, Txn
@@ -75,6 +76,7 @@ class Worker:
     runner: Adder = field(default_factory=Adder)
     settings: Settings = field(default_factory=lambda: Settings(SHARDS, "v1", ttl=1000.0))
     states: list[StateInfo] = field(default_factory=lambda: SUM)
+    time: Reading = field(default_factory=lambda: Trusted(SimClock()))
     sessions: Sessions = field(init=False)
 
     def __post_init__(self) -> None:
@@ -90,7 +92,7 @@ class Worker:
             instance="w",
             revision="r1",
             keys=K,
-            time=Trusted(SimClock()),
+            time=self.time,
         )
 
     async def __aenter__(self) -> "Worker":
