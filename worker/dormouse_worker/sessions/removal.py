@@ -2,7 +2,7 @@
 
 A scan does both: it reads every record once, all at one revision, and removes what is due. A shard is scanned when it was acquired, when
 its count says that something is due, and when somebody else has written there; where that is so of most shards, all are read together.
-Between two rounds the sweeper rests four times as long as a round takes.
+Between two rounds the sweeper rests as long as a round took.
 
 Each removal compares the shard's entry, its floor and every record, so it never takes a record that a step has written meanwhile. A step
 that runs or waits keeps its record all the same: it would only be refused. While a removal is under way, sessions that would be *created*
@@ -26,7 +26,7 @@ from dormouse_worker.sessions.memory import Phase, Session, Shard
 from dormouse_worker.sessions.turns import Turns
 
 TICK_SECONDS = 0.25
-REST_FACTOR = 4.0
+REST_FACTOR = 1.0
 TOGETHER = 4  # shards from which records are removed at the same time
 RETRY_SECONDS = 1.0
 CREATING_SECONDS = 0.1  # a removal waits so long for sessions that are being created; beyond, they are created on the floor that it makes
