@@ -102,7 +102,7 @@ class Ownership:
         self.status = Status.UNKNOWN
         self.fence = 0
         self.epoch = 0
-        self.known = 0  # the newest mod_revision of the entry that was seen; of an absence, the revision at which it was seen
+        self.known = 0  # the revision as of which the entry is known: of its newest change that the watch showed, of the newest read
         self.read_at = 0  # the store's revision at the last linearizable read
 
     def seen(self, mine: bool, mod: int) -> bool:
@@ -113,13 +113,16 @@ class Ownership:
         return self._apply(Event.SEEN_MINE if mine else Event.SEEN_OTHER)
 
     def read(self, mine: bool, mod: int, epoch: int, at: int) -> bool:
-        """A linearizable read at revision `at` (mod 0: absent). True: the shard's memory must be emptied."""
+        """A linearizable read at revision `at` (mod 0: absent). True: the shard's memory must be emptied.
+
+        What counts is when it was read, not how old the entry is: a store that was restored and written since shows an older one than was
+        seen, and it is what is so.
+        """
         self.read_at = max(self.read_at, at)
-        mod = mod or at
-        if mod < self.known:
+        if at < self.known:
             # The watch has seen a newer entry than this read. If that one is mine, the status is READING still and is read again.
             return False
-        self.known = mod
+        self.known = at
         if not mine:
             return self._apply(Event.READ_OTHER)
         emptied = self.status in MINE and self.fence != mod

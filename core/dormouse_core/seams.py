@@ -40,6 +40,11 @@ class Compacted(StoreError):
     """The history that a watch or a listing asked for is gone, or the store has another one by now: list again, and watch from there."""
 
 
+class Rewound(StoreError):
+    """The store was restored to an earlier revision, or is another one (`dormouse_core.histories`): nothing that was remembered of it
+    holds. What was asked may have been done, in the new history."""
+
+
 class Full(StoreError):
     """The store refuses whatever would make it larger: its quota is reached (etcd's NOSPACE). Nothing was written; reads, deletions and
     renewals of leases go on. The operator makes room (`dormouse_core.storage`)."""
@@ -141,7 +146,13 @@ class WatchBatch:
 
 
 class Store(Protocol):
-    """etcd's v3 model. Reads are linearizable. Every method may raise StoreError; `timeout` is in seconds."""
+    """etcd's v3 model. Reads are linearizable. Every method may raise StoreError; `timeout` is in seconds.
+
+    `on_rewound` is called, with the reason, when the store turns out to have another history (`Rewound`), before the caller that found out
+    is told: the error reaches one caller, and the whole process has to begin again. The first request of a new connection finds out.
+    """
+
+    on_rewound: Callable[[str], None]
 
     async def get(self, keys: Sequence[str], *, timeout: float = 5.0) -> tuple[int, dict[str, Item]]:
         """Several keys in one transaction, so all at one revision: (revision, the items that exist by key)."""

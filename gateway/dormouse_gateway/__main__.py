@@ -41,7 +41,7 @@ class Agent:
         keys = Keys(settings.installation)
         self.name = f"{settings.name}-{os.urandom(8).hex()}"
         self.table = Table(keys)
-        reads = Reads(keys, store)
+        reads = self._reads = Reads(keys, store)
         self.demand = Demand(clock)
         self._channels = transport.Channels(settings.max_message_bytes)
         sender = transport.GrpcTransport(self._channels)
@@ -84,6 +84,7 @@ class Agent:
         )
         self._leader = leading.LeaderStream(store, clock, keys, reports, self.skew, self._timed)
         self._clock = clock
+        store.on_rewound = self._rewound
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until `stop`; then lets the calls that it has end, at most `drain_seconds`."""
@@ -132,6 +133,11 @@ class Agent:
 
     def _timed(self) -> None:
         self.routes.correct(self.skew.correction_us())
+
+    def _rewound(self, why: str) -> None:
+        """Watches have ended with the connection, and list again by themselves."""
+        self._reads.rewound()
+        self._registration.rewound()
 
     async def _upkeep(self) -> None:
         while True:

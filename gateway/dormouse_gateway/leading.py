@@ -53,6 +53,10 @@ class Registration:
                 log.event("the agent's lease was not renewed", reason=str(away))
             await self._clock.sleep(LEASE_SECONDS / 3)
 
+    def rewound(self) -> None:
+        """The store was restored to an earlier revision: the entry may be gone from it although the lease lives."""
+        self._lease = 0
+
     async def leave(self) -> None:
         if self._lease:
             with contextlib.suppress(StoreError):  # then the lease runs out

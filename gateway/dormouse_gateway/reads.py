@@ -19,6 +19,7 @@ from dormouse_gateway.table import Function, Map, Unreadable, function_of, read_
 @dataclass(frozen=True, slots=True)
 class Read:
     revision: int  # what is older than this is stale
+    history: int  # while it is that of `Reads`: revisions of a store that was restored since mean nothing
     function: Function | None  # None: no such function
 
 
@@ -26,8 +27,13 @@ class Reads:
     def __init__(self, keys: Keys, store: Store) -> None:
         self._keys = keys
         self._store = store
+        self.history = 0
         self._running: dict[str, asyncio.Task[Read]] = {}
         self._next: dict[str, asyncio.Task[Read]] = {}
+
+    def rewound(self) -> None:
+        """The store was restored to an earlier revision: what was read before is not newer than anything."""
+        self.history += 1
 
     async def function(self, label: str) -> Read:
         """What the store says after this was called. StoreError, Unreadable."""
@@ -63,8 +69,8 @@ class Reads:
         revision, found = await self._store.get([key])
         item = found.get(key)
         if item is None:
-            return Read(revision, None)
+            return Read(revision, self.history, None)
         function = function_of(item, Map())
         identity = Identity(function.entry.namespace, function.entry.name, function.entry.uid)
         listing = await self._store.list(self._keys.map(identity))
-        return Read(listing.revision, function_of(item, read_map(self._keys, identity, listing.items)))
+        return Read(listing.revision, self.history, function_of(item, read_map(self._keys, identity, listing.items)))

@@ -209,6 +209,8 @@ class Relay:
         """The function as this call should see it. NotFound, Unavailable, Internal."""
         label = call.named.label
         watched = self._table.function(label)
+        if call.read is not None and call.read.history != self._reads.history:
+            call.read = None
         if call.read is not None and self._table.revision < call.read.revision:
             watched = call.read.function  # the watch has not come so far
         if watched is not None and not call.fresh:

@@ -1,5 +1,4 @@
-"""Keeps the routing table like the store: one linearizable listing, then a watch; and listed anew when the watch's
-history is gone.
+"""Keeps the routing table like the store: one linearizable listing, then a watch; and the same again when the watch ends.
 
 `functions/` and `map/` are two watches; each applies its events in the store's order. Between them the order is not
 kept, which costs at most a call that goes to the relay first.
@@ -42,20 +41,18 @@ class Watching:
         return self._clock.monotonic() - min(self._heard.values())
 
     async def _follow(self, prefix: str) -> None:
-        revision = 0  # watched up to here; 0: to be listed
         while True:
             try:
-                if not revision:
-                    revision = await self._list(prefix)
+                # Also where the last watch came further: whether its history is still the store's (one that was restored has another) only
+                # a listing tells.
+                revision = await self._list(prefix)
                 async for batch in self._store.watch(prefix, revision + 1):
                     self._hear(prefix)
-                    revision = batch.revision
                     changed, unreadable = self._table.apply(batch.events, prefix, batch.revision)
                     self._tell(changed, unreadable)
                 raise StoreError("the watch ended")
             except Compacted as gone:
-                log.event("listing anew: the watch's history is gone", prefix=prefix, reason=str(gone))
-                revision = 0
+                log.event("listing again: the watch's history is gone", prefix=prefix, reason=str(gone))
             except StoreError as away:
                 log.event("the store is away", prefix=prefix, reason=str(away))
                 await self._clock.sleep(RETRY_SECONDS)

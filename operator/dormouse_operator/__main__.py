@@ -36,6 +36,7 @@ async def run(s: Settings, alone: bool = False) -> int:
     served = metrics.serve(s.metrics)
     value = state_pb2.Leader(address=s.listen, name=s.name).SerializeToString()
     election = Election(store, clock, keys.leader, value)
+    store.on_rewound = lambda why: election.lost.set()  # what this process has copied of the store is of a history that is gone
     looking = asyncio.create_task(space.run(lambda: election.leading), name="the store's space")
     try:
         if not await terms.campaigned(election, stop):

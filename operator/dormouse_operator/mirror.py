@@ -1,7 +1,8 @@
 """A copy of one prefix of the store, kept by a watch.
 
-A watch may be cut, and the history that it would continue from may be compacted away: then the prefix is listed anew and what vanished
-meanwhile is told as deleted. Readers are told of every change once, and can wait until the copy holds their own write.
+A watch may be cut, and the history that it would continue from may be compacted away, or be another one by now (a store that was
+restored): so a watch that ended is not continued, the prefix is listed again, and what vanished meanwhile is told as deleted. Readers are
+told of every change once, and can wait until the copy holds their own write.
 """
 
 import asyncio
@@ -27,19 +28,16 @@ class Mirror:
 
     async def run(self) -> None:
         """Never returns; the store's absence is waited out."""
-        listed = False
         while True:
             try:
-                if not listed:
-                    await self._list()
-                    listed = True
+                await self._list()
                 async for batch in self._store.watch(self.prefix, self.revision + 1):
                     self.heard_at = self._clock.monotonic()
                     for event in batch.events:
                         self._apply(event.key, event.item)
                     await self._advance(batch.revision)
             except Compacted:
-                listed = False
+                continue
             except StoreError as error:
                 log.event("the watch was cut", prefix=self.prefix, error=str(error))
                 await self._clock.sleep(0.2)

@@ -5,10 +5,11 @@ transaction, none for one that changes nothing; create_revision begins again aft
 fail; a lease's end deletes its keys at one revision; a put without a lease detaches the key; a key at most once in a transaction.
 """
 
+import copy
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dormouse_core.seams import (
     Clock,
@@ -30,6 +31,9 @@ from dormouse_core.seams import (
 K = TypeVar("K")
 MAX_OPERATIONS = 128
 MAX_REQUEST_BYTES = 1_572_864  # 1.5 MiB
+
+
+_FILES = ("revision", "compacted", "leases", "_next_lease", "_keys", "_versions", "_history")
 
 
 def refused(message: str) -> StoreError:
@@ -64,6 +68,17 @@ class MemoryEtcd:
         self._keys: list[str] = []  # sorted; of every key that has a version
         self._versions: dict[str, list[tuple[int, Item | None]]] = {}
         self._history: list[Event] = []
+
+    # ------------------------------------------------------------------------------------------------------------- a restored copy
+
+    def copy(self) -> dict[str, Any]:
+        """Everything that is in its files now."""
+        return copy.deepcopy({name: getattr(self, name) for name in _FILES})
+
+    def restore(self, files: dict[str, Any]) -> None:
+        """Starts it on a copy. Connections break with that: `MemoryStore.break_watches` for each client."""
+        for name, value in copy.deepcopy(files).items():
+            setattr(self, name, value)
 
     # ---------------------------------------------------------------------------------------------------------------- reads
 

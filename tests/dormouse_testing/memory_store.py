@@ -15,7 +15,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from dormouse_core.seams import Clock, Full, Item, Listing, StoreError, Txn, TxnResult, WatchBatch
+from dormouse_core.histories import History
+from dormouse_core.seams import Clock, Full, Item, Listing, Rewound, StoreError, Txn, TxnResult, WatchBatch
 
 from dormouse_testing.memory_etcd import MemoryEtcd, Ordered
 
@@ -53,6 +54,9 @@ class MemoryStore:
         self.hook: Callable[[str, object], Fault | None] | None = None
         self.watch_delay = 0.0  # how much later than the store this client's watches see things
         self.calls: dict[str, int] = defaultdict(int)
+        self.on_rewound: Callable[[str], None] = lambda why: None
+        self.notices = True  # when the store has another history; False: as before there was `on_rewound`
+        self._history_known = History()
         self._faults: dict[str, deque[Fault]] = defaultdict(deque)
         self._down = False
         self._generation = 0
@@ -169,6 +173,7 @@ class MemoryStore:
     async def _run(self, method: str, request: object, timeout: float, apply: Callable[[], T]) -> T:
         fault = self._next_fault(method, request)
         loop = asyncio.get_running_loop()
+        known = self._history_known.revision
         outcome: asyncio.Future[T] = loop.create_future()
         outcome.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, also where the caller is gone
 
@@ -189,6 +194,9 @@ class MemoryStore:
                 result = _refusal(fault.refuse) if fault.refuse else apply()
             except StoreError as error:
                 result = error
+            if self.notices and (why := self._history_known.answered(1, self.etcd.revision, known)):
+                self.on_rewound(why)
+                result = Rewound(why)
             if fault.lose_reply:
                 result = StoreError(f"{method}: the connection broke")
             if fault.reply_delay:

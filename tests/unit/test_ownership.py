@@ -27,8 +27,24 @@ def test_a_shard_is_owned_after_a_read_and_not_by_a_watch() -> None:
 def test_what_is_older_than_what_is_known_counts_for_nothing() -> None:
     own = owned(5)
     assert not own.seen(False, 4)
-    assert not own.read(False, 4, 1, 9)
+    assert not own.read(False, 4, 1, 4)
     assert own.status is Status.OWNED
+
+
+def test_a_store_that_was_restored_and_written_since_is_believed() -> None:
+    """In one history no read shows an older entry than one that was seen before."""
+    own = owned(50)
+    assert own.read(True, 40, 3, 90), "whatever is in memory is of the history that is gone"
+    assert (own.status, own.fence) == (Status.OWNED, 40)
+    assert own.read(False, 45, 4, 95)
+    assert own.status is Status.LOST
+
+
+def test_a_store_that_was_restored_does_not_leave_it_reading_for_ever() -> None:
+    own = Ownership()
+    own.seen(True, 50)
+    own.read(True, 40, 3, 60)
+    assert (own.status, own.fence) == (Status.OWNED, 40)
 
 
 def test_a_read_older_than_the_watch_leaves_it_to_be_read_again() -> None:

@@ -61,6 +61,9 @@ class Membership:
         self._clock = clock
         self._file = file
         self._content = loaded.content
+        part = self.sessions.registration if self.sessions is not None else self._registration
+        assert part is not None
+        store.on_rewound = part.forsake
 
     @property
     def lost(self) -> asyncio.Event:

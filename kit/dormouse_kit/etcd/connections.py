@@ -73,6 +73,7 @@ class Connection:
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why
         self.opened = self.heard = asyncio.get_running_loop().time()
         self.proved = False  # an answer came over it
+        self.checked = False  # the store behind it has the history that is known
         self.guards: list[asyncio.Task[None]] = []
 
     def hear(self) -> None:

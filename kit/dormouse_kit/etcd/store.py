@@ -5,18 +5,22 @@ could have reached the server and was not answered is a StoreError that is not d
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
 import grpc
 import grpc.aio
 from aetcd.rpc import rpc_pb2
-from dormouse_core.seams import Compacted, Item, Listing, StoreError, Txn, TxnResult, WatchBatch
+from dormouse_core.histories import History
+from dormouse_core.seams import Compacted, Item, Listing, Put, Rewound, StoreError, Txn, TxnResult, WatchBatch
 
+from dormouse_kit import log
 from dormouse_kit.etcd import messages, watching
 from dormouse_kit.etcd.connections import PROBE_AFTER, Connection, Connections, write
 from dormouse_kit.etcd.credentials import Password, TlsFiles
+
+_LINEARIZABLE: Final = frozenset({"Txn", "Range"})  # others say how far the member is that answers
 
 _INVALID_TOKEN: Final = "invalid auth token"  # noqa: S105 - etcd's message, not a secret
 _OLD_REVISION: Final = "revision of auth store is old"  # some user or role, whosever, was changed while the request was under way
@@ -27,6 +31,8 @@ class EtcdStore:
 
     def __init__(self, endpoints: Sequence[str], *, tls: TlsFiles | None = None, user: str = "", password: Password = "") -> None:
         self._connections = Connections(endpoints, tls, user, password)
+        self._history = History()
+        self.on_rewound: Callable[[str], None] = lambda why: None
 
     async def close(self) -> None:
         await self._connections.close()
@@ -65,12 +71,17 @@ class EtcdStore:
 
     async def txn(self, txn: Txn, *, timeout: float = 5.0) -> TxnResult:
         response = await self.unary("Txn", messages.txn_request(txn), timeout)
+        if response.succeeded and (key := next((write.key for write in txn.writes if isinstance(write, Put)), "")):
+            self._history.wrote(key, response.header.revision)
         return TxnResult(response.succeeded, response.header.revision)
 
     async def watch(self, prefix: str, revision: int) -> AsyncGenerator[WatchBatch, None]:
         connection = await self._connections.get(5.0)
+        if not connection.checked:
+            await self.get([])
         async with aclosing(watching.watch(connection, prefix, revision)) as batches:
             async for batch in batches:
+                self._history.seen(batch.revision)
                 yield batch
 
     async def grant(self, ttl: int) -> int:
@@ -107,8 +118,13 @@ class EtcdStore:
                 limit /= 2  # so that a second member can still answer in time: a lease of 3 s has no second to lose
             attempts += 1
             try:
+                if not connection.checked:
+                    await self._check(connection, limit)
+                known = self._history.revision
                 response = await self._send(connection, name, request, limit)
                 connection.hear()
+                if name in _LINEARIZABLE:
+                    self._judge_history(self._history.answered(response.header.cluster_id, response.header.revision, known))
                 return response
             except asyncio.CancelledError:
                 task = asyncio.current_task()
@@ -129,6 +145,26 @@ class EtcdStore:
             if failure.definite or not again or loop.time() >= deadline:
                 raise failure
             await asyncio.sleep(min(0.02 * attempts, max(deadline - loop.time(), 0.0)))
+
+    async def _check(self, connection: Connection, limit: float) -> None:
+        """Whether behind a new connection there is still the history that is known."""
+        known, written = self._history.revision, self._history.written
+        if known:
+            request = messages.get_request([written[0]] if written else [], 0)
+            response = await self._send(connection, "Txn", request, limit)
+            cluster, revision = response.header.cluster_id, response.header.revision
+            why = self._history.answered(cluster, revision, known)
+            if not why and written == self._history.written:
+                mods = [kv.mod_revision for part in response.responses for kv in part.response_range.kvs]
+                why = self._history.found(max(mods, default=0), cluster, revision)
+            self._judge_history(why)
+        connection.checked = True
+
+    def _judge_history(self, why: str) -> None:
+        if why:
+            log.warning(why)
+            self.on_rewound(why)
+            raise Rewound(why)
 
     async def _after_change(self, connection: Connection, attempts: int, left: float) -> None:
         """Users are changed in bursts. A simple token is good at any revision; one that names its revision (JWT) has to be had anew."""

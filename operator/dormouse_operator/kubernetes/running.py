@@ -174,6 +174,7 @@ async def run(options: Options, alone: bool = False) -> int:
     api = HttpApi(found)
     value = state_pb2.Leader(address=options.listen, name=options.name).SerializeToString()
     election = Election(store, SystemClock(), Keys(options.installation).leader, value)
+    store.on_rewound = lambda why: election.lost.set()  # what this process has copied of the store is of a history that is gone
     looking = asyncio.create_task(space.run(lambda: election.leading), name="the store's space")
     try:
         if users is not None and not await terms.first(_prepare(users, options, options.gateway_password()), stop):

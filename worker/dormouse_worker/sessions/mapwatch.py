@@ -56,7 +56,7 @@ class MapWatch:
 
     async def _list(self) -> None:
         listing = await self._store.list(self._prefix)
-        self.revision = max(self.revision, listing.revision)
+        self.revision = listing.revision  # lower where the store was restored
         self._listener.listed(listing)
 
     async def _follow(self) -> None:

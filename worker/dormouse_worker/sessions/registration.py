@@ -102,6 +102,15 @@ class Registration:
             raise Unavailable(f"the name {self.worker} is taken: a worker's name is new for every process")
         return items[key].value == self._entry.SerializeToString()
 
+    def forsake(self, why: str) -> None:
+        """The store has another history (`dormouse_core.histories`): what this worker knows of it, its own entry included, is of one that
+        is gone. Its name ends; the next process begins afresh under another."""
+        if not self.lost.is_set():
+            log.warning("the worker ends and begins afresh", worker=self.worker, reason=why)
+            self.lapsed = True
+            self.lost.set()
+            self.on_lost()
+
     async def drain(self) -> None:
         """Says that this worker wants no shards and no new callers. Does not return before the store knows, or the lease is lost, or the
         store has been full for `FORSAKEN_SECONDS`: no shard can be handed over then."""

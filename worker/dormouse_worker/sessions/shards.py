@@ -23,6 +23,7 @@ from dormouse_worker.sessions.memory import Shard
 from dormouse_worker.sessions.moves import Mover
 from dormouse_worker.sessions.turns import Turns
 
+FIRST_WAIT_SECONDS = 0.001
 RETRY_SECONDS = 0.2
 READ_ALL_FROM = 8  # so many entries and more are read as one range
 
@@ -54,6 +55,7 @@ class Shards:
         self._worker = worker
         self._spawn = spawn
         self._unread: dict[Shard, None] = {}
+        self._older = 0  # reads in a row that left a shard to be read again
         self._left: Again | None = None
         self._lost: list[int] = []
         self._said: set[str] = set()
@@ -114,7 +116,7 @@ class Shards:
                 moves[number] = item
         for shard in self.all:
             move = moves.get(shard.number)
-            self._move(shard, move, move.mod_revision if move else listing.revision)
+            self._move(shard, move, listing.revision)
             self.entry_read(shard, found.get(shard.number), listing.revision)
 
     def shard_changed(self, shard: int, item: Item | None, revision: int) -> None:
@@ -133,7 +135,7 @@ class Shards:
         self._after(shard, was, shard.own.read(self._mine(entry), item.mod_revision if item else 0, entry.epoch if entry else 0, revision))
 
     def move_read(self, shard: Shard, item: Item | None, revision: int) -> None:
-        self._move(shard, item, item.mod_revision if item else revision)
+        self._move(shard, item, revision)
 
     def _mine(self, entry: state_pb2.ShardEntry | None) -> bool:
         return entry is not None and self._left is None and entry.owner == self._worker
@@ -223,6 +225,9 @@ class Shards:
         self._unread[shard] = None
 
     async def _read(self) -> None:
+        if self._older:
+            # Read and still not as new as the watch: once, that is a race. Again and again, the store is not the one that the watch knows.
+            await self._clock.sleep(min(FIRST_WAIT_SECONDS * 2 ** min(self._older, 10), RETRY_SECONDS))
         unread, self._unread = self._unread, {}
         keys = [shard.entry_key for shard in unread]
         while True:
@@ -239,3 +244,4 @@ class Shards:
         for shard in unread:
             if shard.own.status is Status.READING:
                 self.entry_read(shard, items.get(shard.entry_key), revision)
+        self._older = self._older + 1 if any(shard.own.status is Status.READING for shard in unread) else 0
