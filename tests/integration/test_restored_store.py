@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import shutil
 import time
 import urllib.request
@@ -138,24 +139,40 @@ def requests(server: EtcdServer) -> float:
     return sum(float(line.split()[-1]) for line in lines if line.startswith("grpc_server_started_total") and 'grpc_type="unary"' in line)
 
 
+SESSIONS = [f"s{number}" for number in range(8)]
+
+
 def test_the_system_goes_on_from_what_was_saved(up: Up, own_etcd: EtcdServer) -> None:
+    """Shards went to a second worker and back after the copy was made: the first one knows later entries of theirs than the store then has,
+    which it read again and again, 60,000 times a minute, and never answered."""
     for expected in (1, 2, 3):
-        assert (step(up, "a"), step(up, "b")) == (expected, expected)
+        assert [step(up, session) for session in SESSIONS] == [expected] * 8
     assert doubled(up) == 2
     copy(own_etcd)
-    for expected in (4, 5, 6, 7):
-        up.until(answers(lambda expected=expected: step(up, "a") == expected))  # type: ignore[misc]  # a default binds it
+    for count in (2, 1):
+        up.until(lambda count=count: up.command("scale", "total", str(count), check=False).returncode == 0)  # type: ignore[misc]
+        up.until(lambda count=count: owners(up) == count)  # type: ignore[misc]
+    for session in SESSIONS:
+        assert step(up, session) == 4
+        assert step(up, session) == 5
     assert step(up, "new") == 1
     restore(own_etcd)
     began = time.monotonic()
-    assert step(up, "b") == 4
-    assert step(up, "a") == 4, "steps 4 to 7 are gone with the store's later state, and nobody answers from what they remember of it"
+    for session in SESSIONS:
+        assert step(up, session) == 4, "what came after the copy is gone with it, and nobody answers from what they remember of that"
+    print(f"right after {time.monotonic() - began:.1f} s")
     assert step(up, "new") == 1
     assert doubled(up) == 2
-    print(f"right after {time.monotonic() - began:.1f} s")
-    assert [step(up, "a") for _ in range(3)] == [5, 6, 7]
+    assert [step(up, "s0") for _ in range(3)] == [5, 6, 7]
     up.until(lambda: up.command("get", "total", check=False).returncode == 0)
-    assert up.get("total")["phase"] == "Ready"
     before = requests(own_etcd)
-    time.sleep(3)
-    assert requests(own_etcd) - before < 3 * 100, "nobody spins"
+    time.sleep(2)
+    assert requests(own_etcd) - before < 2 * 100, "nobody spins"
+
+
+def owners(up: Up) -> int:
+    """How many workers own shards; 0: not known now."""
+    found = up.command("get", "total", "-o", "json", "--owners", check=False)
+    if found.returncode:
+        return 0
+    return len(set(json.loads(found.stdout)["owners"].values()))
