@@ -139,6 +139,7 @@ COMPACT_FRACTION = 0.1
 HISTORY_SECONDS = 1.0
 BACKSTOP_BYTES = 200 * MIB
 DEFRAGMENT_FRACTION = 0.8
+DEFRAGMENT_BYTES = 32 * MIB
 ROOM_FRACTION = 0.95
 ETCD_REQUEST_BYTES = 3 * MIB // 2
 ETCD_TXN_OPS = 128
@@ -219,6 +220,13 @@ STORE = (
         "",
         "etcd's quota counts free space of the file",
         "the leader, one member at a time",
+    ),
+    Limit(
+        "DEFRAGMENT_BYTES",
+        "of keys in the file of a member that leads etcd's cluster, or is alone, up to which it is defragmented while the store has room",
+        "bytes",
+        "our own: nobody's lease is renewed meanwhile",
+        "the leader; beyond it only a full store is",
     ),
     Limit(
         "ROOM_FRACTION",

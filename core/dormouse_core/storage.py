@@ -17,6 +17,7 @@ from dormouse_core.limits import (
     BACKSTOP_BYTES,
     COMPACT_FRACTION,
     COMPACT_SECONDS,
+    DEFRAGMENT_BYTES,
     DEFRAGMENT_FRACTION,
     HISTORY_SECONDS,
     ROOM_FRACTION,
@@ -98,6 +99,7 @@ class Storage:
     _copied: dict[int, int] = field(default_factory=dict)  # by member: the compacted revision at its last defragmentation
     _defragmented_at: float | None = None
     _defragmented_for: float = 0.0
+    _failed: bool = False
     _alarmed_at: float | None = None
     _disarmed_at: float | None = None
     _disarm_pause: float = DISARM_SECONDS[0]
@@ -126,9 +128,11 @@ class Storage:
         self._compacted, self._compacted_at = max(self._compacted, revision), now
         self._least = None
 
-    def defragmented(self, now: float, member: int, seconds: float) -> None:
-        """`Defragment` was done, and took so long."""
-        self._defragmented_at, self._defragmented_for = now, seconds
+    def defragmented(self, now: float, member: int, seconds: float, *, done: bool = True) -> None:
+        """`Defragment` was asked for, and took so long; not `done`: it failed, or goes on without us."""
+        self._defragmented_at, self._defragmented_for, self._failed = now, seconds, not done
+        if not done:
+            return
         self._copied[member] = self._compacted
         self._free.pop(member, None)
 
@@ -199,6 +203,8 @@ class Storage:
         """A defragmentation that no alarm asks for: because the file nears the quota, or because it gives back at least as much as it has
         to copy, and nothing took that space for a while."""
         for member in _in_order(members):
+            if member.leads and member.used > DEFRAGMENT_BYTES:
+                continue  # it takes longer than a lease lasts: every worker would have to begin again
             free, steady = member.size - member.used, self._free[member.member].steady
             near = member.size >= DEFRAGMENT_FRACTION * quota and free >= COMPACT_FRACTION * quota
             worth = steady >= max(member.used, COMPACT_FRACTION * quota)
@@ -232,13 +238,15 @@ class Storage:
                 continue
             # etcd 3.4 counts what was compacted as free only once something is written, which is refused now. So a file may have free
             # space that nobody sees, unless it was copied since: a try, but not all the time, for its member answers nothing meanwhile.
-            unseen = self._copied.get(member.member, 0) < self._compacted and self._rested(now)
-            if member.used < room or unseen:
+            unseen = self._copied.get(member.member, 0) < self._compacted
+            if (member.used < room and not self._failed) or ((member.used < room or unseen) and self._rested(now)):
                 why = f"the store is full; {member.endpoint}'s file has {member.size} bytes"
                 return Step(Defragment(member.endpoint, member.member), why, LOOK_SECONDS[0])
         if used >= room:
             why = f"the store is full: keys take {used} of {quota} bytes; delete functions or sessions, or raise etcd's quota"
             return Step(None, why, FULL_SECONDS)
+        if any(member.size >= room for member in members):
+            return Step(None, "the store is full; a defragmentation failed and is tried again", FULL_SECONDS)
         if self._disarmed_at is not None and now - self._disarmed_at < self._disarm_pause:
             why = f"the store raised its alarm again at once, with {used} of {quota} bytes taken: is its quota what the operator was told?"
             return Step(None, why, LOOK_SECONDS[1])

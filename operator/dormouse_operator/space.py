@@ -66,7 +66,11 @@ class Space:
                 metrics.COMPACTIONS.inc()
             case Defragment(endpoint, member):
                 log.event("defragmenting", endpoint=endpoint, reason=step.why)
-                await members.defragment(endpoint)
+                try:
+                    await members.defragment(endpoint)
+                except StoreError:
+                    storage.defragmented(self._clock.monotonic(), member, self._clock.monotonic() - began, done=False)
+                    raise
                 seconds = self._clock.monotonic() - began
                 storage.defragmented(self._clock.monotonic(), member, seconds)
                 metrics.DEFRAGMENTED.inc(seconds)

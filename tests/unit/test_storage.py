@@ -205,6 +205,26 @@ def test_nothing_is_defragmented_while_a_member_does_not_answer() -> None:
     run(body, count=3)
 
 
+def test_a_member_whose_standstill_would_end_leases_is_left_alone_while_there_is_room() -> None:
+    """Its followers are not: a client moves to another member within a lease."""
+
+    async def body(store: MemoryMembers, space: Space) -> None:
+        store.quota = 1000 * MIB
+        space._storage.quota = 1000 * MIB
+        for number in range(300):
+            store.put(f"session {number}", 1 * MIB)
+        for number in range(200):
+            store.delete(f"session {number}")
+        await asyncio.sleep(600)
+        assert sorted(endpoint for endpoint, _, _ in store.defragmenting) == ["1", "2"]
+        for number in range(200, 290):
+            store.delete(f"session {number}")
+        await asyncio.sleep(600)
+        assert store.defragmenting[-1][0] == "0", "little is to be copied: it takes a moment"
+
+    run(body, count=3)
+
+
 def test_free_space_that_is_used_again_is_not_given_back() -> None:
     async def body(store: MemoryMembers, space: Space) -> None:
         await steps(store, 300, a_second=20)
@@ -286,6 +306,10 @@ def test_the_steps_of_a_healing() -> None:
     assert look(6.2, size=QUOTA, used=QUOTA) is None, "not all the time"
     assert look(6.3, size=QUOTA, used=1000) == Defragment("e", 7)
     machine.defragmented(6.3, 7, 0.1)
-    assert look(6.4, size=2000, used=1000) == Disarm()
-    machine.disarmed(6.5)
-    assert look(6.6, size=2000, used=1000, full=False) is None
+    machine.defragmented(6.3, 7, 1.0, done=False)
+    assert look(6.4, size=QUOTA, used=1000) is None, "one that failed may still be under way"
+    assert look(16.4, size=QUOTA, used=1000) == Defragment("e", 7)
+    machine.defragmented(16.5, 7, 0.1)
+    assert look(16.6, size=2000, used=1000) == Disarm()
+    machine.disarmed(16.7)
+    assert look(16.8, size=2000, used=1000, full=False) is None

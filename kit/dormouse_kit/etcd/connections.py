@@ -95,7 +95,11 @@ class Connection:
 class Connections:
     """The connection in use, and how to get the next. Belongs to the event loop that first uses it."""
 
-    def __init__(self, endpoints: Sequence[str], tls: TlsFiles | None = None, user: str = "", password: Password = "") -> None:
+    def __init__(
+        self, endpoints: Sequence[str], tls: TlsFiles | None = None, user: str = "", password: Password = "", *, probing: bool = True
+    ) -> None:
+        """`probing`: whether a silent connection is asked for a sign of life; a member that defragments its file gives none."""
+        self._probing = probing
         if not endpoints:
             raise ValueError("endpoints: none given, at least one is needed")
         self.endpoints = [_address(endpoint, tls) for endpoint in endpoints]
@@ -209,7 +213,7 @@ class Connections:
         self.retire(connection, "the connection broke")
 
     async def _probe(self, connection: Connection) -> None:
-        while True:
+        while self._probing:
             await asyncio.sleep(max(PROBE_AFTER - connection.silence(), 0.01))
             if connection.silence() < PROBE_AFTER:
                 continue

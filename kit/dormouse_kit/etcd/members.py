@@ -31,7 +31,7 @@ class EtcdMembers:
     """One client for each endpoint; `close` it at the end."""
 
     def __init__(self, endpoints: Sequence[str], *, tls: TlsFiles | None = None, user: str = "", password: Password = "") -> None:
-        self._clients = {endpoint: EtcdStore([endpoint], tls=tls, user=user, password=password) for endpoint in endpoints}
+        self._clients = {endpoint: EtcdStore([endpoint], tls=tls, user=user, password=password, probing=False) for endpoint in endpoints}
 
     async def close(self) -> None:
         await asyncio.gather(*(client.close() for client in self._clients.values()))

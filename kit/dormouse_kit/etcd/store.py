@@ -29,8 +29,10 @@ _OLD_REVISION: Final = "revision of auth store is old"  # some user or role, who
 class EtcdStore:
     """`dormouse_core.seams.Store` on etcd 3.4 and 3.5. One client serves a whole process; `close` it at the end."""
 
-    def __init__(self, endpoints: Sequence[str], *, tls: TlsFiles | None = None, user: str = "", password: Password = "") -> None:
-        self._connections = Connections(endpoints, tls, user, password)
+    def __init__(
+        self, endpoints: Sequence[str], *, tls: TlsFiles | None = None, user: str = "", password: Password = "", probing: bool = True
+    ) -> None:
+        self._connections = Connections(endpoints, tls, user, password, probing=probing)
         self._history = History()
         self.on_rewound: Callable[[str], None] = lambda why: None
 
