@@ -16,8 +16,9 @@ A timestamp is written in exactly 16 digits: microseconds since 1970, from 2001 
 time long ago, and the call would be refused as too old.
 """
 
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from dormouse_core.errors import Again, InvalidArgument, Unavailable
 from dormouse_core.limits import CLOCK_AHEAD_SECONDS
@@ -33,8 +34,7 @@ ANYBODY = "?"
 _DIGITS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class CallKey:
+class CallKey(msgspec.Struct, frozen=True):
     """`timestamp_us` orders the keys of one maker by age; `id`, with its prefix, is the identity."""
 
     timestamp_us: int
@@ -66,8 +66,8 @@ def maker_of(ident: str) -> str:
     """Who made the timestamp that came with an id, as far as the id says it: g-{nonce}-{n} and w-{nonce}-{n} do."""
     if ident.startswith("c-"):
         return CALLERS
-    parts = ident.split("-", 2)
-    return f"{parts[0]}-{parts[1]}" if len(parts) == 3 else parts[0]
+    end = ident.find("-", 2)
+    return ident[:end] if end > 0 else ident[:1]
 
 
 class LocalKeys:

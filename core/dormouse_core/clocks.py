@@ -152,10 +152,11 @@ class Skew:
 
     def best_us(self) -> int:
         """The time for a timestamp: the reference where it is known, also to a clock that is off; else the wall clock."""
-        if not self._known():
+        monotonic = self._monotonic()
+        reference = self._reference_us
+        if reference is None or monotonic - self._measured_us > TRUST_US:
             return self._wall()
-        assert self._reference_us is not None
-        return self._monotonic() + self._reference_us
+        return monotonic + reference
 
     def correction_us(self) -> int:
         """What to add to this machine's wall clock for `best_us`."""

@@ -66,7 +66,11 @@ class Horizons(msgspec.Struct, frozen=True):
 
     @property
     def highest_us(self) -> int:
-        return max(self.common_us, self.callers_us, *(horizon for _, horizon in self.makers))
+        highest = max(self.common_us, self.callers_us)
+        for _, horizon in self.makers:
+            if horizon > highest:
+                highest = horizon
+        return highest
 
 
 class Body(msgspec.Struct, frozen=True):

@@ -168,28 +168,30 @@ def advance(
     """The record's next body, once `call` ran with `reply`; `write_id`: of the write that is to carry it. `now_us`: this process's best
     guess at the time (`clocks.Skew.best_us`); where it is behind the gateway's, the session lives by the gateway's."""
     key = call.key
+    maker = key.maker
+    arrived = key.arrived_us
     timestamp = key.timestamp_us
     step = 1 if begins or body is None else body.step + 1
     if len(reply) <= KEPT_REPLY_BYTES:
-        new = records.keep(timestamp, key.id, call.digest, reply, step, made_by=key.made_by)
+        new = records.keep(timestamp, key.id, call.digest, reply, step, made_by=maker)
     else:
-        new = records.keep(timestamp, key.id, call.digest, None, step, write_id, made_by=key.made_by)
+        new = records.keep(timestamp, key.id, call.digest, None, step, write_id, made_by=maker)
     if body is not None:
         kept, known = remember(body.kept, body.known(), new)
         newest = body.newest_us
     else:
         # A created record starts with the floor as horizon (rule 9); one that replaces a broken record knows no key before its own.
-        kept, known = (new,), records.common(floor_us if trouble is None else max(floor_us, timestamp, key.arrived_us))
+        kept, known = (new,), records.common(floor_us if trouble is None else max(floor_us, timestamp, arrived))
         newest = floor_us
     known = Horizons(
         known.common_us,
         known.makers,
         known.callers_us,
-        max(known.newest_us, key.arrived_us),
-        max(known.newest_caller_us, timestamp) if key.maker == CALLERS else known.newest_caller_us,
+        max(known.newest_us, arrived),
+        max(known.newest_caller_us, timestamp) if maker == CALLERS else known.newest_caller_us,
     )
-    newest = max(newest, timestamp, key.arrived_us)
-    now_us = max(now_us, key.arrived_us)
+    newest = max(newest, timestamp, arrived)
+    now_us = max(now_us, arrived)
     if call.end:
         # Its end is its expiry. Its keys stay until it is removed; of the replies only the newest is likely to be asked for.
         return Body(state_version, True, step, slim(kept, new), known.highest_us, newest, now_us, known)
@@ -208,9 +210,9 @@ def remember(kept: tuple[Kept, ...], known: Horizons, new: Kept) -> tuple[tuple[
         maker = kept[0].maker
         out = kept[0]
         for k in kept:
-            if k.maker == maker and k.timestamp_us < out.timestamp_us:
+            if k.timestamp_us < out.timestamp_us and k.maker == maker:
                 out = k
-        kept = tuple(k for k in kept if k is not out)
+        kept = kept[1:] if out is kept[0] else tuple([k for k in kept if k is not out])
         known = raised(known, maker, out.timestamp_us)
     total = 0
     for k in kept:
@@ -237,8 +239,11 @@ def raised(known: Horizons, maker: str, timestamp_us: int) -> Horizons:
         every = tuple((name, max(horizon, timestamp_us)) for name, horizon in known.makers)
         above = max(known.common_us, timestamp_us), every, max(known.callers_us, timestamp_us)
         return Horizons(*above, known.newest_us, known.newest_caller_us)
-    others = [pair for pair in known.makers if pair[0] != maker]
     common = known.common_us
+    if len(known.makers) == 1 and known.makers[0][0] == maker:  # one gateway: nearly always
+        only = ((maker, max(known.makers[0][1], timestamp_us)),)
+        return Horizons(common, only, known.callers_us, known.newest_us, known.newest_caller_us)
+    others = [pair for pair in known.makers if pair[0] != maker]
     makers = sorted([*others, (maker, max(known.of(maker), timestamp_us))], key=lambda pair: pair[1])
     while len(makers) > KEY_MAKERS:
         common = max(common, makers.pop(0)[1])
