@@ -105,7 +105,8 @@ class History:
         new = [kept for kept in record.body.kept if before is None or kept.id not in it.kept]
         it.kept = {kept.id for kept in record.body.kept}
         chain = None if record.body.tombstone else chain_of(record.tensors[0].data)
-        number = chain[-1] if chain else (chain_of(new[0].reply or b"")[-1] if new else None)
+        replied = chain_of(new[0].reply or b"") if new else ()
+        number = chain[-1] if chain else (replied[-1] if replied else None)
         version = Version(event.mod_revision, chain, number, new[0].reply if new else None, record.body.expires_us, record.body.step)
         it.versions.append(version)
         if number is None:
