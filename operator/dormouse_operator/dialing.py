@@ -41,12 +41,20 @@ class _GrpcStream:
     def __init__(self, channel: grpc.aio.Channel, call: Any) -> None:
         self._channel = channel
         self._call = call
+        self._one_write = asyncio.Lock()  # gRPC ends a call that is written to while a write is under way
+        self._closed = False
 
     async def send(self, order: control_pb2.WorkerOrder) -> None:
         try:
-            await self._call.write(order)
+            async with self._one_write:
+                await self._call.write(order)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             raise Unreachable(_told(error)) from error
+        except asyncio.CancelledError:
+            # gRPC has it raised in every writer of a call that was cancelled; it would end a loop that nobody has cancelled.
+            if self._closed and not _cancelled():
+                raise Unreachable("the stream was closed") from None
+            raise
 
     async def reports(self) -> AsyncIterator[control_pb2.WorkerReport]:
         try:
@@ -57,8 +65,15 @@ class _GrpcStream:
         raise Unreachable("the worker ended the stream")
 
     async def close(self) -> None:
+        self._closed = True
         self._call.cancel()
         await self._channel.close(None)
+
+
+def _cancelled() -> bool:
+    """Whether the task that asks is to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _told(error: Exception) -> str:

@@ -1,0 +1,95 @@
+"""The leader's streams to workers over gRPC itself, on loopback."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc.aio
+import pytest
+from dormouse_operator.dialing import GrpcDialer
+from dormouse_operator.links import Unreachable
+from dormouse_proto import control_pb2, control_pb2_grpc
+
+ORDERS = 10
+LARGE = control_pb2.WorkerOrder(limits=control_pb2.WorkerOrder.Limits(replaced=["x" * 1000] * 500))
+"""A few of them fill what gRPC takes ahead of who reads."""
+Send = Callable[[control_pb2.WorkerOrder], Awaitable[None]]
+
+
+class Worker(control_pb2_grpc.WorkerServicer):
+    """Reads no order until it is let; then it says in a report how many came."""
+
+    def __init__(self) -> None:
+        self.reads = asyncio.Event()
+
+    async def Control(self, orders: AsyncIterator[control_pb2.WorkerOrder], context: Any) -> AsyncIterator[control_pb2.WorkerReport]:
+        await self.reads.wait()
+        for _ in range(ORDERS):
+            await anext(orders)
+        yield control_pb2.WorkerReport(mark=ORDERS)
+
+
+@contextlib.asynccontextmanager
+async def stream_to(worker: Worker) -> AsyncIterator[Any]:
+    server = grpc.aio.server()
+    control_pb2_grpc.add_WorkerServicer_to_server(worker, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    stream = await GrpcDialer().open(f"127.0.0.1:{port}")
+    try:
+        async with asyncio.timeout(20):
+            yield stream
+    finally:
+        await stream.close()
+        await server.stop(None)
+
+
+async def send_together(stream: Any, worker: Worker) -> int:
+    """How many arrive of orders that are sent by tasks that know nothing of each other, as answers to marks and limits are."""
+    sending = asyncio.gather(*(stream.send(LARGE) for _ in range(ORDERS)))
+    await asyncio.wait({sending}, timeout=0.2)
+    worker.reads.set()
+    await sending
+    return int((await anext(stream.reports())).mark)
+
+
+async def test_orders_that_are_sent_at_once_all_arrive() -> None:
+    worker = Worker()
+    async with stream_to(worker) as stream:
+        assert await send_together(stream, worker) == ORDERS
+
+
+async def test_negative_control_without_one_write_at_a_time_the_stream_breaks() -> None:
+    worker = Worker()
+    async with stream_to(worker) as stream:
+        stream._one_write = contextlib.nullcontext()
+        with pytest.raises(Unreachable, match="INTERNAL"):
+            await send_together(stream, worker)
+
+
+async def test_a_sender_under_whom_the_stream_is_closed_hears_of_it_and_goes_on() -> None:
+    assert isinstance(await closed_under(lambda stream: stream.send), Unreachable)
+
+
+async def test_negative_control_grpcs_own_write_would_end_the_sender() -> None:
+    assert isinstance(await closed_under(lambda stream: stream._call.write), asyncio.CancelledError)
+
+
+async def closed_under(send_of: Callable[[Any], Send]) -> object:
+    """What a sender that nobody has cancelled is told when its order waits for a deaf worker and the stream is closed."""
+    sent = 0
+
+    async def sender(send: Send) -> None:
+        nonlocal sent
+        while True:
+            await send(LARGE)
+            sent += 1
+
+    async with stream_to(Worker()) as stream:
+        sending, before = asyncio.create_task(sender(send_of(stream))), -1
+        while sent != before:
+            before = sent
+            await asyncio.wait({sending}, timeout=0.2)
+        await stream.close()
+        return (await asyncio.gather(sending, return_exceptions=True))[0]
