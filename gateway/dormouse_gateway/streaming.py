@@ -140,7 +140,7 @@ class Serving:
             except ResourceExhausted as full:
                 refusal = full
             step = self._stream.receive(message, self._stamps.next(), refusal, verified=self._stamps.good)
-            if refusal is None and step is None:
+            if refusal is None and (step is None or step.refusal is not None):  # answered without its message
                 self._give(len(message))
             self._begin()
             self._wake.set()

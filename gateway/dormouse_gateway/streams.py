@@ -97,7 +97,7 @@ class Stream:
 
     def receive(self, message: bytes, now_us: int, refusal: DormouseError | None = None, *, verified: bool = True) -> Step | None:
         """A message came at wall time `now_us`, by a clock that is known to be good where `verified`. `refusal`: it is to be answered so,
-        in its turn. None: it was unreadable, which is its answer.
+        in its turn, as one whose key is no key is. None: it was unreadable, which is its answer.
         """
         number = self._count
         self._count += 1
@@ -107,13 +107,17 @@ class Stream:
         try:
             request = naming.parse(message)
             ident, model, version = request.id, request.model_name, request.model_version
-            metadata = {**self._metadata, **self._keys(number, callkeys.named("", request.parameters))}
-            named = naming.infer(metadata, request, self._default_namespace)
-            timestamp = naming.timestamp(metadata, request, now_us, verified)
+            named = naming.infer(self._metadata, request, self._default_namespace)
         except DormouseError as error:
             response = streamed.error(error.message, error.code, ident, model, version)
             self._out.append(Out(response, None, True, Reply(error.code, b"", error.message)))
             return None
+        metadata, timestamp = self._metadata, now_us
+        try:
+            metadata = {**self._metadata, **self._keys(number, callkeys.named("", request.parameters))}
+            timestamp = naming.timestamp(metadata, request, now_us, verified)
+        except DormouseError as error:
+            refusal = refusal or error  # its session is known: the steps behind it are meant for a state that there will not be
         step = Step(
             ident,
             model,
@@ -124,7 +128,7 @@ class Stream:
             named,
             metadata,
             timestamp,
-            message,
+            message if refusal is None else b"",
             refusal,
         )
         self.bytes += step.size

@@ -271,9 +271,41 @@ def test_a_message_whose_own_key_is_no_key_is_answered_so() -> None:
     s = stream()
     made = request("m", None, 0, id="a")
     made.parameters["dormouse_idempotency_key"].int64_param = 5
-    assert s.receive(made.SerializeToString(), NOW) is None
+    s.receive(made.SerializeToString(), NOW)
     (found,) = drain(s)
     assert "dormouse_idempotency_key: int64_param found" in found.error_message
+    assert s.begin() == []
+
+
+def one_without_a_sound_key(s: Stream) -> list[str]:
+    """Three messages of a session, of which the second's key is no key; which of them are to be sent."""
+    for ident, key in (("a", "1"), ("b", "k" * 129), ("c", "3")):
+        made = request("m", 1, id=ident)
+        made.parameters["dormouse_idempotency_key"].string_param = key
+        s.receive(made.SerializeToString(), NOW)
+    (a,) = s.begin()
+    s.done(a, good(a))
+    return sent(s)
+
+
+def test_a_message_whose_own_key_is_no_key_fails_the_later_steps_of_its_session() -> None:
+    s = stream()
+    assert one_without_a_sound_key(s) == []
+    found = drain(s)
+    assert [each.infer_response.id for each in found] == ["a", "b", "c"]
+    assert "129 characters found" in found[1].error_message
+    assert "not run: an earlier step of its sequence on this stream failed" in found[2].error_message
+
+
+def test_answered_as_unreadable_it_would_let_them_run_without_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = Stream._next
+
+    def skip(self: Stream, line: streams.Line) -> None:
+        line.steps = type(line.steps)(step for step in line.steps if step.refusal is None)
+        begin(self, line)
+
+    monkeypatch.setattr(Stream, "_next", skip)
+    assert one_without_a_sound_key(stream()) == ["c"]
 
 
 @pytest.mark.parametrize(
