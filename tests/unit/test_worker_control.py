@@ -95,3 +95,13 @@ def test_the_leaders_orders_and_those_of_the_next_are_obeyed() -> None:
         await second.say(control_pb2.WorkerOrder(drain=control_pb2.WorkerOrder.Drain()))
 
     assert told(story) == ["no taker", "drain"]
+
+
+def test_a_leader_that_names_no_election_is_of_an_earlier_release_and_obeyed() -> None:
+    async def story(stream: Callable[[], Stream]) -> None:
+        await stream().say(control_pb2.WorkerOrder(hello=HELLO(leader="b", term=9)))
+        earlier = stream()
+        await earlier.say(control_pb2.WorkerOrder(hello=HELLO(leader="a")))
+        await earlier.say(NO_TAKER)
+
+    assert told(story) == ["no taker"]

@@ -4,7 +4,8 @@ Reports go at the interval that the leader asks for, and at once when something 
 goes on serving. While it drains and nobody has listened for a while, it leaves by itself: its sessions are in the store.
 
 A leader says in its hello which election it won. Once a later one was heard, a former leader's orders are no orders: it may not know yet
-that it leads no more, and no store stands between it and the worker.
+that it leads no more, and no store stands between it and the worker. One that says none is of an earlier release, to which an installation
+went back: it is obeyed, or nobody would be until the last worker had gone.
 """
 
 import asyncio
@@ -101,7 +102,7 @@ class Control:
                     self._term = max(self._term, term)
                     interval[0] = max(0.01, order.hello.report_interval_ms / 1000) if order.hello.report_interval_ms else DEFAULT_INTERVAL
                     event.set()
-                elif term < self._term:
+                elif 0 < term < self._term:
                     log.event("an order of a former leader was left", order=kind, term=term, leads=self._term)
                 elif kind == "drain":
                     self._drain()
