@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dormouse_core import limits
 from dormouse_proto import envoy
 from google.protobuf.message import Message
 
@@ -154,7 +155,8 @@ def scope(route: Route, settings: Settings, needs: tuple[tuple[Name, str], ...])
         "metadata": {"filter_metadata": {"envoy.filters.http.lua": metadata}},
         # 0s: the relay's hold and every try would count. Worker and relay enforce the limits; the caller's deadline resets the stream.
         "route": {"cluster": route.cluster, "timeout": "0s", "retry_policy": retries(bool(route.owners), route.resend)},
-        "request_body_buffer_limit": settings.max_message_bytes + 64 * 1024,  # smaller: larger bodies would never be retried
+        # Smaller: larger bodies would never be retried.
+        "request_body_buffer_limit": settings.max_message_bytes + limits.MESSAGE_OVERHEAD_BYTES,
     }
     return _scope(route.label, [one], needs)
 
@@ -182,7 +184,7 @@ def entry(settings: Settings, correction_us: int = 0) -> Resource:
         return {
             "match": match,
             "route": {"cluster": RELAY_CLUSTER, "timeout": "0s", "retry_policy": policy},
-            "request_body_buffer_limit": settings.max_message_bytes + 64 * 1024,
+            "request_body_buffer_limit": settings.max_message_bytes + limits.MESSAGE_OVERHEAD_BYTES,
             **more,
         }
 

@@ -25,13 +25,15 @@ do
 end
 local count, last = 0, 0
 
--- The timestamp of a key: this machine's clock with the correction that the agent measured, and above the one before, also where the clock goes back: an older timestamp could be taken for a call that was made long ago. 16 digits are below 2^53.
+-- The timestamp of a key: this machine's clock with the correction that the agent measured, and above the one before, also where the clock
+-- goes back: an older timestamp could be taken for a call that was made long ago. 16 digits are below 2^53.
 function Router.stamp(clock, correction)
   local now = tonumber(clock) + (tonumber(correction) or 0)
   if now <= last then now = last + 1 end
   last = now
   return string.format("%016.0f", now)
 end
+
 local function call_key(h)
   count = count + 1
   local clock = h:timestampString(EnvoyTimestampResolution.MICROSECOND)
