@@ -91,8 +91,13 @@ def _walk(folder: Path, within: frozenset[Path]) -> Iterable[Path]:
 def _externals(path: Path) -> frozenset[str]:
     if path.suffix != ".onnx" or not path.stat().st_size:
         return frozenset()
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return external_files(data)
+    with path.open("rb") as file:
+        try:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError as error:
+            raise OSError(f"{path.name} was emptied while it was read") from error
+        with data:
+            return external_files(data)
 
 
 def _file(path: Path) -> str:

@@ -50,6 +50,15 @@ def test_a_file_that_changes_while_it_loads_is_neither(file: WorkerFile, path: P
         reading.digest()
 
 
+def test_whatever_reading_raises_is_told_and_not_waited_for(file: WorkerFile, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def emptied(path: Path, more: object = ()) -> str:
+        raise ValueError("cannot mmap an empty file")
+
+    monkeypatch.setattr(contents, "digest", emptied)
+    with pytest.raises(ModelUnavailable, match="cannot be read: cannot mmap an empty file"):
+        Reading(path, file).digest()
+
+
 def test_a_handlers_folder_is_what_it_was_before_its_code_ran(file: WorkerFile, tmp_path: Path) -> None:
     code = (
         "import dormouse\n"

@@ -21,14 +21,14 @@ class Reading:
         self._before = self._stamp()
         self.seal = contents.seal(self._before, time.time())
         self._known = file.content if self.seal and self.seal == file.seal else ""
-        self._found: queue.SimpleQueue[str | OSError] = queue.SimpleQueue()
+        self._found: queue.SimpleQueue[str | Exception] = queue.SimpleQueue()
         if not self._known:
             threading.Thread(target=self._read, name="content", daemon=True).start()
 
     def digest(self) -> str:
         """ModelUnavailable: it cannot be read, or is not what it was when the reading began."""
         found = self._known or self._found.get()
-        if isinstance(found, OSError):
+        if isinstance(found, Exception):
             raise ModelUnavailable(f"spec.model.uri: {self._path.name} cannot be read: {found}") from found
         if self._stamp() != self._before:
             raise ModelUnavailable(f"spec.model.uri: {self._path.name} changed while it was loaded")
@@ -37,7 +37,7 @@ class Reading:
     def _read(self) -> None:
         try:
             self._found.put(contents.digest(self._path, self._more))
-        except OSError as error:
+        except Exception as error:  # whatever it is: who waits for the digest would wait for ever
             self._found.put(error)
 
     def _stamp(self) -> contents.Stamp:
