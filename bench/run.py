@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
-SCRIPTS = ("start.py", "wake.py", "gateway.py", "steps.py", "session_loops.py", "stream.py", "large.py", "cluster.py")
+SCRIPTS = ("start.py", "batching.py", "wake.py", "gateway.py", "steps.py", "session_loops.py", "stream.py", "large.py", "cluster.py")
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ written loads.
 import json
 import re
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +41,34 @@ def manifest(name: str, model: Path, uri: str) -> str:
     """InvalidArgument: the name or the model is none. FailedPrecondition: the model cannot run here."""
     inputs, outputs = _read(model)
     proposal = propose(inputs, outputs)
-    text = render(name, uri, proposal)
-    function = specs.parse_manifest(text)
-    from dormouse_worker.runtimes.onnx import OnnxRuntime
-
-    sessions = function.spec.sessions
-    OnnxRuntime(
-        model, sessions.states if sessions else (), function.spec.batching.max_batch_size, 1, sessions.controls if sessions else None
-    )
+    sessions = specs.parse_manifest(render(name, uri, proposal, [])).spec.sessions
+    text = render(name, uri, proposal, _batching(model, sessions))
+    specs.parse_manifest(text)
     return text
 
 
-def render(name: str, uri: str, proposal: Proposal) -> str:
+def _batching(model: Path, sessions: specs.SessionsSpec | None) -> list[str]:
+    """What the worker's own experiment says of calls that run together, as lines of the spec. ModelInvalid: the model cannot be served."""
+    from dormouse_worker.runtimes.onnx import OnnxRuntime
+
+    states = sessions.states if sessions else ()
+    runtime = OnnxRuntime(model, states, 1, sessions.controls if sessions else None)
+    runtime.batch(specs.Batching(), states)
+    signature = runtime.signature
+    found = signature.batching
+    assert found is not None
+    lines = [f"  # {found.message}"]
+    if found.rows and any(found.axes.values()):
+        lines.append(f"  batching: {{axes: {_flow(dict(sorted(found.axes.items())))}}}  # where the rows lie")
+    elif found.reason == "Dependent":
+        lines.append("  batching: {axes: {}}  # no batch axis")
+    elif found.reason == "NotShown":
+        lines.append("  # If rows are independent of each other, say so with batching: {maxBatchSize: 32}")
+    return lines
+
+
+def render(name: str, uri: str, proposal: Proposal, batching: Sequence[str]) -> str:
+    """`batching`: lines of the spec about calls that run together."""
     lines = [
         "apiVersion: dormouse.dev/v1alpha1",
         "kind: InferenceFunction",
@@ -74,6 +91,7 @@ def render(name: str, uri: str, proposal: Proposal) -> str:
             lines.append(f"    controls: {_flow({key: value for key, value in named.items() if value is not None})}")
     elif proposal.controls is not None:
         lines.append("  # The model has inputs that are named like Triton's sequence controls, but no state was found to keep.")
+    lines += batching
     if proposal.doubts:
         lines.append("  # Not proposed, because it is not certain; add to sessions.states what is a state:")
         lines += [f"  #   {doubt}" for doubt in proposal.doubts]

@@ -38,11 +38,15 @@ def functions(found: Sequence[control_pb2.FunctionStatus], form: str) -> str:
             row += [f.revision or "-", wanted, "auto" if f.autoscaled else "fixed", f.reason]
     text = table(head, rows)
     # Also of a function that is Ready: its older revision serves while the one that was applied does not load.
-    faults = ("ModelReady", "Routed")
-    troubles = [
-        f"{f.namespace}/{f.name}: {c.type}: {c.message}" for f in found for c in f.conditions if c.type in faults and c.status == "False"
-    ]
+    troubles = [f"{f.namespace}/{f.name}: {c.type}: {c.message}" for f in found for c in f.conditions if _told(c)]
     return "\n".join([text, *troubles])
+
+
+def _told(condition: control_pb2.Condition) -> bool:
+    """What a person should read without being asked for it. A model that is not made for batches is no news."""
+    if condition.type == "Batching":
+        return condition.status == "False" and condition.reason in ("Contradicted", "Dependent", "NotShown")
+    return condition.type in ("ModelReady", "Routed") and condition.status == "False"
 
 
 def structured(found: Sequence[Message], form: str, single: bool = True) -> str:

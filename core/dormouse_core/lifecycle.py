@@ -121,6 +121,10 @@ def _judge(seen: FunctionSeen) -> list[Step]:
         assert worker.report is not None
         if not seen.proved or seen.entry.HasField("problem"):
             return [Prove(worker.report.metadata, f"worker {worker.name} loaded the model")]
+    if target and not any(_agrees(seen, worker) for worker in target):
+        worker = target[0]
+        assert worker.report is not None
+        return [Prove(worker.report.metadata, f"worker {worker.name} found that the model or its runtime is another than the proved one")]
     if target or seen.instances is None:
         return []
     for instance in sorted(seen.instances, key=lambda i: i.name):
@@ -144,6 +148,13 @@ def _forsake(seen: FunctionSeen) -> list[Step]:
         if problem is not None and problem.code == Code.FAILED_PRECONDITION:
             return [Forsake(f"instance {instance.name} ended: {problem.message}")]
     return []
+
+
+def _agrees(seen: FunctionSeen, worker: WorkerSeen) -> bool:
+    """Whether what the worker loaded is what is kept with the proof, as far as it says. Of workers that disagree one is enough: else each
+    would be written after the other, for ever."""
+    report = worker.report
+    return report is None or not report.HasField("metadata") or report.metadata.batching == seen.entry.metadata.batching
 
 
 def _scale(seen: FunctionSeen, decision: Decision) -> list[Step]:

@@ -266,7 +266,7 @@ SESSION_MEMORY_FRACTION = 0.5
 SESSION_MEMORY_UNLIMITED_FRACTION = 0.25
 SESSION_OVERHEAD_BYTES = 2 * KIB
 SHARDS_MAX = 4_096
-STATES_MAX = 32
+STATES_MAX = 128
 TENSOR_DIMENSIONS = 16
 SESSIONS_MAX = 1_000_000_000
 
@@ -406,13 +406,39 @@ HELD_BYTES = 1 * GIB
 REPLICAS_MAX = 1_000
 CONCURRENCY_MAX = 10_000
 BATCH_SIZE_MAX = 1_024
+BATCH_SIZE = 32
+BATCHING_SECONDS = 5.0
+BATCHING_BYTES = 64 * MIB
+BATCHING_TOLERANCE_FP16 = 2e-3
+BATCHING_TOLERANCE_BF16 = 2e-2
+BATCHING_TOLERANCE_FP32 = 1e-5
+BATCHING_TOLERANCE_FP64 = 1e-11
+BATCHING_TOLERANCES = {
+    "FP16": BATCHING_TOLERANCE_FP16,
+    "BF16": BATCHING_TOLERANCE_BF16,
+    "FP32": BATCHING_TOLERANCE_FP32,
+    "FP64": BATCHING_TOLERANCE_FP64,
+}
 
 SCALE = (
     Limit("HELD_CALLS", "calls of a function that wait in a gateway", "calls", "our own", "each call: RESOURCE_EXHAUSTED"),
     Limit("HELD_BYTES", "bodies of waiting calls in a gateway", "bytes", "our own", "each call: RESOURCE_EXHAUSTED"),
     Limit("REPLICAS_MAX", "`replicas`, `minReplicas`, `maxReplicas`", "workers", "our own", "at creation"),
     Limit("CONCURRENCY_MAX", "`maxConcurrency`", "calls", "our own", "at creation"),
+)
+
+_TOLERATED = "of the output's largest value: rounding follows the number of rows"
+_REFUTED = "the experiment at a model's first loading: no joining"
+
+BATCHING = (
     Limit("BATCH_SIZE_MAX", "`batching.maxBatchSize`", "rows", "our own", "at creation"),
+    Limit("BATCH_SIZE", "rows of several calls that run together, where it is absent", "rows", "our own", "by construction"),
+    Limit("BATCHING_SECONDS", "the experiment whether rows may be joined", "seconds", "our own: the first start waits for it", _REFUTED),
+    Limit("BATCHING_BYTES", "inputs of its largest run", "bytes", "our own: memory", _REFUTED),
+    Limit("BATCHING_TOLERANCE_FP64", "how far a joined FP64 output may be from the same alone", "", _TOLERATED, _REFUTED),
+    Limit("BATCHING_TOLERANCE_FP32", "FP32", "", _TOLERATED, _REFUTED),
+    Limit("BATCHING_TOLERANCE_FP16", "FP16", "", _TOLERATED, _REFUTED),
+    Limit("BATCHING_TOLERANCE_BF16", "BF16 (integers, BOOL and BYTES are equal)", "", _TOLERATED, _REFUTED),
 )
 
 # ----------------------------------------------------------------------------------------------------------------------- manifests
@@ -432,6 +458,7 @@ TABLE: Sequence[tuple[str, Sequence[Limit]]] = (
     ("Sessions", SESSIONS),
     ("Liveness and time", LIVENESS),
     ("Holds and scale", SCALE),
+    ("Batching", BATCHING),
     ("Manifests", MANIFESTS),
 )
 

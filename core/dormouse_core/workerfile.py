@@ -5,7 +5,11 @@ that a worker never asks anybody what an absent field means. It may hold the sto
 cluster the credentials come from a Secret instead (paths here, no values).
 """
 
+from typing import Any
+
 import msgspec
+from dormouse_proto import state_pb2
+from google.protobuf.json_format import MessageToDict
 
 from dormouse_core import keys
 from dormouse_core.errors import InvalidArgument
@@ -40,6 +44,8 @@ class WorkerFile(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     seal: str = ""
     removal_wait: float | None = None
     """The installation's wait from a session's end to its removal, in seconds; absent: see `lifetimes.removal_wait`."""
+    batching: dict[str, Any] | None = None
+    """`state_pb2.Batching` as JSON: what was found when this revision was proved, so that a wake does not look again."""
 
     @property
     def function(self) -> keys.Function:
@@ -48,6 +54,14 @@ class WorkerFile(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     @property
     def keys(self) -> keys.Keys:
         return keys.Keys(self.installation)
+
+
+def batching_of(entry: state_pb2.FunctionEntry, revision: str) -> dict[str, Any] | None:
+    """What the entry knows of `revision`; None: nothing, since another one was proved, or none."""
+    if entry.proved_revision != revision or not entry.metadata.HasField("batching"):
+        return None
+    found: dict[str, Any] = MessageToDict(entry.metadata.batching)
+    return found
 
 
 def dump(file: WorkerFile) -> bytes:

@@ -86,6 +86,7 @@ class LocalProvider:
             store=self._store,
             model_root=self._model_root,
             removal_wait=self._removal_wait,
+            batching=workerfile.batching_of(entry, revision),
         )
 
 

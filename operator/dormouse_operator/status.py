@@ -45,6 +45,7 @@ def status(
     ready = sorted(w.name for w in seen.of_target() if w.serving) if seen.proved else serving
     phase = _phase(seen, decision.wanted if entry.HasField("problem") and entry.proved_spec else wanted, len(serving))
     conditions = [_ready(seen, phase, len(serving)), _model_ready(seen), _routed(route_problem), _rolled_out(seen, wanted)]
+    conditions += _batching(seen)
     for condition in conditions:
         condition.since_us = times.since(entry.uid, condition.type, condition.status + condition.reason, now_us)
     asleep_since = times.since(entry.uid, "asleep", str(phase == "Asleep"), now_us)
@@ -119,6 +120,15 @@ def _routed(problem: str) -> control_pb2.Condition:
     if problem:
         return control_pb2.Condition(type="Routed", status="False", reason="RouteRefused", message=f"Envoy refused its route: {problem}")
     return control_pb2.Condition(type="Routed", status="True", reason="Routed", message="No gateway refused its route.")
+
+
+def _batching(seen: FunctionSeen) -> list[control_pb2.Condition]:
+    """Whether calls run together, and why; nothing of a handler, which takes one call at a time."""
+    found = seen.entry.metadata.batching
+    if not seen.proved or not found.reason:
+        return []
+    status = "True" if found.rows else "False"
+    return [control_pb2.Condition(type="Batching", status=status, reason=found.reason, message=found.message)]
 
 
 def _rolled_out(seen: FunctionSeen, wanted: int) -> control_pb2.Condition:

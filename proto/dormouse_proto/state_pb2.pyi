@@ -171,8 +171,29 @@ class TensorMetadata(_message.Message):
     optional: bool
     def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., optional: _Optional[bool] = ...) -> None: ...
 
+class Batching(_message.Message):
+    __slots__ = ("key", "rows", "axes", "reason", "message")
+    class AxesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    AXES_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    rows: int
+    axes: _containers.ScalarMap[str, int]
+    reason: str
+    message: str
+    def __init__(self, key: _Optional[str] = ..., rows: _Optional[int] = ..., axes: _Optional[_Mapping[str, int]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
 class ModelMetadata(_message.Message):
-    __slots__ = ("platform", "inputs", "outputs", "states", "max_batch_size", "state_version", "decoupled", "content", "seal")
+    __slots__ = ("platform", "inputs", "outputs", "states", "max_batch_size", "state_version", "decoupled", "batching", "content", "seal")
     PLATFORM_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
@@ -180,6 +201,7 @@ class ModelMetadata(_message.Message):
     MAX_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     STATE_VERSION_FIELD_NUMBER: _ClassVar[int]
     DECOUPLED_FIELD_NUMBER: _ClassVar[int]
+    BATCHING_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
     SEAL_FIELD_NUMBER: _ClassVar[int]
     platform: str
@@ -189,9 +211,10 @@ class ModelMetadata(_message.Message):
     max_batch_size: int
     state_version: str
     decoupled: bool
+    batching: Batching
     content: str
     seal: str
-    def __init__(self, platform: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., states: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., max_batch_size: _Optional[int] = ..., state_version: _Optional[str] = ..., decoupled: _Optional[bool] = ..., content: _Optional[str] = ..., seal: _Optional[str] = ...) -> None: ...
+    def __init__(self, platform: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., states: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., max_batch_size: _Optional[int] = ..., state_version: _Optional[str] = ..., decoupled: _Optional[bool] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., content: _Optional[str] = ..., seal: _Optional[str] = ...) -> None: ...
 
 class Proof(_message.Message):
     __slots__ = ("revision", "content", "seal")

@@ -16,8 +16,11 @@ from dormouse_worker.runtimes.onnx import OnnxRuntime
 from dormouse_worker.sessions import Failed, Outcome, Ran
 
 
-def load(path: Path, *states: specs.StateSpec, max_batch: int = 8) -> OnnxRuntime:
-    return OnnxRuntime(path, states, max_batch, 1)
+def load(path: Path, *states: specs.StateSpec, controls: specs.Controls | None = None, **batching: Any) -> OnnxRuntime:
+    """`batching`: fields of its spec; at most 8 rows if nothing is said."""
+    runtime = OnnxRuntime(path, states, 1, controls)
+    runtime.batch(specs.Batching(**(batching or {"max_batch_size": 8})), states)
+    return runtime
 
 
 async def infer(

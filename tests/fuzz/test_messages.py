@@ -33,10 +33,10 @@ INPUTS: dict[str, tuple[str, list[int]]] = {
 SIGNATURE = Signature(
     "test",
     tuple(
-        TensorSpec(name, datatype, tuple(shape), name == "half", bool(shape) and name != "half")
+        TensorSpec(name, datatype, tuple(shape), name == "half", 0 if shape and name != "half" else None)
         for name, (datatype, shape) in INPUTS.items()
     ),
-    (TensorSpec("y", "FP32", (-1, 3), batched=True), TensorSpec("z", "BYTES", (-1, 2), batched=True)),
+    (TensorSpec("y", "FP32", (-1, 3), axis=0), TensorSpec("z", "BYTES", (-1, 2), axis=0)),
     max_batch=8,
 )
 FUNCTION = Function("tests", "fn", "uid")

@@ -105,6 +105,10 @@ def test_the_whole_path(up: Up) -> None:
     assert answer.step == steppers[0].steps + 1, "asleep, and it remembers"
     assert answer.outputs["y"].tolist() == [[float(steppers[0].steps)]]
 
+    said = {condition["type"]: condition for condition in up.get("total")["conditions"]}
+    assert (said["Batching"]["status"], said["Batching"]["reason"]) == ("True", "Independent")
+    assert up.log.count(" batching rows=") == 2, "one look at each model: neither a wake nor a further worker repeats it"
+
     began = time.monotonic()
     assert up.stop() == 0
     assert time.monotonic() - began < 10

@@ -267,6 +267,16 @@ def test_a_model_that_does_not_load_is_told_below_the_table_even_while_an_older_
     assert printing.functions([failed], "").splitlines()[2:] == ["ns/fn: ModelReady: opset 99 found"]
 
 
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [("Dependent", True), ("NotShown", True), ("Contradicted", True), ("NoBatch", False), ("Declared", False), ("Independent", False)],
+)
+def test_why_calls_run_alone_is_told_below_the_table_where_it_is_news(reason: str, told: bool) -> None:
+    found = status()
+    found.conditions.add(type="Batching", status="True" if reason == "Independent" else "False", reason=reason, message="Every call ...")
+    assert printing.functions([found], "").splitlines()[2:] == (["ns/fn: Batching: Every call ..."] if told else [])
+
+
 @pytest.mark.parametrize("form", ["json", "yaml"])
 def test_functions_for_machines(form: str) -> None:
     import yaml

@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dormouse.initial import manifest
 from dormouse.main import main
@@ -100,3 +102,48 @@ def test_an_error_of_the_runtime_is_the_commands(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"")
     with pytest.raises(DormouseError):
         manifest("fn", tmp_path / "m.onnx", "file://m.onnx")
+
+
+def centred(path: Path) -> Path:
+    nodes = [models.node("ReduceMean", ["x"], ["m"], axes=[0], keepdims=1), models.node("Sub", ["x", "m"], ["y"])]
+    return models.write(path, nodes, [("x", models.FLOAT, ["time", 4])], [("y", models.FLOAT, ["time", 4])])
+
+
+def refusing(path: Path) -> Path:
+    """Takes ids from 500 to 502 alone."""
+    nodes = [models.node("Sub", ["x", "base"], ["at"]), models.node("Abs", ["at"], ["far"]), models.node("Gather", ["table", "far"], ["y"])]
+    constants = {"base": np.array(501), "table": np.arange(2, dtype=np.float32)}
+    return models.write(path, nodes, [("x", models.INT64, ["n", 1])], [("y", models.FLOAT, ["n", 1])], constants)
+
+
+def sequence_first(path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    weights = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in (("w", (1, 4, 2)), ("r", (1, 4, 4)))}
+    nodes = [models.node("RNN", ["x", "w", "r", "", "", "h0"], ["all", "hn"], hidden_size=4), models.node("Squeeze", ["all", "at"], ["y"])]
+    inputs = [("x", models.FLOAT, ["T", "N", 2]), ("h0", models.FLOAT, [1, "N", 4])]
+    outputs = [("y", models.FLOAT, ["T", "N", 4]), ("hn", models.FLOAT, [1, "N", 4])]
+    return models.write(path, nodes, inputs, outputs, weights | {"at": np.array([1])})
+
+
+@pytest.mark.parametrize(
+    ("make", "axes", "why"),
+    [
+        (models.double, None, "# Up to 32 rows of several calls run together: in an experiment"),
+        (centred, {}, '# Every call runs alone: output "y" of a call differs by'),
+        (sequence_first, {"x": 1, "y": 1}, "# Up to 32 rows of several calls run together: in an experiment"),
+        (models.slow, None, "# Every call runs alone: no first dimension varies in every output."),
+        (refusing, None, "# If rows are independent of each other, say so with batching: {maxBatchSize: 32}"),
+    ],
+)
+def test_whether_calls_run_together_is_proposed_and_why(
+    tmp_path: Path, make: Callable[[Path], Path], axes: dict[str, int] | None, why: str
+) -> None:
+    text = manifest("fn", make(tmp_path / "m.onnx"), "file://m.onnx")
+    assert specs.parse_manifest(text).spec.batching.axes == axes
+    assert why in text
+
+
+def test_a_sequence_first_model_keeps_its_states_batch_apart_from_time(tmp_path: Path) -> None:
+    sessions = specs.parse_manifest(manifest("fn", sequence_first(tmp_path / "m.onnx"), "file://m.onnx")).spec.sessions
+    assert sessions is not None
+    assert [(state.input, state.batch_axis) for state in sessions.states] == [("h0", 1)]

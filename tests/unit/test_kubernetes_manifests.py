@@ -35,6 +35,21 @@ def digests(found: state_pb2.FunctionEntry, chosen: Settings = CHOSEN) -> dict[t
     return {(each["kind"], each["metadata"]["name"]): digest(each) for each in build_all(found, chosen)}
 
 
+def test_a_workers_file_says_what_was_found_when_its_revision_was_proved() -> None:
+    found = entry(onnx())
+    (before,) = of(CONFIG_MAPS, found)
+    found.proved_revision = found.revision
+    found.metadata.batching.CopyFrom(state_pb2.Batching(key="k", rows=32, axes={"x": 0, "y": 1}, reason="Independent", message="m"))
+    (after,) = of(CONFIG_MAPS, found)
+    assert workerfile.load(before["data"]["spec.json"]).batching is None
+    assert workerfile.load(after["data"]["spec.json"]).batching == {
+        "key": "k", "rows": 32, "axes": {"x": 0, "y": 1}, "reason": "Independent", "message": "m"
+    }  # fmt: skip
+    assert of(DEPLOYMENTS, found)[0]["spec"]["template"] == of(DEPLOYMENTS, entry(onnx()))[0]["spec"]["template"], "no pod is restarted"
+    found.proved_revision = "another"
+    assert of(CONFIG_MAPS, found)[0] == before, "another revision's proof is none of this one's"
+
+
 # ------------------------------------------------------------------------------------------------------------------ the same
 
 

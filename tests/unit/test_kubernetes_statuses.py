@@ -75,6 +75,8 @@ def test_what_is_on_its_way_is_not_bad() -> None:
     assert not Said("NameTaken", "False", "Free", "").bad
     assert Said("ModelReady", "False", "ModelInvalid", "").bad
     assert Said("NameTaken", "True", "NameTaken", "").bad
+    assert not Said("Batching", "False", "Dependent", "").bad, "a property of the model"
+    assert Said("Batching", "False", "Contradicted", "").bad, "but not what the manifest says"
 
 
 # ------------------------------------------------------------------------------------------------------------------ times

@@ -271,3 +271,31 @@ def test_a_deleted_function_loses_workers_then_everything_else() -> None:
 
 def test_a_deleted_function_is_not_purged_on_what_is_not_known() -> None:
     assert live(World(entry=entry(deleting=True), instances=None), AUTO_0) == []
+
+
+def looked(name: str, key: str) -> lifecycle.WorkerSeen:
+    said = report()
+    said.metadata.batching.key = key
+    return worker(name, said=said)
+
+
+@pytest.mark.parametrize(
+    ("keys", "written"),
+    [((), None), (("kept",), None), (("other",), "other"), (("kept", "other"), None), (("other", "kept"), None), (("", ""), "")],
+)
+def test_what_is_kept_with_the_proof_is_what_a_worker_has_loaded(keys: tuple[str, ...], written: str | None) -> None:
+    """Another model file under the same uri, another runtime. Workers that disagree do not have it written in turns, for ever."""
+    world = World(instances=[instance(f"i-{n}") for n in range(len(keys))])
+    world.entry.metadata.batching.key = "kept"
+    world.add(*(looked(str(n), key) for n, key in enumerate(keys)))
+    proofs = [step for step in live(world, Decision(len(keys), "by load")) if isinstance(step, Prove)]
+    assert [step.metadata.batching.key for step in proofs] == ([] if written is None else [written])
+
+
+def test_a_worker_that_does_not_say_what_it_loaded_takes_nothing_away() -> None:
+    world = World(instances=[instance("i-a")])
+    world.entry.metadata.batching.key = "kept"
+    said = report()
+    said.ClearField("metadata")
+    world.add(worker("a", said=said))
+    assert not any(isinstance(step, Prove) for step in live(world, AUTO_1))

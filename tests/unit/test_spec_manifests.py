@@ -242,7 +242,7 @@ def test_the_smallest_manifest_has_the_defaults_of_the_design() -> None:
     assert spec.scale_to_zero_after == Duration("60s")
     assert spec.retry_stateless
     assert spec.timeouts == Timeouts(step=Duration("60s"), hold=Duration("300s"))
-    assert (spec.batching.max_batch_size, spec.batching.max_queue_delay.seconds) == (32, 0)
+    assert (spec.batching.max_batch_size, spec.batching.axes, spec.batching.max_queue_delay.seconds) == (None, None, 0)
     assert spec.sessions is None
 
 

@@ -194,7 +194,7 @@ REFUSED: list[Data] = [
     stateful({"shape": [-2]}),
     stateful({"batchAxis": -1}),
     stateful({"input": ""}),
-    stateful(*[{"input": f"i{n}", "output": f"o{n}"} for n in range(33)]),
+    stateful(*[{"input": f"i{n}", "output": f"o{n}"} for n in range(129)]),
 ]
 
 

@@ -119,3 +119,17 @@ def test_owners_are_live_ones_only() -> None:
     world.own("dead", [3])
     seen = status(world.seen(), Decision(1, ""), "", Times(), 1, owners=True)
     assert dict(seen.owners) == {0: "a", 1: "a"}
+
+
+@pytest.mark.parametrize(("rows", "reason", "status"), [(32, "Independent", "True"), (0, "Dependent", "False"), (0, "NoBatch", "False")])
+def test_whether_calls_run_together_and_why(rows: int, reason: str, status: str) -> None:
+    world = made()
+    world.entry.metadata.batching.CopyFrom(state_pb2.Batching(rows=rows, reason=reason, message="Why."))
+    found = condition(told(world, 1), "Batching")
+    assert (found.status, found.reason, found.message) == (status, reason, "Why.")
+    world.entry.proved_revision = OLD
+    assert not [c for c in told(world, 1).conditions if c.type == "Batching"], "it is said of the revision that was proved"
+
+
+def test_a_handler_has_no_batches() -> None:
+    assert not [c for c in told(made(), 1).conditions if c.type == "Batching"]

@@ -14,7 +14,7 @@ from dormouse_worker.requests import Request
 from dormouse_worker.sessions import Failed, Outcome, Ran
 from dormouse_worker.signatures import Signature, StateSpec, TensorSpec
 
-X = TensorSpec("x", "FP32", (-1, 1), batched=True)
+X = TensorSpec("x", "FP32", (-1, 1), axis=0)
 Y = TensorSpec("y", "FP32", (-1, 1))
 STATE = StateSpec("state", "stateN", "FP32", (1, -1, 2), 1)
 

@@ -11,6 +11,7 @@ from dormouse_core.errors import InvalidArgument
 from dormouse_core.tensors import decode_raw
 from dormouse_proto import inference_pb2
 from dormouse_testing import models, sequence_models
+from dormouse_testing.onnx_calls import load
 from dormouse_testing.workers import request_of
 from dormouse_worker.batching import Batcher
 from dormouse_worker.controls import ControlSpec
@@ -66,7 +67,7 @@ ID_TYPES = {"UINT64": 13, "INT64": 7, "UINT32": 12, "INT32": 6, "BYTES": 8}
 @pytest.mark.parametrize("batched", [False, True])
 async def test_flags_in_every_datatype_and_shape(tmp_path: Path, flag: str, flat: bool, batched: bool) -> None:
     path = sequence_models.accumulate(tmp_path / "m.onnx", FLAG_TYPES[flag], batched=batched, flat=flat)
-    runtime = OnnxRuntime(path, [BATCHED if batched else ALONE], 8, 1, CONTROLS)
+    runtime = load(path, BATCHED if batched else ALONE, controls=CONTROLS)
     assert [t.name for t in runtime.signature.inputs] == ["INPUT"], "callers send no control"
     assert runtime.signature.max_batch == (8 if batched else 0)
     sessions = Sessions(runtime)
@@ -77,7 +78,7 @@ async def test_flags_in_every_datatype_and_shape(tmp_path: Path, flag: str, flat
 @pytest.mark.parametrize("datatype", ID_TYPES)
 async def test_ids_in_every_datatype(tmp_path: Path, datatype: str) -> None:
     path = sequence_models.accumulate(tmp_path / "m.onnx", corrid=ID_TYPES[datatype])
-    sessions = Sessions(OnnxRuntime(path, [BATCHED], 8, 1, CONTROLS))
+    sessions = Sessions(load(path, BATCHED, controls=CONTROLS))
     found = await sessions.step((7, 1, True, False), (2**31 - 1, 1, True, False))
     assert [of for _, of in found] == ([b"7", b"2147483647"] if datatype == "BYTES" else [7, 2**31 - 1])
 
@@ -96,7 +97,7 @@ def test_ids_that_do_not_fit_are_told() -> None:
 
 
 def test_a_control_is_not_a_callers_input(tmp_path: Path) -> None:
-    runtime = OnnxRuntime(sequence_models.accumulate(tmp_path / "m.onnx"), [BATCHED], 8, 1, CONTROLS)
+    runtime = load(sequence_models.accumulate(tmp_path / "m.onnx"), BATCHED, controls=CONTROLS)
     message = request_of("m", INPUT=np.zeros((1, 1), np.int64), START=np.zeros((1, 1), np.int32))
     with pytest.raises(InvalidArgument, match="sequence control"):
         Decoder(runtime.signature, ("m",)).decode(message.SerializeToString())
@@ -114,10 +115,10 @@ def test_a_control_is_not_a_callers_input(tmp_path: Path) -> None:
 def test_what_the_model_must_offer(tmp_path: Path, controls: specs.Controls, word: str) -> None:
     path = sequence_models.accumulate(tmp_path / "m.onnx")
     if not word:  # INT32 is a control's datatype, for an id too
-        assert OnnxRuntime(path, [BATCHED], 8, 1, controls).signature.controls[0].name == "START"
+        assert load(path, BATCHED, controls=controls).signature.controls[0].name == "START"
         return
     with pytest.raises(ModelInvalid) as raised:
-        OnnxRuntime(path, [BATCHED], 8, 1, controls)
+        load(path, BATCHED, controls=controls)
     assert word in raised.value.message
 
 
@@ -127,4 +128,4 @@ def test_a_control_of_another_shape(tmp_path: Path) -> None:
     path = models.write(tmp_path / "m.onnx", nodes, values, [("y", models.FLOAT, ["n", 2]), ("OUTPUT_STATE", models.FLOAT, ["n", 2])])
     state = specs.StateSpec(input="INPUT_STATE", output="OUTPUT_STATE", shape=[-1, 2], batch_axis=0)
     with pytest.raises(ModelInvalid, match=r"\[N,1\] and \[N\]"):
-        OnnxRuntime(path, [state], 8, 1, specs.Controls(start="START"))
+        load(path, state, controls=specs.Controls(start="START"))

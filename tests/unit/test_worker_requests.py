@@ -18,8 +18,8 @@ Message = inference_pb2.ModelInferRequest
 SIGNATURE = Signature(
     "test",
     (
-        TensorSpec("x", "FP32", (-1, 2), batched=True),
-        TensorSpec("small", "INT8", (-1, 1), batched=True),
+        TensorSpec("x", "FP32", (-1, 2), axis=0),
+        TensorSpec("small", "INT8", (-1, 1), axis=0),
         TensorSpec("scalar", "INT64", (), optional=True),
         TensorSpec("flags", "BOOL", (2,), optional=True),
         TensorSpec("text", "BYTES", (-1,), optional=True),
@@ -76,7 +76,6 @@ WRONG: list[tuple[str, Change, list[str]]] = [
     ("size", lambda m: m.inputs[0].shape.__setitem__(1, 3), ["'x'", "[1,3]", "[-1,2]"]),
     ("negative", lambda m: m.inputs[0].shape.__setitem__(0, -1), ["'x'", "[-1,2]"]),
     ("huge", lambda m: m.inputs[0].shape.__setitem__(0, 1 << 40), ["'x'", "bytes"]),
-    ("uneven batch", lambda m: m.inputs[0].shape.__setitem__(0, 2), ["x"]),
     ("short raw", lambda m: m.raw_input_contents.__setitem__(0, b"1"), ["x", "1 bytes", "8"]),
     ("too few raws", lambda m: m.raw_input_contents.pop(), ["raw_input_contents", "1 entries", "2 inputs"]),
     ("too many raws", lambda m: m.raw_input_contents.append(b""), ["raw_input_contents", "3 entries"]),
@@ -133,16 +132,48 @@ def test_fp16_has_no_typed_contents() -> None:
         decode(made)
 
 
-def test_a_step_of_a_session_is_one_row() -> None:
-    with pytest.raises(InvalidArgument, match="2 rows"):
-        decode(message(rows=2))
+def uneven() -> Message:
+    made = message(rows=4)
+    made.inputs[1].shape[0] = 3
+    made.raw_input_contents[1] = bytes(3)
+    return made
 
 
-def test_a_batch_is_bounded() -> None:
-    stateless = Decoder(Signature("t", SIGNATURE.inputs, SIGNATURE.outputs, (), 4), ("fn",))
-    assert stateless.decode(message(rows=4).SerializeToString()).rows == 4
-    with pytest.raises(InvalidArgument, match=r"5 rows found, at most 4"):
-        stateless.decode(message(rows=5).SerializeToString())
+@pytest.mark.parametrize(
+    ("sessions", "made", "rows", "alone"),
+    [
+        (False, message(), 1, False),
+        (False, message(rows=4), 4, False),
+        (False, message(rows=5), 5, True),
+        (False, message(rows=100), 100, True),
+        (False, uneven(), 4, True),
+        (False, message(rows=0), 1, True),
+        (True, message(), 1, False),
+        (True, message(rows=2), 2, True),
+        (True, message(rows=0), 1, True),
+    ],
+)
+def test_what_the_model_takes_alone_is_taken(sessions: bool, made: Message, rows: int, alone: bool) -> None:
+    """Batching refuses nothing: what does not fit into a batch, or was not in the experiment, runs alone."""
+    states = SIGNATURE.states if sessions else ()
+    request = Decoder(Signature("t", SIGNATURE.inputs, SIGNATURE.outputs, states, 4), ("fn",)).decode(made.SerializeToString())
+    assert (request.rows, request.alone) == (rows, alone)
+
+
+def test_nothing_is_joined_in_a_model_that_does_not_batch() -> None:
+    plain = Decoder(Signature("t", SIGNATURE.inputs, SIGNATURE.outputs, (), 0), ("fn",))
+    assert plain.decode(message().SerializeToString()).alone
+
+
+@pytest.mark.parametrize("shape", [[], [2, 3], [1, 1, 1, 1], [0]])
+def test_an_input_without_a_declared_shape_takes_any(shape: list[int]) -> None:
+    made = Message(model_name="fn")
+    made.inputs.add(name="x", datatype="FP32", shape=shape)
+    made.raw_input_contents.append(bytes(4 * int(np.prod(shape))))
+    for ranked, taken in ((False, True), (True, shape == [])):
+        decoder = Decoder(Signature("t", (TensorSpec("x", "FP32", (), ranked=ranked),), ()), ("fn",))
+        with contextlib.nullcontext() if taken else pytest.raises(InvalidArgument, match="rank 0 is expected"):
+            assert decoder.decode(made.SerializeToString()).inputs["x"].shape == tuple(shape)
 
 
 def test_groups_keep_apart_what_does_not_fit() -> None:
@@ -150,9 +181,12 @@ def test_groups_keep_apart_what_does_not_fit() -> None:
     extra(scalar, "scalar", "INT64", [], np.int64(1).tobytes())
     extra(other, "scalar", "INT64", [], np.int64(2).tobytes())
     extra(words, "text", "BYTES", [1], b"\1\0\0\0a")
-    groups = [decode(made).group for made in (plain, again, scalar, other, words)]
-    assert groups[0] == groups[1]
-    assert len(set(groups)) == 4
+    required = tuple(TensorSpec(t.name, t.datatype, t.shape, axis=t.axis) for t in SIGNATURE.inputs if t.name in ("x", "small", "scalar"))
+    decoder = Decoder(Signature("t", required, SIGNATURE.outputs, (), 4), ("fn",))
+    groups = [decoder.decode(made.SerializeToString()).group for made in (scalar, scalar, other)]
+    assert groups[0] == groups[1] != groups[2]
+    assert decode(plain).group == decode(again).group
+    assert all(decode(made).alone for made in (scalar, other, words)), "an input that may be left out was not in the experiment"
 
 
 def test_outputs_in_the_order_asked_for() -> None:

@@ -18,7 +18,7 @@ def main() -> None:
     what.add_argument("--spec", metavar="FILE", help="the worker's spec file")
     what.add_argument("--standalone", metavar="MODEL.onnx", help="serve one stateless model without a store, for measurements")
     parser.add_argument("--name", default="model", help="with --standalone: the model's name")
-    parser.add_argument("--max-batch", type=int, default=32, help="with --standalone: rows that may run together")
+    parser.add_argument("--max-batch", type=int, help="with --standalone: rows that may run together; by default what is shown")
     parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="port 0: a free one")
     parser.add_argument("--advertise", metavar="HOST:PORT", help="how others reach it; default: --listen")
     parser.add_argument("--instance", default="worker", help="what the provider calls it: a pod's name")

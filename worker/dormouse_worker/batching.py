@@ -1,5 +1,7 @@
 """The batcher: takes what waits, runs it together, answers each.
 
+Which calls fit together is `joining`'s and `requests`' to say; what does not fit runs by itself, at once.
+
 No delay by default: while one batch runs, the next gathers by itself. A run that is short runs on the event loop, since handing it to a
 thread and back costs more than it; a longer one runs in a thread, so that the loop keeps reading calls, committing and answering the probe.
 Which it is, is measured. Trouble stays with its row: a batch that fails is run again row by row.
@@ -22,7 +24,7 @@ from dormouse_worker.replies import Encoder
 from dormouse_worker.runtimes.onnx import InvalidElement
 from dormouse_worker.sessions import Failed, Outcome, Ran
 from dormouse_worker.signatures import Signature
-from dormouse_worker.stacking import Stacker, UnevenOutput
+from dormouse_worker.stacking import ALONE, Stacker, UnevenOutput
 from dormouse_worker.work import Figures, Runs, States, Work
 
 INLINE_SECONDS = 0.002
@@ -85,11 +87,10 @@ class Batcher:
         self._scheduled = False
         while self._groups and not self._in_thread:
             now = self._monotonic()
-            group = next(iter(self._groups))
-            queue = self._groups[group]
-            if self._delay and not self._due(queue, now):
+            group = self._next(now)
+            if group is None:
                 return
-            works = self._take(group, queue, now)
+            works = self._take(group, self._groups[group], now)
             if not works:
                 continue
             if self._average is not None and self._average < INLINE_SECONDS and not self._slow:
@@ -99,16 +100,17 @@ class Batcher:
             else:
                 self._start_thread(works, now)
 
-    def _due(self, queue: deque[Work], now: float) -> bool:
-        """Whether the batch is full or has waited long enough; else comes back when it has."""
-        if sum(work.request.rows for work in queue) >= self._limit:
-            return True
-        left = queue[0].since + self._delay - now
-        if left <= 0:
-            return True
+    def _next(self, now: float) -> tuple[Any, ...] | None:
+        """The first group whose batch is full or has waited long enough; None: none has, and this comes back when one has."""
+        soonest = float("inf")
+        for group, queue in self._groups.items():
+            left = queue[0].since + self._delay - now
+            if not self._delay or left <= 0 or group is ALONE or sum([work.request.rows for work in queue]) >= self._limit:
+                return group
+            soonest = min(soonest, left)
         self._scheduled = True
-        asyncio.get_running_loop().call_later(left, self._flush)
-        return False
+        asyncio.get_running_loop().call_later(soonest, self._flush)
+        return None
 
     def _take(self, group: tuple[Any, ...], queue: deque[Work], now: float) -> list[Work]:
         """The next batch of a group; the group then goes behind the others. Calls that nobody waits for are dropped here."""
@@ -116,7 +118,7 @@ class Batcher:
         rows = 0
         while queue:
             work = queue[0]
-            if works and rows + work.request.rows > self._limit:
+            if works and (group is ALONE or rows + work.request.rows > self._limit):
                 break
             queue.popleft()
             self.figures.waiting -= 1

@@ -11,6 +11,8 @@ from dormouse_core.errors import Internal
 from dormouse_core.keys import Function
 from dormouse_core.tensors import as_array, zeros
 from dormouse_core.workerfile import WorkerFile
+from dormouse_proto import state_pb2
+from google.protobuf.json_format import ParseDict
 
 from dormouse_worker import cpus, fetching
 from dormouse_worker.batching import Batcher
@@ -61,7 +63,7 @@ def from_file(file: WorkerFile) -> Loaded:
         delay = spec.batching.max_queue_delay.seconds
         declared = sessions.states if sessions is not None else ()
         controls = sessions.controls if sessions is not None else None
-        engine, signature = _onnx(path, declared, spec.batching.max_batch_size, function.name, delay, step_limit, controls)
+        engine, signature = _onnx(path, declared, spec.batching, function.name, delay, step_limit, controls, file.batching)
         firsts = [initial(state, found, path) for state, found in zip(declared, signature.states, strict=True)]
         content = reading.digest() if reading is not None else ""
         missing = [state.when_missing for state in declared]
@@ -94,24 +96,26 @@ def from_file(file: WorkerFile) -> Loaded:
     )
 
 
-def standalone(path: pathlib.Path, name: str, max_batch: int) -> Loaded:
+def standalone(path: pathlib.Path, name: str, max_batch: int | None) -> Loaded:
     """One stateless ONNX model without a spec, for measurements."""
-    engine, signature = _onnx(path, (), max_batch, name, 0.0, 60.0)
+    engine, signature = _onnx(path, (), specs.Batching(max_batch_size=max_batch), name, 0.0, 60.0)
     return Loaded(Function("default", name, "standalone"), (name,), signature, engine, (), "", NO_LIMIT, engine.runs.limit + ENDING)
 
 
 def _onnx(
     path: pathlib.Path,
     states: Sequence[specs.StateSpec],
-    max_batch: int,
+    batching: specs.Batching,
     name: str,
     delay: float,
     step_limit: float,
     controls: specs.Controls | None = None,
+    known: dict[str, Any] | None = None,
 ) -> tuple[Engine, Signature]:
     from dormouse_worker.runtimes.onnx import OnnxRuntime
 
-    runtime = OnnxRuntime(path, states, max_batch, cpus.available(), controls)
+    runtime = OnnxRuntime(path, states, cpus.available(), controls)
+    runtime.batch(batching, states, ParseDict(known, state_pb2.Batching(), ignore_unknown_fields=True) if known else None)
     batcher = Batcher(runtime, Encoder(name, runtime.signature), delay=delay, step_limit=step_limit)
     batcher.warm_up(runtime.example())
     return batcher, runtime.signature

@@ -64,7 +64,7 @@ class Encoder:
         """The replies of a batch, whose rows lie one behind the other in `outputs`. Each output is turned into bytes once."""
         cuts: list[tuple[bytes, int, tuple[int, ...]]] = []
         for array, spec in zip(outputs, self._specs, strict=True):
-            if spec.datatype == "BYTES":
+            if spec.datatype == "BYTES" or spec.axis:
                 return self._encode_each(requests, outputs)
             raw = encode_raw(array, spec.datatype)
             cuts.append((raw, len(raw) // array.shape[0], array.shape[1:]))
@@ -90,8 +90,11 @@ class Encoder:
         replies: list[bytes] = []
         at = 0
         for request in requests:
-            replies.append(self.encode(request, [array[at : at + request.rows] for array in outputs]))
-            at += request.rows
+            following = at + request.rows
+            rows = slice(at, following)
+            cut = [array[(slice(None),) * (spec.axis or 0) + (rows,)] for array, spec in zip(outputs, self._specs, strict=True)]
+            replies.append(self.encode(request, cut))
+            at = following
         return replies
 
     def _finish(self, parts: list[bytes], ident: str) -> bytes:

@@ -29,7 +29,9 @@ TENSOR_BYTES_MAX = 1 << 31  # elements times size that a shape may claim; the me
 class Request:
     """A call's decoded content."""
 
-    __slots__ = ("call", "call_key", "correlation", "group", "id", "inputs", "key", "message", "outputs", "rows", "session", "tenant")
+    __slots__ = (
+        "alone", "call", "call_key", "correlation", "group", "id", "inputs", "key", "message", "outputs", "rows", "session", "tenant",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.call: Call | None = None
@@ -37,6 +39,8 @@ class Request:
         self.inputs: dict[str, np.ndarray] = {}
         self.rows = 1
         """Size of the batch dimension; 1 where there is none."""
+        self.alone = False
+        """Nothing may be joined to it: it has a form that was not in the experiment, or more rows than run together."""
         self.group: tuple[Any, ...] = ()
         """Calls whose groups are equal may be joined into one batch."""
         self.outputs: tuple[int, ...] = ()
@@ -64,8 +68,8 @@ class _Plan:
     dtype: np.dtype[Any]
     size: int
     """Of its raw contents in bytes, where the bytes need no look of their own; else -1."""
-    rows: int
-    """Of the batch; 0: not batched."""
+    rows: int | None
+    """Of the batch; 0 also where there is no element; None: not batched."""
 
 
 class Decoder:
@@ -81,7 +85,7 @@ class Decoder:
         self._indices = {tensor.name: index for index, tensor in enumerate(signature.outputs)}
         self._states = frozenset(state.input for state in signature.states)
         self._controls = frozenset(control.name for control in signature.controls)
-        self._uniform = all(t.batched and not t.optional and -1 not in t.shape[1:] and t.datatype != "BYTES" for t in signature.inputs)
+        self._uniform = all(t.axis == 0 and not t.optional and -1 not in t.shape[1:] and t.datatype != "BYTES" for t in signature.inputs)
         """Every two calls may be joined, whatever they carry."""
 
     def decode(self, data: bytes) -> Request:
@@ -113,7 +117,8 @@ class Decoder:
             raise InvalidArgument(f"raw_input_contents: {len(raws)} entries found, one for each of the {len(tensors)} inputs is expected")
         inputs = request.inputs
         plans = self._plans
-        rows = 0
+        rows: int | None = None
+        alone = not self._signature.max_batch
         for index, tensor in enumerate(tensors):
             name = tensor.name
             shape = tuple(tensor.shape)
@@ -132,21 +137,20 @@ class Decoder:
                 inputs[name] = np.ndarray(shape, plan.dtype, raws[index])
             else:
                 inputs[name] = decode_raw(plan.datatype, shape, raws[index], name)
-            if plan.rows:
-                if rows and rows != plan.rows:
-                    raise InvalidArgument(f"inputs[{name!r}].shape: a batch of {plan.rows} rows found, the inputs before it have {rows}")
-                rows = plan.rows
+            if plan.rows is not None:
+                alone = alone or not plan.rows or (rows is not None and rows != plan.rows)
+                rows = max(rows or 0, plan.rows)
         if len(inputs) != len(self._specs):
             missing = self._required - inputs.keys()
             if missing:
                 raise InvalidArgument(f"inputs: {', '.join(repr(name) for name in sorted(missing))} missing")
-        limit = self._signature.max_batch
-        if rows > 1 and self._states:
-            raise InvalidArgument(f"inputs: a batch of {rows} rows found, a step of a session carries 1")
-        if rows > limit and limit:
-            raise InvalidArgument(f"inputs: a batch of {rows} rows found, at most {limit} are allowed (batching.maxBatchSize)")
+        if len(inputs) != len(self._required):
+            alone = True  # with an input that may be left out, and was in the experiment
+        if rows is not None and rows > (1 if self._states else self._signature.max_batch):
+            alone = True
         request.rows = rows or 1
-        if not self._uniform:
+        request.alone = alone
+        if not (alone or self._uniform):
             request.group = self._group(inputs)
 
     def _plan(self, name: str, datatype: str, shape: tuple[int, ...]) -> "_Plan":
@@ -160,7 +164,8 @@ class Decoder:
         kind = DATATYPES[datatype]
         # A BOOL's bytes and the elements of BYTES must be looked at one by one.
         size = math.prod(shape) * kind.itemsize if kind.itemsize and datatype != "BOOL" else -1
-        plan = _Plan(datatype, kind.dtype, size, shape[0] if spec.batched else 0)
+        rows = None if spec.axis is None else shape[spec.axis] if math.prod(shape) else 0
+        plan = _Plan(datatype, kind.dtype, size, rows)
         if len(self._plans) >= _PLANS:
             self._plans.clear()
         self._plans[name, datatype, shape] = plan
@@ -173,8 +178,8 @@ class Decoder:
             array = inputs.get(spec.name)
             if array is None:
                 parts.append(None)
-            elif spec.batched:
-                parts.append(array.shape[1:])
+            elif spec.axis is not None:
+                parts.append(array.shape[: spec.axis] + array.shape[spec.axis + 1 :])
             else:
                 parts.append((array.shape, encode_raw(array, spec.datatype)))
         return tuple(parts)
@@ -203,7 +208,7 @@ class Decoder:
 
 
 def check_shape(spec: TensorSpec, shape: tuple[int, ...]) -> None:
-    declared = spec.shape
+    declared = spec.shape if spec.ranked else (-1,) * len(shape)
     if len(shape) != len(declared):
         raise InvalidArgument(
             f"inputs[{spec.name!r}].shape: {shape_text(shape)} found, rank {len(declared)} is expected: {shape_text(declared)}"
@@ -211,8 +216,6 @@ def check_shape(spec: TensorSpec, shape: tuple[int, ...]) -> None:
     for size, allowed in zip(shape, declared, strict=True):
         if size < 0 or (allowed != -1 and size != allowed):
             raise InvalidArgument(f"inputs[{spec.name!r}].shape: {shape_text(shape)} found, {shape_text(declared)} is expected")
-    if spec.batched and shape[0] < 1:
-        raise InvalidArgument(f"inputs[{spec.name!r}].shape: a batch of 0 rows found, at least 1 is expected")
     if math.prod(shape) * (DATATYPES[spec.datatype].itemsize or 4) > TENSOR_BYTES_MAX:
         raise InvalidArgument(f"inputs[{spec.name!r}].shape: {shape_text(shape)} found, which is more than {TENSOR_BYTES_MAX} bytes")
 

@@ -19,7 +19,7 @@ class Settings:
     spec: str = ""
     standalone: str = ""
     name: str = ""
-    max_batch: int = 32
+    max_batch: int | None = None
     revision: str = ""
     message_bytes: int = limits.MESSAGE_BYTES_MAX
     """The gateway has the installation's own limit; this is the highest that it may have."""

@@ -5,7 +5,7 @@ State tensors are apart: callers neither send nor get them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dormouse_proto import state_pb2
 
@@ -20,8 +20,15 @@ class TensorSpec:
     datatype: str
     shape: tuple[int, ...]
     optional: bool = False
-    batched: bool = False
-    """The first dimension is the batch: rows of several calls may be joined along it."""
+    axis: int | None = None
+    """The dimension along which rows of several calls may be joined; None: there is none."""
+    ranked: bool = True
+    """False: the model declares no shape, and takes any. `shape` is () then."""
+
+    @property
+    def leads(self) -> bool:
+        """The first dimension is the batch if any is, as Triton's clients know it."""
+        return self.axis == 0 or (self.axis is None and self.shape[:1] != (-1,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +49,26 @@ class Signature:
     outputs: tuple[TensorSpec, ...]
     states: tuple[StateSpec, ...] = ()
     max_batch: int = 0
-    """Rows that may run together; 0: calls run one by one."""
+    """Rows of several calls that may run together; 0: calls run one by one. One call may have more."""
     controls: tuple[ControlSpec, ...] = ()
     """Inputs that the worker fills: callers do not send them."""
     decoupled: bool = False
     """A call has any number of responses: ModelStreamInfer alone."""
+    batching: state_pb2.Batching | None = None
+    """Why `max_batch` is what it is; None: it is not asked (a handler)."""
     by_name: dict[str, TensorSpec] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.by_name.update((tensor.name, tensor) for tensor in self.inputs)
+
+    def joined(self, batching: state_pb2.Batching) -> "Signature":
+        """The same with the axes along which rows may be joined."""
+        axes = dict(batching.axes) if batching.rows else {}
+
+        def placed(tensors: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+            return tuple(replace(tensor, axis=axes.get(tensor.name)) for tensor in tensors)
+
+        return replace(self, inputs=placed(self.inputs), outputs=placed(self.outputs), max_batch=batching.rows, batching=batching)
 
     def metadata(self, state_version: str) -> state_pb2.ModelMetadata:
         """What is kept in the store, and answers metadata calls while the function sleeps."""
@@ -59,9 +77,11 @@ class Signature:
             inputs=_messages(self.inputs),
             outputs=_messages(self.outputs),
             states=[state_pb2.TensorMetadata(name=s.input, datatype=s.datatype, shape=s.shape) for s in self.states],
-            max_batch_size=self.max_batch,
+            # Triton's clients cut their calls to it and leave the first dimension out of what they declare: 0 where rows lie elsewhere.
+            max_batch_size=self.max_batch if all(tensor.leads for tensor in (*self.inputs, *self.outputs)) else 0,
             state_version=state_version,
             decoupled=self.decoupled,
+            batching=self.batching,
         )
 
 

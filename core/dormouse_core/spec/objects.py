@@ -202,10 +202,32 @@ class SessionsSpec(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Batching(Struct, frozen=True, kw_only=True, rename="camel"):
-    max_batch_size: Annotated[
-        int,
-        Meta(ge=1, le=limits.BATCH_SIZE_MAX, description="At most this many rows run together. 1: every call runs alone."),
-    ] = 32
+    max_batch_size: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=limits.BATCH_SIZE_MAX,
+                description="At most this many rows of several calls run together; one call may have more. 1: every call runs alone. "
+                f"Absent: {limits.BATCH_SIZE} where an experiment at the model's loading shows that rows are independent of each other, "
+                "else 1. A number here also stands where no experiment can be made, and not where one contradicts it: see the condition "
+                "Batching.",
+            ),
+        ]
+        | None
+    ) = None
+    axes: (
+        Annotated[
+            dict[str, Annotated[int, Meta(ge=0, le=limits.TENSOR_DIMENSIONS - 1)]],
+            Meta(
+                max_length=256,
+                description="The axis on which rows lie, by the names of inputs; outputs may be named too. An input that is not named has "
+                "no rows: only calls with the same value of it run together. {}: the model has no batch axis. Absent: the first axis, or "
+                "one of the same name in every output, where the experiment confirms it. A state's axis is its batchAxis.",
+            ),
+        ]
+        | None
+    ) = None
     max_queue_delay: Annotated[
         Duration, _between("0ms", "10s", "How long a call may wait for others to share its batch. 0ms: batches take what waits already.")
     ] = Duration("0ms")
@@ -324,7 +346,13 @@ class FunctionSpec(Struct, frozen=True, kw_only=True, rename="camel"):
             "shards do not change."
         ),
     ] = None
-    batching: Annotated[Batching, Meta(description="How calls are joined into batches.")] = Batching()
+    batching: Annotated[
+        Batching,
+        Meta(
+            description="How calls run together (onnx): only where nobody can tell but by time. A joined answer is the model's own to a "
+            "call alone, within the tolerances of limits.md."
+        ),
+    ] = Batching()
     replicas: (
         Annotated[
             int,

@@ -89,6 +89,7 @@ def build_config_map(entry: state_pb2.FunctionEntry, spec: FunctionSpec, setting
         store=store_access(entry, settings),
         model_root=IMAGE_ROOT,
         removal_wait=settings.removal_wait,
+        batching=workerfile.batching_of(entry, entry.revision),
     )
     name = names.deployment(entry.name, entry.revision)
     manifest = _object(entry, settings, "v1", "ConfigMap", name, None, labels={names.REVISION: entry.revision})

@@ -32,7 +32,9 @@ class Said:
 
     @property
     def bad(self) -> bool:
-        """Somebody should look."""
+        """Somebody should look. A model whose calls run alone is none of that, unless its manifest says otherwise."""
+        if self.type == "Batching":
+            return self.reason == "Contradicted"
         return self.status == ("True" if self.type in _BAD_WHEN_TRUE else "False") and self.reason not in ("Progressing", "Verifying")
 
 

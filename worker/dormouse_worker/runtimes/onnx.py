@@ -1,8 +1,7 @@
 """ONNX models in ONNX Runtime.
 
-Which dimension is the batch is not written in a model. As Triton does, the first one is taken for it where every output leads with the same
-dimension of variable size; an input that does not lead with it (a threshold, a sampling rate) is shared by all rows, so only calls with the
-same value are joined. `batching` checks at run time that outputs have as many rows as went in.
+Which dimension is the batch is not written in a model: `joining` finds out, with this runtime, whether calls may run together. Until then
+the signature says that they do not.
 
 NumPy has no bfloat16, so models with it go through OrtValues whose bits are copied.
 """
@@ -15,8 +14,11 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+from dormouse_core import spec as specs
 from dormouse_core.tensors import as_array, from_onnx, zeros
+from dormouse_proto import state_pb2
 
+from dormouse_worker import graphs, joining
 from dormouse_worker.controls import FLAGS, IDS, ControlSpec
 from dormouse_worker.models import ModelInvalid
 from dormouse_worker.signatures import Signature, StateSpec, TensorSpec, shape_text
@@ -32,7 +34,7 @@ class InvalidElement(Exception):
 class OnnxRuntime:
     """One loaded model. `run` may be called from any thread, by one at a time."""
 
-    def __init__(self, path: pathlib.Path, states: Sequence[Any], max_batch: int, threads: int, controls: Any = None) -> None:
+    def __init__(self, path: pathlib.Path, states: Sequence[Any], threads: int, controls: Any = None) -> None:
         """`states`, `controls`: of the function's spec. ModelInvalid with the reason, as ONNX Runtime puts it."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -49,7 +51,10 @@ class OnnxRuntime:
             self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions have no common root but this
             raise ModelInvalid(f"{path.name} does not load: {error} (ONNX Runtime {onnxruntime.__version__})") from None
-        self.signature = _signature(self._session, states, max_batch, controls)
+        self.path = path
+        self.graph = graphs.read(path)
+        self.dims = {value.name: self._dims(value) for value in self._values()}
+        self.signature = self._signature(states, controls)
         self._outputs = [t.name for t in self.signature.outputs] + [s.output for s in self.signature.states]
         signature = self.signature
         self._strings = {t.name for t in signature.inputs if t.datatype == "BYTES"}
@@ -63,6 +68,21 @@ class OnnxRuntime:
     def _values(self) -> list[Any]:
         session = self._session
         return [*session.get_inputs(), *session.get_overridable_initializers(), *session.get_outputs()]
+
+    def _dims(self, value: Any) -> graphs.Shape | None:
+        """Sizes and names, None where the model declares no shape. ONNX Runtime says [] of that, and of a scalar; where the file cannot be
+        looked at either, the runtime decides at each call."""
+        if value.shape:
+            return tuple(value.shape)
+        if self.graph is None:
+            return None
+        return self.graph.inputs.get(value.name, ()) if value.name in self.graph.inputs else self.graph.outputs.get(value.name, ())
+
+    def batch(self, wanted: specs.Batching, states: Sequence[Any] = (), known: state_pb2.Batching | None = None) -> None:
+        """Finds out, or takes from `known`, whether calls run together, and says so in the signature. ModelInvalid: see `joining`."""
+        model = joining.Model(self.signature, self.dims, self.graph, self.run, self.stop)
+        key = joining.key_of(self.path, self.graph, wanted, states, f"onnxruntime {onnxruntime.__version__}")
+        self.signature = self.signature.joined(joining.decide(model, wanted, key, known))
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Public outputs in the signature's order, then the states' in theirs. Raises ONNX Runtime's exceptions."""
@@ -100,43 +120,39 @@ class OnnxRuntime:
             feeds[control.name] = control.values([b"" if control.datatype == "BYTES" else 0])
         return feeds
 
+    def _signature(self, states: Sequence[Any], controls: Any) -> Signature:
+        session = self._session
+        required = {value.name: value for value in session.get_inputs()}
+        optional = {value.name: value for value in session.get_overridable_initializers()}
+        outputs = {value.name: value for value in session.get_outputs()}
+        found: list[StateSpec] = []
+        for index, state in enumerate(states):
+            where = f"spec.sessions.states[{index}]"
+            value = required.get(state.input) or optional.get(state.input)
+            if value is None:
+                raise ModelInvalid(f"{where}.input: the model has no input {state.input!r}; it has {', '.join(required)}")
+            result = outputs.get(state.output)
+            if result is None:
+                raise ModelInvalid(f"{where}.output: the model has no output {state.output!r}; it has {', '.join(outputs)}")
+            if value.type != result.type:
+                raise ModelInvalid(f"{where}: input {state.input!r} is {value.type}, output {state.output!r} is {result.type}")
+            datatype = _datatype(value)
+            shape = tuple(state.shape)
+            if self.dims[state.input] is not None:
+                _check_state(where, shape, _shape(value))
+            batch_axis = state.batch_axis if state.batch_axis is not None and shape[state.batch_axis] == -1 else None
+            found.append(StateSpec(state.input, state.output, datatype, shape, batch_axis))
+        controlled = _controls(controls, required, optional)
+        inner_inputs, inner_outputs = {s.input for s in found} | {c.name for c in controlled}, {s.output for s in found}
+        callers = [v for v in required.values() if v.name not in inner_inputs and not v.type.startswith(_OPTIONAL)]
+        omittable = [v for v in required.values() if v.name not in inner_inputs and v.type.startswith(_OPTIONAL)]
+        extras = [v for v in optional.values() if v.name not in inner_inputs]
+        inputs = tuple(self._tensor(v, v in omittable or v in extras) for v in (*callers, *omittable, *extras))
+        results = tuple(self._tensor(v, False) for v in outputs.values() if v.name not in inner_outputs)
+        return Signature("onnxruntime_onnx", inputs, results, tuple(found), 0, tuple(controlled))
 
-def _signature(session: Any, states: Sequence[Any], max_batch: int, controls: Any) -> Signature:
-    required = {value.name: value for value in session.get_inputs()}
-    optional = {value.name: value for value in session.get_overridable_initializers()}
-    outputs = {value.name: value for value in session.get_outputs()}
-    found: list[StateSpec] = []
-    for index, state in enumerate(states):
-        where = f"spec.sessions.states[{index}]"
-        value = required.get(state.input) or optional.get(state.input)
-        if value is None:
-            raise ModelInvalid(f"{where}.input: the model has no input {state.input!r}; it has {', '.join(required)}")
-        result = outputs.get(state.output)
-        if result is None:
-            raise ModelInvalid(f"{where}.output: the model has no output {state.output!r}; it has {', '.join(outputs)}")
-        if value.type != result.type:
-            raise ModelInvalid(f"{where}: input {state.input!r} is {value.type}, output {state.output!r} is {result.type}")
-        datatype = _datatype(value)
-        shape = tuple(state.shape)
-        _check_state(where, shape, _shape(value))
-        batch_axis = state.batch_axis if state.batch_axis is not None and shape[state.batch_axis] == -1 else None
-        found.append(StateSpec(state.input, state.output, datatype, shape, batch_axis))
-    controlled = _controls(controls, required, optional)
-    inner_inputs, inner_outputs = {s.input for s in found} | {c.name for c in controlled}, {s.output for s in found}
-    public = [v for v in outputs.values() if v.name not in inner_outputs]
-    callers = [v for v in required.values() if v.name not in inner_inputs and not v.type.startswith(_OPTIONAL)]
-    omittable = [v for v in required.values() if v.name not in inner_inputs and v.type.startswith(_OPTIONAL)]
-    extras = [v for v in optional.values() if v.name not in inner_inputs]
-    symbol = _batch_symbol(public) if all(s.batch_axis is not None for s in found) else None
-    leads = [v for v in (*callers, *omittable) if symbol is not None and _leads(v, symbol)]
-    inner = [required[c.name] if c.name in required else optional[c.name] for c in controlled]
-    batches = max_batch > 0 and bool(leads or inner) and symbol is not None and all(_leads(v, symbol) for v in inner)
-    inputs = [TensorSpec(v.name, _datatype(v), _shape(v), False, batches and v in leads) for v in callers]
-    inputs += [TensorSpec(v.name, _datatype(v), _shape(v), True, batches and v in leads) for v in omittable]
-    inputs += [TensorSpec(v.name, _datatype(v), _shape(v), True) for v in extras]
-    results = [TensorSpec(v.name, _datatype(v), _shape(v), False, batches) for v in public]
-    size = max_batch if batches else 0
-    return Signature("onnxruntime_onnx", tuple(inputs), tuple(results), tuple(found), size, tuple(controlled))
+    def _tensor(self, value: Any, optional: bool) -> TensorSpec:
+        return TensorSpec(value.name, _datatype(value), _shape(value), optional, ranked=self.dims[value.name] is not None)
 
 
 def _controls(wanted: Any, required: Mapping[str, Any], optional: Mapping[str, Any]) -> list[ControlSpec]:
@@ -165,22 +181,6 @@ def _controls(wanted: Any, required: Mapping[str, Any], optional: Mapping[str, A
             raise ModelInvalid(f"{where}: the model's {name!r} has shape {shape_text(shape)}, [N,1] and [N] are allowed")
         controls.append(ControlSpec(kind, name, datatype, len(shape)))
     return controls
-
-
-def _batch_symbol(outputs: Sequence[Any]) -> str | None:
-    """What every output leads with: a name, '' where the model gives no names; None: no batch."""
-    symbols = {("" if v.shape[0] is None else v.shape[0]) if v.shape else 1 for v in outputs}
-    symbol = symbols.pop() if len(symbols) == 1 else None
-    return symbol if isinstance(symbol, str) else None
-
-
-def _leads(value: Any, symbol: str) -> bool:
-    if not value.shape or isinstance(value.shape[0], int):
-        return False
-    # Exporters name the batch differently on both sides now and then, and PyTorch makes up names for computed dimensions; with a name of
-    # its own on an input and an unnamed output, or the reverse, the first variable dimension is the batch as in Triton.
-    own = value.shape[0] or ""
-    return own == symbol or own == "" or symbol == ""
 
 
 def _datatype(value: Any) -> str:
