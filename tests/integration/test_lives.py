@@ -125,7 +125,7 @@ def judged(run: Traffic, ttl: float) -> None:
     assert not run.refusals, run.refusals[:3]
     assert run.ended > 100
     # Half expire ttl after their step and are removed the wait later, in steps of a quarter of the wait, by scans that rest between.
-    assert run.oldest < 2 * ttl + max(ttl / 4, 1.0) + 8.0, f"a record was {run.oldest:.1f} s old"
+    assert run.oldest < 2 * ttl + max(ttl / 4, 1.0) + 5.0, f"a record was {run.oldest:.1f} s old"
     third = len(run.samples) // 3
     before, after = run.samples[third : 2 * third], run.samples[2 * third :]
     rate = max(s.begun for s in after) / max(s.seconds for s in after)
