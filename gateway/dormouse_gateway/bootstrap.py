@@ -1,5 +1,5 @@
 """What Envoy is started with: the port, the filters, the two clusters that do not come by xDS. A pure function of the
-settings.
+settings, and of the clock's offset that only tests set.
 
 The listener is static, but it opens only when its scoped routes are there, and these come from the agent, which says
 nothing before its first full listing of the store: a gateway that starts without agent or etcd is not ready, instead
@@ -14,6 +14,7 @@ import re
 from typing import Any
 
 from dormouse_core import limits
+from dormouse_kit.clock import offset_for_tests
 
 from dormouse_gateway.settings import FRAME, MIB, Settings, address
 
@@ -87,6 +88,7 @@ def lua_source(settings: Settings) -> str:
         f"local RELAY = {json.dumps(settings.relay)}\n"
         f"local OWN_NAMES = {{{own}}}\n"
         f"local METADATA_BYTES, ENTRY_BYTES = {limits.METADATA_BYTES}, {limits.METADATA_ENTRY_BYTES}\n"
+        f"local TEST_CLOCK_OFFSET = {round(offset_for_tests() * 1e6)}\n"
     )
     return head + importlib.resources.files(__package__).joinpath("router.lua").read_text()
 

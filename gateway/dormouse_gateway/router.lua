@@ -5,7 +5,8 @@
 -- wrong stays in '+', and the relay answers it with the code and the text that it deserves; so nothing is guessed here, and there is one place
 -- that words errors. What this file must compute exactly like Python is `session_key` and `crc32` (dormouse_core.sessions; one set of vectors).
 --
--- One Lua VM per Envoy worker thread; bootstrap.py puts DEFAULT_NAMESPACE, RELAY, OWN_NAMES, METADATA_BYTES and ENTRY_BYTES in front.
+-- One Lua VM per Envoy worker thread; bootstrap.py puts DEFAULT_NAMESPACE, RELAY, OWN_NAMES, METADATA_BYTES, ENTRY_BYTES and
+-- TEST_CLOCK_OFFSET (µs; 0 but in tests) in front.
 
 local bit = require("bit")
 local floor = math.floor
@@ -36,7 +37,7 @@ end
 
 local function call_key(h)
   count = count + 1
-  local clock = h:timestampString(EnvoyTimestampResolution.MICROSECOND)
+  local clock = tonumber(h:timestampString(EnvoyTimestampResolution.MICROSECOND)) + TEST_CLOCK_OFFSET
   -- The entry's virtual host has the correction: metadata() is asked once for each call, and later, for the function's route.
   return Router.stamp(clock, h:virtualHost():metadata():get("clock")) .. "-g-" .. NONCE .. "-" .. string.format("%x", count)
 end

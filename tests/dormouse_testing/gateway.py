@@ -27,6 +27,7 @@ from dormouse_core.seams import Delete, Put, Store, Txn
 from dormouse_core.spec.objects import FunctionSpec, Model, SessionsSpec, StateSpec, Timeouts
 from dormouse_gateway import envoy
 from dormouse_gateway.settings import parse
+from dormouse_kit.clock import TEST_OFFSET
 from dormouse_kit.grpc_options import channel_options, server_options
 from dormouse_proto import inference_pb2, state_pb2
 
@@ -51,11 +52,12 @@ class Gateway:
         self.agent: subprocess.Popen[bytes] | None = None
         self.envoy: subprocess.Popen[bytes] | None = None
 
-    def start_agent(self) -> None:
-        self.agent = self._start("dormouse_gateway")
+    def start_agent(self, ahead: float = 0.0) -> None:
+        """`ahead`: its clock, in seconds."""
+        self.agent = self._start("dormouse_gateway", ahead)
 
-    def start_envoy(self) -> None:
-        self.envoy = self._start("dormouse_gateway.envoy")
+    def start_envoy(self, ahead: float = 0.0) -> None:
+        self.envoy = self._start("dormouse_gateway.envoy", ahead)
 
     def start_envoy_with(self, config: str) -> None:
         """Envoy alone, with another bootstrap."""
@@ -64,9 +66,11 @@ class Gateway:
         with (self.folder / "dormouse_gateway.envoy.log").open("ab") as log:
             self.envoy = subprocess.Popen(envoy.command(parse(self.options, "test"), path), stdout=log, stderr=log)
 
-    def _start(self, module: str) -> subprocess.Popen[bytes]:
+    def _start(self, module: str, ahead: float = 0.0) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, TEST_OFFSET: str(ahead)}
         with (self.folder / f"{module}.log").open("ab") as log:
-            return subprocess.Popen([sys.executable, "-m", module, *self.options], stdout=log, stderr=log, start_new_session=True)
+            command = [sys.executable, "-m", module, *self.options]
+            return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
 
     def log(self, module: str) -> str:
         path = self.folder / f"{module}.log"

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +65,16 @@ def row(*numbers: float) -> np.ndarray[Any, Any]:
 class Up:
     """The running system. `log` is everything that its parts wrote."""
 
-    def __init__(self, folder: Path, *more: str) -> None:
+    def __init__(self, folder: Path, *more: str, program: Sequence[str] = ("-m", "dormouse.main")) -> None:
         self.folder = folder
         self._path = folder / f"up-{len(list(folder.glob('up-*.log')))}.log"
         self._log = self._path.open("ab")
         self.dormouse = [sys.executable, "-m", "dormouse.main"]
         self.process = subprocess.Popen(
-            [*self.dormouse, "up", str(folder), "--port", "0", *more], stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True
+            [sys.executable, *program, "up", str(folder), "--port", "0", *more],
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
 
     @property

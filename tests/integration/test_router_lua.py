@@ -34,6 +34,14 @@ def test_crc32(lua: Lua) -> None:
     assert lua.texts([("crc32", text) for text in texts]) == [str(zlib.crc32(text)) for text in texts]
 
 
+def test_a_timestamp_is_corrected_and_above_the_one_before(lua: Lua) -> None:
+    now = 1_790_000_000_000_000
+    asked = [(now, 0), (now + 5, -2_000_000), (now + 6, ""), (now + 7, 90_000), (now + 8, 3_600_000_000), (now - 10**9, 0)]
+    stamps = [now, now + 1, now + 6, now + 90_007, now + 3_600_000_008, now + 3_600_000_009]
+    assert lua.texts([("stamp", *each) for each in asked]) == [str(stamp) for stamp in stamps]
+    assert lua.texts([("stamp", 5, 0)])[0] == str(stamps[-1] + 1), "a clock that goes back for good: still 16 digits, and above"
+
+
 def test_percent_encoding(lua: Lua) -> None:
     texts = [bytes([each]) for each in range(256)] + [text.encode() for text in STRINGS]
     assert lua.texts([("encode", text) for text in texts]) == [quote(text, safe="") for text in texts]
