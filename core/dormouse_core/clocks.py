@@ -84,6 +84,11 @@ class Skew:
 
     # ------------------------------------------------------------------------------------------------------------- from the leader
 
+    def meet(self) -> None:
+        """Another leader, or the same on another stream: what was measured beside the one of before is no offset from this one. Told to a
+        new leader it would be a vote about a clock that leads no more. The reference is kept: it is against the own monotonic clock."""
+        self._samples.clear()
+
     def mark(self) -> int:
         """To be sent with a report, and to come back unchanged with the leader's time."""
         return self._monotonic()

@@ -184,6 +184,7 @@ class LeaderStream:
     async def _report_to(self, address: str) -> None:
         async with grpc.aio.insecure_channel(address, options=channel_options()) as channel:
             stub = control_pb2_grpc.CoordinatorStub(channel)
+            self._skew.meet()
             orders = stub.Agent(self._reports.stream())
             try:
                 while True:

@@ -190,6 +190,27 @@ def test_an_offset_is_wrong_by_half_the_shortest_way_at_most(ways: list[tuple[fl
     assert abs(offset - true * 1e6) <= shortest * 5e5 + 5
 
 
+def led_by_a_right_one_after_a_wrong_one(meets: bool) -> clocks.Reference | None:
+    """What a new leader finds of two that measured themselves beside the one of before, an hour ahead."""
+    others, right, wrong = [Skew(ManualClock()) for _ in range(2)], ManualClock(), ManualClock(skew=3600.0)
+    votes = Clocks(right)
+    for n, skew in enumerate(others):
+        measured(right, wrong, -HOUR, 2, skew)
+        if meets:
+            skew.meet()
+        votes.report(f"a{n}", f"a{n}", skew.offset_us())
+        assert skew.standing() is Standing.GOOD, "what is known stays"
+    return votes.reference()
+
+
+def test_what_was_measured_beside_a_leader_of_before_is_no_vote() -> None:
+    assert led_by_a_right_one_after_a_wrong_one(True) is None
+
+
+def test_negative_control_told_to_the_next_leader_it_would_call_everybody_off() -> None:
+    assert led_by_a_right_one_after_a_wrong_one(False) == clocks.Reference(-HOUR, 2)
+
+
 def test_an_answer_to_nothing_that_was_asked_is_passed_over() -> None:
     skew = Skew(ManualClock())
     skew.heard(skew.mark() + 5, 1, 0, 3)

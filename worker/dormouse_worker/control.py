@@ -30,14 +30,16 @@ class Control:
         no_taker: Callable[[], None],
         hear: Callable[[control_pb2.WorkerOrder.Limits], None],
         timed: Callable[[control_pb2.WorkerOrder.Time], None],
+        meet: Callable[[], None] = lambda: None,
     ) -> None:
         """`report(first)`: what to say now; `first` in a stream carries the model's metadata. `hear`: what the leader knows of sessions.
-        `timed`: the leader's answer to a mark."""
+        `timed`: the leader's answer to a mark. `meet`: from now on, it is another leader or stream that hears reports and answers."""
         self._report = report
         self._drain = drain
         self._no_taker = no_taker
         self._hear = hear
         self._timed = timed
+        self._meet = meet
         self._changed: set[asyncio.Event] = set()
         self._closing = False
         self._term = 0  # the latest election whose leader said hello
@@ -60,6 +62,7 @@ class Control:
         event = asyncio.Event()
         self._changed.add(event)
         interval = [DEFAULT_INTERVAL]
+        self._meet()
         reader = asyncio.ensure_future(self._orders(exchange, interval, event))
         try:
             await exchange.begin()
@@ -99,6 +102,8 @@ class Control:
                 kind = order.WhichOneof("order")
                 if kind == "hello":
                     term = order.hello.term
+                    if term > self._term:
+                        self._meet()  # one of before may have answered since
                     self._term = max(self._term, term)
                     interval[0] = max(0.01, order.hello.report_interval_ms / 1000) if order.hello.report_interval_ms else DEFAULT_INTERVAL
                     event.set()

@@ -53,7 +53,7 @@ class Worker:
         self._memory_limit = memorylimit.for_sessions()
         self._removed = 0
         self.skew = Skew(SystemClock())
-        self.control = Control(self.report, self.drain, self._no_taker, self._hear, self._timed)
+        self.control = Control(self.report, self.drain, self._no_taker, self._hear, self._timed, self.skew.meet)
         kinds = {bootstrap.INFER: Call, bootstrap.STREAM: StreamedCall}
         self.transport = Transport(settings.message_bytes, Methods(self, self.control.serve), kinds)
         self.service = Service(
