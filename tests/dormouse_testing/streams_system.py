@@ -23,7 +23,7 @@ import time
 import dormouse
 import numpy as np
 
-RAN = pathlib.Path(__file__).with_name("ran")
+RAN = pathlib.Path(__file__).with_name(".ran")
 
 class Slow(dormouse.Handler):
     inputs = [dormouse.Tensor("x", "FP32", [1, 1])]
@@ -103,7 +103,7 @@ def streams_system(folder: Path) -> Iterator[System]:
 
 
 def ran(system: System) -> list[str]:
-    path = system.folder / "handlers" / "ran"
+    path = system.folder / "handlers" / ".ran"
     return path.read_text().splitlines() if path.exists() else []
 
 
