@@ -44,12 +44,13 @@ def spawn(layout: Layout, name: str, command: Sequence[str], node: Node | None =
 
 def started(pid: int) -> str:
     """When the process began, in the kernel's ticks: with it an id is not mistaken for a later process of the same number. '' where it
-    is gone, also where it only waits to be buried."""
+    is gone, also where it only waits to be buried. While a thread of it still ends, it holds its ports."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        buried = fields[0] == "Z" and len(os.listdir(f"/proc/{pid}/task")) == 1
     except OSError:
         return ""
-    return "" if fields[0] == "Z" else fields[19]
+    return "" if buried else fields[19]
 
 
 def alive(file: Path) -> int:
