@@ -167,7 +167,7 @@ def test_metadata(seed: int, many: int) -> None:
         try:  # as grpcio hands it over: text, binary only under -bin
             single = naming.single((key.decode(), value.decode()) for key, value in pairs)
             there = naming.infer(single, message, "tests")
-            naming.timestamp(single, 1_700_000_000_000_000)
+            naming.timestamp(single, message, 1_700_000_000_000_000)
         except UnicodeDecodeError:
             continue  # grpcio would not have handed it over
         except DormouseError as error:

@@ -184,8 +184,10 @@ def test_a_stopped_process_loses_its_lease_in_its_time(
         patient(lambda: client.step(number(1), "a"))
         before = entries(etcd_server.endpoint, installation)
         if busy:
-            client.stub.ModelInfer.future(request_of("fn", x=number(10 + 50)), metadata=[("dormouse-session", "a")], timeout=60)
+            # Kept: gRPC cancels a call whose future nobody holds, and a cancelled step may not have begun.
+            held = client.stub.ModelInfer.future(request_of("fn", x=number(10 + 50)), metadata=[("dormouse-session", "a")], timeout=60)
             until(lambda: len(children(worker)) == 2)
+            assert not held.done()
             time.sleep(1.0)  # by now its lease is renewed from outside
             assert entries(etcd_server.endpoint, installation) == before
         os.kill(worker.child, signal.SIGSTOP)
@@ -205,8 +207,9 @@ def test_without_asking_the_process_a_stopped_one_keeps_its_lease(
     with worker.client() as client:
         patient(lambda: client.step(number(1), "a"))
         before = entries(etcd_server.endpoint, installation)
-        client.stub.ModelInfer.future(request_of("fn", x=number(10 + 50)), metadata=[("dormouse-session", "a")], timeout=60)
+        held = client.stub.ModelInfer.future(request_of("fn", x=number(10 + 50)), metadata=[("dormouse-session", "a")], timeout=60)
         until(lambda: len(children(worker)) == 2)
+        assert not held.done()
         assert worker.process is not None
         os.kill(worker.process.pid, signal.SIGSTOP)  # else it would end the child, for its probes
         os.kill(worker.child, signal.SIGSTOP)
