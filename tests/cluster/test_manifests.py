@@ -149,7 +149,7 @@ def test_what_envoy_refuses_is_told_and_harms_no_other(base: Dormouse) -> None:
     before = sum(each.metric("dormouse_xds_nacks_total") for each in inside)
     key = f"/dormouse/default/map/{base.space}/refused/{found['metadata']['uid']}/workers/bad"
     try:
-        operator.python(REGISTER, STORE, key, "[fe80::1%nowhere]:9000", found["status"]["revision"])
+        operator.python(REGISTER, STORE, key, "[fe80::1%nowhere]:9000", found["status"]["wantedRevision"])
         message = base.reason("refused", "Routed", "RouteRefused")
         assert "fe80::1%nowhere" in message
         assert sum(each.metric("dormouse_xds_nacks_total") for each in inside) > before
