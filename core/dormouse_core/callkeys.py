@@ -21,11 +21,10 @@ from typing import Any
 import msgspec
 
 from dormouse_core.errors import Again, InvalidArgument, Unavailable
-from dormouse_core.limits import CLOCK_AHEAD_SECONDS
+from dormouse_core.limits import CLOCK_AHEAD_SECONDS, IDEMPOTENCY_KEY_CHARACTERS
 
 RESERVED = "dormouse_"  # how names of a request's parameters begin that Dormouse reads itself
 PARAMETER = "dormouse_idempotency_key"
-MAX_ID_CHARACTERS = 128
 MAX_AHEAD_US = int(CLOCK_AHEAD_SECONDS * 1e6)
 CALLERS = ""
 """The maker of timestamps that callers bring."""
@@ -120,8 +119,9 @@ def parse(call: str, idempotency: str, now_us: int, local: LocalKeys, *, verifie
             raise InvalidArgument("dormouse-idempotency-key: printable ASCII characters are allowed")
         parts = split(idempotency)
         own = idempotency if parts is None else parts[1]
-        if len(own) > MAX_ID_CHARACTERS:
-            raise InvalidArgument(f"dormouse-idempotency-key: {len(own)} characters found, at most {MAX_ID_CHARACTERS} are allowed")
+        if len(own) > IDEMPOTENCY_KEY_CHARACTERS:
+            most = IDEMPOTENCY_KEY_CHARACTERS
+            raise InvalidArgument(f"dormouse-idempotency-key: {len(own)} characters found, at most {most} are allowed")
         arrived = timestamp or local.stamp(now_us)
         if parts is None:
             return CallKey(arrived, f"c-{own}", maker_of(ident) if ident else local.maker)
@@ -159,7 +159,7 @@ def named(idempotency: str, parameters: Any) -> str:
     kind = parameter.WhichOneof("parameter_choice")
     if kind != "string_param" or not parameter.string_param:
         found = "an empty string" if kind == "string_param" else kind or "no value"
-        raise InvalidArgument(f"parameters.{PARAMETER}: {found} found, a string of 1 to {MAX_ID_CHARACTERS} characters is allowed")
+        raise InvalidArgument(f"parameters.{PARAMETER}: {found} found, a string of 1 to {IDEMPOTENCY_KEY_CHARACTERS} characters is allowed")
     key: str = parameter.string_param
     if idempotency and idempotency != key:
         raise InvalidArgument(f"parameters.{PARAMETER}: {key!r} found, but the metadata dormouse-idempotency-key says {idempotency!r}")

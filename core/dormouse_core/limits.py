@@ -58,7 +58,7 @@ MESSAGES = (
         "MESSAGE_BYTES",
         "a request or reply, by default",
         "bytes",
-        "our own: Envoy and the relay; `dormouse up --max-message`",
+        "our own; `dormouse up --max-message`, the chart's `gateway.maxMessageBytes`",
         "each call: RESOURCE_EXHAUSTED",
     ),
     Limit(
@@ -66,7 +66,7 @@ MESSAGES = (
         "the highest setting of it",
         "bytes",
         "our own: a message is buffered to find its session",
-        "start of the gateway; each call of a worker",
+        "start of the gateway; where no gateway says less, each call of a worker: RESOURCE_EXHAUSTED",
     ),
     Limit(
         "MESSAGE_OVERHEAD_BYTES",
@@ -154,13 +154,19 @@ STORE = (
         "etcd's request, with room for the rest of the transaction",
         "each step: RESOURCE_EXHAUSTED",
     ),
-    Limit("RECORD_OVERHEAD_BYTES", "of which keys, kept replies and names", "bytes", "kept keys and replies below", "by construction"),
+    Limit(
+        "RECORD_OVERHEAD_BYTES",
+        "of which keys, kept replies and names of states may take",
+        "bytes",
+        "kept keys and replies below",
+        "as the next",
+    ),
     Limit(
         "STATE_BYTES",
         "of which state tensors",
         "bytes",
         "what is left",
-        "at creation with 1 byte an element, at the model's loading exactly, where shapes are fixed",
+        "at creation with 1 byte an element; where shapes are fixed, exactly and with the names, at the model's loading: ModelReady=False",
     ),
     Limit("TXN_BYTES", "a group commit's records", "bytes", "etcd's request", "the group closes"),
     Limit("TXN_OPS", "comparisons, puts or reads of a transaction", "operations", "etcd's, with room", "the group closes"),
@@ -247,10 +253,10 @@ STORE = (
         "ETCD_QUOTA_BYTES",
         "the file of all keys and their history",
         "bytes",
-        "etcd: `--quota-backend-bytes`, default",
-        "the operator watches the size",
+        "our own, and etcd's default: `dormouse up --etcd-quota`, the chart's `etcd.quotaBytes`",
+        "etcd, from there on: UNAVAILABLE",
     ),
-    Limit("ETCD_QUOTA_BYTES_MAX", "the highest quota that etcd advises", "bytes", "etcd: system limits", "none"),
+    Limit("ETCD_QUOTA_BYTES_MAX", "the highest of it", "bytes", "etcd: what it advises", "start of `dormouse up`; the chart"),
 )
 
 # ----------------------------------------------------------------------------------------------------------------------- sessions
@@ -277,7 +283,7 @@ SESSIONS = (
         "replies that a session's record keeps",
         "bytes",
         "our own: every step writes them",
-        "kept in the owner's memory instead, then ALREADY_EXISTS",
+        "the oldest go, ALREADY_EXISTS; one that is larger alone is kept in its owner's memory",
     ),
     Limit("KEPT_REPLY_MEMORY_BYTES", "larger replies that a worker keeps in memory", "bytes", "our own", "the oldest goes: ALREADY_EXISTS"),
     Limit(
@@ -330,8 +336,8 @@ SESSIONS = (
         "by construction",
     ),
     Limit("SHARDS_MAX", "`spec.sessions.shards`", "shards", "an owner is named for each in every gateway", "at creation"),
-    Limit("STATES_MAX", "state tensors of a function", "tensors", "the API server bounds the cost of rules", "at creation"),
-    Limit("TENSOR_DIMENSIONS", "dimensions of a state tensor", "dimensions", "the API server bounds the cost of rules", "at creation"),
+    Limit("STATES_MAX", "states that a manifest names", "states", "the API server bounds the cost of rules", "at creation"),
+    Limit("TENSOR_DIMENSIONS", "their dimensions", "dimensions", "the API server bounds the cost of rules", "at creation"),
     Limit("SESSIONS_MAX", "`spec.sessions.maxCount`", "sessions", "our own", "at creation"),
 )
 
@@ -345,7 +351,7 @@ PROBE_SECONDS = 1.0
 PROBE_MISSES = 3
 HANDOFF_DEADLINE_SECONDS = 2.0
 HANDOFF_QUIET_SECONDS = 0.1
-TERMINATION_GRACE_SECONDS = 30.0
+TERMINATION_GRACE_SECONDS = 20.0
 UNREACHABLE_SECONDS = 5.0
 UNREACHABLE_FAILOVER_SECONDS = 15.0
 
@@ -392,10 +398,10 @@ LIVENESS = (
     ),
     Limit(
         "TERMINATION_GRACE_SECONDS",
-        "from SIGTERM to SIGKILL, by default",
+        "beyond `timeouts.step`, from a worker's SIGTERM to its SIGKILL",
         "seconds",
-        "Kubernetes: `terminationGracePeriodSeconds`",
-        "set from `timeouts.step`",
+        "our own: to hand over, to commit and to end connections",
+        "`dormouse up`; the kubelet (`terminationGracePeriodSeconds`)",
     ),
 )
 

@@ -20,9 +20,9 @@ from dormouse_proto import state_pb2
 
 from dormouse_core.callkeys import ANYBODY, CALLERS, maker_of
 from dormouse_core.errors import DataLoss, FailedPrecondition
+from dormouse_core.limits import KEPT_KEYS, KEPT_REPLY_BYTES
 
 FORMAT = 1
-MAX_BYTES = 1024 * 1024  # etcd's default limit of a request is 1.5 MiB (rule 22)
 _HEAD = 5
 _PREFIX = bytes([FORMAT])
 
@@ -222,4 +222,4 @@ def size_bound(tensor_bytes: int, tensors: Sequence[str]) -> int:
     return _HEAD + tensor_bytes + sum(len(name) + 128 for name in tensors) + KEPT_OVERHEAD
 
 
-KEPT_OVERHEAD = 16 * 1024 + 8 * 512 + 1024  # kept replies, eight keys with ids and digests, the scalars and horizons
+KEPT_OVERHEAD = KEPT_REPLY_BYTES + KEPT_KEYS * 512 + 1024  # kept replies, eight keys with ids and digests, the scalars and horizons

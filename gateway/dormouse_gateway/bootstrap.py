@@ -16,7 +16,7 @@ from typing import Any
 from dormouse_core import limits
 from dormouse_kit.clock import offset_for_tests
 
-from dormouse_gateway.settings import FRAME, MIB, Settings, address
+from dormouse_gateway.settings import FRAME, Settings, address
 
 Json = dict[str, Any]
 
@@ -49,8 +49,8 @@ def http2(**options: Any) -> Json:
     name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
     protocol = {
         "max_concurrent_streams": MANY,
-        "initial_stream_window_size": MIB,
-        "initial_connection_window_size": 16 * MIB,
+        "initial_stream_window_size": limits.MIB,
+        "initial_connection_window_size": 16 * limits.MIB,
         "connection_keepalive": {"interval": "1s", "timeout": "2s"},
         **options,
     }
@@ -65,8 +65,8 @@ def http2(**options: Any) -> Json:
 
 def circuit_breakers() -> Json:
     """Envoy's own are 1,024 calls: at 1,025 held calls it would answer 'overflow' though the relay has room."""
-    limits = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests", "max_retries"), MANY)
-    return {"thresholds": [{"priority": "DEFAULT", **limits}, {"priority": "HIGH", **limits}]}
+    raised = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests", "max_retries"), MANY)
+    return {"thresholds": [{"priority": "DEFAULT", **raised}, {"priority": "HIGH", **raised}]}
 
 
 def static_cluster(name: str, endpoint: Json) -> Json:
@@ -88,6 +88,7 @@ def lua_source(settings: Settings) -> str:
         f"local RELAY = {json.dumps(settings.relay)}\n"
         f"local OWN_NAMES = {{{own}}}\n"
         f"local METADATA_BYTES, ENTRY_BYTES = {limits.METADATA_BYTES}, {limits.METADATA_ENTRY_BYTES}\n"
+        f"local SESSION_ID_CHARACTERS, TENANT_CHARACTERS = {limits.SESSION_ID_CHARACTERS}, {limits.TENANT_CHARACTERS}\n"
         f"local TEST_CLOCK_OFFSET = {round(offset_for_tests() * 1e6)}\n"
     )
     return head + importlib.resources.files(__package__).joinpath("router.lua").read_text()
@@ -101,7 +102,7 @@ def authority_pattern(settings: Settings) -> str:
     return rf"{label}\.{label}(\.svc(\.cluster\.local\.?)?)?(:[0-9]+)?"
 
 
-def early_mutations() -> list[Json]:
+def early_mutations(settings: Settings) -> list[Json]:
     def put(key: str, value: str) -> Json:
         return {"append": {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
 
@@ -109,6 +110,7 @@ def early_mutations() -> list[Json]:
         *({"remove": name} for name in INTERNAL_HEADERS),
         {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}},
         put("dormouse-fn", ENTRY),
+        put("dormouse-max-message", str(settings.max_message_bytes)),  # whoever answers holds requests and replies to it
         put("dormouse-size", "%REQUEST_HEADERS_BYTES%"),
     ]
 
@@ -154,8 +156,8 @@ def connection_manager(settings: Settings) -> Json:
             # nghttp2, the default, ends the connection, with everybody's calls on it, for one header of more than 64 KiB.
             "use_oghttp2_codec": True,
             "max_concurrent_streams": MANY,  # one client connection may have as many calls held as the relay holds
-            "initial_stream_window_size": MIB,
-            "initial_connection_window_size": 16 * MIB,
+            "initial_stream_window_size": limits.MIB,
+            "initial_connection_window_size": 16 * limits.MIB,
             "max_outbound_frames": MANY,  # flood guards of 10,000 and 1,000 frames close connections of honest, busy clients
             "max_outbound_control_frames": MANY,
             # A header that HTTP forbids resets its own call. By default it ends the connection, with the calls of everybody who shares it.
@@ -177,7 +179,7 @@ def connection_manager(settings: Settings) -> Json:
             extension(
                 "envoy.http.early_header_mutation.header_mutation",
                 "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-                mutations=early_mutations(),
+                mutations=early_mutations(settings),
             )
         ],
         "http_filters": [
@@ -202,7 +204,7 @@ def listener(settings: Settings) -> Json:
     return {
         "name": "callers",
         "address": socket_address(settings.listen, "listen"),
-        "per_connection_buffer_limit_bytes": MIB,
+        "per_connection_buffer_limit_bytes": limits.MIB,
         "filter_chains": [{"filters": [manager]}],
     }
 
@@ -230,7 +232,7 @@ def bootstrap(settings: Settings) -> Json:
     """Envoy's whole bootstrap, in the JSON form of its documentation."""
     ads = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
     again = {"retry_back_off": {"base_interval": "0.1s", "max_interval": "0.5s"}}  # by default up to 30 s after the agent came back
-    agent = {"envoy_grpc": {"cluster_name": "agent", "max_receive_message_length": 256 * MIB, "retry_policy": again}}
+    agent = {"envoy_grpc": {"cluster_name": "agent", "max_receive_message_length": 256 * limits.MIB, "retry_policy": again}}
     return {
         "node": {"id": settings.name, "cluster": "dormouse"},
         "admin": {"address": {"pipe": {"path": settings.admin, "mode": 0o600}}},

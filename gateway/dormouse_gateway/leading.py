@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 from dormouse_core.clocks import Skew
 from dormouse_core.keys import Keys
+from dormouse_core.limits import LEASE_KEEPALIVE_SECONDS, LEASE_SECONDS
 from dormouse_core.seams import Clock, Put, Store, StoreError, Txn
 from dormouse_kit import log
 from dormouse_kit.grpc_options import channel_options
@@ -22,7 +23,6 @@ from dormouse_gateway import metrics
 from dormouse_gateway.demand import Demand
 from dormouse_gateway.reach import Reach
 
-LEASE_SECONDS = 3
 REPORT_SECONDS = 1.0
 RETRY_SECONDS = 0.2
 SILENCE_SECONDS = 5.0  # a leader that answers no report for so long is dialled anew
@@ -51,7 +51,7 @@ class Registration:
                     continue
             except StoreError as away:
                 log.event("the agent's lease was not renewed", reason=str(away))
-            await self._clock.sleep(LEASE_SECONDS / 3)
+            await self._clock.sleep(LEASE_KEEPALIVE_SECONDS)
 
     def rewound(self) -> None:
         """The store was restored to an earlier revision: the entry may be gone from it although the lease lives."""

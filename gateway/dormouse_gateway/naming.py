@@ -53,6 +53,12 @@ def single(pairs: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
     return out
 
 
+def unary(metadata: Mapping[str, str]) -> None:
+    """InvalidArgument: a call of its own has metadata that only a stream's messages are named by."""
+    if FIRST_MESSAGE in metadata:
+        raise InvalidArgument(f"{FIRST_MESSAGE}: found on a call of its own, it belongs to a stream")
+
+
 def function(metadata: Mapping[str, str], model: str, default_namespace: str) -> Named:
     """The function of a call that names `model`. The authority's function, if any, was written into the metadata by router.lua."""
     given = metadata.get(FUNCTION)

@@ -15,6 +15,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from dormouse_core import limits
 from dormouse_core.clocks import Reading, Skew
 from dormouse_core.errors import (
     Code,
@@ -90,8 +91,8 @@ class Relay:
         demand: Demand,
         *,
         default_namespace: str = "default",
-        max_held: int = 10_000,
-        max_held_bytes: int = 1 << 30,
+        max_held: int = limits.HELD_CALLS,
+        max_held_bytes: int = limits.HELD_BYTES,
         reach: Reach | None = None,
         seed: int | None = None,
         time: Reading | None = None,
@@ -141,6 +142,7 @@ class Relay:
         except ResourceExhausted as full:
             return refuse(full)
         try:
+            naming.unary(request.metadata)
             message = naming.parse(request.message)
             named = naming.infer(request.metadata, message, self._default_namespace)
             timestamp = naming.timestamp(request.metadata, message, *self._time.read())

@@ -26,7 +26,7 @@ from dormouse_gateway.bootstrap import (
     http2,
     socket_address,
 )
-from dormouse_gateway.settings import MIB, Settings
+from dormouse_gateway.settings import Settings
 
 CLUSTER = TYPE + "envoy.config.cluster.v3.Cluster"
 ENDPOINTS = TYPE + "envoy.config.endpoint.v3.ClusterLoadAssignment"
@@ -101,7 +101,7 @@ def cluster(name: str) -> Resource:
             "eds_config": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "2s"},
         },
         "connect_timeout": "0.5s",
-        "per_connection_buffer_limit_bytes": MIB,
+        "per_connection_buffer_limit_bytes": limits.MIB,
         "circuit_breakers": circuit_breakers(),
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "load_balancing_policy": {"policies": [{"typed_extension_config": policy}]},

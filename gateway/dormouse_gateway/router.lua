@@ -5,8 +5,8 @@
 -- wrong stays in '+', and the relay answers it with the code and the text that it deserves; so nothing is guessed here, and there is one place
 -- that words errors. What this file must compute exactly like Python is `session_key` and `crc32` (dormouse_core.sessions; one set of vectors).
 --
--- One Lua VM per Envoy worker thread; bootstrap.py puts DEFAULT_NAMESPACE, RELAY, OWN_NAMES, METADATA_BYTES, ENTRY_BYTES and
--- TEST_CLOCK_OFFSET (µs; 0 but in tests) in front.
+-- One Lua VM per Envoy worker thread; bootstrap.py puts DEFAULT_NAMESPACE, RELAY, OWN_NAMES, METADATA_BYTES, ENTRY_BYTES,
+-- SESSION_ID_CHARACTERS, TENANT_CHARACTERS and TEST_CLOCK_OFFSET (µs; 0 but in tests) in front.
 
 local bit = require("bit")
 local floor = math.floor
@@ -268,7 +268,7 @@ local function route(h)
   if encoding and encoding ~= "identity" then return end
 
   local session, tenant = hd:get("dormouse-session"), hd:get("dormouse-tenant") or ""
-  if (session and (session == "" or #session > 128)) or #tenant > 128 then return end
+  if (session and (session == "" or #session > SESSION_ID_CHARACTERS)) or #tenant > TENANT_CHARACTERS then return end
   local sequence = session and "s:" .. Router.encode(session)
   if not (fn and session) then
     local ok, model, found = pcall(read_body, h:body())

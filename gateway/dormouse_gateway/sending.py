@@ -19,7 +19,7 @@ STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 DECOUPLED = "dormouse-decoupled"
 SIGNED = ("dormouse-by", "dormouse-again")
 BROKEN = "dormouse-broken"  # a reply with it is not a worker's: why none came
-PASSED_ON = ("dormouse-session", "dormouse-tenant", "dormouse-idempotency-key", "dormouse-call")
+PASSED_ON = ("dormouse-session", "dormouse-tenant", "dormouse-idempotency-key", "dormouse-call", "dormouse-max-message")
 OWN = ("dormouse-", "x-envoy-", "x-forwarded-", "grpc-", ":")
 HOP = frozenset({"te", "content-type", "user-agent", "content-length", "host", "connection"})
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-MIB = 1 << 20
-MAX_MESSAGE = 64 * MIB  # Envoy held bodies of this size in trials; beyond it one call's memory is out of proportion
+from dormouse_core import limits
+
 FRAME = 5  # gRPC's prefix of a message: flag and length
 
 
@@ -31,13 +31,13 @@ class Settings:
     """The namespace of a function that `model_name` names without one."""
     own_names: frozenset[str] = field(default_factory=frozenset)
     """Authorities of the gateway itself, lower case, without port: they never name a function."""
-    max_message_bytes: int = 16 * MIB
-    """Of one request message, without gRPC's five bytes."""
-    max_held: int = 10_000
+    max_message_bytes: int = limits.MESSAGE_BYTES
+    """Of one request or reply, without gRPC's five bytes."""
+    max_held: int = limits.HELD_CALLS
     """Calls that wait in the relay, a function."""
-    max_held_bytes: int = 1024 * MIB
+    max_held_bytes: int = limits.HELD_BYTES
     """Bodies of all calls in the relay."""
-    max_heap_bytes: int = 4096 * MIB
+    max_heap_bytes: int = 4 * limits.GIB
     """Envoy refuses new calls when its heap is near this."""
     concurrency: int = 2
     """Envoy's worker threads."""
@@ -56,8 +56,8 @@ class Settings:
             address(getattr(self, key), key)
         if not self.xds.startswith("unix:"):
             raise ValueError(f"xds: {self.xds!r} found, unix:PATH is allowed")
-        if not 1 <= self.max_message_bytes <= MAX_MESSAGE:
-            raise ValueError(f"max_message_bytes: {self.max_message_bytes} found, 1 to {MAX_MESSAGE} are allowed")
+        if not 1 <= self.max_message_bytes <= limits.MESSAGE_BYTES_MAX:
+            raise ValueError(f"max_message_bytes: {self.max_message_bytes} found, 1 to {limits.MESSAGE_BYTES_MAX} are allowed")
         for own in self.own_names:
             if not re.fullmatch(r"[a-z0-9.-]+", own):
                 raise ValueError(f"own_names: {own!r} found, a host name in lower case, without port, is allowed")

@@ -9,6 +9,7 @@ clock no keepalive has been confirmed for a lease's length, because a leader cut
 import asyncio
 from contextlib import aclosing
 
+from dormouse_core.limits import LEASE_SECONDS
 from dormouse_core.seams import Clock, ModIs, Put, Store, StoreError, Txn
 
 from dormouse_kit import log
@@ -19,7 +20,7 @@ RETRY = 1.0  # seconds between attempts while the store is away
 class Election:
     """One candidate. `campaign` until leading, then wait for `lost`; one object serves one term."""
 
-    def __init__(self, store: Store, clock: Clock, key: str, value: bytes, ttl: int = 3) -> None:
+    def __init__(self, store: Store, clock: Clock, key: str, value: bytes, ttl: int = LEASE_SECONDS) -> None:
         self.store = store
         self.clock = clock
         self.key = key

@@ -8,13 +8,10 @@ own pool.
 
 from typing import Final
 
+from dormouse_core.limits import MESSAGE_BYTES, MESSAGE_OVERHEAD_BYTES
+
 Options = list[tuple[str, int | str]]
 
-MIB: Final = 1024 * 1024
-DEFAULT_MESSAGE_BYTES: Final = 16 * MIB
-MAX_MESSAGE_BYTES: Final = 64 * MIB
-# A message's limit is counted without gRPC's and Dormouse's own fields around the tensors.
-MESSAGE_SLACK: Final = 64 * 1024
 UNLIMITED: Final = -1
 # The gateway's Envoy refuses a call of more than limits.METADATA_BYTES, which are 64 KiB, and every hop behind it takes more than that.
 # gRPC's own 8 KiB, from where it refuses some calls and others not, would refuse a caller's long token only where it comes this way.
@@ -27,7 +24,7 @@ MANY: Final = 100_000
 CONNECT_MS: Final = 2_000
 
 
-def channel_options(*, message_bytes: int = DEFAULT_MESSAGE_BYTES, keepalive: bool = True) -> Options:
+def channel_options(*, message_bytes: int = MESSAGE_BYTES, keepalive: bool = True) -> Options:
     """A channel to one of our own parts. `keepalive`: a frozen or unreachable peer resets its calls after 1 s + 2 s.
 
     The peer must allow pings so often: `server_options` does, Envoy does; etcd does not (docs/decisions/0010-store-client.md).
@@ -35,8 +32,8 @@ def channel_options(*, message_bytes: int = DEFAULT_MESSAGE_BYTES, keepalive: bo
     options: Options = [
         ("grpc.enable_retries", 0),
         ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.max_receive_message_length", message_bytes + MESSAGE_SLACK),
-        ("grpc.max_send_message_length", message_bytes + MESSAGE_SLACK),
+        ("grpc.max_receive_message_length", message_bytes + MESSAGE_OVERHEAD_BYTES),
+        ("grpc.max_send_message_length", message_bytes + MESSAGE_OVERHEAD_BYTES),
         ("grpc.min_reconnect_backoff_ms", CONNECT_MS),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1_000),
@@ -54,12 +51,12 @@ def channel_options(*, message_bytes: int = DEFAULT_MESSAGE_BYTES, keepalive: bo
     return options
 
 
-def server_options(*, message_bytes: int = DEFAULT_MESSAGE_BYTES, concurrent_streams: int = 20_000) -> Options:
+def server_options(*, message_bytes: int = MESSAGE_BYTES, concurrent_streams: int = 20_000) -> Options:
     """A server of ours: pings each second are welcome, and a burst of held calls is not refused by the library."""
     return [
         ("grpc.so_reuseport", 0),  # a second process on the same port is an error, not a share of the calls
-        ("grpc.max_receive_message_length", message_bytes + MESSAGE_SLACK),
-        ("grpc.max_send_message_length", message_bytes + MESSAGE_SLACK),
+        ("grpc.max_receive_message_length", message_bytes + MESSAGE_OVERHEAD_BYTES),
+        ("grpc.max_send_message_length", message_bytes + MESSAGE_OVERHEAD_BYTES),
         ("grpc.max_concurrent_streams", concurrent_streams),
         ("grpc.server.max_pending_requests", MANY),
         ("grpc.server.max_pending_requests_hard_limit", MANY),

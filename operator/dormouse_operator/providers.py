@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 from dormouse_core import editions, workerfile
 from dormouse_core.errors import Unavailable
+from dormouse_core.limits import TERMINATION_GRACE_SECONDS
 from dormouse_core.seams import Instance, Wanted
 from dormouse_core.spec import spec_from_json
 from dormouse_core.workerfile import StoreAccess, WorkerFile
@@ -18,7 +19,6 @@ from dormouse_kit.grpc_options import channel_options
 from dormouse_proto import control_pb2, control_pb2_grpc, state_pb2
 
 TIMEOUT = 5.0  # seconds
-GRACE_EXTRA = 5.0  # beyond the step limit: committing, handing over
 
 
 class LocalProvider:
@@ -62,7 +62,7 @@ class LocalProvider:
         request = control_pb2.StartRequest(
             instance=f"{entry.namespace}.{entry.name}-{wanted.revision[:6]}-{secrets.token_hex(3)}",
             spec=workerfile.dump(file).decode(),
-            grace_seconds=file.spec.timeouts.step.seconds + GRACE_EXTRA,
+            grace_seconds=file.spec.timeouts.step.seconds + TERMINATION_GRACE_SECONDS,
         )
         await self._stub.Start(request, timeout=TIMEOUT)
 

@@ -14,7 +14,7 @@ import pytest
 from dormouse.client import Client as PythonClient
 from dormouse_core import limits
 from dormouse_core.errors import Code, DormouseError
-from dormouse_proto import inference_pb2
+from dormouse_proto import inference_pb2, inference_pb2_grpc
 from dormouse_testing import models
 from dormouse_testing.system import System, manifest
 from dormouse_testing.workers import Client, outputs_of, request_of
@@ -26,10 +26,11 @@ ROW = np.ones((1, 4), np.float32)
 HANDLER = """
 import time
 import dormouse
+import numpy as np
 
 class Moody(dormouse.Handler):
     inputs = [dormouse.Tensor("mood", "BYTES", [1])]
-    outputs = [dormouse.Tensor("count", "INT64", [1])]
+    outputs = [dormouse.Tensor("count", "INT64", [1]), dormouse.Tensor("text", "BYTES", [1])]
     states = [dormouse.State("seen", "INT64", [1])]
 
     def step(self, inputs, state, ctx):
@@ -39,7 +40,8 @@ class Moody(dormouse.Handler):
             raise ValueError("no mood for this")
         while mood == b"hang":
             time.sleep(0.05)
-        return {"count": state["seen"].copy()}
+        size = int(mood[4:]) if mood.startswith(b"say ") else 0
+        return {"count": state["seen"].copy(), "text": np.array([bytes(size)], object)}
 """
 
 
@@ -166,6 +168,43 @@ def test_a_message_above_the_limit_is_refused_with_the_limit(client: Client) -> 
     large = request_of("double", x=np.ones((1_200_000, 4), np.float32))
     refused(client, large, StatusCode.RESOURCE_EXHAUSTED, "16")
     refused(client, large, StatusCode.RESOURCE_EXHAUSTED, "16", metadata=[("dormouse-function", "default/double")])
+    # Where the metadata says all, the gateway does not read the message, and the worker refuses it.
+    both = [("dormouse-function", "default/counter"), ("dormouse-session", "large")]
+    refused(client, large, StatusCode.RESOURCE_EXHAUSTED, f"at most {limits.MESSAGE_BYTES} are allowed", metadata=both)
+
+
+def saying(size: int) -> inference_pb2.ModelInferRequest:
+    return request_of("moods", mood=np.array([b"say %d" % size], object))
+
+
+@pytest.mark.parametrize("by", [grpc.Compression.NoCompression, grpc.Compression.Gzip], ids=["envoy", "relay"])
+def test_large_replies(client: Client, system: System, by: grpc.Compression) -> None:
+    """To the same limit on both ways, and what is beyond it is not committed: its caller would never get it."""
+    session = [("dormouse-session", f"large-{by.name}")]
+
+    def say(stub: Any, size: int) -> int:
+        return int(outputs_of(stub.ModelInfer(saying(size), metadata=session, compression=by, timeout=30))["count"].flat[0])
+
+    around = 500
+    assert say(client.stub, limits.MESSAGE_BYTES - around) == 1
+    with pytest.raises(grpc.RpcError) as caught:
+        say(client.stub, limits.MESSAGE_BYTES)
+    assert caught.value.code() is StatusCode.RESOURCE_EXHAUSTED
+    assert (caught.value.details() or "").endswith(f"bytes found, at most {limits.MESSAGE_BYTES} are allowed (maxMessageBytes)")
+    assert say(client.stub, 0) == 2, "the step that said too much did not count"
+    with grpc.insecure_channel(system.address) as channel:
+        plain = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        assert say(plain, limits.CLIENT_MESSAGE_BYTES - around) == 3
+        with pytest.raises(grpc.RpcError) as caught:
+            say(plain, limits.CLIENT_MESSAGE_BYTES)
+        assert caught.value.code() is StatusCode.RESOURCE_EXHAUSTED
+    assert say(client.stub, 0) == 5, "that is the client's own limit: the step counts"
+
+
+def test_the_number_of_a_first_message_belongs_to_a_stream(client: Client) -> None:
+    for given in ([("dormouse-session", "first")], [("dormouse-session", "first"), ("dormouse-function", "default/counter")]):
+        metadata = [*given, ("dormouse-idempotency-key", "k"), ("dormouse-first-message", "0")]
+        refused(client, request_of("counter", x=ROW), StatusCode.INVALID_ARGUMENT, "dormouse-first-message", "stream", metadata=metadata)
 
 
 def test_names_of_sessions(client: Client) -> None:

@@ -12,6 +12,7 @@ import pytest
 from dormouse import home, inputs, main, parts, printing
 from dormouse.commands import _function
 from dormouse.home import Home, Run
+from dormouse_core import limits
 from dormouse_core.errors import FailedPrecondition, InvalidArgument, Unavailable
 from dormouse_proto import control_pb2
 
@@ -55,6 +56,18 @@ def test_a_wrong_command_line_is_refused_with_its_usage(words: str, capsys: pyte
         main.main(words.split())
     assert end.value.code == 2
     assert "usage: dormouse" in capsys.readouterr().err
+
+
+def test_sizes_of_the_store_and_of_messages(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = main.parser()
+    default = parser.parse_args(["up", "d"])
+    assert (default.etcd_quota, default.max_message) == (limits.ETCD_QUOTA_BYTES, limits.MESSAGE_BYTES)
+    most = parser.parse_args(["up", "d", "--etcd-quota", "8GiB", "--max-message", "64MiB"])
+    assert (most.etcd_quota, most.max_message) == (limits.ETCD_QUOTA_BYTES_MAX, limits.MESSAGE_BYTES_MAX)
+    for option, size in (("--etcd-quota", limits.ETCD_QUOTA_BYTES_MAX), ("--max-message", limits.MESSAGE_BYTES_MAX)):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["up", "d", option, str(size + 1)])
+        assert f"at most {size >> 20}MiB, is allowed" in capsys.readouterr().err
 
 
 def test_up_needs_a_folder_and_nothing_else() -> None:

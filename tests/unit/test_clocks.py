@@ -3,7 +3,7 @@
 import pytest
 from dormouse_core import clocks
 from dormouse_core.clocks import BOUND_US, Clocks, Rising, Skew, Standing, reference
-from dormouse_core.limits import CLOCK_TRUST_SECONDS
+from dormouse_core.limits import CLOCK_SKEW_SECONDS, CLOCK_TRUST_SECONDS
 from dormouse_testing.clock import ManualClock
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,6 +103,13 @@ def test_good_and_its_time_is_the_references() -> None:
     skew = measured(clock, ManualClock())
     assert skew.standing() is Standing.GOOD
     assert skew.now_us() == round(ManualClock().now() * 1e6)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_how_far_a_clock_may_be_off(sign: int) -> None:
+    for beyond, standing in ((-0.1, Standing.GOOD), (0.1, Standing.OFF)):
+        clock = ManualClock(skew=sign * (CLOCK_SKEW_SECONDS + beyond))
+        assert measured(clock, ManualClock()).standing() is standing
 
 
 def test_off_and_its_timestamps_are_right_all_the_same() -> None:

@@ -64,6 +64,21 @@ def test_each_reason_in_the_table_of_conditions_is_one_that_the_code_gives() -> 
     assert {reason for reason in reasons if f'"{reason}"' not in code} == set()
 
 
+def test_the_reference_names_the_conditions_and_phases_that_the_code_gives() -> None:
+    code = "".join(path.read_text() for path in sorted((ROOT / "operator").rglob("*.py")))
+    reference = (ROOT / "docs/reference/inferencefunction.md").read_text()
+
+    def listed(field: str) -> set[str]:
+        [text] = re.findall(rf"^\| `{field}` \| string \|[^|]*\| ([\w, ]+)\.", reference, re.MULTILINE)
+        return set(re.split(", | or ", text))
+
+    assert listed("type") == set(re.findall(r'\b(?:Said\(|Condition\(type=)"(\w+)"', code))
+    [phases] = re.findall(r"    message = \{\n(.+?)\n    \}\[phase\]", code, re.DOTALL)
+    assert listed("phase") == set(re.findall(r'^ +"(\w+)":', phases, re.MULTILINE))
+    section = (ROOT / "docs/operating.md").read_text().partition("## What a phase means")[2].partition("\n## ")[0]
+    assert listed("phase") == set(re.findall(r"^\| ([A-Z]\w+) \|", section, re.MULTILINE))
+
+
 def test_each_command_and_option_that_a_page_shows_is_one_that_the_command_line_takes() -> None:
     parser = main.parser()
     [commands] = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]

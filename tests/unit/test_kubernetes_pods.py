@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from dormouse_core.errors import InvalidArgument
+from dormouse_core.limits import TERMINATION_GRACE_SECONDS
 from dormouse_core.spec import Workers, spec_from_json
-from dormouse_operator.kubernetes.pods import GRACE_EXTRA, PORT, build_pod_template
+from dormouse_operator.kubernetes.pods import PORT, build_pod_template
 from dormouse_operator.kubernetes.settings import Settings
 from dormouse_testing.cluster_objects import entry
 from dormouse_testing.manifests import Data, onnx, python
@@ -75,7 +76,7 @@ def house_faults(pod: Data, step: float) -> set[str]:
         "readOnlyRootFilesystem": worker["securityContext"].get("readOnlyRootFilesystem") is True,
         "automountServiceAccountToken": spec.get("automountServiceAccountToken") is False,
         "shareProcessNamespace": spec.get("shareProcessNamespace") is True,
-        "grace": spec.get("terminationGracePeriodSeconds") == math.ceil(step) + GRACE_EXTRA,
+        "grace": spec.get("terminationGracePeriodSeconds") == math.ceil(step + TERMINATION_GRACE_SECONDS),
         "probes": all(worker[name]["httpGet"] == probe for name in ("startupProbe", "livenessProbe"))
         and worker["readinessProbe"]["httpGet"] == ready,
         "mounts": {mount["name"] for mount in worker["volumeMounts"]} == {volume["name"] for volume in spec["volumes"]},

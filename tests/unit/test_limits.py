@@ -1,14 +1,108 @@
-"""The table of limits: whole, and consistent with itself and with what is below."""
+"""The table of limits: whole, consistent with itself and with what is below, and each row held where it says."""
+
+import ast
+from pathlib import Path
 
 from dormouse_core import limits
 
+ROOT = Path(__file__).resolve().parents[2]
 UNITS = {"KIB", "MIB", "GIB"}
+NAMES = [row.name for _, rows in limits.TABLE for row in rows]
+BELOW = {"CLIENT_MESSAGE_BYTES", "ENVOY_CIRCUIT_BREAKER", "ETCD_REQUEST_BYTES", "RECORD_OVERHEAD_BYTES"}
+"""What others set, which only tests hold us against, and what two others leave."""
+
+SHOWN = {
+    # Refused at creation.
+    **dict.fromkeys(
+        (
+            "FUNCTION_NAME_CHARACTERS", "NAMESPACE_CHARACTERS", "SHARDS_MAX", "STATES_MAX", "TENSOR_DIMENSIONS", "SESSIONS_MAX",
+            "REPLICAS_MAX", "CONCURRENCY_MAX", "BATCH_SIZE_MAX", "MANIFEST_BYTES", "STATE_BYTES",
+        ),
+        "unit/test_limits_at_creation.py::test_at_the_limit_it_is_taken_and_beyond_it_is_refused_with_the_field",
+    ),
+    "MANIFEST_NODES": "unit/test_limits_at_creation.py::test_values_behind_aliases_are_counted_as_they_would_be_written_out",
+    # Calls.
+    **dict.fromkeys(
+        ("SESSION_ID_CHARACTERS", "TENANT_CHARACTERS", "IDEMPOTENCY_KEY_CHARACTERS"),
+        "unit/test_limits_of_calls.py::test_names_at_their_limit_and_beyond",
+    ),
+    "MESSAGE_BYTES": "integration/test_gateway_path.py::test_large_messages",
+    "MESSAGE_BYTES_MAX": "unit/test_limits_of_calls.py::test_a_worker_holds_a_call_to_what_the_gateway_says_and_to_the_highest_setting",
+    "MESSAGE_OVERHEAD_BYTES": "integration/test_gateway_path.py::test_large_messages",
+    "METADATA_BYTES": "integration/test_gateway_metadata.py::test_beyond_the_limit_that_call_alone_is_refused",
+    "METADATA_ENTRY_BYTES": "integration/test_gateway_metadata.py::test_beyond_the_limit_that_call_alone_is_refused",
+    "METADATA_HARD_BYTES": "integration/test_gateway_metadata.py::test_what_is_too_large_to_be_read_harms_nobody_either",
+    "CLIENT_MESSAGE_BYTES": "integration/test_bad_input.py::test_large_replies",
+    "ENVOY_CIRCUIT_BREAKER": "integration/test_gateway_crowd.py::test_negative_control_with_envoys_own_limits_they_would_be_refused",
+    "STREAM_MESSAGES": "unit/test_streams.py::test_a_window_of_messages_and_of_bytes",
+    "STREAM_BYTES": "unit/test_streams.py::test_a_window_of_messages_and_of_bytes",
+    "STREAMED_BYTES": "unit/test_worker_streamed.py::test_what_a_step_says_is_limited",
+    "HELD_CALLS": "unit/test_relay.py::test_limits_of_the_hold",
+    "HELD_BYTES": "unit/test_relay.py::test_limits_of_the_hold",
+    # The store.
+    "RECORD_BYTES": "unit/test_session_loops.py::test_a_record_over_1_mib_is_refused_after_the_step_and_not_committed",
+    "RECORD_OVERHEAD_BYTES": "unit/test_limits_of_sessions.py::test_no_record_is_larger_than_its_bound",
+    "TXN_BYTES": "unit/test_session_loops.py::test_a_group_closes_before_it_has_too_many_compares_or_bytes",
+    "TXN_OPS": "unit/test_session_loops.py::test_a_group_closes_before_it_has_too_many_compares_or_bytes",
+    "FAILOVER_SHARDS": "unit/test_transactions.py::test_the_largest_failover_fits_into_one_transaction",
+    "STORE_FULL_FRACTION": "unit/test_limits_of_sessions.py::test_how_full_the_store_may_be",
+    "STORE_ROOM_FRACTION": "unit/test_limits_of_sessions.py::test_how_full_the_store_may_be",
+    "STORE_FIGURE_SECONDS": "unit/test_limits_of_sessions.py::test_how_full_the_store_may_be",
+    "COMPACT_SECONDS": "unit/test_limits_of_sessions.py::test_history_is_dropped_each_time_that_is_stated",
+    "COMPACT_FRACTION": "unit/test_storage.py::test_one_busy_session_never_fills_the_store",
+    "HISTORY_SECONDS": "unit/test_storage.py::test_history_is_kept_for_a_while_where_there_is_room",
+    "BACKSTOP_BYTES": "unit/test_limits_of_sessions.py::test_what_etcd_keeps_by_itself",
+    "DEFRAGMENT_FRACTION": "unit/test_storage.py::test_a_file_near_the_quota_is_made_smaller_before_the_alarm",
+    "DEFRAGMENT_BYTES": "unit/test_storage.py::test_a_member_whose_standstill_would_end_leases_is_left_alone_while_there_is_room",
+    "ROOM_FRACTION": "unit/test_storage.py::test_the_steps_of_a_healing",
+    "ETCD_REQUEST_BYTES": "integration/test_store.py::test_what_the_store_refuses_is_definite",
+    "ETCD_TXN_OPS": "integration/test_store.py::test_128_of_each_fit",
+    "ETCD_QUOTA_BYTES": "unit/test_cli.py::test_sizes_of_the_store_and_of_messages",
+    "ETCD_QUOTA_BYTES_MAX": "unit/test_cli.py::test_sizes_of_the_store_and_of_messages",
+    # Sessions.
+    "KEPT_KEYS": "unit/test_steps.py::test_a_key_at_or_below_the_horizon_is_not_run",
+    "KEPT_REPLY_BYTES": "unit/test_steps.py::test_a_reply_over_16_kib_is_not_kept_and_takes_no_other_with_it",
+    "KEPT_REPLY_MEMORY_BYTES": "unit/test_limits_of_sessions.py::test_large_replies_in_memory",
+    "KEY_MAKERS": "unit/test_steps.py::test_no_call_ever_runs_twice_whatever_the_order",
+    "CLOCK_AHEAD_SECONDS": "unit/test_callkeys.py::test_a_minute_ahead_is_allowed",
+    **dict.fromkeys(
+        ("REMOVAL_WAIT_SECONDS", "REMOVAL_WAIT_MARGIN_SECONDS"),
+        "unit/test_removal.py::test_the_wait_is_longer_than_a_call_may_be_held_unless_the_installation_says_otherwise",
+    ),
+    **dict.fromkeys(
+        ("SESSION_MEMORY_FRACTION", "SESSION_MEMORY_UNLIMITED_FRACTION"),
+        "unit/test_counting.py::test_sessions_take_a_part_of_the_containers_limit_or_of_the_machines_memory",
+    ),
+    "SESSION_OVERHEAD_BYTES": "unit/test_removal.py::test_memory_is_bounded_by_bytes_and_the_longest_idle_leave_first",
+    # Liveness and time.
+    "LEASE_SECONDS": "integration/test_worker_held.py::test_a_stopped_process_loses_its_lease_in_its_time",
+    "LEASE_KEEPALIVE_SECONDS": "unit/test_worker_hanging.py::test_the_lease_is_renewed_for_a_step_that_may_run_and_for_nothing_else",
+    "CLOCK_SKEW_SECONDS": "unit/test_clocks.py::test_how_far_a_clock_may_be_off",
+    "CLOCK_TRUST_SECONDS": "unit/test_clocks.py::test_without_a_leader_a_measure_is_good_for_its_time",
+    "PROBE_SECONDS": "unit/test_worker_hanging.py::test_a_step_that_may_run_is_no_hang",
+    "PROBE_MISSES": "unit/test_worker_hanging.py::test_a_step_that_may_run_is_no_hang",
+    "HANDOFF_DEADLINE_SECONDS": "unit/test_coordination.py::test_the_deadline_runs_from_the_stop",
+    "HANDOFF_QUIET_SECONDS": "unit/test_session_faults.py::test_a_busy_shard_is_handed_over_within_two_of_its_steps",
+    **dict.fromkeys(
+        ("UNREACHABLE_SECONDS", "UNREACHABLE_FAILOVER_SECONDS"),
+        "unit/test_coordination.py::test_an_owner_that_gateways_do_not_reach_is_planned_away_and_fails_over_late",
+    ),
+    "TERMINATION_GRACE_SECONDS": "unit/test_kubernetes_pods.py::test_a_pod_of_any_valid_function_is_restricted_or_is_refused_by_us",
+    # Batching.
+    "BATCH_SIZE": "unit/test_worker_joining.py::test_by_default_the_experiment_decides",
+    "BATCHING_SECONDS": "unit/test_worker_independence.py::test_its_time_is_bounded",
+    "BATCHING_BYTES": "unit/test_worker_independence.py::test_its_memory_is_bounded",
+    **dict.fromkeys(
+        ("BATCHING_TOLERANCE_FP64", "BATCHING_TOLERANCE_FP32", "BATCHING_TOLERANCE_FP16", "BATCHING_TOLERANCE_BF16"),
+        "unit/test_worker_independence.py::test_differences",
+    ),
+}  # fmt: skip
+"""The test that shows what each row says; it fails where the limit is not held there."""
 
 
 def test_every_constant_is_in_the_table_once() -> None:
     constants = {name for name, value in vars(limits).items() if name.isupper() and isinstance(value, int | float)} - UNITS
-    names = [row.name for _, rows in limits.TABLE for row in rows]
-    assert sorted(names) == sorted(constants)
+    assert sorted(NAMES) == sorted(constants)
 
 
 def test_every_row_says_where_from_and_who_checks() -> None:
@@ -18,6 +112,31 @@ def test_every_row_says_where_from_and_who_checks() -> None:
             assert row.source, row
             assert row.check, row
             assert limits.shown(row), row
+
+
+def test_every_row_names_a_test_that_is_there() -> None:
+    assert sorted(SHOWN) == sorted(NAMES)
+    for shown in set(SHOWN.values()):
+        path, _, name = shown.partition("::")
+        assert f"def {name}(" in (ROOT / "tests" / path).read_text(), shown
+
+
+def imported() -> set[str]:
+    """The names that our packages take from `limits`."""
+    found: set[str] = {f"BATCHING_TOLERANCE_{datatype}" for datatype in limits.BATCHING_TOLERANCES}
+    for part in ("core", "kit", "worker", "gateway", "operator", "cli"):
+        for path in (ROOT / part).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ImportFrom) and node.module == "dormouse_core.limits":
+                    found |= {alias.name for alias in node.names}
+                elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "limits":
+                    found.add(node.attr)
+    return found
+
+
+def test_a_limit_is_imported_where_it_is_held() -> None:
+    """A number that stands in the table and again in the code is two numbers once one of them is changed."""
+    assert set(NAMES) - imported() == BELOW
 
 
 def test_what_we_send_fits_into_what_is_below() -> None:

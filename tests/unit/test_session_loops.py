@@ -2,6 +2,7 @@
 tests/simulation."""
 
 import asyncio
+import re
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,10 @@ from dormouse_core.errors import (
 from dormouse_core.seams import Delete, Put, Txn
 from dormouse_core.sessions import session_key, shard_of
 from dormouse_proto import state_pb2
-from dormouse_testing import simloop
 from dormouse_testing.clock import SimClock
 from dormouse_testing.memory_store import REFUSED, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
-from dormouse_testing.session_worker import SHARDS, Adder, F, K, Worker, again, error, give, make, simulated, state_key, times
-from dormouse_worker.sessions import Answer, Ran, Sessions, Settings, StateInfo, registration
+from dormouse_testing.session_worker import SHARDS, F, K, Worker, again, error, give, make, simulated, state_key, times
+from dormouse_worker.sessions import Ran, Settings, StateInfo, registration
 from dormouse_worker.sessions import commits as commits_module
 
 # --------------------------------------------------------------------------------------------------------------------- the hot path
@@ -409,12 +409,22 @@ async def test_a_record_over_1_mib_is_refused_after_the_step_and_not_committed()
         await w.call("a", 1)
 
         def grow(call: Any, states: Any, step: int, start: bool, end: bool, done: Any, deadline: float) -> None:
-            done(Ran(b"big", {"sum": np.zeros(200_000, np.int64)}))
+            done(Ran(b"big", {"sum": np.zeros(size // 8, np.int64)}))
 
         w.sessions._turns._runner = type("R", (), {"run": staticmethod(grow)})()
+        grown = w.sessions._turns._runner
+        size = 1_600_000
         assert isinstance(error(await w.call("a", 1)), ResourceExhausted)
         w.sessions._turns._runner = w.runner
         assert (await w.call("a", 1)).reply == b"2"
+        w.sessions._turns._runner = grown
+        text = str(error(await w.call("a", 1)))
+        found = re.fullmatch(r"the session's record would take (\d+) bytes, at most 1048576 are allowed", text)
+        assert found is not None, text
+        size -= 8 * ((int(found[1]) - 1_048_576) // 8)
+        assert isinstance(error(await w.call("a", 1)), ResourceExhausted)
+        size -= 8
+        assert (await w.call("a", 1)).reply == b"big", "a step that was refused has left no key in the record"
 
 
 @simulated
@@ -430,28 +440,6 @@ async def test_a_step_whose_outcome_cannot_be_written_down_fails_and_the_session
         assert isinstance(error(await asyncio.wait_for(w.call("a", 1), 10)), Internal)
         w.sessions._turns._runner = w.runner
         assert (await w.call("a", 1)).reply == b"2"
-
-
-def test_a_state_that_can_never_fit_is_refused_before_it_runs() -> None:
-    infos = [StateInfo("s", "s", "s", "FP32", (300_000,), None, np.zeros(300_000, np.float32))]
-
-    async def main() -> None:
-        store = MemoryStore(SimClock())
-        runner = Adder()
-        sessions = Sessions(
-            F, Settings(SHARDS, "v1"), infos, store, SimClock(), runner, worker="w", address="a", instance="w", revision="r", keys=K
-        )
-        await sessions.start()
-        for shard in range(SHARDS):
-            await give(store, shard, "w")
-        await asyncio.sleep(0.1)
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        sessions.submit(make("a", 1, 0, future.set_result))
-        assert isinstance(error(await future), ResourceExhausted)
-        assert not runner.runs
-        await sessions.close()
-
-    simloop.run(main())
 
 
 @simulated

@@ -228,6 +228,11 @@ async def test_what_a_step_says_is_limited(steps: Any, monkeypatch: pytest.Monke
     assert isinstance(outcome, Failed)
     assert outcome.error.code == Code.RESOURCE_EXHAUSTED
     assert isinstance(await run(streaming(steps, stateful=False), Wire(), 1000), Ran)
+    kept = await run(streaming(steps), Wire(), 3)
+    assert isinstance(kept, Ran)
+    for most, kind in ((len(kept.reply), Ran), (len(kept.reply) - 1, Failed)):
+        monkeypatch.setattr(limits, "STREAMED_BYTES", most)
+        assert isinstance(await run(streaming(steps), Wire(), 3), kind)
 
 
 async def test_a_part_that_is_wrong_fails_the_step() -> None:

@@ -23,14 +23,21 @@ _OURS = (b"dormouse-", b"grpc-timeout")
 
 
 def read(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """The headers by name. InvalidArgument: one of ours given twice, with two values."""
+    """The headers by name. InvalidArgument: one of ours given twice, with two values, or what only a stream has."""
     found = dict(headers)
     if len(found) != len(headers):
         seen: dict[bytes, bytes] = {}
         for name, value in headers:
             if name.startswith(_OURS) and seen.setdefault(name, value) != value:
                 raise InvalidArgument(f"{name.decode()}: given twice, as {text(seen[name])!r} and {text(value)!r}")
+    if b"dormouse-first-message" in found:
+        raise InvalidArgument("dormouse-first-message: found on a call of its own, it belongs to a stream")
     return found
+
+
+def message_bytes(headers: Headers, highest: int) -> int:
+    """How large the call's request and its reply may be: the installation's limit, which the gateway says, and at most `highest`."""
+    return min(_number(headers, b"dormouse-max-message") or highest, highest)
 
 
 def text(value: bytes) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from dormouse_core import limits, records
 from dormouse_core import spec as specs
 from dormouse_core.errors import Internal
 from dormouse_core.keys import Function
@@ -20,7 +21,7 @@ from dormouse_worker.models import ModelInvalid
 from dormouse_worker.reading import Reading
 from dormouse_worker.replies import Encoder
 from dormouse_worker.service import Engine
-from dormouse_worker.sessions import StateInfo
+from dormouse_worker.sessions import StateInfo, arrays
 from dormouse_worker.signatures import Signature, StateSpec
 from dormouse_worker.work import ENDING
 
@@ -77,15 +78,17 @@ def from_file(file: WorkerFile) -> Loaded:
         engine = HandlerRunner(runtime, Encoder(function.name, signature), threads=cpus.available(), step_limit=step_limit)
         firsts = [state.first() for state in runtime.declaration.states]
         missing = [state.when_missing for state in runtime.declaration.states]
+    states = tuple(
+        StateInfo(s.input, s.input, s.output, s.datatype, own_shape(s), s.batch_axis, first, fills=when_missing == "initial")
+        for s, first, when_missing in zip(signature.states, firsts, missing, strict=True)
+    )
+    check_size(states)
     return Loaded(
         function=function,
         names=(function.name, function.label),
         signature=signature,
         engine=engine,
-        states=tuple(
-            StateInfo(s.input, s.input, s.output, s.datatype, own_shape(s), s.batch_axis, first, fills=when_missing == "initial")
-            for s, first, when_missing in zip(signature.states, firsts, missing, strict=True)
-        ),
+        states=states,
         state_version=_version(sessions, signature),
         max_concurrency=spec.max_concurrency,
         hang=spec.timeouts.hang.seconds if spec.timeouts.hang is not None else step_limit + ENDING,
@@ -94,6 +97,17 @@ def from_file(file: WorkerFile) -> Loaded:
         content=content,
         seal=reading.seal if reading is not None else "",
     )
+
+
+def check_size(states: Sequence[StateInfo]) -> None:
+    """ModelInvalid: every shape is fixed, and a record of these states would be too large. Served, it would refuse every step."""
+    fixed = arrays.fixed_bytes(states)
+    bound = 0 if fixed is None else records.size_bound(fixed, [state.input for state in states])
+    if bound > limits.RECORD_BYTES:
+        raise ModelInvalid(
+            f"a session's record of up to {bound} bytes found ({fixed} of states, the rest for their names, keys and kept replies), "
+            f"at most {limits.RECORD_BYTES} are allowed"
+        )
 
 
 def standalone(path: pathlib.Path, name: str, max_batch: int | None) -> Loaded:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from dormouse_core.errors import ResourceExhausted
 from dormouse_core.tensors import encode_raw
 
 from dormouse_worker.signatures import Signature
@@ -38,6 +39,8 @@ class Wanted(Protocol):
     @property
     def id(self) -> str: ...
     @property
+    def reply_bytes(self) -> int: ...
+    @property
     def rows(self) -> int: ...
     @property
     def outputs(self) -> tuple[int, ...]: ...
@@ -52,13 +55,15 @@ class Encoder:
         self._heads: dict[tuple[Any, ...], bytes] = {}
 
     def encode(self, request: Wanted, outputs: Sequence[np.ndarray]) -> bytes:
-        """One reply: `outputs` has an array for each output of the signature, of which the request wants some."""
+        """One reply, or ResourceExhausted: larger than the request allows.
+
+        `outputs` has an array for each output of the signature, of which the request wants some."""
         shapes = tuple(outputs[index].shape for index in request.outputs)
         parts = [self._head(request.outputs, shapes)]
         for index in request.outputs:
             raw = encode_raw(outputs[index], self._specs[index].datatype)
             parts += (_RAW, varint(len(raw)), raw)
-        return self._finish(parts, request.id)
+        return self._finish(parts, request)
 
     def encode_rows(self, requests: Sequence[Wanted], outputs: Sequence[np.ndarray]) -> list[bytes]:
         """The replies of a batch, whose rows lie one behind the other in `outputs`. Each output is turned into bytes once."""
@@ -83,7 +88,7 @@ class Encoder:
                 raw, size, _ = cuts[index]
                 parts += (tag, raw[at * size : (at + rows) * size])
             at += rows
-            replies.append(self._finish(parts, request.id))
+            replies.append(self._finish(parts, request))
         return replies
 
     def _encode_each(self, requests: Sequence[Wanted], outputs: Sequence[np.ndarray]) -> list[bytes]:
@@ -97,10 +102,13 @@ class Encoder:
             at = following
         return replies
 
-    def _finish(self, parts: list[bytes], ident: str) -> bytes:
-        if ident:  # the order of fields is free; at the end it leaves the rest the same for all
-            parts.append(field(3, ident.encode()))
-        return b"".join(parts)
+    def _finish(self, parts: list[bytes], request: Wanted) -> bytes:
+        if request.id:  # the order of fields is free; at the end it leaves the rest the same for all
+            parts.append(field(3, request.id.encode()))
+        reply = b"".join(parts)
+        if len(reply) > request.reply_bytes:
+            raise ResourceExhausted(f"reply: {len(reply)} bytes found, at most {request.reply_bytes} are allowed (maxMessageBytes)")
+        return reply
 
     def _head(self, wanted: tuple[int, ...], shapes: tuple[tuple[int, ...], ...]) -> bytes:
         """Names, datatypes and shapes. Nearly always one that was made before."""

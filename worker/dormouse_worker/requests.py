@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from dormouse_core import callkeys, modelnames
+from dormouse_core import callkeys, limits, modelnames
 from dormouse_core.errors import InvalidArgument
 from dormouse_core.tensors import DATATYPES, decode_contents, decode_raw, encode_raw
 from dormouse_proto import inference_pb2
@@ -30,7 +30,8 @@ class Request:
     """A call's decoded content."""
 
     __slots__ = (
-        "alone", "call", "call_key", "correlation", "group", "id", "inputs", "key", "message", "outputs", "rows", "session", "tenant",
+        "alone", "call", "call_key", "correlation", "group", "id", "inputs", "key", "message", "outputs", "reply_bytes", "rows",
+        "session", "tenant",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -45,6 +46,8 @@ class Request:
         """Calls whose groups are equal may be joined into one batch."""
         self.outputs: tuple[int, ...] = ()
         """Indices of the wanted outputs, in the order of the answer."""
+        self.reply_bytes = limits.MESSAGE_BYTES_MAX
+        """How large the reply may be."""
         self.message: Any = None
         self.correlation: object = None
         """The session's id as the model's control takes it, if it has one."""

@@ -112,7 +112,9 @@ class Service:
         if self.signature.decoupled and not call.streams:
             raise Decoupled("ModelInfer RPC doesn't support models with decoupled transaction policy; ModelStreamInfer does")
         self.counters.bytes_in += len(call.body)
-        request = self._decoder.decode(frames.unframe(call.body, headers, self._transport.limit))
+        limit = calls.message_bytes(headers, self._transport.limit)
+        request = self._decoder.decode(frames.unframe(call.body, headers, limit))
+        request.reply_bytes = limit
         request.call = call
         request.call_key = calls.text(headers.get(b"dormouse-call", b""))
         call.body = b""

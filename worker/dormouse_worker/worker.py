@@ -9,6 +9,7 @@ import time
 
 from dormouse_core.clocks import Skew
 from dormouse_core.errors import Code
+from dormouse_core.limits import TERMINATION_GRACE_SECONDS
 from dormouse_core.statistics import Tally
 from dormouse_kit import log
 from dormouse_kit.clock import SystemClock
@@ -30,9 +31,9 @@ QUIET = 0.2
 """A draining worker ends when nothing arrived for so long and nothing is open, in seconds."""
 UNHEARD = 3.0
 """A draining worker that no leader listens to for so long leaves without one."""
-TAKER = 10.0
+TAKER = TERMINATION_GRACE_SECONDS / 2
 """Seconds beyond a step's limit for which one serves on while nobody can take its shards. Then it gives them up, so that what runs can
-commit before the pod's grace period, twice as long beyond the limit, is over."""
+commit before the process is killed."""
 LOST = 75
 """Exit status of a process whose lease ended: the supervisor starts the next."""
 

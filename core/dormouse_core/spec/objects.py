@@ -49,8 +49,9 @@ class Model(Struct, frozen=True, kw_only=True, rename="camel"):
             pattern=rf"^({'|'.join(SCHEMES)})://[^\x00-\x20\x7f]+$",
             max_length=2048,
             extra={"allowed": f"a URI without spaces that begins with {', '.join(f'{s}://' for s in SCHEMES[:-1])} or {SCHEMES[-1]}://"},
-            description="Where the model is fetched from, by the worker: https://, s3://, gs://, hf://, pvc://, configmap:// or file://. "
-            "A file:// path lies under the model root: on one machine the folder of `dormouse up`, in a cluster the image's /models.",
+            description="Where the model lies. file:// is a path under the model root: on one machine the folder of `dormouse up`, in a "
+            "cluster the image's /models. In a cluster also https://, s3://, gs:// or hf://, from where each worker fetches it, and "
+            "pvc:// or configmap://, which are mounted.",
         ),
     ]
     sha256: (
@@ -184,7 +185,7 @@ class SessionsSpec(Struct, frozen=True, kw_only=True, rename="camel"):
             ge=1,
             le=limits.SESSIONS_MAX,
             description="A session beyond this many live ones is refused (RESOURCE_EXHAUSTED). With several workers it may be passed by "
-            "what they begin within the two seconds between their reports.",
+            "what they begin within two seconds: so long it may take until they hear of each other.",
         ),
     ] = 1_000_000
     max_bytes: (

@@ -8,7 +8,10 @@ Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, max_length
 
 
 class Condition(Struct, frozen=True, kw_only=True, rename="camel"):
-    type: Annotated[str, Meta(max_length=316, description="Accepted, Applied, Scheduled, Ready, ModelReady, Routed, RolledOut, NameTaken.")]
+    type: Annotated[
+        str,
+        Meta(max_length=316, description="Accepted, Applied, Scheduled, Ready, ModelReady, Routed, RolledOut, Batching, NameTaken."),
+    ]
     status: Annotated[Literal["True", "False", "Unknown"], Meta(description="Whether it holds.")]
     reason: Annotated[str, Meta(max_length=1024, description="Why, in one CamelCase word.")] = ""
     message: Annotated[str, Meta(max_length=32_768, description="Why, for people.")] = ""

@@ -7,8 +7,6 @@ import grpc
 from aetcd.rpc import rpc_pb2
 from dormouse_core.seams import Compacted, Compare, CreatedIs, Full, Item, Listing, ModIs, Put, StoreError, Txn
 
-MAX_OPERATIONS: Final = 128  # etcd's --max-txn-ops: compares, and puts, and else-reads, each up to this
-
 # etcd refused the request before it could take effect: these codes, in a text that begins with "etcdserver:", as all of etcd's own errors
 # do (etcd: api/v3rpc/rpctypes). The same codes without it come from in between (a proxy at its limit, gRPC's own limit of a reply's size),
 # perhaps after the write was passed on; so do other codes (a timeout, a lost connection, "leader changed"): what became of it is unknown.

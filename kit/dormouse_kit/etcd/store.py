@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 from aetcd.rpc import rpc_pb2
 from dormouse_core.histories import History
+from dormouse_core.limits import ETCD_TXN_OPS
 from dormouse_core.seams import Compacted, Item, Listing, Put, Rewound, StoreError, Txn, TxnResult, WatchBatch
 
 from dormouse_kit import log
@@ -48,9 +49,9 @@ class EtcdStore:
     async def _read(self, keys: Sequence[str], timeout: float) -> tuple[int, dict[str, Item]]:
         revision = 0
         found: dict[str, Item] = {}
-        for at in range(0, max(len(keys), 1), messages.MAX_OPERATIONS):
+        for at in range(0, max(len(keys), 1), ETCD_TXN_OPS):
             # Beyond one transaction's reads: the rest at the first one's revision, which is still one consistent view.
-            request = messages.get_request(keys[at : at + messages.MAX_OPERATIONS], revision)
+            request = messages.get_request(keys[at : at + ETCD_TXN_OPS], revision)
             response = await self.unary("Txn", request, timeout, again=True)
             revision = revision or response.header.revision
             for part in response.responses:

@@ -15,6 +15,7 @@ from typing import Any
 
 from dormouse_core import modeluris
 from dormouse_core.errors import InvalidArgument
+from dormouse_core.limits import TERMINATION_GRACE_SECONDS
 from dormouse_core.spec import FunctionSpec, Workers, to_builtins
 from dormouse_proto import state_pb2
 
@@ -25,7 +26,6 @@ from dormouse_operator.kubernetes.volumes import MODELS_FOLDER, SPEC_FILE, SPEC_
 PORT = 9000
 USER = 65532
 START_LIMIT = 330  # seconds: the supervisor's own limit is 300, and it leaves a reason
-GRACE_EXTRA = 20  # seconds beyond the step limit: commit, hand over, end connections
 STORE_DIGEST = "dormouse.dev/store"
 CONTAINER = "worker"
 LIVENESS_PERIOD = 5  # seconds
@@ -45,7 +45,7 @@ def build_pod_template(entry: state_pb2.FunctionEntry, spec: FunctionSpec, setti
         # The supervisor must not be process 1 of its namespace: from that one the kernel keeps a SIGTERM that it has no handler for yet,
         # and a pod that is told to go while Python starts would stay for the whole of its grace period.
         "shareProcessNamespace": True,
-        "terminationGracePeriodSeconds": math.ceil(spec.timeouts.step.seconds) + GRACE_EXTRA,
+        "terminationGracePeriodSeconds": math.ceil(spec.timeouts.step.seconds + TERMINATION_GRACE_SECONDS),
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER,

@@ -60,6 +60,6 @@ def _folder(model: ModelUri) -> pathlib.Path:
     folder = os.environ.get(FOLDER, "")
     if not folder:
         raise ModelUnavailable(
-            f"spec.model.uri: {model.scheme}:// found; this worker has no folder for downloads ({FOLDER}), file:// works"
+            f"spec.model.uri: {model.scheme}:// found, but this worker has no folder for downloads; on one machine file:// is allowed"
         )
     return pathlib.Path(folder)

@@ -21,12 +21,11 @@ from collections.abc import Callable
 from dormouse_core import transactions
 from dormouse_core.errors import Unavailable
 from dormouse_core.keys import Function, Keys
+from dormouse_core.limits import LEASE_KEEPALIVE_SECONDS, LEASE_SECONDS
 from dormouse_core.seams import Clock, Full, Store, StoreError, Txn
 from dormouse_kit import log
 from dormouse_proto import state_pb2
 
-TTL_SECONDS = 3
-EVERY_SECONDS = 1.0
 RETRY_SECONDS = 0.2
 FORSAKEN_SECONDS = 10.0
 TRIES = 25
@@ -68,7 +67,7 @@ class Registration:
             try:
                 if not self._lease:
                     self._renewed = self._clock.monotonic()
-                    self._lease = await self._store.grant(TTL_SECONDS)
+                    self._lease = await self._store.grant(LEASE_SECONDS)
                 if await self._write(transactions.register(self._keys, self.function, self.worker, self._entry, self._lease)):
                     break
             except StoreError as failure:
@@ -163,9 +162,9 @@ class Registration:
                     return
                 self._renewed = sent
                 self.on_renewed(self._lease, sent)
-                wait = EVERY_SECONDS
+                wait = LEASE_KEEPALIVE_SECONDS
             silence = self._clock.monotonic() - max(self._renewed, self.kept())
-            self.lapsed = silence > TTL_SECONDS
+            self.lapsed = silence > LEASE_SECONDS
             if self._leaving and silence > FORSAKEN_SECONDS:
                 log.warning("the store does not answer; the worker leaves without it", worker=self.worker)
                 return

@@ -24,7 +24,7 @@ from dormouse_core.errors import (
     text_of,
 )
 from dormouse_core.keys import Function, Keys
-from dormouse_core.limits import SESSION_OVERHEAD_BYTES
+from dormouse_core.limits import RECORD_BYTES, SESSION_OVERHEAD_BYTES
 from dormouse_core.ownership import Status
 from dormouse_core.seams import Clock, Item, Put, StoreError
 from dormouse_kit import log
@@ -95,13 +95,6 @@ class Turns:
         self._flushing = False
         self._shrinking = False
         self.all_shards: Callable[[], Iterable[Shard]] = lambda: ()
-        fixed = arrays.fixed_bytes(states)
-        bound = 0 if fixed is None else records.size_bound(fixed, [info.input for info in states])
-        self._too_large = (
-            ResourceExhausted(f"a session's state takes up to {bound} bytes, a record holds at most {records.MAX_BYTES}")
-            if bound > records.MAX_BYTES
-            else None
-        )
 
     # -------------------------------------------------------------------------------------------------------------- a step's turn
 
@@ -155,9 +148,6 @@ class Turns:
             return
         session.used = now
         if isinstance(decision, steps.Run):
-            if self._too_large is not None:
-                self.answer(step, Answer(None, 0, self._too_large))
-                return
             begins = decision.begins
             if begins and session.trouble is None and not steps.is_live(body, now_us):
                 refused = self.census.refusal(session, now_us)
@@ -228,8 +218,8 @@ class Turns:
             states: States = {} if step.end else outcome.states
             tensors = () if step.end else arrays.encode(self._infos, states)
             data = records.encode(next_body, tensors, write_id)
-            if len(data) > records.MAX_BYTES:
-                raise ResourceExhausted(f"the session's record would take {len(data)} bytes, at most {records.MAX_BYTES} are allowed")
+            if len(data) > RECORD_BYTES:
+                raise ResourceExhausted(f"the session's record would take {len(data)} bytes, at most {RECORD_BYTES} are allowed")
         except DormouseError as error:
             self._not_committed(session, step, error)
             return

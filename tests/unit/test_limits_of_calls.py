@@ -1,0 +1,117 @@
+"""Limits of one call: of names in its metadata, and of its message and its reply."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+from dormouse_core import limits
+from dormouse_core.callkeys import LocalKeys, parse
+from dormouse_core.errors import InvalidArgument, ResourceExhausted
+from dormouse_core.keys import Function
+from dormouse_gateway import naming
+from dormouse_proto import inference_pb2
+from dormouse_worker import calls, frames
+from dormouse_worker.batching import Batcher
+from dormouse_worker.replies import Encoder
+from dormouse_worker.requests import Request
+from dormouse_worker.sessions import Failed, Outcome, Ran
+from dormouse_worker.signatures import Signature, TensorSpec
+
+NOW = 1_700_000_000_000_000
+READER = calls.SessionReader(Function("ns", "fn", "u"), "nonce")
+LENGTHS = {
+    "dormouse-session": limits.SESSION_ID_CHARACTERS,
+    "dormouse-tenant": limits.TENANT_CHARACTERS,
+    "dormouse-idempotency-key": limits.IDEMPOTENCY_KEY_CHARACTERS,
+}
+
+
+def at_the_relay(metadata: dict[str, str]) -> None:
+    request = inference_pb2.ModelInferRequest(model_name="fn")
+    naming.infer(metadata, request, "ns")
+    naming.timestamp(metadata, request, NOW)
+
+
+def at_a_worker(metadata: dict[str, str]) -> None:
+    READER.read({name.encode(): value.encode() for name, value in metadata.items()}, {}, NOW)
+
+
+@pytest.mark.parametrize("place", [at_the_relay, at_a_worker])
+@pytest.mark.parametrize("name", LENGTHS)
+def test_names_at_their_limit_and_beyond(name: str, place: Any) -> None:
+    rest = {"dormouse-session": "s", "dormouse-tenant": "t"}
+    place({**rest, name: "x" * LENGTHS[name]})
+    with pytest.raises(InvalidArgument) as refused:
+        place({**rest, name: "x" * (LENGTHS[name] + 1)})
+    assert name in str(refused.value)
+    assert f"{LENGTHS[name] + 1} characters found" in str(refused.value)
+    assert f"{LENGTHS[name]} " in str(refused.value).partition("found")[2]
+
+
+def test_the_id_behind_a_timestamp_has_the_limit_to_itself() -> None:
+    parse("", f"{NOW:016d}-{'x' * limits.IDEMPOTENCY_KEY_CHARACTERS}", NOW, LocalKeys("n"))
+
+
+def test_a_worker_holds_a_call_to_what_the_gateway_says_and_to_the_highest_setting() -> None:
+    highest = limits.MESSAGE_BYTES_MAX
+    assert calls.message_bytes({}, highest) == highest
+    assert calls.message_bytes({b"dormouse-max-message": b"100"}, highest) == 100
+    assert calls.message_bytes({b"dormouse-max-message": b"%d" % (2 * highest)}, highest) == highest
+    with pytest.raises(InvalidArgument):
+        calls.message_bytes({b"dormouse-max-message": b"much"}, highest)
+    body = frames.frame(bytes(100))
+    assert len(frames.unframe(body, {}, 100)) == 100
+    with pytest.raises(ResourceExhausted, match=r"100 bytes found, at most 99 are allowed \(maxMessageBytes\)"):
+        frames.unframe(body, {}, 99)
+
+
+SIGNATURE = Signature("t", (TensorSpec("x", "FP32", (-1, 4), axis=0),), (TensorSpec("y", "FP32", (-1, 4), axis=0),), max_batch=8)
+
+
+def wanting(rows: int, limit: int) -> Request:
+    request = Request()
+    request.rows, request.outputs, request.reply_bytes, request.id = rows, (0,), limit, "i"
+    request.inputs = {"x": np.ones((rows, 4), np.float32)}
+    return request
+
+
+def test_a_reply_at_its_limit_and_beyond() -> None:
+    encoder = Encoder("fn", SIGNATURE)
+    outputs = [np.ones((3, 4), np.float32)]
+    size = len(encoder.encode(wanting(3, 1 << 20), outputs))
+    assert len(encoder.encode(wanting(3, size), outputs)) == size
+    with pytest.raises(ResourceExhausted) as refused:
+        encoder.encode(wanting(3, size - 1), outputs)
+    assert str(refused.value) == f"reply: {size} bytes found, at most {size - 1} are allowed (maxMessageBytes)"
+
+
+async def test_a_reply_that_is_too_large_fails_its_own_call_alone() -> None:
+    class Same:
+        signature = SIGNATURE
+
+        def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+            return [feeds["x"]]
+
+        def stop(self) -> None: ...
+
+    batcher = Batcher(Same(), Encoder("fn", SIGNATURE), delay=0.0, step_limit=10.0)
+    done: list[asyncio.Future[Outcome]] = []
+    for limit in (1000, 50, 1000):
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        batcher.run(wanting(2, limit), {}, 0, False, False, future.set_result, float("inf"))
+        done.append(future)
+    first, large, last = await asyncio.gather(*done)
+    assert isinstance(first, Ran)
+    assert isinstance(large, Failed)
+    assert isinstance(large.error, ResourceExhausted)
+    assert isinstance(last, Ran)
+
+
+@pytest.mark.parametrize("metadata", [{"dormouse-first-message": "0"}, {"dormouse-first-message": "0", "dormouse-session": "s"}])
+def test_the_number_of_a_streams_first_message_is_refused_on_a_call_of_its_own(metadata: dict[str, str]) -> None:
+    """It would say nothing there: a caller who sets it means a stream."""
+    with pytest.raises(InvalidArgument, match="dormouse-first-message: found on a call of its own, it belongs to a stream"):
+        calls.read([(name.encode(), value.encode()) for name, value in metadata.items()])
+    with pytest.raises(InvalidArgument, match="dormouse-first-message: found on a call of its own, it belongs to a stream"):
+        naming.unary(metadata)

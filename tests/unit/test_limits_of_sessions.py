@@ -1,0 +1,126 @@
+"""Limits of sessions, of their records and of the store: at the limit and beyond."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from dormouse_core import limits, records, steps, storage
+from dormouse_core.admission import Found, Store, refusal
+from dormouse_core.callkeys import CallKey
+from dormouse_core.errors import Code
+from dormouse_core.records import Body
+from dormouse_core.seams import MemberSeen
+from dormouse_core.steps import KEPT_KEYS, KEPT_REPLY_BYTES
+from dormouse_core.storage import Compact, Storage
+from dormouse_worker.loading import check_size
+from dormouse_worker.models import ModelInvalid
+from dormouse_worker.sessions import StateInfo, arrays
+from dormouse_worker.sessions.memory import LargeReplies, Shard
+
+EMPTY = Found(0, 0, counted=True, ceiling=None)
+
+
+@dataclass
+class Call:
+    key: CallKey
+    digest: bytes = b"d" * 16
+    session: str = "/i:42"
+    start: bool = False
+    end: bool = False
+    create: bool = True
+
+
+def test_how_full_the_store_may_be() -> None:
+    store = Store()
+
+    def refused(used: float | None, now: float = 0.0) -> bool:
+        store.hear(used, now)
+        answer = refusal(EMPTY, 10, None, store, now)
+        assert answer is None or answer.code == Code.RESOURCE_EXHAUSTED
+        return answer is not None
+
+    full, room = limits.STORE_FULL_FRACTION, limits.STORE_ROOM_FRACTION
+    assert not refused(full)
+    assert refused(full + 0.001)
+    assert refused(room), "it does not flap"
+    assert not refused(room - 0.001)
+    assert refused(full + 0.001)
+    age = limits.STORE_FIGURE_SECONDS
+    assert refusal(EMPTY, 10, None, store, age) is not None
+    assert refusal(EMPTY, 10, None, store, age + 0.1) is None, "a figure of so long ago is not known"
+    assert refused(full + 0.001)
+    assert not refused(None), "what is not known refuses nobody"
+
+
+def test_counts_at_their_limit() -> None:
+    store = Store()
+    assert refusal(Found(9, 0, counted=True, ceiling=None), 10, None, store, 0.0) is None
+    assert refusal(Found(4, 0, counted=True, ceiling=None, others_sessions=6), 10, None, store, 0.0) is not None
+    assert refusal(Found(0, 99, counted=True, ceiling=None), 10, 100, store, 0.0) is None
+    assert refusal(Found(0, 50, counted=True, ceiling=None, others_bytes=50), 10, 100, store, 0.0) is not None
+
+
+def state(name: str, size: int) -> StateInfo:
+    return StateInfo(name, name, name, "UINT8", (size,), None, np.zeros(size, np.uint8))
+
+
+def test_states_that_can_never_fit_are_refused_when_the_model_is_loaded() -> None:
+    """Not at every step, by a function that says Ready."""
+    most = limits.RECORD_BYTES - records.size_bound(0, ["s"])
+    check_size([state("s", most)])
+    with pytest.raises(ModelInvalid, match=f"at most {limits.RECORD_BYTES} are allowed"):
+        check_size([state("s", most + 1)])
+    with pytest.raises(ModelInvalid, match=rf"a session's record of up to \d+ bytes found \({limits.STATE_BYTES} of states"):
+        check_size([state("n" * 248 + f"{n:08d}", limits.STATE_BYTES // 128) for n in range(128)])
+    varying = StateInfo("s", "s", "s", "UINT8", (-1,), None, np.zeros(limits.RECORD_BYTES, np.uint8))
+    check_size([varying])
+    assert most > limits.STATE_BYTES, "what fits at creation, with a byte an element and one state, fits here"
+
+
+def test_no_record_is_larger_than_its_bound() -> None:
+    """As many keys, makers, replies and names as there can be."""
+    body: Body | None = None
+    for number in range(4 * limits.KEY_MAKERS):
+        maker = f"g-{number:020d}"
+        key = CallKey((1 << 53) + number, f"c-{number:03d}{'k' * (limits.IDEMPOTENCY_KEY_CHARACTERS - 3)}", maker)
+        reply = b"r" * (KEPT_REPLY_BYTES // KEPT_KEYS)
+        body = steps.advance(body, None, 0, Call(key), False, reply, 1 << 53, 1 << 53, "v" * 64, b"w" * 80)
+    assert body is not None
+    assert len(body.kept) == KEPT_KEYS
+    assert sum(len(kept.reply or b"") for kept in body.kept) == KEPT_REPLY_BYTES
+    states = [state("n" * 256, 100), StateInfo("m", "m", "m", "FP32", (1,) * 16, None, np.zeros((1,) * 16, np.float32))]
+    tensors = arrays.encode(states, {"n" * 256: np.ones(100, np.uint8), "m": np.ones((1,) * 16, np.float32)})
+    data = records.encode(body, tensors, b"w" * 80)
+    assert len(data) <= records.size_bound(104, ["n" * 256, "m"])
+    assert records.size_bound(0, []) < limits.RECORD_OVERHEAD_BYTES
+
+
+def test_large_replies_in_memory() -> None:
+    replies, shard = LargeReplies(), Shard(0, "entry", "floor")
+    half = bytes(limits.KEPT_REPLY_MEMORY_BYTES // 2)
+    replies.add(shard, b"1", half)
+    replies.add(shard, b"2", half)
+    assert replies.get(b"1") is not None
+    replies.add(shard, b"3", b"x")
+    assert [replies.get(each) is not None for each in (b"1", b"2", b"3")] == [False, True, True]
+
+
+@pytest.mark.parametrize(("gib", "seconds"), [(0.1, 1), (2, 10), (1, 5), (8, 10)])
+def test_what_etcd_keeps_by_itself(gib: float, seconds: int) -> None:
+    assert storage.retention(int(gib * limits.GIB)) == seconds
+
+
+def test_history_is_dropped_each_time_that_is_stated() -> None:
+    machine = Storage(limits.GIB)
+
+    def look(now: float, revision: int) -> object:
+        return machine.look(now, [MemberSeen("e", 1, True, revision, 1000, 1000, False)], [], leading=True).action
+
+    for now in range(3):
+        action = look(float(now), 10 + now)
+        if isinstance(action, Compact):
+            machine.compacted(float(now), action.revision)
+    at = machine._compacted_at
+    assert at is not None
+    assert look(at + limits.COMPACT_SECONDS - 0.1, 20) is None
+    assert isinstance(look(at + limits.COMPACT_SECONDS, 30), Compact)
