@@ -197,7 +197,7 @@ def _stamp(file: WorkerFile) -> contents.Stamp | None:
     """None: its model is not there, or not on this machine."""
     path = contents.place(file.spec, file.model_root)
     try:
-        return None if path is None else contents.stamp(path, contents.beside(file.spec))
+        return None if path is None else contents.stamp(path, contents.beside(file.spec), file.files)
     except OSError:
         return None
 

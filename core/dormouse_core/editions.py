@@ -9,15 +9,23 @@ revision that was proved with other bytes, and a rollback would give the new one
   another content does not serve it (`differs`).
 * Applying what was refused is asking for another try, at once: a new edition.
 
+* Of a folder, that is a list of files with their digests. What comes into it later is not of the revision: a cache that a handler writes
+  does not change it, while a file of the list that is another, or is gone, does.
+
 On one machine a content that changed is a new revision at the next `apply`, proved as any other while the one before serves on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from dormouse_proto import state_pb2
 
+from dormouse_core import limits
+
 PROOFS_KEPT = 16
 """Revisions of a function whose content is remembered, the newest."""
+DIGEST_BYTES = 16
+"""Of a listed file's SHA-256."""
+_FILE_BYTES = 24
 _RETRY = "+"
 
 Revision = Callable[[str], str]
@@ -56,15 +64,36 @@ def proof_of(entry: state_pb2.FunctionEntry, revision: str) -> state_pb2.Proof:
     return next((proof for proof in entry.proofs if proof.revision == revision), state_pb2.Proof())
 
 
-def differs(entry: state_pb2.FunctionEntry, revision: str, content: str) -> bool:
-    """Whether `content` is not what `revision` was proved with. What is not known differs from nothing."""
-    known = proved_content(entry, revision)
-    return bool(known and content and known != content)
+def listed(files: Mapping[str, str]) -> list[state_pb2.ContentFile]:
+    """The list of a folder's `files`, name -> SHA-256; empty: there are too many for one."""
+    size = sum(len(name.encode(errors="surrogateescape")) + _FILE_BYTES for name in files)
+    if size > limits.CONTENT_LIST_BYTES or any(not name.isprintable() for name in files):
+        return []
+    return [state_pb2.ContentFile(name=name, digest=bytes.fromhex(digest)[:DIGEST_BYTES]) for name, digest in files.items()]
 
 
-def remember(entry: state_pb2.FunctionEntry, revision: str, content: str, seal: str = "") -> None:
+def differs(entry: state_pb2.FunctionEntry, revision: str, content: str, files: Mapping[str, str] | None = None) -> bool:
+    """Whether `content` is not what `revision` was proved with. What is not known differs from nothing. `files`: of a folder, name ->
+    SHA-256 of all that is in it."""
+    proof = proof_of(entry, revision)
+    if not (proof.content and content and proof.content != content):
+        return False
+    return not (proof.files and files) or bool(changes(proof, files))
+
+
+def changes(proof: state_pb2.Proof, files: Mapping[str, str]) -> list[str]:
+    """What is no longer as it was at the proof, a few words for each file."""
+    found = [(file.name, file.digest.hex(), files.get(file.name, "")) for file in proof.files]
+    return [f"{name} {'changed' if now else 'is gone'}" for name, proved, now in found if not now or not now.startswith(proved)]
+
+
+def remember(
+    entry: state_pb2.FunctionEntry, revision: str, content: str, seal: str = "", files: Sequence[state_pb2.ContentFile] = ()
+) -> None:
     """Notes in `entry` what a worker loaded when it proved `revision`. What was noted first stays."""
     if not content or proved_content(entry, revision):
         return
-    entry.proofs.add(revision=revision, content=content, seal=seal)
+    proof = entry.proofs.add(revision=revision, content=content, seal=seal)
+    if sum(len(file.name.encode()) + _FILE_BYTES for file in files) <= limits.CONTENT_LIST_BYTES:
+        proof.files.extend(files)
     del entry.proofs[: max(0, len(entry.proofs) - PROOFS_KEPT)]

@@ -5,10 +5,20 @@ entry `location`). Those bytes belong to the model as much as its own. The wire 
 holds is passed over; no model is loaded for it.
 """
 
-import mmap
 from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
-Buffer = bytes | mmap.mmap
+
+class Buffer(Protocol):
+    """`bytes`, or what reads them from a file when they are asked for."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, wanted: Any, /) -> Any: ...
+    def find(self, wanted: bytes, /) -> int: ...
+
+
+ENTRY_BYTES = 1 << 12
+"""A path is no longer; what is, is no entry."""
 
 # Field numbers of onnx.proto -> the message in which to look further.
 _GRAPH: Mapping[str, Mapping[int, str]] = {
@@ -32,7 +42,7 @@ def external_files(model: Buffer) -> frozenset[str]:
     while waiting:
         kind, start, end = waiting.pop()
         if kind == "entry":
-            entry = {number: bytes(model[first:last]) for number, first, last in _parts(model, start, end)}
+            entry = {number: bytes(model[first:last]) for number, first, last in _parts(model, start, end) if last - first <= ENTRY_BYTES}
             if entry.get(_KEY) == b"location":
                 found.add(entry.get(_VALUE, b"").decode("utf-8", "replace"))
             continue

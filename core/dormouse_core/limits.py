@@ -452,9 +452,18 @@ BATCHING = (
 MANIFEST_BYTES = 256 * KIB
 MANIFEST_NODES = 20_000
 
+CONTENT_LIST_BYTES = 16 * KIB
+
 MANIFESTS = (
     Limit("MANIFEST_BYTES", "a manifest", "bytes", "our own; it is kept in etcd", "at creation"),
     Limit("MANIFEST_NODES", "values in it once YAML's aliases are written out", "values", "our own: aliases multiply", "at creation"),
+    Limit(
+        "CONTENT_LIST_BYTES",
+        "the names of a model folder's files, with 24 bytes for each",
+        "bytes",
+        "our own: sixteen lists are in a function's entry",
+        "at a revision's proof: beyond it whatever is in the folder counts as content",
+    ),
 )
 
 TABLE: Sequence[tuple[str, Sequence[Limit]]] = (

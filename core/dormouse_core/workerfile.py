@@ -42,6 +42,8 @@ class WorkerFile(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     content: str = ""
     """What the revision was proved with, while the model's files have this seal (`dormouse_kit.contents`); empty: not known."""
     seal: str = ""
+    files: list[str] = msgspec.field(default_factory=list)
+    """The files that a model's folder had at the proof; none: all that are there count."""
     removal_wait: float | None = None
     """The installation's wait from a session's end to its removal, in seconds; absent: see `lifetimes.removal_wait`."""
     batching: dict[str, Any] | None = None

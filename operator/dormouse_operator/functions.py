@@ -127,9 +127,10 @@ class FunctionLoop:
         if isinstance(step, lifecycle.Prove):
             entry.proved_revision = entry.revision
             entry.metadata.CopyFrom(step.metadata)
+            entry.metadata.ClearField("files")
             entry.ClearField("problem")
             entry.ClearField("proved_spec")
-            editions.remember(entry, entry.revision, step.metadata.content, step.metadata.seal)
+            editions.remember(entry, entry.revision, step.metadata.content, step.metadata.seal, step.metadata.files)
             log.event("proved", function=label(seen), revision=entry.revision, why=step.reason)
         elif isinstance(step, lifecycle.Forsake):
             entry.ClearField("proved_spec")

@@ -77,6 +77,7 @@ class LocalProvider:
         return WorkerFile(
             content=proof.content,
             seal=proof.seal,
+            files=[file.name for file in proof.files],
             installation=self._installation,
             namespace=entry.namespace,
             name=entry.name,

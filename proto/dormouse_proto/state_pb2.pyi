@@ -193,7 +193,7 @@ class Batching(_message.Message):
     def __init__(self, key: _Optional[str] = ..., rows: _Optional[int] = ..., axes: _Optional[_Mapping[str, int]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class ModelMetadata(_message.Message):
-    __slots__ = ("platform", "inputs", "outputs", "states", "max_batch_size", "state_version", "decoupled", "batching", "content", "seal")
+    __slots__ = ("platform", "inputs", "outputs", "states", "max_batch_size", "state_version", "decoupled", "batching", "content", "seal", "files")
     PLATFORM_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
@@ -204,6 +204,7 @@ class ModelMetadata(_message.Message):
     BATCHING_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
     SEAL_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
     platform: str
     inputs: _containers.RepeatedCompositeFieldContainer[TensorMetadata]
     outputs: _containers.RepeatedCompositeFieldContainer[TensorMetadata]
@@ -214,17 +215,28 @@ class ModelMetadata(_message.Message):
     batching: Batching
     content: str
     seal: str
-    def __init__(self, platform: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., states: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., max_batch_size: _Optional[int] = ..., state_version: _Optional[str] = ..., decoupled: _Optional[bool] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., content: _Optional[str] = ..., seal: _Optional[str] = ...) -> None: ...
+    files: _containers.RepeatedCompositeFieldContainer[ContentFile]
+    def __init__(self, platform: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., states: _Optional[_Iterable[_Union[TensorMetadata, _Mapping]]] = ..., max_batch_size: _Optional[int] = ..., state_version: _Optional[str] = ..., decoupled: _Optional[bool] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., content: _Optional[str] = ..., seal: _Optional[str] = ..., files: _Optional[_Iterable[_Union[ContentFile, _Mapping]]] = ...) -> None: ...
+
+class ContentFile(_message.Message):
+    __slots__ = ("name", "digest")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    digest: bytes
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class Proof(_message.Message):
-    __slots__ = ("revision", "content", "seal")
+    __slots__ = ("revision", "content", "seal", "files")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
     SEAL_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
     revision: str
     content: str
     seal: str
-    def __init__(self, revision: _Optional[str] = ..., content: _Optional[str] = ..., seal: _Optional[str] = ...) -> None: ...
+    files: _containers.RepeatedCompositeFieldContainer[ContentFile]
+    def __init__(self, revision: _Optional[str] = ..., content: _Optional[str] = ..., seal: _Optional[str] = ..., files: _Optional[_Iterable[_Union[ContentFile, _Mapping]]] = ...) -> None: ...
 
 class FunctionEntry(_message.Message):
     __slots__ = ("namespace", "name", "uid", "revision", "spec", "shards", "generation", "deleting", "created_us", "proved_revision", "metadata", "problem", "proved_spec", "edition", "proofs")

@@ -382,3 +382,51 @@ def test_a_revision_stands_for_the_bytes_that_it_was_proved_with(up: Up) -> None
     up.until(lambda: up.get("double")["phase"] in ("Ready", "Asleep"))
     assert time.monotonic() - began < 10, "what was mended is tried at once"
     assert answer() == [[3, 6, 9, 12]]
+
+
+HANDLER = """
+import pathlib, subprocess
+import dormouse
+
+class Keep(dormouse.Handler):
+    inputs = outputs = [dormouse.Tensor("x", "FP32", [-1, 4])]
+
+    def setup(self, ctx):
+        (ctx.model / "cache").mkdir(exist_ok=True)
+
+    def step(self, inputs, state, ctx):
+        with (ctx.model / "calls.log").open("a") as log:
+            log.write("called\\n")
+        subprocess.run(["touch", ctx.model / "cache" / "of_a_child"], check=True)
+        return {"x": inputs["x"]}
+"""
+KEEP = """
+apiVersion: dormouse.dev/v1alpha1
+kind: InferenceFunction
+metadata: {name: keep}
+spec: {runtime: python, handler: "keep:Keep", model: {uri: "file://code"}, scaleToZeroAfter: 1s}
+"""
+
+
+def test_a_handler_writes_beside_its_code_and_stays_the_same_revision(up: Up) -> None:
+    """A person's file beside it is a new one; a file of its own that changed is refused by its name."""
+    code, manifest = up.folder / "code", up.folder / "keep.yaml"
+    code.mkdir()
+    (code / "keep.py").write_text(HANDLER)
+    manifest.write_text(KEEP)
+    apply = ("apply", "-f", str(manifest))
+    up.command(*apply)
+    with Client(up.gateway) as client:
+        for calls in (1, 2):
+            assert client.infer("keep", {"x": row(1, 2, 3, 4)}, timeout=30).outputs["x"].tolist() == [[1, 2, 3, 4]]
+            assert (code / "calls.log").read_text() == "called\n" * calls
+            up.until_phase("keep", "Asleep")
+    first = up.get("keep")["revision"]
+    assert up.command(*apply).stdout == "default/keep unchanged\n"
+    (code / "data.txt").write_text("by a person")
+    assert up.command(*apply).stdout == "default/keep refreshed\n"
+    up.until(lambda: up.get("keep")["revision"] not in (first, ""))
+    up.until_phase("keep", "Asleep")
+    (code / "data.txt").write_text("and edited")
+    up.command("scale", "keep", "1")
+    up.until(lambda: "(data.txt changed)" in str(up.get("keep")["conditions"]))

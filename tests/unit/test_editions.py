@@ -82,3 +82,15 @@ def test_the_newest_proofs_are_kept_and_what_was_noted_first_stays() -> None:
     assert len(found.proofs) == editions.PROOFS_KEPT
     assert editions.proved_content(found, "r0") == ""
     assert editions.proved_content(found, "r5") == A
+
+
+def test_a_list_that_is_too_long_is_not_kept() -> None:
+    few = {f"{number}.py": A for number in range(3)}
+    many = {f"{'x' * 100}{number}": A for number in range(200)}
+    found = state_pb2.FunctionEntry()
+    assert editions.listed(many) == []
+    for revision_, files in (("few", few), ("many", many)):
+        claimed = [state_pb2.ContentFile(name=name, digest=b"a" * 16) for name in files]
+        editions.remember(found, revision_, A, files=claimed)
+    assert [len(editions.proof_of(found, name).files) for name in ("few", "many")] == [3, 0], "whatever a worker claims"
+    assert editions.listed({"a\udc80": A, "b": A}) == []

@@ -107,9 +107,14 @@ def test_no_file_leads_out_of_the_folder(bring: Callable[..., Path], tmp_path: P
     assert left(tmp_path) == []
 
 
-def test_a_folder_has_no_digest_and_nothing_is_no_model(bring: Callable[..., Path]) -> None:
-    with pytest.raises(ModelInvalid, match="folder"):
-        bring(Fake({"a": b"", "b": b""}), DIGEST)
+def test_a_folder_has_the_digest_of_what_sha256sum_prints_of_it(bring: Callable[..., Path], tmp_path: Path) -> None:
+    source = Fake({"m.onnx": b"a", "w/w.bin": b"b"})
+    listing = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in source.content.items())
+    digest = hashlib.sha256(listing.encode()).hexdigest()
+    assert (bring(source, digest) / "w" / "w.bin").read_bytes() == b"b"
+    with pytest.raises(ModelInvalid, match=rf"fake://model has {digest}, the digest of its 2 files \(m\.onnx, w/w\.bin\); "):
+        bring(source, DIGEST)
+    assert len(left(tmp_path)) == 1
     with pytest.raises(ModelUnavailable, match="nothing"):
         bring(Fake({}))
 

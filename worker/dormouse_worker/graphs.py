@@ -2,16 +2,17 @@
 
 The API gives [] for a scalar and for an input of which nothing is declared, and gives no nodes. The file is protobuf (onnx/onnx,
 `onnx/onnx.proto`); a full decoder would copy the weights, which may be gigabytes, to read a few kilobytes beside them. So this walks the
-bytes of the mapped file and steps over what it does not want. Weights, inside the file or beside it, are not read.
+file's bytes and steps over what it does not want. Weights, inside the file or beside it, are not read.
 
 A file that is something else (encrypted, ONNX Runtime's own format) cannot be looked at, which is no failure.
 """
 
-import mmap
 import pathlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from dormouse_kit.windows import Window
 
 SMALL = 64
 """Elements of a constant that is read: axes, permutations, shapes. What is larger is a weight."""
@@ -58,12 +59,12 @@ def read(path: pathlib.Path) -> Graph | None:
     """None: the file cannot be looked at."""
     try:
         with path.open("rb") as file:
-            return parse(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+            return parse(Window(file.fileno()))
     except (OSError, ValueError):
         return None
 
 
-def parse(model: memoryview) -> Graph | None:
+def parse(model: memoryview | Window) -> Graph | None:
     """A ModelProto's graph; None: the bytes are none."""
     graph, opset = None, 0
     try:
@@ -83,7 +84,7 @@ def parse(model: memoryview) -> Graph | None:
     return graph
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
+def _fields(data: Any) -> Iterator[tuple[int, Any]]:
     """Each field's number and value: an int, or the bytes of what has a length. ValueError, IndexError: this is no protobuf."""
     at, end = 0, len(data)
     while at < end:
@@ -105,7 +106,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
         at += length
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
+def _varint(data: Any, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = data[at]
@@ -140,7 +141,7 @@ def _text(value: Any) -> str:
     return bytes(value).decode()
 
 
-def _graph(data: memoryview) -> Graph:
+def _graph(data: Any) -> Graph:
     graph = Graph()
     for number, value in _fields(data):
         if number == 1:
@@ -165,7 +166,7 @@ def _graph(data: memoryview) -> Graph:
     return graph
 
 
-def _node(data: memoryview) -> Node:
+def _node(data: Any) -> Node:
     node = Node()
     for number, value in _fields(data):
         if number == 1:
@@ -181,7 +182,7 @@ def _node(data: memoryview) -> Node:
     return node
 
 
-def _attribute(node: Node, data: memoryview) -> None:
+def _attribute(node: Node, data: Any) -> None:
     name, lists = "", []
     single: int | None = None
     for number, value in _fields(data):
@@ -203,7 +204,7 @@ def _attribute(node: Node, data: memoryview) -> None:
         node.attributes[name] = single
 
 
-def _constant(graph: Graph, data: memoryview, named: str | None) -> None:
+def _constant(graph: Graph, data: Any, named: str | None) -> None:
     dims: list[Any] = []
     numbers: list[Any] = []
     name, kind = named or "", 0
@@ -231,7 +232,7 @@ def _constant(graph: Graph, data: memoryview, named: str | None) -> None:
             graph.integers[name] = _numbers(numbers)
 
 
-def _value(data: memoryview) -> tuple[str, Shape | None]:
+def _value(data: Any) -> tuple[str, Shape | None]:
     name, shape = "", None
     for number, value in _fields(data):
         if number == 1:
@@ -241,7 +242,7 @@ def _value(data: memoryview) -> tuple[str, Shape | None]:
     return name, shape
 
 
-def _type(data: memoryview) -> Shape | None:
+def _type(data: Any) -> Shape | None:
     """Of a tensor, a sparse one, or an optional one."""
     for number, value in _fields(data):
         if number == 9:
@@ -255,7 +256,7 @@ def _type(data: memoryview) -> Shape | None:
     return None
 
 
-def _dimension(data: memoryview) -> int | str | None:
+def _dimension(data: Any) -> int | str | None:
     size: int | str | None = None
     for number, value in _fields(data):
         size = _signed(value) if number == 1 else _text(value) if number == 2 else size

@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from dormouse_worker.service import Engine
 from dormouse_worker.sessions import StateInfo, arrays
 from dormouse_worker.signatures import Signature, StateSpec
 from dormouse_worker.work import ENDING
+from dormouse_worker.written import Written
 
 NO_LIMIT = 1 << 30
 
@@ -46,6 +47,8 @@ class Loaded:
     content: str = ""
     """Digest of the model's files (`dormouse_kit.contents`); empty: it has none."""
     seal: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+    """The digest of each file of a model's folder; none where they were not read, because they have the seal of the proof."""
 
 
 def from_file(file: WorkerFile) -> Loaded:
@@ -64,7 +67,13 @@ def from_file(file: WorkerFile) -> Loaded:
         delay = spec.batching.max_queue_delay.seconds
         declared = sessions.states if sessions is not None else ()
         controls = sessions.controls if sessions is not None else None
-        engine, signature = _onnx(path, declared, spec.batching, function.name, delay, step_limit, controls, file.batching)
+        private = spec.model is not None and fetching.private(spec.model.uri, path)
+        try:
+            engine, signature = _onnx(path, declared, spec.batching, function.name, delay, step_limit, controls, file.batching, private)
+        except ModelInvalid:
+            if reading is not None:
+                reading.unchanged("while it was loaded")
+            raise
         firsts = [initial(state, found, path) for state, found in zip(declared, signature.states, strict=True)]
         content = reading.digest() if reading is not None else ""
         missing = [state.when_missing for state in declared]
@@ -73,7 +82,11 @@ def from_file(file: WorkerFile) -> Loaded:
 
         # What the folder was before the handler's own code ran, which may write to it.
         content = reading.digest() if reading is not None else ""
+        if path is not None and reading is not None and path.is_dir():
+            Written(path, reading.names).watch()
         runtime = PythonRuntime(spec.handler or "", path, function=function.label, revision=file.revision, stateful=sessions is not None)
+        if reading is not None:
+            reading.unchanged("while the handler was set up; what came with it is not for it to write")
         signature = runtime.signature
         engine = HandlerRunner(runtime, Encoder(function.name, signature), threads=cpus.available(), step_limit=step_limit)
         firsts = [state.first() for state in runtime.declaration.states]
@@ -96,6 +109,7 @@ def from_file(file: WorkerFile) -> Loaded:
         idle_us=sessions.ttl.microseconds if sessions is not None else 0,
         content=content,
         seal=reading.seal if reading is not None else "",
+        files=reading.files if reading is not None and path is not None and path.is_dir() else {},
     )
 
 
@@ -125,10 +139,11 @@ def _onnx(
     step_limit: float,
     controls: specs.Controls | None = None,
     known: dict[str, Any] | None = None,
+    private: bool = False,
 ) -> tuple[Engine, Signature]:
     from dormouse_worker.runtimes.onnx import OnnxRuntime
 
-    runtime = OnnxRuntime(path, states, cpus.available(), controls)
+    runtime = OnnxRuntime(path, states, cpus.available(), controls, private=private)
     runtime.batch(batching, states, ParseDict(known, state_pb2.Batching(), ignore_unknown_fields=True) if known else None)
     batcher = Batcher(runtime, Encoder(name, runtime.signature), delay=delay, step_limit=step_limit)
     batcher.warm_up(runtime.example())

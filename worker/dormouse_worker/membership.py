@@ -60,7 +60,7 @@ class Membership:
         self._store = store
         self._clock = clock
         self._file = file
-        self._content = loaded.content
+        self._content, self._files = loaded.content, loaded.files
         part = self.sessions.registration if self.sessions is not None else self._registration
         assert part is not None
         store.on_rewound = part.forsake
@@ -87,7 +87,7 @@ class Membership:
 
     async def start(self) -> None:
         """ContentChanged: it must not serve. Unavailable: the store did not let it in."""
-        await proofs.check(self._file, self._content, self._store, self._clock)
+        await proofs.check(self._file, self._content, self._files, self._store, self._clock)
         await self._part.start()
 
     async def drain(self) -> None:

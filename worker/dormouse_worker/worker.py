@@ -7,6 +7,7 @@ import asyncio
 import os
 import time
 
+from dormouse_core import editions
 from dormouse_core.clocks import Skew
 from dormouse_core.errors import Code
 from dormouse_core.limits import TERMINATION_GRACE_SECONDS
@@ -44,6 +45,7 @@ class Worker:
         self.names = loaded.names
         self.metadata = loaded.signature.metadata(loaded.state_version)
         self.metadata.content, self.metadata.seal = loaded.content, loaded.seal
+        self.metadata.files.extend(editions.listed(loaded.files))
         self.delay_us = loaded.delay_us
         self.idle_us = loaded.idle_us
         self._settings = settings

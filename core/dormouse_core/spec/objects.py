@@ -61,7 +61,9 @@ class Model(Struct, frozen=True, kw_only=True, rename="camel"):
                 pattern="^[0-9a-f]{64}$",
                 max_length=64,
                 extra={"allowed": "64 characters of 0-9 and a-f"},
-                description="SHA-256 of the fetched file, in lower-case hex. A file with another digest is not loaded.",
+                description="SHA-256 of the model, in lower-case hex: of one file its own; of several (weights in further files, the "
+                "files with which sessions begin, a folder) that of the list that sha256sum prints of them, in the order of their "
+                "names. A model with another digest is not loaded.",
             ),
         ]
         | None

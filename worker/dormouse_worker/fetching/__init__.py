@@ -15,7 +15,7 @@ from dormouse_core import modeluris
 from dormouse_core.errors import InvalidArgument
 from dormouse_core.modeluris import ModelUri
 
-from dormouse_worker.fetching import digests, local
+from dormouse_worker.fetching import local
 from dormouse_worker.fetching.downloads import Source, download
 from dormouse_worker.models import ModelInvalid, ModelUnavailable
 
@@ -23,20 +23,23 @@ FOLDER = "DORMOUSE_MODELS"  # the environment variable that names where download
 
 
 def fetch(uri: str, sha256: str | None, root: str) -> pathlib.Path:
-    """The local file or folder of `uri`. ModelInvalid, ModelUnavailable: why it cannot be had. `root`: where file:// lies."""
+    """The local file or folder of `uri`. ModelInvalid, ModelUnavailable: why it cannot be had. `root`: where file:// lies. `sha256`:
+    what is downloaded is kept only if it has this digest; whoever loads it compares (`reading`)."""
     try:
         model = modeluris.parse(uri)
     except InvalidArgument as error:
         raise ModelInvalid(error.message) from None
     if model.scheme == "file":
-        path = local.below(root, model, "the model root")
-    elif model.mounted:
-        path = local.below(modeluris.MOUNT, model, f"the {'claim' if model.scheme == 'pvc' else 'ConfigMap'} {model.place}")
-    else:
-        return download(source(model), uri, sha256, _folder(model))
-    if sha256 is not None:
-        digests.check(path, sha256)
-    return path
+        return local.below(root, model, "the model root")
+    if model.mounted:
+        return local.below(modeluris.MOUNT, model, f"the {'claim' if model.scheme == 'pvc' else 'ConfigMap'} {model.place}")
+    return download(source(model), uri, sha256, _folder(model))
+
+
+def private(uri: str, path: pathlib.Path) -> bool:
+    """Whether nobody else can change what `fetch` found: a download is this worker's own, an image's file system is read-only."""
+    model = modeluris.parse(uri)
+    return not model.mounted and (model.scheme != "file" or bool(os.statvfs(path).f_flag & os.ST_RDONLY))
 
 
 def source(model: ModelUri) -> Source:

@@ -1,15 +1,22 @@
-"""The digest that `spec.model.sha256` promises."""
+"""The digest that `spec.model.sha256` promises: of all files of the model, as `dormouse_kit.contents` has it."""
 
-import hashlib
 import pathlib
+from collections.abc import Sequence
+
+from dormouse_kit import contents
 
 from dormouse_worker.models import ModelInvalid
 
 
-def check(path: pathlib.Path, sha256: str) -> None:
-    if not path.is_file():
-        raise ModelInvalid(f"spec.model.sha256: {path.name} is a folder, which has no digest; leave sha256 out")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
-        raise ModelInvalid(f"spec.model.sha256: {path.name} has {found}, {sha256} is expected")
+def compare(name: str, names: Sequence[str], found: str, sha256: str) -> None:
+    """ModelInvalid: it is another."""
+    if found == sha256:
+        return
+    several = f", the digest of its {len(names)} files ({contents.some(names)})"
+    raise ModelInvalid(f"spec.model.sha256: {name} has {found}{several if len(names) > 1 else ''}; {sha256} is expected")
+
+
+def check(path: pathlib.Path, name: str, sha256: str) -> None:
+    """ModelInvalid: what lies there has another. OSError: it cannot be read."""
+    found = contents.read(path)
+    compare(name, list(found), contents.digest_of(found, path), sha256)

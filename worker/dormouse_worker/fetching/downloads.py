@@ -45,6 +45,10 @@ def download(
         began = time.monotonic()
         size = _tried(source, place, sha256, pause)
         log.event("the model is here", uri=source.name, bytes=size, seconds=round(time.monotonic() - began, 1))
+    return _model(place)
+
+
+def _model(place: pathlib.Path) -> pathlib.Path:
     found = list(place.iterdir())
     return found[0] if len(found) == 1 and found[0].is_file() else place
 
@@ -75,8 +79,6 @@ def _bring(source: Source, partial: pathlib.Path, sha256: str | None) -> int:
     files, size = source.files(), 0
     if not files:
         raise ModelUnavailable(f"spec.model.uri: {source.name}: there is nothing")
-    if sha256 is not None and len(files) > 1:
-        raise ModelInvalid(f"spec.model.sha256: {source.name} is a folder, which has no digest; leave sha256 out")
     for file in files:
         path = (partial / file).resolve()
         if not path.is_relative_to(partial.resolve()) or path == partial.resolve():
@@ -84,8 +86,8 @@ def _bring(source: Source, partial: pathlib.Path, sha256: str | None) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as out:
             size += _write(source.read(file), out)
-        if sha256 is not None:
-            digests.check(path, sha256)
+    if sha256 is not None:
+        digests.check(_model(partial), source.name, sha256)
     return size
 
 

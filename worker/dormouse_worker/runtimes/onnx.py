@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime
 from dormouse_core import spec as specs
 from dormouse_core.tensors import as_array, from_onnx, zeros
+from dormouse_kit import contents
 from dormouse_proto import state_pb2
 
 from dormouse_worker import graphs, joining
@@ -34,8 +35,9 @@ class InvalidElement(Exception):
 class OnnxRuntime:
     """One loaded model. `run` may be called from any thread, by one at a time."""
 
-    def __init__(self, path: pathlib.Path, states: Sequence[Any], threads: int, controls: Any = None) -> None:
-        """`states`, `controls`: of the function's spec. ModelInvalid with the reason, as ONNX Runtime puts it."""
+    def __init__(self, path: pathlib.Path, states: Sequence[Any], threads: int, controls: Any = None, *, private: bool = False) -> None:
+        """`states`, `controls`: of the function's spec. `private`: nobody else can change the files. ModelInvalid with the reason, as ONNX
+        Runtime puts it."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -48,7 +50,9 @@ class OnnxRuntime:
                 raise ModelInvalid(f"spec.model.uri: {path.name} is a folder with {len(found)} .onnx files, exactly one is expected")
             path = found[0]
         try:
+            held = () if private else _hold_weights(path, options)
             self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+            del held
         except Exception as error:  # ONNX Runtime's exceptions have no common root but this
             raise ModelInvalid(f"{path.name} does not load: {error} (ONNX Runtime {onnxruntime.__version__})") from None
         self.path = path
@@ -153,6 +157,23 @@ class OnnxRuntime:
 
     def _tensor(self, value: Any, optional: bool) -> TensorSpec:
         return TensorSpec(value.name, _datatype(value), _shape(value), optional, ranked=self.dims[value.name] is not None)
+
+
+def _hold_weights(path: pathlib.Path, options: Any) -> list[bytes]:
+    """Has the weights beside the model read into memory, once and before the session is made: what is returned must live until then.
+
+    ONNX Runtime maps them. A mapping shows what is written into the file later: the model would answer with weights that it was not proved
+    with, and a file that is truncated would end the worker (SIGBUS). What leads out of the model's folder is left to ONNX Runtime, which
+    refuses it.
+    """
+    folder = path.parent.resolve()
+    names = [
+        name for name in sorted(contents.externals(path)) if (folder / name).resolve().is_relative_to(folder) and (folder / name).is_file()
+    ]
+    held = [(folder / name).read_bytes() for name in names]
+    if held:
+        options.add_external_initializers_from_files_in_memory(names, held, [len(each) for each in held])
+    return held
 
 
 def _controls(wanted: Any, required: Mapping[str, Any], optional: Mapping[str, Any]) -> list[ControlSpec]:
