@@ -17,6 +17,8 @@ class Buffer(Protocol):
     def find(self, wanted: bytes, /) -> int: ...
 
 
+SEARCHED = 1 << 26
+"""Bytes up to which a model is searched first. In a larger one the walk, which passes over weights, reads less."""
 ENTRY_BYTES = 1 << 12
 """A path is no longer; what is, is no entry."""
 
@@ -35,7 +37,7 @@ _KEY, _VALUE = 1, 2
 
 def external_files(model: Buffer) -> frozenset[str]:
     """Paths as the tensors of `model` name them, relative to the model's folder. What is not protobuf names none from there on."""
-    if model.find(b"location") < 0:  # in most models: one pass at memory's speed instead of a walk
+    if len(model) <= SEARCHED and model.find(b"location") < 0:  # in most models: one pass at memory's speed instead of a walk
         return frozenset()
     found: set[str] = set()
     waiting = [("model", 0, len(model))]

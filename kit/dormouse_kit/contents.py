@@ -4,6 +4,7 @@ A file is it and the files that its weights lie in; a folder is everything in it
 and what `ignoring` leaves out. A model of one file has that file's own SHA-256. `spec.model.sha256` is this digest.
 """
 
+import functools
 import hashlib
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -116,6 +117,13 @@ def _walk(folder: Path, within: frozenset[Path]) -> Iterable[Path]:
 
 
 def externals(path: Path) -> frozenset[str]:
+    found = path.stat()
+    return _externals(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+
+
+@functools.lru_cache(maxsize=64)
+def _externals(path: Path, times: tuple[int, ...]) -> frozenset[str]:
+    """`times`: of the file, which is looked into once for each."""
     with path.open("rb") as file:
         return external_files(Window(file.fileno()))
 

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from dormouse_core import externals
 from dormouse_kit import contents
+from dormouse_kit.windows import Window
 from dormouse_testing import models
 from hypothesis import given
 from hypothesis import strategies as st
@@ -118,3 +119,24 @@ def test_the_seal_is_of_files_that_could_not_change_again_unseen(tmp_path: Path)
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_model_name_no_file_and_end(data: bytes) -> None:
     externals.external_files(data + b"location" + data)
+
+
+def test_a_large_model_is_walked_and_not_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights are passed over: a look at 2 GiB reads its nodes."""
+    path = with_weights(tmp_path)
+    expected = contents.externals(path)
+    assert expected == {"weights.bin"}
+    monkeypatch.setattr(externals, "SEARCHED", 10)
+    monkeypatch.setattr(Window, "find", lambda *given: -1)
+    os.utime(path, ns=(1, 1))
+    assert contents.externals(path) == expected
+    read: list[int] = []
+    real = Window._read
+    monkeypatch.setattr(Window, "_read", lambda window, at, size: (read.append(size), real(window, at, size))[1])
+    assert contents.externals(path) == expected
+    assert read == [], "a file that has its times still is not read again"
+    models.write(
+        path, [models.node("Mul", ["x", "w"], ["y"])], [("x", models.FLOAT, [1])], [("y", models.FLOAT, ["n"])], {"w": np.ones(10**6)}
+    )
+    assert contents.externals(path) == set()
+    assert 0 < sum(read) < 20_000

@@ -47,13 +47,13 @@ class Written:
         if not isinstance(path, str | bytes | os.PathLike):
             return  # a descriptor
         text = os.path.abspath(os.fsdecode(path))
+        if os.path.lexists(text):
+            return  # no new one
         parent, last = os.path.split(text)
         name = os.path.relpath(os.path.join(os.path.realpath(parent), last), self._folder)
         parts = name.split(os.sep)
         if any(part.startswith(".") or part == contents.COMPILED for part in parts) or name in self._listed:
             return  # outside (".."), or hidden, or the model's
-        if os.path.lexists(text):
-            return
         line = ignoring.escape(name) + ("/" if folder else "")
         with self._lock:
             if len(line) > folder and line not in self._known and not ignoring.read(pathlib.Path(self._folder))(name):
