@@ -1,7 +1,7 @@
 """Which bytes a revision stands for: what makes a new one, and what a worker may not serve."""
 
 import pytest
-from dormouse_core import editions
+from dormouse_core import editions, limits
 from dormouse_proto import state_pb2
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
@@ -84,13 +84,15 @@ def test_the_newest_proofs_are_kept_and_what_was_noted_first_stays() -> None:
     assert editions.proved_content(found, "r5") == A
 
 
-def test_a_list_that_is_too_long_is_not_kept() -> None:
-    few = {f"{number}.py": A for number in range(3)}
-    many = {f"{'x' * 100}{number}": A for number in range(200)}
+def test_a_list_at_its_limit_is_kept_and_one_beyond_is_not() -> None:
+    names = [f"{number:0100d}" for number in range(limits.CONTENT_LIST_BYTES // 124)]
+    rest = "x" * (limits.CONTENT_LIST_BYTES % 124 + 100)  # of the last one
     found = state_pb2.FunctionEntry()
-    assert editions.listed(many) == []
-    for revision_, files in (("few", few), ("many", many)):
+    for revision_, last in (("at it", rest), ("one beyond", rest + "x")):
+        files = [*names[:-1], last]
+        assert bool(editions.listed(dict.fromkeys(files, A))) == (revision_ == "at it")
         claimed = [state_pb2.ContentFile(name=name, digest=b"a" * 16) for name in files]
         editions.remember(found, revision_, A, files=claimed)
-    assert [len(editions.proof_of(found, name).files) for name in ("few", "many")] == [3, 0], "whatever a worker claims"
+    kept = [len(editions.proof_of(found, name).files) for name in ("at it", "one beyond")]
+    assert kept == [len(names), 0], "whatever a worker claims"
     assert editions.listed({"a\udc80": A, "b": A}) == []
