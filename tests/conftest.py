@@ -1,11 +1,13 @@
 """Fixtures that every kind of test may use: real etcd, and a real Kubernetes."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from dormouse_kit import log
 from dormouse_testing.cluster import holding
 from dormouse_testing.cluster.client import Cluster
 from dormouse_testing.cluster.layout import ClusterError
@@ -18,6 +20,14 @@ def unavailable(reason: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture
+def events(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """Our own lines of the log too: they do not go through the root logger."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(log._events, "handlers", [caplog.handler])
+    return caplog
 
 
 @pytest.fixture(scope="session")

@@ -135,7 +135,8 @@ def tellable(text: str) -> str:
 
 def text_of(error: BaseException) -> str:
     """An exception of code that is not ours, in words, whatever its own methods do."""
+    name = type.__dict__["__name__"].__get__(type(error))  # whatever its metaclass does
     try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:
-        return f"{type(error).__name__}, which has no text: its __str__ raises"
+        return f"{name}: {error}"
+    except BaseException:  # SystemExit too: here it would end whoever tells of the error
+        return f"{name}, which has no text: its __str__ raises"

@@ -3,13 +3,16 @@
 ``2026-11-25T10:00:00.123Z worker  shard acquired function=speech/vad shard=3``
 
 The time in UTC, the part, what happened as a plain phrase, then fields. Values with spaces, quotes or line ends are quoted, so a line is an
-event and a caller's text cannot forge one. Libraries' records go the same way from WARNING on, or from the level that DORMOUSE_LOG_LEVEL
-names, with their logger's name in front.
+event and a caller's text cannot forge one; what is very long is cut in its middle. Libraries' records go the same way from WARNING on, or
+from the level that DORMOUSE_LOG_LEVEL names, with their logger's name in front.
+
+Our own lines do not go through the root logger: a worker's handler may set up `logging` as it likes, and they are written all the same.
 """
 
 import json
 import logging
 import os
+import re
 import sys
 import time
 import traceback
@@ -19,7 +22,20 @@ LEVEL = "DORMOUSE_LOG_LEVEL"
 """The environment variable with the level from which records of libraries and handlers are written; our own are from INFO on."""
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
-_events = logging.getLogger("dormouse")
+LONGEST = 16_384
+"""Characters of one value, of a traceback or of a library's text."""
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""What a terminal obeys, or what ends a line for some reader."""
+
+
+class _Events(logging.Logger):
+    """Ours. No settings of others reach it: not the root's, nor `logging.disable`, nor a configuration that disables what exists."""
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802  # as in logging
+        return bool(self.handlers) and level >= self.level
+
+
+_events = _Events("dormouse", logging.INFO)
 
 
 def event(text: str, **fields: object) -> None:
@@ -30,7 +46,7 @@ def event(text: str, **fields: object) -> None:
 def warning(text: str, *, raised: BaseException | None = None, **fields: object) -> None:
     """Something went wrong that heals by itself or concerns one item only. `raised`: its traceback goes along."""
     if _events.isEnabledFor(logging.WARNING):
-        _events.warning("%s", line(text, fields), exc_info=raised)
+        _events.log(logging.WARNING, "%s", line(text, fields), exc_info=None if raised is None else (type(raised), raised, None))
 
 
 def _write(level: int, text: str, fields: dict[str, object]) -> None:
@@ -46,14 +62,40 @@ def line(text: str, fields: dict[str, object]) -> str:
 def _value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    text = str(value)
+    text = _cut(str(value))
     if text and all(character.isprintable() and character not in ' "=' for character in text):
         return text
-    return json.dumps(text, ensure_ascii=False)
+    return _quoted(text)
+
+
+def _quoted(text: str) -> str:
+    return _escaped(json.dumps(text, ensure_ascii=False))
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split()) if "\n" in text or "\r" in text else text
+    text = _cut(text)
+    return text if text.isprintable() else _escaped(" ".join(text.split()))
+
+
+def _escaped(text: str) -> str:
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _cut(text: str) -> str:
+    """The end of a traceback says more than its beginning."""
+    left_out = len(text) - LONGEST
+    if left_out <= 0:
+        return text
+    return f"{text[: LONGEST // 4]}... ({left_out} characters are left out) ...{text[-(LONGEST - LONGEST // 4) :]}"
+
+
+def _trace(error: BaseException) -> str:
+    """With its causes; whatever its own methods do, at least where it was raised."""
+    trace = BaseException.__dict__["__traceback__"].__get__(error)
+    try:
+        return "".join(traceback.format_exception(type(error), error, trace))
+    except BaseException:
+        return "".join(traceback.format_tb(trace))
 
 
 class _Formatter(logging.Formatter):
@@ -69,8 +111,8 @@ class _Formatter(logging.Formatter):
             text = f"{record.levelname.lower()} {record.name}: {text}"
         elif record.levelno >= logging.WARNING:
             text = f"{record.levelname.lower()} {text}"
-        if record.exc_info and record.exc_info[0]:
-            text += f" trace={json.dumps(''.join(traceback.format_exception(*record.exc_info)), ensure_ascii=False)}"
+        if record.exc_info and record.exc_info[1] is not None:
+            text += f" trace={_quoted(_cut(_trace(record.exc_info[1])))}"
         return f"{at}.{milliseconds:03d}Z {self.part}  {text}"
 
 
@@ -80,9 +122,9 @@ def setup(part: str, *, stream: TextIO | None = None, level: str | None = None) 
     handler.setFormatter(_Formatter(part))
     root = logging.getLogger()
     root.handlers[:] = [handler]
+    _events.handlers[:] = [handler]
     wanted = (os.environ.get(LEVEL, "") if level is None else level).lower()
     root.setLevel(wanted.upper() if wanted in LEVELS else logging.WARNING)
-    _events.setLevel(logging.INFO)
     logging.captureWarnings(True)
     if wanted and wanted not in LEVELS:
         warning(f"{LEVEL} is not a level", found=wanted, allowed=", ".join(LEVELS))

@@ -73,12 +73,17 @@ class WorkerProcess:
         return self._log.read_text() if self._log.exists() else ""
 
     @property
+    def children(self) -> list[int]:
+        """The pids of the supervisor's children, the oldest first."""
+        assert self.process is not None
+        return [int(word) for word in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()]
+
+    @property
     def child(self) -> int:
         """The pid of the child: Envoy with Python in it. The first: a keeper of its lease is younger."""
-        assert self.process is not None
-        found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        found = self.children
         assert found
-        return int(found[0])
+        return found[0]
 
     def client(self) -> "Client":
         return Client(self.address)

@@ -192,6 +192,7 @@ def test_a_worker_an_hour_ahead_serves_nothing_and_its_shards_move_with_all_thei
             os.kill(child, signal.SIGKILL)
         os.kill(supervisor, signal.SIGKILL)
         up.until(lambda: "this worker does not serve until its clock is right" in up.log)
+        up.until(lambda: workers(up)[-1] != right)  # it is ready a moment later
         wrong = workers(up)[-1]
         up.until(lambda: owners(up) == {wrong})
         with grpc.insecure_channel(address_of(up, wrong)) as channel:

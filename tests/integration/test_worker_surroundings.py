@@ -1,7 +1,10 @@
 """What a handler finds around it is what a script finds; what it prints, logs and raises is in the log with the function's name."""
 
+import contextlib
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -191,6 +194,113 @@ def test_a_flood_stops_nobody(start: Start) -> None:
     while told() < 200_000:
         assert time.monotonic() < limit
         time.sleep(0.2)
+
+
+EVIL = """
+    import asyncio, logging, logging.config, multiprocessing, os, subprocess, sys, time
+    import dormouse
+    class Evil(Exception):
+        def __str__(self):
+            raise SystemExit(3)
+        def __getattribute__(self, name):
+            raise KeyboardInterrupt(name)
+    class Mine(dormouse.Handler):
+        inputs = [dormouse.Tensor("x", "FP32", [1])]
+        outputs = [dormouse.Tensor("y", "FP32", [1])]
+        {kind} step(self, inputs, state, ctx):
+            value = inputs["x"][0]
+            if value == 1:
+                raise Evil()
+            if value == 2:
+                sys.stdout.close()
+                sys.stderr = None
+                logging.basicConfig(force=True, level=logging.CRITICAL)
+                logging.config.dictConfig(dict(version=1))
+                logging.disable(logging.CRITICAL)
+            if value == 3:
+                asyncio.get_running_loop().call_soon(sys.exit, 7)
+            if value == 4:
+                asyncio.get_running_loop().stop()
+            if value == 5 and not os.fork():
+                time.sleep(600)
+            if value == 6:
+                sys.pool = multiprocessing.get_context("fork").Pool(1)
+                subprocess.Popen(["sh", "-c", "trap '' TERM; sleep 600 & wait; wait"], start_new_session=True)
+            return dict(y=inputs["x"])
+"""
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_what_a_handler_raises_ends_its_call_whatever_its_own_methods_do(start: Start, kind: str) -> None:
+    """And is in the log, however the handler sets up logging and its streams."""
+    worker = start(EVIL.format(kind=kind))
+    child = worker.child
+    for calls in (1, 2):
+        with pytest.raises(grpc.RpcError) as raised:
+            call(worker, 1)
+        assert raised.value.code() is grpc.StatusCode.INTERNAL
+        assert raised.value.details() == "Evil, which has no text: its __str__ raises"
+        assert len(re.findall(r'worker tests/fn  warning a step raised error="Evil, .* trace=".*mine\.py', worker.log)) == calls, worker.log
+        assert call(worker, 2).tolist() == [2]
+    assert worker.child == child
+
+
+@pytest.mark.parametrize(("value", "said"), [(3, 'event loop was ended error="SystemExit: 7"'), (4, "event loop was stopped")])
+def test_a_worker_whose_event_loop_is_ended_ends_at_once(start: Start, value: float, said: str) -> None:
+    """It would look like one whose interpreter is held by a step that may run, and be kept for as long as that."""
+    worker = start(EVIL.format(kind="async def"))
+    child = worker.child
+    with contextlib.suppress(grpc.RpcError):
+        call(worker, value)
+    until(lambda: worker.children and worker.child != child, 3.0)
+    assert said in worker.log
+    until(lambda: worker.log.count("worker ready") == 2, 60)
+
+
+def test_no_process_that_a_handler_left_behind_outlives_the_worker_or_holds_its_port(start: Start) -> None:
+    """One that was forked had the worker's listener, and took connections that nobody answers."""
+    worker = start(EVIL.format(kind="def"))
+    for value in (5, 6):
+        call(worker, value)
+    child = worker.child
+    left = descendants(child)
+    assert len(left) == 4
+    ours = {os.readlink(f"/proc/{child}/fd/{fd}") for fd in listening(child, worker.port)}
+    assert ours
+    for pid in left:
+        assert not ours & links(pid)
+    os.kill(child, signal.SIGKILL)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left))
+    until(lambda: worker.log.count("worker ready") == 2, 60)
+    for _ in range(10):
+        assert call(worker, 7).tolist() == [7]
+    assert "4 processes that worker " in worker.log
+
+
+def until(true: Callable[[], object], seconds: float = 10.0) -> None:
+    limit = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+def descendants(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            found += [child, *descendants(child)]
+    return found
+
+
+def links(pid: int) -> set[str]:
+    return {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+
+
+def listening(pid: int, port: int) -> set[int]:
+    """Its files that are sockets which listen at the port."""
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    sockets = {f"socket:[{row[9]}]" for row in rows if row[3] == "0A" and int(row[1].split(":")[1], 16) == port}
+    return {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir() if os.readlink(entry) in sockets}
 
 
 def test_a_handler_that_cannot_be_imported_says_where(tmp_path: Path, start: Start) -> None:

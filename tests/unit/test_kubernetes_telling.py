@@ -73,13 +73,12 @@ async def test_nothing_is_written_where_nothing_changed() -> None:
     assert world.api.written == before
 
 
-async def test_a_condition_and_its_event_and_the_log_are_one_sentence(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_condition_and_its_event_and_the_log_are_one_sentence(events: pytest.LogCaptureFixture) -> None:
     world = World()
-    caplog.set_level(logging.INFO, "dormouse")
     await world.tell(INVALID)
     [kept] = [each for each in world.found["status"]["conditions"] if each["type"] == "ModelReady"]
     [event] = [each for each in world.events if each["reason"] == "ModelInvalid"]
-    [record] = [each for each in caplog.records if INVALID.message in each.getMessage()]
+    [record] = [each for each in events.records if INVALID.message in each.getMessage()]
     assert kept["message"] == event["message"] == INVALID.message
     assert (event["type"], record.levelno) == ("Warning", logging.WARNING)
     assert event["involvedObject"]["uid"] == "u"

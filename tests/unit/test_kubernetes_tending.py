@@ -1,7 +1,6 @@
 """Pods that cannot start are looked after: asked when they are slow, replaced after a minute; a Deployment that is refused is touched."""
 
 import asyncio
-import logging
 
 import pytest
 from dormouse_operator.kubernetes import names
@@ -151,9 +150,8 @@ async def test_a_pod_that_is_slow_without_a_word_of_a_volume_is_no_problem() -> 
 
 
 async def test_what_is_refused_for_one_keeps_nothing_from_the_others(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    events: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caplog.set_level(logging.INFO, "dormouse")
     world = World()
     world.api.put(PODS, pod("kept", phase="Pending", containers=PULLS, age=90))
     world.api.put(PODS, pod("other", phase="Pending", containers=PULLS, age=90))
@@ -168,7 +166,7 @@ async def test_what_is_refused_for_one_keeps_nothing_from_the_others(
     monkeypatch.setattr(world.api, "delete", refusing)
     assert await world.look() == [("other", "deleted"), ("f-r1", "patched")]
     assert await world.look() == []
-    assert sum("kept is forbidden" in each.getMessage() for each in caplog.records) == 1, "told once, while it is the same"
+    assert sum("kept is forbidden" in each.getMessage() for each in events.records) == 1, "told once, while it is the same"
 
 
 async def test_an_api_server_that_is_away_is_asked_again() -> None:

@@ -2,10 +2,12 @@
 
 import io
 import logging
+import logging.config
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
+from dormouse_core.errors import text_of
 from dormouse_kit import log
 
 
@@ -17,6 +19,7 @@ def lines() -> Iterator[io.StringIO]:
     log.setup("worker", stream=stream)
     yield stream
     root.handlers[:] = before
+    log._events.handlers.clear()
     root.setLevel(level)
     logging.captureWarnings(False)
 
@@ -47,6 +50,71 @@ def test_values_are_quoted_where_they_could_mislead(value: object, shown: str) -
 
 def test_fields_without_a_value_are_left_out() -> None:
     assert log.line("x", {"a": None, "b": 0}) == "x b=0"
+
+
+def test_no_text_ends_its_line_or_steers_a_terminal(lines: io.StringIO) -> None:
+    text = "a\nb\u2028c\x85d\x9b31m\x1b[31m"
+    log.event("told", what=text)
+    logging.getLogger("library").warning(text)
+    log.event(text)
+    found = lines.getvalue().splitlines()
+    assert len(found) == 3
+    assert all(line.isprintable() for line in found)
+    assert found[0].endswith('told what="a\\nb\\u2028c\\u0085d\\u009b31m\\u001b[31m"')
+
+
+def test_what_is_very_long_is_cut_in_its_middle(lines: io.StringIO) -> None:
+    try:
+        raise ValueError("x" * 5_000_000)
+    except ValueError as error:
+        log.warning("a step raised", error=error, raised=error)
+    logging.getLogger("library").warning("y" * 5_000_000)
+    first, second = lines.getvalue().splitlines()
+    assert len(first) < 3 * log.LONGEST
+    assert "Traceback (most recent call last)" in first
+    assert len(second) < 2 * log.LONGEST
+    assert "characters are left out" in second
+
+
+@pytest.mark.parametrize(
+    "configure",
+    [
+        lambda: logging.basicConfig(force=True, level=logging.CRITICAL),
+        lambda: logging.config.dictConfig({"version": 1, "root": {"level": "CRITICAL"}}),
+        lambda: logging.disable(logging.CRITICAL),
+    ],
+)
+def test_our_lines_are_written_however_a_handler_sets_up_logging(
+    lines: io.StringIO, configure: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.root.manager, "disable", 0)
+    log.event("before")
+    known = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
+    disabled = [logger.disabled for logger in known]
+    configure()
+    log.event("after")
+    log.warning("after that")
+    for logger, before in zip(known, disabled, strict=True):
+        logger.disabled = before
+    assert [line.split("  ", 1)[1] for line in lines.getvalue().splitlines()] == ["before", "after", "warning after that"]
+
+
+class _Evil(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+    def __getattribute__(self, name: str) -> object:
+        raise KeyboardInterrupt(name)
+
+
+def test_an_exception_whose_own_methods_raise_is_told_with_where_it_was_raised(lines: io.StringIO) -> None:
+    try:
+        raise _Evil
+    except _Evil as error:
+        log.warning("a step raised", error=text_of(error), raised=error)
+    (line,) = lines.getvalue().splitlines()
+    assert 'error="_Evil, which has no text: its __str__ raises" trace="' in line
+    assert "test_log.py" in line
 
 
 def test_warnings_say_so(lines: io.StringIO) -> None:

@@ -24,7 +24,9 @@ def lines(made: Printed) -> list[str]:
         ([b"in ", b"pieces", b"\n"], ["in pieces"]),
         ([b"10 %\r20 %\r\n"], ["10 %", "20 %"]),
         ([b"\n\n"], []),
-        ([b"\x1b[31mred \xff\n"], ["\\x1b[31mred \ufffd"]),
+        ([b"\x1b[31mred \xff\n"], ["\\x1b[31mred \\xff"]),
+        (["zażółć\t漢".encode(), b"\n"], ["zażółć\t漢"]),
+        (["a\u2028b\u2029c\x85d\x9b31m\n".encode()], ["a\\u2028b\\u2029c\\x85d\\x9b31m"]),
         ([b"2026-01-01T00:00:00.000Z operator  all is well\n"], ["2026-01-01T00:00:00.000Z operator  all is well"]),
     ],
 )
@@ -35,7 +37,7 @@ def test_each_line_has_the_time_and_the_function(data: list[bytes], shown: list[
     text = b""
     while made.waiting:
         text += made.take()
-    found = text.decode(errors="replace").splitlines()
+    found = text.decode().splitlines()
     assert found == [f"2025-11-24T16:00:00.250Z worker tests/fn  | {line}" for line in shown]
 
 
@@ -58,6 +60,16 @@ def test_a_long_line_is_cut_and_each_piece_is_a_line() -> None:
     found = lines(made)
     assert all(re.match(r"\S+Z worker f  \| x+$", line) for line in found)
     assert sum(line.count("x") for line in found) == 100_000
+
+
+@pytest.mark.parametrize("end", [b"\n", b""])
+def test_no_character_is_cut_in_two(end: bytes) -> None:
+    made = Printed("f")
+    made.feed(b"x" + "漢".encode() * 20_000 + end, 1.0)
+    made.flush(1.0)
+    found = lines(made)
+    assert len(found) > 3
+    assert "".join(line.partition("| ")[2] for line in found) == "x" + "漢" * 20_000
 
 
 def test_a_flood_is_dropped_and_counted() -> None:

@@ -2,18 +2,20 @@
 
 The model is loaded while this module is imported, before Envoy listens. pyvoy makes its event loop afterwards, by
 `uvloop.new_event_loop`; that is where our task factory and our own start are put in. What goes wrong is told to the supervisor with a
-reason, and the process ends: Envoy alone would go on without an application.
+reason, and the process ends: Envoy alone would go on without an application. So it does where code of a handler ends the event loop, which
+SystemExit in a task or a callback does: a worker without one looks like one whose interpreter is held by a step that may run.
 """
 
 import asyncio
 import base64
+import contextlib
 import gc
 import json
 import os
 import pathlib
 import socket
 import sys
-from typing import Any, TextIO, cast
+from typing import Any, NoReturn, TextIO, cast
 
 import uvloop
 from dormouse_core import workerfile
@@ -53,8 +55,14 @@ def fail(link: Link, error: BaseException) -> None:
     if cause is not None:
         log.warning("the worker cannot start", error=text_of(error), raised=cause)
     link.send({"problem": problem(error)})
+    end()
+
+
+def end() -> NoReturn:
+    """At once. A handler may have closed or replaced its streams."""
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        with contextlib.suppress(Exception):
+            stream.flush()
     os._exit(FAILED)
 
 
@@ -73,7 +81,7 @@ def start() -> Worker:
     """Loads everything that needs no event loop, and has the rest started on the one that pyvoy will make."""
     link = Link(socket.socket(fileno=int(os.environ[FD])))
     settings = Settings(**json.loads(os.environ[SETTINGS]))
-    surroundings.restore(settings.before, (FD, SETTINGS))
+    surroundings.restore(settings.before, (FD, SETTINGS), settings.port)
     for stream in (sys.stdout, sys.stderr):
         cast(TextIO, stream).reconfigure(line_buffering=True)  # type: ignore[attr-defined]
     marks = Marks(settings.marks)
@@ -113,6 +121,20 @@ def start() -> Worker:
     def new_event_loop() -> uvloop.Loop:
         loop = original()
         loop.set_task_factory(task_factory)
+        run_forever = loop.run_forever
+
+        def run_to_the_end() -> None:
+            try:
+                run_forever()
+            except BaseException as error:
+                log.warning("the worker's event loop was ended", error=text_of(error), raised=error)
+            else:
+                if worker.drained:
+                    return  # Envoy ends
+                log.warning("the worker's event loop was stopped")
+            end()
+
+        loop.run_forever = run_to_the_end  # type: ignore[method-assign]
 
         def begin() -> None:
             task = loop.create_task(run())

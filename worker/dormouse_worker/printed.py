@@ -2,7 +2,8 @@
 
 Standard output and error of the child are one pipe to its supervisor, so that `print`, threads, native code, child processes of a handler
 and the last words of a crash all come the same way, also while the interpreter is held. (Python's own log does not take it: it writes to
-the real standard error.) Each line gets the time and the function's name, behind a bar, so that no text can pass for one of our own.
+the real standard error.) Each line gets the time and the function's name, behind a bar, so that no text can pass for one of our own: what
+ends a line for some reader, or what a terminal obeys, is written as text, as are bytes that are no UTF-8.
 
 The pipe is always read, whatever becomes of the lines: a process that prints must not wait for whoever reads the log. Beyond `HELD` bytes
 lines are dropped, and counted in a line of their own.
@@ -20,7 +21,7 @@ PARTIAL_SECONDS = 1.0
 WRITE_BYTES = 4096
 """What a pipe that can be written takes without waiting (PIPE_BUF)."""
 _ENDS = re.compile(rb"\r\n|[\r\n]")
-_CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Printed:
@@ -41,8 +42,10 @@ class Printed:
         for line in lines:
             if line:
                 self._add(line, now)
-        if len(self._rest) > LINE_BYTES:
-            self.flush(now)
+        while len(self._rest) > LINE_BYTES:
+            cut = _whole(self._rest)
+            self._add(self._rest[:cut], now)
+            self._rest = self._rest[cut:]
 
     def due(self, now: float) -> None:
         """A line that was begun a while ago is written as it is; what was dropped is told once there is room."""
@@ -58,9 +61,13 @@ class Printed:
             self._rest = b""
 
     def _add(self, line: bytes, now: float) -> None:
-        text = _CONTROL.sub(lambda found: b"\\x%02x" % found[0][0], line)
-        for at in range(0, len(text), LINE_BYTES):
-            self._put(text[at : at + LINE_BYTES], now)
+        while line:
+            cut = _whole(line)
+            text = line[:cut].decode("utf-8", "backslashreplace")
+            if not text.isprintable():
+                text = _CONTROL.sub(_escape, text)
+            self._put(text.encode(), now)
+            line = line[cut:]
 
     def _put(self, text: bytes, now: float) -> None:
         if self._held > HELD_BYTES:
@@ -100,6 +107,21 @@ class Printed:
             self._lines.appendleft(line[WRITE_BYTES:])
         self._held -= len(taken)
         return bytes(taken)
+
+
+def _whole(data: bytes) -> int:
+    """Where to cut: after at most `LINE_BYTES`, and not within a character."""
+    if len(data) <= LINE_BYTES:
+        return len(data)
+    for cut in range(LINE_BYTES, LINE_BYTES - 4, -1):
+        if data[cut] & 0xC0 != 0x80:
+            return cut
+    return LINE_BYTES  # no UTF-8
+
+
+def _escape(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
 
 
 def stamp(now: float) -> str:

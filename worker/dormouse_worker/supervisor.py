@@ -7,9 +7,11 @@ thread and no event loop: a handful of file descriptors in one `select`. It neve
 A step that holds the child's interpreter silences it; that is no hang for as long as a step may run (`dormouse_core.hanging`), and the
 child's lease is kept for it meanwhile (`keeping`). Beyond it the child is killed, and those who called are told why.
 
-The child dies with its supervisor (PR_SET_PDEATHSIG). A child that ended before it was ready is not tried again: its reason is written
-down and the supervisor leaves, so that the reason reaches the function's condition, and callers are refused with it. But one that was
-killed gave no reason: its machine may have been short of memory for a moment. It is tried again, and callers wait.
+The child dies with its supervisor (PR_SET_PDEATHSIG), and what it started ends with it (`leftovers`).
+
+A child that ended before it was ready is not tried again: its reason is written down and the supervisor leaves, so that the reason reaches
+the function's condition, and callers are refused with it. But one that was killed gave no reason: its machine may have been short of memory
+for a moment. It is tried again, and callers wait.
 """
 
 import contextlib
@@ -29,7 +31,7 @@ from typing import Any, NoReturn
 from dormouse_core import hanging
 from dormouse_core.limits import PROBE_MISSES, PROBE_SECONDS
 
-from dormouse_worker import bootstrap, keeping, probing, surroundings
+from dormouse_worker import bootstrap, keeping, leftovers, probing, surroundings
 from dormouse_worker.link import FD, SETTINGS, Link
 from dormouse_worker.marks import Marks
 from dormouse_worker.printed import Printed, stamp
@@ -191,6 +193,7 @@ class Supervisor:
             end.setblocking(False)
         self._write = write  # kept open: signals wake the select through it
         self._keeper: keeping.Errand | None = None
+        leftovers.adopt()
         signal.set_wakeup_fd(write.fileno())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
@@ -246,6 +249,7 @@ class Supervisor:
                     child.kill()
                     return self._wait(child)
                 if now >= next_probe and child.probe is None:
+                    leftovers.reap([child.pid, *([] if self._keeper is None else [self._keeper.pid])])
                     next_probe = now + options.probe_every
                     child.probe = probing.inference(options.host, options.port, now + options.probe_timeout)
                     child.process = probing.process(options.admin, now + options.probe_timeout)
@@ -331,6 +335,8 @@ class Supervisor:
             self._keeper.end()
             self._keeper = None
         status = child.wait()
+        if count := leftovers.end():
+            say(f"{count} processes that worker {child.name} had left behind were ended")
         end = time.monotonic() + 1.0
         while child.printed.waiting and select.select([], [2], [], max(0.0, end - time.monotonic()))[1]:
             _write(child.printed.take())

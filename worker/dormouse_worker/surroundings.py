@@ -10,6 +10,7 @@ a handler is imported. OMP_NUM_THREADS and OPENBLAS_NUM_THREADS stay: children s
 
 import contextlib
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -28,8 +29,9 @@ def taken() -> dict[str, Any]:
     }
 
 
-def restore(before: Mapping[str, Any], own: tuple[str, ...]) -> None:
-    """Puts back what `taken` found, removes our `own` variables, and closes to child processes every file that is open by now."""
+def restore(before: Mapping[str, Any], own: tuple[str, ...], port: int) -> None:
+    """Puts back what `taken` found, removes our `own` variables, and closes to child processes every file that is open by now, and what
+    Envoy will open at `port`."""
     for name, value in before["variables"].items():
         if value is None:
             os.environ.pop(name, None)
@@ -44,12 +46,25 @@ def restore(before: Mapping[str, Any], own: tuple[str, ...]) -> None:
         spawning.set_executable(sys.executable)
     _close_to_children("")
     sys.addaudithook(_before_a_start)
+    os.register_at_fork(after_in_child=lambda: _close_served(port))
 
 
 def _before_a_start(event: str, _: tuple[Any, ...]) -> None:
     """Envoy opens sockets that a child process inherits: one that outlived us would keep callers' connections open, and the port taken."""
     if event in _STARTS:
         _close_to_children("socket:")
+
+
+def _close_served(port: int) -> None:
+    """In a process that was forked and goes on as Python (`os.fork`, multiprocessing's "fork"): it would hold the worker's port beyond the
+    worker's death, and take connections there that it never answers; and callers would not see theirs end."""
+    for entry in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            sock = socket.socket(fileno=int(entry))
+            with contextlib.suppress(OSError):
+                if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.getsockname()[1] == port:
+                    sock.close()
+            sock.detach()
 
 
 def _close_to_children(kind: str) -> None:

@@ -51,6 +51,8 @@ class Worker:
         self._settings = settings
         self._link = link
         self._draining: asyncio.Task[None] | None = None
+        self.drained = False
+        """It has told its supervisor so: Envoy, and with it the event loop, is to end."""
         self._member: Membership | None = None
         self._counters = Counters()
         self._memory_limit = memorylimit.for_sessions()
@@ -133,6 +135,7 @@ class Worker:
         self.control.close()
         await self._quiet()
         log.event("drained", worker=self._settings.worker)
+        self.drained = True
         self._link.send({"drained": True})
 
     async def _alone(self) -> None:

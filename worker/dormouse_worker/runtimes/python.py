@@ -50,7 +50,7 @@ class PythonRuntime:
         name, _, attribute = handler.partition(":")
         try:
             kind = getattr(importlib.import_module(name), attribute)
-        except Exception as error:  # a user's module may raise anything while it is imported
+        except BaseException as error:  # a user's module may raise anything while it is imported, SystemExit too
             raise ModelInvalid(f"spec.handler: {handler!r} cannot be imported: {text_of(error)}") from error
         try:
             self.declaration: Declaration = declaration_of(kind, stateful=stateful)
@@ -60,7 +60,7 @@ class PythonRuntime:
         try:
             self.handler: Any = kind()
             self.handler.setup(Context(**self.context))
-        except Exception as error:
+        except BaseException as error:
             raise ModelInvalid(f"spec.handler: setup of {handler} raised {text_of(error)}") from error
         declared = self.declaration
         self.signature = Signature(
@@ -212,10 +212,13 @@ class Raised:
         self._seen = 0
 
     def told(self, error: BaseException) -> DormouseError:
-        """What the caller is told."""
-        if not isinstance(error, DormouseError):
+        """What the caller is told. Never raises, whatever the exception's own methods do: nobody else would end the call."""
+        if not issubclass(type(error), DormouseError):
             self._log(error)
-        return as_error(error) if isinstance(error, Exception) else Internal(f"the step raised {text_of(error)}")
+        try:
+            return as_error(error) if isinstance(error, Exception) else Internal(f"the step raised {text_of(error)}")
+        except BaseException:
+            return Internal(text_of(error))
 
     def _log(self, error: BaseException) -> None:
         second = int(self._monotonic())
