@@ -33,6 +33,9 @@ HEARD_SECONDS = 10.0
 TRUST_US = int(CLOCK_TRUST_SECONDS * 1e6)
 SAMPLES = 16
 SAMPLE_AGE_US = 60_000_000
+SHORT_US = 2_000
+"""There and back; half of it is the most that the measure may be wrong by."""
+FIRST_SAMPLES = 8
 SLACK_US = 20_000
 """Beyond what their ways explain, two samples of one leader's clock differ by less than this within a minute; else it has jumped."""
 
@@ -122,6 +125,13 @@ class Skew:
         """This wall clock minus the leader's; None: not known. What a report says."""
         best = self._best()
         return None if best is None else self._wall() - self._monotonic() - best.ahead_us
+
+    @property
+    def settled(self) -> bool:
+        """Whether there has been a sample with a short way, or as many as can be hoped to have one among them. Until then whoever needs the
+        reference to the millisecond should ask often: the way of a stream's first report has the making of its connection in it."""
+        best = self._best()
+        return best is not None and (best.way_us <= SHORT_US or len(self._samples) >= FIRST_SAMPLES)
 
     # ----------------------------------------------------------------------------------------------------------------- what follows
 
@@ -233,9 +243,12 @@ class Clocks:
 
 
 class Rising:
-    """Timestamps of one process: `best_us`, and each above the one before, also when the clock goes back."""
+    """Timestamps of one process: `best_us`, and each above the one before, also when the clock goes back. Where it goes back far it was far
+    ahead, and so would be every timestamp for as long as it was: they go on from what it says now, in another `life`. The two are not
+    comparable: a life is a maker of keys of its own (`callkeys`)."""
 
     def __init__(self, skew: Reading) -> None:
+        self.life = 0
         self._skew = skew
         self._last_us = 0
 
@@ -244,7 +257,11 @@ class Rising:
         return self._skew.read()[1]
 
     def next(self) -> int:
-        self._last_us = max(self._last_us + 1, self._skew.best_us())
+        now = self._skew.best_us()
+        if now < self._last_us - BOUND_US:
+            self.life += 1
+            self._last_us = 0
+        self._last_us = max(self._last_us + 1, now)
         return self._last_us
 
 

@@ -8,6 +8,9 @@ hangs: a step is under way, and the process runs, which Envoy's own threads show
 Imports nothing: it runs in the supervisor.
 """
 
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
 from dormouse_core.limits import LEASE_KEEPALIVE_SECONDS, PROBE_MISSES
 
 OVERDUE_SECONDS = 1.5 * LEASE_KEEPALIVE_SECONDS
@@ -32,6 +35,25 @@ def verdict(*, misses: int, unhealthy: bool, held: float | None, limit: float, s
     if held > limit:
         return f"a step has held the interpreter for {held:.1f} s ({limit:g} s are allowed: timeouts.hang)"
     return ""
+
+
+class Run(NamedTuple):
+    """One run that is under way when the worker is killed for one that holds its interpreter."""
+
+    calls: tuple[str, ...]
+    thread: int
+    """Native id of the thread that it has for itself; 0: it has none."""
+    on_loop: bool
+    """The event loop was in its code when it was last heard of."""
+
+
+def blamed(runs: Sequence[Run], waits: Collection[int]) -> list[str]:
+    """The calls that are told the cause and not sent again; the others ran beside them and are. `waits`: threads that wait for the
+    interpreter, so that they do not hold it. Where nobody can be told from the others, it is all of them: better than to kill one worker
+    after another."""
+    on_loop = [run for run in runs if run.on_loop]
+    others = [run for run in runs if run.thread not in waits]
+    return [call for run in on_loop or others or runs for call in run.calls]
 
 
 def may_renew(*, now: float, renewed: float, held: float | None, limit: float) -> bool:

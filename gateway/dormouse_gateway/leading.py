@@ -24,6 +24,7 @@ from dormouse_gateway.demand import Demand
 from dormouse_gateway.reach import Reach
 
 REPORT_SECONDS = 1.0
+FIRST_SECONDS = 0.05  # instead, until the clock is measured well: 8 reports at most
 RETRY_SECONDS = 0.2
 SILENCE_SECONDS = 5.0  # a leader that answers no report for so long is dialled anew
 
@@ -108,13 +109,17 @@ class Reports:
         """One is due at once."""
         self._soon.set()
 
+    def pause(self) -> float:
+        """Seconds until the next one."""
+        return REPORT_SECONDS if self._skew.settled else FIRST_SECONDS
+
     async def stream(self) -> AsyncIterator[control_pb2.AgentReport]:
         """Without end."""
         while True:
             self._soon.clear()
             yield self.report()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REPORT_SECONDS):
+                async with asyncio.timeout(self.pause()):
                     await self._soon.wait()
 
 

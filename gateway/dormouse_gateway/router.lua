@@ -19,27 +19,44 @@ local Router = {}          -- the functions that tests call
 -- {µs}-g-{nonce}-{n}. The nonce is read from the system: math.random repeats itself across Envoy's threads. 'g-' keeps it apart from
 -- callers' ids, which become 'c-...'.
 local NONCE
-do
+local function another_maker()
   local source = assert(io.open("/dev/urandom", "rb"))
   NONCE = source:read(10):gsub(".", function(c) return string.format("%02x", c:byte()) end)
   source:close()
 end
-local count, last = 0, 0
+another_maker()
+local count, last, told, behind = 0, 0, 0, nil
+local APART = 5000000      -- µs; as dormouse_core.limits.CLOCK_SKEW_SECONDS
+local PATIENCE = 2000000   -- µs; the agent tells a new correction within a second of a jump
 
 -- The timestamp of a key: this machine's clock with the correction that the agent measured, and above the one before, also where the clock
 -- goes back: an older timestamp could be taken for a call that was made long ago. 16 digits are below 2^53.
+--
+-- But where the clock was far ahead until now, every key would be, for as long as it was: so they go on under another nonce, whose
+-- timestamps nobody has seen. That it was is known once the correction says so, or the clock stays behind.
 function Router.stamp(clock, correction)
-  local now = tonumber(clock) + (tonumber(correction) or 0)
+  clock, correction = tonumber(clock), tonumber(correction) or 0
+  local now = clock + correction
+  if now >= last - APART then
+    behind = nil
+  elseif correction ~= told or (behind and clock - behind > PATIENCE) then
+    another_maker()
+    last, behind = 0, nil
+  else
+    behind = behind and math.min(behind, clock) or clock
+  end
   if now <= last then now = last + 1 end
-  last = now
+  last, told = now, correction
   return string.format("%016.0f", now)
 end
+function Router.maker() return NONCE end
 
 local function call_key(h)
   count = count + 1
   local clock = tonumber(h:timestampString(EnvoyTimestampResolution.MICROSECOND)) + TEST_CLOCK_OFFSET
   -- The entry's virtual host has the correction: metadata() is asked once for each call, and later, for the function's route.
-  return Router.stamp(clock, h:virtualHost():metadata():get("clock")) .. "-g-" .. NONCE .. "-" .. string.format("%x", count)
+  local stamp = Router.stamp(clock, h:virtualHost():metadata():get("clock"))
+  return stamp .. "-g-" .. NONCE .. "-" .. string.format("%x", count)
 end
 
 --------------------------------------------------------------------------------------------------------- names, as dormouse_core.sessions

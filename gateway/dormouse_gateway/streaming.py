@@ -56,7 +56,8 @@ class Streaming:
         except DormouseError as error:
             end(context, refuse(error))
             return
-        stream = streams.Stream(metadata, f"g-{self._nonce}-{self._number:x}", self._default_namespace)
+        maker = f"g-{self._nonce}.{self._stamps.life}" if self._stamps.life else f"g-{self._nonce}"
+        stream = streams.Stream(metadata, f"{maker}-{self._number:x}", self._default_namespace)
         as_status = metadata.get(AS_STATUS, "").lower() == "true"
         serving = Serving(stream, self._relay, self._clock, context, deadline, self._count, as_status, self._stamps)
         self._open.add(serving)

@@ -28,6 +28,7 @@ local asked = {
   authority = function(s) return Router.from_authority(s) or "" end,
   model = function(s) return Router.from_model(s) or "" end,
   stamp = function(clock, correction) return Router.stamp(clock, correction) end,
+  maker = function() return Router.maker() end,
   owner = function(map, hosts, key) return Router.owner(map, hosts, key) or "" end,
   request = function(s)
     local model, sequence = Router.read_request({getBytes = function(_, i, n) return s:sub(i + 1, i + n) end}, 0, #s)

@@ -36,10 +36,27 @@ def test_crc32(lua: Lua) -> None:
 
 def test_a_timestamp_is_corrected_and_above_the_one_before(lua: Lua) -> None:
     now = 1_790_000_000_000_000
-    asked = [(now, 0), (now + 5, -2_000_000), (now + 6, ""), (now + 7, 90_000), (now + 8, 3_600_000_000), (now - 10**9, 0)]
+    asked = [(now, 0), (now + 5, -2_000_000), (now + 6, ""), (now + 7, 90_000), (now + 8, 3_600_000_000), (now - 10**9, 3_600_000_000)]
     stamps = [now, now + 1, now + 6, now + 90_007, now + 3_600_000_008, now + 3_600_000_009]
+    maker = lua.texts([("maker",)])
     assert lua.texts([("stamp", *each) for each in asked]) == [str(stamp) for stamp in stamps]
-    assert lua.texts([("stamp", 5, 0)])[0] == str(stamps[-1] + 1), "a clock that goes back for good: still 16 digits, and above"
+    assert lua.texts([("maker",)]) == maker
+
+
+def test_a_clock_that_was_ahead_leaves_no_timestamp_ahead(lua: Lua) -> None:
+    """Else all keys would be ahead for as long as it was, and refused by every worker. They go on under another maker."""
+    now, hour, second = 1_890_000_000_000_000, 3_600_000_000, 1_000_000
+    makers = lua.texts([("maker",)])
+    # It begins an hour ahead, and the agent learns so; then it is set right, before the agent knows.
+    asked = [(now + hour, 0), (now + hour + 1, -hour), (now + hour + 2, -hour), (now + 3, -hour), (now + 4, 0)]
+    assert lua.texts([("stamp", *each) for each in asked]) == [str(now + n) for n in (hour, 1, 2, 3, 4)]
+    makers += lua.texts([("maker",)])
+    # It jumps ahead and back, and no agent notices.
+    asked = [(now + hour, 0), (now + 5, 0), (now + 5 + 2 * second, 0), (now + 6 + 2 * second, 0)]
+    stamps = [now + hour, now + hour + 1, now + hour + 2, now + 6 + 2 * second]
+    assert lua.texts([("stamp", *each) for each in asked]) == [str(stamp) for stamp in stamps]
+    makers += lua.texts([("maker",)])
+    assert len(set(makers)) == 3
 
 
 def test_percent_encoding(lua: Lua) -> None:

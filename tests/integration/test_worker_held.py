@@ -22,7 +22,7 @@ from dormouse_testing import models
 from dormouse_testing.etcd_server import EtcdServer
 from dormouse_testing.streams_system import missing
 from dormouse_testing.system import System, manifest
-from dormouse_testing.workers import WorkerProcess, give_shards, patient, request_of, spec_file
+from dormouse_testing.workers import WorkerProcess, give_shards, outputs_of, patient, request_of, spec_file
 
 SECONDS = 5.0
 """Longer than a lease and what etcd takes to see its end, and longer than three missed probes."""
@@ -33,7 +33,7 @@ HOLDS = {
     "sort": "(lambda v: [sorted(v) for _ in range(99) if time.monotonic() < end])([random.random() for _ in range(6_000_000)])",
 }
 HANDLER = """
-    import ctypes, random, re, time
+    import asyncio, ctypes, random, re, time
     import dormouse
     class Mine(dormouse.Handler):
         inputs = [dormouse.Tensor("x", "FP32", [1])]
@@ -41,6 +41,8 @@ HANDLER = """
         states = [dormouse.State("sum", "FP32", [1])]
         {kind} step(self, inputs, state, ctx):
             state["sum"] += inputs["x"]
+            if 5 < inputs["x"][0] < 10:
+                {nap}(float(inputs["x"][0]) - 5)
             if inputs["x"][0] >= 10:
                 end = time.monotonic() + float(inputs["x"][0]) - 10
                 {hold}
@@ -51,7 +53,8 @@ Start = Callable[..., WorkerProcess]
 
 def handler(folder: Path, hold: str, kind: str = "def") -> dict[str, Any]:
     (folder / "handlers").mkdir(exist_ok=True)
-    (folder / "handlers" / "mine.py").write_text(textwrap.dedent(HANDLER).format(kind=kind, hold=hold))
+    nap = "time.sleep" if kind == "def" else "await asyncio.sleep"
+    (folder / "handlers" / "mine.py").write_text(textwrap.dedent(HANDLER).format(kind=kind, hold=hold, nap=nap))
     return {"runtime": "python", "model": {"uri": "file://handlers"}, "handler": "mine:Mine", "sessions": {"shards": 8}}
 
 
@@ -221,26 +224,26 @@ def test_without_asking_the_process_a_stopped_one_keeps_its_lease(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["def", "async def"])
 def test_a_step_that_may_not_hold_it_any_longer_is_told_in_the_entry(
-    start: Start, tmp_path: Path, etcd_server: EtcdServer, installation: str
+    start: Start, tmp_path: Path, etcd_server: EtcdServer, installation: str, kind: str
 ) -> None:
-    """Before the kill; with the call that runs, and no other."""
-    worker = start({**handler(tmp_path, HOLDS["native"]), "timeouts": {"hang": "5s"}})
+    """Before the kill; with the call that holds it, and no other: neither one that waits for its turn nor one that runs beside it."""
+    worker = start({**handler(tmp_path, HOLDS["native"], kind), "timeouts": {"hang": "5s"}})
     with worker.client() as client:
         patient(lambda: client.step(number(1), "a"))
         [name] = entries(etcd_server.endpoint, installation)
-        calls = [f"{time.time_ns() // 1000:016d}-g-test-{n}" for n in range(2)]
+        calls = [f"{time.time_ns() // 1000:016d}-g-test-{n}" for n in range(3)]
         began = time.monotonic()
-        held, waiting = (
-            client.stub.ModelInfer.future(
-                request_of("fn", x=number(value)), metadata=[("dormouse-session", "a"), ("dormouse-call", call)], timeout=60
-            )
-            for value, call in zip((10 + 50, 1), calls, strict=True)
-        )
-        assert held.code() is waiting.code() is grpc.StatusCode.UNAVAILABLE
+        sent = []
+        for value, session, call in zip((6.5, 10 + 50, 1), "baa", calls, strict=True):
+            metadata = [("dormouse-session", session), ("dormouse-call", call)]
+            sent.append(client.stub.ModelInfer.future(request_of("fn", x=number(value)), metadata=metadata, timeout=60))
+            time.sleep(0.2)
+        assert {call.code() for call in sent} == {grpc.StatusCode.UNAVAILABLE}
         assert 5 < time.monotonic() - began < 10
         killed = entries(etcd_server.endpoint, installation)[name].killed
-        assert list(killed.calls) == calls[:1]
+        assert list(killed.calls) == calls[1:2]
         assert f"worker {name} was killed: a step has held the interpreter for " in killed.cause
         assert "(5 s are allowed: timeouts.hang)" in killed.cause
 
@@ -258,16 +261,25 @@ def system(tmp_path: Path) -> Iterator[System]:
 
 
 def test_the_caller_is_told_the_cause_at_once_and_no_second_worker_is_killed(system: System) -> None:
-    """11.O3. Through the gateway: Envoy sends it, its worker is killed, the relay finds the word. The session is as it was before."""
+    """11.O3. Through the gateway: Envoy sends it, its worker is killed, the relay finds the word. The session is as it was before, and who
+    ran or waited beside it is answered."""
     with system.client() as client:
         assert client.step(number(1), "a", timeout=30).tolist() == [1]
+        for n in range(4):
+            client.step(number(1), f"n{n}", timeout=30)
+        beside = [
+            client.stub.ModelInfer.future(request_of("fn", x=number(6.5)), metadata=[("dormouse-session", f"n{n}")], timeout=60)
+            for n in range(4)
+        ]
+        time.sleep(0.2)
         began = time.monotonic()
         with pytest.raises(grpc.RpcError) as raised:
             client.step(number(10 + 60), "a", timeout=60)
         assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED, raised.value
         assert re.search(r"worker \S+ was killed: a step has held the interpreter for \d+\.\d s \(5 s are", raised.value.details())
-        assert 5 < time.monotonic() - began < 10
+        assert 5 < time.monotonic() - began < 12
         assert client.step(number(1), "a", timeout=30).tolist() == [2]
+        assert [outputs_of(call.result())["y"].tolist() for call in beside] == [[7.5]] * 4
     assert len(re.findall(r"supervisor  worker \S+ is killed", system.log)) == 1
 
 

@@ -56,6 +56,30 @@ def test_a_majority_that_agrees_is_believed_and_none_of_it_is_called_off(true: i
     assert abs(found.us - true) <= BOUND_US // 2
 
 
+def test_a_measure_is_settled_by_a_short_way_or_by_several_looks() -> None:
+    clock, leader = ManualClock(), ManualClock()
+    skew = Skew(clock)
+
+    def look(seconds: float) -> None:
+        """All of them on the way there, as while a connection is made."""
+        mark = skew.mark()
+        for each in (clock, leader):
+            each.advance(seconds)
+        skew.heard(mark, round(leader.now() * 1e6), 0, 3)
+
+    assert not skew.settled
+    look(0.2)
+    assert (skew.settled, skew.deviation_us()) == (False, -100_000), "as far off as half of the way"
+    look(0.001)
+    assert (skew.settled, skew.deviation_us()) == (True, -500)
+    skew.meet()
+    assert not skew.settled, "another leader is measured again"
+    for _ in range(clocks.FIRST_SAMPLES):
+        assert not skew.settled
+        look(0.2)
+    assert skew.settled
+
+
 def test_workers_of_one_function_have_one_vote() -> None:
     votes = Clocks(ManualClock())
     for n in range(9):
@@ -228,9 +252,23 @@ def test_timestamps_of_a_process_rise_whatever_its_clock_does() -> None:
     clock = ManualClock()
     rising = Rising(Skew(clock))
     found = [rising.next(), rising.next()]
-    clock.skew = -100.0
+    clock.skew = -4.0
     found += [rising.next(), rising.next()]
     clock.advance(200)
     found.append(rising.next())
     assert found == sorted(set(found))
     assert found[-1] == round(clock.now() * 1e6)
+    assert rising.life == 0
+
+
+def test_a_clock_that_was_an_hour_ahead_leaves_no_timestamp_ahead() -> None:
+    """A gateway that begins with a wrong clock has made keys before a leader tells it. Rising from those, all later ones would be an hour
+    ahead, and refused by every worker."""
+    clock = ManualClock()
+    clock.skew = 3600.0
+    rising = Rising(Skew(clock))
+    ahead = rising.next()
+    clock.skew = 0.0
+    found = [rising.next(), rising.next()]
+    assert found == [round(clock.now() * 1e6), found[0] + 1]
+    assert (rising.life, found[0] < ahead) == (1, True)

@@ -34,6 +34,21 @@ def test_no_field_is_forgotten() -> None:
     assert {*GIVEN, "env"} == set(Workers.__struct_encode_fields__)
 
 
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("$(A)/x:$(A)", "1/x:1"),
+        ("$(LATER) $(NOBODY) $(REFERENCE)", "$(LATER) $(NOBODY) $(REFERENCE)"),
+        ("$$(A) $$$(A) $$", "$(A) $1 $"),
+        ("$A $(A ${A}", "$A $(A ${A}"),
+    ],
+)
+def test_a_value_may_name_variables_before_it_as_in_a_pod(value: str, found: str) -> None:
+    env = [{"name": "A", "value": "1"}, {"name": "REFERENCE", "valueFrom": {"secretKeyRef": {}}}, {"name": "B", "value": value}]
+    spec = parse_manifest(onnx(workers={"env": [*env, {"name": "LATER", "value": "2"}]})).spec
+    assert environments.plain(spec.workers)["B"] == found
+
+
 def test_values_are_had_and_references_are_told() -> None:
     env = [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"secretKeyRef": {}}}, {"name": "C"}]
     spec = parse_manifest(onnx(workers={"env": env})).spec

@@ -1,14 +1,18 @@
 """What counts as a hang, and when a lease may be renewed in a worker's name; the marks that both are judged by."""
 
+import asyncio
 import itertools
 import threading
+from typing import Any, cast
 
 import pytest
 from dormouse_core import hanging, limits
+from dormouse_core.hanging import Run
 from dormouse_proto import state_pb2
 from dormouse_worker import keeping
 from dormouse_worker.marks import Marks
-from dormouse_worker.work import Runs
+from dormouse_worker.runtimes.python import Stepping
+from dormouse_worker.work import Runs, Work
 
 
 @pytest.mark.parametrize(
@@ -42,17 +46,64 @@ def test_marks_tell_another_reader_what_runs() -> None:
         assert mine.held_for(5.0) is None
         theirs.allow(61.0)
         theirs.renewed(2**62 + 1, 3.5)
-        theirs.begin(1, 2.0, ["a", "b"])
+        theirs.begin(1, 2.0, ["a", "b"], 7)
+        run = Run(("a", "b"), 7, on_loop=False)
         theirs.begin(2, 4.0, [])
-        assert (mine.limit, mine.lease, mine.renewed_at, mine.held_for(5.0), mine.calls()) == (61.0, 2**62 + 1, 3.5, 1.0, ["a", "b"])
+        assert (mine.limit, mine.lease, mine.renewed_at, mine.held_for(5.0), mine.runs()) == (61.0, 2**62 + 1, 3.5, 1.0, [run])
         mine.kept(4.5)
         assert theirs.kept_at == 4.5
         theirs.end(2)
         assert mine.held_for(5.0) == 1.0, "at least: of the latest that began"
+        theirs.on_loop(1)
+        assert mine.runs() == [run._replace(on_loop=True)]
+        theirs.on_loop(None)
+        assert mine.runs() == [run]
         theirs.end(1)
-        assert (mine.held_for(5.0), mine.calls()) == (None, [])
+        assert (mine.held_for(5.0), mine.runs()) == (None, [])
     finally:
         mine.close()
+
+
+@pytest.mark.parametrize(
+    ("runs", "waits", "blamed"),
+    [
+        ([Run(("a",), 0, on_loop=False), Run(("b",), 0, on_loop=True), Run(("c",), 0, on_loop=False)], set(), ["b"]),
+        ([Run(("a",), 7, on_loop=False), Run(("b",), 8, on_loop=False)], {8}, ["a"]),
+        ([Run(("a",), 7, on_loop=False), Run(("b",), 8, on_loop=False)], {7, 8}, ["a", "b"]),
+        ([Run(("a", "b"), 0, on_loop=False)], set(), ["a", "b"]),
+        ([], set(), []),
+    ],
+)
+def test_who_ran_beside_the_step_that_held_the_interpreter_is_not_blamed(runs: list[Run], waits: set[int], blamed: list[str]) -> None:
+    assert hanging.blamed(runs, waits) == blamed
+
+
+async def test_the_step_that_the_event_loop_is_in_is_marked() -> None:
+    seen: list[tuple[str, int | None]] = []
+    current: list[int | None] = [None]
+
+    class Marking(Runs):
+        def on_loop(self, token: int | None) -> None:
+            current[0] = token
+
+    runs = Marking(60.0)
+
+    async def step(name: str, work: Work) -> None:
+        work.token = runs.begin(0.0)
+        runs.on_loop(work.token)
+        for _ in range(2):
+            seen.append((name, current[0]))
+            await asyncio.sleep(0)
+        if name == "b":
+            raise ValueError(name)
+
+    works = [Work(None, {}, 0, False, False, lambda _: None, 0.0, 0.0) for _ in "ab"]  # type: ignore[arg-type]
+    loop = asyncio.get_running_loop()
+    tasks = [loop.create_task(Stepping(step(name, work), work, runs)) for name, work in zip("ab", works, strict=True)]
+    _, failed = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(cast(Any, failed), ValueError)
+    assert seen == [("a", works[0].token), ("b", works[1].token)] * 2
+    assert current == [None]
 
 
 def test_more_runs_than_there_is_room_for_are_counted_all_the_same() -> None:
@@ -61,12 +112,12 @@ def test_more_runs_than_there_is_room_for_are_counted_all_the_same() -> None:
         for token in range(2000):
             marks.begin(token, float(token), [f"call-{token}" * 90])
         assert marks.held_for(2000.0) == 1.0
-        assert 100 < len(marks.calls()) < 2000
+        assert 100 < len(marks.runs()) < 2000
         for token in range(2000):
             marks.end(token)
-        assert (marks.held_for(2000.0), marks.calls()) == (None, [])
+        assert (marks.held_for(2000.0), marks.runs()) == (None, [])
         marks.begin(1, 1.0, ["again"])
-        assert marks.calls() == ["again"]
+        assert marks.runs() == [Run(("again",), 0, on_loop=False)]
     finally:
         marks.close()
 

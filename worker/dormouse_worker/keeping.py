@@ -10,7 +10,7 @@ import base64
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from dormouse_core import hanging
@@ -22,6 +22,9 @@ from dormouse_worker.marks import Marks
 EVERY = 0.7
 """Seconds between two renewals."""
 RETRY = 0.1
+GLANCE = 0.3
+ASKS = 5
+"""In a glance; it would be 60 on an idle machine."""
 ALIVE = 0.5
 """Seconds for Envoy's main thread to answer; it does nothing else."""
 
@@ -46,10 +49,28 @@ def keep(access: Mapping[str, Any], admin: str, marks: Marks, say: Callable[[str
         time.sleep(RETRY)
 
 
-def leave_word(access: Mapping[str, Any], registered: Mapping[str, Any], calls: list[str], cause: str) -> None:
+def leave_word(access: Mapping[str, Any], registered: Mapping[str, Any], pid: int, runs: Sequence[hanging.Run], cause: str) -> None:
     """Writes into the worker's entry which calls it is killed for, before it is: whoever would send them again reads it there."""
+    calls = hanging.blamed(runs, waiting(pid, {run.thread for run in runs} - {0}))
     entry = base64.b64decode(registered["entry"]) + killed(calls, cause)
     JsonStore(access).change(registered["key"], entry, int(registered["lease"]))
+
+
+def waiting(pid: int, threads: Collection[int]) -> set[int]:
+    """Those of a process's threads that wait for its interpreter: Python has them ask for it every 5 ms (`sys.setswitchinterval`), so they
+    go to sleep and wake up all the time. What holds it computes, or sleeps in one piece."""
+    before = {thread: _sleeps(pid, thread) for thread in threads}
+    time.sleep(GLANCE)
+    return {thread for thread, count in before.items() if _sleeps(pid, thread) - count >= ASKS}
+
+
+def _sleeps(pid: int, thread: int) -> int:
+    """How often it has gone to sleep by itself, since it began; 0: not known."""
+    try:
+        with open(f"/proc/{pid}/task/{thread}/status") as file:
+            return int(file.read().rpartition("\nvoluntary_ctxt_switches:")[2].split(maxsplit=1)[0])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def killed(calls: list[str], cause: str) -> bytes:

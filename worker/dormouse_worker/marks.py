@@ -2,7 +2,8 @@
 
 A step may hold the interpreter for as long as a step may run: sorting, one regular expression, native code that keeps the GIL. Nothing else
 in Python runs then, neither the probe nor the renewal of the lease, so the child cannot be asked. It leaves marks instead, in memory that
-it shares with its supervisor (a memfd): how many steps run, since when the latest runs, for which calls, and when the lease was renewed.
+it shares with its supervisor (a memfd): how many steps run, since when the latest runs, for which calls, in which thread, which of them the
+event loop is in right now, and when the lease was renewed.
 
 Written by the child under the GIL, read by the supervisor at any time: each field is 8 bytes at a multiple of 8, which no reader sees half.
 `time.monotonic` is one clock for all processes of a machine. Imports nothing heavy.
@@ -14,8 +15,9 @@ import struct
 import threading
 from collections.abc import Sequence
 
-_HEAD = struct.Struct("=qddqdd")
-_RUNNING, _LATEST, _LIMIT, _LEASE, _RENEWED, _KEPT = range(0, 48, 8)
+from dormouse_core import hanging
+
+_RUNNING, _LATEST, _LIMIT, _LEASE, _RENEWED, _KEPT, _ON_LOOP = range(0, 56, 8)
 _SLOT = 512
 _SLOTS = 512
 _FIRST = 64
@@ -44,8 +46,9 @@ class Marks:
         os.close(self.fd)
 
     # --------------------------------------------------------------------------------------------------------------- the child
-    def begin(self, token: int, now: float, calls: Sequence[str]) -> None:
-        """A run of `calls` (their keys; as many as fit are kept) began. Thread-safe, as is `end`."""
+    def begin(self, token: int, now: float, calls: Sequence[str], thread: int = 0) -> None:
+        """A run of `calls` (their keys; as many as fit are kept) began; `thread`: the native id of the one that it has for itself, 0: none.
+        Thread-safe, as is `end`."""
         text = "\n".join(calls).encode()[: _SLOT - _LENGTH.size]
         with self._lock:
             self._running += 1
@@ -55,7 +58,7 @@ class Marks:
                 slot = self._slots[token] = self._free.pop()
                 at = _FIRST + slot * _SLOT
                 self._memory[at + _LENGTH.size : at + _LENGTH.size + len(text)] = text
-                _LENGTH.pack_into(self._memory, at, len(text), int(now * 1e6))
+                _LENGTH.pack_into(self._memory, at, len(text), thread)
 
     def end(self, token: int) -> None:
         with self._lock:
@@ -65,6 +68,11 @@ class Marks:
             if slot is not None:
                 _LENGTH.pack_into(self._memory, _FIRST + slot * _SLOT, 0, 0)
                 self._free.append(slot)
+
+    def on_loop(self, token: int | None) -> None:
+        """The event loop is in this run's code from now on; None: in none's."""
+        slot = None if token is None else self._slots.get(token)
+        _NUMBER.pack_into(self._memory, _ON_LOOP, 0 if slot is None else slot + 1)
 
     def allow(self, seconds: float) -> None:
         """How long a step may hold the interpreter."""
@@ -103,15 +111,16 @@ class Marks:
     def kept(self, at: float) -> None:
         _TIME.pack_into(self._memory, _KEPT, at)
 
-    def calls(self) -> list[str]:
-        """The keys of the calls whose steps run, as far as they were kept."""
-        found: list[str] = []
+    def runs(self) -> list[hanging.Run]:
+        """The runs that have calls with keys, as far as they were kept."""
+        found: list[hanging.Run] = []
+        on_loop = self._number(_ON_LOOP) - 1
         for slot in range(_SLOTS):
             at = _FIRST + slot * _SLOT
-            length, _ = _LENGTH.unpack_from(self._memory, at)
+            length, thread = _LENGTH.unpack_from(self._memory, at)
             if 0 < length <= _SLOT - _LENGTH.size:
                 text = self._memory[at + _LENGTH.size : at + _LENGTH.size + length].decode(errors="replace")
-                found += text.split("\n")
+                found.append(hanging.Run(tuple(text.split("\n")), thread, slot == on_loop))
         return found
 
     def _number(self, at: int) -> int:

@@ -41,7 +41,7 @@ KILLS = 3
 """Children in a row that were killed before they were ready; then that is the reason."""
 GLANCE = 0.25
 """Seconds between two looks at the marks of a child in which a step runs."""
-WORD = 1.5
+WORD = 2.0
 """Seconds that the word of a killed worker may take to the store, before it is killed without."""
 _PR_SET_PDEATHSIG = 1
 
@@ -318,11 +318,11 @@ class Supervisor:
 
     def _leave_word(self, child: Child, cause: str) -> None:
         """Before the kill, which sends the callers on: who would send their calls again finds the word there."""
-        calls = child.marks.calls()
-        if not calls or not child.registered or not self._options.store:
+        runs = child.marks.runs()
+        if not runs or not child.registered or not self._options.store:
             return
         options = self._options
-        errand = keeping.Errand(lambda: keeping.leave_word(options.store, child.registered, calls, cause), _die_with)
+        errand = keeping.Errand(lambda: keeping.leave_word(options.store, child.registered, child.pid, runs, cause), _die_with)
         if select.select([errand.pidfd], [], [], WORD)[0]:
             errand.reap()
         else:

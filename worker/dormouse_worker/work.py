@@ -29,6 +29,8 @@ class Work:
     done: Callable[[Outcome], None]
     deadline: float
     since: float
+    token: int | None = None
+    """Of its run."""
 
 
 class Runs:
@@ -45,13 +47,18 @@ class Runs:
         self._runs: dict[int, float] = {}
         self._numbers = itertools.count()
 
-    def begin(self, now: float, works: Iterable[Work] = ()) -> int:
-        """A token for `end`. Thread-safe, as is `end`: single operations on a dict."""
+    def begin(self, now: float, works: Iterable[Work] = (), thread: int = 0) -> int:
+        """A token for `end`. Thread-safe, as is `end`: single operations on a dict. `thread`: the native id of its own thread."""
         token = next(self._numbers)
         self._runs[token] = now
         if self.marks is not None:
-            self.marks.begin(token, now, [work.request.call_key for work in works if work.request.call_key])
+            self.marks.begin(token, now, [work.request.call_key for work in works if work.request.call_key], thread)
         return token
+
+    def on_loop(self, token: int | None) -> None:
+        """The event loop is in this run's code from now on; None: in none's."""
+        if self.marks is not None:
+            self.marks.on_loop(token)
 
     def end(self, token: int) -> float | None:
         began = self._runs.pop(token, None)

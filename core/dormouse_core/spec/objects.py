@@ -290,7 +290,8 @@ class Workers(Struct, frozen=True, kw_only=True, rename="camel"):
         Meta(
             max_length=256,
             description="Environment variables of the worker, set before the model or handler is loaded. DORMOUSE_LOG_LEVEL is the level "
-            "of its log. In a cluster POD_NAME, POD_IP and TMPDIR are Dormouse's own.",
+            "of its log. $(NAME) in a value stands for a variable before it in the list; $$ is a $. "
+            "In a cluster POD_NAME, POD_IP and TMPDIR are Dormouse's own.",
             extra={"map_key": "name"},
         ),
     ] = field(default_factory=list)

@@ -15,8 +15,9 @@ import asyncio
 import importlib
 import pathlib
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -99,7 +100,7 @@ class HandlerRunner:
         self.figures.waiting += 1
         loop = asyncio.get_running_loop()
         if self._pool is None:
-            task = loop.create_task(self._run_async(work))
+            task = loop.create_task(Stepping(self._run_async(work), work, self.runs))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
@@ -111,7 +112,7 @@ class HandlerRunner:
         if work.request.gone or work.deadline <= began:
             loop.call_soon_threadsafe(self._dropped, work)
             return
-        token = self.runs.begin(began, (work,))
+        token = self.runs.begin(began, (work,), threading.get_native_id())
         loop.call_soon_threadsafe(self._watch, work, token)
         outcome: Outcome
         try:
@@ -133,7 +134,8 @@ class HandlerRunner:
         if work.request.gone or work.deadline <= began:
             self._dropped(work)
             return
-        token = self.runs.begin(began, (work,))
+        token = work.token = self.runs.begin(began, (work,))
+        self.runs.on_loop(token)
         self._watch(work, token)
         outcome: Outcome
         try:
@@ -201,6 +203,36 @@ class HandlerRunner:
         took = now - began
         self.figures.ran((work,), began, took)
         work.done(Failed(self.runs.exceeded()) if took > self.runs.limit else outcome)
+
+
+class Stepping(Coroutine[Any, Any, None]):
+    """An async step as the event loop runs it, piece by piece; marks which step's piece it is in: that one holds the interpreter, where one
+    does. What the step has put into tasks of its own is not marked."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None], work: Work, runs: Runs) -> None:
+        self._coroutine = coroutine
+        self._work = work
+        self._runs = runs
+
+    def send(self, value: Any) -> Any:
+        self._runs.on_loop(self._work.token)
+        try:
+            return self._coroutine.send(value)
+        finally:
+            self._runs.on_loop(None)
+
+    def throw(self, *error: Any) -> Any:
+        self._runs.on_loop(self._work.token)
+        try:
+            return self._coroutine.throw(*error)
+        finally:
+            self._runs.on_loop(None)
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+    def __await__(self) -> Any:
+        return self._coroutine.__await__()
 
 
 class Raised:
