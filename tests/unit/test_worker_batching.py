@@ -1,13 +1,16 @@
 """The batcher on a runtime that is a function: what is joined, what fails alone, what is dropped, what is late."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from dormouse_core import limits
 from dormouse_core.errors import Code
 from dormouse_proto import inference_pb2
+from dormouse_worker import batching
 from dormouse_worker.batching import Batcher
 from dormouse_worker.replies import Encoder
 from dormouse_worker.requests import Request
@@ -109,7 +112,7 @@ async def test_groups_do_not_mix_and_take_turns() -> None:
     for n in range(12):
         bench.call(f"c{n}", n, group=("odd",) if n % 2 else ())
     await bench.settle()
-    assert bench.fake.sizes == [4, 4, 2, 2]
+    assert bench.fake.sizes == [4, 1, 1, 2, 2, 4], "the odd ones are a form that was not seen before"
     assert all(bench.reply(f"c{n}") == [10.0 * n] for n in range(12))
 
 
@@ -177,10 +180,106 @@ async def test_states_are_joined_along_their_axis_and_copied() -> None:
 async def test_states_of_different_shapes_do_not_mix() -> None:
     varies = StateSpec("state", "stateN", "FP32", (-1, -1), 0)
     bench = Bench(Fake(Signature("t", (X,), (Y,), (varies,), 4)))
-    for name, width in (("a", 1), ("b", 2), ("c", 1)):
+    for name, width in (("a", 1), ("b", 2), ("c", 1), ("d", 1), ("e", 1)):
         bench.call(name, 1, states={"state": np.zeros((1, width), np.float32)})
     await bench.settle()
-    assert bench.fake.sizes == [2, 1]
+    assert bench.fake.sizes == [1, 1, 2, 1, 2]
+
+
+# ------------------------------------------------------------------------------------------------------------ forms of calls
+
+
+async def test_the_first_two_calls_of_a_form_run_alone_and_then_together_unseen() -> None:
+    bench = stateless()
+    for n in range(8):
+        bench.call(f"c{n}", n, group=("long",))
+    await bench.settle()
+    assert bench.fake.sizes == [1, 1, 2, 4, 2]
+    assert [bench.reply(f"c{n}") for n in range(8)] == [[10.0 * n] for n in range(8)]
+    assert bench.batcher.figures.runs == 4, "what nobody is answered by counts for nobody"
+
+
+class Mixing(Fake):
+    """Rows depend on each other: y = x less the mean of all."""
+
+    def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        super().run(feeds)
+        return [feeds["x"] - feeds["x"].mean(axis=0, keepdims=True)]
+
+
+async def test_a_form_whose_rows_depend_on_each_other_is_not_joined() -> None:
+    bench = Bench(Mixing(Signature("t", (X,), (Y,), (), 4)))
+    for n in range(8):
+        bench.call(f"c{n}", n, group=("long",))
+    await bench.settle()
+    assert [bench.reply(f"c{n}") for n in range(8)] == [[0.0]] * 8
+    assert bench.fake.sizes == [1, 1, 2, *[1] * 6]
+    for n in range(4):
+        bench.call(f"other {n}", n)
+    await bench.settle()
+    assert bench.fake.sizes[-1] == 4, "negative control: a form that counts as shown is joined, and mixed"
+    assert bench.reply("other 3") == [1.5]
+
+
+async def test_a_form_that_is_refused_together_is_not_joined() -> None:
+    def run(feeds: dict[str, np.ndarray]) -> None:
+        if len(feeds["x"]) > 1:
+            raise ValueError("one at a time")
+
+    bench = stateless(run)
+    for n in range(6):
+        bench.call(f"c{n}", n, group=("long",))
+    await bench.settle()
+    assert bench.fake.sizes == [1, 1, 2, *[1] * 4]
+    assert bench.reply("c5") == [50.0]
+
+
+async def test_a_row_is_as_long_and_as_large_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A joined run takes a second at most, by what rows took, and the bytes of the experiment's largest run."""
+    bench = stateless(lambda feeds: setattr(bench, "now", bench.now + 0.4 * len(feeds["x"])), max_batch=8)
+    bench.batcher._average, slow = 0.0, "SLOW_SECONDS"
+    monkeypatch.setattr(batching, slow, 100.0)
+    monkeypatch.setattr(batching, "INLINE_SECONDS", 100.0)
+    for n in range(20):
+        bench.call(f"c{n}", n)
+    await bench.settle()
+    assert bench.fake.sizes == [8, *[2] * 6]
+    monkeypatch.setattr(limits, "BATCHING_BYTES", 12)
+    small = stateless(max_batch=8)
+    for n in range(8):
+        small.call(f"c{n}", n)
+    await small.settle()
+    assert small.fake.sizes == [3, 3, 2]
+
+
+class Slow(Fake):
+    """0.05 s a row, unless it is stopped."""
+
+    stopped = False
+
+    def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        self.stopped = False
+        until = time.monotonic() + 0.05 * len(feeds["x"])
+        while time.monotonic() < until:
+            if self.stopped:
+                raise RuntimeError("terminated")
+            time.sleep(0.002)
+        return super().run(feeds)
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+async def test_company_makes_nobody_late() -> None:
+    """Each takes a tenth of its limit alone; sixteen together would pass it, be refused, and look like a hang."""
+    bench = Bench(Slow(Signature("t", (X,), (Y,), (), 16)), step_limit=0.5, monotonic=time.monotonic)
+    bench.batcher._average = 1.0
+    for n in range(16):
+        bench.call(f"c{n}", n)
+    for n in range(16):
+        await bench.until(f"c{n}")
+        assert bench.batcher.runs.oldest(time.monotonic()) < 0.4
+    assert [bench.reply(f"c{n}") for n in range(16)] == [[10.0 * n] for n in range(16)]
 
 
 async def test_a_run_that_took_too_long_is_late_even_if_it_ended() -> None:

@@ -148,7 +148,7 @@ async def test_rows_on_another_axis(tmp_path: Path) -> None:
     assert dict(runtime.signature.joined(runtime.signature.batching).batching.axes) == {"x": 1, "y": 1}  # type: ignore[union-attr, arg-type]
     assert runtime.signature.metadata("").max_batch_size == 0, "Triton's clients know the first axis only"
     rng = np.random.default_rng(0)
-    calls = [rng.standard_normal((3, rows, 2)).astype(np.float32) for rows in (1, 2, 1, 3)]
+    calls = [rng.standard_normal((3, rows, 2)).astype(np.float32) for rows in (1, 2, 1, 3, 1, 2)]
     runs = runtime.run
     sizes = []
     runtime.run = lambda feeds: (sizes.append(feeds["x"].shape), runs(feeds))[1]  # type: ignore[func-returns-value, method-assign]

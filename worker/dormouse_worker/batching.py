@@ -4,7 +4,8 @@ Which calls fit together is `joining`'s and `requests`' to say; what does not fi
 
 No delay by default: while one batch runs, the next gathers by itself. A run that is short runs on the event loop, since handing it to a
 thread and back costs more than it; a longer one runs in a thread, so that the loop keeps reading calls, committing and answering the probe.
-Which it is, is measured. Trouble stays with its row: a batch that fails is run again row by row.
+Which it is, is measured. Trouble stays with its row: a batch that fails, or takes as long as one call may, is run again call by call, each
+under a limit of its own.
 
 States belong to the sessions and are never written to; a run makes new ones.
 """
@@ -14,12 +15,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from dormouse_core.errors import DeadlineExceeded, DormouseError, Internal, InvalidArgument, Unavailable, text_of
 from dormouse_kit import log
 
+from dormouse_worker.forms import Form, Forms, Trial
 from dormouse_worker.replies import Encoder
 from dormouse_worker.runtimes.onnx import InvalidElement
 from dormouse_worker.sessions import Failed, Outcome, Ran
@@ -31,6 +34,10 @@ INLINE_SECONDS = 0.002
 """A model whose runs take less than this on average runs on the loop."""
 SLOW_SECONDS = 0.05
 """A single run longer than this keeps the model off the loop for good: its time depends on what callers send."""
+JOINED_SECONDS = 1.0
+"""So many rows are joined as take this long together: beyond it nobody gains by company."""
+JOINED = 0.5
+"""Of the step limit, after which a joined run is stopped and its calls run one by one: the limit is each call's own."""
 
 
 class BatchRuntime(Protocol):
@@ -38,6 +45,19 @@ class BatchRuntime(Protocol):
 
     def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]: ...
     def stop(self) -> None: ...
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run of the model. `form`: of its works; None: they run alone. `trial`: of which it is a part. `unseen`: nobody is answered."""
+
+    works: Sequence[Work]
+    form: Form | None
+    trial: Trial | None = None
+    unseen: bool = False
+
+
+_Result = tuple[list[Outcome], list[np.ndarray]] | Exception
 
 
 class Batcher:
@@ -60,6 +80,9 @@ class Batcher:
         self._stacker = Stacker(runtime.signature)
         self._public = len(runtime.signature.outputs)
         self._limit = runtime.signature.max_batch if self._stacker.batches else 1
+        self._forms = Forms()
+        self._longest = min(JOINED_SECONDS, step_limit * JOINED / 2)
+        self._due: deque[_Run] = deque()
         self._delay = delay if self._stacker.batches else 0.0
         self._monotonic = monotonic
         self._groups: dict[tuple[Any, ...], deque[Work]] = {}
@@ -82,23 +105,39 @@ class Batcher:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._flush)
 
-    # ---------------------------------------------------------------------------------------------------------------- batches
+    # ------------------------------------------------------------------------------------------------------------------- runs
     def _flush(self) -> None:
         self._scheduled = False
-        while self._groups and not self._in_thread:
+        while (self._due or self._groups) and not self._in_thread:
             now = self._monotonic()
-            group = self._next(now)
-            if group is None:
+            run = self._due.popleft() if self._due else self._gathered(now)
+            if run is None:
                 return
-            works = self._take(group, self._groups[group], now)
-            if not works:
+            if not run.works or (len(run.works) == 1 and self._dropped(run.works[0], now)):
                 continue
             if self._average is not None and self._average < INLINE_SECONDS and not self._slow:
-                token = self.runs.begin(now, works)
-                outcomes = self._execute(works)
-                self._finished(works, outcomes, self.runs.end(token) or now)
+                token = self.runs.begin(now, run.works)
+                result = self._execute(run)
+                self._ended(run, result, self.runs.end(token) or now)
             else:
-                self._start_thread(works, now)
+                self._start_thread(run, now)
+
+    def _gathered(self, now: float) -> "_Run | None":
+        """The next run out of what waits; None: nothing has waited long enough."""
+        group = self._next(now)
+        if group is None:
+            return None
+        queue = self._groups[group]
+        form = None if group is ALONE else self._forms.of(group)
+        most = 1
+        if form is not None and form.joins is not False:
+            most = form.rows(self._limit, queue[0], self._longest)
+        works = self._take(group, queue, now, most, 2 if form is not None and form.joins is None else len(queue))
+        if len(works) < 2 or form is None or form.joins:
+            return _Run(works, form)
+        trial = Trial(form, works)
+        self._due.append(_Run(works[1:], form, trial))
+        return _Run(works[:1], form, trial)
 
     def _next(self, now: float) -> tuple[Any, ...] | None:
         """The first group whose batch is full or has waited long enough; None: none has, and this comes back when one has."""
@@ -112,77 +151,118 @@ class Batcher:
         asyncio.get_running_loop().call_later(soonest, self._flush)
         return None
 
-    def _take(self, group: tuple[Any, ...], queue: deque[Work], now: float) -> list[Work]:
-        """The next batch of a group; the group then goes behind the others. Calls that nobody waits for are dropped here."""
+    def _take(self, group: tuple[Any, ...], queue: deque[Work], now: float, most: int, calls: int) -> list[Work]:
+        """The next works of a group, of at most so many rows and calls, or one; the group then goes behind the others."""
         works: list[Work] = []
         rows = 0
-        while queue:
+        while queue and len(works) < calls:
             work = queue[0]
-            if works and (group is ALONE or rows + work.request.rows > self._limit):
+            if works and rows + work.request.rows > most:
                 break
             queue.popleft()
             self.figures.waiting -= 1
-            if work.request.gone or work.deadline <= now:
-                self.figures.dropped += 1
-                work.done(Failed(DeadlineExceeded("the caller's deadline passed, or it went away, before the step ran")))
-                continue
-            works.append(work)
-            rows += work.request.rows
+            if not self._dropped(work, now):
+                works.append(work)
+                rows += work.request.rows
         del self._groups[group]
         if queue:
             self._groups[group] = queue
         return works
 
-    def _execute(self, works: Sequence[Work]) -> list[Outcome]:
-        """Runs a batch where it is called: on the loop or in the thread. Never raises."""
+    def _dropped(self, work: Work, now: float) -> bool:
+        """Calls that nobody waits for are not run."""
+        if not work.request.gone and work.deadline > now:
+            return False
+        self.figures.dropped += 1
+        work.done(Failed(DeadlineExceeded("the caller's deadline passed, or it went away, before the step ran")))
+        return True
+
+    def _execute(self, run: "_Run") -> "_Result":
+        """Where it is called: on the loop or in the thread. Never raises."""
+        works = run.works
         try:
-            return self._attempt(works)
-        except Exception as error:
+            outputs = self._runtime.run(self._stacker.stack(works))
+            if run.unseen:
+                return [], outputs
+            public = outputs[: self._public]
             if len(works) == 1:
-                return [Failed(as_error(error))]
-            if isinstance(error, UnevenOutput):
-                log.warning("the model does not batch as it seemed to; its calls run one by one", error=error)
-                self._limit = 1
-        outcomes: list[Outcome] = []
-        for work in works:
-            outcomes += self._execute([work])
-        return outcomes
+                replies = [self._encoder.encode(works[0].request, public)]
+            else:
+                self._stacker.check(works, public)
+                replies = self._encoder.encode_rows([work.request for work in works], public)
+            return list(map(Ran, replies, self._stacker.states(works, outputs[self._public :]))), outputs
+        except Exception as error:
+            return error
 
-    def _attempt(self, works: Sequence[Work]) -> list[Outcome]:
-        outputs = self._runtime.run(self._stacker.stack(works))
-        public = outputs[: self._public]
-        if len(works) == 1:
-            replies = [self._encoder.encode(works[0].request, public)]
-        else:
-            self._stacker.check(works, public)
-            replies = self._encoder.encode_rows([work.request for work in works], public)
-        return list(map(Ran, replies, self._stacker.states(works, outputs[self._public :])))
-
-    def _finished(self, works: Sequence[Work], outcomes: Sequence[Outcome], began: float) -> None:
+    def _ended(self, run: "_Run", result: "_Result", began: float) -> None:
         took = self._monotonic() - began
+        if run.unseen:
+            self._judged(run, result)
+            return
+        works = run.works
         self._average = took if self._average is None else 0.9 * self._average + 0.1 * took
         self._slow = self._slow or took > SLOW_SECONDS
         self.figures.ran(works, began, took)
+        if len(works) > 1:
+            self._joined(run, result, took)
+            return
         late = took > self.runs.limit
-        for work, outcome in zip(works, outcomes, strict=True):
-            work.done(Failed(self.runs.exceeded()) if late else outcome)
+        outcome = Failed(as_error(result)) if isinstance(result, Exception) else result[0][0]
+        if run.trial is not None and not late and not isinstance(result, Exception):
+            run.trial.outputs.append(result[1])
+            if len(run.trial.outputs) == len(run.trial.works):
+                self._due.appendleft(_Run(run.trial.works, run.form, run.trial, unseen=True))
+        works[0].done(Failed(self.runs.exceeded()) if late else outcome)
+
+    def _joined(self, run: "_Run", result: "_Result", took: float) -> None:
+        """What ran together is answered, or runs again call by call: trouble, and time, stay with the call whose they are."""
+        works = run.works
+        rows = sum([work.request.rows for work in works])
+        if not isinstance(result, Exception):
+            if run.form is not None:
+                run.form.ran(rows, took)
+            for work, outcome in zip(works, result[0], strict=True):
+                work.done(outcome)
+            return
+        if run.form is not None and took >= self._longest:
+            run.form.stopped(rows, took)
+        if run.form is not None and isinstance(result, UnevenOutput):
+            log.warning("the model does not batch as it seemed to; calls like these run one by one", error=result)
+            run.form.joins = False
+        self._due.extend(_Run([work], None) for work in works)
+
+    def _judged(self, run: "_Run", result: "_Result") -> None:
+        """Two calls have run alone, and now together."""
+        trial = run.trial
+        assert trial is not None
+        if isinstance(result, Exception):
+            wrong: str | None = f"the model refuses together what it takes alone: {as_error(result).message}"
+        else:
+            wrong = trial.judge(self._runtime.signature, result[1])
+        trial.form.joins = wrong is None
+        if wrong is not None:
+            shapes = {name: list(array.shape) for name, array in trial.works[0].request.inputs.items()}
+            log.warning("calls of these sizes run one by one", shapes=shapes, why=wrong)
 
     # ----------------------------------------------------------------------------------------------------------------- threads
-    def _start_thread(self, works: list[Work], now: float) -> None:
+    def _start_thread(self, run: "_Run", now: float) -> None:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, "model")
         self._in_thread = True
         loop = asyncio.get_running_loop()
-        token = self.runs.begin(now, works)
-        timer = loop.call_later(self.runs.limit, self._exceeded, works)
-        future = loop.run_in_executor(self._pool, self._execute, works)
+        token = self.runs.begin(now, run.works)
+        if len(run.works) == 1:
+            timer = loop.call_later(self.runs.limit, self._exceeded, run.works)
+        else:
+            timer = loop.call_later(self.runs.limit * JOINED, self._runtime.stop)
+        future = loop.run_in_executor(self._pool, self._execute, run)
 
-        def ended(result: "asyncio.Future[list[Outcome]]") -> None:
+        def ended(result: "asyncio.Future[_Result]") -> None:
             timer.cancel()
             began = self.runs.end(token)
             self._in_thread = False
-            self._finished(works, result.result(), now if began is None else began)
-            if self._groups and not self._scheduled:
+            self._ended(run, result.result(), now if began is None else began)
+            if (self._due or self._groups) and not self._scheduled:
                 self._flush()
 
         future.add_done_callback(ended)

@@ -197,9 +197,7 @@ class _Experiment:
     @staticmethod
     def _scale(out: Out, arrays: Sequence[np.ndarray]) -> float:
         """The largest finite magnitude: one number that is near 0 by chance says nothing about what rounding may do to it."""
-        if not _rounds(out.datatype):
-            return 0.0
-        return max(float(np.max(np.abs(wide[np.isfinite(wide)]), initial=0.0)) for wide in (_wide(a, out.datatype) for a in arrays))
+        return max(magnitude(array, out.datatype) for array in arrays)
 
     def _compare(self, alone: Alone, joined: Sequence[np.ndarray], floors: Sequence[float]) -> None:
         """Each caller's part of `joined` against what it got alone; the callers' rows lie one behind the other."""
@@ -264,6 +262,14 @@ def difference(alone: np.ndarray, part: np.ndarray, datatype: str, floor: float 
     if not off:
         return 0.0
     return off / largest if largest else np.inf
+
+
+def magnitude(array: np.ndarray, datatype: str) -> float:
+    """The largest finite one; 0 where nothing is rounded."""
+    if not _rounds(datatype):
+        return 0.0
+    wide = _wide(array, datatype)
+    return float(np.max(np.abs(wide[np.isfinite(wide)]), initial=0.0))
 
 
 def _rounds(datatype: str) -> bool:

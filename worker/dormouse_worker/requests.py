@@ -88,7 +88,9 @@ class Decoder:
         self._indices = {tensor.name: index for index, tensor in enumerate(signature.outputs)}
         self._states = frozenset(state.input for state in signature.states)
         self._controls = frozenset(control.name for control in signature.controls)
-        self._uniform = all(t.axis == 0 and not t.optional and -1 not in t.shape[1:] and t.datatype != "BYTES" for t in signature.inputs)
+        self._uniform = all(
+            t.ranked and t.axis == 0 and not t.optional and -1 not in t.shape[1:] and t.datatype != "BYTES" for t in signature.inputs
+        )
         """Every two calls may be joined, whatever they carry."""
 
     def decode(self, data: bytes) -> Request:
