@@ -439,8 +439,14 @@ _REFUTED = "the experiment at a model's first loading: no joining"
 BATCHING = (
     Limit("BATCH_SIZE_MAX", "`batching.maxBatchSize`", "rows", "our own", "at creation"),
     Limit("BATCH_SIZE", "rows of several calls that run together, where it is absent", "rows", "our own", "by construction"),
-    Limit("BATCHING_SECONDS", "the experiment whether rows may be joined", "seconds", "our own: the first start waits for it", _REFUTED),
-    Limit("BATCHING_BYTES", "inputs of its largest run", "bytes", "our own: memory", _REFUTED),
+    Limit(
+        "BATCHING_SECONDS",
+        "processor time of the experiment whether rows may be joined; three times it by the clock",
+        "seconds",
+        "our own: the first start waits for it",
+        _REFUTED,
+    ),
+    Limit("BATCHING_BYTES", "inputs of its largest run, and of any joined run", "bytes", "our own: memory", _REFUTED),
     Limit("BATCHING_TOLERANCE_FP64", "how far a joined FP64 output may be from the same alone", "", _TOLERATED, _REFUTED),
     Limit("BATCHING_TOLERANCE_FP32", "FP32", "", _TOLERATED, _REFUTED),
     Limit("BATCHING_TOLERANCE_FP16", "FP16", "", _TOLERATED, _REFUTED),

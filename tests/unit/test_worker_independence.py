@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 from dormouse_core import limits
+from dormouse_worker.comparing import apart, difference
 from dormouse_worker.drawing import MANNERS, SCALARS, Choice, Port, draw
-from dormouse_worker.independence import Late, Mixed, Out, Shown, Unknown, Verdict, difference, experiment
+from dormouse_worker.independence import Late, Mixed, Out, Shown, Unknown, Verdict, experiment
 
 X = Port("x", "FP32", ("n", 4), 0)
 Y = Out("y", "FP32")
@@ -51,6 +52,10 @@ MIXING: dict[str, Model] = {
     "an infinity that is taken away": f32(lambda x: x * np.isfinite(x).all()),
     "signs that differ": f32(lambda x: x * (2 if {*np.sign(x.sum(-1))} >= {1.0, -1.0} else 1)),
     "a range for all": f32(lambda x: np.round(x / (np.nanmax(np.abs(x)) / 127)) * (np.nanmax(np.abs(x)) / 127)),
+    "a minus infinity": f32(lambda x: x * (2 if np.isneginf(x).any() else 1)),
+    "a one": f32(lambda x: x * (2 if (x == 1).any() else 1)),
+    "a place beside larger numbers": f32(lambda x: np.hstack([1e7 * x, np.arange(len(x))[:, None]])),
+    "from 9 to 30 rows": f32(lambda x: x if not 8 < len(x) < 31 else x + 1),
     "more than 20 rows": f32(lambda x: x if len(x) < 21 else x + 1),
 }
 
@@ -173,7 +178,7 @@ def test_a_joined_run_that_fails_is_no_batch() -> None:
 
 
 def test_an_output_that_never_changes_shows_nothing() -> None:
-    verdict = judged(lambda x: (x, np.isneginf(x).any() * np.ones((len(x), 1), bool)), outs=(Y, Out("alarm", "BOOL")))
+    verdict = judged(lambda x: (x, (x == 12345).any() * np.ones((len(x), 1), bool)), outs=(Y, Out("alarm", "BOOL")))
     assert verdict == Unknown('output "alarm" was the same in every run of the experiment, which shows nothing')
 
 
@@ -196,6 +201,11 @@ def test_its_memory_is_bounded() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- comparing, drawing
+
+
+@pytest.mark.parametrize(("alone", "part", "found"), [([1e6, 1], [1e6, 1.5], 1 / 3), ([0, 1], [0, 1], 0), ([np.nan, 1], [1, 1], np.inf)])
+def test_each_element_by_its_own_measure(alone: list[float], part: list[float], found: float) -> None:
+    assert apart(np.array(alone, np.float32), np.array(part, np.float32), "FP32") == pytest.approx(found)
 
 
 @pytest.mark.parametrize(

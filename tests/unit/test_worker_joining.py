@@ -137,6 +137,16 @@ def test_axes_that_do_not_fit_the_model(tmp_path: Path, axes: dict[str, int], wo
     assert raised.value.message.startswith("spec.batching.axes[")
 
 
+async def test_an_input_without_a_shape_need_not_have_the_axis(tmp_path: Path) -> None:
+    runtime = load(unranked(tmp_path / "m.onnx"), axes={"x": 1}, max_batch_size=8)
+    assert runtime.signature.max_batch == 8, "as the user says, for no experiment could be made"
+    calls = [np.ones(shape, np.float32) for shape in ((3,), (2, 1), (), (2, 2), (3,))]
+    found = await infer(runtime, *[raw({"x": ("FP32", list(x.shape), x.tobytes())}) for x in calls])
+    assert [answer["y"] if isinstance(answer, dict) else answer for answer in found] == [
+        ("FP32", list(x.shape), (2 * x).tobytes()) for x in calls
+    ]
+
+
 async def test_rows_on_another_axis(tmp_path: Path) -> None:
     """y = x cumulated over time, its first axis; rows lie on the second."""
     shape = [None, None, 2]

@@ -6,7 +6,7 @@ beyond its vocabulary, a length that its windows do not divide): then smaller id
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,8 @@ from dormouse_core.tensors import DATATYPES, bf16_from_fp32
 MANNERS = ("normal", "unit", "magnitudes", "signs", "peaks", "special")
 """normal: around 0. unit: from 0 to 1. magnitudes: each row of another one, 0 among them. signs: a row is positive or negative throughout.
 peaks: one element of some rows is far above the rest. special: rows with a NaN or infinity in them."""
+QUIET = "quiet"
+"""Beside them: near 0, where a recurrent model goes its own way rather than follow its inputs."""
 SCALES = (1.0, 1e3, 1e-3, 0.0, 30.0, 0.2)
 PEAKS = (0.0, 50.0, -50.0, 1e4)
 SIZES = (5, 16, 64, 512, 256, 1, 160, 2, 224)
@@ -24,6 +26,9 @@ RANGES = ((-6, 120), (0, 120), (0, 12), (0, 2), (0, 1))
 """Of integers, likewise: ids, most of all."""
 SCALARS = (0, 1, 2, 16_000, 8_000)
 """And of one integer that all rows share: a switch, a rate."""
+REALS = (0, 1, -1, 0.5, 2, 10, -10, 100, -100, 255, 1e3, -1e3, 1e6, -1e6, 1e30, -1e30, 1e-30, math.nan, math.inf, -math.inf)
+WHOLES = (0, 1, 2, -1, -100, 100, 127, 128, 255, -128, 1000, 32_000, 32_767, -32_768, 65_535)
+"""What means something to models: padding, marks, the ends of a range. No larger ones: they may be sizes."""
 TEXTS = (b"a", b"7", b"-3.5", b"", "\u00e9t\u00e9".encode(), b"some longer text", b"0")
 
 
@@ -90,6 +95,29 @@ def draw(ports: Sequence[Port], rows: int, first: int, manner: str, choice: Choi
     return feeds
 
 
+def strange(ports: Sequence[Port], feeds: Mapping[str, np.ndarray], rng: np.random.Generator) -> Iterator[dict[str, np.ndarray]]:
+    """Calls like `feeds`, of which all inputs of one kind have the same value throughout, or in one element."""
+    kinds: dict[str, tuple[Any, ...]] = {"f": REALS, "i": WHOLES, "b": (False, True), "O": (*TEXTS, b"[PAD]", 1000 * b"x")}
+    for kind, values in kinds.items():
+        mine = [port for port in ports if port.axis is not None and feeds[port.name].size and _kind(port.datatype) == kind]
+        for value in values if mine else ():
+            whole, one = dict(feeds), dict(feeds)
+            for port in mine:
+                array = feeds[port.name]
+                if kind != "i" or np.iinfo(array.dtype).min <= value <= np.iinfo(array.dtype).max:
+                    with np.errstate(all="ignore"):
+                        item = value if kind == "O" else _cast(np.full(1, value), port.datatype)[0]
+                    whole[port.name] = np.full(array.shape, item, array.dtype)
+                    one[port.name] = array.copy()
+                    one[port.name].reshape(-1)[rng.integers(array.size)] = item
+            yield whole
+            yield one
+
+
+def _kind(datatype: str) -> str:
+    return "f" if datatype == "BF16" else "O" if datatype == "BYTES" else DATATYPES[datatype].dtype.kind.replace("u", "i")
+
+
 def join(ports: Sequence[Port], calls: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The rows of several calls as one; what they share is the first's."""
     return {
@@ -146,6 +174,8 @@ def _real(shape: list[int], column: list[int], numbers: np.ndarray, manner: str,
     found = rng.standard_normal(shape)
     if manner == "unit":
         return rng.random(shape)
+    if manner == QUIET:
+        return 0.1 * found
     if manner == "magnitudes":
         scaled: np.ndarray = found * np.array(SCALES)[numbers % len(SCALES)].reshape(column)
         return scaled

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from dormouse_core import limits
 
-from dormouse_worker.independence import difference, magnitude
+from dormouse_worker.comparing import difference, magnitude
 from dormouse_worker.signatures import Signature
 from dormouse_worker.work import Work
 

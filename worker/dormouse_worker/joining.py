@@ -1,8 +1,8 @@
 """Whether rows of several calls run together in one run of a model, and why: decided once, when a revision's model is loaded first.
 
 The rule is that batching is invisible: a call is answered as the model answers it alone. So rows are joined only where an experiment has
-shown them to be independent (`independence`) and the graph says nothing else (`mixing`). A number that the user wrote (maxBatchSize) is
-their word for the case in which no experiment could be made; it is not believed against one.
+shown them to be independent (`independence`) and the graph says nothing else (`mixing`, `deciding`). A number that the user wrote
+(maxBatchSize) is their word for the case in which no experiment could be made; it is not believed against one.
 
 The result is kept with the proof of the revision, under a key that says what was looked at: a wake does not repeat it, another file under
 the same uri, another manifest or another runtime does.
@@ -23,15 +23,17 @@ from dormouse_core import spec as specs
 from dormouse_kit import log
 from dormouse_proto import state_pb2
 
-from dormouse_worker import mixing
+from dormouse_worker import deciding, mixing
 from dormouse_worker.drawing import Port
 from dormouse_worker.graphs import Graph
 from dormouse_worker.independence import Late, Mixed, Out, Run, Shown, Unknown, Verdict, experiment
 from dormouse_worker.layouts import Layout, Tensor, assumed, from_manifest, layouts
 from dormouse_worker.signatures import Signature
 
-VERSION = 1
+VERSION = 2
 """Of the experiment: one that is better than this one is made again."""
+PATIENCE = 3
+"""How many times its processor time the experiment may take on a busy machine."""
 ALONE = "Every call runs alone: "
 
 
@@ -108,10 +110,11 @@ def _decide(model: Model, wanted: specs.Batching) -> state_pb2.Batching:
 def _tried(model: Model, tried: Sequence[Layout], most: int | None) -> state_pb2.Batching:
     """The first layout that holds; else what is wrong with the first one."""
     rows = most or limits.BATCH_SIZE
-    until = time.monotonic() + limits.BATCHING_SECONDS
+    # Of processor time: what is found is kept, and must not follow from who else ran on the machine.
+    until = (time.thread_time() + limits.BATCHING_SECONDS, time.monotonic() + PATIENCE * limits.BATCHING_SECONDS)
     failed: list[Mixed | Unknown] = []
     for layout in tried:
-        verdict = _verdict(model, layout, min(rows, limits.BATCH_SIZE), until)
+        verdict = _verdict(model, layout, rows, until)
         if isinstance(verdict, Shown):
             axes = dict(zip((t.name for t in model.signature.outputs), verdict.axes, strict=False))
             off = f"by at most {verdict.difference:.2g} of an output's largest value" if verdict.difference else "in nothing"
@@ -132,7 +135,7 @@ def _names(model: Model) -> list[int | str | None]:
     return [dims[axis] if axis is not None and axis < len(dims) else None for dims, axis in places]
 
 
-def _verdict(model: Model, layout: Layout, most: int, until: float) -> Verdict:
+def _verdict(model: Model, layout: Layout, most: int, until: tuple[float, float]) -> Verdict:
     signature = model.signature
     given = [tensor for tensor in signature.inputs if not tensor.optional]
     without = next((tensor.name for tensor in given if not tensor.ranked), None)
@@ -149,15 +152,17 @@ def _verdict(model: Model, layout: Layout, most: int, until: float) -> Verdict:
     with _bounded(model, until) as run:
         verdict = experiment(run, ports, outs, most)
     if isinstance(verdict, Shown) and model.graph is not None:
-        said = mixing.look(model.graph, {port.name: port.axis for port in ports if port.axis is not None})
+        axes = {port.name: port.axis for port in ports if port.axis is not None}
+        said = mixing.look(model.graph, axes) or deciding.look(model.graph, axes)
         if said is not None:
             return Mixed(f"{said}, though no experiment showed it")
     return verdict
 
 
 @contextlib.contextmanager
-def _bounded(model: Model, until: float) -> Iterator[Run]:
-    """The model's run, which ends when the experiment's time is over: one that is under way by then stops at its next operator."""
+def _bounded(model: Model, until: tuple[float, float]) -> Iterator[Run]:
+    """The model's run, which ends when the experiment's time is over: one that is under way by then stops at its next operator. `until`:
+    of this thread's processor time, and of the clock."""
     late = threading.Event()
 
     def over() -> None:
@@ -165,7 +170,7 @@ def _bounded(model: Model, until: float) -> Iterator[Run]:
         model.stop()
 
     def run(feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-        if late.is_set():
+        if late.is_set() or time.thread_time() >= until[0]:
             raise Late
         try:
             return model.run(feeds)
@@ -174,7 +179,7 @@ def _bounded(model: Model, until: float) -> Iterator[Run]:
                 raise Late from None
             raise
 
-    timer = threading.Timer(max(0.0, until - time.monotonic()), over)
+    timer = threading.Timer(max(0.0, until[1] - time.monotonic()), over)
     timer.daemon = True
     timer.start()
     try:

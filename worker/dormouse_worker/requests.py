@@ -169,7 +169,8 @@ class Decoder:
         kind = DATATYPES[datatype]
         # A BOOL's bytes and the elements of BYTES must be looked at one by one.
         size = math.prod(shape) * kind.itemsize if kind.itemsize and datatype != "BOOL" else -1
-        rows = None if spec.axis is None else shape[spec.axis] if math.prod(shape) else 0
+        # An input without a declared shape need not have the axis.
+        rows = None if spec.axis is None else shape[spec.axis] if math.prod(shape) and spec.axis < len(shape) else 0
         plan = _Plan(datatype, kind.dtype, size, rows)
         if len(self._plans) >= _PLANS:
             self._plans.clear()
