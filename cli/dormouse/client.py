@@ -37,7 +37,10 @@ class Answer:
 
 
 class Client:
-    """`address`: host:port of the gateway. One object may be used from several threads. Errors are `DormouseError` with gRPC's code."""
+    """`address`: host:port of the gateway. One object may be used from several threads.
+
+    What the system answers, or that it does not, is a `DormouseError` with gRPC's code; an argument that cannot be sent is a `ValueError`.
+    """
 
     def __init__(self, address: str = "127.0.0.1:8001") -> None:
         options = [

@@ -25,6 +25,7 @@ from dormouse_core.limits import CLOCK_AHEAD_SECONDS, IDEMPOTENCY_KEY_CHARACTERS
 
 RESERVED = "dormouse_"  # how names of a request's parameters begin that Dormouse reads itself
 PARAMETER = "dormouse_idempotency_key"
+METADATA = "dormouse-idempotency-key"
 MAX_AHEAD_US = int(CLOCK_AHEAD_SECONDS * 1e6)
 CALLERS = ""
 """The maker of timestamps that callers bring."""
@@ -97,11 +98,11 @@ def split(text: str) -> tuple[int, str] | None:
     return None
 
 
-def parse(call: str, idempotency: str, now_us: int, local: LocalKeys, *, verified: bool = True) -> CallKey:
+def parse(call: str, idempotency: str, now_us: int, local: LocalKeys, *, verified: bool = True, field: str = METADATA) -> CallKey:
     """The key of a call from its two headers (each '' where absent), at a process whose clock reads `now_us`.
 
-    `call` is the gateway's ``dormouse-call``, `idempotency` the caller's ``dormouse-idempotency-key``. InvalidArgument: a gateway's key of
-    another form, a caller's that is not printable ASCII or too long, a caller's own timestamp more than a minute ahead where `now_us` is
+    `call` is the gateway's ``dormouse-call``, `idempotency` the caller's own key, which stands in `field`. InvalidArgument: a gateway's key
+    of another form, a caller's that is not printable ASCII or too long, a caller's own timestamp more than a minute ahead where `now_us` is
     `verified`. Unavailable, to be tried elsewhere: any other timestamp more than a minute ahead. It is not the caller's fault: which of the
     two clocks is wrong is not known here.
     """
@@ -116,16 +117,16 @@ def parse(call: str, idempotency: str, now_us: int, local: LocalKeys, *, verifie
     if idempotency:
         # Compared as bytes in a record: what is not ASCII has more than one spelling of the same text.
         if not (idempotency.isascii() and idempotency.isprintable()):
-            raise InvalidArgument("dormouse-idempotency-key: printable ASCII characters are allowed")
+            raise InvalidArgument(f"{field}: printable ASCII characters are allowed")
         parts = split(idempotency)
         own = idempotency if parts is None else parts[1]
         if len(own) > IDEMPOTENCY_KEY_CHARACTERS:
             most = IDEMPOTENCY_KEY_CHARACTERS
-            raise InvalidArgument(f"dormouse-idempotency-key: {len(own)} characters found, at most {most} are allowed")
+            raise InvalidArgument(f"{field}: {len(own)} characters found, at most {most} are allowed")
         arrived = timestamp or local.stamp(now_us)
         if parts is None:
             return CallKey(arrived, f"c-{own}", maker_of(ident) if ident else local.maker)
-        _check_ahead("dormouse-idempotency-key", parts[0], now_us, fault=verified)
+        _check_ahead(field, parts[0], now_us, fault=verified)
         return CallKey(parts[0], f"c-{own}", CALLERS, arrived)
     if ident:
         return CallKey(timestamp, ident)
@@ -162,5 +163,10 @@ def named(idempotency: str, parameters: Any) -> str:
         raise InvalidArgument(f"parameters.{PARAMETER}: {found} found, a string of 1 to {IDEMPOTENCY_KEY_CHARACTERS} characters is allowed")
     key: str = parameter.string_param
     if idempotency and idempotency != key:
-        raise InvalidArgument(f"parameters.{PARAMETER}: {key!r} found, but the metadata dormouse-idempotency-key says {idempotency!r}")
+        raise InvalidArgument(f"parameters.{PARAMETER}: {key!r} found, but the metadata {METADATA} says {idempotency!r}")
     return key
+
+
+def field_of(parameters: Any) -> str:
+    """Where the caller's key of one request stands, for messages: a caller who set no metadata looks for none."""
+    return f"parameters.{PARAMETER}" if PARAMETER in parameters else METADATA

@@ -123,7 +123,8 @@ def timestamp(metadata: Mapping[str, str], request: inference_pb2.ModelInferRequ
     `verified`: whether `now_us` is by a clock that is known to be good. Where it is not, the worker judges."""
     local = callkeys.LocalKeys("relay")
     idempotency = callkeys.named(metadata.get(IDEMPOTENCY, ""), request.parameters)
+    field = callkeys.field_of(request.parameters)
     try:
-        return callkeys.parse(metadata.get(CALL, ""), idempotency, now_us, local, verified=verified).arrived_us
+        return callkeys.parse(metadata.get(CALL, ""), idempotency, now_us, local, verified=verified, field=field).arrived_us
     except Unavailable:
         return now_us

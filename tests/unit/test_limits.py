@@ -55,7 +55,7 @@ SHOWN = {
     "BACKSTOP_BYTES": "unit/test_limits_of_sessions.py::test_what_etcd_keeps_by_itself",
     "DEFRAGMENT_FRACTION": "unit/test_storage.py::test_a_file_near_the_quota_is_made_smaller_before_the_alarm",
     "DEFRAGMENT_BYTES": "unit/test_storage.py::test_a_member_whose_standstill_would_end_leases_is_left_alone_while_there_is_room",
-    "ROOM_FRACTION": "unit/test_storage.py::test_the_steps_of_a_healing",
+    "ROOM_FRACTION": "unit/test_limits_of_sessions.py::test_below_which_size_nospace_is_taken_back",
     "ETCD_REQUEST_BYTES": "integration/test_store.py::test_what_the_store_refuses_is_definite",
     "ETCD_TXN_OPS": "integration/test_store.py::test_128_of_each_fit",
     "ETCD_QUOTA_BYTES": "unit/test_cli.py::test_sizes_of_the_store_and_of_messages",
@@ -98,7 +98,7 @@ SHOWN = {
         "unit/test_worker_independence.py::test_differences",
     ),
 }  # fmt: skip
-"""The test that shows what each row says; it fails where the limit is not held there."""
+"""The test that shows what each row says."""
 
 
 def test_every_constant_is_in_the_table_once() -> None:

@@ -27,14 +27,16 @@ LENGTHS = {
 }
 
 
-def at_the_relay(metadata: dict[str, str]) -> None:
-    request = inference_pb2.ModelInferRequest(model_name="fn")
+PLAIN = inference_pb2.ModelInferRequest(model_name="fn")
+
+
+def at_the_relay(metadata: dict[str, str], request: inference_pb2.ModelInferRequest = PLAIN) -> None:
     naming.infer(metadata, request, "ns")
     naming.timestamp(metadata, request, NOW)
 
 
-def at_a_worker(metadata: dict[str, str]) -> None:
-    READER.read({name.encode(): value.encode() for name, value in metadata.items()}, {}, NOW)
+def at_a_worker(metadata: dict[str, str], request: inference_pb2.ModelInferRequest = PLAIN) -> None:
+    READER.read({name.encode(): value.encode() for name, value in metadata.items()}, request.parameters, NOW)
 
 
 @pytest.mark.parametrize("place", [at_the_relay, at_a_worker])
@@ -47,6 +49,18 @@ def test_names_at_their_limit_and_beyond(name: str, place: Any) -> None:
     assert name in str(refused.value)
     assert f"{LENGTHS[name] + 1} characters found" in str(refused.value)
     assert f"{LENGTHS[name]} " in str(refused.value).partition("found")[2]
+
+
+@pytest.mark.parametrize("key", ["x" * (limits.IDEMPOTENCY_KEY_CHARACTERS + 1), "ä", f"{NOW + 61_000_000:016d}-late"])
+@pytest.mark.parametrize("place", [at_the_relay, at_a_worker])
+def test_a_wrong_key_is_told_where_it_stands(place: Any, key: str) -> None:
+    request = inference_pb2.ModelInferRequest(model_name="fn")
+    request.parameters["dormouse_idempotency_key"].string_param = key
+    with pytest.raises(InvalidArgument, match=r"^parameters\.dormouse_idempotency_key: "):
+        place({"dormouse-session": "s"}, request)
+    if key.isascii():
+        with pytest.raises(InvalidArgument, match=r"^dormouse-idempotency-key: "):
+            place({"dormouse-session": "s", "dormouse-idempotency-key": key})
 
 
 def test_the_id_behind_a_timestamp_has_the_limit_to_itself() -> None:

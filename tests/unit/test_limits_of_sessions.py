@@ -11,7 +11,7 @@ from dormouse_core.errors import Code
 from dormouse_core.records import Body
 from dormouse_core.seams import MemberSeen
 from dormouse_core.steps import KEPT_KEYS, KEPT_REPLY_BYTES
-from dormouse_core.storage import Compact, Storage
+from dormouse_core.storage import Compact, Defragment, Disarm, Storage
 from dormouse_worker.loading import check_size
 from dormouse_worker.models import ModelInvalid
 from dormouse_worker.sessions import StateInfo, arrays
@@ -124,3 +124,17 @@ def test_history_is_dropped_each_time_that_is_stated() -> None:
     assert at is not None
     assert look(at + limits.COMPACT_SECONDS - 0.1, 20) is None
     assert isinstance(look(at + limits.COMPACT_SECONDS, 30), Compact)
+
+
+def test_below_which_size_nospace_is_taken_back() -> None:
+    quota = 100_000
+    room = int(limits.ROOM_FRACTION * quota)
+    for size, action in ((room, Defragment("e", 1)), (room - 1, Disarm())):
+        machine = Storage(quota)
+
+        def look(now: float, size: int = size, machine: Storage = machine) -> object:
+            return machine.look(now, [MemberSeen("e", 1, True, 9, size, 1000, True)], [], leading=True).action
+
+        assert look(0.0) == Compact(9)
+        machine.compacted(0.1, 9)
+        assert look(1.0) == action

@@ -154,6 +154,8 @@ def test_replies_stay_within_16_kib_and_keys_remain() -> None:
 def test_a_reply_over_16_kib_is_not_kept_and_takes_no_other_with_it() -> None:
     body = ran(STARTED, Call(11), reply=b"x" * (steps.KEPT_REPLY_BYTES + 1))
     assert [k.reply for k in body.kept] == [b"r", None]
+    largest = b"x" * steps.KEPT_REPLY_BYTES
+    assert [k.reply for k in ran(STARTED, Call(11), reply=largest).kept] == [None, largest]
 
 
 MAKERS = ("", "g-a", "g-b", "g-c", "g-d", "?")

@@ -96,7 +96,14 @@ class SessionReader:
         start = _flag(parameters, "sequence_start")
         tenant = _strict(b"dormouse-tenant", get(b"dormouse-tenant", b""))
         idempotency = callkeys.named(text(get(b"dormouse-idempotency-key", b"")), parameters)
-        call_key = callkeys.parse(text(get(b"dormouse-call", b"")), idempotency, now_us, self._local, verified=verified)
+        call_key = callkeys.parse(
+            text(get(b"dormouse-call", b"")),
+            idempotency,
+            now_us,
+            self._local,
+            verified=verified,
+            field=callkeys.field_of(parameters),
+        )
         return SessionCall(
             session,
             self._keys.get((tenant, session)) or self._key(tenant, session, "sequence_id" if named is None else "dormouse-session"),
