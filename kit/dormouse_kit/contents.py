@@ -25,6 +25,11 @@ NAMES_SHOWN = 5
 SETTLED = 0.05
 """Seconds after a change within which a file may change again without another time: file systems' clocks tick each 1 to 10 ms."""
 
+
+class Changed(OSError):
+    """A file is being written: what was read is neither what it was nor what it will be."""
+
+
 Stamp = tuple[tuple[str, int, int, int, int, int], ...]
 
 
@@ -61,7 +66,7 @@ def read(path: Path, more: Iterable[str] = (), only: Collection[str] = ()) -> di
     before = stamp(path, more, only)
     found = {name: _file(file) for name, file in files(path, more, only)}
     if stamp(path, more, only) != before:
-        raise OSError(f"{path.name} changed while it was read")
+        raise Changed(f"{path.name} changed while it was read")
     return found
 
 

@@ -41,7 +41,7 @@ async def run(s: Settings, alone: bool = False) -> int:
     try:
         if not await terms.campaigned(election, stop):
             return 0
-        registering = Registering(store, keys, clock, election.election, local_contents.reader(s.model_root))
+        registering = Registering(store, keys, clock, election.election, local_contents.reader(s.model_root, clock))
         leader = Leader(
             store,
             clock,
