@@ -44,6 +44,10 @@ NAMES = (
 MESSAGE_BYTES = 16 * MIB
 MESSAGE_BYTES_MAX = 64 * MIB
 MESSAGE_OVERHEAD_BYTES = 64 * KIB
+MESSAGE_FIELDS = 16_384
+MESSAGE_DIMENSIONS = 64
+MESSAGE_ELEMENTS = 262_144
+MESSAGE_INTEGERS = 4_194_304
 METADATA_BYTES = 64 * KIB
 METADATA_ENTRY_BYTES = 32
 METADATA_HARD_BYTES = 8 * MIB
@@ -74,6 +78,28 @@ MESSAGES = (
         "bytes",
         "Envoy: a body over its buffer is never retried",
         "by construction",
+    ),
+    Limit(
+        "MESSAGE_FIELDS",
+        "inputs, outputs, parameters and raw contents of a request, and the fields in them",
+        "fields",
+        "our own: two bytes on the wire can be 350 in memory",
+        "each call: RESOURCE_EXHAUSTED",
+    ),
+    Limit("MESSAGE_DIMENSIONS", "dimensions of an input", "dimensions", "NumPy's", "each call: RESOURCE_EXHAUSTED"),
+    Limit(
+        "MESSAGE_ELEMENTS",
+        "elements of BYTES in a request, and of typed contents that are not packed",
+        "elements",
+        "our own: each is an object in memory",
+        "each call: RESOURCE_EXHAUSTED",
+    ),
+    Limit(
+        "MESSAGE_INTEGERS",
+        "integers and BOOLs in the typed contents of a request; raw contents may hold more",
+        "elements",
+        "our own: one byte on the wire can be eight in memory, twice",
+        "each call: RESOURCE_EXHAUSTED",
     ),
     Limit(
         "METADATA_BYTES",

@@ -89,6 +89,7 @@ def lua_source(settings: Settings) -> str:
         f"local OWN_NAMES = {{{own}}}\n"
         f"local METADATA_BYTES, ENTRY_BYTES = {limits.METADATA_BYTES}, {limits.METADATA_ENTRY_BYTES}\n"
         f"local SESSION_ID_CHARACTERS, TENANT_CHARACTERS = {limits.SESSION_ID_CHARACTERS}, {limits.TENANT_CHARACTERS}\n"
+        f"local MESSAGE_FIELDS = {limits.MESSAGE_FIELDS}\n"
         f"local TEST_CLOCK_OFFSET = {round(offset_for_tests() * 1e6)}\n"
     )
     return head + importlib.resources.files(__package__).joinpath("router.lua").read_text()

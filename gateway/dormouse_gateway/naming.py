@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from dormouse_core import callkeys, modelnames, sessions
+from dormouse_core import callkeys, modelnames, sessions, wire
 from dormouse_core.errors import InvalidArgument, Unavailable
 from dormouse_proto import inference_pb2
 from google.protobuf.message import DecodeError
@@ -94,8 +94,9 @@ def sequence(request: inference_pb2.ModelInferRequest) -> int | str | None:
 
 
 def parse(message: bytes) -> inference_pb2.ModelInferRequest:
+    """What routing needs of it; of a long message no more than that is built. InvalidArgument, ResourceExhausted."""
     try:
-        return inference_pb2.ModelInferRequest.FromString(message)
+        return inference_pb2.ModelInferRequest.FromString(wire.routing(message))
     except DecodeError:
         raise InvalidArgument("the message is no inference.ModelInferRequest") from None
 

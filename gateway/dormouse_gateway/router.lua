@@ -5,7 +5,7 @@
 -- wrong stays in '+', and the relay answers it with the code and the text that it deserves; so nothing is guessed here, and there is one place
 -- that words errors. What this file must compute exactly like Python is `session_key` and `crc32` (dormouse_core.sessions; one set of vectors).
 --
--- One Lua VM per Envoy worker thread; bootstrap.py puts DEFAULT_NAMESPACE, RELAY, OWN_NAMES, METADATA_BYTES, ENTRY_BYTES,
+-- One Lua VM per Envoy worker thread; bootstrap.py puts DEFAULT_NAMESPACE, RELAY, OWN_NAMES, METADATA_BYTES, ENTRY_BYTES, MESSAGE_FIELDS,
 -- SESSION_ID_CHARACTERS, TENANT_CHARACTERS and TEST_CLOCK_OFFSET (µs; 0 but in tests) in front.
 
 local bit = require("bit")
@@ -105,6 +105,7 @@ end
 -- A protobuf reader over Envoy's buffer (any object with getBytes). Errors are raised; the caller takes them for "unreadable".
 local Reader = {}
 Reader.__index = Reader
+local left = 0             -- fields that may still be read: this thread's other callers wait meanwhile (dormouse_core.wire)
 local function reader(buf, pos, stop)
   return setmetatable({buf = buf, pos = pos, stop = stop, window = "", start = 0}, Reader)
 end
@@ -132,6 +133,11 @@ function Reader:varint()                           -- the value (exact below 2^5
     shift = shift + 7
   end
   error("varint", 0)
+end
+function Reader:tag()
+  left = left - 1
+  if left < 0 then error("fields", 0) end
+  return self:varint()
 end
 function Reader:advance(n)
   if n > self.stop - self.pos then error("short", 0) end
@@ -161,7 +167,7 @@ end
 local function choice(r)
   local out = ""
   while r.pos < r.stop do
-    local tag = r:varint()
+    local tag = r:tag()
     if tag == 16 then
       local _, hi, lo = r:varint()
       out = (hi == 0 and lo == 0) and "" or "i:" .. Router.int64_text(hi, lo)
@@ -177,13 +183,14 @@ end
 -- wins, as in protobuf.
 function Router.read_request(buf, pos, stop)
   local r, model, sequence = reader(buf, pos, stop), "", nil
+  left = MESSAGE_FIELDS
   while r.pos < stop do
-    local tag = r:varint()
+    local tag = r:tag()
     if tag == 10 then model = r:text()
     elseif tag == 34 then
       local entry, key, value = r:part(), nil, nil
       while entry.pos < entry.stop do
-        local t = entry:varint()
+        local t = entry:tag()
         if t == 10 then key = entry:text()
         elseif t == 18 then
           if value then error("doubled value", 0) end

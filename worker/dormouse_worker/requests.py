@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from dormouse_core import callkeys, limits, modelnames
-from dormouse_core.errors import InvalidArgument
+from dormouse_core import callkeys, limits, modelnames, wire
+from dormouse_core.errors import InvalidArgument, ResourceExhausted
 from dormouse_core.tensors import DATATYPES, decode_contents, decode_raw, encode_raw
 from dormouse_proto import inference_pb2
 from google.protobuf.message import DecodeError
@@ -94,6 +94,7 @@ class Decoder:
         """Every two calls may be joined, whatever they carry."""
 
     def decode(self, data: bytes) -> Request:
+        wire.check(data)
         try:
             message = inference_pb2.ModelInferRequest.FromString(data)
         except DecodeError as error:
@@ -167,6 +168,8 @@ class Decoder:
             raise InvalidArgument(f"inputs[{name!r}].datatype: {datatype!r} found, {spec.datatype} is expected")
         check_shape(spec, shape)
         kind = DATATYPES[datatype]
+        if not kind.itemsize and math.prod(shape) > limits.MESSAGE_ELEMENTS:
+            raise ResourceExhausted(f"inputs[{name!r}]: {math.prod(shape)} elements of BYTES found, up to {limits.MESSAGE_ELEMENTS} are allowed")
         # A BOOL's bytes and the elements of BYTES must be looked at one by one.
         size = math.prod(shape) * kind.itemsize if kind.itemsize and datatype != "BOOL" else -1
         # An input without a declared shape need not have the axis.
