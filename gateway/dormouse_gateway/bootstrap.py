@@ -26,7 +26,16 @@ RELAY_CLUSTER = "relay"
 MANY = 100_000  # where Envoy wants a number and we mean "not this one": the relay and the workers have the limits
 
 # Callers must not steer: these reach Lua, the relay and the workers only if the gateway made them.
-INTERNAL_HEADERS = ("dormouse-call", "dormouse-fn", "dormouse-owner", "dormouse-rev", "dormouse-size", "dormouse-uid", "dormouse-again")
+INTERNAL_HEADERS = (
+    "dormouse-alone",
+    "dormouse-call",
+    "dormouse-fn",
+    "dormouse-owner",
+    "dormouse-rev",
+    "dormouse-size",
+    "dormouse-uid",
+    "dormouse-again",
+)
 MANY_HEADERS = (
     1 << 20
 )  # bytes are what we count, and an entry counts 32 more than it holds; Envoy's limit of entries would reset calls mutely

@@ -15,7 +15,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dormouse_core import limits
+from dormouse_core import deaths, limits
 from dormouse_core.clocks import Reading, Skew
 from dormouse_core.errors import (
     Code,
@@ -37,11 +37,12 @@ from dormouse_gateway.flights import Flights
 from dormouse_gateway.gates import Gate, Room
 from dormouse_gateway.reach import Reach
 from dormouse_gateway.reads import Read, Reads
-from dormouse_gateway.sending import BROKEN, Parts, carry, heard, interrupted, outgoing
+from dormouse_gateway.sending import ALONE, BROKEN, Parts, carry, heard, interrupted, outgoing
 from dormouse_gateway.table import Function, Table, Unreadable, Worker
 from dormouse_gateway.turns import Turn, Turns
 
-MAX_BREAKS = 4  # workers that a call may take down with it before it is the suspect
+MAX_BREAKS = 4  # connections that may break under a call, where nobody could say what its workers died of
+WORD = 0.3  # seconds that a supervisor is given to say it, before a call is sent to a third
 CHECK_SECONDS = 5.0  # a held call looks again by itself, should a wake-up have been for somebody who could not use it
 FIRST_PAUSE = 0.01
 LONGEST_PAUSE = 0.5
@@ -76,6 +77,7 @@ class Held:
     since: float = 0.0
     refusals: int = 0
     breaks: int = 0
+    deaths: dict[str, tuple[int, str]] = field(default_factory=dict)  # workers that died of themselves under it
     avoid: set[str] = field(default_factory=set)  # workers that refused it since the map last changed
     reason: str = ""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -194,7 +196,7 @@ class Relay:
                 function = await self._look(call)
                 if function.entry.uid != uid:
                     raise Unavailable(f"function {call.named.label} was deleted and made again while the call waited; send it again")
-                refusal = function.killer(call.request.metadata.get(naming.CALL, "")) or function.refusal()
+                refusal = self._suspect(call, function) or function.refusal()
                 if refusal is not None:
                     raise refusal
                 worker = self._choose(call, function)
@@ -206,6 +208,16 @@ class Relay:
             reply = await self._send(call, function, worker)
             if reply is not None:
                 return reply
+
+    def _suspect(self, call: Held, function: Function) -> DormouseError | None:
+        """Why this call is not sent to another worker: it is what they die of."""
+        key = call.request.metadata.get(naming.CALL, "")
+        call.deaths |= function.died_under(key)
+        if len(call.deaths) >= deaths.MOST:
+            why, text = list(call.deaths.values())[-1]
+            kind = ResourceExhausted if why == deaths.MEMORY else Internal
+            return kind(f"{len(call.deaths)} workers died while this call ran in them, and it is not sent to another: {text}")
+        return function.killer(key)
 
     async def _look(self, call: Held) -> Function:
         """The function as this call should see it. NotFound, Unavailable, Internal."""
@@ -344,6 +356,8 @@ class Relay:
             if call.parts is not None and not call.parts.decoupled:
                 call.parts.decoupled = function.entry.metadata.decoupled
             metadata = outgoing(call.request.metadata, function)
+            if call.breaks or call.deaths or call.request.attempt > 1:  # should it be what kills, no other's rows are to be with it
+                metadata[ALONE] = "1"
             answer = carry(self._transport, worker.address, call.request.message, metadata, call.parts, timeout)
             shard = None if call.turn is None else shard_of(call.named.session, function.entry.shards)
             since = 0 if call.read is None else call.read.revision
@@ -384,6 +398,8 @@ class Relay:
                 raise function.killer(call.request.metadata.get(naming.CALL, "")) or Unavailable(UNKNOWN_OUTCOME)
             if call.breaks >= MAX_BREAKS:
                 raise Unavailable(f"{call.breaks} workers died while this call ran; it is not sent again")
+            if call.breaks + (call.request.attempt > 1) >= deaths.MOST:
+                await asyncio.sleep(WORD)
         metrics.RESENDS.labels(why).inc()
         call.reason = f"worker {worker.name} answered {why}: {reply.details}"
         call.fresh = reply.again != "busy"

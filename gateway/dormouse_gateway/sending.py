@@ -18,6 +18,7 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 DECOUPLED = "dormouse-decoupled"
 SIGNED = ("dormouse-by", "dormouse-again")
+ALONE = "dormouse-alone"  # nothing is to be joined to this call
 BROKEN = "dormouse-broken"  # a reply with it is not a worker's: why none came
 PASSED_ON = ("dormouse-session", "dormouse-tenant", "dormouse-idempotency-key", "dormouse-call", "dormouse-max-message")
 OWN = ("dormouse-", "x-envoy-", "x-forwarded-", "grpc-", ":")

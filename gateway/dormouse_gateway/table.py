@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from dormouse_core import spec
+from dormouse_core import deaths, spec
 from dormouse_core.errors import Code, DeadlineExceeded, DormouseError, FailedPrecondition, NotFound, Unavailable
 from dormouse_core.keys import Function as Identity
 from dormouse_core.keys import Keys
@@ -31,7 +31,8 @@ class Worker:
     revision: str
     draining: bool
     killed: Mapping[str, str] = field(default_factory=dict)
-    """The calls that its supervisor kills it for, by `dormouse-call`, each with the cause."""
+    """The calls that ran when it died, or that its supervisor kills it for, by `dormouse-call`, each with the cause."""
+    killed_why: int = deaths.HELD
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +85,17 @@ class Function:
     def killer(self, call: str) -> DormouseError | None:
         """What the sender of this call is told where a worker was killed for it: sent again, it would be the next one's death."""
         for worker in self.workers.values():
-            if call and call in worker.killed:
+            if worker.killed_why == deaths.HELD and call and call in worker.killed:
                 return DeadlineExceeded(f"{worker.killed[call]}; what this call changed is not committed, and it is not sent again")
         return None
+
+    def died_under(self, call: str) -> dict[str, tuple[int, str]]:
+        """Workers, by name, that died of themselves while this call ran in them: why (`dormouse_core.deaths`), and in words."""
+        return {
+            worker.name: (worker.killed_why, worker.killed[call])
+            for worker in self.workers.values()
+            if worker.killed_why != deaths.HELD and call and call in worker.killed
+        }
 
     def refusal(self) -> DormouseError | None:
         """Why no call can be served, however long it waits. While a revision that was proved can be started, a newer one's problem is no
@@ -154,7 +163,7 @@ def _worker(name: str, item: Item) -> Worker:
     except ValueError as wrong:
         raise Unreadable(str(wrong)) from None
     killed = dict.fromkeys(entry.killed.calls, entry.killed.cause)
-    return Worker(name, entry.address, entry.revision, entry.state == state_pb2.WorkerEntry.DRAINING, killed)
+    return Worker(name, entry.address, entry.revision, entry.state == state_pb2.WorkerEntry.DRAINING, killed, int(entry.killed.why))
 
 
 def _parse(kind: type[_T], item: Item) -> _T:

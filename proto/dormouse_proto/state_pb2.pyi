@@ -115,12 +115,22 @@ class WorkerEntry(_message.Message):
     READY: WorkerEntry.State
     DRAINING: WorkerEntry.State
     class Killed(_message.Message):
-        __slots__ = ("calls", "cause")
+        __slots__ = ("calls", "cause", "why")
+        class Why(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+            __slots__ = ()
+            HELD: _ClassVar[WorkerEntry.Killed.Why]
+            MEMORY: _ClassVar[WorkerEntry.Killed.Why]
+            CRASH: _ClassVar[WorkerEntry.Killed.Why]
+        HELD: WorkerEntry.Killed.Why
+        MEMORY: WorkerEntry.Killed.Why
+        CRASH: WorkerEntry.Killed.Why
         CALLS_FIELD_NUMBER: _ClassVar[int]
         CAUSE_FIELD_NUMBER: _ClassVar[int]
+        WHY_FIELD_NUMBER: _ClassVar[int]
         calls: _containers.RepeatedScalarFieldContainer[str]
         cause: str
-        def __init__(self, calls: _Optional[_Iterable[str]] = ..., cause: _Optional[str] = ...) -> None: ...
+        why: WorkerEntry.Killed.Why
+        def __init__(self, calls: _Optional[_Iterable[str]] = ..., cause: _Optional[str] = ..., why: _Optional[_Union[WorkerEntry.Killed.Why, str]] = ...) -> None: ...
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]

@@ -132,6 +132,10 @@ class Sim:
         self.streaming = Streaming(self.relay, self.clock, "sim", self.counted.append)
         self._watching = Watching(self.table, keys, self.store, self.clock, self.relay.changed)
         self._count = 0
+        self.died: dict[str, str] = {}
+        """Who serves at an address after one has died there."""
+        self.words: list[asyncio.Task[None]] = []
+        """What is written after a death."""
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Sim"]:

@@ -223,6 +223,102 @@ def test_without_the_word_it_kills_four(monkeypatch: pytest.MonkeyPatch) -> None
     simulate(body)
 
 
+MEMORY, CRASH = state_pb2.WorkerEntry.Killed.MEMORY, state_pb2.WorkerEntry.Killed.CRASH
+
+
+async def dying(sim: Sim, sent: Sent, why: state_pb2.WorkerEntry.Killed.Why.ValueType, *beside: str, late: float = 0.0) -> Reply:
+    """A worker that dies of itself while this call and those beside it run; its supervisor says so `late` seconds later, and starts the
+    next one."""
+    stateful = sent.message.model_name == "steps"
+    function = await sim.world.function(sent.message.model_name, shards=8 if stateful else 0, uid="u" if stateful else "p")
+    next_ = state_pb2.WorkerEntry(address=sent.address, revision="r1", state=state_pb2.WorkerEntry.READY)
+    dead = state_pb2.WorkerEntry(address=sent.address, revision="r1", state=state_pb2.WorkerEntry.READY)
+    dead.killed.calls.extend([sent.metadata["dormouse-call"], *beside])
+    dead.killed.cause = "worker w died"
+    dead.killed.why = why
+    died, name = sim.died.get(sent.address, f"w-{sent.address}"), f"w-{sent.address}-{len(sim.workers.sent)}"
+    sim.died[sent.address] = name
+
+    async def word() -> None:
+        await asyncio.sleep(late)
+        await sim.world.put(sim.world.keys.worker(function, died), dead.SerializeToString())
+        await sim.world.put(sim.world.keys.worker(function, name), next_.SerializeToString())
+
+    sim.words.append(asyncio.create_task(word()))
+    return RESET
+
+
+@pytest.mark.parametrize("late", [0.0, 0.02, 0.25])
+@pytest.mark.parametrize(("why", "code"), [(MEMORY, Code.RESOURCE_EXHAUSTED), (CRASH, Code.INTERNAL)])
+def test_a_call_that_workers_die_of_ends_after_two(why: state_pb2.WorkerEntry.Killed.Why.ValueType, code: Code, late: float) -> None:
+    async def body(sim: Sim) -> None:
+        await stateless(sim, A, B)
+        for address in (A, B):
+            sim.workers.behave[address] = lambda sent: dying(sim, sent, why, late=late)
+        reply = await sim.call("plain")
+        assert (reply.code, len(sim.workers.sent)) == (code, 2)
+        assert reply.details == "2 workers died while this call ran in them, and it is not sent to another: worker w died"
+        assert ["dormouse-alone" in sent.metadata for sent in sim.workers.sent] == [False, True]
+
+    simulate(body)
+
+
+def test_what_ran_beside_it_once_is_sent_again() -> None:
+    async def body(sim: Sim) -> None:
+        await stateless(sim, A, B)
+        names = [f"000000000000000{n}-g-envoy-1" for n in range(1, 4)]
+
+        async def behave(sent: Sent) -> Reply:
+            if sent.metadata["dormouse-call"] == names[0]:
+                return await dying(sim, sent, MEMORY, *([] if "dormouse-alone" in sent.metadata else names[1:]))
+            return await good(sent)
+
+        sim.workers.behave[A] = sim.workers.behave[B] = behave
+        assert (await sim.call("plain", dormouse_call=names[0])).code == Code.RESOURCE_EXHAUSTED
+        for name in names[1:]:  # they were with it in the first worker, and come to the relay from Envoy
+            assert (await sim.call("plain", attempt=2, dormouse_call=name)).code == 0
+        assert all("dormouse-alone" in sent.metadata for sent in sim.workers.sent[2:])
+
+    simulate(body)
+
+
+def test_deaths_of_a_call_are_remembered_longer_than_their_words_last() -> None:
+    async def body(sim: Sim) -> None:
+        await stateless(sim, A)
+        function = await sim.world.function("plain", uid="p")
+
+        async def behave(sent: Sent) -> Reply:
+            if sent.address == A:  # the only worker: its lease ends before there is the next
+                sim.words.append(asyncio.create_task(gone()))
+            return await dying(sim, sent, MEMORY)
+
+        async def gone() -> None:
+            await asyncio.sleep(0.5)
+            await sim.world.unregister(function, f"w-{A}")
+            await sim.world.unregister(function, f"w-{A}-1")
+            await asyncio.sleep(5)
+            await sim.world.register(function, None, name=f"w-{B}", address=B)
+
+        sim.workers.behave[A] = sim.workers.behave[B] = behave
+        reply = await sim.call("plain")
+        assert (reply.code, len(sim.workers.sent)) == (Code.RESOURCE_EXHAUSTED, 2)
+
+    simulate(body)
+
+
+def test_without_the_words_it_kills_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control."""
+    monkeypatch.setattr(table.Function, "died_under", lambda *_: {})
+
+    async def body(sim: Sim) -> None:
+        await stateless(sim, A, B)
+        sim.workers.behave[A] = sim.workers.behave[B] = lambda sent: dying(sim, sent, MEMORY)
+        reply = await sim.call("plain")
+        assert "4 workers died while this call ran" in reply.details
+
+    simulate(body)
+
+
 def test_a_neighbour_of_such_a_call_is_sent_again() -> None:
     async def body(sim: Sim) -> None:
         await stateless(sim, A, B)

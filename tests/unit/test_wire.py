@@ -1,4 +1,4 @@
-"""What is counted on the wire before a request is built: honest messages pass whatever their size, and what would become much is refused."""
+"""What is counted on the wire before a request is built: honest messages pass, and what would become much is refused."""
 
 import contextlib
 import random
@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 from dormouse_core import limits, wire
-from dormouse_core.errors import DormouseError, InvalidArgument, ResourceExhausted
+from dormouse_core.errors import InvalidArgument, ResourceExhausted
 from dormouse_gateway import naming
 from dormouse_proto import inference_pb2
 from dormouse_testing import fuzzing
@@ -68,7 +68,8 @@ def test_the_relay_builds_nothing_but_what_routes() -> None:
     request.inputs.add(name="x", datatype="FP32", shape=[1])
     parsed = naming.parse(large(request))
     assert (parsed.model_name, parsed.model_version, parsed.id, naming.sequence(parsed)) == ("fn", "1", "an id", 7)
-    assert not parsed.inputs and not parsed.raw_input_contents
+    assert not parsed.inputs
+    assert not parsed.raw_input_contents
 
 
 def test_what_is_at_a_limit_passes_and_one_more_does_not() -> None:
@@ -105,7 +106,8 @@ def test_whatever_protobuf_takes_is_taken_and_routed_alike(seed: int) -> None:
         data = large(message)
         wire.check(data)
         routed = naming.parse(data)
-        assert routed.id == message.id and routed.model_name == message.model_name and routed.parameters == message.parameters
+        assert (routed.id, routed.model_name) == (message.id, message.model_name)
+        assert routed.parameters == message.parameters
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -116,10 +118,8 @@ def test_damage_raises_nothing_else(seed: int) -> None:
         for _ in range(rng.randrange(1, 6)):
             data[rng.randrange(min(len(data), 200))] = rng.randrange(256)
         for look in (wire.check, wire.routing, naming.parse):
-            try:
+            with contextlib.suppress(InvalidArgument, ResourceExhausted):
                 look(bytes(data))
-            except DormouseError as error:
-                assert isinstance(error, InvalidArgument | ResourceExhausted)
 
 
 def test_the_numbers_are_those_of_the_protocol() -> None:

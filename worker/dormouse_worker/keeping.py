@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from dormouse_core import hanging
+from dormouse_core import deaths, hanging
 
 from dormouse_worker import probing
 from dormouse_worker.jsonstore import JsonStore, Refused
@@ -49,10 +49,16 @@ def keep(access: Mapping[str, Any], admin: str, marks: Marks, say: Callable[[str
         time.sleep(RETRY)
 
 
-def leave_word(access: Mapping[str, Any], registered: Mapping[str, Any], pid: int, runs: Sequence[hanging.Run], cause: str) -> None:
-    """Writes into the worker's entry which calls it is killed for, before it is: whoever would send them again reads it there."""
-    calls = hanging.blamed(runs, waiting(pid, {run.thread for run in runs} - {0}))
-    entry = base64.b64decode(registered["entry"]) + killed(calls, cause)
+def leave_word(
+    access: Mapping[str, Any], registered: Mapping[str, Any], pid: int, runs: Sequence[hanging.Run], cause: str, why: int = deaths.HELD
+) -> None:
+    """Writes into the worker's entry which calls it dies for: whoever would send them again reads it there. `why`: of `deaths`; of a step
+    that holds the interpreter it is known which of them it is."""
+    if why == deaths.HELD:
+        calls = hanging.blamed(runs, waiting(pid, {run.thread for run in runs} - {0}))
+    else:
+        calls = [call for run in runs for call in run.calls]
+    entry = base64.b64decode(registered["entry"]) + killed(calls, cause, why)
     JsonStore(access).change(registered["key"], entry, int(registered["lease"]))
 
 
@@ -73,10 +79,10 @@ def _sleeps(pid: int, thread: int) -> int:
         return 0
 
 
-def killed(calls: list[str], cause: str) -> bytes:
+def killed(calls: list[str], cause: str, why: int = deaths.HELD) -> bytes:
     """`WorkerEntry.killed` on the wire, to be appended to an entry: protobuf's library would be most of the supervisor's memory."""
     body = b"".join(b"\n" + _sized(call.encode()) for call in calls) + b"\x12" + _sized(cause.encode())
-    return b"\x42" + _sized(body)
+    return b"\x42" + _sized(body + (bytes([0x18, why]) if why else b""))
 
 
 def _sized(data: bytes) -> bytes:

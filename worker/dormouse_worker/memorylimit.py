@@ -33,6 +33,30 @@ def limit(cgroup: pathlib.Path, own: pathlib.Path) -> int | None:
     return int(min(found)) if found else None
 
 
+def kills(cgroup: pathlib.Path = CGROUP, own: pathlib.Path = SELF) -> int | None:
+    """How often the kernel has killed in the process's own control group for want of memory (v2 `memory.events`, v1 `memory.oom_control`);
+    None: it does not say."""
+    for line in read(own).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            found = levels(cgroup, path, lambda folder: _kills(folder / "memory.events"))
+        elif "memory" in controllers.split(","):
+            found = levels(cgroup / "memory", path, lambda folder: _kills(folder / "memory.oom_control"))
+        else:
+            continue
+        if found:
+            return int(found[0])
+    return None
+
+
+def _kills(file: pathlib.Path) -> float | None:
+    for line in read(file).splitlines():
+        name, _, value = line.partition(" ")
+        if name == "oom_kill" and value.isdigit():
+            return int(value)
+    return None
+
+
 def _bytes(file: pathlib.Path) -> float | None:
     text = read(file).strip()
     return int(text) if text.isdigit() else None

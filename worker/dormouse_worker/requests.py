@@ -169,7 +169,9 @@ class Decoder:
         check_shape(spec, shape)
         kind = DATATYPES[datatype]
         if not kind.itemsize and math.prod(shape) > limits.MESSAGE_ELEMENTS:
-            raise ResourceExhausted(f"inputs[{name!r}]: {math.prod(shape)} elements of BYTES found, up to {limits.MESSAGE_ELEMENTS} are allowed")
+            raise ResourceExhausted(
+                f"inputs[{name!r}]: {math.prod(shape)} elements of BYTES found, up to {limits.MESSAGE_ELEMENTS} are allowed"
+            )
         # A BOOL's bytes and the elements of BYTES must be looked at one by one.
         size = math.prod(shape) * kind.itemsize if kind.itemsize and datatype != "BOOL" else -1
         # An input without a declared shape need not have the axis.

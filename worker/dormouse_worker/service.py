@@ -117,6 +117,7 @@ class Service:
         request.reply_bytes = limit
         request.call = call
         request.call_key = calls.text(headers.get(b"dormouse-call", b""))
+        request.alone = request.alone or b"dormouse-alone" in headers
         call.body = b""
         if self._reader is None:
             self.engine.run(request, {}, 0, False, False, lambda outcome: self._ran(call, outcome), call.deadline)

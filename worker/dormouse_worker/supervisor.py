@@ -5,7 +5,8 @@ turns SIGTERM into a drain (a bare SIGTERM to Envoy cuts its calls). It imports 
 thread and no event loop: a handful of file descriptors in one `select`. It never waits for its child, whose standard output it reads.
 
 A step that holds the child's interpreter silences it; that is no hang for as long as a step may run (`dormouse_core.hanging`), and the
-child's lease is kept for it meanwhile (`keeping`). Beyond it the child is killed, and those who called are told why.
+child's lease is kept for it meanwhile (`keeping`). Beyond it the child is killed, and those who called are told why. So they are where a
+child dies of itself (`dormouse_core.deaths`).
 
 The child dies with its supervisor (PR_SET_PDEATHSIG), and what it started ends with it (`leftovers`).
 
@@ -28,10 +29,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from dormouse_core import hanging
+from dormouse_core import deaths, hanging
 from dormouse_core.limits import PROBE_MISSES, PROBE_SECONDS
 
-from dormouse_worker import bootstrap, keeping, leftovers, probing, surroundings
+from dormouse_worker import bootstrap, keeping, leftovers, memorylimit, probing, surroundings
 from dormouse_worker.link import FD, SETTINGS, Link
 from dormouse_worker.marks import Marks
 from dormouse_worker.printed import Printed, stamp
@@ -77,6 +78,8 @@ class Child:
         self.name = f"{options.instance}-{secrets.token_hex(4)}"
         self.ready = False
         self.drained = False
+        self.killed = False
+        self.kills = memorylimit.kills()
         self.problem: dict[str, Any] | None = None
         self.registered: dict[str, Any] = {}
         self.probe: probing.Probe | None = None
@@ -112,7 +115,16 @@ class Child:
         self.pidfd = os.pidfd_open(self.pid)
 
     def kill(self) -> None:
+        self.killed = True
         os.kill(self.pid, signal.SIGKILL)
+
+    def died_of(self) -> tuple[int, int | None]:
+        """The signal that has ended it by itself, 0: none; and why, as `deaths.why`."""
+        info = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOWAIT)
+        if self.killed or info is None or info.si_code == os.CLD_EXITED:
+            return 0, None
+        kills = memorylimit.kills()
+        return info.si_status, deaths.why(info.si_status, kills is not None and kills > (self.kills or 0))
 
     def wait(self) -> int:
         """The exit status; negative: the signal. Closes what belongs to the child."""
@@ -232,6 +244,7 @@ class Supervisor:
             if child.ready and child.marks.held_for(now) is not None:
                 wait = min(wait, GLANCE)
             if self._turn(child, wait):
+                self._mourn(child)
                 return self._wait(child)
             if self._asked and not child.ready:
                 child.kill()
@@ -316,13 +329,21 @@ class Supervisor:
             self._leave_word(child, f"worker {child.name} was killed: {why}")
         return True
 
-    def _leave_word(self, child: Child, cause: str) -> None:
-        """Before the kill, which sends the callers on: who would send their calls again finds the word there."""
+    def _mourn(self, child: Child) -> None:
+        """The child has ended: whoever would send again what ran in it is told why, if the child died of itself."""
+        number, why = child.died_of()
+        if why is not None:
+            cause = deaths.text(child.name, number, why)
+            say(cause)
+            self._leave_word(child, cause, why)
+
+    def _leave_word(self, child: Child, cause: str, why: int = deaths.HELD) -> None:
+        """Before a kill, which sends the callers on, or as soon after a death as can be."""
         runs = child.marks.runs()
         if not runs or not child.registered or not self._options.store:
             return
         options = self._options
-        errand = keeping.Errand(lambda: keeping.leave_word(options.store, child.registered, child.pid, runs, cause), _die_with)
+        errand = keeping.Errand(lambda: keeping.leave_word(options.store, child.registered, child.pid, runs, cause, why), _die_with)
         if select.select([errand.pidfd], [], [], WORD)[0]:
             errand.reap()
         else:

@@ -1,0 +1,36 @@
+"""Whose death a call may be: what a worker died of, and what becomes of the calls that ran in it.
+
+A call whose worker dies is sent again under its key, and it is nearly always innocent: a node is lost, somebody kills a pod. But a call can
+be what kills: its model wants more memory than there is, or crashes in native code. Sent again it would be the next worker's death, with
+everything else that runs there. So a supervisor that outlives its worker says what it died of and which calls ran, and a call under which
+two have died of themselves is sent no more. After the first it runs alone: rows of others that would be joined to it are not their callers'
+fault.
+
+Imports nothing: it runs in the supervisor, too.
+"""
+
+import signal
+
+HELD, MEMORY, CRASH = range(3)
+"""`WorkerEntry.Killed.Why`. HELD: its supervisor killed it, for a step that held the interpreter."""
+
+MOST = 2
+"""Workers that may die of themselves while a call runs in them."""
+
+_CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+
+
+def why(number: int, starved: bool) -> int | None:
+    """Why a worker that the signal `number` ended has died; None: somebody killed it, which is no call's doing.
+
+    `starved`: the kernel has killed in its control group for want of memory while it lived.
+    """
+    if number == signal.SIGKILL:
+        return MEMORY if starved else None
+    return CRASH if number in _CRASHES else None
+
+
+def text(worker: str, number: int, reason: int) -> str:
+    if reason == MEMORY:
+        return f"worker {worker} was killed by the kernel: it wanted more memory than its limit allows"
+    return f"worker {worker} crashed ({signal.Signals(number).name})"

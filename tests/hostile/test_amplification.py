@@ -1,0 +1,178 @@
+"""Small messages that would become large, and calls that workers die of: what becomes of everybody else's calls, and of memory."""
+
+import contextlib
+import os
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from conftest import unavailable
+from dormouse.client import Client
+from dormouse_core.errors import Code, DormouseError
+from dormouse_testing.up import Up, children, missing, save_models, system
+
+MIB = 1 << 20
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+ATTACKS = {
+    # 15 MiB each. The first is refused by the relay, before a worker hears of it; the others are well-formed for whoever reads no deeper.
+    "inputs": b"\x2a\x02\x22\x00" * (15 * MIB // 4),
+    "parameters": b"\x2a\x80\x80\xc0\x07" + b"\x22\x00" * (15 * MIB // 2),
+    "elements": b"\x2a\x85\x80\xc0\x07\x2a\x80\x80\xc0\x07" + b"\x42\x00" * (15 * MIB // 2),
+}
+FATAL = """
+    import os, signal, time
+    import dormouse
+    class Mine(dormouse.Handler):
+        inputs = [dormouse.Tensor("x", "FP32", [1])]
+        outputs = [dormouse.Tensor("y", "FP32", [1])]
+        def step(self, inputs, state, ctx):
+            if inputs["x"][0] == 13:
+                os.kill(os.getpid(), signal.SIGSEGV)
+            time.sleep(0.02)
+            return {"y": inputs["x"] * 2}
+"""
+MANIFEST = """
+apiVersion: dormouse.dev/v1alpha1
+kind: InferenceFunction
+metadata: {name: fatal}
+spec:
+  runtime: python
+  model: {uri: "file://handlers"}
+  handler: mine:Mine
+  replicas: 2
+"""
+DOUBLE = """
+apiVersion: dormouse.dev/v1alpha1
+kind: InferenceFunction
+metadata: {name: double}
+spec:
+  runtime: onnx
+  model: {uri: "file://double.onnx"}
+  replicas: 1
+"""
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[Up]:
+    if reason := missing():
+        unavailable(reason)
+    save_models(folder)
+    (folder / "handlers").mkdir()
+    (folder / "handlers" / "mine.py").write_text(textwrap.dedent(FATAL))
+    (folder / "fatal.yaml").write_text(MANIFEST)
+    (folder / "double.yaml").write_text(DOUBLE)
+    with system(folder) as started:
+        started.wait_ready()
+        started.until(lambda: [len(started.get(name)["workers"]) for name in ("double", "fatal")] == [1, 2])
+        yield started
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    with running(tmp_path_factory.mktemp("up")) as started:
+        yield started
+
+
+class Memory:
+    """How much the relay and the workers grow at most, from now on."""
+
+    def __init__(self, up: Up) -> None:
+        self.pids = [up.part("agent"), *(child for pid in up.supervisors().values() for child in children(pid))]
+        for pid in self.pids:
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+        self._before = self._peaks()
+
+    def grown(self) -> int:
+        """Bytes, of the one that grew most."""
+        return max(after - before for before, after in zip(self._before, self._peaks(), strict=True))
+
+    def _peaks(self) -> list[int]:
+        texts = [Path(f"/proc/{pid}/status").read_text() for pid in self.pids]
+        return [int(text.partition("VmHWM:")[2].split()[0]) * 1024 for text in texts]
+
+
+class Neighbour:
+    """Another caller of the same function, one call after the other."""
+
+    def __init__(self, address: str, function: str) -> None:
+        self.longest = 0.0
+        self.answered = 0
+        self.failed: list[str] = []
+        self._address, self._function = address, function
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "Neighbour":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        x = np.ones((1, 4) if self._function == "double" else 1, np.float32)
+        with Client(self._address) as client:
+            while not self._end.is_set():
+                began = time.monotonic()
+                try:
+                    assert (client.infer(self._function, {"x": x}, timeout=20).outputs["y"] == 2).all()
+                    self.answered += 1
+                except DormouseError as error:
+                    self.failed.append(str(error))
+                self.longest = max(self.longest, time.monotonic() - began)
+
+
+def send(up: Up, message: bytes, function: str = "default/double") -> grpc.RpcError:
+    with grpc.insecure_channel(up.gateway, options=[("grpc.max_send_message_length", -1)]) as channel:
+        call = channel.unary_unary(INFER)
+        with pytest.raises(grpc.RpcError) as caught:
+            call(message, metadata=[("dormouse-function", function)], timeout=60)
+        return caught.value
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_message_that_would_become_much_is_refused_and_costs_no_more_than_its_bytes(up: Up, attack: str) -> None:
+    message = ATTACKS[attack]
+    with Neighbour(up.gateway, "double") as neighbour:
+        memory = Memory(up)
+        refused = [send(up, message) for _ in range(3)]
+    assert {error.code() for error in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert "which is what is allowed" in refused[0].details()
+    assert memory.grown() < 8 * len(message)
+    assert not neighbour.failed
+    assert neighbour.answered > 0
+    print(f"{attack}: grown {memory.grown() / MIB:.0f} MiB, the neighbour's longest call {neighbour.longest:.3f} s of {neighbour.answered}")
+
+
+def test_without_the_count_two_megabytes_become_hundreds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control."""
+    (tmp_path / "broken").mkdir()
+    text = "from dormouse_core import wire\nwire.check = lambda message: None\nwire.routing = lambda message: message\n"
+    (tmp_path / "broken" / "sitecustomize.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
+    (tmp_path / "up").mkdir()
+    with running(tmp_path / "up") as broken:
+        memory = Memory(broken)
+        assert send(broken, ATTACKS["inputs"][: 2 * MIB]).code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert memory.grown() > 100 * MIB
+
+
+def test_a_call_that_workers_die_of_takes_two_of_them_and_no_neighbour(up: Up) -> None:
+    before = up.log.count("crashed (SIGSEGV)")
+    with Neighbour(up.gateway, "fatal") as one, Neighbour(up.gateway, "fatal") as two, Client(up.gateway) as client:
+        with pytest.raises(DormouseError) as caught:
+            client.infer("fatal", {"x": np.array([13], np.float32)}, timeout=60)
+        time.sleep(1)
+    assert caught.value.code is Code.INTERNAL
+    assert "2 workers died while this call ran in them, and it is not sent to another: worker default.fatal-" in caught.value.message
+    assert "crashed (SIGSEGV)" in caught.value.message
+    assert up.log.count("crashed (SIGSEGV)") == before + 2
+    assert not one.failed + two.failed
+    assert min(one.answered, two.answered) > 0
+    assert os.environ.get("PYTHONPATH") is None
