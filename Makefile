@@ -59,7 +59,7 @@ unit: setup
 simulation: .venv/.done
 	$(BIN)/pytest tests/model tests/simulation
 integration: setup
-	$(BIN)/pytest tests/integration
+	$(BIN)/pytest -n 2 --dist loadfile tests/integration
 
 # On the cluster that KUBECONFIG names, or on one of our own on this machine: root, Debian and Go; 6 to 9 minutes the first time.
 .PHONY: cluster

@@ -6,9 +6,13 @@ etcd is on a volume here, as in an installation that is to keep its sessions.
 import contextlib
 import itertools
 import json
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -101,6 +105,60 @@ def evict(dormouse: Dormouse, namespace: str, pod: str) -> bool:
     return True
 
 
+class Ends:
+    """The ends of a function's pods in their order. What was evicted can be gone, and the next be allowed to go, before one can ask twice;
+    the API server's watch misses nothing."""
+
+    def __init__(self, dormouse: Dormouse, name: str) -> None:
+        words = ["-n", dormouse.space, "-l", f"dormouse.dev/function={name}", "--watch", "--output-watch-events", "-o", "json"]
+        self._command = dormouse.cluster.command("get", "pods", *words)
+        self._environment = dormouse.cluster.environment()
+        self._first = len(dormouse.pods(name))
+
+    def __enter__(self) -> "Ends":
+        self._file = tempfile.NamedTemporaryFile()
+        self._watch = subprocess.Popen(self._command, stdout=self._file, env=self._environment)
+        eventually("the watch has begun", lambda: len(self._events()) >= self._first)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._watch.terminate()
+        self._watch.wait(10)
+        self._found = self._events()
+        self._file.close()
+
+    def _events(self) -> list[tuple[str, dict[str, Any]]]:
+        return watched(Path(self._file.name).read_text())
+
+    def gone(self) -> set[str]:
+        return {pod["metadata"]["name"] for kind, pod in self._events() if kind == "DELETED"}
+
+    def at_once(self) -> int:
+        """How many were ending at once, at most. One whose containers have ended counts no more, with the budgets too."""
+        ending: set[str] = set()
+        most = 0
+        for kind, pod in self._found:
+            name, ended = pod["metadata"]["name"], pod["status"].get("phase") in ("Failed", "Succeeded")
+            if kind == "DELETED" or ended:
+                ending.discard(name)
+            elif "deletionTimestamp" in pod["metadata"]:
+                ending.add(name)
+            most = max(most, len(ending))
+        return most
+
+
+def watched(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """The events of a watch that has written so much; an event that is cut off is left out."""
+    decoder, found, at = json.JSONDecoder(), [], 0
+    while (at := text.find("{", at)) >= 0:
+        try:
+            event, at = decoder.raw_decode(text, at)
+        except json.JSONDecodeError:
+            break
+        found.append((event["type"], event["object"]))
+    return found
+
+
 def names(dormouse: Dormouse, namespace: str, labels: str) -> set[str]:
     found = dormouse.cluster.get("pods", "", namespace, "-l", labels)
     return {pod["metadata"]["name"] for pod in found if "deletionTimestamp" not in pod["metadata"]}
@@ -178,6 +236,8 @@ def test_gateways_and_operator_are_evicted(dormouse: Dormouse) -> None:
         assert not any(evict(dormouse, SYSTEM, other) for other in others), "both at once"
     [operator] = names(dormouse, SYSTEM, "dormouse.dev/part=operator")
     assert evict(dormouse, SYSTEM, operator)
+    there = f"pod/{operator}"
+    dormouse.cluster.kubectl("wait", "--for=delete", there, "-n", SYSTEM, "--timeout=60s")  # by then it has let go of the budgets
     settled(dormouse)
     eventually("budgets are as they should be", lambda: set(widths(dormouse).values()) == {1})
     with Steps(dormouse, "three") as steps:
@@ -200,15 +260,21 @@ def test_a_drain_where_workers_fit_nowhere_else_ends_one_by_one(dormouse: Dormou
     [node] = [each["metadata"]["name"] for each in dormouse.cluster.get("nodes")]
     before = workers(dormouse, "three")
     dormouse.cluster.kubectl("cordon", node)
+
+    def all_told() -> bool:
+        """Asks for each that was not told to go, as a drain does."""
+        left = before & workers(dormouse, "three")
+        return not [pod for pod in sorted(left) if not evict(dormouse, dormouse.space, pod)]
+
     try:
-        for pod in sorted(before):
-            eventually(f"{pod} may be evicted", lambda pod=pod: evict(dormouse, dormouse.space, pod), 60)  # type: ignore[misc]
-            left = (before & workers(dormouse, "three")) - {pod}
-            assert not any(evict(dormouse, dormouse.space, other) for other in left), "a second one at once"
-        began = time.monotonic()
-        eventually("they are gone", lambda: not before & set(dormouse.pods("three")), 60)
-        print(f"the last one went after {time.monotonic() - began:.0f} s")
-        assert time.monotonic() - began < 5 + 15, "it waited for a taker until it was killed"
+        with Ends(dormouse, "three") as ends:
+            eventually("all may be evicted", all_told, 90)
+            began = time.monotonic()
+            eventually("they are gone", lambda: not before & set(dormouse.pods("three")), 60)
+            print(f"the last one went after {time.monotonic() - began:.0f} s")
+            assert time.monotonic() - began < 5 + 15, "it waited for a taker until it was killed"
+            eventually("their ends were seen", lambda: ends.gone() >= before)
+        assert ends.at_once() == 1, "a second one at once"
     finally:
         dormouse.cluster.kubectl("uncordon", node)
     settled(dormouse)

@@ -1,9 +1,12 @@
 """Free loopback ports."""
 
+import os
 import random
 import socket
 
-_RANGE = range(12_000, 30_000)  # below those that Linux gives to outgoing connections and to whoever binds port 0
+_WORKER, _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+# Below those that Linux gives to outgoing connections and to whoever binds port 0; of test processes side by side, each has its own.
+_RANGE = range(12_000 + _WORKER, 30_000, _WORKERS)
 _given: set[int] = set()
 
 

@@ -39,15 +39,20 @@ class Cluster:
 
     def run(self, *command: str, stdin: str | None = None, timeout: float = 120.0) -> str:
         """Standard output. ClusterError with the program's last words."""
-        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment, timeout=timeout)
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=self.environment(), timeout=timeout)
         if done.returncode:
             raise ClusterError(f"{' '.join(command[:4])} …: {(done.stderr or done.stdout).strip()}")
         return done.stdout
 
     def kubectl(self, *words: str, stdin: str | None = None, timeout: float = 120.0) -> str:
-        program = [self.layout.kube, "kubectl"] if self.layout else ["kubectl"]
-        return self.run(*program, *words, stdin=stdin, timeout=timeout)
+        return self.run(*self.command(*words), stdin=stdin, timeout=timeout)
+
+    def command(self, *words: str) -> list[str]:
+        """The command line of kubectl, to be run in `environment`."""
+        return [*([self.layout.kube] if self.layout else []), "kubectl", *words]
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
 
     def helm(self, *words: str, timeout: float = 300.0) -> str:
         return self.run(str(self.layout.bin / "helm") if self.layout else "helm", *words, timeout=timeout)
@@ -124,8 +129,7 @@ class Cluster:
             yield f"{self.get('service', service, namespace)['spec']['clusterIP']}:{port}"
             return
         words = ["kubectl", "port-forward", "-n", namespace, f"service/{service}", f":{port}"]
-        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
-        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as forward:
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=self.environment()) as forward:
             try:
                 assert forward.stdout
                 said = forward.stdout.readline()  # Forwarding from 127.0.0.1:40123 -> 8001

@@ -154,12 +154,14 @@ def _kubelet(layout: Layout, node: Node) -> dict[str, object]:
 
 
 def _cgroups(node: Node) -> None:
-    """One for each controller. cpuset's starts empty and must be filled before a process can enter."""
+    """One for each controller. cpuset's starts empty and must be filled before a process can enter. Its weight is sixteen
+    processes': as one among the host's, a node with all its pods would get no more than each of them, and a busy host starve it."""
     for controller in CGROUPS.iterdir():
         if (controller / "cgroup.procs").exists() and controller.name != "unified" and not controller.is_symlink():
             (controller / node.name).mkdir(exist_ok=True)
     for name in ("cpuset.cpus", "cpuset.mems"):
         (CGROUPS / "cpuset" / node.name / name).write_text((CGROUPS / "cpuset" / name).read_text())
+    (CGROUPS / "cpu" / node.name / "cpu.shares").write_text(str(16 * 1024))
 
 
 def _network(node: Node, others: list[Node]) -> None:
