@@ -283,7 +283,8 @@ def test_a_killed_child_never_acknowledges_half(start: Start, own: Callable[...,
     worker = start(COUNTER)
     name = own()
     stop = threading.Event()
-    steps: dict[int, int] = {}
+    steps: dict[int, int] = dict.fromkeys(range(8), 0)
+    ended: list[int] = []
     statuses: list[grpc.StatusCode] = []
 
     def run(n: int) -> None:
@@ -302,20 +303,27 @@ def test_a_killed_child_never_acknowledges_half(start: Start, own: Callable[...,
                 reply = patient(call, 20)
                 count += 1
                 assert outputs_of(reply)["y"][0, 0] == count
-        steps[n] = count
+                steps[n] = count
+        ended.append(n)
+
+    def stepped(least: dict[int, int]) -> None:
+        """Every caller has come so far, or is gone for a reason that the end tells."""
+        limit = time.monotonic() + 30
+        while any(steps[n] < count for n, count in least.items()) and all(thread.is_alive() for thread in threads):
+            assert time.monotonic() < limit, steps
+            time.sleep(0.01)
 
     threads = [threading.Thread(target=run, args=(n,)) for n in range(8)]
     for thread in threads:
         thread.start()
-    time.sleep(0.5)
+    stepped(dict.fromkeys(steps, 20))
     os.kill(worker.child, signal.SIGKILL)
     own([name])
-    time.sleep(0.5)
+    stepped({n: count + 2 for n, count in steps.items()})  # one may have been answered before
     stop.set()
     for thread in threads:
         thread.join()
-    assert len(steps) == 8
-    assert sum(steps.values()) > 100
+    assert sorted(ended) == list(range(8))
     assert set(statuses) <= {grpc.StatusCode.UNAVAILABLE}
 
 
