@@ -108,7 +108,7 @@ def ran(system: System) -> list[str]:
 
 
 def owners(system: System, name: str) -> set[str]:
-    return set(system.get(name, "--owners")["owners"].values())
+    return set(system.get(name, owners=True)["owners"].values())
 
 
 def scale(system: System, name: str, count: int) -> None:

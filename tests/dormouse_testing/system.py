@@ -12,6 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from dormouse_core.errors import DormouseError
+
+from dormouse_testing import told
 from dormouse_testing.ports import free_port
 from dormouse_testing.workers import Client
 
@@ -55,23 +58,24 @@ class System:
         assert done.returncode == 0, f"dormouse {' '.join(words)}: {done.stderr}\n{self.log[-3000:]}"
         return done.stdout
 
-    def get(self, name: str, *more: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.command("get", name, "-o", "json", *more))
-        return found
+    def get(self, name: str, *, owners: bool = False) -> dict[str, Any]:
+        return told.status(self.folder, name, owners=owners)
 
     def wait(self, name: str, true: Callable[[dict[str, Any]], bool], seconds: float = 60.0) -> dict[str, Any]:
         """Until the status of the function `name` is `true`."""
         limit = time.monotonic() + seconds
         status: dict[str, Any] = {}
+        refusal = ""
         while True:
             assert self.process is not None
             assert self.process.poll() is None, f"dormouse up left with {self.process.returncode}:\n{self.log[-3000:]}"
-            done = self.run("get", name, "-o", "json")
-            if done.returncode == 0:
-                status = json.loads(done.stdout)
+            try:
+                status = self.get(name)
                 if true(status):
                     return status
-            assert time.monotonic() < limit, f"{name} after {seconds:g} s: {status or done.stderr}\n{self.log[-3000:]}"
+            except DormouseError as error:
+                refusal = str(error)
+            assert time.monotonic() < limit, f"{name} after {seconds:g} s: {status or refusal}\n{self.log[-3000:]}"
             time.sleep(0.1)
 
     def wait_proved(self, name: str) -> None:

@@ -16,6 +16,8 @@ import onnx
 from dormouse_kit.processes import find_etcd
 from onnx import TensorProto, helper
 
+from dormouse_testing import told
+
 DOUBLE = """
 apiVersion: dormouse.dev/v1alpha1
 kind: InferenceFunction
@@ -99,9 +101,8 @@ class Up:
         assert not check or done.returncode == 0, done.stderr
         return done
 
-    def get(self, name: str, *more: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.command("get", name, "-o", "json", *more).stdout)
-        return found
+    def get(self, name: str, *, owners: bool = False) -> dict[str, Any]:
+        return told.status(self.folder, name, owners=owners)
 
     def until_phase(self, name: str, *phases: str, seconds: float = 30.0) -> None:
         self.until(lambda: self.get(name)["phase"] in phases, seconds)

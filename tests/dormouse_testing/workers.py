@@ -26,7 +26,14 @@ from dormouse_proto import inference_pb2, inference_pb2_grpc, state_pb2
 
 from dormouse_testing.ports import free_port
 
-OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1))
+OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),  # a second and more by default, and a process under test is up sooner
+    ("grpc.max_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 2_000),  # how long an attempt may take
+)
 
 
 class WorkerProcess:
@@ -54,7 +61,7 @@ class WorkerProcess:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
-    def wait_ready(self, seconds: float = 20.0) -> None:
+    def wait_ready(self, seconds: float = 60.0) -> None:
         limit = time.monotonic() + seconds
         with self.client() as client:
             while True:

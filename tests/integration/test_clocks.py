@@ -175,7 +175,7 @@ def workers(up: Up) -> list[str]:
 
 
 def owners(up: Up) -> set[str]:
-    return set(up.get("ahead", "--owners")["owners"].values())
+    return set(up.get("ahead", owners=True)["owners"].values())
 
 
 def test_a_worker_an_hour_ahead_serves_nothing_and_its_shards_move_with_all_their_sessions(system: Shifted) -> None:

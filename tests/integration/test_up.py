@@ -79,17 +79,17 @@ def test_the_whole_path(up: Up) -> None:
         stepper.start()
     up.until(lambda: all(s.steps > 5 or s.error for s in steppers))
 
-    owner = next(iter(up.get("total", "--owners")["owners"].values()))
+    owner = next(iter(up.get("total", owners=True)["owners"].values()))
     up.kill_worker(owner)
     up.until(lambda: owner not in up.get("total")["workers"] and up.get("total")["readyReplicas"] == 1)
 
     up.command("scale", "total", "3")
-    up.until(lambda: len(set(up.get("total", "--owners")["owners"].values())) == 3)
-    owner = next(iter(up.get("total", "--owners")["owners"].values()))
+    up.until(lambda: len(set(up.get("total", owners=True)["owners"].values())) == 3)
+    owner = next(iter(up.get("total", owners=True)["owners"].values()))
     up.kill_worker(owner)
-    up.until(lambda: len(set(up.get("total", "--owners")["owners"].values()) - {owner}) == 3)
+    up.until(lambda: len(set(up.get("total", owners=True)["owners"].values()) - {owner}) == 3)
     up.command("scale", "total", "1")
-    up.until(lambda: len(set(up.get("total", "--owners")["owners"].values())) == 1)
+    up.until(lambda: len(set(up.get("total", owners=True)["owners"].values())) == 1)
     before = [s.steps for s in steppers]
     up.until(lambda: all(s.steps > b + 5 or s.error for s, b in zip(steppers, before, strict=True)))
     for stepper in steppers:

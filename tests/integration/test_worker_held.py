@@ -289,7 +289,7 @@ def test_a_leader_leaves_a_worker_that_is_silent_where_it_is(system: System) -> 
     with system.client() as client:
         for n in range(8):
             client.step(number(1), f"s{n}", timeout=30)
-        before = system.get("fn", "--owners")["owners"]
+        before = system.get("fn", owners=True)["owners"]
         held = [client.stub.ModelInfer.future(request_of("fn", x=number(10 + 4.5)), metadata=[("dormouse-session", "a")], timeout=40)]
         time.sleep(0.3)
         held += [
@@ -297,7 +297,7 @@ def test_a_leader_leaves_a_worker_that_is_silent_where_it_is(system: System) -> 
             for n in range(8)
         ]
         assert {call.code() for call in held} == {grpc.StatusCode.OK}
-        assert system.get("fn", "--owners")["owners"] == before
+        assert system.get("fn", owners=True)["owners"] == before
     assert "is killed" not in system.log
 
 
