@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import time
 from collections.abc import AsyncIterator
 
 import grpc
@@ -105,7 +106,11 @@ async def test_envoy_without_an_agent_is_not_ready(etcd_server: EtcdServer, inst
     gateway = Gateway(etcd_server.endpoint, installation)
     try:
         gateway.start_envoy()
-        await asyncio.sleep(1.5)
+        limit = time.monotonic() + 30
+        while not gateway.admin.exists():
+            assert time.monotonic() < limit, gateway.log("dormouse_gateway.envoy")
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.5)
         assert not gateway.ready()
         assert "LIVE" not in await gateway.ask("/ready")
         gateway.start_agent()
