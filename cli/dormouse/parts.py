@@ -7,7 +7,6 @@ cannot do without for a second (docs/architecture.md). etcd alone is different: 
 import asyncio
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from dormouse_core import storage
 from dormouse_core.errors import FailedPrecondition
 from dormouse_kit import log
-from dormouse_kit.processes import Child
+from dormouse_kit.processes import Child, python
 
 BACKOFF = (0.1, 5.0)  # seconds: first, longest
 HEALTHY = 10.0  # seconds of running after which the next failure counts as the first
@@ -113,7 +112,7 @@ def operator(
     store: Sequence[str], quota: int, sockets: Path, ports: Ports, directory: Path, installation: str, removal_wait: str
 ) -> list[str]:
     return [
-        *(sys.executable, "-m", "dormouse_operator", "--local", *_store(store), "--installation", installation),
+        *(*python("dormouse_operator"), "--local", *_store(store), "--installation", installation),
         *("--store-quota", str(quota)),
         *("--control", f"unix:{sockets / 'control.sock'}", "--provider", f"unix:{sockets / 'provider.sock'}"),
         *("--listen", f"127.0.0.1:{ports.operator}", "--metrics", str(ports.operator_metrics), "--model-root", os.fspath(directory)),
@@ -124,7 +123,7 @@ def operator(
 def gateway(module: str, store: Sequence[str], sockets: Path, ports: Ports, installation: str, max_message: int) -> list[str]:
     """The agent (`dormouse_gateway`) or Envoy (`dormouse_gateway.envoy`): the same options, so that both agree."""
     return [
-        *(sys.executable, "-m", module, *_store(store), "--installation", installation, "--name", "local"),
+        *(*python(module), *_store(store), "--installation", installation, "--name", "local"),
         *("--listen", f"127.0.0.1:{ports.gateway}", "--listen-relay", f"127.0.0.1:{ports.relay}"),
         *("--xds", f"unix:{sockets / 'xds.sock'}", "--admin", os.fspath(sockets / "envoy.sock"), "--metrics", str(ports.gateway_metrics)),
         *("--own-name", "localhost", "--own-name", "127.0.0.1", "--drain-seconds", "3", "--max-message-bytes", str(max_message)),

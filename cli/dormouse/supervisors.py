@@ -7,7 +7,6 @@ job and no more: how many should run, and of what, is the operator's.
 import asyncio
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from dormouse_core.errors import FailedPrecondition
 from dormouse_core.spec import environments
 from dormouse_core.workerfile import WorkerFile
 from dormouse_kit import contents, log
-from dormouse_kit.processes import Child
+from dormouse_kit.processes import Child, python
 from dormouse_proto import control_pb2, state_pb2
 
 BACKOFF = (1.0, 60.0)  # seconds before a restart: first, longest; doubled by each failure
@@ -222,4 +221,4 @@ def _code(code: int | None) -> str:
 def worker_command(instance: str, spec: Path, admin: Path, reason: Path) -> list[str]:
     """The worker's own command line, on a free loopback port."""
     options = ["--spec", os.fspath(spec), "--instance", instance, "--admin", os.fspath(admin), "--reason", os.fspath(reason)]
-    return [sys.executable, "-m", "dormouse_worker", "--listen", "127.0.0.1:0", *options]
+    return [*python("dormouse_worker"), "--listen", "127.0.0.1:0", *options]

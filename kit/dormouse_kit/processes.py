@@ -30,6 +30,11 @@ _WRAPPER: Final = (
 )
 
 
+def python(module: str) -> list[str]:
+    """The command that runs `module` as `python -m` does, but for the current folder: its modules are somebody else's, and not imported."""
+    return [sys.executable, "-P", "-m", module]
+
+
 class Child:
     """A child process in a session of its own, so that a terminal's Ctrl-C reaches only its parent, which ends it in order."""
 

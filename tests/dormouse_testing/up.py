@@ -67,7 +67,7 @@ def row(*numbers: float) -> np.ndarray[Any, Any]:
 class Up:
     """The running system. `log` is everything that its parts wrote."""
 
-    def __init__(self, folder: Path, *more: str, program: Sequence[str] = ("-m", "dormouse.main")) -> None:
+    def __init__(self, folder: Path, *more: str, program: Sequence[str] = ("-m", "dormouse.main"), cwd: Path | None = None) -> None:
         self.folder = folder
         self._path = folder / f"up-{len(list(folder.glob('up-*.log')))}.log"
         self._log = self._path.open("ab")
@@ -77,6 +77,7 @@ class Up:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            cwd=cwd,
         )
 
     @property

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from dormouse_core.seams import Put, Txn
 from dormouse_core.tensors import DATATYPES, decode_raw, encode_raw
 from dormouse_core.workerfile import StoreAccess, WorkerFile, dump
 from dormouse_kit.etcd import EtcdStore
+from dormouse_kit.processes import python
 from dormouse_proto import inference_pb2, inference_pb2_grpc, state_pb2
 
 from dormouse_testing.ports import free_port
@@ -55,7 +55,7 @@ class WorkerProcess:
 
     def start(self) -> None:
         command = [
-            *self._under, sys.executable, "-m", "dormouse_worker", *self._arguments, "--listen", self.address, "--instance", self._instance,
+            *self._under, *python("dormouse_worker"), *self._arguments, "--listen", self.address, "--instance", self._instance,
             "--reason", str(self.reason),
         ]  # fmt: skip
         with self._log.open("ab") as log:

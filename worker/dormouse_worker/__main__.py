@@ -28,7 +28,11 @@ def main() -> None:
     host, _, number = options.listen.rpartition(":")
     port, _held = hold(host, int(number))
     advertise = options.advertise or f"{host}:{port}"
-    child: dict[str, object] = {"standalone": options.standalone or "", "name": options.name, "max_batch": options.max_batch}
+    child: dict[str, object] = {
+        "standalone": os.path.abspath(options.standalone) if options.standalone else "",
+        "name": options.name,
+        "max_batch": options.max_batch,
+    }
     label, store = options.name, {}
     if options.spec:
         child["spec"] = os.path.abspath(options.spec)
@@ -37,7 +41,7 @@ def main() -> None:
         child["revision"] = found.get("revision", "")
         label, store = f"{found.get('namespace')}/{found.get('name')}", found.get("store", {})
     with contextlib.ExitStack() as stack:
-        admin = options.admin
+        admin = os.path.abspath(options.admin) if options.admin else ""
         if not admin:  # else no folder is made: one that is killed would leave it behind
             admin = os.path.join(stack.enter_context(tempfile.TemporaryDirectory(prefix="dormouse-")), "admin.sock")
         supervisor.main(

@@ -189,6 +189,7 @@ def _spawn(arguments: list[str], environment: dict[str, str], keep: tuple[int, .
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
+        os.chdir(surroundings.ELSEWHERE)
         os.execve(arguments[0], arguments, environment)  # noqa: S606  # Envoy, not a shell
     except BaseException as error:
         os.write(2, f"worker: {arguments[0]} does not start: {error}\n".encode())

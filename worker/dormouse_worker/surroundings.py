@@ -2,8 +2,9 @@
 
 Envoy finds the interpreter with the help of three variables that are not the user's (`bootstrap.environment`), and an interpreter inside
 another program takes whatever Python comes first on PATH for its own executable. A child process of a handler would inherit all that:
-another Python would run as ours, and `sys.executable` would have other packages. So once Python runs, the environment is put back, before
-a handler is imported. OMP_NUM_THREADS and OPENBLAS_NUM_THREADS stay: children share the same CPUs.
+another Python would run as ours, and `sys.executable` would have other packages. And pyvoy puts the current folder in front of `sys.path`:
+a `json.py` that lies there would run as ours, so Envoy starts in another folder. Once Python runs, all of it is put back, before a handler
+is imported. OMP_NUM_THREADS and OPENBLAS_NUM_THREADS stay: children share the same CPUs.
 
 `taken` runs in the supervisor and imports nothing heavy; `restore` runs in the child.
 """
@@ -18,6 +19,8 @@ from typing import Any
 VARIABLES = ("LD_PRELOAD", "PYTHONHOME", "PYTHONPATH")
 """What `bootstrap.environment` sets over whatever was there."""
 _STARTS = ("os.system", "os.posix_spawn", "os.exec", "os.fork", "os.forkpty", "os.spawn", "subprocess.Popen")
+ELSEWHERE = "/"
+"""Where Envoy starts: a folder in which nobody but root can put a module."""
 _ATTRIBUTES = ("executable", "_base_executable", "prefix", "exec_prefix")
 
 
@@ -25,6 +28,8 @@ def taken() -> dict[str, Any]:
     """What the interpreter that started the worker has; it goes to the child with its settings."""
     return {
         "variables": {name: os.environ.get(name) for name in VARIABLES},
+        "folder": _here(),
+        "path": [path for path in sys.path if path],
         "interpreter": {name: getattr(sys, name) for name in _ATTRIBUTES},
     }
 
@@ -41,12 +46,22 @@ def restore(before: Mapping[str, Any], own: tuple[str, ...], port: int) -> None:
         os.environ.pop(name, None)
     for name, value in before["interpreter"].items():
         setattr(sys, name, value)
+    sys.path[:] = before["path"]
+    with contextlib.suppress(OSError):  # it is gone
+        os.chdir(before["folder"])
     spawning = sys.modules.get("multiprocessing.spawn")
     if spawning is not None:  # it has read sys.executable already
         spawning.set_executable(sys.executable)
     _close_to_children("")
     sys.addaudithook(_before_a_start)
     os.register_at_fork(after_in_child=lambda: _close_served(port))
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it is gone
+        return ELSEWHERE
 
 
 def _before_a_start(event: str, _: tuple[Any, ...]) -> None:

@@ -94,7 +94,7 @@ def _container(spec: FunctionSpec, settings: Settings, mounts: list[Any]) -> dic
         "name": CONTAINER,
         "image": workers.image or settings.image,
         "imagePullPolicy": settings.image_pull_policy,
-        "command": ["python3", "-m", "dormouse_worker"],
+        "command": ["python3", "-P", "-m", "dormouse_worker"],
         "args": [
             *("--spec", f"{SPEC_FOLDER}/{SPEC_FILE}", "--listen", f"0.0.0.0:{PORT}", "--advertise", f"$(POD_IP):{PORT}"),
             *("--instance", "$(POD_NAME)", "--admin", f"{TMP}/admin.sock"),

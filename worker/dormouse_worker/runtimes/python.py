@@ -14,7 +14,6 @@ caller; those are not logged.
 import asyncio
 import importlib
 import pathlib
-import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -30,6 +29,7 @@ from dormouse_worker.batching import as_error
 from dormouse_worker.models import ModelInvalid
 from dormouse_worker.replies import Encoder
 from dormouse_worker.requests import Request
+from dormouse_worker.runtimes import own
 from dormouse_worker.runtimes.parts import Parts
 from dormouse_worker.sessions import Failed, Outcome, Ran
 from dormouse_worker.signatures import Signature, StateSpec, TensorSpec
@@ -43,12 +43,17 @@ class PythonRuntime:
     """The handler, loaded and set up."""
 
     def __init__(self, handler: str, folder: pathlib.Path | None, *, function: str, revision: str, stateful: bool) -> None:
-        """`handler` is `module:Class`; `folder` comes first in the search for it. ModelInvalid: whatever the handler's code does wrong."""
+        """`handler` is `module:Class`; `folder` comes last in the search for it. ModelInvalid: whatever the handler's code does wrong."""
         if folder is not None:
             if not folder.is_dir():
                 raise ModelInvalid(f"spec.model.uri: {folder.name} is a file, the python runtime takes a folder")
-            sys.path.insert(0, str(folder))
+            own.search(folder)
         name, _, attribute = handler.partition(":")
+        hidden = own.hidden(folder) if folder is not None else {}
+        if (top := name.partition(".")[0]) in hidden:
+            raise ModelInvalid(f"spec.handler: {handler!r} found, but the module {top} is {hidden[top]}: rename the handler's own")
+        if hidden:
+            log.warning("the handler's modules are hidden by others of the same names", hidden=own.told(hidden))
         try:
             kind = getattr(importlib.import_module(name), attribute)
         except BaseException as error:  # a user's module may raise anything while it is imported, SystemExit too
