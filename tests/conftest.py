@@ -13,6 +13,11 @@ from dormouse_testing.cluster.client import Cluster
 from dormouse_testing.cluster.layout import ClusterError
 from dormouse_testing.cluster.sharing import Shared
 from dormouse_testing.etcd_server import EtcdServer, NoEtcd
+from hypothesis import settings
+
+# Hypothesis' own limit of 200 ms an example measures the machine: a busy one fails a decision that takes 0.7 ms.
+settings.register_profile("dormouse", deadline=None)
+settings.load_profile("dormouse")
 
 
 def unavailable(reason: str) -> None:
