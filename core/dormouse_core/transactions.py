@@ -145,6 +145,14 @@ def remove(
     return counted(Txn(tuple(compares), (*map(Delete, records), *map(Delete, quarantined), Put(keys.floor(f, shard), floor))))
 
 
+def erase(keys: Keys, f: Function, shard: int, records: Mapping[str, int], *, shard_mod: int, leader_new: int) -> Txn:
+    """The leader deletes sessions while the store is full and takes no tombstone: their records (key -> mod as read) go, and the shard's
+    entry, so that nothing that is under way to the shard can land. The tombstones are owed (`dormouse_operator.owing`)."""
+    compares: list[Compare] = [CreatedIs(keys.leader, leader_new), ModIs(keys.shard(f, shard), shard_mod)]
+    compares += [ModIs(key, mod) for key, mod in records.items()]
+    return counted(Txn(tuple(compares), (*map(Delete, records), Delete(keys.shard(f, shard)), Delete(keys.move(f, shard)))))
+
+
 def replace(
     keys: Keys,
     f: Function,

@@ -7,10 +7,13 @@ told, reads the record again; until then it can repeat a reply that it gave befo
 
 A record that cannot be read (it does not verify, or is of a newer build) is deleted like any other. Its keys are not known, so what was
 called before the deletion is refused as too old.
+
+A full store takes no tombstone, and to delete is how one gets out of it: then the records themselves go, and the tombstones are owed
+(`dormouse_operator.owing`).
 """
 
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from urllib.parse import quote
 
 import msgspec
@@ -20,22 +23,23 @@ from dormouse_core.keys import Function, Keys
 from dormouse_core.limits import TENANT_CHARACTERS
 from dormouse_core.observations import FunctionSeen
 from dormouse_core.records import Body
-from dormouse_core.seams import Clock, CreatedIs, Delete, Item, Store, StoreError, Txn
+from dormouse_core.seams import Clock, CreatedIs, Delete, Full, Item, Store, StoreError, Txn
 from dormouse_core.sessions import shard_of
 from dormouse_kit import log
 from dormouse_proto import control_pb2
 
+from dormouse_operator.owing import Owed, Told
+
 PAGE = 16  # records read and replaced at once: of the largest, 16 MiB
 ATTEMPTS = 50  # a session that is stepped all the time wins against the deletion now and then
-
-Told = Callable[[Function, int, Sequence[str]], Awaitable[None]]
 
 
 class Deleter:
     """`told(function, shard, sessions)`: their records were replaced."""
 
-    def __init__(self, store: Store, clock: Clock, keys: Keys, leader_new: int, told: Told) -> None:
+    def __init__(self, store: Store, clock: Clock, keys: Keys, leader_new: int, told: Told, owed: Owed) -> None:
         self._store = store
+        self._owed = owed
         self._clock = clock
         self._keys = keys
         self._leader_new = leader_new
@@ -64,7 +68,8 @@ class Deleter:
         key = self._keys.state(function, shard, session)
         for _ in range(ATTEMPTS):
             item = (await self._store.get([key]))[1].get(key)
-            if item is None:
+            if item is None or not _has_content(item):
+                await self._clear(self._keys.quarantined(function, shard, session))
                 raise NotFound(f"{function.label} has no session {session}")
             if await self._replace(function, shard, [item]):
                 await self._clear(self._keys.quarantined(function, shard, session))
@@ -118,11 +123,26 @@ class Deleter:
         txn = transactions.replace(
             self._keys, function, shard, tombstones, shard_mod=entry.mod_revision if entry else 0, leader_new=self._leader_new
         )
-        if not (await self._store.txn(txn)).succeeded:
-            return False
+        try:
+            if not (await self._store.txn(txn)).succeeded:
+                return False
+        except Full:
+            if not await self._erase(function, shard, tombstones, entry):
+                return False
         prefix = self._keys.states(function, shard)
         await self._told(function, shard, [item.key.removeprefix(prefix) for item in items])
         return True
+
+    async def _erase(self, function: Function, shard: int, tombstones: dict[str, tuple[int, bytes]], entry: Item | None) -> bool:
+        self._owed.owe(function, shard, tombstones)
+        read = {key: mod for key, (mod, _) in tombstones.items()}
+        txn = transactions.erase(
+            self._keys, function, shard, read, shard_mod=entry.mod_revision if entry else 0, leader_new=self._leader_new
+        )
+        if (await self._store.txn(txn)).succeeded:
+            return True
+        self._owed.forgive(function, shard, list(tombstones))
+        return False
 
     async def _clear(self, prefix: str) -> None:
         await self._store.txn(Txn((CreatedIs(self._keys.leader, self._leader_new),), (Delete(prefix, prefix=True),)))

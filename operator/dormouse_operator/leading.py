@@ -24,6 +24,7 @@ from dormouse_operator.functions import FunctionLoop, Parts
 from dormouse_operator.links import Dialer, Links
 from dormouse_operator.mirror import Mirror
 from dormouse_operator.orphans import Orphans
+from dormouse_operator.owing import Owed
 from dormouse_operator.registering import Registering
 from dormouse_operator.space import Space
 from dormouse_operator.sweeping import Sweeper
@@ -58,9 +59,9 @@ class Leader:
         self.store = store
         self.clock = clock
         self.keys = keys
-        self.view = View(keys, clock, self._changed)
-        self.demands = Demands(clock, self._changed)
         self.registering = registering or Registering(store, keys, clock, leader_new)
+        self.view = View(keys, clock, self._changed, self.registering.ending)
+        self.demands = Demands(clock, self._changed)
         self.registry = Mirror(store, clock, keys.functions, self.view.function_changed)
         self._maps = Mirror(store, clock, keys.maps, self._map_changed)
         self._gateways = Mirror(store, clock, keys.gateways, self._gateway_changed)
@@ -78,10 +79,11 @@ class Leader:
             removal_wait=removal_wait,
             now_us=self.timekeeper.skew.now_us,
         )
-        self.deleter = Deleter(store, clock, keys, leader_new, self._replaced)
+        self._owed = Owed(store, clock, keys, leader_new, self._replaced)
+        self.deleter = Deleter(store, clock, keys, leader_new, self._replaced, self._owed)
         self._orphans = Orphans(store, clock, keys, self.view, leader_new)
         self._provider = provider
-        writer = Writer(store, keys, leader_new)
+        writer = Writer(store, keys, leader_new, self._owed.shards)
         self._parts = Parts(clock, self.view, self.demands, provider, writer, self.registry, self._maps, looked)
         self._looked = looked
         self._loops: dict[str, FunctionLoop] = {}
@@ -106,6 +108,7 @@ class Leader:
                 group.create_task(self._observe())
                 group.create_task(self.sweeper.run())
                 group.create_task(self._orphans.run())
+                group.create_task(self._owed.run())
                 group.create_task(self.timekeeper.run())
                 for uid in list(self.view.functions):
                     self._changed(uid)
@@ -234,6 +237,12 @@ class Leader:
             log.warning("the provider did not", instance=stranger.name, error=error.message)
 
     # ------------------------------------------------------------------------------------------------------------------ for people
+
+    async def delete(self, namespace: str, name: str) -> None:
+        """Returns when the deletion has begun. NotFound: no such function."""
+        await self.registry.wait_for(await self.registering.delete(namespace, name))
+        with contextlib.suppress(NotFound):
+            self._changed(self.find(namespace, name).entry.uid)
 
     def find(self, namespace: str, name: str) -> FunctionSeen:
         """NotFound: no such function."""

@@ -12,7 +12,7 @@ from dormouse_core import spec as specs
 from dormouse_core.errors import Aborted, DataLoss, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from dormouse_core.keys import Keys
 from dormouse_core.limits import REPLICAS_MAX
-from dormouse_core.seams import Clock, CreatedIs, Item, ModIs, Put, Store, StoreError, Txn
+from dormouse_core.seams import Clock, CreatedIs, Full, Item, ModIs, Put, Store, StoreError, Txn
 from dormouse_core.spec import InferenceFunction, Metadata
 from dormouse_proto import state_pb2
 
@@ -37,6 +37,8 @@ class Registering:
         self._clock = clock
         self._leader_new = leader_new
         self._content = content
+        self.ending: set[str] = set()
+        """The uids of functions whose deletion was asked for while the store was full and took no mark: this leader knows them alone."""
 
     async def apply(self, manifest: str, *, refresh: bool = False) -> tuple[state_pb2.FunctionEntry, str, int]:
         """The entry, `created` | `configured` | `refreshed` | `unchanged`, and the revision at which the store has it.
@@ -94,12 +96,7 @@ class Registering:
         def change(entry: state_pb2.FunctionEntry | None) -> state_pb2.FunctionEntry | None:
             if entry is None:
                 raise NotFound(f"no function {namespace}/{name}")
-            if entry.deleting:
-                return None
-            marked = state_pb2.FunctionEntry()
-            marked.CopyFrom(entry)
-            marked.deleting = True
-            return marked
+            return None if entry.deleting else marked(entry)
 
         _, revision = await self._change(namespace, name, change)
         return revision
@@ -111,12 +108,21 @@ class Registering:
                 _, items = await self._store.get([key])
                 item = items.get(key)
                 before = None if item is None else entries.parse(state_pb2.FunctionEntry, item)
+                if before is not None and before.uid in self.ending:
+                    before.deleting = True
                 after = change(before)
                 if after is None:
                     assert before is not None
                     assert item is not None
                     return before, item.mod_revision
-                result = await self._store.txn(self._put(key, item, after))
+                try:
+                    result = await self._store.txn(self._put(key, item, after))
+                except Full as error:
+                    if not after.deleting:
+                        raise Unavailable(f"{namespace}/{name} is not changed: the store is full ({error}); deletions are taken") from error
+                    # The mark would be a write; what follows it are deletions, which a full store takes, and which make room.
+                    self.ending.add(after.uid)
+                    return after, 0
                 if result.succeeded:
                     return after, result.revision
         except entries.Unreadable as error:
@@ -161,6 +167,14 @@ def with_spec(before: state_pb2.FunctionEntry, spec: specs.FunctionSpec, edition
         if entry.proved_revision == entry.revision:
             entry.ClearField("proved_spec")
     return entry
+
+
+def marked(entry: state_pb2.FunctionEntry) -> state_pb2.FunctionEntry:
+    """As one that is being deleted."""
+    found = state_pb2.FunctionEntry()
+    found.CopyFrom(entry)
+    found.deleting = True
+    return found
 
 
 def _refuse_deleting(entry: state_pb2.FunctionEntry) -> None:

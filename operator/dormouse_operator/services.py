@@ -54,7 +54,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
 
     async def Delete(self, request: control_pb2.DeleteRequest, context: Any) -> control_pb2.DeleteResponse:  # noqa: N802
         async def run() -> control_pb2.DeleteResponse:
-            await self._leader.registry.wait_for(await self._leader.registering.delete(request.namespace, request.name))
+            await self._leader.delete(request.namespace, request.name)
             return control_pb2.DeleteResponse()
 
         return await _answer(run, context)

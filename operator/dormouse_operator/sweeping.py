@@ -25,7 +25,8 @@ from dormouse_operator.counting import Counts, Figures
 from dormouse_operator.view import Registered, View
 
 TICK = 1.0  # seconds
-REST_FACTOR = 20.0  # between two scans of a function: so many times as long as the last took
+REST_FACTOR = 4.0  # between two scans of a function: so many times as long as the last read, its removals not counted
+TOGETHER = 4  # shards from which records are removed at the same time
 SHORTEST_REST = 0.5
 RETRY = 5.0  # after a scan that failed
 MOST = TXN_OPS - 4  # deletions in one transaction: it also compares the leader, entry and floor, and writes the floor
@@ -124,11 +125,17 @@ class Sweeper:
             for item in page.items:
                 self._look(item, base, scanned)
             await asyncio.sleep(0)
-        for shard, due in scanned.due.items():
-            for key in await self._remove_all(function, shard, due):
-                scanned.tally.remove(due[key].glance)
-        now = self._clock.monotonic()
-        state.rest_until = now + max(SHORTEST_REST, REST_FACTOR * (now - began))
+        read = self._clock.monotonic() - began
+        shards = list(scanned.due.items())
+        for at in range(0, len(shards), TOGETHER):
+            part = shards[at : at + TOGETHER]
+            outcomes = await asyncio.gather(*(self._remove_all(function, *one) for one in part), return_exceptions=True)
+            for (_, due), outcome in zip(part, outcomes, strict=True):
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                for key in outcome:
+                    scanned.tally.remove(due[key].glance)
+        state.rest_until = self._clock.monotonic() + max(SHORTEST_REST, REST_FACTOR * read)
         if self._view.workers(function.uid):
             return  # it has woken: its owners count
         state.tally = scanned.tally

@@ -17,6 +17,7 @@ from dormouse_kit import log
 from dormouse_proto import control_pb2, state_pb2
 
 from dormouse_operator.links import Links
+from dormouse_operator.registering import marked
 
 T = TypeVar("T")
 
@@ -42,10 +43,12 @@ class _Map:
 
 
 class View:
-    """`changed(uid)` is called when a function's snapshot may differ; `links` are opened and dropped as workers come and go."""
+    """`changed(uid)` is called when a function's snapshot may differ; `links` are opened and dropped as workers come and go. `ending`: uids
+    of functions that are being deleted although their entries do not say so."""
 
-    def __init__(self, keys: Keys, clock: Clock, changed: Callable[[str], None]) -> None:
+    def __init__(self, keys: Keys, clock: Clock, changed: Callable[[str], None], ending: Collection[str] = ()) -> None:
         self._keys = keys
+        self._ending = ending
         self._clock = clock
         self._changed = changed
         self._maps: dict[str, _Map] = {}
@@ -164,7 +167,7 @@ class View:
         }
         instances = None if self.instances is None else tuple(i for i in self.instances if i.uid == uid)
         return FunctionSeen(
-            entry=registered.entry,
+            entry=marked(registered.entry) if uid in self._ending else registered.entry,
             entry_mod=registered.mod,
             entry_created=registered.created,
             workers={name: self._worker(name, entry, created) for name, (entry, created) in table.workers.items()},

@@ -2,7 +2,7 @@
 decision that came too late, or from a leader that no longer leads, changes nothing."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from itertools import islice
 
 from dormouse_core import transactions
@@ -17,9 +17,11 @@ DELETE_TIMEOUT = 30.0  # seconds; a range of many thousand records takes etcd a 
 
 
 class Writer:
-    """One leader's pen. `leader_new`: the create_revision of its election key."""
+    """One leader's pen. `leader_new`: the create_revision of its election key. `owed`: shards by function's uid that nobody may be given
+    yet (`dormouse_operator.owing`)."""
 
-    def __init__(self, store: Store, keys: Keys, leader_new: int) -> None:
+    def __init__(self, store: Store, keys: Keys, leader_new: int, owed: Container[tuple[str, int]] = ()) -> None:
+        self._owed = owed
         self._store = store
         self._keys = keys
         self.leader_new = leader_new
@@ -77,7 +79,7 @@ class Writer:
         keys, function = self._keys, _function(seen)
         match action:
             case Assign(target, shards, _):
-                for part in _parts(shards):
+                for part in _parts([shard for shard in shards if (function.uid, shard) not in self._owed]):
                     yield transactions.assign(keys, function, target, part, function_new=seen.entry_created, leader_new=self.leader_new)
             case Failover(target, shards, _):
                 for part in _parts(shards):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import grpc
 import grpc.aio
 import numpy as np
-from dormouse_core import records
+from dormouse_core import lifetimes, records
 from dormouse_core.keys import Keys
 from dormouse_kit.etcd import EtcdStore
 from dormouse_proto import inference_pb2, inference_pb2_grpc
@@ -59,18 +59,18 @@ class Sample:
 
 @dataclass
 class Traffic:
-    """`ttl`, `wait`: the function's and the installation's, in seconds. `oldest`: the highest age of a record's last step that was seen."""
+    """`wait`: the installation's removal wait, in seconds. `overdue`: the longest that a record was seen to lie there after it was due, and
+    when. Its age would say less: a call that was held, for a worker that starts, is old before its step runs."""
 
     gateway: str
     function: str
     store: Store
-    ttl: float
     wait: float
     begun: int = 0
     ended: int = 0
     refusals: list[str] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
-    oldest: float = 0.0
+    overdue: tuple[float, float] = (0.0, 0.0)
 
     def play(self, seconds: float, callers: int) -> None:
         began = time.monotonic()
@@ -85,10 +85,11 @@ class Traffic:
 
     def _look(self, began: float, stop: threading.Event) -> None:
         while not stop.wait(0.5):
+            seconds, now_us = time.monotonic() - began, int(time.time() * 1e6)  # before it is read, which takes a while
             glances = self.store.glances()
-            now = time.time()
-            self.oldest = max([self.oldest, *(now - glance.newest_us / 1e6 for glance in glances)])
-            self.samples.append(Sample(time.monotonic() - began, self.begun, len(glances), self.store.in_use()))
+            late = max((now_us - lifetimes.due_us(glance, int(self.wait * 1e6)) for glance in glances), default=0) / 1e6
+            self.overdue = max(self.overdue, (late, seconds))
+            self.samples.append(Sample(seconds, self.begun, len(glances), self.store.in_use()))
 
     async def _call(self, until: float, callers: int) -> None:
         async with grpc.aio.insecure_channel(self.gateway) as channel:

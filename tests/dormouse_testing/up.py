@@ -47,6 +47,12 @@ def save_models(folder: Path) -> None:
     _save(folder / "total.onnx", nodes, {"x": 1, "s": 1}, {"y": 1, "t": 1})
 
 
+def save_wide(path: Path, numbers: int) -> None:
+    """y = 2x, and a state of so many numbers."""
+    nodes = [helper.make_node("Add", ["x", "s"], ["t"]), helper.make_node("Add", ["x", "x"], ["y"])]
+    _save(path, nodes, {"x": 1, "s": numbers}, {"y": 1, "t": numbers})
+
+
 def save_triple(path: Path) -> None:
     """y = 3x, for what said y = 2x."""
     _save(path, [helper.make_node("Add", ["x", "x"], ["z"]), helper.make_node("Add", ["z", "x"], ["y"])], {"x": 4}, {"y": 4})

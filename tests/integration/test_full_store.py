@@ -4,9 +4,12 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 import time
+import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 
 import pytest
 from conftest import unavailable
@@ -14,9 +17,11 @@ from dormouse.client import Client
 from dormouse_core.errors import Code, DormouseError
 from dormouse_core.seams import Delete, Full, Put, StoreError, Txn
 from dormouse_kit.etcd import EtcdStore
-from dormouse_testing.up import DOUBLE, TOTAL, Up, children, missing, row, save_models, system
+from dormouse_testing.etcd_server import EtcdServer, NoEtcd
+from dormouse_testing.up import DOUBLE, TOTAL, Up, children, missing, row, save_models, save_wide, system
 
 AWAKE = "scaleToZeroAfter: 600s"
+WIDE = TOTAL.replace("total", "wide").replace("-1, 1]", "-1, 16384]")
 
 
 @pytest.fixture
@@ -26,19 +31,23 @@ def up(tmp_path: Path) -> Iterator[Up]:
     save_models(tmp_path)
     (tmp_path / "double.yaml").write_text(DOUBLE.replace("scaleToZeroAfter: 3s", AWAKE))
     (tmp_path / "total.yaml").write_text(TOTAL.replace("scaleToZeroAfter: 3s", AWAKE))
+    (tmp_path / "wide.yaml").write_text(WIDE.replace("scaleToZeroAfter: 3s", AWAKE))
+    save_wide(tmp_path / "wide.onnx", 16384)  # 64 KiB a session
     with system(tmp_path, "--etcd-quota", "16MiB") as started:
         started.wait_ready()
         yield started
 
 
+def endpoint_of(up: Up) -> str:
+    words = Path(f"/proc/{up.part('etcd')}/cmdline").read_bytes().decode().split("\0")
+    return words[words.index("--advertise-client-urls") + 1]
+
+
 def with_store(up: Up, use: Callable[[EtcdStore], Awaitable[int]]) -> int:
     """`use` on the system's own etcd."""
 
-    words = Path(f"/proc/{up.part('etcd')}/cmdline").read_bytes().decode().split("\0")
-    endpoint = words[words.index("--advertise-client-urls") + 1]
-
     async def main() -> int:
-        store = EtcdStore([endpoint])
+        store = EtcdStore([endpoint_of(up)])
         try:
             return await use(store)
         finally:
@@ -144,3 +153,142 @@ def test_a_worker_that_starts_while_the_store_is_full_serves_once_it_has_room(up
 
     up.until(healed, 30)
     assert up.get("double")["phase"] == "Ready"
+
+
+class Steppers:
+    """Callers that step their own session of `total` one after the other, as fast as they are answered; each answer must be the next."""
+
+    def __init__(self, gateway: str, callers: int) -> None:
+        self.done = [0] * callers
+        self.failures: list[tuple[Code, str]] = []
+        self._gateway = gateway
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._step, args=(n,)) for n in range(callers)]
+
+    def _step(self, n: int) -> None:
+        with Client(self._gateway) as client:
+            while not self._stop.wait(0.02):
+                try:
+                    answer = client.infer("total", {"x": row(1)}, session=f"stepper{n}", timeout=30).outputs["y"][0, 0]
+                except DormouseError as error:
+                    self.failures.append((error.code, error.message))
+                    continue
+                self.done[n] += 1
+                if answer != self.done[n]:
+                    self.failures.append((Code.DATA_LOSS, f"{answer} found, {self.done[n]} steps acknowledged"))
+
+    def __enter__(self) -> "Steppers":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(40)
+
+
+def fill_with_sessions(gateway: str, most: int = 1000) -> tuple[int, DormouseError | None]:
+    """Begins sessions of `wide` until one is refused: how many began, and the refusal."""
+    with Client(gateway) as client:
+        for n in range(most):
+            try:
+                client.infer("wide", {"x": row(1)}, session=f"s{n}", tenant="t", timeout=30)
+            except DormouseError as error:
+                return n, error
+    return most, None
+
+
+@pytest.mark.slow  # 40 s
+def test_filled_with_sessions_to_seventy_percent_then_to_the_last_byte_and_back(up: Up) -> None:
+    """At 70 % new sessions are refused and no step of an old one; full, `dormouse delete` is taken, and heals it."""
+    assert doubled(up) == 2
+    with Steppers(up.gateway, 4) as steppers:
+        up.until(lambda: min(steppers.done) > 3)
+        began, refused = fill_with_sessions(up.gateway)
+        assert refused is not None
+        assert refused.code is Code.RESOURCE_EXHAUSTED, refused
+        assert refused.message.endswith("of the store's quota found in use, at most 70% are allowed for them")
+        assert 100 < began < 0.8 * 16 * 16, "64 KiB each, of 16 MiB"
+        with pytest.raises(DormouseError, match="of the store's quota"):
+            step(up, "new")
+        at = list(steppers.done)
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            with Client(up.gateway) as client:
+                client.infer("wide", {"x": row(1)}, session="s0", tenant="t", timeout=30)
+        assert steppers.failures == [], "what exists goes on"
+        assert min(done - before for done, before in zip(steppers.done, at, strict=True)) > 10
+
+        parts = {part: up.part(part) for part in ("etcd", "agent", "envoy", "operator")}
+        with_store(up, fill)
+        workers = {pid: children(pid) for pid in up.supervisors().values()}
+        assert doubled(up) == 2
+        with urllib.request.urlopen(f"{endpoint_of(up)}/health?exclude=NOSPACE", timeout=5) as reply:
+            assert reply.status == 200, "the probe that the chart has"
+        assert "stepper0" in up.command("sessions", "total").stdout, "what exists is readable"
+        with pytest.raises(DormouseError):
+            step(up, "new")
+        up.until(lambda: steppers.failures)
+        assert up.command("delete", "wide").returncode == 0, "deletions are taken, and make room"
+
+        def goes_on() -> bool:
+            before = list(steppers.done)
+            time.sleep(1.0)
+            return all(done > was for done, was in zip(steppers.done, before, strict=True))
+
+        began_at = time.monotonic()
+        up.until(goes_on, 30)
+        print(f"healed {time.monotonic() - began_at:.1f} s after the deletion; failures meanwhile: {len(steppers.failures)}")
+        until = time.monotonic() + 10
+        while True:
+            with contextlib.suppress(DormouseError):
+                step(up, "new")
+                break
+            assert time.monotonic() < until, "new sessions are taken again"
+            time.sleep(0.2)
+        assert {part: up.part(part) for part in parts} == parts, "nothing is started anew"
+        assert {pid: children(pid) for pid in workers if Path(f"/proc/{pid}").exists() and children(pid)}.items() <= workers.items()
+    assert {code for code, _ in steppers.failures} == {Code.UNAVAILABLE}, "no step is lost or doubled"
+    assert all("not committed: the store is full" in text for _, text in steppers.failures), set(steppers.failures)
+
+
+@pytest.mark.slow  # 20 s
+def test_negative_control_where_the_operator_is_told_a_wrong_quota_new_sessions_stop_the_old_ones(tmp_path: Path) -> None:
+    save_models(tmp_path)
+    save_wide(tmp_path / "wide.onnx", 16384)
+    (tmp_path / "total.yaml").write_text(TOTAL)
+    (tmp_path / "wide.yaml").write_text(WIDE)
+    try:
+        with (
+            EtcdServer(tmp_path / "etcd", "--quota-backend-bytes", str(16 << 20)) as etcd,
+            system(tmp_path, "--etcd-endpoints", etcd.endpoint, "--etcd-quota", "2GiB") as up,
+        ):
+            up.wait_ready()
+            with Steppers(up.gateway, 2) as steppers:
+                up.until(lambda: min(steppers.done) > 3)
+                _, refused = fill_with_sessions(up.gateway)
+                assert refused is not None
+                assert refused.code is Code.UNAVAILABLE
+                up.until(lambda: any("the store is full" in text for _, text in steppers.failures))
+    except NoEtcd as error:
+        unavailable(str(error))
+
+
+@pytest.mark.slow  # 25 s
+def test_sessions_are_deleted_while_the_store_is_full_and_it_heals(up: Up) -> None:
+    began, refused = fill_with_sessions(up.gateway)
+    assert refused is not None
+    assert [step(up) for _ in range(2)] == [1, 2]
+    with_store(up, fill)
+    assert f"deleted: {began}" in up.command("sessions", "wide", "--tenant", "t", "--delete").stdout
+
+    def taken() -> bool:
+        with contextlib.suppress(DormouseError), Client(up.gateway) as client:
+            client.infer("wide", {"x": row(1)}, session="s1", tenant="t", timeout=10)
+            return True
+        return False
+
+    up.until(taken, 40)
+    assert step(up) == 3
+    up.until(lambda: up.get("wide")["sessions"] == 1, 20)

@@ -2,7 +2,9 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +116,7 @@ def traffic(folder: Path, seconds: float, ttl: float, quota: int, callers: int) 
         store = Store(etcd.endpoint, KEYS)
         with system(folder, "--etcd-endpoints", etcd.endpoint, "--removal-wait", f"{ttl:g}s") as up:
             up.wait_ready()
-            run = Traffic(up.gateway, "busy", store, ttl=ttl, wait=ttl)
+            run = Traffic(up.gateway, "busy", store, wait=ttl)
             run.play(seconds, callers)
             up.until_phase("busy", "Asleep", seconds=30 + ttl)
             up.until(lambda: not store.glances(), 3 * ttl + 30)
@@ -124,8 +126,9 @@ def traffic(folder: Path, seconds: float, ttl: float, quota: int, callers: int) 
 def judged(run: Traffic, ttl: float) -> None:
     assert not run.refusals, run.refusals[:3]
     assert run.ended > 100
-    # Half expire ttl after their step and are removed the wait later, in steps of a quarter of the wait, by scans that rest between.
-    assert run.oldest < 2 * ttl + max(ttl / 4, 1.0) + 5.0, f"a record was {run.oldest:.1f} s old"
+    # Removed in steps of a quarter of the wait, by scans that rest between.
+    late, at = run.overdue
+    assert late < max(ttl / 4, 1.0) + 5.0, f"a record lay there {late:.1f} s after it was due, {at:.0f} s after the beginning"
     third = len(run.samples) // 3
     before, after = run.samples[third : 2 * third], run.samples[2 * third :]
     rate = max(s.begun for s in after) / max(s.seconds for s in after)
@@ -148,10 +151,67 @@ def test_an_hours_worth_of_traffic_in_minutes(tmp_path: Path) -> None:
     except NoEtcd as error:
         unavailable(str(error))
     print(
-        f"\n{run.begun / 240:.0f} sessions/s; oldest record {run.oldest:.1f} s; in use:",
+        f"\n{run.begun / 240:.0f} sessions/s; removed at most {run.overdue[0]:.1f} s late (at {run.overdue[1]:.0f} s); in use:",
         [round(s.in_use / 2**20, 1) for s in run.samples][::10],
     )
     judged(run, 10.0)
     third = len(run.samples) // 3
     assert max(s.in_use for s in run.samples[2 * third :]) < 1.25 * max(s.in_use for s in run.samples[third : 2 * third])
     assert max(s.in_use for s in run.samples) < 0.7 * (64 << 20)
+
+
+def begin(up: Up, sessions: range, at_once: int) -> tuple[int, list[DormouseError]]:
+    """Begins them from so many callers as fast as they are answered: how many began, and the refusals."""
+    refused: list[DormouseError] = []
+
+    def one(number: int) -> bool:
+        try:
+            with Client(up.gateway) as client:
+                client.infer("many", {"x": row(1)}, sequence_id=number, start=True, timeout=30)
+        except DormouseError as error:
+            refused.append(error)
+            return False
+        return True
+
+    with ThreadPoolExecutor(at_once) as callers:
+        return sum(callers.map(one, sessions)), refused
+
+
+def test_workers_keep_max_count_together_and_their_counts_survive_death_and_sleep(tmp_path: Path) -> None:
+    if reason := missing():
+        unavailable(reason)
+    save_models(tmp_path)
+    (tmp_path / "many.yaml").write_text(FEW.replace("few", "many").replace("ttl: 1s", "ttl: 24h").replace("maxCount: 3", "maxCount: 40"))
+    with system(tmp_path) as up:
+        up.wait_ready()
+        begin(up, range(1, 2), 1)
+        up.command("scale", "many", "2")
+
+        def owners() -> Counter[str]:
+            """How many shards each worker has."""
+            return Counter(up.get("many", "--owners")["owners"].values())
+
+        up.until(lambda: sorted(owners().values()) == [32, 32])
+        began = time.monotonic()
+        taken, refused = begin(up, range(2, 400), 8)
+        seconds = time.monotonic() - began
+        assert {(error.code, error.message.partition(":")[0]) for error in refused} == {(Code.RESOURCE_EXHAUSTED, "spec.sessions.maxCount")}
+        time.sleep(2.1)  # two reports
+        live = len(listed(up, "many"))
+        assert live == 1 + taken, "whoever was taken lives"
+        print(f"\n{live} sessions of 40; {398 / seconds:.0f} calls/s")
+        assert 40 <= live <= 40 + 2.0 * 398 / seconds, "passed by what two seconds bring, at most"
+
+        def none_more(since: int) -> None:
+            beyond, refused = begin(up, range(since, since + 40), 4)
+            assert beyond == 0
+            assert all(f"{live} sessions found, at most 40" in error.message for error in refused), refused[0]
+
+        none_more(1000)  # each worker knows of the other's
+        killed = min(owners())
+        up.kill_worker(killed)
+        up.until(lambda: killed not in owners() and owners().total() == 64)
+        none_more(2000)
+        up.command("scale", "many", "auto")
+        up.until_phase("many", "Asleep")
+        none_more(3000)

@@ -200,6 +200,13 @@ async def test_probes_do_not_end_a_full_etcd(own_server: Own, path: str) -> None
     assert await asyncio.to_thread(status, path.replace("exclude=NOSPACE", "")) == 503, "negative control"
 
 
+async def test_negative_control_an_etcd_that_drops_nothing_by_itself_is_full(own_server: Own) -> None:
+    store = EtcdStore([own_server(*OPTIONS).endpoint])
+    with pytest.raises(Full):
+        await steps(store, 6)
+    await store.close()
+
+
 async def test_etcd_drops_history_by_itself_where_nobody_does(own_server: Own) -> None:
     """The backstop, with nobody who looks after it; what the defaults of `dormouse up` and the chart hold for is in their documentation."""
     server = own_server(*OPTIONS, "--auto-compaction-mode=periodic", "--auto-compaction-retention=1s")

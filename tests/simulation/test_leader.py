@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 from dormouse_core import lifecycle, limits
-from dormouse_core.errors import Aborted, FailedPrecondition, NotFound
+from dormouse_core.errors import Aborted, FailedPrecondition, NotFound, Unavailable
 from dormouse_core.observations import FunctionSeen
 from dormouse_core.reaching import Reaches
 from dormouse_core.seams import Delete, Instance, Put, Txn
 from dormouse_proto import state_pb2
 from dormouse_testing.leader_scene import Scene, simulated
 from dormouse_testing.leader_world import KEYS, LEASE, SimAgent, manifest
-from dormouse_testing.memory_store import REPLY_LOST
+from dormouse_testing.memory_store import REFUSED, REPLY_LOST, Fault
 
 # ----------------------------------------------------------------------------------------------------------- the life of a function
 
@@ -427,6 +427,32 @@ def test_deleting_removes_everything_and_frees_the_name() -> None:
             s.leader.status("ns", "fn")
         assert await s.apply(manifest()) == "created"
         assert s.uid != uid
+
+    simulated(story)
+
+
+def refuse_puts(method: str, request: object) -> Fault | None:
+    """What a full store refuses."""
+    return REFUSED if method == "txn" and isinstance(request, Txn) and any(isinstance(w, Put) for w in request.writes) else None
+
+
+def test_a_function_is_deleted_while_the_store_is_full() -> None:
+    async def story(s: Scene) -> None:
+        await s.awake(2)
+        uid = s.uid
+        await s.store.txn(Txn((), (Put(f"{KEYS.root}data/ns/fn/{uid}/state/3//s:a", b"record"),)))
+        s.store.hook = refuse_puts
+        with pytest.raises(Unavailable, match=r"fn is not changed: the store is full .* deletions are taken"):
+            await s.leader.registering.scale("ns", "fn", 1)
+        await s.leader.delete("ns", "fn")
+        assert s.phase() == "Deleting"
+        with pytest.raises(FailedPrecondition, match="is being deleted"):
+            await s.leader.registering.apply(manifest())
+        await s.world.until(lambda: s.world.entry() is None)
+        assert [i.key for i in s.world.store.etcd.range(KEYS.root, "", 0, 0, False).items if uid in i.key] == []
+        assert not s.world.living()
+        s.store.hook = None
+        assert await s.apply(manifest()) == "created"
 
     simulated(story)
 

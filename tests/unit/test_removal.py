@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from dormouse_core import lifetimes, records, transactions
+from dormouse_core import lifetimes, records, steps, transactions
 from dormouse_core.errors import Aborted, ResourceExhausted, Unavailable
 from dormouse_core.seams import Put, Txn
 from dormouse_core.sessions import session_key, shard_of
@@ -14,6 +14,7 @@ from dormouse_testing.memory_store import REFUSED, REPLY_LOST, REQUEST_LOST, Fau
 from dormouse_testing.session_worker import SHARDS, F, K, give, simulated
 from dormouse_testing.timed_worker import TimedWorker, now_us, state_key, stored
 from dormouse_worker.sessions import Settings
+from dormouse_worker.sessions.census import Census
 from dormouse_worker.sessions.memory import Phase
 from dormouse_worker.sessions.removal import Sweeper
 
@@ -137,6 +138,38 @@ def test_negative_control_without_their_wait_for_the_removal_they_are(monkeypatc
 
 
 @simulated
+async def test_a_session_that_begins_again_at_the_moment_of_its_removal_begins_once() -> None:
+    store = MemoryStore(SimClock())
+    store.hook = lambda method, request: Fault(request_delay=0.02, reply_delay=0.02) if method == "txn" else None
+    async with TimedWorker(store, settings=Settings(1, "v1", ttl=3.0, removal_wait=0.5)) as w:
+        await give(store, 0, w.name)
+        await asyncio.sleep(0.5)
+        again = 0
+
+        async def whole(n: int) -> None:
+            """One life of one of 67 sessions, by a caller that sends again, as gateways do, where it is told that nothing was committed."""
+            nonlocal again
+            at = now_us()
+            while True:
+                answer = await w.submit(f"s{n % 67}", 7, at=at, call_id=f"g-x-{n}", start=True, end=True)
+                if not isinstance(answer.error, Unavailable) or not answer.error.again:
+                    break
+                again += 1
+                await asyncio.sleep(0.002)
+            assert answer.error is None, answer.error
+            assert (answer.reply, answer.kept) == (b"7", False)
+
+        lives = []
+        for n in range(600):
+            lives.append(asyncio.create_task(whole(n)))
+            await asyncio.sleep(0.02 + 0.0001 * (n % 37))
+        await asyncio.gather(*lives)
+        assert w.sessions.report().removed > 100
+        await asyncio.sleep(5.0)
+        assert not stored(store)
+
+
+@simulated
 async def test_removals_whose_outcome_is_lost_or_refused_are_looked_at_again() -> None:
     store = MemoryStore(SimClock())
     async with TimedWorker(store, settings=brief(removal_wait=1.0)) as w:
@@ -195,6 +228,26 @@ async def test_broken_records_stay_and_their_copies_go_with_the_session_that_rep
         assert not copies()
 
 
+async def ended_after_eight_replies(store: MemoryStore) -> None:
+    async with TimedWorker(store, settings=brief(ttl=1000.0, removal_wait=1000.0)) as w:
+        await w.own()
+        w.runner.reply = b"." * 1900
+        for i in range(8):
+            await w.call("a", 1, start=i == 0, end=i == 7)
+
+
+def test_negative_control_with_all_its_replies_a_tombstone_is_eight_times_as_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "slim", lambda kept, but=None: tuple(kept))
+
+    @simulated
+    async def play() -> None:
+        store = MemoryStore(SimClock())
+        await ended_after_eight_replies(store)
+        assert len(stored(store)[state_key("a")].value) > 8 * 1900
+
+    play()
+
+
 @simulated
 async def test_a_tombstone_is_slim() -> None:
     store = MemoryStore(SimClock())
@@ -235,6 +288,22 @@ async def test_beyond_max_count_a_session_is_refused_and_no_other_harmed() -> No
         await asyncio.sleep(30.3)
         assert len(stored(store)) >= 3
         assert (await w.call("much later", 1, start=True)).error is None, "nor one that has expired and is not removed yet"
+
+
+@pytest.mark.parametrize("limits", [{"max_count": 3}, {"max_bytes": 400}, {}])
+def test_negative_control_without_asking_sessions_begin_beyond_every_limit(monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]) -> None:
+    monkeypatch.setattr(Census, "refusal", lambda *_: None)
+
+    @simulated
+    async def play() -> None:
+        store = MemoryStore(SimClock())
+        async with TimedWorker(store, settings=brief(ttl=1000.0, **limits)) as w:
+            await w.own()
+            w.sessions.hear(control_pb2.WorkerOrder.Limits(store_used=0.99))
+            for n in range(10):
+                assert (await w.call(f"s{n}", 1, start=True)).error is None
+
+    play()
 
 
 @simulated
@@ -294,6 +363,16 @@ async def test_other_workers_sessions_and_the_stores_size_count() -> None:
         w.sessions.hear(control_pb2.WorkerOrder.Limits(store_used=0.75))
         await asyncio.sleep(15.0)
         assert (await w.call("c", 1, start=True)).error is None, "what was heard so long ago is not known"
+
+
+@simulated
+async def test_negative_control_without_a_bound_memory_grows_with_the_sessions() -> None:
+    store = MemoryStore(SimClock())
+    async with TimedWorker(store, settings=brief(ttl=1000.0, memory_bytes=0)) as w:
+        await w.own()
+        for n in range(200):
+            await w.call(f"s{n}", 1, start=True)
+        assert w.sessions.report().memory_bytes > 200_000
 
 
 @simulated

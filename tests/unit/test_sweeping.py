@@ -2,18 +2,22 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from dormouse_core import records, transactions
+from dormouse_core.coordination import Assign
 from dormouse_core.errors import InvalidArgument, NotFound, Unavailable
 from dormouse_core.keys import Function
 from dormouse_core.seams import CreatedIs, Delete, Put, Txn
 from dormouse_core.sessions import session_key, shard_of
 from dormouse_operator.deleting import Deleter
 from dormouse_operator.orphans import Orphans
+from dormouse_operator.owing import Owed
+from dormouse_operator.writes import Writer
 from dormouse_proto import control_pb2, state_pb2
-from dormouse_testing.memory_store import REPLY_LOST, REQUEST_LOST
+from dormouse_testing.memory_store import REFUSED, REPLY_LOST, REQUEST_LOST, Fault
 from dormouse_testing.sleeping import KEYS, SHARDS, Sleeping, simulated
 
 # ------------------------------------------------------------------------------------------------------------------------ removal
@@ -134,7 +138,8 @@ class People:
     def __init__(self, s: Sleeping) -> None:
         self.s = s
         self.told: list[str] = []
-        self.deleter = Deleter(s.store, s.clock, KEYS, s.leader_new, self._told)
+        self.owed = Owed(s.store, s.clock, KEYS, s.leader_new, self._told)
+        self.deleter = Deleter(s.store, s.clock, KEYS, s.leader_new, self._told, self.owed)
 
     async def _told(self, function: Function, shard: int, sessions: Any) -> None:
         self.told += sessions
@@ -232,6 +237,101 @@ async def test_a_former_leader_deletes_nothing() -> None:
         with pytest.raises(Unavailable, match="no longer leads"):
             await people.delete(**which)
     assert not record_of(s, key).body.tombstone
+
+
+class FullStore:
+    """The store refuses what etcd refuses at its quota: every transaction with a put, until `room`."""
+
+    def __init__(self, s: Sleeping) -> None:
+        self.room = False
+        s.store.hook = self._fault
+
+    def _fault(self, method: str, request: object) -> Fault | None:
+        full = method == "txn" and not self.room and isinstance(request, Txn) and any(isinstance(w, Put) for w in request.writes)
+        return REFUSED if full else None
+
+
+@simulated
+async def test_a_full_store_deletes_all_the_same_and_its_tombstones_follow_before_anybody_owns_the_shard() -> None:
+    s = Sleeping()
+    people = People(s)
+    key, other, neighbour = s.put("a", tenant="t"), s.put("b", tenant="t"), s.put("c")
+    shards = {shard_of(session_key("t", name), SHARDS) for name in "ab"}
+    for shard in shards:
+        s.write(KEYS.shard(s.functions[0], shard), state_pb2.ShardEntry(owner="w", epoch=7).SerializeToString())
+    full = FullStore(s)
+    assert await people.delete(tenant="t") == 2
+    assert s.store.etcd.item(key) is None
+    assert s.store.etcd.item(other) is None
+    assert s.store.etcd.item(neighbour) is not None
+    assert all(s.store.etcd.item(KEYS.shard(s.functions[0], shard)) is None for shard in shards), "what is under way to its owner fails"
+    assert {shard for _, shard in people.owed.shards} == shards
+    await people.owed.pay()
+    assert {shard for _, shard in people.owed.shards} == shards, "it is full still"
+    full.room = True
+    await people.owed.pay()
+    assert people.owed.shards == {}
+    body = record_of(s, key).body
+    assert (body.tombstone, [(k.id, k.reply) for k in body.kept]) == (True, [("g-1", None)]), "a copy of a call that ran does not run again"
+    assert s.floor("a") == 0
+    assert not record_of(s, neighbour).body.tombstone
+
+
+@simulated
+async def test_a_deletion_of_unknown_outcome_in_a_full_store_ends_in_a_tombstone() -> None:
+    for fault in (REQUEST_LOST, REPLY_LOST, Fault(request_delay=30.0)):
+        s = Sleeping()
+        people = People(s)
+        key = s.put("a")
+        full = FullStore(s)
+        refuse = s.store.hook
+        lose = iter([fault])
+        assert refuse is not None
+        s.store.hook = lambda method, request, refuse=refuse, lose=lose: (
+            refuse(method, request)
+            or (  # type: ignore[misc]
+                next(lose, None) if method == "txn" else None
+            )
+        )
+        with pytest.raises(Unavailable):
+            await people.delete(session="/s:a")
+        full.room = True
+        await people.owed.pay()
+        assert people.owed.shards == {}
+        await asyncio.sleep(60.0)
+        assert record_of(s, key).body.tombstone, "also where it lands late"
+
+
+@simulated
+async def test_shards_whose_tombstones_are_owed_are_given_to_nobody() -> None:
+    s = Sleeping()
+    key = s.write(KEYS.function("ns", "fn0"), b"entry")
+    item = s.store.etcd.item(key)
+    seen = s.view.seen("uid-0")
+    assert item is not None
+    assert seen is not None
+    seen = replace(seen, entry_created=item.create_revision)
+    s.write(KEYS.worker(s.functions[0], "w"), b"")
+
+    def given() -> list[int]:
+        return [shard for shard in range(SHARDS) if s.store.etcd.item(KEYS.shard(s.functions[0], shard)) is not None]
+
+    await Writer(s.store, KEYS, s.leader_new, {("uid-0", 1): None}).shards(seen, [Assign("w", (0, 1, 2), "new")])
+    assert given() == [0, 2]
+    await Writer(s.store, KEYS, s.leader_new).shards(seen, [Assign("w", (1,), "new")])
+    assert given() == [0, 1, 2], "negative control"
+
+
+@simulated
+async def test_a_session_is_deleted_once() -> None:
+    s = Sleeping()
+    people = People(s)
+    key = s.put("a")
+    assert await people.delete(session="/s:a") == 1
+    first = s.store.etcd.item(key)
+    with pytest.raises(NotFound):
+        await people.delete(session="/s:a")
+    assert s.store.etcd.item(key) == first, "its removal does not begin to wait anew"
 
 
 # ------------------------------------------------------------------------------------------------------------- gone functions

@@ -15,7 +15,7 @@ from dormouse_proto import state_pb2
 
 from dormouse_operator.kubernetes import names
 from dormouse_operator.kubernetes.api import Object
-from dormouse_operator.registering import Registering, manifest_of, with_spec
+from dormouse_operator.registering import Registering, manifest_of, marked, with_spec
 
 
 class NameInUse(FailedPrecondition):
@@ -48,10 +48,7 @@ class Registry(Registering):
         def change(entry: state_pb2.FunctionEntry | None) -> state_pb2.FunctionEntry | None:
             if entry is None or entry.uid != uid or entry.deleting:
                 raise NotFound(uid)
-            marked = state_pb2.FunctionEntry()
-            marked.CopyFrom(entry)
-            marked.deleting = True
-            return marked
+            return marked(entry)
 
         try:
             return (await self._change(namespace, name, change))[1]

@@ -82,9 +82,12 @@ class History:
 
     # -------------------------------------------------------------------------------------------------------------- the store
 
-    def landed(self, session: str, event: Event, now_us: int) -> None:
+    def landed(self, session: str, event: Event, now_us: int, *, erased: bool = False) -> None:
+        """`erased`: the shard's entry went with the record: somebody deleted the session while the store was full."""
         it = self.of(session)
-        if event.item is None:
+        if event.item is None and erased:
+            it.versions.append(None)
+        elif event.item is None:
             if it.last is not None and it.last.chain is not None and it.last.expires_us > now_us + self._slack_us:
                 # Only without tombstones: the end of a session.
                 it.unnamed.append((it.last.chain, Version(event.mod_revision, None, None, None, 0, it.last.step + 1)))
@@ -92,6 +95,7 @@ class History:
             if self._wait_us and last is not None and last.expires_us + self._wait_us > now_us + self._slack_us:
                 raise Violation("removed-early", f"the record of {session} is removed while its time is not over: {last}")
             it.versions.append(None)
+        if event.item is None:
             return
         record = decode(event.item.value)
         if record.write_id.startswith(b"deleted/"):

@@ -17,6 +17,7 @@ from dormouse_core.seams import Delete, Item, Put, StoreError, Txn
 from dormouse_core.spec import parse_manifest, spec_to_json
 from dormouse_operator.counting import Counts
 from dormouse_operator.deleting import Deleter
+from dormouse_operator.owing import Owed
 from dormouse_operator.sweeping import Sweeper
 from dormouse_operator.view import View
 from dormouse_proto import control_pb2, state_pb2
@@ -39,6 +40,7 @@ class Leader:
         self.keys, self.function = KEYS, FUNCTION
         self.store = self.world.client("leader")
         self.view = self._sees()
+        self.owed: Owed | None = None
         self.world.etcd.txn(Txn((), (Put(KEYS.function(FUNCTION.namespace, FUNCTION.name), b"f"), Put(KEYS.leader, b"1"))))
         self._elected()
 
@@ -58,7 +60,10 @@ class Leader:
             leader_new=self.leader_new,
             removal_wait=self.world.shape.removal_wait,
         )
-        self.deleter = Deleter(self.store, clock, keys, self.leader_new, self._told)
+        debts = self.owed.shards if self.owed is not None else {}  # a leader that ends with debts is the stated exception
+        self.owed = Owed(self.store, clock, keys, self.leader_new, self._told)
+        self.owed.shards.update(debts)
+        self.deleter = Deleter(self.store, clock, keys, self.leader_new, self._told, self.owed)
 
     async def lead(self) -> None:
         rng = self.world.rng
@@ -121,10 +126,14 @@ class Leader:
             await self.sweeper.once()
         if self.world.troubled and rng.random() < self.world.shape.deletes:
             await self._delete()
+        assert self.owed is not None
+        await self.owed.pay()
 
     async def _give(self, shard: int, target: str, entries: dict[int, tuple[int, int]]) -> None:
         if shard in entries:
             txn = transactions.failover(self.keys, self.function, target, {shard: entries[shard]}, leader_new=self.leader_new)
+        elif self.owed is not None and (self.function.uid, shard) in self.owed.shards:
+            return
         else:
             txn = transactions.assign(self.keys, self.function, target, [shard], function_new=self.function_new, leader_new=self.leader_new)
         await self._write(txn)

@@ -192,11 +192,15 @@ class World:
         """Called by the store after each change: looks at every new version of every record."""
         prefix = KEYS.states(FUNCTION)
         events = self.etcd.events(prefix, self._seen + 1)
+        left = {
+            (e.key.rpartition("/")[2], e.mod_revision) for e in self.etcd.events(KEYS.shards(FUNCTION), self._seen + 1) if e.item is None
+        }
         self._seen = self.etcd.revision
         for event in events:
-            session = event.key[len(prefix) :].partition("/")[2]
+            shard, _, session = event.key[len(prefix) :].partition("/")
+            erased = (KEYS.shard(FUNCTION, int(shard)).rpartition("/")[2], event.mod_revision) in left
             try:
-                self.history.landed(session, event, int(self.clock.now() * 1e6))
+                self.history.landed(session, event, int(self.clock.now() * 1e6), erased=erased)
             except BaseException as violation:
                 self.violations.append(violation)
             self.trace(f"landed {event.mod_revision} {session} {self.history.of(session).last}")
