@@ -35,6 +35,7 @@ MOST_A_SCAN = 20_000  # removals in one scan; what is left is due still
 
 @dataclass(slots=True)
 class _Asleep:
+    mod: int  # of the function's entry: its hold may be another after a change
     wait_us: int
     tally: Tally | None = None
     rest_until: float = 0.0
@@ -87,8 +88,8 @@ class Sweeper:
                 self._asleep.pop(uid, None)
                 continue
             state = self._asleep.get(uid)
-            if state is None:
-                state = self._asleep[uid] = _Asleep(self._wait_us(registered))
+            if state is None or state.mod != registered.mod:
+                state = self._asleep[uid] = _Asleep(registered.mod, self._wait_us(registered))
             if self._is_due(state):
                 try:
                     await self._scan(registered, state)

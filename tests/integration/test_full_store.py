@@ -292,3 +292,15 @@ def test_sessions_are_deleted_while_the_store_is_full_and_it_heals(up: Up) -> No
     up.until(taken, 40)
     assert step(up) == 3
     up.until(lambda: up.get("wide")["sessions"] == 1, 20)
+
+
+@pytest.mark.slow  # 25 s
+def test_where_nobody_leads_a_larger_quota_and_another_start_are_the_way_out(up: Up) -> None:
+    """Keys alone fill it, and no operator led when that was seen: so no command is taken."""
+    assert [step(up) for _ in range(2)] == [1, 2]
+    with_store(up, fill)
+    assert up.stop() == 0
+    with system(up.folder, "--etcd-quota", "32MiB") as larger:
+        larger.wait_ready(60)
+        assert step(larger) == 3
+        assert "deleted" in larger.command("delete", "wide").stdout

@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from dormouse_core import records, transactions
 from dormouse_core.coordination import Assign
@@ -12,6 +13,7 @@ from dormouse_core.errors import InvalidArgument, NotFound, Unavailable
 from dormouse_core.keys import Function
 from dormouse_core.seams import CreatedIs, Delete, Put, Txn
 from dormouse_core.sessions import session_key, shard_of
+from dormouse_core.spec import Duration, spec_from_json, spec_to_json
 from dormouse_operator.deleting import Deleter
 from dormouse_operator.orphans import Orphans
 from dormouse_operator.owing import Owed
@@ -46,6 +48,25 @@ async def test_ended_and_expired_sessions_of_a_sleeping_function_are_removed_and
     figures = s.counts.figures("uid-0")
     assert figures is not None
     assert (figures.sessions, figures.hibernated) == (0, 0)
+    sweeping.cancel()
+
+
+@simulated
+async def test_a_hold_that_was_made_longer_while_it_sleeps_counts() -> None:
+    s = Sleeping(removal_wait=None)
+    sweeping = asyncio.create_task(s.sweeper.run())
+    s.put("a", ended=True)
+    await asyncio.sleep(10.0)
+    key = KEYS.function("ns", "fn0")
+    before = s.store.etcd.item(key)
+    spec = spec_from_json(s.entries[0].spec)
+    s.entries[0].spec = spec_to_json(msgspec.structs.replace(spec, timeouts=msgspec.structs.replace(spec.timeouts, hold=Duration("3600s"))))
+    s.write(key, s.entries[0].SerializeToString())
+    s.view.function_changed(key, before, s.store.etcd.item(key))
+    await asyncio.sleep(3600.0)
+    assert len(s.stored()) == 1
+    await asyncio.sleep(1200.0)  # a quarter of the wait is 915 s
+    assert not s.stored()
     sweeping.cancel()
 
 
