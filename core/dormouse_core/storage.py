@@ -25,6 +25,7 @@ from dormouse_core.limits import (
 from dormouse_core.seams import MemberSeen
 
 LOOK_SECONDS = (0.1, 1.0)  # between looks: while much is written, while nothing is
+BURST = 32 << 20  # bytes a second: looks come no later than writes that begin at this rate would take half of what is free
 SETTLE_SECONDS = 0.3  # until compacted space counts as free: etcd writes its pages each 0.1 s
 PATIENCE_SECONDS = 3.0  # for which one that does not lead leaves an alarm to the leader
 FULL_SECONDS = 2.0  # between looks at a store that is full for good
@@ -179,7 +180,7 @@ class Storage:
             revision, why = self._revision_before(now, COMPACT_SECONDS), f"{COMPACT_SECONDS:g} s passed"
         else:
             revision, why = 0, "nothing is due"
-        again = self._pace(now, used, tenth - written)
+        again = self._pace(now, used, tenth - written, quota - used)
         if revision > self._compacted:
             return Step(Compact(revision), why, LOOK_SECONDS[0])
         return Step(None, why, again)
@@ -188,9 +189,10 @@ class Storage:
         """The newest revision that is at least so old; 0: none was seen."""
         return next((revision for at, revision in reversed(self._revisions) if now - at >= seconds), 0)
 
-    def _pace(self, now: float, used: int, left: int) -> float:
-        """So that the next look comes when half of what may still be written has been, at the present rate."""
+    def _pace(self, now: float, used: int, left: int, room: int) -> float:
+        """So that the next look comes when half of what may still be written has been, at the present rate, or of the `room` in a burst."""
         least, most = LOOK_SECONDS
+        most = min(max(room / 2 / BURST, least), most)
         before, self._written = self._written, (now, used)
         if before is None or now <= before[0] or used <= before[1]:
             return most

@@ -172,6 +172,7 @@ class FunctionLoop:
     async def _shards(self, seen: FunctionSeen) -> bool:
         wanted, _ = lifecycle.wanted_of_target(seen, self.decision)
         actions = coordination.coordinate(seen, self._parts.clock.monotonic(), wanted=wanted, coming=lifecycle.coming(seen))
+        actions = self._parts.writer.allowed(seen, actions)
         written = [a for a in actions if not isinstance(a, NoTaker)]
         for action in written:
             log.event(

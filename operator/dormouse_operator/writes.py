@@ -37,6 +37,17 @@ class Writer:
         item = found.get(self._keys.leader)
         return item is not None and item.create_revision == self.leader_new
 
+    def allowed(self, seen: FunctionSeen, actions: Sequence[Action]) -> list[Action]:
+        """`actions` without the shards that nobody may be given yet."""
+        found: list[Action] = []
+        for action in actions:
+            if isinstance(action, Assign):
+                action = Assign(action.target, tuple(s for s in action.shards if (seen.entry.uid, s) not in self._owed), action.reason)
+                if not action.shards:
+                    continue
+            found.append(action)
+        return found
+
     async def shards(self, seen: FunctionSeen, actions: Sequence[Action]) -> int:
         """Writes them, all at once; returns the highest revision written, 0 if nothing was. What fails is decided anew."""
         txns = [txn for action in actions for txn in self._txns(seen, action)]
@@ -79,7 +90,7 @@ class Writer:
         keys, function = self._keys, _function(seen)
         match action:
             case Assign(target, shards, _):
-                for part in _parts([shard for shard in shards if (function.uid, shard) not in self._owed]):
+                for part in _parts(shards):
                     yield transactions.assign(keys, function, target, part, function_new=seen.entry_created, leader_new=self.leader_new)
             case Failover(target, shards, _):
                 for part in _parts(shards):

@@ -79,6 +79,29 @@ def test_negative_control_with_time_alone_it_would_be_full_in_seconds(monkeypatc
     run(body)
 
 
+async def burst(store: MemoryMembers, space: Space) -> None:
+    """Keys take 68 % of the quota, and after a quiet hour sessions that exist are stepped, 64 KiB 50 times a second."""
+    for number in range(174):
+        store.put(f"session {number}", 64 * 1024)
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(300)
+    await steps(store, 20)
+
+
+def test_a_burst_where_seventy_percent_are_taken_is_no_step_refused() -> None:
+    run(burst)
+
+
+def test_negative_control_with_a_look_a_second_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "BURST", 1)
+
+    async def body(store: MemoryMembers, space: Space) -> None:
+        with pytest.raises(Full):
+            await burst(store, space)
+
+    run(body)
+
+
 def test_one_that_does_not_lead_stands_in_where_nobody_leads() -> None:
     async def body(store: MemoryMembers, space: Space) -> None:
         await steps(store, 60)

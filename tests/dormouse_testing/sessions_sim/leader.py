@@ -23,6 +23,7 @@ from dormouse_operator.view import View
 from dormouse_proto import control_pb2, state_pb2
 
 from dormouse_testing.leader_world import manifest
+from dormouse_testing.memory_store import REFUSED
 
 if TYPE_CHECKING:
     from dormouse_testing.sessions_sim.world import World
@@ -162,6 +163,8 @@ class Leader:
         assert seen is not None
         session = f"/i:{self.world.rng.randrange(self.world.shape.sessions) + 1}"
         request = control_pb2.DeleteSessionsRequest(session=session)
+        if self.world.rng.random() < 0.3:
+            self.store.fault("txn", REFUSED)  # it is full
         try:
             await self.deleter.delete(seen, request)
             self.world.trace(f"deleted {session}")
