@@ -119,6 +119,16 @@ def flag(request: inference_pb2.ModelInferRequest, name: str) -> bool:
     return name in request.parameters and request.parameters[name].bool_param
 
 
+def restamped(metadata: Mapping[str, str], now_us: int) -> Mapping[str, str]:
+    """The same with this gateway's time in the gateway's key, where that one is so far ahead that every worker would refuse it: Envoy's
+    clock has jumped, and it is not told yet. The id stays, and with it what the call is. A lower timestamp never lets a copy run twice: it
+    only counts as older."""
+    parts = callkeys.split(metadata.get(CALL, ""))
+    if parts is None or parts[0] <= now_us + callkeys.MAX_AHEAD_US:
+        return metadata
+    return {**metadata, CALL: f"{now_us:016d}-{parts[1]}"}
+
+
 def timestamp(metadata: Mapping[str, str], request: inference_pb2.ModelInferRequest, now_us: int, verified: bool = True) -> int:
     """The gateway's time of a call, by which held calls of one session leave. InvalidArgument where a worker would refuse the key;
     `verified`: whether `now_us` is by a clock that is known to be good. Where it is not, the worker judges."""

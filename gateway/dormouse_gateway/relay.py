@@ -13,7 +13,7 @@ import asyncio
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dormouse_core import deaths, limits
 from dormouse_core.clocks import Reading, Skew
@@ -147,7 +147,10 @@ class Relay:
             naming.unary(request.metadata)
             message = naming.parse(request.message)
             named = naming.infer(request.metadata, message, self._default_namespace)
-            timestamp = naming.timestamp(request.metadata, message, *self._time.read())
+            now_us, verified = self._time.read()
+            if verified:
+                request = replace(request, metadata=naming.restamped(request.metadata, now_us))
+            timestamp = naming.timestamp(request.metadata, message, now_us, verified)
             return await self.step(request, named, timestamp)
         except DormouseError as error:
             return refuse(error)

@@ -49,6 +49,8 @@ class Shifted:
     """By how many seconds each is ahead."""
     uncorrected: Gateway
     """Its Envoy is two seconds behind, and its agent does not know."""
+    jumped: Gateway
+    """Its Envoy is an hour ahead, and its agent does not know."""
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +65,20 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shifted]:
         with EtcdServer(folder / "etcd") as etcd, shifted.system(folder, "--etcd-endpoints", etcd.endpoint) as up:
             up.wait_ready()
             by_offset = {offset: Gateway(etcd.endpoint, "local") for offset in (HOUR, 2.0, -2.0, 0.09, -0.09)}
-            uncorrected = Gateway(etcd.endpoint, "local")
+            uncorrected, jumped = Gateway(etcd.endpoint, "local"), Gateway(etcd.endpoint, "local")
             with contextlib.ExitStack() as stack:
-                for gateway in (*by_offset.values(), uncorrected):
+                for gateway in (*by_offset.values(), uncorrected, jumped):
                     stack.callback(gateway.stop)
                 for offset, gateway in by_offset.items():
                     gateway.start_agent(offset)
                     gateway.start_envoy(offset)
                 uncorrected.start_agent()
                 uncorrected.start_envoy(-2.0)
-                for gateway in (*by_offset.values(), uncorrected):
+                jumped.start_agent()
+                jumped.start_envoy(HOUR)
+                for gateway in (*by_offset.values(), uncorrected, jumped):
                     gateway.wait_ready()
-                yield Shifted(up, by_offset, uncorrected)
+                yield Shifted(up, by_offset, uncorrected, jumped)
     except NoEtcd as error:
         unavailable(str(error))
 
@@ -122,6 +126,13 @@ def test_a_gateway_beyond_the_bound_says_so_and_those_within_it_serve(system: Sh
     with Client(wrong.listen) as late, Client(system.up.gateway) as right:  # who calls it all the same loses nothing
         assert step(right, "total", 1, start=True) == 1.0
         assert [step(client, "total", 1) for client in (late, right, late, right)] == [2.0, 3.0, 4.0, 5.0]
+
+
+def test_what_envoy_stamps_right_after_its_clock_jumped_is_answered(system: Shifted) -> None:
+    """Every worker refuses such a key; the relay, whose agent knows the time, stamps it again."""
+    system.up.until(lambda: abs(deviates(system.jumped)) < 0.05)
+    with Client(system.jumped.listen) as client:
+        assert [step(client, "total", 5, start=count == 1) for count in (1, 2, 3)] == [1.0, 2.0, 3.0]
 
 
 def refused(addresses: tuple[str, str], sequence: int, calls: int) -> list[str]:

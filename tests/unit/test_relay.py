@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from dormouse_core import callkeys
 from dormouse_core.errors import Again, Code
 from dormouse_core.seams import Reply
 from dormouse_core.spec import Duration, Timeouts
@@ -579,6 +580,44 @@ def test_a_worker_that_comes_back_at_the_same_address_is_found() -> None:
         assert sim.clock.monotonic() - back < 2
 
     simulate(body)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_key_that_envoy_made_by_a_clock_far_ahead_goes_on_with_the_time_that_the_agent_knows(known: bool) -> None:
+    """Every worker would refuse it, and the call would wait until it is given up. Where no leader told the time, the workers judge."""
+
+    async def body(sim: Sim) -> None:
+        await stateful(sim, A)
+        clock = Trusted(known)
+        sim.relay._time = clock
+        ids = ["g-nonce-1", "g-nonce-2", "g-nonce-3"]
+        aheads = [0, callkeys.MAX_AHEAD_US, 3_600_000_000]
+        for ident, ahead in zip(ids, aheads, strict=True):
+            reply = await sim.call("steps", 1, dormouse_call=f"{clock.us + ahead:016d}-{ident}")
+            assert reply.code == 0
+        found = [callkeys.split(sent.metadata["dormouse-call"]) for sent in sim.workers.sent]
+        aheads[2] = 0 if known else aheads[2]
+        assert found == [(clock.us + ahead, ident) for ident, ahead in zip(ids, aheads, strict=True)]
+
+    simulate(body)
+
+
+class Trusted:
+    """A clock that stands, known to be good or not."""
+
+    us = 1_790_000_000_000_000
+
+    def __init__(self, good: bool) -> None:
+        self._good = good
+
+    def read(self) -> tuple[int, bool]:
+        return self.us, self._good
+
+    def now_us(self) -> int | None:
+        return self.us if self._good else None
+
+    def best_us(self) -> int:
+        return self.us
 
 
 @pytest.mark.parametrize("why", list(Again))
