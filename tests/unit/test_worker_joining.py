@@ -119,6 +119,33 @@ def test_a_slow_run_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "takes longer than" in found.message
 
 
+def hungry(path: Path) -> Path:
+    """y = x and the most of a million copies of each row: 16 MB a row."""
+    nodes = [node("Tile", ["x", "copies"], ["many"]), node("ReduceMax", ["many"], ["most"], axes=[1]), node("Add", ["x", "most"], ["y"])]
+    constants = {"copies": np.array([1, 1 << 20])}
+    return write(path, nodes, [("x", FLOAT, ["n", 4])], [("y", FLOAT, ["n", 4])], constants)
+
+
+def test_its_memory_is_what_the_worker_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = hungry(tmp_path / "m.onnx")
+    rows = []
+    run = OnnxRuntime.run
+
+    def counted(self: OnnxRuntime, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        rows.append(len(feeds["x"]))
+        return run(self, feeds)
+
+    monkeypatch.setattr(OnnxRuntime, "run", counted)
+    monkeypatch.setattr(joining.memorylimit, "room", lambda: 40 << 20)
+    found = told(path)
+    assert (found.reason, found.rows) == ("NotShown", 0)
+    assert "more memory than the worker has" in found.message
+    assert max(rows) == 1
+    monkeypatch.setattr(joining.memorylimit, "room", lambda: 40 << 30)
+    assert told(path, max_batch_size=4).reason == "Independent"
+    assert max(rows) > 4, "negative control: with room enough they are run"
+
+
 # ----------------------------------------------------------------------------------------------------------------------------- axes
 
 

@@ -63,7 +63,7 @@ class Unknown:
 
 
 class Late(Exception):
-    """The experiment takes too long."""
+    """The experiment takes too long, or what the text says."""
 
 
 Verdict = Shown | Mixed | Unknown
@@ -113,8 +113,8 @@ class _Experiment:
                 self._follow(tried)
         except _Refuted as refuted:
             return Mixed(str(refuted) if self._repeats() else "the model answers the same call differently each time")
-        except Late:
-            return Unknown(f"the experiment takes longer than {limits.BATCHING_SECONDS:g} s")
+        except Late as late:
+            return Unknown(str(late) or f"the experiment takes longer than {limits.BATCHING_SECONDS:g} s")
         if not self._trials:
             return Unknown("the model refuses random values of more than one row")
         still = next((out for out, varies in zip(self._outs, self._varies, strict=True) if not varies), None)

@@ -23,7 +23,7 @@ from dormouse_core import spec as specs
 from dormouse_kit import log
 from dormouse_proto import state_pb2
 
-from dormouse_worker import deciding, mixing
+from dormouse_worker import deciding, memorylimit, mixing
 from dormouse_worker.drawing import Port
 from dormouse_worker.graphs import Graph
 from dormouse_worker.independence import Late, Mixed, Out, Run, Shown, Unknown, Verdict, experiment
@@ -34,6 +34,10 @@ VERSION = 2
 """Of the experiment: one that is better than this one is made again."""
 PATIENCE = 3
 """How many times its processor time the experiment may take on a busy machine."""
+SMALL_BYTES = 8 << 20
+"""Runs that take less are not counted: the first one of any model takes some."""
+ROOM = 0.5
+"""Of the memory that is left, for a run."""
 ALONE = "Every call runs alone: "
 
 
@@ -159,11 +163,43 @@ def _verdict(model: Model, layout: Layout, most: int, until: tuple[float, float]
     return verdict
 
 
+class _Appetite:
+    """What runs take of memory for each byte of input, so that a run of many rows is not what ends the worker."""
+
+    def __init__(self) -> None:
+        self._each = 0.0
+        self._largest = 0
+
+    def check(self, feeds: dict[str, np.ndarray]) -> None:
+        """Late: it would take too much."""
+        wanted = self._each * _size(feeds)
+        if wanted > SMALL_BYTES and wanted > memorylimit.room() * ROOM:
+            raise Late("runs of several rows take more memory than the worker has")
+
+    def measured(self, feeds: dict[str, np.ndarray], run: Run) -> list[np.ndarray]:
+        """Runs of more input than any before are; memory that was taken once is not given back."""
+        if _size(feeds) <= self._largest:
+            return run(feeds)
+        self._largest = _size(feeds)
+        memorylimit.peak(forget=True)
+        before = memorylimit.resident()
+        found = run(feeds)
+        taken = memorylimit.peak() - before
+        if taken > SMALL_BYTES:
+            self._each = max(self._each, taken / self._largest)
+        return found
+
+
+def _size(feeds: dict[str, np.ndarray]) -> int:
+    return max(1, sum(array.nbytes for array in feeds.values()))
+
+
 @contextlib.contextmanager
 def _bounded(model: Model, until: tuple[float, float]) -> Iterator[Run]:
     """The model's run, which ends when the experiment's time is over: one that is under way by then stops at its next operator. `until`:
     of this thread's processor time, and of the clock."""
     late = threading.Event()
+    appetite = _Appetite()
 
     def over() -> None:
         late.set()
@@ -172,8 +208,9 @@ def _bounded(model: Model, until: tuple[float, float]) -> Iterator[Run]:
     def run(feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         if late.is_set() or time.thread_time() >= until[0]:
             raise Late
+        appetite.check(feeds)
         try:
-            return model.run(feeds)
+            return appetite.measured(feeds, model.run)
         except Exception:
             if late.is_set():
                 raise Late from None

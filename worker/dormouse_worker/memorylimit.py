@@ -1,10 +1,13 @@
-"""How much of its memory a worker's sessions may take: a part of the container's limit, or of the machine's memory where there is none.
+"""How much of its memory a worker's sessions may take: a part of the container's limit, or of the machine's memory where there is none; and
+how much a run takes.
 
 The limit is the tightest of the cgroup's (v2 `memory.max`, v1 `memory.limit_in_bytes`) from the process's own group up to the root.
 """
 
+import contextlib
 import os
 import pathlib
+import re
 
 from dormouse_core.limits import SESSION_MEMORY_FRACTION, SESSION_MEMORY_UNLIMITED_FRACTION
 
@@ -55,6 +58,32 @@ def _kills(file: pathlib.Path) -> float | None:
         if name == "oom_kill" and value.isdigit():
             return int(value)
     return None
+
+
+def room() -> int:
+    """Bytes that this process may still take."""
+    free = _status(pathlib.Path("/proc/meminfo"), "MemAvailable")
+    most = limit(CGROUP, SELF)
+    return free if most is None else max(0, min(free, most - resident()))
+
+
+def resident() -> int:
+    """Bytes of this process now."""
+    return _status(pathlib.Path("/proc/self/status"), "VmRSS")
+
+
+def peak(forget: bool = False) -> int:
+    """The most that they were since the last `forget`, which a kernel may refuse: then since the process began."""
+    found = _status(pathlib.Path("/proc/self/status"), "VmHWM")
+    if forget:
+        with contextlib.suppress(OSError):
+            pathlib.Path("/proc/self/clear_refs").write_text("5")
+    return found
+
+
+def _status(file: pathlib.Path, name: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+) kB", read(file), re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
 def _bytes(file: pathlib.Path) -> float | None:
