@@ -22,9 +22,10 @@ from dormouse_worker.marks import Marks
 EVERY = 0.7
 """Seconds between two renewals."""
 RETRY = 0.1
-GLANCE = 0.3
-ASKS = 5
-"""In a glance; it would be 60 on an idle machine."""
+GLANCE = 0.2
+GLANCES = 6
+"""As many as it takes until all threads but one are known to wait; a machine may be so busy that they seldom come to ask."""
+ASKS = 2
 ALIVE = 0.5
 """Seconds for Envoy's main thread to answer; it does nothing else."""
 
@@ -66,8 +67,13 @@ def waiting(pid: int, threads: Collection[int]) -> set[int]:
     """Those of a process's threads that wait for its interpreter: Python has them ask for it every 5 ms (`sys.setswitchinterval`), so they
     go to sleep and wake up all the time. What holds it computes, or sleeps in one piece."""
     before = {thread: _sleeps(pid, thread) for thread in threads}
-    time.sleep(GLANCE)
-    return {thread for thread, count in before.items() if _sleeps(pid, thread) - count >= ASKS}
+    found: set[int] = set()
+    for _ in range(GLANCES):
+        if len(found) + 1 >= len(before) or not any(before.values()):  # it has died: none of its threads is there
+            break
+        time.sleep(GLANCE)
+        found = {thread for thread, count in before.items() if _sleeps(pid, thread) - count >= ASKS}
+    return found
 
 
 def _sleeps(pid: int, thread: int) -> int:

@@ -42,7 +42,7 @@ KILLS = 3
 """Children in a row that were killed before they were ready; then that is the reason."""
 GLANCE = 0.25
 """Seconds between two looks at the marks of a child in which a step runs."""
-WORD = 2.0
+WORD = 3.0
 """Seconds that the word of a killed worker may take to the store, before it is killed without."""
 _PR_SET_PDEATHSIG = 1
 
