@@ -47,14 +47,18 @@ class Counts:
         found = [r for r in reports.values() if r is not None]
         others = [r for name, r in reports.items() if r is not None and name != worker]
         sessions, stored = sum(r.stored_sessions for r in others), sum(r.stored_bytes for r in others)
-        if len(found) == len(reports) and all(r.counted for r in found):
+        shards = sum(r.shards for r in found)  # a shard that moves is in two reports for a moment, or in none
+        registered = self._view.functions.get(uid)
+        of_all = registered.entry.shards if registered is not None else shards
+        if len(found) == len(reports) and all(r.counted for r in found) and shards == of_all:
             self._figures[uid] = Figures(
                 sessions + report.stored_sessions, stored + report.stored_bytes, sum(r.hibernated_bytes for r in found)
             )
         elif len(reports) > 1 and (last := self._figures.get(uid)) is not None:
             # While shards move, what is in motion is in nobody's count: the last complete one holds.
-            sessions = max(sessions, last.sessions - report.stored_sessions)
-            stored = max(stored, last.stored - report.stored_bytes)
+            twice = shards > of_all
+            sessions = max(0 if twice else sessions, last.sessions - report.stored_sessions)
+            stored = max(0 if twice else stored, last.stored - report.stored_bytes)
         limits = control_pb2.WorkerOrder.Limits(others_sessions=sessions, others_bytes=stored)
         used = self.store_used()
         if used is not None:

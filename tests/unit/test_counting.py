@@ -1,11 +1,12 @@
 """What the leader knows of a function's sessions, what it tells each worker of the others', and how much memory sessions may take."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 from dormouse_core import admission
 from dormouse_core.errors import ResourceExhausted, Unavailable
 from dormouse_operator.counting import Counts, Figures
-from dormouse_proto import control_pb2
+from dormouse_proto import control_pb2, state_pb2
 from dormouse_worker import memorylimit
 
 GIB = 1 << 30
@@ -16,6 +17,7 @@ class View:
 
     def __init__(self) -> None:
         self.reports: dict[str, control_pb2.WorkerReport | None] = {}
+        self.functions = {"u": SimpleNamespace(entry=state_pb2.FunctionEntry(shards=64))}
 
     def workers(self, uid: str) -> list[str]:
         return list(self.reports)
@@ -24,8 +26,10 @@ class View:
         return self.reports[worker]
 
 
-def report(sessions: int, *, counted: bool = True) -> control_pb2.WorkerReport:
-    return control_pb2.WorkerReport(stored_sessions=sessions, stored_bytes=10 * sessions, hibernated_bytes=sessions, counted=counted)
+def report(sessions: int, *, counted: bool = True, shards: int = 32) -> control_pb2.WorkerReport:
+    return control_pb2.WorkerReport(
+        stored_sessions=sessions, stored_bytes=10 * sessions, hibernated_bytes=sessions, counted=counted, shards=shards
+    )
 
 
 def test_each_worker_is_told_what_the_others_have_and_people_the_sum() -> None:
@@ -48,6 +52,19 @@ def test_while_shards_move_the_last_complete_count_holds() -> None:
         assert limits.others_sessions == 5
         assert not limits.HasField("store_used")
         assert counts.figures("u") == Figures(8, 80, 8), "what is not complete replaces nothing"
+
+
+def test_what_moved_between_two_reports_is_not_counted_twice() -> None:
+    view = View()
+    counts = Counts(view)  # type: ignore[arg-type]
+    view.reports = {"a": report(30), "b": report(40)}
+    counts.heard("u", "a", report(30))
+    limits = counts.heard("u", "b", report(70, shards=64)).limits  # `a` died, or its report of less is on its way
+    assert (limits.others_sessions, limits.others_bytes) == (0, 0)
+    assert counts.figures("u") == Figures(70, 700, 70)
+    view.reports = {"a": report(0, shards=0), "b": report(70, shards=64)}
+    assert counts.heard("u", "b", report(71, shards=64)).limits.others_sessions == 0
+    assert counts.figures("u") == Figures(71, 710, 71)
 
 
 def test_what_is_not_counted_yet_refuses_only_where_it_decides() -> None:

@@ -328,6 +328,30 @@ async def test_counts_survive_restarts_and_moves() -> None:
 
 
 @simulated
+async def test_sessions_that_come_with_their_shards_are_not_counted_as_others_too() -> None:
+    store = MemoryStore(SimClock())
+    names = {shard: next(f"s{n}" for n in range(1000) if shard_of(session_key("", f"s{n}"), SHARDS) == shard) for shard in range(SHARDS)}
+    mine, theirs = list(range(SHARDS // 2)), list(range(SHARDS // 2, SHARDS))
+    settings = brief(ttl=1000.0, max_count=SHARDS + 1, max_bytes=1_000_000)
+    async with TimedWorker(store, "w-2", settings=settings) as other:
+        await other.own(*theirs)
+        for shard in theirs:
+            await other.call(names[shard], 1, start=True)
+    async with TimedWorker(store, settings=settings) as w:
+        await w.own(*mine)
+        for shard in mine:
+            await w.call(names[shard], 1, start=True)
+        w.sessions.hear(control_pb2.WorkerOrder.Limits(others_sessions=len(theirs), others_bytes=1000))
+        for shard in theirs:
+            await give(store, shard, w.name)
+        await asyncio.sleep(0.5)
+        assert w.sessions.report().stored_sessions == SHARDS
+        assert (await w.call("one more", 1, start=True)).error is None
+        w.sessions.hear(control_pb2.WorkerOrder.Limits(others_sessions=0))
+        assert isinstance((await w.call("too many", 1, start=True)).error, ResourceExhausted)
+
+
+@simulated
 async def test_max_bytes() -> None:
     store = MemoryStore(SimClock())
     async with TimedWorker(store, settings=brief(ttl=1000.0, max_bytes=1000)) as w:

@@ -42,6 +42,8 @@ class Census:
         self.ceiling: int | None = None  # of records in the whole function; rises with what begins here
         self.beginning: set[Session] = set()
         self.others = control_pb2.WorkerOrder.Limits()
+        self._moved = False  # shards came or went since `others` was heard
+        self._known = (0, 0)  # sessions and bytes of the whole function when it was
         self.owned: Callable[[], Sequence[Shard]] = lambda: ()
 
     def tally(self) -> Tally:
@@ -87,9 +89,11 @@ class Census:
     def acquired(self) -> None:
         """A shard is owned, newly or under a new fence."""
         self.counted = False
+        self._moved = True
 
     def forget(self, shard: Shard) -> None:
         """The shard's fence has changed."""
+        self._moved = True
         count = self._counts.pop(shard.number, None)
         if count is not None:
             self._replace(count, None)
@@ -116,8 +120,8 @@ class Census:
             bytes=self.total.live_bytes,
             counted=self.counted,
             ceiling=None if self.ceiling is None else self.ceiling + len(self.beginning),
-            others_sessions=self.others.others_sessions,
-            others_bytes=self.others.others_bytes,
+            others_sessions=max(0, self._known[0] - self.total.live) if self._moved else self.others.others_sessions,
+            others_bytes=max(0, self._known[1] - self.total.live_bytes) if self._moved else self.others.others_bytes,
         )
         settings = self._settings
         refused = admission.refusal(found, settings.max_count, settings.max_bytes, self.store, self._monotonic())
@@ -130,5 +134,6 @@ class Census:
         self.beginning.discard(session)
 
     def hear(self, limits: control_pb2.WorkerOrder.Limits) -> None:
-        self.others = limits
+        self.others, self._moved = limits, False
+        self._known = (self.total.live + limits.others_sessions, self.total.live_bytes + limits.others_bytes)
         self.store.hear(limits.store_used if limits.HasField("store_used") else None, self._monotonic())
