@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import helper
 
-from dormouse_testing.models import FLOAT, node, write
+from dormouse_testing.models import BOOL, FLOAT, node, write
 
 WIDTH = 4
+MARKS = (0.0, 1.0, -1.0)
+"""What calls have in some of their numbers."""
 Operator = Callable[["Graph", str], str]
 
 
@@ -79,6 +82,25 @@ def _switched(graph: Graph, x: str) -> str:
     return graph.add("Where", above, graph.add("Add", x, x), x)
 
 
+def _marked(graph: Graph, x: str) -> str:
+    """Doubled where any number along the axis is a mark: no random number is."""
+    found = graph.add("Cast", graph.add("Equal", x, graph.constant(np.float32(graph.rng.choice(MARKS)))), to=FLOAT)
+    largest = graph.add("ReduceMax", found, axes=[graph.axis()], keepdims=1)
+    return graph.add("Where", graph.add("Cast", largest, to=BOOL), graph.add("Add", x, x), x)
+
+
+def _led(graph: Graph, x: str) -> str:
+    """Another way where any number of all is above a threshold."""
+    largest = graph.add("ReduceMax", graph.add("Reshape", x, graph.axes(-1)), keepdims=0)
+    above = graph.add("Greater", largest, graph.constant(np.float32(graph.rng.choice((3, 100)))))
+    ways = []
+    for kind, inputs in (("Add", [x, x]), ("Identity", [x])):
+        way = graph.name()
+        value = helper.make_tensor_value_info(way, FLOAT, [None] * graph.rank)
+        ways.append(helper.make_graph([node(kind, inputs, [way])], f"way {way}", [], [value]))
+    return graph.add("If", above, then_branch=ways[0], else_branch=ways[1])
+
+
 def _cumulated(graph: Graph, x: str) -> str:
     return graph.add("CumSum", x, graph.constant(np.array(graph.axis(), np.int64)))
 
@@ -120,6 +142,7 @@ def _quantised(graph: Graph, x: str) -> str:
 OPERATORS: tuple[Operator, ...] = (
     _unary, _unary, _scaled, _scaled, _matmul, _matmul, _concat, _halves, _recurrent,
     _centred, _below_the_largest, _switched, _cumulated, _softmax, _reversed, _quantised,
+    _marked, _led,
 )  # fmt: skip
 
 
@@ -145,5 +168,8 @@ def random_calls(rank: int, seed: int, count: int) -> list[np.ndarray]:
         rows = int(rng.choice([1, 1, 1, 2, 3, 40]))
         shape = [rows, int(rng.choice([2, 5])), WIDTH][:: 1 if rank == 3 else 2]
         scale = rng.choice([0.1, 1.0, 1.0, 3.0, 30.0])
-        calls.append((scale * rng.standard_normal(shape)).astype(np.float32))
+        x = (scale * rng.standard_normal(shape)).astype(np.float32)
+        if x.size and rng.random() < 0.2:
+            x.reshape(-1)[rng.integers(x.size)] = rng.choice(MARKS)
+        calls.append(x)
     return calls

@@ -9,7 +9,8 @@ import pytest
 from dormouse_core.limits import BATCHING_TOLERANCE_FP32
 from dormouse_testing.onnx_calls import infer, load, raw
 from dormouse_testing.random_graphs import random_calls, random_model
-from dormouse_worker import joining, mixing
+from dormouse_worker import deciding, joining, mixing
+from dormouse_worker.forms import Form, Forms
 from dormouse_worker.independence import Shown
 
 GRAPHS = 32
@@ -56,6 +57,8 @@ async def test_without_the_experiment_callers_get_each_others_numbers(tmp_path: 
 
     monkeypatch.setattr(joining, "experiment", shown)
     monkeypatch.setattr(mixing, "look", lambda graph, axes: None)
+    monkeypatch.setattr(deciding, "look", lambda graph, axes: None)
+    monkeypatch.setattr(Forms, "of", lambda self, group: Form(joins=True))
     monkeypatch.setattr(joining, "layouts", lambda inputs, outputs, states: [joining.Layout({"x": 0}, {"y": 0})])
     wrong = [(await wrong_answers(tmp_path / f"{seed}.onnx", seed))[0] for seed in range(16)]
     assert sum(each > 0 for each in wrong) > 3
