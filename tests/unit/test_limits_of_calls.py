@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 from dormouse_core import limits
 from dormouse_core.callkeys import LocalKeys, parse
-from dormouse_core.errors import InvalidArgument, ResourceExhausted
+from dormouse_core.errors import Again, InvalidArgument, ResourceExhausted, Unavailable
 from dormouse_core.keys import Function
 from dormouse_gateway import naming
 from dormouse_proto import inference_pb2
 from dormouse_worker import calls, frames
 from dormouse_worker.batching import Batcher
+from dormouse_worker.counters import Counters
 from dormouse_worker.replies import Encoder
 from dormouse_worker.requests import Request
+from dormouse_worker.service import Service
 from dormouse_worker.sessions import Failed, Outcome, Ran
 from dormouse_worker.signatures import Signature, TensorSpec
 
@@ -129,3 +131,67 @@ def test_the_number_of_a_streams_first_message_is_refused_on_a_call_of_its_own(m
         calls.read([(name.encode(), value.encode()) for name, value in metadata.items()])
     with pytest.raises(InvalidArgument, match="dormouse-first-message: found on a call of its own, it belongs to a stream"):
         naming.unary(metadata)
+
+
+class Endless:
+    """An engine whose runs do not end."""
+
+    def __init__(self) -> None:
+        self.runs: list[Request] = []
+
+    def run(self, request: Request, *rest: object) -> None:
+        self.runs.append(request)
+
+
+class Queue:
+    """What the service takes calls from, without a wire."""
+
+    def __init__(self) -> None:
+        self.limit = limits.MESSAGE_BYTES_MAX
+        self.calls: list[Any] = []
+        self.refused: list[Unavailable] = []
+        self.ended: Any = None
+
+    def take(self, most: int) -> list[Any]:
+        taken, self.calls = self.calls, []
+        return taken
+
+    def refuse(self, call: Any, error: Unavailable) -> None:
+        self.refused.append(error)
+        self.ended(call, error)
+
+
+class Arrived:
+    streams = False
+    kept = False
+    since = 0.0
+    deadline = float("inf")
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    def __init__(self) -> None:
+        request = inference_pb2.ModelInferRequest(model_name="fn")
+        request.inputs.add(name="x", datatype="FP32", shape=[1, 4])
+        request.raw_input_contents.append(bytes(16))
+        self.body = frames.frame(request.SerializeToString())
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_worker_takes_as_many_calls_as_it_may_and_sends_more_back_to_wait(together: bool) -> None:
+    engine, queue = Endless(), Queue()
+    service = Service(
+        Function("ns", "fn", "uid"),
+        SIGNATURE,
+        engine,  # type: ignore[arg-type]
+        queue,  # type: ignore[arg-type]
+        names=("fn",),
+        nonce="n",
+        max_concurrency=3,
+        counters=Counters(),
+    )
+    service.ready = True
+    for number in range(5):
+        queue.calls.append(Arrived())
+        if not together or number == 4:
+            service.turn()
+    assert len(engine.runs) == 3, queue.refused
+    assert [error.again for error in queue.refused] == [Again.BUSY] * 2
