@@ -202,7 +202,7 @@ def fill_with_sessions(gateway: str, most: int = 1000) -> tuple[int, DormouseErr
 
 
 @pytest.mark.slow  # 60 s
-@pytest.mark.parametrize("up", ["64MiB"], indirect=True)
+@pytest.mark.parametrize("up", ["32MiB"], indirect=True)
 def test_filled_with_sessions_to_seventy_percent_then_to_the_last_byte_and_back(up: Up) -> None:
     """At 70 % new sessions are refused and no step of an old one; full, `dormouse delete` is taken, and heals it."""
     assert doubled(up) == 2
@@ -212,7 +212,7 @@ def test_filled_with_sessions_to_seventy_percent_then_to_the_last_byte_and_back(
         assert refused is not None
         assert refused.code is Code.RESOURCE_EXHAUSTED, refused
         assert refused.message.endswith("of the store's quota found in use, at most 70% are allowed for them")
-        assert 0.5 * 64 * 16 < began < 0.8 * 64 * 16, "64 KiB each, of 64 MiB"
+        assert 0.5 * 32 * 16 < began < 0.8 * 32 * 16, "64 KiB each, of 32 MiB"
         others = itertools.count()
 
         def refused_elsewhere() -> bool:
