@@ -435,6 +435,10 @@ LIVENESS = (
 
 HELD_CALLS = 10_000
 HELD_BYTES = 1 * GIB
+CONNECTION_HELD_FRACTION = 0.25
+CONNECTION_STREAMS = 4_096
+CONNECTION_WATCHES = 1_024
+CONNECTION_REFLECTIONS = 64
 REPLICAS_MAX = 1_000
 CONCURRENCY_MAX = 10_000
 BATCH_SIZE_MAX = 1_024
@@ -455,6 +459,12 @@ BATCHING_TOLERANCES = {
 SCALE = (
     Limit("HELD_CALLS", "calls of a function that wait in a gateway", "calls", "our own", "each call: RESOURCE_EXHAUSTED"),
     Limit("HELD_BYTES", "bodies of waiting calls in a gateway", "bytes", "our own", "each call: RESOURCE_EXHAUSTED"),
+    Limit(
+        "CONNECTION_HELD_FRACTION", "of these, those of one connection", "", "our own: no caller takes all", "each call: RESOURCE_EXHAUSTED"
+    ),
+    Limit("CONNECTION_STREAMS", "`ModelStreamInfer` on one connection", "streams", "our own", "each stream: RESOURCE_EXHAUSTED"),
+    Limit("CONNECTION_WATCHES", "`Health/Watch` on one connection", "streams", "our own", "each stream: RESOURCE_EXHAUSTED"),
+    Limit("CONNECTION_REFLECTIONS", "reflection on one connection", "streams", "our own", "each stream: RESOURCE_EXHAUSTED"),
     Limit("REPLICAS_MAX", "`replicas`, `minReplicas`, `maxReplicas`", "workers", "our own", "at creation"),
     Limit("CONCURRENCY_MAX", "`maxConcurrency`", "calls", "our own", "at creation"),
 )

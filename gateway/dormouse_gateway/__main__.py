@@ -129,6 +129,7 @@ class Agent:
         self.routes.update(labels)
         self.relay.changed(labels)
         self.methods.changed()
+        self.health.changed(labels)
         metrics.FUNCTIONS.set(len(self.table.labels()))
 
     def _timed(self) -> None:
@@ -142,6 +143,7 @@ class Agent:
     async def _upkeep(self) -> None:
         while True:
             self._timed()
+            self.health.look()
             metrics.WATCH_AGE.set(self._watching.age())
             await self._channels.prune()
             await self._clock.sleep(1.0)

@@ -1,4 +1,7 @@
-"""How many bytes of request messages the relay may hold: of all callers together, since memory is one."""
+"""How many bytes of request messages the relay may hold: of all callers together, since memory is one, and of one connection, so that no
+caller takes all of it."""
+
+from collections import Counter
 
 from dormouse_core.errors import ResourceExhausted
 
@@ -6,19 +9,28 @@ from dormouse_gateway import metrics
 
 
 class Bodies:
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, share: float = 1.0) -> None:
+        """`limit`: bytes of all; `share`: of it, what one connection may have."""
         self._limit = limit
+        self._most = int(limit * share)
+        self._of: Counter[str] = Counter()
         self.held = 0
 
-    def take(self, size: int) -> None:
-        """ResourceExhausted: no room; nothing is taken then."""
+    def take(self, size: int, connection: str = "") -> None:
+        """ResourceExhausted: no room; nothing is taken then. `connection` '': not known, and without a limit of its own."""
         if self.held + size > self._limit:
             raise ResourceExhausted(f"the gateway holds {self._limit} bytes of waiting messages; try again later")
-        self._set(self.held + size)
+        if connection and self._of[connection] + size > self._most:
+            raise ResourceExhausted(f"the gateway holds {self._most} bytes of waiting messages of this connection; try again later")
+        self._add(size, connection)
 
-    def give(self, size: int) -> None:
-        self._set(self.held - size)
+    def give(self, size: int, connection: str = "") -> None:
+        self._add(-size, connection)
 
-    def _set(self, held: int) -> None:
-        self.held = held
-        metrics.BODIES.set(held)
+    def _add(self, size: int, connection: str) -> None:
+        self.held += size
+        metrics.BODIES.set(self.held)
+        if connection:
+            self._of[connection] += size
+            if not self._of[connection]:
+                del self._of[connection]

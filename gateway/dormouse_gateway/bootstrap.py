@@ -29,6 +29,7 @@ MANY = 100_000  # where Envoy wants a number and we mean "not this one": the rel
 INTERNAL_HEADERS = (
     "dormouse-alone",
     "dormouse-call",
+    "dormouse-connection",
     "dormouse-fn",
     "dormouse-owner",
     "dormouse-rev",
@@ -121,6 +122,7 @@ def early_mutations(settings: Settings) -> list[Json]:
         {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}},
         put("dormouse-fn", ENTRY),
         put("dormouse-max-message", str(settings.max_message_bytes)),  # whoever answers holds requests and replies to it
+        put("dormouse-connection", "%CONNECTION_ID%"),
         put("dormouse-size", "%REQUEST_HEADERS_BYTES%"),
     ]
 

@@ -28,6 +28,7 @@ EXTENSIONS = ("sequence", "model_configuration", "statistics")
 CHECK_SECONDS = 5.0
 WORKER_SECONDS = 1.0  # a worker that does not tell its figures by then is left out of the sum
 SERVICE = "inference.GRPCInferenceService"
+Status = health_pb2.HealthCheckResponse
 
 
 class Methods:
@@ -47,8 +48,6 @@ class Methods:
         self._reads = reads
         self._clock = clock
         self._transport = transport
-        self.on_change: Callable[[], None] = lambda: None
-        """The table changed: somebody else wants to know, too."""
         self._default_namespace = default_namespace
         self._room = Room()
         self._answers: dict[str, Callable[[Request], Awaitable[Message]]] = {
@@ -66,7 +65,6 @@ class Methods:
     def changed(self) -> None:
         """The table changed: who waits for a proof looks again."""
         self._room.wake()
-        self.on_change()
 
     async def call(self, request: Request) -> Reply:
         answer = self._answers.get(request.method)
@@ -93,14 +91,29 @@ class Methods:
     async def health(self, request: Request) -> health_pb2.HealthCheckResponse:
         service = parse(health_pb2.HealthCheckRequest, request.message).service
         if service in ("", SERVICE):
-            serving = self.ready()
+            serves = self.ready()
         elif "/" in service:
             function = await self._named(naming.function({}, service, self._default_namespace))
-            serving = function.entry.proved_revision != "" and function.refusal() is None
+            serves = serving(function)
         else:
             raise NotFound(f"service: {service!r} found, '', {SERVICE!r} and a function's namespace/name are known")
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        return health_pb2.HealthCheckResponse(status=status)
+        return Status(status=Status.SERVING if serves else Status.NOT_SERVING)
+
+    def watched(self, service: str) -> tuple[str | None, Any]:
+        """Of a service that is watched: its function, None where it is none's; and its status, by what the watch of the store has told."""
+        if service in ("", SERVICE):
+            return None, Status.SERVING if self.ready() else Status.NOT_SERVING
+        try:
+            label = naming.function({}, service, self._default_namespace).label if "/" in service else ""
+        except DormouseError:
+            label = ""
+        if not label:
+            return None, Status.SERVICE_UNKNOWN
+        function = self._table.function(label)
+        if function is None or function.entry.deleting:
+            known = function is not None or self._table.complete
+            return label, Status.SERVICE_UNKNOWN if known else Status.UNKNOWN
+        return label, Status.SERVING if serving(function) else Status.NOT_SERVING
 
     async def _model_statistics(self, request: Request) -> Message:
         """The sum over the workers that live; of a function that sleeps: zeros, and nobody is woken."""
@@ -167,7 +180,7 @@ class Methods:
         function = self._table.function(named.label)
         if function is None:
             try:
-                function = (await self._reads.function(named.label)).function
+                function = (await self._reads.stranger(named.label)).function
             except StoreError as away:
                 raise Unavailable(f"whether there is a function {named.label} is not known: the store did not answer ({away})") from None
             except Unreadable as wrong:
@@ -202,6 +215,10 @@ class Methods:
                 continue
             finally:
                 self._room.leave(wake)
+
+
+def serving(function: Function) -> bool:
+    return function.entry.proved_revision != "" and function.refusal() is None
 
 
 def parse(kind: Any, message: bytes) -> Any:

@@ -15,6 +15,9 @@ from dormouse_core.seams import Store, StoreError
 from dormouse_gateway import metrics
 from dormouse_gateway.table import Function, Map, Unreadable, function_of, read_map
 
+STRANGERS = 8
+"""Reads under way for functions that are not in the watched table."""
+
 
 @dataclass(frozen=True, slots=True)
 class Read:
@@ -30,10 +33,25 @@ class Reads:
         self.history = 0
         self._running: dict[str, asyncio.Task[Read]] = {}
         self._next: dict[str, asyncio.Task[Read]] = {}
+        self._waiting: dict[str, asyncio.Task[Read]] = {}
+        self._strangers = asyncio.Semaphore(STRANGERS)
 
     def rewound(self) -> None:
         """The store was restored to an earlier revision: what was read before is not newer than anything."""
         self.history += 1
+
+    async def stranger(self, label: str) -> Read:
+        """The same of a function that the watched table lacks: a few at a time, for callers may make up names without end."""
+        task = self._waiting.get(label)
+        if task is None:
+            task = self._waiting[label] = asyncio.create_task(self._stranger(label))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(task)
+
+    async def _stranger(self, label: str) -> Read:
+        async with self._strangers:
+            del self._waiting[label]  # it begins: who comes later wants a later one
+            return await self.function(label)
 
     async def function(self, label: str) -> Read:
         """What the store says after this was called. StoreError, Unreadable."""

@@ -35,6 +35,7 @@ from dormouse_gateway.bodies import Bodies
 from dormouse_gateway.demand import Demand
 from dormouse_gateway.flights import Flights
 from dormouse_gateway.gates import Gate, Room
+from dormouse_gateway.quotas import CONNECTION
 from dormouse_gateway.reach import Reach
 from dormouse_gateway.reads import Read, Reads
 from dormouse_gateway.sending import ALONE, BROKEN, Parts, carry, heard, interrupted, outgoing
@@ -107,7 +108,7 @@ class Relay:
         self.demand = demand
         self._default_namespace = default_namespace
         self._max_held = max_held
-        self.bodies = Bodies(max_held_bytes)
+        self.bodies = Bodies(max_held_bytes, limits.CONNECTION_HELD_FRACTION)
         self._rooms: dict[str, Room] = {}
         self._gates: dict[str, dict[str, Gate]] = {}  # by function, then by worker
         self._count = 0
@@ -138,9 +139,9 @@ class Relay:
 
     async def call(self, request: Request) -> Reply:
         """The whole answer to one `ModelInfer`. Cancelling it cancels what is under way; nothing is sent afterwards."""
-        size = len(request.message)
+        size, connection = len(request.message), request.metadata.get(CONNECTION, "")
         try:
-            self.bodies.take(size)
+            self.bodies.take(size, connection)
         except ResourceExhausted as full:
             return refuse(full)
         try:
@@ -155,7 +156,7 @@ class Relay:
         except DormouseError as error:
             return refuse(error)
         finally:
-            self.bodies.give(size)
+            self.bodies.give(size, connection)
 
     async def step(self, request: Request, named: naming.Named, timestamp: int, part: Part | None = None) -> Reply:
         """The same for a call that was read and counted: one message of a stream, which takes its answer in parts where there are some."""
@@ -233,7 +234,7 @@ class Relay:
         if watched is not None and not call.fresh:
             return watched
         try:
-            call.read = await self._reads.function(label)
+            call.read = await (self._reads.stranger(label) if watched is None else self._reads.function(label))
         except Unreadable as wrong:
             raise Internal(f"the store's entry of function {label} cannot be read: {wrong}") from None
         except StoreError as away:

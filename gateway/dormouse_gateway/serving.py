@@ -20,6 +20,7 @@ from dormouse_kit.grpc_options import MANY, server_options
 from dormouse_gateway import metrics, naming, reflection
 from dormouse_gateway.health import WATCH, Health
 from dormouse_gateway.methods import HEALTH, INFERENCE, Methods
+from dormouse_gateway.quotas import Quotas
 from dormouse_gateway.relay import Relay, Request, refuse
 from dormouse_gateway.sending import INFER, STREAM
 from dormouse_gateway.streaming import CODES, Streaming
@@ -47,17 +48,28 @@ class Handler(grpc.GenericRpcHandler):
         self._methods = methods
         self._health = health
         self._clock = clock
+        self._quotas = Quotas()
 
     def service(self, handler_call_details: Any) -> Any:
         method: str = handler_call_details.method
         if method == STREAM:
             return grpc.stream_stream_rpc_method_handler(self._streaming.serve)
         if method == WATCH:
-            return grpc.stream_stream_rpc_method_handler(answered(WATCH, self._health.watch))
+            return grpc.stream_stream_rpc_method_handler(answered(WATCH, self._within("watches", self._health.watch)))
         if method in reflection.METHODS:
-            return grpc.stream_stream_rpc_method_handler(answered(method, reflect))
+            return grpc.stream_stream_rpc_method_handler(answered(method, self._within("reflections", reflect)))
         # As a stream of one message: grpcio never answers a unary call that ends without its message.
         return grpc.stream_unary_rpc_method_handler(self._unary(method))
+
+    def _within(self, kind: str, streamed: Streamed) -> Streamed:
+        """The same stream, where the caller's connection may have one more of the kind."""
+
+        async def serve(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+            with self._quotas.taken(kind, naming.single(context.invocation_metadata() or ())):
+                async for message in streamed(messages, context):
+                    yield message
+
+        return serve
 
     def _unary(self, method: str) -> Callable[[Any, Any], Awaitable[bytes]]:
         answer = self._relay.call if method == INFER else self._methods.call

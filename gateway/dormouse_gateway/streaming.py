@@ -18,6 +18,7 @@ from dormouse_core.seams import Clock, Reply
 from dormouse_kit import log
 
 from dormouse_gateway import metrics, naming, streams
+from dormouse_gateway.quotas import CONNECTION, Quotas
 from dormouse_gateway.relay import Relay, Request, refuse
 from dormouse_gateway.sending import INFER
 from dormouse_gateway.streams import Step
@@ -40,6 +41,7 @@ class Streaming:
         self._count = count
         self._default_namespace = default_namespace
         self._number = 0
+        self._quotas = Quotas()
         self._open: set[Serving] = set()
         self._draining = False
 
@@ -56,10 +58,18 @@ class Streaming:
         except DormouseError as error:
             end(context, refuse(error))
             return
+        try:
+            with self._quotas.taken("streams", metadata):
+                await self._serve(metadata, context, deadline)
+        except ResourceExhausted as full:
+            end(context, refuse(full))
+
+    async def _serve(self, metadata: dict[str, str], context: Any, deadline: float) -> None:
         maker = f"g-{self._nonce}.{self._stamps.life}" if self._stamps.life else f"g-{self._nonce}"
         stream = streams.Stream(metadata, f"{maker}-{self._number:x}", self._default_namespace)
         as_status = metadata.get(AS_STATUS, "").lower() == "true"
-        serving = Serving(stream, self._relay, self._clock, context, deadline, self._count, as_status, self._stamps)
+        connection = metadata.get(CONNECTION, "")
+        serving = Serving(stream, self._relay, self._clock, context, deadline, self._count, as_status, self._stamps, connection)
         self._open.add(serving)
         metrics.STREAMS.set(len(self._open))
         try:
@@ -88,8 +98,10 @@ class Serving:
         count: Count,
         as_status: bool,
         stamps: Rising,
+        connection: str,
     ) -> None:
         self._stream = stream
+        self._connection = connection
         self._stamps = stamps
         self._relay = relay
         self._clock = clock
@@ -115,7 +127,7 @@ class Serving:
             tasks = [reader, *self._steps]
             for task in tasks:
                 task.cancel()
-            self._relay.bodies.give(self._taken)
+            self._relay.bodies.give(self._taken, self._connection)
             await asyncio.gather(*tasks, return_exceptions=True)
         if reply is not None:
             end(self._context, reply)
@@ -136,7 +148,7 @@ class Serving:
                 await asyncio.sleep(0)
             refusal: DormouseError | None = None
             try:
-                self._relay.bodies.take(len(message))
+                self._relay.bodies.take(len(message), self._connection)
                 self._taken += len(message)
             except ResourceExhausted as full:
                 refusal = full
@@ -186,7 +198,7 @@ class Serving:
 
     def _give(self, size: int) -> None:
         self._taken -= size
-        self._relay.bodies.give(size)
+        self._relay.bodies.give(size, self._connection)
 
     def _begin(self) -> None:
         for step in self._stream.begin():

@@ -130,7 +130,7 @@ class Sim:
         self.relay = Relay(self.table, Reads(keys, self.store), self.clock, self.workers, self.demand, seed=1, **options)
         self.counted: list[int] = []
         self.streaming = Streaming(self.relay, self.clock, "sim", self.counted.append)
-        self._watching = Watching(self.table, keys, self.store, self.clock, self.relay.changed)
+        self.watching = Watching(self.table, keys, self.store, self.clock, self.relay.changed)
         self._count = 0
         self.died: dict[str, str] = {}
         """Who serves at an address after one has died there."""
@@ -139,7 +139,7 @@ class Sim:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Sim"]:
-        watching = asyncio.create_task(self._watching.run())
+        watching = asyncio.create_task(self.watching.run())
         await asyncio.sleep(1)
         try:
             yield self

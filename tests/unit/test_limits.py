@@ -42,6 +42,11 @@ SHOWN = {
     "STREAM_MESSAGES": "unit/test_streams.py::test_a_window_of_messages_and_of_bytes",
     "STREAM_BYTES": "unit/test_streams.py::test_a_window_of_messages_and_of_bytes",
     "STREAMED_BYTES": "unit/test_worker_streamed.py::test_what_a_step_says_is_limited",
+    **dict.fromkeys(
+        ("CONNECTION_STREAMS", "CONNECTION_WATCHES", "CONNECTION_REFLECTIONS"),
+        "unit/test_quotas.py::test_a_connection_has_its_share_and_takes_no_others",
+    ),
+    "CONNECTION_HELD_FRACTION": "unit/test_quotas.py::test_of_what_is_held_a_connection_has_its_share",
     "HELD_CALLS": "unit/test_relay.py::test_limits_of_the_hold",
     "HELD_BYTES": "unit/test_relay.py::test_limits_of_the_hold",
     # The store.

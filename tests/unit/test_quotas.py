@@ -1,0 +1,190 @@
+"""What one connection may hold open in the relay, and what thousands of watches and of made-up names cost everybody else."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from dormouse_core import limits
+from dormouse_core.errors import ResourceExhausted
+from dormouse_gateway.bodies import Bodies
+from dormouse_gateway.health import Health
+from dormouse_gateway.methods import Methods
+from dormouse_gateway.quotas import CONNECTION, MOST, Quotas
+from dormouse_gateway.reads import STRANGERS, Reads
+from dormouse_proto import health_pb2
+from dormouse_testing import simloop
+from dormouse_testing.relaying import Sim
+
+Status = health_pb2.HealthCheckResponse
+
+
+def test_a_connection_has_its_share_and_takes_no_others() -> None:
+    quotas = Quotas()
+    held = [quotas.taken("watches", {CONNECTION: "1"}) for _ in range(MOST["watches"])]
+    for each in held:
+        each.__enter__()
+    with pytest.raises(ResourceExhausted, match="1024 watches are open on this connection"), quotas.taken("watches", {CONNECTION: "1"}):
+        pass
+    for other in ({CONNECTION: "2"}, {}):
+        with quotas.taken("watches", other):
+            pass
+    with quotas.taken("streams", {CONNECTION: "1"}):
+        pass
+    held.pop().__exit__(None, None, None)
+    with quotas.taken("watches", {CONNECTION: "1"}):
+        pass
+    for each in held:
+        each.__exit__(None, None, None)
+    assert not len(quotas)
+
+
+def test_of_what_is_held_a_connection_has_its_share() -> None:
+    bodies = Bodies(1000, limits.CONNECTION_HELD_FRACTION)
+    bodies.take(250, "1")
+    with pytest.raises(ResourceExhausted, match="holds 250 bytes of waiting messages of this connection"):
+        bodies.take(1, "1")
+    for connection in ("2", "3", "4"):
+        bodies.take(250, connection)
+    with pytest.raises(ResourceExhausted, match="holds 1000 bytes of waiting messages; "):
+        bodies.take(1, "5")
+    bodies.give(250, "1")
+    bodies.take(200, "1")
+    for size, connection in ((200, "1"), (250, "2"), (250, "3"), (250, "4")):
+        bodies.give(size, connection)
+    assert (bodies.held, len(bodies._of)) == (0, 0)
+
+
+async def messages(service: str) -> AsyncIterator[bytes]:
+    yield health_pb2.HealthCheckRequest(service=service).SerializeToString()
+
+
+class Watched:
+    """Watches of an agent's health."""
+
+    def __init__(self, sim: Sim) -> None:
+        self.sim = sim
+        self.off = False
+        self.methods = Methods(sim.table, Reads(sim.world.keys, sim.store), sim.clock, sim.workers, clock_off=lambda: self.off)
+        self.looks = 0
+        watched = self.methods.watched
+
+        def counted(service: str) -> tuple[str | None, Any]:
+            self.looks += 1
+            return watched(service)
+
+        self.methods.watched = counted  # type: ignore[method-assign]
+        self.health = Health(self.methods)
+        changed = sim.relay.changed
+
+        def both(labels: set[str]) -> None:
+            changed(labels)
+            self.health.changed(labels)
+
+        sim.watching._on_change = both
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def watch(self, service: str) -> list[int]:
+        found: list[int] = []
+
+        async def listen() -> None:
+            async for message in self.health.watch(messages(service), None):
+                found.append(Status.FromString(message).status)
+
+        self.tasks.append(asyncio.create_task(listen()))
+        return found
+
+    async def leave(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        assert (self.health._names, self.health._labels) == ({}, {})
+
+
+def test_watches_of_unknown_names_read_nothing_and_wake_nobody() -> None:
+    async def main() -> None:
+        async with Sim().running() as sim:
+            watched = Watched(sim)
+            reads = sim.reads()
+            heard = [watched.watch(f"default/nobody-{n % 500}") for n in range(5000)]
+            await asyncio.sleep(5)
+            assert all(found == [Status.SERVICE_UNKNOWN] for found in heard)
+            looks = watched.looks
+            assert looks == 500, "once a name"
+            await sim.world.function("late", uid="u")
+            await asyncio.sleep(1)
+            assert watched.looks == looks, "nobody watches it"
+            await sim.world.function("nobody-7", uid="n")
+            await asyncio.sleep(1)
+            assert watched.looks == looks + 1
+            assert [len(found) for found in heard].count(2) == 10
+            assert sim.reads() == reads
+            await watched.leave()
+
+    simloop.run(main())
+
+
+def test_a_watch_hears_each_change_of_its_own_name_and_of_the_gateway() -> None:
+    async def main() -> None:
+        async with Sim().running() as sim:
+            watched = Watched(sim)
+            own, late, wrong, nothing = (watched.watch(name) for name in ("", "default/late", "not a name", "A/B/C"))
+            await asyncio.sleep(0.1)
+            assert (own, late, wrong, nothing) == (
+                [Status.SERVING],
+                [Status.SERVICE_UNKNOWN],
+                [Status.SERVICE_UNKNOWN],
+                [Status.SERVICE_UNKNOWN],
+            )
+            await sim.world.function("late", uid="u", proved_revision="")
+            await asyncio.sleep(0.1)
+            await sim.world.function("late", uid="u")
+            await asyncio.sleep(0.1)
+            await sim.world.function("late", uid="u", deleting=True)
+            await asyncio.sleep(0.1)
+            assert late == [Status.SERVICE_UNKNOWN, Status.NOT_SERVING, Status.SERVING, Status.SERVICE_UNKNOWN]
+            watched.off = True
+            watched.health.look()
+            await asyncio.sleep(0.1)
+            assert own == [Status.SERVING, Status.NOT_SERVING]
+            assert wrong == [Status.SERVICE_UNKNOWN]
+            watched.health.drain()
+            await asyncio.wait_for(asyncio.gather(*watched.tasks), 1)
+            await watched.leave()
+
+    simloop.run(main())
+
+
+def test_names_that_are_made_up_are_read_a_few_at_a_time_and_once_a_name() -> None:
+    async def main() -> None:
+        async with Sim().running() as sim:
+            reads = Reads(sim.world.keys, sim.store)
+            most = running = 0
+            fetch = reads._fetch
+
+            async def counted(label: str) -> Any:
+                nonlocal most, running
+                running += 1
+                most = max(most, running)
+                await asyncio.sleep(0.01)
+                try:
+                    return await fetch(label)
+                finally:
+                    running -= 1
+
+            reads._fetch = counted  # type: ignore[method-assign]
+            before = sim.reads()
+            found = await asyncio.gather(*(reads.stranger(f"default/nobody-{n % 100}") for n in range(2000)))
+            assert {each.function for each in found} == {None}
+            assert most == STRANGERS
+            assert sim.reads() - before <= 100
+            await sim.world.function("known", uid="u")
+            strangers = [asyncio.create_task(reads.stranger(f"default/more-{n}")) for n in range(2000)]
+            await asyncio.sleep(0)
+            began = sim.clock.monotonic()
+            assert (await reads.function("default/known")).function is not None
+            assert sim.clock.monotonic() - began < 0.1, "who is known does not wait behind them"
+            await asyncio.gather(*strangers)
+            assert not reads._waiting
+
+    simloop.run(main())
