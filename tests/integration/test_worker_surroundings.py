@@ -274,7 +274,9 @@ def test_no_process_that_a_handler_left_behind_outlives_the_worker_or_holds_its_
     until(lambda: worker.log.count("worker ready") == 2, 60)
     for _ in range(10):
         assert call(worker, 7).tolist() == [7]
-    assert "4 processes that worker " in worker.log
+    found = re.search(r"(\d) processes that worker \S+ had left behind were ended", worker.log)
+    assert found, worker.log
+    assert 2 <= int(found[1]) <= 4, "a pool's process, and one whose parent has ended, may end by themselves"
 
 
 def until(true: Callable[[], object], seconds: float = 10.0) -> None:
