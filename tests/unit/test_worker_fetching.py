@@ -195,15 +195,6 @@ def fetch(uri: str, sha256: str | None = None) -> Path:
     return fetching.fetch(uri, sha256, "")
 
 
-def test_a_file_of_this_machine_has_the_digest_that_was_said_or_is_not_loaded(tmp_path: Path) -> None:
-    (tmp_path / "m.onnx").write_bytes(BODY)
-    assert fetching.fetch("file://m.onnx", DIGEST, str(tmp_path)) == tmp_path / "m.onnx"
-    with pytest.raises(ModelInvalid, match=f"m.onnx has {DIGEST}, {'0' * 64} is expected"):
-        fetching.fetch("file://m.onnx", "0" * 64, str(tmp_path))
-    with pytest.raises(ModelInvalid, match="is a folder, which has no digest"):
-        fetching.fetch("file://.", DIGEST, str(tmp_path))
-
-
 def test_https(secure: Server, tmp_path: Path) -> None:
     secure.answers["/a/m%20x.onnx"] = (200, {}, BODY)
     path = fetch(f"https://{secure.host}/a/m%20x.onnx?signature=secret", DIGEST)
