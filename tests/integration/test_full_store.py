@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -158,7 +159,8 @@ def test_a_worker_that_starts_while_the_store_is_full_serves_once_it_has_room(up
 
 
 class Steppers:
-    """Callers that step their own session of `total` one after the other, as fast as they are answered; each answer must be the next."""
+    """Callers that step their own session of `total` one after the other, as fast as they are answered. Each answer must be the next; a
+    step of which it was said that its outcome is not known may count or not."""
 
     def __init__(self, gateway: str, callers: int) -> None:
         self.done = [0] * callers
@@ -168,16 +170,18 @@ class Steppers:
         self._threads = [threading.Thread(target=self._step, args=(n,)) for n in range(callers)]
 
     def _step(self, n: int) -> None:
+        unknown = 0
         with Client(self._gateway) as client:
             while not self._stop.wait(0.02):
                 try:
                     answer = client.infer("total", {"x": row(1)}, session=f"stepper{n}", timeout=30).outputs["y"][0, 0]
                 except DormouseError as error:
                     self.failures.append((error.code, error.message))
+                    unknown += "is not committed" not in error.message
                     continue
-                self.done[n] += 1
-                if answer != self.done[n]:
-                    self.failures.append((Code.DATA_LOSS, f"{answer} found, {self.done[n]} steps acknowledged"))
+                if not self.done[n] + 1 <= answer <= self.done[n] + 1 + unknown:
+                    self.failures.append((Code.DATA_LOSS, f"{answer} found after {self.done[n]} and {unknown} of unknown outcome"))
+                self.done[n], unknown = int(answer), 0
 
     def __enter__(self) -> "Steppers":
         for thread in self._threads:
@@ -208,11 +212,13 @@ def test_filled_with_sessions_to_seventy_percent_then_to_the_last_byte_and_back(
     assert doubled(up) == 2
     with Steppers(up.gateway, 4) as steppers:
         up.until(lambda: min(steppers.done) > 3)
+        since = time.monotonic()
         began, refused = fill_with_sessions(up.gateway)
+        rate = began / (time.monotonic() - since)
         assert refused is not None
         assert refused.code is Code.RESOURCE_EXHAUSTED, refused
         assert refused.message.endswith("of the store's quota found in use, at most 70% are allowed for them")
-        assert 0.5 * 32 * 16 < began < 0.8 * 32 * 16, "64 KiB each, of 32 MiB"
+        assert 0.5 * 32 * 16 < began < 0.7 * 32 * 16 + 3 * rate, "64 KiB each, of 32 MiB, and what a look and two reports take"
         others = itertools.count()
 
         def refused_elsewhere() -> bool:
@@ -260,8 +266,10 @@ def test_filled_with_sessions_to_seventy_percent_then_to_the_last_byte_and_back(
             time.sleep(0.2)
         assert {part: up.part(part) for part in parts} == parts, "nothing is started anew"
         assert {pid: children(pid) for pid in workers if Path(f"/proc/{pid}").exists() and children(pid)}.items() <= workers.items()
-    assert {code for code, _ in steppers.failures} == {Code.UNAVAILABLE}, "no step is lost or doubled"
-    assert all("not committed: the store is full" in text for _, text in steppers.failures), set(steppers.failures)
+    kinds = Counter(text.partition("(")[0] for _, text in steppers.failures)
+    assert {code for code, _ in steppers.failures} == {Code.UNAVAILABLE}, kinds
+    assert any("not committed: the store is full" in text for text in kinds), kinds
+    print(kinds)
 
 
 @pytest.mark.slow  # 20 s
