@@ -106,14 +106,14 @@ def evict(dormouse: Dormouse, namespace: str, pod: str) -> bool:
 
 
 class Ends:
-    """The ends of a function's pods in their order. What was evicted can be gone, and the next be allowed to go, before one can ask twice;
-    the API server's watch misses nothing."""
+    """The ends of pods in their order. What was evicted can be gone, and the next be allowed to go, before one can ask twice; the API
+    server's watch misses nothing."""
 
-    def __init__(self, dormouse: Dormouse, name: str) -> None:
-        words = ["-n", dormouse.space, "-l", f"dormouse.dev/function={name}", "--watch", "--output-watch-events", "-o", "json"]
+    def __init__(self, dormouse: Dormouse, namespace: str, labels: str) -> None:
+        words = ["-n", namespace, "-l", labels, "--watch", "--output-watch-events", "-o", "json"]
         self._command = dormouse.cluster.command("get", "pods", *words)
         self._environment = dormouse.cluster.environment()
-        self._first = len(dormouse.pods(name))
+        self._first = len(dormouse.cluster.get("pods", "", namespace, "-l", labels))
 
     def __enter__(self) -> "Ends":
         self._file = tempfile.NamedTemporaryFile()
@@ -129,6 +129,9 @@ class Ends:
 
     def _events(self) -> list[tuple[str, dict[str, Any]]]:
         return watched(Path(self._file.name).read_text())
+
+    def told(self) -> set[str]:
+        return {pod["metadata"]["name"] for kind, pod in self._events() if kind == "DELETED" or "deletionTimestamp" in pod["metadata"]}
 
     def gone(self) -> set[str]:
         return {pod["metadata"]["name"] for kind, pod in self._events() if kind == "DELETED"}
@@ -146,6 +149,21 @@ class Ends:
             most = max(most, len(ending))
         return most
 
+    def left(self) -> list[int]:
+        """How many others were ready when each was told to go."""
+        told: set[str] = set()
+        serving: set[str] = set()
+        counts = []
+        for kind, pod in self._found:
+            name, going = pod["metadata"]["name"], kind == "DELETED" or "deletionTimestamp" in pod["metadata"]
+            serving.discard(name)
+            if not going and is_ready(pod):
+                serving.add(name)
+            if going and name not in told:
+                told.add(name)
+                counts.append(len(serving))
+        return counts
+
 
 def watched(text: str) -> list[tuple[str, dict[str, Any]]]:
     """The events of a watch that has written so much; an event that is cut off is left out."""
@@ -159,13 +177,24 @@ def watched(text: str) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
+def all_told(dormouse: Dormouse, namespace: str, labels: str, pods: set[str]) -> bool:
+    """Asks for each of `pods` that was not told to go, as a drain does: for all at once, and again for who was refused."""
+    left = pods & names(dormouse, namespace, labels)
+    return not [pod for pod in sorted(left) if not evict(dormouse, namespace, pod)]
+
+
 def names(dormouse: Dormouse, namespace: str, labels: str) -> set[str]:
     found = dormouse.cluster.get("pods", "", namespace, "-l", labels)
     return {pod["metadata"]["name"] for pod in found if "deletionTimestamp" not in pod["metadata"]}
 
 
 def workers(dormouse: Dormouse, name: str) -> set[str]:
-    return names(dormouse, dormouse.space, f"dormouse.dev/function={name}")
+    return names(dormouse, *of(dormouse, name))
+
+
+def of(dormouse: Dormouse, name: str) -> tuple[str, str]:
+    """Namespace and labels of a function's pods."""
+    return dormouse.space, f"dormouse.dev/function={name}"
 
 
 def settled(dormouse: Dormouse, seconds: float = 90.0) -> None:
@@ -187,11 +216,12 @@ def answers(dormouse: Dormouse) -> bool:
 
 
 def ready(dormouse: Dormouse, labels: str) -> int:
-    return sum(
-        any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
-        for pod in dormouse.cluster.get("pods", "", SYSTEM, "-l", labels)
-        if "deletionTimestamp" not in pod["metadata"]
-    )
+    found = dormouse.cluster.get("pods", "", SYSTEM, "-l", labels)
+    return sum(is_ready(pod) for pod in found if "deletionTimestamp" not in pod["metadata"])
+
+
+def is_ready(pod: dict[str, Any]) -> bool:
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
 
 
 def replaced(dormouse: Dormouse, name: str, pod: str, count: int) -> None:
@@ -206,12 +236,13 @@ def replaced(dormouse: Dormouse, name: str, pod: str, count: int) -> None:
 
 def test_workers_are_evicted_one_at_a_time_and_no_call_fails(dormouse: Dormouse) -> None:
     """5.O6. Of three, each in turn: the next may go when another has taken its place. Callers see none of it, for each hands over first."""
-    with Steps(dormouse, "three") as steps:
-        for pod in sorted(workers(dormouse, "three")):
-            others = workers(dormouse, "three") - {pod}  # ready, all of them: one that is not may go at any time
-            eventually(f"{pod} may be evicted", lambda pod=pod: evict(dormouse, dormouse.space, pod))  # type: ignore[misc]
-            assert not any(evict(dormouse, dormouse.space, other) for other in others), "a second one at once"
-            replaced(dormouse, "three", pod, 3)
+    before = workers(dormouse, "three")
+    with Steps(dormouse, "three") as steps, Ends(dormouse, *of(dormouse, "three")) as ends:
+        eventually("all may be evicted", lambda: all_told(dormouse, *of(dormouse, "three"), before), 90)
+        eventually("they are gone", lambda: ends.gone() >= before, 60)
+        dormouse.ready("three", 3)
+        eventually("as many pods", lambda: len(dormouse.pods("three")) == 3)
+    assert ends.left() == [2, 2, 2], "the two others served whenever one was told to go"
     assert steps.errors == []
     steps.check()
 
@@ -230,10 +261,12 @@ def test_the_only_worker_is_evicted_and_no_call_fails(dormouse: Dormouse) -> Non
 
 def test_gateways_and_operator_are_evicted(dormouse: Dormouse) -> None:
     """5.O6. Gateways one at a time. The operator's eviction lets go of the budgets, and the next operator takes them up again."""
-    for pod in sorted(names(dormouse, SYSTEM, "dormouse.dev/part=gateway")):
-        others = names(dormouse, SYSTEM, "dormouse.dev/part=gateway") - {pod}
-        eventually(f"{pod} may be evicted", lambda pod=pod: evict(dormouse, SYSTEM, pod), 60)  # type: ignore[misc]
-        assert not any(evict(dormouse, SYSTEM, other) for other in others), "both at once"
+    gateways = (SYSTEM, "dormouse.dev/part=gateway")
+    before = names(dormouse, *gateways)
+    with Ends(dormouse, *gateways) as ends:
+        eventually("all may be evicted", lambda: all_told(dormouse, *gateways, before), 90)
+        eventually("it was seen", lambda: ends.told() >= before)
+    assert ends.left() == [1, 1], "the other served whenever one was told to go"
     [operator] = names(dormouse, SYSTEM, "dormouse.dev/part=operator")
     assert evict(dormouse, SYSTEM, operator)
     there = f"pod/{operator}"
@@ -260,15 +293,9 @@ def test_a_drain_where_workers_fit_nowhere_else_ends_one_by_one(dormouse: Dormou
     [node] = [each["metadata"]["name"] for each in dormouse.cluster.get("nodes")]
     before = workers(dormouse, "three")
     dormouse.cluster.kubectl("cordon", node)
-
-    def all_told() -> bool:
-        """Asks for each that was not told to go, as a drain does."""
-        left = before & workers(dormouse, "three")
-        return not [pod for pod in sorted(left) if not evict(dormouse, dormouse.space, pod)]
-
     try:
-        with Ends(dormouse, "three") as ends:
-            eventually("all may be evicted", all_told, 90)
+        with Ends(dormouse, *of(dormouse, "three")) as ends:
+            eventually("all may be evicted", lambda: all_told(dormouse, *of(dormouse, "three"), before), 90)
             began = time.monotonic()
             eventually("they are gone", lambda: not before & set(dormouse.pods("three")), 60)
             print(f"the last one went after {time.monotonic() - began:.0f} s")
