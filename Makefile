@@ -52,14 +52,17 @@ demo: setup
 cluster-demo: setup
 	PYTHONPATH=tests $(BIN)/python examples/cluster_demo.py
 
-.PHONY: test unit simulation integration
-test: check unit simulation integration fuzz conformance cluster
+.PHONY: test unit simulation integration hostile
+test: check unit simulation integration hostile fuzz conformance cluster
 unit: setup
 	$(BIN)/pytest tests/unit
 simulation: .venv/.done
 	$(BIN)/pytest tests/model tests/simulation
 integration: setup
 	$(BIN)/pytest -n 2 --dist loadfile tests/integration
+# Callers and neighbours that mean harm: what others notice of it. Four minutes.
+hostile: setup
+	$(BIN)/pytest tests/hostile
 
 # On the cluster that KUBECONFIG names, or on one of our own on this machine: root, Debian and Go; 6 to 9 minutes the first time.
 .PHONY: cluster

@@ -50,7 +50,16 @@ MESSAGE_ELEMENTS = 262_144
 MESSAGE_INTEGERS = 4_194_304
 METADATA_BYTES = 64 * KIB
 METADATA_ENTRY_BYTES = 32
-METADATA_HARD_BYTES = 8 * MIB
+METADATA_HEAVY_BYTES = 8 * KIB
+METADATA_HARD_BYTES = 2 * MIB
+METADATA_HARD_ENTRIES = 16_384
+HPACK_TABLE_BYTES = 4 * KIB + 512
+CONNECTION_CALLS = 10_000
+MESSAGE_STALL_SECONDS = 30
+PRESSED_STALL_SECONDS = 1
+ENVOY_HEAP_FRACTION = 0.75
+ENVOY_HEAP_MACHINE_FRACTION = 0.25
+ENVOY_HEAP_BYTES = 4 * GIB
 CLIENT_MESSAGE_BYTES = 4 * MIB
 ENVOY_CIRCUIT_BREAKER = 1_024
 STREAM_MESSAGES = 256
@@ -110,12 +119,57 @@ MESSAGES = (
     ),
     Limit("METADATA_ENTRY_BYTES", "of which an entry counts beyond its name and value", "bytes", "HTTP/2: RFC 9113, 6.5.2", "as above"),
     Limit(
+        "METADATA_HEAVY_BYTES",
+        "metadata from where a call goes by the relay, and is ended while it is silent and the gateway is short of memory",
+        "bytes",
+        "gRPC: the metadata that its servers take by default",
+        "each call under pressure: RESOURCE_EXHAUSTED",
+    ),
+    Limit(
         "METADATA_HARD_BYTES",
         "metadata from where a call is reset without a text",
         "bytes",
-        "Envoy: the highest `max_request_headers_kb`",
+        "our own: a connection holds one unfinished set of headers",
         "each call: INTERNAL",
     ),
+    Limit("METADATA_HARD_ENTRIES", "entries of it from where it is", "entries", "our own: each takes 260 bytes", "each call: INTERNAL"),
+    Limit(
+        "HPACK_TABLE_BYTES",
+        "what a call's compressed headers may bring beyond twice their bytes on the wire",
+        "bytes",
+        "HTTP/2: the table that a sender begins with, each of its entries once",
+        "each call: RESOURCE_EXHAUSTED",
+    ),
+    Limit(
+        "CONNECTION_CALLS",
+        "calls at once on a caller's connection",
+        "calls",
+        "our own: what the relay holds of a function",
+        "HTTP/2's settings: the client's library waits",
+    ),
+    Limit(
+        "MESSAGE_STALL_SECONDS",
+        "a pause in an unfinished unary message",
+        "seconds",
+        "our own: it holds memory for nothing",
+        "Envoy: RESOURCE_EXHAUSTED",
+    ),
+    Limit(
+        "PRESSED_STALL_SECONDS",
+        "the same where Envoy's heap is filled to 65 %",
+        "seconds",
+        "our own: longer than honest networks pause",
+        "Envoy: RESOURCE_EXHAUSTED",
+    ),
+    Limit(
+        "ENVOY_HEAP_FRACTION",
+        "of its container's memory: Envoy's heap",
+        "",
+        "measured: it passes its limit by a tenth for a moment",
+        "Envoy's overload manager",
+    ),
+    Limit("ENVOY_HEAP_MACHINE_FRACTION", "of the machine's, where there is no container", "", "our own", "as above"),
+    Limit("ENVOY_HEAP_BYTES", "and at most", "bytes", "our own", "as above"),
     Limit(
         "CLIENT_MESSAGE_BYTES",
         "a reply that a client takes, by default",

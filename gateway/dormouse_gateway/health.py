@@ -13,9 +13,8 @@ from typing import Any
 
 from dormouse_proto import health_pb2
 
-from dormouse_gateway.methods import HEALTH, Methods, parse
+from dormouse_gateway.methods import Methods, parse
 
-WATCH = f"{HEALTH}Watch"
 Status = health_pb2.HealthCheckResponse
 
 

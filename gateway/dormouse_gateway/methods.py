@@ -17,12 +17,11 @@ from google.protobuf.message import DecodeError, Message
 
 from dormouse_gateway import naming
 from dormouse_gateway.gates import Room
+from dormouse_gateway.paths import HEALTH, INFERENCE, STREAM
 from dormouse_gateway.reads import Reads
 from dormouse_gateway.relay import Request, refuse
 from dormouse_gateway.table import Function, Table, Unreadable
 
-INFERENCE = "/inference.GRPCInferenceService/"
-HEALTH = "/grpc.health.v1.Health/"
 VERSION = "0.1.0"
 EXTENSIONS = ("sequence", "model_configuration", "statistics")
 CHECK_SECONDS = 5.0
@@ -229,7 +228,7 @@ def parse(kind: Any, message: bytes) -> Any:
 
 
 def unimplemented(method: str) -> DormouseError:
-    if method == f"{INFERENCE}ModelStreamInfer":
+    if method == STREAM:
         return DormouseError("ModelStreamInfer: streams are not in this release; send each step as a ModelInfer", Code.UNIMPLEMENTED)
     name = method.rpartition("/")[2]
     if method.startswith(INFERENCE):

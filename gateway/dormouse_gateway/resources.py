@@ -20,12 +20,12 @@ from dormouse_gateway.bootstrap import (
     RELAY_CLUSTER,
     TYPE,
     Json,
-    bypass_buffer,
     circuit_breakers,
     extension,
     http2,
     socket_address,
 )
+from dormouse_gateway.paths import INFER, UNARY
 from dormouse_gateway.settings import Settings
 
 CLUSTER = TYPE + "envoy.config.cluster.v3.Cluster"
@@ -36,6 +36,9 @@ TYPES = (CLUSTER, ENDPOINTS, SCOPE)  # the order of sending; removals go the oth
 DIGITS = 90  # router.lua: two characters a shard from '!' on
 NOBODY = "~~"
 MAX_HOSTS = DIGITS * DIGITS
+
+HEAVY, WHOLE = "dormouse-heavy", "dormouse-whole"  # headers that metadata.lua and router.lua choose the entry's routes by
+EVER = "2592000s"  # an idle timeout that only the overload manager lets pass
 
 Name = tuple[str, str]  # type URL and resource name
 
@@ -154,7 +157,13 @@ def scope(route: Route, settings: Settings, needs: tuple[tuple[Name, str], ...])
         "match": {"prefix": "/"},
         "metadata": {"filter_metadata": {"envoy.filters.http.lua": metadata}},
         # 0s: the relay's hold and every try would count. Worker and relay enforce the limits; the caller's deadline resets the stream.
-        "route": {"cluster": route.cluster, "timeout": "0s", "retry_policy": retries(bool(route.owners), route.resend)},
+        # The idle timeout of the entry's route ends here: the message is whole.
+        "route": {
+            "cluster": route.cluster,
+            "timeout": "0s",
+            "idle_timeout": "0s",
+            "retry_policy": retries(bool(route.owners), route.resend),
+        },
         # Smaller: larger bodies would never be retried.
         "request_body_buffer_limit": settings.max_message_bytes + limits.MESSAGE_OVERHEAD_BYTES,
     }
@@ -166,41 +175,58 @@ def entry(settings: Settings, correction_us: int = 0) -> Resource:
 
     `correction_us`: what is to be added to this machine's clock for timestamps.
 
+    A unary call goes on when its message is whole, so that unfinished ones lie nowhere but in Envoy. Until then its route has an idle
+    timeout; router.lua then marks it as whole, which is another route. A call may be silent for hours once its message is whole, and a
+    stream from its start: their routes have none, unless they hold much metadata. Those have one that ends nobody until the overload
+    manager shortens it.
+
     An agent that restarts is away for a moment: calls wait for it. A unary call that was in the relay is sent again
     under its key; the relay knows by the count of tries that it may have run. A stream is sent again only if it never
     connected.
     """
-    infer = "/inference.GRPCInferenceService/ModelInfer"
     unbuffered = {
         "envoy.filters.http.buffer": {"@type": TYPE + "envoy.extensions.filters.http.buffer.v3.BufferPerRoute", "disabled": True},
     }
+    heavy, whole = ({"name": name, "present_match": True} for name in (HEAVY, WHOLE))
 
-    def to_relay(match: Json, again: str, **more: Any) -> Json:
+    def to_relay(path: Json, *headers: Json, again: str, idle: str = "0s", **more: Any) -> Json:
         policy = {
             "retry_on": again,
             "num_retries": 20,
             "retry_back_off": {"base_interval": "0.1s", "max_interval": "0.5s"},
         }
         return {
-            "match": match,
-            "route": {"cluster": RELAY_CLUSTER, "timeout": "0s", "retry_policy": policy},
+            "match": {**path, "headers": list(headers)},
+            "route": {"cluster": RELAY_CLUSTER, "timeout": "0s", "idle_timeout": idle, "retry_policy": policy},
             "request_body_buffer_limit": settings.max_message_bytes + limits.MESSAGE_OVERHEAD_BYTES,
             **more,
         }
 
-    unary, once = "connect-failure,refused-stream,reset", "connect-failure,refused-stream"
-    routes = [
-        *(to_relay({"path": infer, "headers": headers}, unary, typed_per_filter_config=unbuffered) for headers in bypass_buffer(settings)),
-        to_relay({"path": infer}, unary),
-        to_relay({"path": "/inference.GRPCInferenceService/ModelStreamInfer"}, once, typed_per_filter_config=unbuffered),
-        to_relay({"prefix": "/"}, once, typed_per_filter_config=unbuffered),
+    once = "connect-failure,refused-stream"
+    routes = []
+    for path in UNARY:
+        again = f"{once},reset" if path == INFER else once
+        routes += [
+            to_relay({"path": path}, whole, heavy, again=again, idle=EVER),
+            to_relay({"path": path}, whole, again=again),
+            to_relay({"path": path}, again=again, idle=f"{limits.MESSAGE_STALL_SECONDS}s"),
+        ]
+    routes += [
+        to_relay({"prefix": "/"}, heavy, again=once, idle=EVER, typed_per_filter_config=unbuffered),
+        to_relay({"prefix": "/"}, again=once, typed_per_filter_config=unbuffered),
     ]
     return _scope(ENTRY, routes, (), {"clock": str(correction_us)})
 
 
 def _scope(key: str, routes: list[Json], needs: tuple[tuple[Name, str], ...], metadata: Json | None = None) -> Resource:
     """`metadata`: the virtual host's, for router.lua."""
-    host: Json = {"name": key, "domains": ["*"], "routes": routes, "include_request_attempt_count": True}
+    host: Json = {
+        "name": key,
+        "domains": ["*"],
+        "routes": routes,
+        "include_request_attempt_count": True,
+        "request_headers_to_remove": [HEAVY, WHOLE],
+    }
     if metadata is not None:
         host["metadata"] = {"filter_metadata": {"envoy.filters.http.lua": metadata}}
     content = {

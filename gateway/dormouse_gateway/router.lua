@@ -5,8 +5,8 @@
 -- wrong stays in '+', and the relay answers it with the code and the text that it deserves; so nothing is guessed here, and there is one place
 -- that words errors. What this file must compute exactly like Python is `session_key` and `crc32` (dormouse_core.sessions; one set of vectors).
 --
--- One Lua VM per Envoy worker thread; bootstrap.py puts DEFAULT_NAMESPACE, RELAY, OWN_NAMES, METADATA_BYTES, ENTRY_BYTES, MESSAGE_FIELDS,
--- SESSION_ID_CHARACTERS, TENANT_CHARACTERS and TEST_CLOCK_OFFSET (µs; 0 but in tests) in front.
+-- One Lua VM per Envoy worker thread; bootstrap.py puts DEFAULT_NAMESPACE, RELAY, OWN_NAMES, MESSAGE_FIELDS, SESSION_ID_CHARACTERS,
+-- TENANT_CHARACTERS and TEST_CLOCK_OFFSET (µs; 0 but in tests) in front.
 
 local bit = require("bit")
 local floor = math.floor
@@ -273,6 +273,7 @@ end
 -------------------------------------------------------------------------------------------------------------------------- routing
 local ONCE = {"dormouse-function", "dormouse-session", "dormouse-tenant", "dormouse-idempotency-key"}
 
+-- True: the call goes by its function's route. Else it stays in the entry's scope.
 local function route(h)
   local hd = h:headers()
   hd:replace("dormouse-call", call_key(h))
@@ -290,6 +291,7 @@ local function route(h)
   if hd:get(":path") ~= INFER then return end
   local encoding = hd:get("grpc-encoding")
   if encoding and encoding ~= "identity" then return end
+  if hd:get("dormouse-heavy") then return end      -- the entry's route for it has a timer for when memory is short
 
   local session, tenant = hd:get("dormouse-session"), hd:get("dormouse-tenant") or ""
   if (session and (session == "" or #session > SESSION_ID_CHARACTERS)) or #tenant > TENANT_CHARACTERS then return end
@@ -323,33 +325,14 @@ local function route(h)
   hd:replace("dormouse-uid", uid)
   hd:replace("dormouse-rev", meta:get("rev"))
   if owner then hd:replace("dormouse-owner", owner .. "," .. RELAY) end   -- try n goes to entry n; the route allows two
+  return true
 end
 
--- Bytes of the call's metadata as HTTP/2 counts them, or nil where they are within the limit. Every hop behind takes that much; each would
--- refuse more in its own way, some with the connection. `dormouse-size` is Envoy's sum of names and values, so that most calls, which are
--- small, are not counted here one by one: an entry has at least one byte.
-local function oversize(h)
-  local hd = h:headers()
-  local size = tonumber(hd:get("dormouse-size"))
-  hd:remove("dormouse-size")
-  if size and size * (1 + ENTRY_BYTES) <= METADATA_BYTES then return nil end
-  local total = 0
-  for name, value in pairs(hd) do total = total + #name + #value + ENTRY_BYTES end
-  return total > METADATA_BYTES and total or nil
-end
-
-local function refuse(h, code, text)
-  h:respond({[":status"] = "200", ["content-type"] = "application/grpc", ["grpc-status"] = code, ["grpc-message"] = text})
-end
 
 local function request(h)
-  local size = oversize(h)
-  if size then
-    refuse(h, "8", string.format("metadata: %d bytes found, at most %d are allowed (names, values and %d bytes for each entry)",
-                                 size, METADATA_BYTES, ENTRY_BYTES))
-  else
-    route(h)
-  end
+  if route(h) then return end
+  h:headers():replace("dormouse-whole", "1")       -- for the relay; on a route without a timer, for the message has come
+  h:clearRouteCache()
 end
 
 -- An error in a filter's script lets the call go on, unrouted: catch it. LuaJIT yields (body()) inside pcall.
@@ -357,6 +340,7 @@ function envoy_on_request(h)
   local ok, problem = pcall(request, h)
   if not ok then
     h:logErr("router.lua: " .. tostring(problem))
-    refuse(h, "13", "the gateway's router failed; its log names the cause")
+    h:respond({[":status"] = "200", ["content-type"] = "application/grpc", ["grpc-status"] = "13",
+               ["grpc-message"] = "the gateway's router failed; its log names the cause"})
   end
 end

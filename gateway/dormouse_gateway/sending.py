@@ -12,10 +12,9 @@ from dormouse_core.errors import Aborted, DormouseError, Unavailable
 from dormouse_core.seams import Part, Reply, Transport
 
 from dormouse_gateway import naming
+from dormouse_gateway.paths import INFER, STREAM
 from dormouse_gateway.table import Function
 
-INFER = "/inference.GRPCInferenceService/ModelInfer"
-STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 DECOUPLED = "dormouse-decoupled"
 SIGNED = ("dormouse-by", "dormouse-again")
 ALONE = "dormouse-alone"  # nothing is to be joined to this call

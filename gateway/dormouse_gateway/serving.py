@@ -18,19 +18,15 @@ from dormouse_kit import log
 from dormouse_kit.grpc_options import MANY, server_options
 
 from dormouse_gateway import metrics, naming, reflection
-from dormouse_gateway.health import WATCH, Health
-from dormouse_gateway.methods import HEALTH, INFERENCE, Methods
+from dormouse_gateway.health import Health
+from dormouse_gateway.methods import Methods, unimplemented
+from dormouse_gateway.paths import INFER, STREAM, UNARY, WATCH
 from dormouse_gateway.quotas import Quotas
 from dormouse_gateway.relay import Relay, Request, refuse
-from dormouse_gateway.sending import INFER, STREAM
 from dormouse_gateway.streaming import CODES, Streaming
 
 STEP = "dormouse-step"
-ANSWERED = (
-    "ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics", "RepositoryIndex",
-)  # fmt: skip
 Streamed = Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]]
-KNOWN = frozenset(f"{INFERENCE}{name}" for name in ANSWERED)
 
 
 def server(relay: Relay, methods: Methods, health: Health, streaming: Streaming, clock: Clock, *, message_bytes: int) -> grpc.aio.Server:
@@ -78,6 +74,8 @@ class Handler(grpc.GenericRpcHandler):
             left = context.time_remaining()
             deadline = math.inf if left is None else self._clock.monotonic() + left
             try:
+                if method not in UNARY:
+                    raise unimplemented(method)  # unread: Envoy holds only the messages of those that it knows until they are whole
                 message = await context.read()
                 if message is grpc.aio.EOF:
                     raise InvalidArgument("message: the call ended without a whole one; a unary call carries one message")
@@ -128,7 +126,7 @@ def attempt(metadata: dict[str, str]) -> int:
 
 def series(method: str) -> str:
     """A label: the method's name if it is one of ours, so that callers cannot make series without end."""
-    known = method == INFER or method in KNOWN or method in (STREAM, WATCH, f"{HEALTH}Check") or method in reflection.METHODS
+    known = method in UNARY or method in (STREAM, WATCH) or method in reflection.METHODS
     return method.rpartition("/")[2] if known else "other"
 
 

@@ -37,8 +37,9 @@ class Settings:
     """Calls that wait in the relay, a function."""
     max_held_bytes: int = limits.HELD_BYTES
     """Bodies of all calls in the relay."""
-    max_heap_bytes: int = 4 * limits.GIB
-    """Envoy refuses new calls when its heap is near this."""
+    max_heap_bytes: int = 0
+    """What Envoy's heap may hold; as it fills, Envoy sheds what `bootstrap.overload` says. 0: by the memory that there is
+    (`envoy.heap_bytes`)."""
     concurrency: int = 2
     """Envoy's worker threads."""
     log_level: str = "warning"

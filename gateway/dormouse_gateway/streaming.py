@@ -18,9 +18,9 @@ from dormouse_core.seams import Clock, Reply
 from dormouse_kit import log
 
 from dormouse_gateway import metrics, naming, streams
+from dormouse_gateway.paths import INFER
 from dormouse_gateway.quotas import CONNECTION, Quotas
 from dormouse_gateway.relay import Relay, Request, refuse
-from dormouse_gateway.sending import INFER
 from dormouse_gateway.streams import Step
 
 AS_STATUS = "triton_grpc_error"

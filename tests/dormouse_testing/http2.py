@@ -9,6 +9,7 @@ from types import TracebackType
 
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY = 0, 1, 3, 4, 6, 7
 _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 Headers = Sequence[tuple[bytes, bytes]]
 
 
@@ -19,16 +20,16 @@ class Connection:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._bytes = b""
         self._stream = -1
-        self._socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(_SETTINGS, 0, 0, b""))
+        self._socket.sendall(PREFACE + frame(_SETTINGS, 0, 0, b""))
 
     def call(self, headers: Headers, chunks: Sequence[bytes]) -> str:
         """One request to its end: "answered", "reset", or "closed" (then the connection is of no more use). Raises TimeoutError."""
         self._stream += 2
         stream = self._stream
         try:
-            self._socket.sendall(_frame(_HEADERS, _END_HEADERS, stream, b"".join(_literal(*header) for header in headers)))
+            self._socket.sendall(frame(_HEADERS, _END_HEADERS, stream, b"".join(literal(*header) for header in headers)))
             for number, chunk in enumerate(chunks):
-                self._socket.sendall(_frame(_DATA, _END_STREAM if number == len(chunks) - 1 else 0, stream, chunk))
+                self._socket.sendall(frame(_DATA, _END_STREAM if number == len(chunks) - 1 else 0, stream, chunk))
             return self._until_end(stream)
         except (ConnectionError, EOFError):
             return "closed"
@@ -36,14 +37,14 @@ class Connection:
     def open(self, headers: Headers) -> int:
         """A stream whose write side stays open; its number."""
         self._stream += 2
-        self._socket.sendall(_frame(_HEADERS, _END_HEADERS, self._stream, b"".join(_literal(*header) for header in headers)))
+        self._socket.sendall(frame(_HEADERS, _END_HEADERS, self._stream, b"".join(literal(*header) for header in headers)))
         return self._stream
 
     def send(self, stream: int, body: bytes, size: int, *, end: bool = False) -> None:
         """`body` in DATA frames of at most `size` bytes, each a packet of its own. `end`: with the last the write side closes."""
         for begin in range(0, len(body), size):
             last = end and begin + size >= len(body)
-            self._socket.sendall(_frame(_DATA, _END_STREAM if last else 0, stream, body[begin : begin + size]))
+            self._socket.sendall(frame(_DATA, _END_STREAM if last else 0, stream, body[begin : begin + size]))
 
     def message(self, stream: int) -> bytes:
         """The next gRPC message, without its prefix. EOFError: the stream ended."""
@@ -74,9 +75,9 @@ class Connection:
 
     def _reply(self, kind: int, flags: int, payload: bytes) -> None:
         if kind == _SETTINGS and not flags & _ACK:
-            self._socket.sendall(_frame(_SETTINGS, _ACK, 0, b""))
+            self._socket.sendall(frame(_SETTINGS, _ACK, 0, b""))
         elif kind == _PING and not flags & _ACK:
-            self._socket.sendall(_frame(_PING, _ACK, 0, payload))
+            self._socket.sendall(frame(_PING, _ACK, 0, payload))
 
     def _until_end(self, stream: int) -> str:
         while True:
@@ -111,16 +112,18 @@ class Connection:
         self._socket.close()
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """One frame (RFC 9113, 4.1)."""
     return len(payload).to_bytes(3, "big") + struct.pack(">BBI", kind, flags, stream) + payload
 
 
-def _literal(name: bytes, value: bytes) -> bytes:
+def literal(name: bytes, value: bytes) -> bytes:
     """A header field without indexing and without Huffman coding (RFC 7541, 6.2.2)."""
-    return b"\0" + _length(name) + _length(value)
+    return b"\0" + length(name) + length(value)
 
 
-def _length(text: bytes) -> bytes:
+def length(text: bytes) -> bytes:
+    """`text` behind its length (RFC 7541, 5.1)."""
     size = len(text)
     if size < 127:
         return bytes([size]) + text

@@ -12,10 +12,10 @@ from dormouse_core.errors import Again
 from dormouse_core.keys import Keys
 from dormouse_core.seams import Part, Reply
 from dormouse_gateway.demand import Demand
+from dormouse_gateway.paths import INFER, STREAM
 from dormouse_gateway.reach import LIVE
 from dormouse_gateway.reads import Reads
 from dormouse_gateway.relay import Relay, Request
-from dormouse_gateway.sending import INFER, STREAM
 from dormouse_gateway.streaming import Streaming
 from dormouse_gateway.table import Table
 from dormouse_gateway.watching import Watching

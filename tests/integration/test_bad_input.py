@@ -168,9 +168,8 @@ def test_a_message_above_the_limit_is_refused_with_the_limit(client: Client) -> 
     large = request_of("double", x=np.ones((1_200_000, 4), np.float32))
     refused(client, large, StatusCode.RESOURCE_EXHAUSTED, "16")
     refused(client, large, StatusCode.RESOURCE_EXHAUSTED, "16", metadata=[("dormouse-function", "default/double")])
-    # Where the metadata says all, the gateway does not read the message, and the worker refuses it.
     both = [("dormouse-function", "default/counter"), ("dormouse-session", "large")]
-    refused(client, large, StatusCode.RESOURCE_EXHAUSTED, f"at most {limits.MESSAGE_BYTES} are allowed", metadata=both)
+    refused(client, large, StatusCode.RESOURCE_EXHAUSTED, f"limit of {limits.MESSAGE_BYTES} bytes", metadata=both)
 
 
 def saying(size: int) -> inference_pb2.ModelInferRequest:

@@ -132,7 +132,8 @@ async def test_within_the_limit_a_call_goes_wherever_it_goes(
     assert found == dict.fromkeys(found, (Code.OK, ""))
     sent = {(key, value) for seen in worker.calls[-2:] for key, value in seen.metadata.items()}
     assert set(metadata) <= sent, "all of it reaches the worker"
-    assert not any(key == "dormouse-size" for key, _ in sent)
+    ours = {"dormouse-size", "dormouse-wire", "dormouse-heavy", "dormouse-whole"}
+    assert not any(key in ours for key, _ in sent)
 
 
 @pytest.mark.parametrize("metadata", BEYOND, ids=lambda given: f"{len(given)}")
@@ -151,14 +152,19 @@ async def test_beyond_the_limit_that_call_alone_is_refused(
         assert f"bytes found, at most {LIMIT} are allowed" in text
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [one(limits.METADATA_HARD_BYTES + KIB), many((limits.METADATA_HARD_ENTRIES + 1) * 40, 40)],
+    ids=["bytes", "entries"],
+)
 async def test_what_is_too_large_to_be_read_harms_nobody_either(
-    gateway: Gateway, world: World, worker: FakeWorker, running_now: asyncio.Event
+    gateway: Gateway, world: World, worker: FakeWorker, running_now: asyncio.Event, metadata: Metadata
 ) -> None:
     """Envoy resets the call; there is no way to have it say why."""
     await prepared(gateway, world, worker)
     async with gateway.channel() as channel:
         neighbour = await running_step(channel, running_now)
-        code, _ = await unary(channel, INFER, request("steps", 1).SerializeToString(), one(limits.METADATA_HARD_BYTES + KIB))
+        code, _ = await unary(channel, INFER, request("steps", 1).SerializeToString(), metadata)
         assert code is Code.INTERNAL
         assert (await neighbour).code is Code.OK
 

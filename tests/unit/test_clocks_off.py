@@ -7,8 +7,9 @@ import pytest
 from dormouse_core.clocks import Skew
 from dormouse_core.errors import Again, DormouseError
 from dormouse_core.keys import Function, Keys
-from dormouse_gateway.methods import HEALTH, SERVICE
+from dormouse_gateway.methods import SERVICE
 from dormouse_gateway.methods import Methods as GatewayMethods
+from dormouse_gateway.paths import HEALTH
 from dormouse_gateway.relay import Request
 from dormouse_gateway.table import Table
 from dormouse_proto import health_pb2, inference_pb2

@@ -8,10 +8,8 @@ and never more than the CPUs that the process may run on.
 import math
 import os
 import pathlib
-from collections.abc import Callable
 
-CGROUP = pathlib.Path("/sys/fs/cgroup")
-SELF = pathlib.Path("/proc/self/cgroup")
+from dormouse_kit.cgroups import CGROUP, SELF, levels, read
 
 
 def available(cgroup: pathlib.Path = CGROUP, own: pathlib.Path = SELF, affinity: int | None = None) -> int:
@@ -34,22 +32,6 @@ def quota(cgroup: pathlib.Path, own: pathlib.Path) -> float | None:
     return min(found, default=None)
 
 
-def levels(root: pathlib.Path, path: str, value_of: Callable[[pathlib.Path], float | None]) -> list[float]:
-    """What `value_of` finds in the control group at `path` below `root` and in those above it."""
-    # Inside a container the path may be the host's and not exist below the mount: then the mount itself is the container's group.
-    folder = root / path.lstrip("/")
-    if ".." in pathlib.PurePosixPath(path).parts or not folder.is_dir():
-        folder = root
-    found = []
-    while True:
-        value = value_of(folder)
-        if value is not None:
-            found.append(value)
-        if folder == root:
-            return found
-        folder = folder.parent
-
-
 def _v2(folder: pathlib.Path) -> float | None:
     fields = read(folder / "cpu.max").split()
     return int(fields[0]) / int(fields[1]) if len(fields) == 2 and fields[0] != "max" else None
@@ -58,11 +40,3 @@ def _v2(folder: pathlib.Path) -> float | None:
 def _v1(folder: pathlib.Path) -> float | None:
     limit, period = read(folder / "cpu.cfs_quota_us"), read(folder / "cpu.cfs_period_us")
     return int(limit) / int(period) if limit and period and int(limit) > 0 else None
-
-
-def read(path: pathlib.Path) -> str:
-    """The file's text, '' where it is not there."""
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

@@ -1,39 +1,23 @@
 """How much of its memory a worker's sessions may take: a part of the container's limit, or of the machine's memory where there is none; and
 how much a run takes.
-
-The limit is the tightest of the cgroup's (v2 `memory.max`, v1 `memory.limit_in_bytes`) from the process's own group up to the root.
 """
 
 import contextlib
-import os
 import pathlib
 import re
 
 from dormouse_core.limits import SESSION_MEMORY_FRACTION, SESSION_MEMORY_UNLIMITED_FRACTION
-
-from dormouse_worker.cpus import CGROUP, SELF, levels, read
+from dormouse_kit.cgroups import CGROUP, SELF, levels, machine_memory, memory_limit, read
 
 
 def for_sessions(cgroup: pathlib.Path = CGROUP, own: pathlib.Path = SELF, machine: int | None = None) -> int:
     """Bytes. The arguments are for tests."""
     if machine is None:
-        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    found = limit(cgroup, own)
+        machine = machine_memory()
+    found = memory_limit(cgroup, own)
     if found is None or found >= machine:
         return int(machine * SESSION_MEMORY_UNLIMITED_FRACTION)
     return int(found * SESSION_MEMORY_FRACTION)
-
-
-def limit(cgroup: pathlib.Path, own: pathlib.Path) -> int | None:
-    """The container's memory limit in bytes; None: it has none."""
-    found: list[float] = []
-    for line in read(own).splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            found += levels(cgroup, path, lambda folder: _bytes(folder / "memory.max"))
-        elif "memory" in controllers.split(","):
-            found += levels(cgroup / "memory", path, lambda folder: _bytes(folder / "memory.limit_in_bytes"))
-    return int(min(found)) if found else None
 
 
 def kills(cgroup: pathlib.Path = CGROUP, own: pathlib.Path = SELF) -> int | None:
@@ -63,7 +47,7 @@ def _kills(file: pathlib.Path) -> float | None:
 def room() -> int:
     """Bytes that this process may still take."""
     free = _status(pathlib.Path("/proc/meminfo"), "MemAvailable")
-    most = limit(CGROUP, SELF)
+    most = memory_limit()
     return free if most is None else max(0, min(free, most - resident()))
 
 
@@ -84,8 +68,3 @@ def peak(forget: bool = False) -> int:
 def _status(file: pathlib.Path, name: str) -> int:
     found = re.search(rf"^{name}:\s+(\d+) kB", read(file), re.MULTILINE)
     return int(found[1]) * 1024 if found else 0
-
-
-def _bytes(file: pathlib.Path) -> float | None:
-    text = read(file).strip()
-    return int(text) if text.isdigit() else None
