@@ -6,6 +6,7 @@ from argparse import Namespace
 
 import grpc
 from dormouse_core.errors import Code, DormouseError, InvalidArgument
+from dormouse_core.plain import plain
 from dormouse_proto import control_pb2, control_pb2_grpc
 
 from dormouse import documents, home, printing
@@ -18,7 +19,7 @@ def apply(options: Namespace) -> None:
     """Nothing is applied unless all of it can be read. What the operator then refuses is named; what was applied before it stays so."""
     found = documents.read(options.filename)
     for sentence in found.others:
-        print(f"dormouse: {sentence}", file=sys.stderr)
+        printing.say(f"dormouse: {sentence}", sys.stderr)
     if not (found.faults or found.documents):
         found.faults.append(f"{', '.join(options.filename)}: no InferenceFunction found")
     if found.faults:
@@ -27,9 +28,9 @@ def apply(options: Namespace) -> None:
         for document in found.documents:
             with naming(document.where):
                 response = _applied(stub, control_pb2.ApplyRequest(manifest=document.text, refresh=options.refresh))
-            print(f"{response.function.namespace}/{response.function.name} {response.outcome}", flush=True)
+            printing.say(f"{response.function.namespace}/{response.function.name} {response.outcome}")
             if response.note:
-                print(f"dormouse: {response.function.namespace}/{response.function.name}: {response.note}", file=sys.stderr)
+                printing.say(f"dormouse: {response.function.namespace}/{response.function.name}: {response.note}", sys.stderr)
 
 
 def _applied(stub: control_pb2_grpc.ControlStub, request: control_pb2.ApplyRequest) -> control_pb2.ApplyResponse:
@@ -50,10 +51,10 @@ def get(options: Namespace) -> None:
     request = control_pb2.GetRequest(namespace=namespace, name=name, owners=options.owners)
     with control(home.find(options.dir)) as stub:
         if not options.watch:
-            print(printing.functions(stub.Get(request, timeout=TIMEOUT).functions, options.output))
+            printing.say(printing.functions(stub.Get(request, timeout=TIMEOUT).functions, options.output))
             return
         for response in stub.Watch(request):
-            print(printing.functions(response.functions, options.output), flush=True)
+            printing.say(printing.functions(response.functions, options.output))
 
 
 def scale(options: Namespace) -> None:
@@ -62,7 +63,7 @@ def scale(options: Namespace) -> None:
     with control(home.find(options.dir)) as stub:
         function = stub.Scale(request, timeout=TIMEOUT).function
     told = "autoscaled" if function.autoscaled else f"fixed at {options.replicas}"
-    print(f"{namespace}/{name} {told}")
+    printing.say(f"{namespace}/{name} {told}")
 
 
 def delete(options: Namespace) -> None:
@@ -78,7 +79,7 @@ def delete(options: Namespace) -> None:
             if time.monotonic() > deadline:
                 raise DormouseError(f"{namespace}/{name} is still being deleted after {DELETE_WAIT:g} s", Code.DEADLINE_EXCEEDED)
             time.sleep(0.1)
-    print(f"{namespace}/{name} deleted")
+    printing.say(f"{namespace}/{name} deleted")
 
 
 def call(options: Namespace) -> None:
@@ -108,9 +109,9 @@ def call(options: Namespace) -> None:
                 raise DormouseError(f"no gateway answers at {address}; start one with: dormouse up DIR", error.code) from error
             raise DormouseError(f"{error.code.name}: {error.message}", error.code) from error
     for name, array in answer.outputs.items():
-        print(f"{name} {list(array.shape)} {array.tolist()}")
+        printing.say(f"{plain(name)} {list(array.shape)} {array.tolist()}")
     if answer.step:
-        print(f"step {answer.step}")
+        printing.say(f"step {answer.step}")
 
 
 def sessions(options: Namespace) -> None:
@@ -123,7 +124,7 @@ def sessions(options: Namespace) -> None:
         response = stub.Sessions(request, timeout=TIMEOUT)
         if options.session:
             one = response.sessions[0]
-            print(printing.structured([one], options.output) if options.output else printing.session(one))
+            printing.say(printing.structured([one], options.output) if options.output else printing.session(one))
             return
         found = list(response.sessions)
         while response.next and (not options.limit or len(found) < options.limit):
@@ -131,7 +132,7 @@ def sessions(options: Namespace) -> None:
             response = stub.Sessions(request, timeout=TIMEOUT)
             found += response.sessions
     found = found[: options.limit or None]
-    print(printing.structured(found, options.output, single=False) if options.output else printing.sessions(found))
+    printing.say(printing.structured(found, options.output, single=False) if options.output else printing.sessions(found))
 
 
 def _delete_sessions(options: Namespace, namespace: str, name: str) -> None:
@@ -146,7 +147,7 @@ def _delete_sessions(options: Namespace, namespace: str, name: str) -> None:
         request.tenant = options.tenant
     with control(home.find(options.dir)) as stub:
         deleted = stub.DeleteSessions(request, timeout=DELETE_WAIT).deleted
-    print(f"{namespace}/{name} sessions deleted: {deleted}")
+    printing.say(f"{namespace}/{name} sessions deleted: {deleted}")
 
 
 def _function(text: str, given: str = "") -> tuple[str, str]:

@@ -1,15 +1,20 @@
 """Where one machine's system keeps its things: ``DIR/.dormouse``.
 
-A Unix socket's path has at most 107 bytes, and a folder may lie deep. So sockets lie in `.dormouse` where they fit and in a folder of the
-system's temporary folder where they do not; ``run.json`` says where, and who runs.
+A Unix socket's path has at most 107 bytes, and a folder may lie deep; and Envoy is told such paths in a list with commas. So sockets lie in
+`.dormouse` where that fits, and in a folder of the system's temporary folder where it does not; ``run.json`` says where, and who runs.
+
+Whoever may write here may read every session and run code as this user. So each folder must be this user's own and a real one (a link could
+lead a removal elsewhere), and is closed to all others.
 """
 
 import contextlib
 import fcntl
 import json
 import os
+import re
 import shlex
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -21,6 +26,7 @@ NAME = ".dormouse"
 TEMPORARY = "dormouse-"
 LONGEST_SOCKET = 107  # bytes of sun_path, without the closing NUL
 SOCKET_NAME_ROOM = 24  # the longest name of a socket of ours
+PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # a path that can stand in a header, between commas
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +67,12 @@ class Home:
         if not self.directory.is_dir():
             raise InvalidArgument(f"{self.directory}: no such folder")
         try:
-            self.root.mkdir(mode=0o700, exist_ok=True)
-            for folder in (self.specs, self.reasons):
+            for folder in (self.root, self.specs, self.reasons):
                 folder.mkdir(mode=0o700, exist_ok=True)
+                own(folder)
+                folder.chmod(0o700)
+            if self.etcd.is_symlink() or self.etcd.exists():
+                own(self.etcd)
         except OSError as error:
             raise InvalidArgument(f"{self.root}: {error.strerror}") from error
 
@@ -90,7 +99,7 @@ class Home:
                 file.unlink()
         try:
             sockets = Path(Run(**json.loads(self.run_file.read_text())).control.removeprefix("unix:")).parent
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             return  # it ended in good order
         if sockets.parent == Path(tempfile.gettempdir()) and sockets.name.startswith(TEMPORARY):
             shutil.rmtree(sockets, ignore_errors=True)
@@ -99,9 +108,11 @@ class Home:
     @contextlib.contextmanager
     def sockets(self) -> Iterator[Path]:
         """A folder for sockets, emptied before."""
-        if len(os.fsencode(self.root)) + 3 + SOCKET_NAME_ROOM <= LONGEST_SOCKET:
-            folder = self.root / "s"
-            shutil.rmtree(folder, ignore_errors=True)
+        folder = self.root / "s"
+        if folder.is_symlink():
+            folder.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+        if len(os.fsencode(folder)) + 1 + SOCKET_NAME_ROOM <= LONGEST_SOCKET and PLAIN.fullmatch(str(folder)):
             folder.mkdir(mode=0o700)
         else:
             folder = Path(tempfile.mkdtemp(prefix=TEMPORARY))
@@ -120,13 +131,24 @@ class Home:
 
     def read_run(self) -> Run:
         """Unavailable: nothing runs here, with how to start it."""
+        if self.root.is_symlink() or self.root.exists():
+            own(self.root)
         try:
             run = Run(**json.loads(self.run_file.read_text()))
             os.kill(run.pid, 0)
-        except (OSError, ValueError, TypeError):  # not written, or left behind by one that was killed
+        except (OSError, ValueError, TypeError, RecursionError):  # not written, or left behind by one that was killed
             start = f"start it with: dormouse up {shlex.quote(os.fspath(self.directory))}"
             raise Unavailable(f"nothing runs in {self.directory}; {start}, or name a folder where it runs: --dir, DORMOUSE_DIR") from None
         return run
+
+
+def own(folder: Path) -> None:
+    """InvalidArgument: it is no folder of this user's own. OSError: it cannot be looked at."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise InvalidArgument(f"{folder}: {'a link' if stat.S_ISLNK(found.st_mode) else 'no folder'} found, a folder is required")
+    if found.st_uid != os.geteuid():
+        raise InvalidArgument(f"{folder}: it belongs to user {found.st_uid}, a folder of user {os.geteuid()} (yours) is required")
 
 
 def find(given: str | None) -> Home:

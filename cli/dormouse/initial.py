@@ -14,6 +14,7 @@ from typing import Any
 from dormouse_core import spec as specs
 from dormouse_core.errors import FailedPrecondition, InvalidArgument
 from dormouse_core.limits import FUNCTION_NAME_CHARACTERS
+from dormouse_core.plain import plain
 from dormouse_core.proposing import Pair, Proposal, Value, propose
 from dormouse_core.tensors import from_onnx
 
@@ -34,7 +35,7 @@ def init(options: Namespace) -> None:
     if target.exists() and not options.force:
         raise InvalidArgument(f"{target}: exists already; --force writes over it, --output - prints the manifest")
     target.write_text(text)
-    print(f"{target} written; read it, then: dormouse up {folder}")
+    print(plain(f"{target} written; read it, then: dormouse up {folder}"))
 
 
 def manifest(name: str, model: Path, uri: str) -> str:
@@ -57,7 +58,7 @@ def _batching(model: Path, sessions: specs.SessionsSpec | None) -> list[str]:
     signature = runtime.signature
     found = signature.batching
     assert found is not None
-    lines = [f"  # {found.message}"]
+    lines = [f"  # {plain(found.message)}"]
     if found.rows and any(found.axes.values()):
         lines.append(f"  batching: {{axes: {_flow(dict(sorted(found.axes.items())))}}}  # where the rows lie")
     elif found.reason == "Dependent":
@@ -94,7 +95,7 @@ def render(name: str, uri: str, proposal: Proposal, batching: Sequence[str]) -> 
     lines += batching
     if proposal.doubts:
         lines.append("  # Not proposed, because it is not certain; add to sessions.states what is a state:")
-        lines += [f"  #   {doubt}" for doubt in proposal.doubts]
+        lines += [f"  #   {plain(doubt)}" for doubt in proposal.doubts]
     return "\n".join(lines) + "\n"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dormouse_core import limits
 from dormouse_core.errors import DormouseError
+from dormouse_core.plain import plain
 from dormouse_core.spec.durations import Duration
 
 
@@ -28,7 +29,7 @@ def _guard(run: "object") -> int:
     try:
         run()  # type: ignore[operator]  # a callable without arguments
     except DormouseError as error:
-        print(f"dormouse: {error.message}", file=sys.stderr)
+        print(plain(f"dormouse: {error.message}", keep="\n"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -24,8 +24,9 @@ HEALTHY = 10.0  # seconds of running after which the next failure counts as the 
 class Part:
     """One process that should run."""
 
-    def __init__(self, name: str, command: Callable[[], Sequence[str]]) -> None:
+    def __init__(self, name: str, command: Callable[[], Sequence[str]], cwd: Path | None = None) -> None:
         self.name = name
+        self._cwd = cwd
         self._command = command
         self._child: Child | None = None
         self._task: asyncio.Task[None] | None = None
@@ -49,7 +50,7 @@ class Part:
         failures = 0
         while True:
             began = time.monotonic()
-            self._child = await Child.start(self.name, self._command())
+            self._child = await Child.start(self.name, self._command(), cwd=self._cwd)
             log.event("started", part=self.name, pid=self._child.pid)
             code = await self._child.wait()
             failures = 1 if time.monotonic() - began > HEALTHY else failures + 1
@@ -60,13 +61,9 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Loopback ports of one run."""
+    """Loopback ports of one run: what other users of the machine can reach. Everything else is a Unix socket."""
 
     gateway: int
-    etcd: int
-    etcd_peer: int
-    relay: int
-    operator: int
     operator_metrics: int
     gateway_metrics: int
 
@@ -82,7 +79,7 @@ def choose(gateway: int) -> Ports:
                 f"port {gateway} on 127.0.0.1 cannot be had ({error.strerror}); choose another with --port, or 0 for any"
             ) from error
         chosen = probe.getsockname()[1]
-        others = [socket.socket() for _ in range(6)]
+        others = [socket.socket() for _ in range(2)]
         try:
             for other in others:
                 other.bind(("127.0.0.1", 0))
@@ -93,10 +90,16 @@ def choose(gateway: int) -> Ports:
     return Ports(chosen, *numbers)
 
 
-def etcd(binary: str, data: Path, ports: Ports, quota: int) -> list[str]:
-    client, peer = f"http://127.0.0.1:{ports.etcd}", f"http://127.0.0.1:{ports.etcd_peer}"
+STORE, STORE_PEERS = "etcd:1", "etcd:2"
+"""Names of etcd's sockets. etcd 3.4 takes no other form than host:port, and no path: it starts in their folder."""
+
+
+def etcd(binary: str, data: Path, quota: int) -> list[str]:
+    """To be started in the sockets' folder. On a port of the loopback every user of the machine could read and delete what is stored, and a
+    web page could too, by the JSON gateway, which workers' supervisors use."""
+    client, peer = f"unix://{STORE}", f"unix://{STORE_PEERS}"
     return [
-        binary,
+        os.path.abspath(binary),
         *("--name", "dormouse", "--data-dir", os.fspath(data), "--logger", "zap", "--log-level", "error"),
         *("--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer),
         *("--initial-advertise-peer-urls", peer, "--initial-cluster", f"dormouse={peer}"),
@@ -115,7 +118,7 @@ def operator(
         *(*python("dormouse_operator"), "--local", *_store(store), "--installation", installation),
         *("--store-quota", str(quota)),
         *("--control", f"unix:{sockets / 'control.sock'}", "--provider", f"unix:{sockets / 'provider.sock'}"),
-        *("--listen", f"127.0.0.1:{ports.operator}", "--metrics", str(ports.operator_metrics), "--model-root", os.fspath(directory)),
+        *("--listen", f"unix:{sockets / 'agents.sock'}", "--metrics", str(ports.operator_metrics), "--model-root", os.fspath(directory)),
         *(("--removal-wait", removal_wait) if removal_wait else ()),
     ]
 
@@ -124,7 +127,7 @@ def gateway(module: str, store: Sequence[str], sockets: Path, ports: Ports, inst
     """The agent (`dormouse_gateway`) or Envoy (`dormouse_gateway.envoy`): the same options, so that both agree."""
     return [
         *(*python(module), *_store(store), "--installation", installation, "--name", "local"),
-        *("--listen", f"127.0.0.1:{ports.gateway}", "--listen-relay", f"127.0.0.1:{ports.relay}"),
+        *("--listen", f"127.0.0.1:{ports.gateway}", "--listen-relay", f"unix:{sockets / 'relay.sock'}"),
         *("--xds", f"unix:{sockets / 'xds.sock'}", "--admin", os.fspath(sockets / "envoy.sock"), "--metrics", str(ports.gateway_metrics)),
         *("--own-name", "localhost", "--own-name", "127.0.0.1", "--drain-seconds", "3", "--max-message-bytes", str(max_message)),
     ]

@@ -1,18 +1,26 @@
 """What the commands print."""
 
 import json
+import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
+from dormouse_core.plain import plain
 from dormouse_proto import control_pb2
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Prints, and nothing in it acts on the terminal. `stream`: standard output unless told otherwise."""
+    print(plain(text, keep="\n"), file=stream or sys.stdout, flush=True)
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [list(head), *map(list, rows)]
+    """A row is a line, whatever is in its cells."""
+    lines = [list(head), *([plain(cell) for cell in row] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
 
@@ -38,8 +46,13 @@ def functions(found: Sequence[control_pb2.FunctionStatus], form: str) -> str:
             row += [f.revision or "-", wanted, "auto" if f.autoscaled else "fixed", f.reason]
     text = table(head, rows)
     # Also of a function that is Ready: its older revision serves while the one that was applied does not load.
-    troubles = [f"{f.namespace}/{f.name}: {c.type}: {c.message}" for f in found for c in f.conditions if _told(c)]
+    troubles = [_sentence(f"{f.namespace}/{f.name}: {c.type}: {c.message}") for f in found for c in f.conditions if _told(c)]
     return "\n".join([text, *troubles])
+
+
+def _sentence(text: str) -> str:
+    """Its further lines are set in, so that none looks like one of another function's."""
+    return text.replace("\n", "\n  ")
 
 
 def _told(condition: control_pb2.Condition) -> bool:
@@ -65,7 +78,7 @@ def sessions(found: Sequence[control_pb2.SessionInfo]) -> str:
 
 def session(s: control_pb2.SessionInfo) -> str:
     lines = [sessions([s]), f"state version {s.state_version}"]
-    lines += [f"  {t.name}: {t.datatype} {list(t.shape)}" for t in s.tensors]
+    lines += [f"  {plain(t.name)}: {t.datatype} {list(t.shape)}" for t in s.tensors]
     return "\n".join(lines)
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from signal import Signals
 
 from dormouse_core import workerfile
-from dormouse_core.errors import FailedPrecondition
+from dormouse_core.errors import FailedPrecondition, tellable
+from dormouse_core.plain import plain
 from dormouse_core.spec import environments
 from dormouse_core.workerfile import WorkerFile
 from dormouse_kit import contents, log
@@ -169,6 +170,7 @@ class Supervisors:
                 await s.child.kill()
             s.child = None
             _remove(admin)
+            _remove(calls(admin))
         s.failures = 1 if time.monotonic() - began > HEALTHY else s.failures + 1
         s.problem = _read(reason)
         _remove(reason)
@@ -209,8 +211,8 @@ def _read(reason: Path) -> state_pb2.Problem | None:
     """What the supervisor left as its reason; None: nothing, or nothing readable."""
     try:
         data = json.loads(reason.read_text())
-        return state_pb2.Problem(code=int(data["code"]), reason=str(data["reason"]), message=str(data["message"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        return state_pb2.Problem(code=int(data["code"]), reason=plain(str(data["reason"])), message=tellable(str(data["message"])))
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
@@ -219,6 +221,11 @@ def _code(code: int | None) -> str:
 
 
 def worker_command(instance: str, spec: Path, admin: Path, reason: Path) -> list[str]:
-    """The worker's own command line, on a free loopback port."""
+    """The worker's own command line."""
     options = ["--spec", os.fspath(spec), "--instance", instance, "--admin", os.fspath(admin), "--reason", os.fspath(reason)]
-    return [*python("dormouse_worker"), "--listen", "127.0.0.1:0", *options]
+    return [*python("dormouse_worker"), "--listen", f"unix:{calls(admin)}", *options]
+
+
+def calls(admin: Path) -> Path:
+    """Where a worker takes calls, and the leader's orders: beside its admin socket."""
+    return admin.with_name(f"{admin.stem}-calls.sock")

@@ -75,7 +75,7 @@ async def up(
         loop.add_signal_handler(number, end.set)
     with home.locked(), home.sockets() as sockets:
         ports = parts.choose(port)
-        endpoints, store = _store(home, ports, etcd, etcd_endpoints, etcd_quota)
+        endpoints, store = _store(home, sockets, etcd, etcd_endpoints, etcd_quota)
         async with _provider(home, sockets) as supervisors:
             system = [
                 *store,
@@ -96,7 +96,7 @@ async def up(
                 home.forget_run()
 
 
-def _store(home: Home, ports: parts.Ports, binary: str, given: Sequence[str], quota: int) -> tuple[list[str], list[Part]]:
+def _store(home: Home, sockets: Path, binary: str, given: Sequence[str], quota: int) -> tuple[list[str], list[Part]]:
     if given:
         return list(given), []
     if binary:
@@ -110,7 +110,7 @@ def _store(home: Home, ports: parts.Ports, binary: str, given: Sequence[str], qu
     if found.warning:
         log.warning(found.warning)
     path = found.path
-    return [f"127.0.0.1:{ports.etcd}"], [Part("etcd", lambda: parts.etcd(path, home.etcd, ports, quota))]
+    return [f"unix:{sockets / parts.STORE}"], [Part("etcd", lambda: parts.etcd(path, home.etcd, quota), cwd=sockets)]
 
 
 @contextlib.asynccontextmanager

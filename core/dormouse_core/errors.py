@@ -6,6 +6,8 @@ the person who made the call: which field, what was found, what is allowed.
 
 import enum
 
+from dormouse_core.plain import plain
+
 LONGEST = 4_000
 """Bytes of an error's text as `grpc-message` has them, percent-encoded. A client may put RESOURCE_EXHAUSTED in place of a status whose
 metadata take more than 8 KiB."""
@@ -118,9 +120,8 @@ class DataLoss(DormouseError):
 
 
 def tellable(text: str) -> str:
-    """`text` as every client can be told it: half a surrogate pair, which UTF-8 has no bytes for, is '?', and what is too long is cut."""
-    if not text.isascii():
-        text = text.encode("utf-8", "replace").decode()
+    """`text` as every client can be told it: a terminal acts on nothing in it but the ends of its lines, and what is too long is cut."""
+    text = plain(text, keep="\n")
     if 12 * len(text) <= LONGEST:  # four bytes a character, three a byte
         return text
     size = cut = 0
@@ -137,6 +138,6 @@ def text_of(error: BaseException) -> str:
     """An exception of code that is not ours, in words, whatever its own methods do."""
     name = type.__dict__["__name__"].__get__(type(error))  # whatever its metaclass does
     try:
-        return f"{name}: {error}"
+        return plain(f"{name}: {error}", keep="\n")
     except BaseException:  # SystemExit too: here it would end whoever tells of the error
         return f"{name}, which has no text: its __str__ raises"

@@ -40,8 +40,8 @@ class Agent:
         self.skew = Skew(clock)
         keys = Keys(settings.installation)
         self.name = f"{settings.name}-{os.urandom(8).hex()}"
-        self.table = Table(keys)
-        reads = self._reads = Reads(keys, store)
+        self.table = Table(keys, sockets=settings.sockets)
+        reads = self._reads = Reads(keys, store, sockets=settings.sockets)
         self.demand = Demand(clock)
         self._channels = transport.Channels(settings.max_message_bytes)
         sender = transport.GrpcTransport(self._channels)
@@ -91,7 +91,10 @@ class Agent:
         settings = self._settings
         bytes_ = settings.max_message_bytes
         relay = serving.server(self.relay, self.methods, self.health, self.streaming, self._clock, message_bytes=bytes_)
-        relay.add_insecure_port(settings.relay)
+        if settings.sockets:
+            bind(relay, settings.relay)
+        else:
+            relay.add_insecure_port(settings.relay)
         await relay.start()
         control = grpc.aio.server(options=server_options())  # Envoy pings each second, with nothing new to hear for hours
         control.add_generic_rpc_handlers((self.xds.handlers(),))

@@ -15,7 +15,7 @@ from typing import Any
 from dormouse_core import limits
 from dormouse_kit.clock import offset_for_tests
 
-from dormouse_gateway.settings import FRAME, Settings, address
+from dormouse_gateway.settings import FRAME, UNIX, Settings, address
 
 Json = dict[str, Any]
 
@@ -40,6 +40,16 @@ def extension(name: str, message: str, **content: Any) -> Json:
 def socket_address(text: str, key: str) -> Json:
     host, port = address(text, key)
     return {"socket_address": {"address": host, "port_value": port}}
+
+
+def peer_address(text: str, key: str) -> Json:
+    """Of a part of ours: IP:port or unix:PATH."""
+    return {"pipe": {"path": text.removeprefix(UNIX)}} if text.startswith(UNIX) else socket_address(text, key)
+
+
+def host_name(text: str) -> str:
+    """What Envoy calls the host at this address, in an override header."""
+    return text.removeprefix(UNIX)
 
 
 def http2(**options: Any) -> Json:
@@ -105,7 +115,7 @@ def lua_source(settings: Settings) -> str:
     own = ", ".join(f"[{json.dumps(name)}] = true" for name in sorted(settings.own_names))
     head = (
         f"local DEFAULT_NAMESPACE = {json.dumps(settings.default_namespace)}\n"
-        f"local RELAY = {json.dumps(settings.relay)}\n"
+        f"local RELAY = {json.dumps(host_name(settings.relay))}\n"
         f"local OWN_NAMES = {{{own}}}\n"
         f"local SESSION_ID_CHARACTERS, TENANT_CHARACTERS = {limits.SESSION_ID_CHARACTERS}, {limits.TENANT_CHARACTERS}\n"
         f"local MESSAGE_FIELDS = {limits.MESSAGE_FIELDS}\n"
@@ -296,8 +306,8 @@ def bootstrap(settings: Settings) -> Json:
         },
         "static_resources": {
             "clusters": [
-                static_cluster("agent", {"pipe": {"path": settings.xds.removeprefix("unix:")}}),
-                static_cluster(RELAY_CLUSTER, socket_address(settings.relay, "relay")),
+                static_cluster("agent", peer_address(settings.xds, "xds")),
+                static_cluster(RELAY_CLUSTER, peer_address(settings.relay, "relay")),
             ],
             "listeners": [listener(settings)],
         },

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
 import tempfile
 from collections.abc import Sequence
@@ -45,10 +46,12 @@ async def admin(path: str, method: str, target: str) -> str:
 
 
 def unchunked(body: bytes) -> bytes:
-    """HTTP/1.1's chunked coding taken off (RFC 9112, 7.1); trailers and extensions do not occur here."""
+    """HTTP/1.1's chunked coding taken off (RFC 9112, 7.1); trailers and extensions do not occur here. OSError: it cannot be read."""
     out = []
     while body:
         size, _, body = body.partition(b"\r\n")
+        if not re.fullmatch(rb"[0-9A-Fa-f]{1,8}", size):
+            raise OSError("the admin's answer cannot be read")
         length = int(size, 16)
         out.append(body[:length])
         body = body[length + 2 :]
@@ -60,9 +63,9 @@ async def active(path: str) -> int:
     text = await admin(path, "GET", f"/stats?filter=^{ACTIVE.replace('.', '%5C.')}$&format=json")
     try:
         stats = json.loads(text)["stats"]
-    except ValueError:
+        return sum(int(each.get("value", 0)) for each in stats if each.get("name") == ACTIVE)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise OSError("the admin's answer cannot be read") from None
-    return sum(int(each.get("value", 0)) for each in stats if each.get("name") == ACTIVE)
 
 
 async def drain(settings: Settings) -> None:

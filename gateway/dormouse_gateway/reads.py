@@ -27,8 +27,9 @@ class Read:
 
 
 class Reads:
-    def __init__(self, keys: Keys, store: Store) -> None:
+    def __init__(self, keys: Keys, store: Store, *, sockets: bool = False) -> None:
         self._keys = keys
+        self._sockets = sockets
         self._store = store
         self.history = 0
         self._running: dict[str, asyncio.Task[Read]] = {}
@@ -91,4 +92,5 @@ class Reads:
         function = function_of(item, Map())
         identity = Identity(function.entry.namespace, function.entry.name, function.entry.uid)
         listing = await self._store.list(self._keys.map(identity))
-        return Read(listing.revision, self.history, function_of(item, read_map(self._keys, identity, listing.items)))
+        map_ = read_map(self._keys, identity, listing.items, sockets=self._sockets)
+        return Read(listing.revision, self.history, function_of(item, map_))

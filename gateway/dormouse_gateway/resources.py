@@ -22,8 +22,9 @@ from dormouse_gateway.bootstrap import (
     Json,
     circuit_breakers,
     extension,
+    host_name,
     http2,
-    socket_address,
+    peer_address,
 )
 from dormouse_gateway.paths import INFER, UNARY
 from dormouse_gateway.settings import Settings
@@ -59,7 +60,7 @@ class Route:
     namespace: str
     name: str
     uid: str
-    hosts: tuple[str, ...]  # ip:port of every worker that may be dialled
+    hosts: tuple[str, ...]  # ip:port or unix:path of every worker that may be dialled
     owners: tuple[int, ...] = ()
     rev: int = 0
     resend: bool = True  # a call that may have run may be sent again: by its key, or by retryStateless
@@ -117,7 +118,7 @@ def endpoints(route: Route, relay: str) -> Resource:
     """Workers at priority 0; the relay at priority 1: there go retries, and every call while nobody is at priority 0."""
 
     def priority(level: int, addresses: Iterable[str]) -> Json:
-        each = [{"endpoint": {"address": socket_address(text, "worker")}} for text in addresses]
+        each = [{"endpoint": {"address": peer_address(text, "worker")}} for text in addresses]
         return {"priority": level, "lb_endpoints": each}
 
     content = {"cluster_name": route.cluster, "endpoints": [priority(0, route.hosts), priority(1, [relay])]}
@@ -150,7 +151,7 @@ def retries(stateful: bool, resend: bool) -> Json:
 def scope(route: Route, settings: Settings, needs: tuple[tuple[Name, str], ...]) -> Resource:
     metadata: Json = {"uid": route.uid, "rev": str(route.rev)}
     if route.owners:
-        metadata |= {"hosts": ",".join(route.hosts), "map": shard_map(route.owners)}
+        metadata |= {"hosts": ",".join(map(host_name, route.hosts)), "map": shard_map(route.owners)}
     elif route.hosts:
         metadata["open"] = "1"  # somebody takes calls; else they wait in the relay
     one = {

@@ -252,7 +252,7 @@ local function agrees(model, fn)
 end
 
 ------------------------------------------------------------------------------------------------------------------ who owns the shard
--- The agent writes into the route's metadata: uid, rev, and for a stateful function hosts = 'ip:port,ip:port', map = two characters a shard:
+-- The agent writes into the route's metadata: uid, rev, and for a stateful function hosts = 'ip:port,ip:port' (or paths of Unix sockets), map = two characters a shard:
 -- digits of base 90 from '!' on, of the host's place in the list; '~~' is nobody.
 local lists, listed = {}, 0
 local function hosts_of(text)

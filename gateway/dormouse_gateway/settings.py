@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from dormouse_core import limits
 
 FRAME = 5  # gRPC's prefix of a message: flag and length
+UNIX = "unix:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,8 @@ class Settings:
     listen: str = "127.0.0.1:8001"
     """Where callers connect, IP:port."""
     relay: str = "127.0.0.1:8002"
-    """Where the agent's relay listens, IP:port: Envoy names it in every function's endpoints."""
+    """Where the agent's relay listens, IP:port or unix:PATH: Envoy names it in every function's endpoints. With a Unix socket workers have
+    such addresses too, and only then."""
     xds: str = "unix:/run/dormouse/xds.sock"
     """The agent's xDS server, a Unix socket: nobody but this gateway's Envoy is to read or feed it."""
     admin: str = "/run/dormouse/envoy.sock"
@@ -54,7 +56,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for key in ("listen", "relay"):
-            address(getattr(self, key), key)
+            if key == "listen" or not self.sockets:
+                address(getattr(self, key), key)
         if not self.xds.startswith("unix:"):
             raise ValueError(f"xds: {self.xds!r} found, unix:PATH is allowed")
         if not 1 <= self.max_message_bytes <= limits.MESSAGE_BYTES_MAX:
@@ -62,9 +65,14 @@ class Settings:
         for own in self.own_names:
             if not re.fullmatch(r"[a-z0-9.-]+", own):
                 raise ValueError(f"own_names: {own!r} found, a host name in lower case, without port, is allowed")
-        for path in (self.xds.removeprefix("unix:"), self.admin):
+        for path in (self.xds.removeprefix(UNIX), self.relay.removeprefix(UNIX), self.admin):
             if len(path.encode()) > 107:
                 raise ValueError(f"{path!r}: {len(path.encode())} bytes found, a Unix socket's path has at most 107")
+
+    @property
+    def sockets(self) -> bool:
+        """One machine: whatever is not for callers listens on Unix sockets, which no other user of the machine may open."""
+        return self.relay.startswith(UNIX)
 
 
 def address(text: str, key: str) -> tuple[str, int]:
@@ -89,7 +97,7 @@ def parse(arguments: Sequence[str] | None, program: str) -> Settings:
         parser.add_argument(f"--store-{option}", default="")
     parser.add_argument("--installation", default=default.installation)
     parser.add_argument("--listen", default=default.listen, metavar="IP:PORT", help="where callers connect")
-    parser.add_argument("--listen-relay", dest="relay", default=default.relay, metavar="IP:PORT")
+    parser.add_argument("--listen-relay", dest="relay", default=default.relay, metavar="IP:PORT|unix:PATH")
     parser.add_argument("--xds", default=default.xds, metavar="unix:PATH")
     parser.add_argument("--admin", default=default.admin, metavar="PATH", help="Envoy's admin, a Unix socket")
     parser.add_argument("--metrics", type=int, default=default.metrics, metavar="PORT", help="0: none")

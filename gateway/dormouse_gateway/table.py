@@ -19,7 +19,7 @@ from dormouse_proto import state_pb2
 from google.protobuf.message import DecodeError
 
 from dormouse_gateway.resources import MAX_HOSTS, Route
-from dormouse_gateway.settings import address
+from dormouse_gateway.settings import UNIX, address
 
 _T = TypeVar("_T", state_pb2.WorkerEntry, state_pb2.ShardEntry, state_pb2.FunctionEntry)
 
@@ -137,8 +137,9 @@ class Unreadable(ValueError):
 
 @dataclass(slots=True)
 class Map:
-    """``map/{F}/`` of one uid."""
+    """``map/{F}/`` of one uid. `sockets`: workers may have Unix sockets; a cluster's, which write their entries themselves, may not."""
 
+    sockets: bool = False
     workers: dict[str, Worker] = field(default_factory=dict)
     shards: dict[int, Shard] = field(default_factory=dict)
 
@@ -147,7 +148,7 @@ class Map:
         if kind == "workers":
             self.workers.pop(name, None)
             if item is not None:
-                self.workers[name] = _worker(name, item)
+                self.workers[name] = _worker(name, item, self.sockets)
         elif kind == "shards":
             if not name.isdigit():
                 raise Unreadable(f"{name!r} is no shard")
@@ -156,10 +157,11 @@ class Map:
                 self.shards[int(name)] = Shard(_parse(state_pb2.ShardEntry, item).owner, item.mod_revision)
 
 
-def _worker(name: str, item: Item) -> Worker:
+def _worker(name: str, item: Item, sockets: bool) -> Worker:
     entry = _parse(state_pb2.WorkerEntry, item)
     try:
-        address(entry.address, "address")
+        if not (sockets and entry.address.startswith(UNIX)):
+            address(entry.address, "address")
     except ValueError as wrong:
         raise Unreadable(str(wrong)) from None
     killed = dict.fromkeys(entry.killed.calls, entry.killed.cause)
@@ -187,8 +189,10 @@ class Table:
     and what was unreadable.
     """
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: Keys, *, sockets: bool = False) -> None:
+        """`sockets`: as in `Map`."""
         self._keys = keys
+        self._sockets = sockets
         self._entries: dict[str, Item] = {}  # by namespace/name
         self._maps: dict[str, Map] = {}  # by namespace/name/uid
         self._views: dict[str, Function] = {}
@@ -244,7 +248,7 @@ class Table:
             return ""
         namespace, name, uid, kind, last = parts
         path = f"{namespace}/{name}/{uid}"
-        map_ = self._maps.setdefault(path, Map())
+        map_ = self._maps.setdefault(path, Map(sockets=self._sockets))
         self._views.pop(f"{namespace}/{name}", None)
         map_.put(kind, last, event.item)
         if not map_.workers and not map_.shards:
@@ -269,9 +273,9 @@ class Table:
         return view
 
 
-def read_map(keys: Keys, identity: Identity, items: Iterable[Item]) -> Map:
+def read_map(keys: Keys, identity: Identity, items: Iterable[Item], *, sockets: bool = False) -> Map:
     """A map from one listing of ``map/{F}/``; what cannot be read is left out."""
-    map_ = Map()
+    map_ = Map(sockets=sockets)
     for item in items:
         kind, _, name = item.key.removeprefix(keys.map(identity)).partition("/")
         try:

@@ -3,8 +3,9 @@
 ``2026-11-25T10:00:00.123Z worker  shard acquired function=speech/vad shard=3``
 
 The time in UTC, the part, what happened as a plain phrase, then fields. Values with spaces, quotes or line ends are quoted, so a line is an
-event and a caller's text cannot forge one; what is very long is cut in its middle. Libraries' records go the same way from WARNING on, or
-from the level that DORMOUSE_LOG_LEVEL names, with their logger's name in front.
+event and a caller's text cannot forge one; what is very long is cut in its middle, and what a terminal would act on is written out
+(`dormouse_core.plain`), whoever wrote it. Libraries' records go the same way from WARNING on, or from the level that DORMOUSE_LOG_LEVEL
+names, with their logger's name in front; of those that a caller can cause, so many a second and no more.
 
 Our own lines do not go through the root logger: a worker's handler may set up `logging` as it likes, and they are written all the same.
 """
@@ -12,20 +13,23 @@ Our own lines do not go through the root logger: a worker's handler may set up `
 import json
 import logging
 import os
-import re
 import sys
 import time
 import traceback
 from typing import TextIO
 
+from dormouse_core.plain import plain
+
 LEVEL = "DORMOUSE_LOG_LEVEL"
 """The environment variable with the level from which records of libraries and handlers are written; our own are from INFO on."""
+CAUSED = frozenset({"grpc", "asyncio"})
+"""Libraries that write for what comes from outside: grpc a traceback for each header value that is no UTF-8."""
+FLOOD = 10
+"""Their records a second."""
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
 LONGEST = 16_384
 """Characters of one value, of a traceback or of a library's text."""
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-"""What a terminal obeys, or what ends a line for some reader."""
 
 
 class _Events(logging.Logger):
@@ -69,16 +73,12 @@ def _value(value: object) -> str:
 
 
 def _quoted(text: str) -> str:
-    return _escaped(json.dumps(text, ensure_ascii=False))
+    return plain(json.dumps(text, ensure_ascii=False))
 
 
 def _one_line(text: str) -> str:
     text = _cut(text)
-    return text if text.isprintable() else _escaped(" ".join(text.split()))
-
-
-def _escaped(text: str) -> str:
-    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return text if text.isprintable() else plain(" ".join(text.split()))
 
 
 def _cut(text: str) -> str:
@@ -113,13 +113,35 @@ class _Formatter(logging.Formatter):
             text = f"{record.levelname.lower()} {text}"
         if record.exc_info and record.exc_info[1] is not None:
             text += f" trace={_quoted(_cut(_trace(record.exc_info[1])))}"
-        return f"{at}.{milliseconds:03d}Z {self.part}  {text}"
+        return plain(f"{at}.{milliseconds:03d}Z {self.part}  {text}")
+
+
+class _Flood(logging.Filter):
+    """Of records of libraries that a caller can cause with each call: so many a second, the others by number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: dict[str, tuple[int, int]] = {}  # by the library: the second, and how many in it
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        library = record.name.partition(".")[0]
+        if library not in CAUSED:
+            return True
+        second, count = self._seen.get(library, (0, 0))
+        now = int(record.created)
+        left_out = count - FLOOD if now != second else 0
+        count = 1 if now != second else count + 1
+        self._seen[library] = (now, count)
+        if left_out > 0:
+            record.msg, record.args = f"{record.getMessage()} ({left_out} records before it are left out)", ()
+        return count <= FLOOD
 
 
 def setup(part: str, *, stream: TextIO | None = None, level: str | None = None) -> None:
     """To be called once, by a process's `main`. `stream`: stderr unless told otherwise. `level`: of `LEVELS`; None: the environment's."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_Formatter(part))
+    handler.addFilter(_Flood())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     _events.handlers[:] = [handler]

@@ -47,7 +47,7 @@ async def run(s: Settings, alone: bool = False) -> int:
             clock,
             keys,
             provider,
-            GrpcDialer(),
+            GrpcDialer(sockets=True),
             leader_new=election.election,
             name=s.name,
             removal_wait=s.removal_wait,

@@ -1,6 +1,6 @@
 """Opening control streams over gRPC: the real `links.Dialer`.
 
-Whether nobody listens is asked of the kernel, by a plain TCP connection: gRPC reports a refused connection, a black hole and a server that
+Whether nobody listens is asked of the kernel, by a plain connection: gRPC reports a refused connection, a black hole and a server that
 goes away under one code.
 """
 
@@ -20,12 +20,15 @@ CONNECT = 1.0  # seconds
 
 
 class GrpcDialer:
+    def __init__(self, *, sockets: bool = False) -> None:
+        """`sockets`: workers may be at unix:PATH. A cluster's, which write their addresses themselves, may not."""
+        self._sockets = sockets
+
     async def open(self, address: str) -> Stream:
-        host, _, port = address.rpartition(":")
         try:
             async with asyncio.timeout(CONNECT):
-                _, writer = await asyncio.open_connection(host, int(port))
-        except ConnectionRefusedError as error:
+                _, writer = await self._connect(address)
+        except (ConnectionRefusedError, FileNotFoundError) as error:
             raise Refused(str(error)) from error
         except (OSError, ValueError, TimeoutError) as error:
             raise Unreachable(f"{address}: {error!r}") from error
@@ -35,6 +38,12 @@ class GrpcDialer:
         channel = grpc.aio.insecure_channel(address, options=channel_options())
         call = control_pb2_grpc.WorkerStub(channel).Control()
         return _GrpcStream(channel, call)
+
+    async def _connect(self, address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._sockets and address.startswith("unix:"):
+            return await asyncio.open_unix_connection(address.removeprefix("unix:"))
+        host, _, port = address.rpartition(":")
+        return await asyncio.open_connection(host, int(port))
 
 
 class _GrpcStream:

@@ -135,8 +135,8 @@ async def serve(
     options: list[tuple[str, int | str]],
     guards: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> "Served":
-    """Two servers: people's on `control` (a Unix socket on one machine), agents' on `coordinator` (host:port, 0: any free port). `guards`:
-    who asks people's must pass them; on one machine the socket's folder is the guard."""
+    """Two servers: people's on `control` (a Unix socket on one machine), agents' on `coordinator` (unix:PATH, or host:port, 0: any free
+    port). `guards`: who asks people's must pass them; on one machine the socket's folder is the guard."""
     people = grpc.aio.server(options=options, interceptors=guards)
     control_pb2_grpc.add_ControlServicer_to_server(ControlService(leader), people)
     if not people.add_insecure_port(control):
@@ -148,7 +148,8 @@ async def serve(
         raise DormouseError(f"cannot listen at {coordinator}", Code.UNAVAILABLE)
     await people.start()
     await agents.start()
-    return Served(people, agents, f"{coordinator.rpartition(':')[0]}:{port}")
+    where = coordinator if coordinator.startswith("unix:") else f"{coordinator.rpartition(':')[0]}:{port}"
+    return Served(people, agents, where)
 
 
 class Served:

@@ -26,7 +26,7 @@ class Settings:
     provider: str = "unix:/run/dormouse/provider.sock"
     """Where `dormouse up` starts and stops workers: unix:PATH."""
     listen: str = "127.0.0.1:9002"
-    """Where gateways' agents report, IP:port; it stands in the leader's key, so they must be able to reach it."""
+    """Where gateways' agents report, IP:port or unix:PATH; it stands in the leader's key, so they must be able to reach it."""
     metrics: int = 9090
     """The port for Prometheus; 0: any free one."""
     model_root: str = ""
@@ -50,7 +50,7 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     parser.add_argument("--name", default=default.name)
     parser.add_argument("--control", default=default.control, metavar="unix:PATH")
     parser.add_argument("--provider", default=default.provider, metavar="unix:PATH")
-    parser.add_argument("--listen", default=default.listen, metavar="IP:PORT")
+    parser.add_argument("--listen", default=default.listen, metavar="IP:PORT|unix:PATH")
     parser.add_argument("--metrics", type=int, default=default.metrics, metavar="PORT")
     parser.add_argument("--model-root", default=default.model_root, metavar="DIR")
     parser.add_argument(
@@ -64,8 +64,9 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     for option in ("control", "provider"):
         if not options[option].startswith("unix:"):
             parser.error(f"--{option}: {options[option]!r} found, unix:PATH is allowed")
-    if not 0 < int("0" + options["listen"].rpartition(":")[2]) < 65536:
-        parser.error(f"--listen: {options['listen']!r} found, IP:port with a port from 1 to 65535 is allowed")
+    listen = options["listen"]
+    if not listen.startswith("unix:") and not ((port := listen.rpartition(":")[2]).isdigit() and 0 < int(port) < 65536):
+        parser.error(f"--listen: {listen!r} found, unix:PATH or IP:port with a port from 1 to 65535 is allowed")
     return Settings(**options)
 
 

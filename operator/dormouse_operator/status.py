@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dormouse_core import lifecycle
 from dormouse_core.autoscaling import Decision
 from dormouse_core.observations import FunctionSeen
+from dormouse_core.plain import plain
 from dormouse_core.spec import spec_from_json
 from dormouse_proto import control_pb2
 
@@ -47,6 +48,7 @@ def status(
     conditions = [_ready(seen, phase, len(serving)), _model_ready(seen), _routed(route_problem), _rolled_out(seen, wanted)]
     conditions += _batching(seen)
     for condition in conditions:
+        condition.message = plain(condition.message, keep="\n")
         condition.since_us = times.since(entry.uid, condition.type, condition.status + condition.reason, now_us)
     asleep_since = times.since(entry.uid, "asleep", str(phase == "Asleep"), now_us)
     return control_pb2.FunctionStatus(

@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -29,6 +28,7 @@ from dormouse_gateway import envoy
 from dormouse_gateway.settings import parse
 from dormouse_kit.clock import TEST_OFFSET
 from dormouse_kit.grpc_options import channel_options, server_options
+from dormouse_kit.processes import python
 from dormouse_proto import inference_pb2, state_pb2
 
 from dormouse_testing.ports import free_port
@@ -38,11 +38,13 @@ ENVOY_ACTIVE = 30.0  # seconds until a gateway must be up
 
 
 class Gateway:
-    """One agent and one Envoy. `agent` and `envoy` may be stopped and started apart."""
+    """One agent and one Envoy. `agent` and `envoy` may be stopped and started apart. `sockets`: one of one machine, beside its own."""
 
-    def __init__(self, endpoint: str, installation: str, *options: str) -> None:
+    def __init__(self, endpoint: str, installation: str, *options: str, sockets: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="gw-", dir="/tmp"))  # a Unix socket's path must be short
         self.listen, self.relay, self.metrics = (f"127.0.0.1:{free_port()}" for _ in range(3))
+        if sockets:
+            self.relay = f"unix:{self.folder}/relay.sock"
         self.admin = self.folder / "admin.sock"
         self.options = [
             "--store", endpoint, "--installation", installation, "--listen", self.listen, "--listen-relay", self.relay,
@@ -69,7 +71,7 @@ class Gateway:
     def _start(self, module: str, ahead: float = 0.0) -> subprocess.Popen[bytes]:
         environment = {**os.environ, TEST_OFFSET: str(ahead)}
         with (self.folder / f"{module}.log").open("ab") as log:
-            command = [sys.executable, "-m", module, *self.options]
+            command = [*python(module), *self.options]
             return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
 
     def log(self, module: str) -> str:

@@ -7,6 +7,8 @@ import struct
 from collections.abc import Sequence
 from types import TracebackType
 
+from dormouse_testing.places import connected
+
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY = 0, 1, 3, 4, 6, 7
 _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -15,9 +17,9 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 class Connection:
     def __init__(self, address: str, timeout: float = 20.0) -> None:
-        host, _, port = address.rpartition(":")
-        self._socket = socket.create_connection((host, int(port)), timeout)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = connected(address, timeout)
+        if self._socket.family != socket.AF_UNIX:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._bytes = b""
         self._stream = -1
         self._socket.sendall(PREFACE + frame(_SETTINGS, 0, 0, b""))

@@ -4,13 +4,13 @@ import contextlib
 import json
 import os
 import re
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from dormouse_testing import models, stream_clients
+from dormouse_testing.places import connected
 from dormouse_testing.system import System, manifest
 from dormouse_testing.up import missing as missing_etcd
 from dormouse_testing.workers import metric_of
@@ -138,9 +138,9 @@ def agents(system: System, name: str) -> float:
 def workers(system: System, function: str) -> list[str]:
     """Addresses of the workers that started and still answer."""
     found = []
-    for port in re.findall(rf"worker ready worker=\S+ function=default/{function} port=(\d+)", system.log):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(port)), 1):
-            found.append(f"127.0.0.1:{port}")
+    for address in re.findall(rf"worker ready worker=\S+ function=default/{function} address=(\S+)", system.log):
+        with contextlib.suppress(OSError), connected(address, 1):
+            found.append(address)
     return found
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from dormouse import parts
 from dormouse_kit.processes import find_etcd
 from onnx import TensorProto, helper
 
@@ -94,6 +95,16 @@ class Up:
     def run(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.folder / ".dormouse" / "run.json").read_text())
         return found
+
+    @property
+    def sockets(self) -> Path:
+        """The folder of its Unix sockets."""
+        return Path(str(self.run["control"]).removeprefix("unix:")).parent
+
+    @property
+    def store(self) -> str:
+        """The endpoint of its own etcd."""
+        return f"unix:{self.sockets / parts.STORE}"
 
     @property
     def gateway(self) -> str:

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import time
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +23,7 @@ from dormouse_kit.etcd import EtcdStore
 from dormouse_kit.processes import python
 from dormouse_proto import inference_pb2, inference_pb2_grpc, state_pb2
 
+from dormouse_testing.places import page
 from dormouse_testing.ports import free_port
 
 OPTIONS = (
@@ -209,8 +209,7 @@ def patient(call: Callable[[], Any], seconds: float = 15.0) -> Any:
 
 def metric_of(address: str, name: str) -> float:
     """The series of that name in Prometheus's text at `address`, summed over its labels."""
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as page:
-        text = page.read().decode()
+    text = page(address)
     return sum(float(value) for value in re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE))
 
 

@@ -151,9 +151,9 @@ def worker_of(up: Up) -> str:
     """The address of a worker of `double`."""
     import re
 
-    found = re.findall(r"function=default/double port=(\d+)", up.log) or re.findall(r"worker ready.*?default/double.*?port=(\d+)", up.log)
+    found: list[str] = re.findall(r"worker ready worker=\S+ function=default/double address=(\S+)", up.log)
     assert found, up.log[-3000:]
-    return f"127.0.0.1:{found[-1]}"
+    return found[-1]
 
 
 @pytest.mark.parametrize("where", ["gateway", "worker"])

@@ -64,8 +64,8 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shifted]:
     try:
         with EtcdServer(folder / "etcd") as etcd, shifted.system(folder, "--etcd-endpoints", etcd.endpoint) as up:
             up.wait_ready()
-            by_offset = {offset: Gateway(etcd.endpoint, "local") for offset in (HOUR, 2.0, -2.0, 0.09, -0.09)}
-            uncorrected, jumped = Gateway(etcd.endpoint, "local"), Gateway(etcd.endpoint, "local")
+            by_offset = {offset: Gateway(etcd.endpoint, "local", sockets=True) for offset in (HOUR, 2.0, -2.0, 0.09, -0.09)}
+            uncorrected, jumped = (Gateway(etcd.endpoint, "local", sockets=True) for _ in range(2))
             with contextlib.ExitStack() as stack:
                 for gateway in (*by_offset.values(), uncorrected, jumped):
                     stack.callback(gateway.stop)
@@ -175,9 +175,9 @@ def test_negative_control_without_its_correction_a_gateway_that_is_behind_has_st
 
 
 def address_of(up: Up, worker: str) -> str:
-    found = re.search(rf"worker ready worker={worker} function=default/ahead port=(\d+)", up.log)
+    found = re.search(rf"worker ready worker={worker} function=default/ahead address=(\S+)", up.log)
     assert found, up.log[-3000:]
-    return f"127.0.0.1:{found[1]}"
+    return found[1]
 
 
 def workers(up: Up) -> list[str]:

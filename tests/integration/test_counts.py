@@ -5,7 +5,6 @@ another worker is one call.
 import json
 import re
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import unavailable
 from dormouse_proto import inference_pb2
+from dormouse_testing.places import page
 from dormouse_testing.streams_system import missing, scale, streams_system, workers
 from dormouse_testing.system import System, manifest
 from dormouse_testing.workers import metric_of, request_of
@@ -53,8 +53,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 def counted(address: str, pattern: str) -> Counter[str]:
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as page:
-        return Counter({code: int(float(value)) for code, value in re.findall(rf"^{pattern} (\S+)$", page.read().decode(), re.MULTILINE)})
+    return Counter({code: int(float(value)) for code, value in re.findall(rf"^{pattern} (\S+)$", page(address), re.MULTILINE)})
 
 
 def test_relay_and_worker_count_what_callers_saw(system: System) -> None:

@@ -30,7 +30,7 @@ def answers(port: int) -> bool:
 def envoy(folder: Path, change: Callable[[dict[str, Any]], None] = lambda protocol: None) -> Iterator[int]:
     """Its port. `change`: of the listener's HTTP/2 options."""
     port = free_port()
-    config = bootstrap.bootstrap("127.0.0.1", port, str(folder / "admin"), "dormouse_testing.raising:app")
+    config = bootstrap.bootstrap(f"127.0.0.1:{port}", str(folder / "admin"), "dormouse_testing.raising:app")
     listener = config["static_resources"]["listeners"][0]
     change(listener["filter_chains"][0]["filters"][0]["typed_config"]["http2_protocol_options"])
     command = bootstrap.command(config)

@@ -24,9 +24,9 @@ def lines(made: Printed) -> list[str]:
         ([b"in ", b"pieces", b"\n"], ["in pieces"]),
         ([b"10 %\r20 %\r\n"], ["10 %", "20 %"]),
         ([b"\n\n"], []),
-        ([b"\x1b[31mred \xff\n"], ["\\x1b[31mred \\xff"]),
+        ([b"\x1b[31mred \xff\n"], ["\\u001b[31mred \\xff"]),
         (["zażółć\t漢".encode(), b"\n"], ["zażółć\t漢"]),
-        (["a\u2028b\u2029c\x85d\x9b31m\n".encode()], ["a\\u2028b\\u2029c\\x85d\\x9b31m"]),
+        (["a\u2028b\u2029c\x85d\x9b31m\n".encode()], ["a\\u2028b\\u2029c\\u0085d\\u009b31m"]),
         ([b"2026-01-01T00:00:00.000Z operator  all is well\n"], ["2026-01-01T00:00:00.000Z operator  all is well"]),
     ],
 )

@@ -7,7 +7,7 @@ import os
 import socket
 import tempfile
 
-from dormouse_worker import supervisor
+from dormouse_worker import bootstrap, supervisor
 
 TERMINATION_LOG = "/dev/termination-log"
 
@@ -19,15 +19,18 @@ def main() -> None:
     what.add_argument("--standalone", metavar="MODEL.onnx", help="serve one stateless model without a store, for measurements")
     parser.add_argument("--name", default="model", help="with --standalone: the model's name")
     parser.add_argument("--max-batch", type=int, help="with --standalone: rows that may run together; by default what is shown")
-    parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="port 0: a free one")
+    parser.add_argument("--listen", required=True, metavar="HOST:PORT|unix:PATH", help="port 0: a free one")
     parser.add_argument("--advertise", metavar="HOST:PORT", help="how others reach it; default: --listen")
     parser.add_argument("--instance", default="worker", help="what the provider calls it: a pod's name")
     parser.add_argument("--admin", metavar="SOCKET", help="where Envoy's admin interface listens; default: in a temporary folder")
     parser.add_argument("--reason", metavar="FILE", help=f"where to write why it failed; default: {TERMINATION_LOG} if it is there")
     options = parser.parse_args()
-    host, _, number = options.listen.rpartition(":")
-    port, _held = hold(host, int(number))
-    advertise = options.advertise or f"{host}:{port}"
+    listen = options.listen
+    if not listen.startswith(bootstrap.UNIX):
+        host, number = bootstrap.parse(listen)
+        port, _held = hold(host, number)
+        listen = f"{listen.rpartition(':')[0]}:{port}"
+    advertise = options.advertise or listen
     child: dict[str, object] = {
         "standalone": os.path.abspath(options.standalone) if options.standalone else "",
         "name": options.name,
@@ -46,8 +49,7 @@ def main() -> None:
             admin = os.path.join(stack.enter_context(tempfile.TemporaryDirectory(prefix="dormouse-")), "admin.sock")
         supervisor.main(
             supervisor.Options(
-                host=host,
-                port=port,
+                listen=listen,
                 advertise=advertise,
                 instance=options.instance,
                 admin=admin,

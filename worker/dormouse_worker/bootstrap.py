@@ -23,12 +23,16 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 CONTENT_TYPE = "application/x-dormouse-reply"
 STAT_PREFIX = "worker"
+UNIX = "unix:"
+MODE = 0o600
+"""Of a Unix socket: this user's alone."""
 _TYPES = "type.googleapis.com/envoy.extensions."
 _BRIDGE = _TYPES + "filters.http.grpc_http1_reverse_bridge.v3.FilterConfig"
 
 
-def bootstrap(host: str, port: int, admin: str, app: str = "dormouse_worker.child:app") -> dict[str, Any]:
-    """Envoy's configuration: one listener at host:port that ends in `app`, the admin interface on the Unix socket `admin`."""
+def bootstrap(listen: str, admin: str, app: str = "dormouse_worker.child:app") -> dict[str, Any]:
+    """Envoy's configuration: one listener at `listen` (host:port or unix:PATH) that ends in `app`, the admin interface on the Unix socket
+    `admin`."""
     python = {"app": app, "interface": "asgi", "root_path": "", "lifespan": False, "loop": "uvloop"}
     module = {
         "@type": _TYPES + "filters.http.dynamic_modules.v3.DynamicModuleFilter",
@@ -74,7 +78,7 @@ def bootstrap(host: str, port: int, admin: str, app: str = "dormouse_worker.chil
     }
     listener = {
         "name": "serving",
-        "address": {"socket_address": {"address": host, "port_value": port}},
+        "address": _address(listen),
         "per_connection_buffer_limit_bytes": 16 << 20,
         "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
     }
@@ -82,10 +86,23 @@ def bootstrap(host: str, port: int, admin: str, app: str = "dormouse_worker.chil
     # and worker that is a few impatient callers, not an attack.
     patient = {"overload.premature_reset_total_stream_count": 2**32 - 1}
     return {
-        "admin": {"address": {"pipe": {"path": admin}}},
+        "admin": {"address": {"pipe": {"path": admin, "mode": MODE}}},
         "layered_runtime": {"layers": [{"name": "static", "static_layer": patient}]},
         "static_resources": {"listeners": [listener]},
     }
+
+
+def _address(listen: str) -> dict[str, Any]:
+    if listen.startswith(UNIX):
+        return {"pipe": {"path": listen.removeprefix(UNIX), "mode": MODE}}
+    host, port = parse(listen)
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+def parse(listen: str) -> tuple[str, int]:
+    """Of HOST:PORT, a host of IPv6 in brackets or without."""
+    host, _, port = listen.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def command(config: Mapping[str, Any]) -> list[str]:

@@ -81,7 +81,7 @@ def start() -> Worker:
     """Loads everything that needs no event loop, and has the rest started on the one that pyvoy will make."""
     link = Link(socket.socket(fileno=int(os.environ[FD])))
     settings = Settings(**json.loads(os.environ[SETTINGS]))
-    surroundings.restore(settings.before, (FD, SETTINGS), settings.port)
+    surroundings.restore(settings.before, (FD, SETTINGS), settings.listen)
     for stream in (sys.stdout, sys.stderr):
         cast(TextIO, stream).reconfigure(line_buffering=True)  # type: ignore[attr-defined]
     marks = Marks(settings.marks)

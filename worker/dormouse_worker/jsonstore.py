@@ -32,7 +32,10 @@ class JsonStore:
     def keep_alive(self, lease: int) -> int:
         """The seconds that the lease now has; 0: it has ended. OSError: no answer."""
         answer = self._call("/v3/lease/keepalive", {"ID": str(lease)})
-        return int(answer.get("result", answer).get("TTL", 0))
+        result = answer.get("result", answer)
+        if not isinstance(result, dict):
+            raise OSError("the store's answer cannot be read")
+        return int(result.get("TTL", 0))
 
     def change(self, key: str, value: bytes, lease: int) -> bool:
         """Puts a key that is there under the lease; False: it is not there any more."""
@@ -67,13 +70,14 @@ class JsonStore:
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         host, _, port = self._endpoints[0].rpartition("://")[2].rpartition(":")
-        plain = socket.create_connection((host.strip("[]"), int(port)), TIMEOUT)
-        with plain, self._secured(plain, host.strip("[]")) as sock:
+        with _connected(host.strip("[]"), port) as plain, self._secured(plain, host.strip("[]")) as sock:
             headers = f"authorization: {self._token}\r\n" if self._token else ""
             status, text = probing.exchange(sock, "POST", path, json.dumps(body).encode(), headers)
         if status != 200:
             raise Refused(f"{path}: {status} {text[:200]}")
-        found: dict[str, Any] = json.loads(text.split("\n", 1)[0])
+        found = json.loads(text.split("\n", 1)[0])
+        if not isinstance(found, dict):
+            raise ValueError(f"{path}: an answer that is no object")
         return found
 
     def _secured(self, sock: socket.socket, host: str) -> socket.socket:
@@ -86,6 +90,20 @@ class JsonStore:
         if access.get("cert"):
             context.load_cert_chain(access["cert"], access["key"])
         return context.wrap_socket(sock, server_hostname=host)
+
+
+def _connected(host: str, port: str) -> socket.socket:
+    """To HOST:PORT; where the host is "unix", to the path behind the colon."""
+    if host != "unix":
+        return socket.create_connection((host, int(port)), TIMEOUT)
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(TIMEOUT)
+    try:
+        sock.connect(port)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def _text(data: bytes) -> str:

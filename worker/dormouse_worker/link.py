@@ -11,6 +11,8 @@ from typing import Any
 
 FD = "DORMOUSE_LINK_FD"
 SETTINGS = "DORMOUSE_WORKER"
+LONGEST = 1 << 20
+"""Bytes of a message."""
 
 
 class Link:
@@ -26,6 +28,16 @@ class Link:
             return
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
-        """The messages that `data` completes."""
+        """The messages that `data` completes. What is none is left out: a handler's code has the socket too."""
         *lines, self._rest = (self._rest + data).split(b"\n")
-        return [json.loads(line) for line in lines]
+        if len(self._rest) > LONGEST:
+            self._rest = b""
+        return [message for line in lines if (message := _message(line)) is not None]
+
+
+def _message(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -13,6 +13,8 @@ import re
 import time
 from collections import deque
 
+from dormouse_core.plain import plain
+
 LINE_BYTES = 16_384
 """A longer line is cut into several."""
 HELD_BYTES = 1 << 20
@@ -21,7 +23,6 @@ PARTIAL_SECONDS = 1.0
 WRITE_BYTES = 4096
 """What a pipe that can be written takes without waiting (PIPE_BUF)."""
 _ENDS = re.compile(rb"\r\n|[\r\n]")
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Printed:
@@ -64,9 +65,7 @@ class Printed:
         while line:
             cut = _whole(line)
             text = line[:cut].decode("utf-8", "backslashreplace")
-            if not text.isprintable():
-                text = _CONTROL.sub(_escape, text)
-            self._put(text.encode(), now)
+            self._put(plain(text, keep="\t").encode(), now)
             line = line[cut:]
 
     def _put(self, text: bytes, now: float) -> None:
@@ -117,11 +116,6 @@ def _whole(data: bytes) -> int:
         if data[cut] & 0xC0 != 0x80:
             return cut
     return LINE_BYTES  # no UTF-8
-
-
-def _escape(found: re.Match[str]) -> str:
-    number = ord(found[0])
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
 
 
 def stamp(now: float) -> str:

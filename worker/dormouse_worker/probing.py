@@ -1,10 +1,16 @@
 """A few HTTP/1.1 requests, by hand: the standard library's client would be half of the supervisor's memory."""
 
 import contextlib
+import re
 import socket
 
-from dormouse_worker.bootstrap import STAT_PREFIX
+from dormouse_worker.bootstrap import STAT_PREFIX, UNIX, parse
 
+LINE = 65_536
+"""Bytes in which a first line ends."""
+ANSWER = 16 << 20
+"""Bytes of a whole answer."""
+_FIRST = re.compile(rb"HTTP/\d\.\d (\d{3})(?!\d)")
 CONNECT = 0.2
 """Seconds. The kernel accepts for a process that stands still too, until its backlog is full."""
 
@@ -37,11 +43,10 @@ class Probe:
         except OSError:
             data = b""
         self._data += data
-        if not data:
+        if not data or len(self._data) > LINE:
             self._end(0)
         elif b"\r\n" in self._data:
-            words = self._data.split(b" ", 2)
-            self._end(int(words[1]) if len(words) > 2 and words[1].isdigit() else 0)
+            self._end(_status(self._data))
 
     def look(self, now: float) -> int | None:
         """The status by now."""
@@ -56,8 +61,11 @@ class Probe:
             self.sock = None
 
 
-def inference(host: str, port: int, until: float) -> Probe:
+def inference(listen: str, until: float) -> Probe:
     """Asks the interpreter, through the path on which calls come."""
+    if listen.startswith(UNIX):
+        return Probe(socket.AF_UNIX, listen.removeprefix(UNIX), "/probe", until)
+    host, port = parse(listen)
     return Probe(socket.AF_INET6 if ":" in host else socket.AF_INET, (host, port), "/probe", until)
 
 
@@ -80,7 +88,7 @@ def active(admin: str) -> int:
     """Requests that Envoy's listener has not finished; 0 where it does not say."""
     _, body = _admin(admin, "GET", f"/stats?filter=^http\\.{STAT_PREFIX}\\.downstream_rq_active$")
     with contextlib.suppress(ValueError):
-        return int(body.rpartition(":")[2])
+        return max(0, int(body.rpartition(":")[2]))
     return 0
 
 
@@ -90,7 +98,7 @@ def _admin(admin: str, method: str, path: str, timeout: float = 2.0) -> tuple[in
             sock.settimeout(timeout)
             sock.connect(admin)
             return exchange(sock, method, path)
-    except (OSError, ValueError):
+    except OSError:
         return 0, ""
 
 
@@ -100,12 +108,23 @@ def _request(method: str, path: str, body: bytes = b"", headers: str = "") -> by
 
 
 def exchange(sock: socket.socket, method: str, path: str, body: bytes = b"", headers: str = "") -> tuple[int, str]:
-    """(status, body). OSError, ValueError: no answer, or none that is HTTP."""
+    """(status, body). OSError: no answer, or none that is HTTP."""
     sock.sendall(_request(method, path, body, headers))
     data = b""
     while chunk := sock.recv(65536):
         data += chunk
+        if len(data) > ANSWER:
+            raise OSError(f"an answer of more than {ANSWER} bytes")
     head, _, text = data.partition(b"\r\n\r\n")
     if b"transfer-encoding: chunked" in head.lower():
         text = b"".join(text.split(b"\r\n")[1::2])
-    return int(head.split(b" ", 2)[1]), text.decode()
+    status = _status(head)
+    if not status:
+        raise OSError(f"no answer in HTTP: {head[:80]!r}")
+    return status, text.decode(errors="replace")
+
+
+def _status(head: bytes) -> int:
+    """Of an answer's first line; 0: it has none."""
+    found = _FIRST.match(head)
+    return int(found[1]) if found else 0

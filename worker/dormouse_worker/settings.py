@@ -13,8 +13,7 @@ class Settings:
 
     worker: str
     instance: str
-    host: str
-    port: int
+    listen: str
     advertise: str
     spec: str = ""
     standalone: str = ""

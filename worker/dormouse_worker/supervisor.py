@@ -31,6 +31,7 @@ from typing import Any, NoReturn
 
 from dormouse_core import deaths, hanging
 from dormouse_core.limits import PROBE_MISSES, PROBE_SECONDS
+from dormouse_core.plain import plain
 
 from dormouse_worker import bootstrap, keeping, leftovers, memorylimit, probing, surroundings
 from dormouse_worker.link import FD, SETTINGS, Link
@@ -51,8 +52,8 @@ _PR_SET_PDEATHSIG = 1
 class Options:
     """From the command line. Times are in seconds."""
 
-    host: str
-    port: int
+    listen: str
+    """HOST:PORT or unix:PATH."""
     advertise: str
     instance: str
     admin: str
@@ -99,15 +100,14 @@ class Child:
             **options.child,
             "worker": self.name,
             "instance": options.instance,
-            "host": options.host,
-            "port": options.port,
+            "listen": options.listen,
             "advertise": options.advertise,
             "log": log,
             "marks": self.marks.fd,
             "before": surroundings.taken(),
         }
         environment = bootstrap.environment({**os.environ, FD: str(theirs.fileno()), SETTINGS: json.dumps(settings)})
-        arguments = bootstrap.command(bootstrap.bootstrap(options.host, options.port, options.admin))
+        arguments = bootstrap.command(bootstrap.bootstrap(options.listen, options.admin))
         self.pid = _spawn(arguments, environment, (theirs.fileno(), log, self.marks.fd), write)
         theirs.close()
         os.close(write)
@@ -163,8 +163,10 @@ class Child:
         for message in self.link.feed(data):
             self.ready = self.ready or bool(message.get("ready"))
             self.drained = self.drained or bool(message.get("drained"))
-            self.problem = message.get("problem", self.problem)
-            self.registered = message.get("registered", self.registered)
+            if _is(message.get("problem"), code=int, reason=str, message=str):
+                self.problem = message["problem"]
+            if _is(message.get("registered"), key=str, entry=str, lease=int):
+                self.registered = message["registered"]
 
 
 def _die_with(parent: int) -> None:
@@ -265,7 +267,7 @@ class Supervisor:
                 if now >= next_probe and child.probe is None:
                     leftovers.reap([child.pid, *([] if self._keeper is None else [self._keeper.pid])])
                     next_probe = now + options.probe_every
-                    child.probe = probing.inference(options.host, options.port, now + options.probe_timeout)
+                    child.probe = probing.inference(options.listen, now + options.probe_timeout)
                     child.process = probing.process(options.admin, now + options.probe_timeout)
 
     def _turn(self, child: Child, wait: float) -> bool:
@@ -396,6 +398,11 @@ class Supervisor:
                 say(f"the reason cannot be written: {error}")
 
 
+def _is(found: Any, **fields: type) -> bool:
+    """Whether it is an object with these fields."""
+    return isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in fields.items())
+
+
 def _failed(message: str) -> dict[str, Any]:
     return {"code": UNAVAILABLE, "reason": "WorkerFailed", "message": message}
 
@@ -407,7 +414,7 @@ def _write(data: bytes) -> None:
 
 def say(text: str) -> None:
     """One line, in the form of `dormouse_kit.log`, which is too heavy to import here."""
-    print(f"{stamp(time.time())} supervisor  {text}", file=sys.stderr, flush=True)
+    print(plain(f"{stamp(time.time())} supervisor  {text}"), file=sys.stderr, flush=True)
 
 
 def main(options: Options) -> NoReturn:

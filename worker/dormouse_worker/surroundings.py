@@ -34,9 +34,9 @@ def taken() -> dict[str, Any]:
     }
 
 
-def restore(before: Mapping[str, Any], own: tuple[str, ...], port: int) -> None:
+def restore(before: Mapping[str, Any], own: tuple[str, ...], listen: str) -> None:
     """Puts back what `taken` found, removes our `own` variables, and closes to child processes every file that is open by now, and what
-    Envoy will open at `port`."""
+    Envoy will open at `listen` (host:port or unix:PATH)."""
     for name, value in before["variables"].items():
         if value is None:
             os.environ.pop(name, None)
@@ -54,7 +54,7 @@ def restore(before: Mapping[str, Any], own: tuple[str, ...], port: int) -> None:
         spawning.set_executable(sys.executable)
     _close_to_children("")
     sys.addaudithook(_before_a_start)
-    os.register_at_fork(after_in_child=lambda: _close_served(port))
+    os.register_at_fork(after_in_child=lambda: _close_served(listen))
 
 
 def _here() -> str:
@@ -70,16 +70,25 @@ def _before_a_start(event: str, _: tuple[Any, ...]) -> None:
         _close_to_children("socket:")
 
 
-def _close_served(port: int) -> None:
+def _close_served(listen: str) -> None:
     """In a process that was forked and goes on as Python (`os.fork`, multiprocessing's "fork"): it would hold the worker's port beyond the
     worker's death, and take connections there that it never answers; and callers would not see theirs end."""
+    family, name = _served(listen)
     for entry in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             sock = socket.socket(fileno=int(entry))
             with contextlib.suppress(OSError):
-                if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.getsockname()[1] == port:
+                found = sock.getsockname()
+                if sock.family in family and name == (found if isinstance(name, str) else found[1]):
                     sock.close()
             sock.detach()
+
+
+def _served(listen: str) -> tuple[tuple[socket.AddressFamily, ...], str | int]:
+    """The families of the worker's sockets, and their path or port."""
+    if listen.startswith("unix:"):
+        return (socket.AF_UNIX,), listen.removeprefix("unix:")
+    return (socket.AF_INET, socket.AF_INET6), int(listen.rpartition(":")[2])
 
 
 def _close_to_children(kind: str) -> None:

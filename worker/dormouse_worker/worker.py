@@ -87,7 +87,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._link.sock.fileno(), self._ordered)
         self.control.changed()
-        log.event("worker ready", worker=self._settings.worker, function=self.loaded.function.label, port=self._settings.port)
+        log.event("worker ready", worker=self._settings.worker, function=self.loaded.function.label, address=self._settings.advertise)
         if member is not None:
             await member.lost.wait()
             log.warning("the worker's lease has ended; its process ends too", worker=self._settings.worker)
@@ -97,12 +97,18 @@ class Worker:
         """Python runs before Envoy listens. A worker that registered by then would be dialled in vain."""
         while True:
             try:
-                _, writer = await asyncio.open_connection(self._settings.host, self._settings.port)
+                _, writer = await self._connect()
             except OSError:
                 await asyncio.sleep(0.002)
             else:
                 writer.close()
                 return
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        listen = self._settings.listen
+        if listen.startswith(bootstrap.UNIX):
+            return await asyncio.open_unix_connection(listen.removeprefix(bootstrap.UNIX))
+        return await asyncio.open_connection(*bootstrap.parse(listen))
 
     def _ordered(self) -> None:
         try:

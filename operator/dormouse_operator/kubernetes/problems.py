@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dormouse_core.errors import Code
+from dormouse_core.errors import Code, tellable
+from dormouse_core.plain import plain
 from dormouse_proto import state_pb2
 
 from dormouse_operator.kubernetes.api import Object
@@ -113,8 +114,8 @@ def _told(message: str) -> state_pb2.Problem | None:
     """The reason that the worker's supervisor left in its termination message."""
     try:
         data = json.loads(message)
-        return state_pb2.Problem(code=int(data["code"]), reason=str(data["reason"]), message=str(data["message"]))
-    except (ValueError, KeyError, TypeError):
+        return state_pb2.Problem(code=int(data["code"]), reason=plain(str(data["reason"])), message=tellable(str(data["message"])))
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
@@ -163,7 +164,7 @@ def mount_failure(events: list[Object]) -> state_pb2.Problem | None:
 
 
 def unavailable(reason: str, message: str) -> state_pb2.Problem:
-    text = " ".join(message.split())
+    text = plain(" ".join(message.split()))
     return state_pb2.Problem(
         code=int(Code.UNAVAILABLE), reason=reason, message=text if len(text) <= _LENGTH else f"{text[: _LENGTH - 3]}..."
     )

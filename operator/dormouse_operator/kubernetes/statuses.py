@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dormouse_core.plain import plain
 from dormouse_proto import control_pb2
 
 from dormouse_operator.kubernetes import names
@@ -84,7 +85,7 @@ def _condition(said: Said, before: Mapping[str, Any] | None, generation: int, no
         "type": said.type,
         "status": said.status,
         "reason": said.reason,
-        "message": said.message,
+        "message": plain(said.message, keep="\n"),
         "lastTransitionTime": kept or timestamp(now),
         "observedGeneration": generation,
     }
