@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TextIO
 
 from dormouse_core.errors import FailedPrecondition, InvalidArgument, Unavailable
 
@@ -79,7 +80,7 @@ class Home:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """FailedPrecondition: another `dormouse up` runs here. The kernel releases the lock with the process, however it ends."""
-        with open(self.root / "lock", "a+") as file:
+        with _opened(self.root / "lock") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -123,7 +124,9 @@ class Home:
 
     def write_run(self, run: Run) -> None:
         part = self.run_file.with_suffix(".part")
-        part.write_text(json.dumps(asdict(run)))
+        part.unlink(missing_ok=True)
+        with part.open("x") as file:  # never through a link
+            file.write(json.dumps(asdict(run)))
         part.rename(self.run_file)
 
     def forget_run(self) -> None:
@@ -140,6 +143,15 @@ class Home:
             start = f"start it with: dormouse up {shlex.quote(os.fspath(self.directory))}"
             raise Unavailable(f"nothing runs in {self.directory}; {start}, or name a folder where it runs: --dir, DORMOUSE_DIR") from None
         return run
+
+
+def _opened(path: Path) -> TextIO:
+    """To read and append, made where it is not there. InvalidArgument: it is a link, or cannot be opened."""
+    try:
+        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "a+")
+    except OSError as error:
+        found = "a link found, a file is required" if path.is_symlink() else error.strerror
+        raise InvalidArgument(f"{path}: {found}") from error
 
 
 def own(folder: Path) -> None:

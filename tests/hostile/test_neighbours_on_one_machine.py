@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from conftest import unavailable
 from dormouse import home as homes
-from dormouse.home import Home
+from dormouse.home import Home, Run
 from dormouse_core.errors import InvalidArgument
 from dormouse_testing.etcd_server import EtcdServer
 from dormouse_testing.http2 import Connection
@@ -242,6 +242,20 @@ def test_negative_control_without_the_look_the_files_behind_a_link_are_removed(t
     home.prepare()
     with home.locked():
         assert not (tmp_path / "elsewhere" / "precious").exists()
+
+
+def test_a_link_in_place_of_a_file_is_not_written_through(tmp_path: Path) -> None:
+    """As in a folder that came with its `.dormouse`."""
+    home = Home(tmp_path)
+    home.prepare()
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    home.run_file.with_suffix(".part").symlink_to(precious)
+    home.write_run(Run(os.getpid(), "unix:/x", "127.0.0.1:1", {}))
+    (home.root / "lock").symlink_to(precious)
+    with pytest.raises(InvalidArgument, match="a link found"), home.locked():
+        pass
+    assert precious.read_text() == "mine"
 
 
 def test_an_open_folder_of_ones_own_is_closed(tmp_path: Path) -> None:

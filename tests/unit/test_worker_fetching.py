@@ -245,6 +245,28 @@ def test_hugging_face(secure: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fetch("hf://me/net@v1/onnx/m.onnx", DIGEST).name == "m.onnx"
 
 
+@pytest.mark.parametrize(
+    "link", ["https://other.example/more", "https://{host}.other.example/more", "http://{host}/more", "https://{host}@other.example/"]
+)
+def test_the_token_does_not_go_where_a_listing_goes_on(secure: Server, monkeypatch: pytest.MonkeyPatch, link: str) -> None:
+    """The control is `test_hugging_face`: a page of the same server gets it."""
+    monkeypatch.setenv("HF_ENDPOINT", f"https://{secure.host}")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    page = json.dumps([{"type": "file", "path": "onnx/m.onnx"}]).encode()
+    secure.answers["/api/models/me/net/tree/v1/onnx"] = (200, {"Link": f'<{link.format(host=secure.host)}>; rel="next"'}, page)
+    with pytest.raises(ModelUnavailable, match="its listing goes on at another server"):
+        fetch("hf://me/net@v1/onnx/")
+    assert len(secure.asked) == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '[{"type": "file"}]', "5", "[" * 100_000, '{"a": 1}'])
+def test_a_listing_that_cannot_be_read_is_told(secure: Server, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", f"https://{secure.host}")
+    secure.answers["/api/models/me/net/tree/v1/onnx"] = (200, {}, text.encode())
+    with pytest.raises(ModelUnavailable, match="its listing cannot be read"):
+        fetch("hf://me/net@v1/onnx/")
+
+
 LISTING = """<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>models</Name><KeyCount>2</KeyCount>
 <IsTruncated>false</IsTruncated>{}</ListBucketResult>"""
 ENTRY = "<Contents><Key>{}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>e</ETag><Size>{}</Size></Contents>"
