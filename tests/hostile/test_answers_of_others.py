@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dormouse import supervisors
+from dormouse import parts, supervisors
 from dormouse.home import Home
 from dormouse_core.errors import DormouseError
 from dormouse_gateway import envoy
@@ -65,7 +65,7 @@ class Answering:
 
 @pytest.fixture(scope="module")
 def answering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answering]:
-    made = Answering(tmp_path_factory.mktemp("a") / "s")
+    made = Answering(tmp_path_factory.mktemp("a") / parts.STORE)
     yield made
     made.close()
 
@@ -93,6 +93,13 @@ def test_any_answer_to_a_probe_is_an_answer_or_none(answering: Answering) -> Non
 def test_negative_control_an_empty_answer_has_no_second_word() -> None:
     with pytest.raises(IndexError):
         EMPTY.split(b" ", 2)[1]
+
+
+def test_an_answer_of_the_store_is_heard_at_its_socket(answering: Answering) -> None:
+    """Whose name has a colon."""
+    store = JsonStore({"endpoints": [f"unix:{answering.path}"]})
+    answering.answer = b'HTTP/1.1 200 OK\r\n\r\n{"result": {"TTL": "3"}}'
+    assert store.keep_alive(1) == 3
 
 
 def test_any_answer_of_the_store_is_an_answer_or_a_refusal(answering: Answering) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dormouse_worker import probing
+from dormouse_worker.bootstrap import UNIX
 
 TIMEOUT = 0.7
 """Seconds for one member of etcd: two may be tried before a lease that is overdue has ended."""
@@ -32,10 +33,10 @@ class JsonStore:
     def keep_alive(self, lease: int) -> int:
         """The seconds that the lease now has; 0: it has ended. OSError: no answer."""
         answer = self._call("/v3/lease/keepalive", {"ID": str(lease)})
-        result = answer.get("result", answer)
-        if not isinstance(result, dict):
-            raise OSError("the store's answer cannot be read")
-        return int(result.get("TTL", 0))
+        try:
+            return int(answer.get("result", answer).get("TTL", 0))
+        except (AttributeError, TypeError, ValueError, OverflowError):
+            raise OSError("the store's answer cannot be read") from None
 
     def change(self, key: str, value: bytes, lease: int) -> bool:
         """Puts a key that is there under the lease; False: it is not there any more."""
@@ -66,11 +67,11 @@ class JsonStore:
         file = self._access.get("passwordFile")
         password = pathlib.Path(file).read_text().strip() if file else self._access.get("password", "")
         self._token = ""
-        self._token = self._post("/v3/auth/authenticate", {"name": self._access["user"], "password": password})["token"]
+        self._token = str(self._post("/v3/auth/authenticate", {"name": self._access["user"], "password": password}).get("token", ""))
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        host, _, port = self._endpoints[0].rpartition("://")[2].rpartition(":")
-        with _connected(host.strip("[]"), port) as plain, self._secured(plain, host.strip("[]")) as sock:
+        plain, host = _connected(self._endpoints[0])
+        with plain, self._secured(plain, host) as sock:
             headers = f"authorization: {self._token}\r\n" if self._token else ""
             status, text = probing.exchange(sock, "POST", path, json.dumps(body).encode(), headers)
         if status != 200:
@@ -92,18 +93,19 @@ class JsonStore:
         return context.wrap_socket(sock, server_hostname=host)
 
 
-def _connected(host: str, port: str) -> socket.socket:
-    """To HOST:PORT; where the host is "unix", to the path behind the colon."""
-    if host != "unix":
-        return socket.create_connection((host, int(port)), TIMEOUT)
+def _connected(endpoint: str) -> tuple[socket.socket, str]:
+    """A connection, and the host that its certificate is to name. `endpoint`: [http[s]://]HOST:PORT or unix:PATH."""
+    if not endpoint.startswith(UNIX):
+        host, _, port = endpoint.rpartition("://")[2].rpartition(":")
+        return socket.create_connection((host.strip("[]"), int(port)), TIMEOUT), host.strip("[]")
     sock = socket.socket(socket.AF_UNIX)
     sock.settimeout(TIMEOUT)
     try:
-        sock.connect(port)
+        sock.connect(endpoint.removeprefix(UNIX))
     except OSError:
         sock.close()
         raise
-    return sock
+    return sock, ""
 
 
 def _text(data: bytes) -> str:
