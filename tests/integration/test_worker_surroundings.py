@@ -86,6 +86,9 @@ def test_a_handler_finds_what_a_script_finds(start: Start, tmp_path: Path, monke
     """11.O4. Its own interpreter again, another one, a system's tool; environment, open files, signals."""
     if not Path(OTHER).exists():
         pytest.skip(f"no {OTHER}")
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):  # ignored where a shell started the tests in the background, or by nohup
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "theirs"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
