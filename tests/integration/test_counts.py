@@ -71,7 +71,7 @@ def test_relay_and_worker_count_what_callers_saw(system: System) -> None:
     with system.client() as client:
         good, bad, slow = (request_of("mine", mode=np.array([mode], np.int64)) for mode in range(3))
         calls = [ask(request) for request in (good, bad, request_of("mine", nope=np.zeros(1, np.int64))) for _ in range(10)]
-        calls += [ask(slow, 0.5) for _ in range(10)]
+        calls += [ask(slow, 1.5) for _ in range(10)]  # enough to come to the worker, less than it takes
         gone = [ask(slow) for _ in range(10)]
         seen.update(call.code().name for call in calls)
         for call in gone:
