@@ -127,7 +127,7 @@ class Deleter:
             if not (await self._store.txn(txn)).succeeded:
                 return False
         except Full:
-            if not await self._erase(function, shard, tombstones, entry):
+            if not await self._erase(function, shard, tombstones, entry) and not await self._written(tombstones):
                 return False
         prefix = self._keys.states(function, shard)
         await self._told(function, shard, [item.key.removeprefix(prefix) for item in items])
@@ -143,6 +143,11 @@ class Deleter:
             return True
         self._owed.forgive(function, shard, list(tombstones))
         return False
+
+    async def _written(self, tombstones: dict[str, tuple[int, bytes]]) -> bool:
+        """Whether a store that said it was full took them all the same."""
+        _, items = await self._store.get(list(tombstones))
+        return all(key in items and items[key].value == value for key, (_, value) in tombstones.items())
 
     async def _clear(self, prefix: str) -> None:
         await self._store.txn(Txn((CreatedIs(self._keys.leader, self._leader_new),), (Delete(prefix, prefix=True),)))

@@ -118,6 +118,9 @@ class Registering:
                 try:
                     result = await self._store.txn(self._put(key, item, after))
                 except Full as error:
+                    _, items = await self._store.get([key])
+                    if key in items and items[key].value == after.SerializeToString():
+                        return after, items[key].mod_revision  # it was written all the same
                     if not after.deleting:
                         raise Unavailable(f"{namespace}/{name} is not changed: the store is full ({error}); deletions are taken") from error
                     # The mark would be a write; what follows it are deletions, which a full store takes, and which make room.

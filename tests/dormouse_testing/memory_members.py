@@ -40,7 +40,7 @@ class MemoryMembers:
         if not self.full and max(self.sizes) + size >= self.quota:
             self.full = True
         if self.full:
-            raise Full("etcdserver: mvcc: database space exceeded", definite=True)
+            raise Full("etcdserver: mvcc: database space exceeded")
         self.revision += 1
         self._unseen = 0
         if key in self.live:

@@ -32,17 +32,20 @@ class Fault:
     reply_delay: float = 0.0
     lose_request: bool = False  # it never arrives; the caller is told at once that the connection broke
     lose_reply: bool = False  # it is applied; the caller is told at once that the connection broke
-    refuse: str = ""  # the store's definite no
+    refuse: str = ""  # the store's no, which is definite if it is not Full
+    applied: bool = False  # with `refuse`: it is applied all the same, as etcd does when it becomes full
 
 
 REQUEST_LOST = Fault(lose_request=True)
 REPLY_LOST = Fault(lose_reply=True)
-REFUSED = Fault(refuse="etcdserver: mvcc: database space exceeded")
+REFUSED = Fault(refuse="etcdserver: request is too large")
+FULL = Fault(refuse="etcdserver: mvcc: database space exceeded")
+FULL_APPLIED = Fault(refuse=FULL.refuse, applied=True)
 _NONE = Fault()
 
 
 def _refusal(text: str) -> StoreError:
-    return Full(text, definite=True) if "space exceeded" in text else StoreError(text, definite=True)
+    return Full(text) if "space exceeded" in text else StoreError(text, definite=True)
 
 
 class MemoryStore:
@@ -191,7 +194,9 @@ class MemoryStore:
                 answer(StoreError(f"{method}: the store cannot be reached"))
                 return
             try:
-                result = _refusal(fault.refuse) if fault.refuse else apply()
+                result = _refusal(fault.refuse) if fault.refuse and not fault.applied else apply()
+                if fault.refuse:
+                    result = _refusal(fault.refuse)
             except StoreError as error:
                 result = error
             if self.notices and (why := self._history_known.answered(1, self.etcd.revision, known)):

@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
-from dormouse_core.seams import Compacted, Event, ModIs, Put, Store, StoreError, Txn
+from dormouse_core.seams import Compacted, Event, Full, ModIs, Put, Store, StoreError, Txn
 from dormouse_kit.clock import SystemClock
 from dormouse_kit.election import Election
 from dormouse_kit.etcd import EtcdStore, TlsFiles, connections, watching
@@ -346,7 +346,7 @@ async def test_a_watch_that_gets_no_sign_of_life_ends(etcd_server: EtcdServer, m
 # ------------------------------------------------------------------------------------------------------- full, guarded, TLS
 
 
-async def test_a_full_store_refuses_definitely_and_can_still_be_read(tmp_path: Path, own_server: Callable[..., EtcdServer]) -> None:
+async def test_a_full_store_refuses_and_can_still_be_read(tmp_path: Path, own_server: Callable[..., EtcdServer]) -> None:
     server = own_server("--quota-backend-bytes", "8000000")
     async with client(server.endpoint) as store:
         refused = None
@@ -358,8 +358,32 @@ async def test_a_full_store_refuses_definitely_and_can_still_be_read(tmp_path: P
                 break
         assert refused is not None
         assert "database space exceeded" in str(refused)
-        assert refused.definite
+        assert not refused.definite
         assert (await store.list("/dormouse/", keys_only=True)).items
+
+
+async def test_what_a_full_store_refused_may_be_written(own_server: Callable[..., EtcdServer]) -> None:
+    """Why `Full` is not definite: what was proposed before the quota was reached is applied, and answered with the same no."""
+    server = own_server("--quota-backend-bytes", str(8 << 20))
+    refused: list[str] = []
+    async with client(server.endpoint) as store:
+
+        async def write(who: int) -> None:
+            for n in range(100):
+                key = f"/dormouse/faults/{who}/{n}"
+                try:
+                    await store.txn(put(bytes(16 << 10), key=key))
+                except Full as error:
+                    assert not error.definite
+                    refused.append(key)
+                    return
+
+        await asyncio.gather(*(write(who) for who in range(64)))
+        assert len(refused) == 64
+        _, there = await store.get(refused)
+        assert there
+        _, later = await store.get(refused)
+        assert later.keys() == there.keys(), "nothing is under way any more: a read tells"
 
 
 async def test_users_and_their_tokens(own_etcd: EtcdServer) -> None:

@@ -13,7 +13,7 @@ from dormouse_core.seams import Delete, Instance, Put, Txn
 from dormouse_proto import state_pb2
 from dormouse_testing.leader_scene import Scene, simulated
 from dormouse_testing.leader_world import KEYS, LEASE, SimAgent, manifest
-from dormouse_testing.memory_store import REFUSED, REPLY_LOST, Fault
+from dormouse_testing.memory_store import FULL, REPLY_LOST, Fault
 
 # ----------------------------------------------------------------------------------------------------------- the life of a function
 
@@ -433,7 +433,7 @@ def test_deleting_removes_everything_and_frees_the_name() -> None:
 
 def refuse_puts(method: str, request: object) -> Fault | None:
     """What a full store refuses."""
-    return REFUSED if method == "txn" and isinstance(request, Txn) and any(isinstance(w, Put) for w in request.writes) else None
+    return FULL if method == "txn" and isinstance(request, Txn) and any(isinstance(w, Put) for w in request.writes) else None
 
 
 def test_a_function_is_deleted_while_the_store_is_full() -> None:

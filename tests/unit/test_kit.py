@@ -77,7 +77,7 @@ def status(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
 @pytest.mark.parametrize(
     ("code", "details", "definite"),
     [
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded", True),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded", False),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "etcdserver: too many requests", True),
         (grpc.StatusCode.UNAUTHENTICATED, "etcdserver: invalid auth token", True),
         (grpc.StatusCode.NOT_FOUND, "etcdserver: requested lease not found", True),

@@ -8,7 +8,7 @@ import pytest
 from dormouse_core.seams import Compacted, ModIs, Put, StoreError, Txn, WatchBatch
 from dormouse_testing import simloop
 from dormouse_testing.clock import ManualClock, SimClock
-from dormouse_testing.memory_store import REFUSED, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
+from dormouse_testing.memory_store import FULL, FULL_APPLIED, REFUSED, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
 
 TXN = Txn((ModIs("a", 0),), (Put("a", b"1"),))
 
@@ -26,6 +26,8 @@ def simulate(main: Callable[[MemoryStore], Awaitable[None]]) -> None:
         (REQUEST_LOST, False, False),
         (REPLY_LOST, False, True),
         (REFUSED, True, False),
+        (FULL, False, False),
+        (FULL_APPLIED, False, True),
         (Fault(reply_delay=6), False, True),
         (Fault(request_delay=6), False, False),
     ],

@@ -14,7 +14,7 @@ from dormouse_core.steps import Resolution
 from dormouse_proto import state_pb2
 from dormouse_testing.clock import SimClock
 from dormouse_testing.memory_etcd import MemoryEtcd
-from dormouse_testing.memory_store import REFUSED, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
+from dormouse_testing.memory_store import FULL, FULL_APPLIED, REFUSED, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
 from dormouse_testing.session_worker import SHARDS, SUM, Adder, F, K, Worker, again, error, simulated, state_key
 from dormouse_worker.sessions import Answer, Ran, Settings, StateInfo, Step, commits, moves
 from dormouse_worker.sessions.memory import LargeReplies, Session, Shard
@@ -308,7 +308,7 @@ async def test_many_that_are_begun_together_harm_no_other_session() -> None:
 @simulated
 async def test_the_broken_bytes_are_there_or_in_quarantine_at_every_moment() -> None:
     """The copy's transaction is lost, is applied without a reply, is refused, or lands late; the shard moves while it is made."""
-    for fault in (REQUEST_LOST, REPLY_LOST, REFUSED, Fault(request_delay=5.5), None):
+    for fault in (REQUEST_LOST, REPLY_LOST, REFUSED, FULL, FULL_APPLIED, Fault(request_delay=5.5), None):
         store = MemoryStore(SimClock())
         async with Worker(store, f"w-{fault}") as w, Worker(store.client(), f"v-{fault}") as other:
             await w.own()
@@ -330,7 +330,7 @@ async def test_the_broken_bytes_are_there_or_in_quarantine_at_every_moment() -> 
             else:
                 w.store.fault("txn", fault)
                 answer = await w.call("a", 7, start=True)
-                if fault is REFUSED:
+                if fault in (REFUSED, FULL):
                     assert again(answer) is None
                     answer = await w.call("a", 7, start=True)
                 assert answer.reply == b"7"

@@ -24,7 +24,7 @@ from dormouse_core.seams import Delete, Put, Txn
 from dormouse_core.sessions import session_key, shard_of
 from dormouse_proto import state_pb2
 from dormouse_testing.clock import SimClock
-from dormouse_testing.memory_store import REFUSED, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
+from dormouse_testing.memory_store import FULL, FULL_APPLIED, REFUSED, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
 from dormouse_testing.session_worker import SHARDS, F, K, Worker, again, error, give, make, simulated, state_key, times
 from dormouse_worker.sessions import Ran, Settings, StateInfo, registration
 from dormouse_worker.sessions import commits as commits_module
@@ -329,6 +329,23 @@ async def test_a_refused_commit_leaves_the_state_as_it_was() -> None:
         w.store.fault("txn", REFUSED)
         assert again(await w.call("a", 1, 50)) is None
         assert (await w.call("a", 1, 60)).reply == b"2"
+
+
+@simulated
+async def test_what_a_full_store_refuses_is_read_before_anybody_is_told() -> None:
+    """etcd applies what was proposed before its quota was reached, and says that it is full."""
+    async with Worker(MemoryStore(SimClock())) as w:
+        await w.own()
+        await w.call("a", 1)
+        w.store.fault("txn", FULL)
+        refused = await w.call("a", 1, 50)
+        assert "the step is not committed: the store is full" in str(refused.error)
+        w.store.fault("txn", FULL_APPLIED)
+        assert (await w.call("a", 1, 60)).reply == b"2", "it was written, and is acknowledged"
+        w.store.fault("txn", REQUEST_LOST)
+        w.store.fault("txn", FULL)
+        assert "is not known" in str((await w.call("a", 1, 70)).error), "its first copy may land yet"
+        assert (await w.call("a", 1, 80)).reply == b"3"
 
 
 @simulated

@@ -19,7 +19,7 @@ from dormouse_operator.orphans import Orphans
 from dormouse_operator.owing import Owed
 from dormouse_operator.writes import Writer
 from dormouse_proto import control_pb2, state_pb2
-from dormouse_testing.memory_store import REFUSED, REPLY_LOST, REQUEST_LOST, Fault
+from dormouse_testing.memory_store import FULL, FULL_APPLIED, REPLY_LOST, REQUEST_LOST, Fault
 from dormouse_testing.sleeping import KEYS, SHARDS, Sleeping, simulated
 
 # ------------------------------------------------------------------------------------------------------------------------ removal
@@ -269,7 +269,7 @@ class FullStore:
 
     def _fault(self, method: str, request: object) -> Fault | None:
         full = method == "txn" and not self.room and isinstance(request, Txn) and any(isinstance(w, Put) for w in request.writes)
-        return REFUSED if full else None
+        return FULL if full else None
 
 
 @simulated
@@ -296,6 +296,19 @@ async def test_a_full_store_deletes_all_the_same_and_its_tombstones_follow_befor
     assert (body.tombstone, [(k.id, k.reply) for k in body.kept]) == (True, [("g-1", None)]), "a copy of a call that ran does not run again"
     assert s.floor("a") == 0
     assert not record_of(s, neighbour).body.tombstone
+
+
+@simulated
+async def test_a_tombstone_that_a_store_took_as_it_became_full_is_a_deletion() -> None:
+    s = Sleeping()
+    people = People(s)
+    key = s.put("a")
+    first = iter([FULL_APPLIED])
+    s.store.hook = lambda method, request: next(first, None) if method == "txn" else None
+    assert await people.delete(session="/s:a") == 1
+    assert record_of(s, key).body.tombstone
+    assert people.owed.shards == {}
+    assert people.told, "its owner hears of it"
 
 
 @simulated

@@ -24,7 +24,7 @@ _REFUSED: Final = frozenset(
     }
 )
 
-# What etcd means by them is in their texts alone. A future revision is one of a history that the store no longer has: it was restored.
+# What etcd means by them is in their texts alone. A full store's no is none: see `Full`. A future revision is one of a history that the store no longer has: it was restored.
 _KINDS: Final[tuple[tuple[str, type[StoreError]], ...]] = (
     ("database space exceeded", Full),
     ("required revision has been compacted", Compacted),
@@ -104,8 +104,9 @@ def listing(response: Any, revision: int) -> Listing:
 def store_error(call: str, endpoint: str, error: grpc.aio.AioRpcError) -> StoreError:
     code = error.code()
     details = error.details() or ""
-    kind = next((kind for text, kind in _KINDS if text in details), StoreError)
-    return kind(f"{call} at {endpoint}: {code.name}: {details}", definite=code in _REFUSED and by_server(error))
+    kind = next((kind for text, kind in _KINDS if text in details), StoreError) if by_server(error) else StoreError
+    definite = code in _REFUSED and by_server(error) and kind is not Full
+    return kind(f"{call} at {endpoint}: {code.name}: {details}", definite=definite)
 
 
 def by_server(error: grpc.aio.AioRpcError) -> bool:

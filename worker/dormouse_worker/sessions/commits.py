@@ -141,12 +141,14 @@ class Committer:
         keys = [shard.entry_key, session.state_key, copy.key]
         wait = FIRST_WAIT_SECONDS
         while not session.dropped:
+            full: Full | None = None
             try:
                 if (await self._store.txn(txn, timeout=TIMEOUT_SECONDS)).succeeded:
                     return None
             except StoreError as error:
                 if error.definite:
                     return _refusal(error, False), False
+                full = error if isinstance(error, Full) else None
             try:
                 revision, items = await self._store.get(keys)
             except StoreError:
@@ -160,6 +162,8 @@ class Committer:
                     return dropped("its shard has moved"), True
                 if record is None or record.mod_revision != session.base:
                     return dropped("its record was written by another"), True
+                if full is not None:
+                    return _refusal(full, False), False
             await self._clock.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT_SECONDS)
         return dropped("its shard has moved"), True
@@ -178,6 +182,11 @@ class Committer:
                 except StoreError as error:
                     if error.definite:
                         for pending in group:
+                            self._listener.refused(pending, _refusal(error, may_land), may_land)
+                        return
+                    if isinstance(error, Full):
+                        # It may have been written, but is not under way any more: what is found unwritten stays so.
+                        for pending in await self._sort(group):
                             self._listener.refused(pending, _refusal(error, may_land), may_land)
                         return
                     may_land = True

@@ -76,7 +76,7 @@ class Registration:
                     if not isinstance(error, Full):
                         log.warning("the store is full; the worker registers once it has room", worker=self.worker)
                 error = failure
-                if failure.definite:
+                if failure.definite or isinstance(failure, Full):
                     self._lease = 0  # it has ended meanwhile; another copy of the transaction ends with it
         else:
             raise Unavailable(f"the store did not register {self.worker}: {error}") from error
@@ -85,16 +85,20 @@ class Registration:
         self._task.add_done_callback(self._ended)
 
     async def _write(self, txn: Txn) -> bool:
-        """Whether my entry lies there under my lease. An unknown outcome is settled by reading."""
+        """Whether my entry lies there under my lease. An unknown outcome is settled by reading. Full: it does not."""
         key = self._keys.worker(self.function, self.worker)
         self.on_written(key, self._entry.SerializeToString(), self._lease)
+        full: Full | None = None
         try:
             if (await self._store.txn(txn)).succeeded:
                 return True
         except StoreError as error:
             if error.definite:
                 raise
+            full = error if isinstance(error, Full) else None
         _, items = await self._store.get([key])
+        if full is not None and (key not in items or items[key].value != self._entry.SerializeToString()):
+            raise full
         if key not in items:
             return False
         if items[key].lease != self._lease:
