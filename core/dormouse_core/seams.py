@@ -46,8 +46,8 @@ class Rewound(StoreError):
 
 
 class Full(StoreError):
-    """The store refuses whatever would make it larger: its quota is reached (etcd's NOSPACE). Reads, deletions and renewals of leases go on.
-    The operator makes room (`dormouse_core.storage`).
+    """The store refuses whatever would make it larger: its quota is reached (etcd's NOSPACE). Reads, deletions and renewals of leases go
+    on. The operator makes room (`dormouse_core.storage`).
 
     It may have been written all the same: etcd applies what was proposed before the quota was reached, and answers this. So it is not
     `definite`; but nothing is under way any more, and a read tells."""

@@ -24,7 +24,8 @@ _REFUSED: Final = frozenset(
     }
 )
 
-# What etcd means by them is in their texts alone. A full store's no is none: see `Full`. A future revision is one of a history that the store no longer has: it was restored.
+# What etcd means by them is in their texts alone. A full store's no is not definite: see `Full`. A future revision is one of a history that
+# the store no longer has: it was restored.
 _KINDS: Final[tuple[tuple[str, type[StoreError]], ...]] = (
     ("database space exceeded", Full),
     ("required revision has been compacted", Compacted),
