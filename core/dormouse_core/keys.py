@@ -94,9 +94,12 @@ class Keys:
     def usage(self, f: Function, worker: str, lane: int) -> str:
         return f"{self.data(f)}usage/{worker}/{lane}"
 
+    def quarantines(self, f: Function) -> str:
+        return f"{self.data(f)}quarantine/"
+
     def quarantined(self, f: Function, shard: int, part: str | None = None) -> str:
         """The prefix of broken copies: a shard's, or one session's or (percent-encoded) tenant's in it."""
-        return f"{self.data(f)}quarantine/{shard}/" + ("" if part is None else f"{part}/")
+        return f"{self.quarantines(f)}{shard}/" + ("" if part is None else f"{part}/")
 
     def quarantine(self, f: Function, shard: int, session: str, revision: int) -> str:
-        return f"{self.data(f)}quarantine/{shard}/{session}/{revision}"
+        return f"{self.quarantined(f, shard, session)}{revision}"

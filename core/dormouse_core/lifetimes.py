@@ -23,6 +23,8 @@ from dormouse_core.seams import Item
 NEVER_US = 1 << 62
 SHORTEST_STEP_US = 1_000
 SHORTEST_DUE_STEP_US = 1_000_000
+SHARD_OPS = 2
+"""Comparisons that a transaction makes for each shard from which it removes records."""
 
 
 def removal_wait(setting: float | None, hold: float) -> float:
@@ -164,15 +166,48 @@ class Tally:
             self._due.pop(at, None)
 
 
-def batches(due: Mapping[str, Due], quarantined: Mapping[str, tuple[str, ...]], most: int) -> list[dict[str, Due]]:
-    """`due` in parts of which each fits a transaction: at most `most` deletions, broken copies (by the record's key) included."""
-    parts: list[dict[str, Due]] = []
-    size = most
-    for key, one in due.items():
+Batch = dict[int, dict[str, Due]]
+"""What one transaction removes: shard -> key of a record -> the record as it was read."""
+
+
+def waves(due: Mapping[int, Mapping[str, Due]], quarantined: Mapping[str, tuple[str, ...]], most: int) -> list[list[Batch]]:
+    """`due`, by shard, in transactions of at most `most` operations, as few as its shards allow. `quarantined`: the broken copies that go
+    with a record, by its key.
+
+    A shard costs two operations (its entry and its floor are compared), a record one and one for each broken copy. The transactions of a
+    wave have no shard in common, so they may be under way together; the waves follow each other, for a removal raises the floors that the
+    next one compares.
+    """
+    found: list[list[Batch]] = []
+    room: list[int] = []  # in each wave's last transaction
+    for shard, records in due.items():
+        for number, (part, size) in enumerate(_parts(records, quarantined, most - SHARD_OPS)):
+            if number == len(found):
+                found.append([])
+                room.append(0)
+            if room[number] < size + SHARD_OPS:
+                found[number].append({})
+                room[number] = most
+            found[number][-1][shard] = part
+            room[number] -= size + SHARD_OPS
+    return found
+
+
+def rest(read: float) -> float:
+    """Seconds that an owner's sweeper rests after a round in which it read for `read` seconds: so it reads for at most half of the time,
+    whatever its shards hold. The time that removals took does not count: they are the work that must not fall behind, and the less the
+    slower the store is."""
+    return read
+
+
+def _parts(records: Mapping[str, Due], quarantined: Mapping[str, tuple[str, ...]], most: int) -> list[tuple[dict[str, Due], int]]:
+    """One shard's records in parts of at most `most` operations, and how many each takes."""
+    parts: list[tuple[dict[str, Due], int]] = []
+    for key, one in records.items():
         needed = 1 + len(quarantined.get(key, ()))
-        if size + needed > most:
-            parts.append({})
-            size = 0
-        parts[-1][key] = one
-        size += needed
+        if not parts or parts[-1][1] + needed > most:
+            parts.append(({}, 0))
+        part, size = parts[-1]
+        part[key] = one
+        parts[-1] = (part, size + needed)
     return parts

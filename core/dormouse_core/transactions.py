@@ -8,6 +8,7 @@ A failed compare is not "no": the transaction may have been applied by an earlie
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
 from dormouse_proto import state_pb2
 
 from dormouse_core.keys import Function, Keys
@@ -122,27 +123,30 @@ def preserve(fence: tuple[str, int], base: tuple[str, int], copy: Put) -> Txn:
 # ------------------------------------------------------------------------------------------------------------- owner and leader
 
 
-def remove(
-    keys: Keys,
-    f: Function,
-    shard: int,
-    records: Mapping[str, int],
-    *,
-    shard_mod: int,
-    floor_mod: int,
-    floor_us: int,
-    leader_new: int | None = None,
-    quarantined: Sequence[str] = (),
-) -> Txn:
-    """Removes records whose time is over (rule 9). `records`: key -> mod. `floor_us`: the shard's next floor, at least the old one and the
-    newest timestamp of each of them. `leader_new`: where the leader does it, for want of a live owner. `quarantined`: keys of broken copies
-    of theirs, which go with them."""
+class Removal(msgspec.Struct, frozen=True):
+    """What is removed of one shard. `records`: key -> mod. `floor_us`: the shard's next floor, at least the old one and the newest
+    timestamp of each of them. `quarantined`: keys of broken copies of theirs, which go with them."""
+
+    shard: int
+    records: Mapping[str, int]
+    shard_mod: int
+    floor_mod: int
+    floor_us: int
+    quarantined: Sequence[str] = ()
+
+
+def remove(keys: Keys, f: Function, removals: Iterable[Removal], *, leader_new: int | None = None) -> Txn:
+    """Removes records whose time is over (rule 9), of one shard or of several. `leader_new`: where the leader does it, for want of live
+    owners."""
     compares: list[ModIs | CreatedIs] = [] if leader_new is None else [CreatedIs(keys.leader, leader_new)]
-    compares.append(ModIs(keys.shard(f, shard), shard_mod))
-    compares.append(ModIs(keys.floor(f, shard), floor_mod))
-    compares += [ModIs(key, mod) for key, mod in records.items()]
-    floor = bytes(state_pb2.Floor(timestamp_us=floor_us).SerializeToString())
-    return counted(Txn(tuple(compares), (*map(Delete, records), *map(Delete, quarantined), Put(keys.floor(f, shard), floor))))
+    writes: list[Delete | Put] = []
+    for one in removals:
+        floor_key = keys.floor(f, one.shard)
+        compares += [ModIs(keys.shard(f, one.shard), one.shard_mod), ModIs(floor_key, one.floor_mod)]
+        compares += [ModIs(key, mod) for key, mod in one.records.items()]
+        floor = bytes(state_pb2.Floor(timestamp_us=one.floor_us).SerializeToString())
+        writes += [*map(Delete, one.records), *map(Delete, one.quarantined), Put(floor_key, floor)]
+    return counted(Txn(tuple(compares), tuple(writes)))
 
 
 def erase(keys: Keys, f: Function, shard: int, records: Mapping[str, int], *, shard_mod: int, leader_new: int) -> Txn:

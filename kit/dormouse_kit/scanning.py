@@ -32,15 +32,16 @@ async def pages(store: Store, clock: Clock, prefix: str, rate: float = BYTES_PER
         await clock.sleep(size / rate)
 
 
-async def quarantined(store: Store, keys: Keys, function: Function, shard: int, due: Mapping[str, Due]) -> dict[str, tuple[str, ...]]:
-    """The broken copies of the sessions in `due`, by their records' keys. They go with their session."""
-    listing = await store.list(keys.quarantined(function, shard), limit=1, keys_only=True)
-    if not listing.items:
-        return {}
-    base, states = keys.quarantined(function, shard), keys.states(function, shard)
+async def quarantined(store: Store, keys: Keys, function: Function, due: Mapping[int, Mapping[str, Due]]) -> dict[str, tuple[str, ...]]:
+    """The broken copies of the sessions in `due` (by shard), by their records' keys. They go with their session. It is one read where the
+    function has none, as nearly always."""
     found: dict[str, tuple[str, ...]] = {}
-    for item in (await store.list(base, keys_only=True)).items:
-        key = states + item.key[len(base) :].rpartition("/")[0]
-        if key in due and len(found.get(key, ())) < MOST_COPIES:
-            found[key] = (*found.get(key, ()), item.key)
+    if not (await store.list(keys.quarantines(function), limit=1, keys_only=True)).items:
+        return found
+    for shard, one in due.items():
+        base, states = keys.quarantined(function, shard), keys.states(function, shard)
+        for item in (await store.list(base, keys_only=True)).items:
+            key = states + item.key[len(base) :].rpartition("/")[0]
+            if key in one and len(found.get(key, ())) < MOST_COPIES:
+                found[key] = (*found.get(key, ()), item.key)
     return found

@@ -6,13 +6,13 @@ entry, its floor and every record: a leader that no longer leads, or a shard tha
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from dormouse_core import lifetimes, records, transactions
 from dormouse_core.errors import DataLoss, FailedPrecondition
 from dormouse_core.keys import Function, Keys
-from dormouse_core.lifetimes import Due, Tally
+from dormouse_core.lifetimes import Batch, Due, Tally
 from dormouse_core.limits import TXN_OPS
 from dormouse_core.seams import Clock, Item, Store, StoreError
 from dormouse_core.spec import spec_from_json
@@ -26,10 +26,10 @@ from dormouse_operator.view import Registered, View
 
 TICK = 1.0  # seconds
 REST_FACTOR = 4.0  # between two scans of a function: so many times as long as the last read, its removals not counted
-TOGETHER = 4  # shards from which records are removed at the same time
+TOGETHER = 4  # removals that are under way at the same time
 SHORTEST_REST = 0.5
 RETRY = 5.0  # after a scan that failed
-MOST = TXN_OPS - 4  # deletions in one transaction: it also compares the leader, entry and floor, and writes the floor
+MOST = TXN_OPS - 1  # operations of a removal: it also compares the leader
 MOST_A_SCAN = 20_000  # removals in one scan; what is left is due still
 
 
@@ -127,15 +127,8 @@ class Sweeper:
                 self._look(item, base, scanned)
             await asyncio.sleep(0)
         read = self._clock.monotonic() - began
-        shards = list(scanned.due.items())
-        for at in range(0, len(shards), TOGETHER):
-            part = shards[at : at + TOGETHER]
-            outcomes = await asyncio.gather(*(self._remove_all(function, *one) for one in part), return_exceptions=True)
-            for (_, due), outcome in zip(part, outcomes, strict=True):
-                if isinstance(outcome, BaseException):
-                    raise outcome
-                for key in outcome:
-                    scanned.tally.remove(due[key].glance)
+        for one in await self._remove_all(function, scanned.due):
+            scanned.tally.remove(one.glance)
         state.rest_until = self._clock.monotonic() + max(SHORTEST_REST, REST_FACTOR * read)
         if self._view.workers(function.uid):
             return  # it has woken: its owners count
@@ -158,45 +151,60 @@ class Sweeper:
             scanned.found += 1
             scanned.due.setdefault(int(shard), {})[item.key] = Due(item.mod_revision, glance)
 
-    async def _remove_all(self, function: Function, shard: int, due: Mapping[str, Due]) -> list[str]:
-        """The keys that were removed."""
-        gone: list[str] = []
-        copies = await scanning.quarantined(self._store, self._keys, function, shard, due)
-        for batch in lifetimes.batches(due, copies, MOST):
-            if not await self._remove(function, shard, batch, copies):
-                break  # looked at again in the next scan
-            gone += batch
+    async def _remove_all(self, function: Function, due: Mapping[int, Mapping[str, Due]]) -> list[Due]:
+        """What was removed. What was not is looked at again in the next scan."""
+        gone: list[Due] = []
+        if not due:
+            return gone
+        copies = await scanning.quarantined(self._store, self._keys, function, due)
+        for wave in lifetimes.waves(due, copies, MOST):
+            for at in range(0, len(wave), TOGETHER):
+                removals = [self._remove(function, batch, copies) for batch in wave[at : at + TOGETHER]]
+                for outcome in await asyncio.gather(*removals, return_exceptions=True):
+                    if isinstance(outcome, BaseException):
+                        raise outcome
+                    gone += outcome
         return gone
 
-    async def _remove(self, function: Function, shard: int, batch: Mapping[str, Due], copies: Mapping[str, tuple[str, ...]]) -> bool:
-        entry_key, floor_key = self._keys.shard(function, shard), self._keys.floor(function, shard)
-        _, items = await self._store.get([entry_key, floor_key])
+    async def _remove(self, function: Function, batch: Batch, copies: Mapping[str, tuple[str, ...]]) -> list[Due]:
+        entries, floors = ({shard: key(function, shard) for shard in batch} for key in (self._keys.shard, self._keys.floor))
+        _, items = await self._store.get([*entries.values(), *floors.values()])
+        owned = await self._owned(function, {shard: items.get(key) for shard, key in entries.items()})
         now_us = self._now_us()
-        if now_us is None or await self._is_owned(function, items.get(entry_key)):
-            return False
-        entry, floor = items.get(entry_key), items.get(floor_key)
-        txn = transactions.remove(
-            self._keys,
-            function,
-            shard,
-            {key: one.mod for key, one in batch.items()},
-            shard_mod=entry.mod_revision if entry else 0,
-            floor_mod=floor.mod_revision if floor else 0,
-            floor_us=lifetimes.raised(lifetimes.floor_us(floor, now_us), (one.glance for one in batch.values())),
-            leader_new=self._leader_new,
-            quarantined=[copy for key in batch for copy in copies.get(key, ())],
-        )
-        result = await self._store.txn(txn)
+        batch = {shard: due for shard, due in batch.items() if shard not in owned}
+        if now_us is None or not batch:
+            return []
+        removals: list[transactions.Removal] = []
+        for shard, due in batch.items():
+            entry, floor = items.get(entries[shard]), items.get(floors[shard])
+            removals.append(
+                transactions.Removal(
+                    shard,
+                    {key: one.mod for key, one in due.items()},
+                    shard_mod=entry.mod_revision if entry else 0,
+                    floor_mod=floor.mod_revision if floor else 0,
+                    floor_us=lifetimes.raised(lifetimes.floor_us(floor, now_us), (one.glance for one in due.values())),
+                    quarantined=[copy for key in due for copy in copies.get(key, ())],
+                )
+            )
+        result = await self._store.txn(transactions.remove(self._keys, function, removals, leader_new=self._leader_new))
         if result.succeeded:
-            metrics.REMOVED.inc(len(batch))
-        return result.succeeded
+            gone = [one for due in batch.values() for one in due.values()]
+            metrics.REMOVED.inc(len(gone))
+            return gone
+        if len(batch) == 1:
+            return []
+        return [one for shard, due in batch.items() for one in await self._remove(function, {shard: due}, copies)]
 
-    async def _is_owned(self, function: Function, entry: Item | None) -> bool:
-        """By a worker whose lease lives: then it is the owner's to remove. An entry that cannot be read has no owner."""
-        if entry is None:
-            return False
-        try:
-            owner = self._keys.worker(function, state_pb2.ShardEntry.FromString(entry.value).owner)
-        except DecodeError:
-            return False
-        return owner in (await self._store.get([owner]))[1]
+    async def _owned(self, function: Function, entries: Mapping[int, Item | None]) -> Collection[int]:
+        """Shards whose owner's lease lives: what is due there is the owner's to remove. An entry that cannot be read has no owner."""
+        owners: dict[int, str] = {}
+        for shard, entry in entries.items():
+            if entry is None:
+                continue
+            try:
+                owners[shard] = self._keys.worker(function, state_pb2.ShardEntry.FromString(entry.value).owner)
+            except DecodeError:
+                continue
+        alive = (await self._store.get(list(dict.fromkeys(owners.values()))))[1] if owners else {}
+        return {shard for shard, owner in owners.items() if owner in alive}

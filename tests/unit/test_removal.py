@@ -129,8 +129,9 @@ def test_sessions_that_begin_while_others_of_their_shard_are_removed_are_not_ref
 
 
 def test_negative_control_without_their_wait_for_the_removal_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def at_once(self: Sweeper, shard: Any) -> None:
-        shard.removing = False
+    async def at_once(self: Sweeper, shards: Any) -> None:
+        for shard in shards:
+            shard.removing = False
 
     monkeypatch.setattr(Sweeper, "_created", at_once)
     with pytest.raises(AssertionError, match="written by another"):
@@ -174,14 +175,68 @@ async def test_removals_whose_outcome_is_lost_or_refused_are_looked_at_again() -
     store = MemoryStore(SimClock())
     async with TimedWorker(store, settings=brief(removal_wait=1.0)) as w:
         await w.own()
+        for fault in (REPLY_LOST, REQUEST_LOST, REFUSED):
+            for n in range(40):
+                await w.call(f"s{n}", 1, start=True, end=True)
+            store.fault("txn", fault)
+            await asyncio.sleep(20.0)
+            assert not stored(store)
+            assert (w.sessions.report().stored_sessions, w.sessions.census.total.records) == (0, 0)
+            assert (await w.call("s0", 3, start=True, end=True)).reply == b"3"
+
+
+def latest(latency: float) -> float:
+    """Seconds after it was due at which the last of 300 records in 64 shards is gone, if each request to the store takes `latency` seconds
+    meanwhile."""
+    seconds: list[float] = []
+
+    @simulated
+    async def play() -> None:
+        store = MemoryStore(SimClock())
+        async with TimedWorker(store, settings=Settings(64, "v1", ttl=60.0, removal_wait=10.0)) as w:
+            for shard in range(64):
+                await give(store, shard, w.name)
+            await asyncio.sleep(1.0)
+            for n in range(300):
+                assert (await w.call(f"s{n}", 1, start=True, end=True)).error is None
+            ended = now_us()
+            store.hook = lambda method, request: Fault(request_delay=latency / 2, reply_delay=latency / 2)
+            while stored(store):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+            seconds.append((now_us() - ended) / 1e6 - 10.0)
+
+    play()
+    return seconds[0]
+
+
+def test_with_a_slow_store_records_are_removed_a_few_requests_late_however_many_shards_they_are_in() -> None:
+    assert latest(0.5) < 2.5 + 8.0, "the step, and at most two rounds of some requests"
+
+
+def test_negative_control_with_a_transaction_for_each_shard_they_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = lifetimes.waves
+
+    def apart(due: Any, *more: Any) -> Any:
+        return [wave for shard, one in due.items() for wave in real({shard: one}, *more)]
+
+    monkeypatch.setattr(lifetimes, "waves", apart)
+    assert latest(0.5) > 25.0
+
+
+@simulated
+async def test_what_has_changed_in_one_shard_keeps_no_records_of_another() -> None:
+    store = MemoryStore(SimClock())
+    async with TimedWorker(store, settings=brief(removal_wait=1.0)) as w:
+        await w.own()
         for n in range(40):
             await w.call(f"s{n}", 1, start=True, end=True)
-        for fault in (REPLY_LOST, REQUEST_LOST, REFUSED, REPLY_LOST):
-            store.fault("txn", fault)
-        await asyncio.sleep(12.0)
-        assert not stored(store)
-        assert (w.sessions.report().stored_sessions, w.sessions.census.total.records) == (0, 0)
-        assert (await w.call("s0", 3)).reply == b"3"
+        w.store.watch_delay = 1000.0
+        w.store.break_watches()
+        moved = shard_of(session_key("", "s0"), SHARDS)
+        await give(store, moved, "another")
+        await asyncio.sleep(3.0)
+        assert {key for key in stored(store) if not key.startswith(K.states(F, moved))} == set()
+        assert state_key("s0") in stored(store)
 
 
 @simulated
@@ -447,7 +502,7 @@ async def test_the_count_stays_exact() -> None:
 
 
 def test_a_removal_never_takes_a_record_that_was_written_since() -> None:
-    txn = transactions.remove(K, F, 1, {"a": 5, "b": 6}, shard_mod=3, floor_mod=4, floor_us=9, quarantined=["q"])
+    txn = transactions.remove(K, F, [transactions.Removal(1, {"a": 5, "b": 6}, shard_mod=3, floor_mod=4, floor_us=9, quarantined=["q"])])
     assert {(c.key, c.revision) for c in txn.compares} == {  # type: ignore[union-attr]
         (K.shard(F, 1), 3),
         (K.floor(F, 1), 4),

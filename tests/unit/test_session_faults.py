@@ -354,7 +354,7 @@ def test_no_builder_of_transactions_makes_one_that_the_store_refuses_for_its_siz
     with pytest.raises(transactions.TooLarge, match="129 writes"):
         transactions.commit({}, (), {}, [Put(key, b"") for key in full])
     with pytest.raises(transactions.TooLarge):
-        transactions.remove(K, F, 0, full, shard_mod=1, floor_mod=1, floor_us=1)
+        transactions.remove(K, F, [transactions.Removal(0, full, shard_mod=1, floor_mod=1, floor_us=1)])
 
 
 # ------------------------------------------------------------------------------------------------------------------ state versions

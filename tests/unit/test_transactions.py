@@ -73,9 +73,8 @@ def _commit(s: Scene) -> Txn:
 
 def _remove(s: Scene) -> Txn:
     m = s.mods
-    return transactions.remove(
-        K, F, 3, {RECORD: m[RECORD]}, shard_mod=m[K.shard(F, 3)], floor_mod=m[K.floor(F, 3)], floor_us=9, leader_new=m[K.leader]
-    )
+    removal = transactions.Removal(3, {RECORD: m[RECORD]}, shard_mod=m[K.shard(F, 3)], floor_mod=m[K.floor(F, 3)], floor_us=9)
+    return transactions.remove(K, F, [removal], leader_new=m[K.leader])
 
 
 def _register(s: Scene) -> Txn:
@@ -165,5 +164,6 @@ def test_the_largest_failover_fits_into_one_transaction() -> None:
 
 def test_a_worker_without_a_leader_may_remove_too() -> None:
     scene = Scene()
-    txn = transactions.remove(K, F, 3, {}, shard_mod=scene.mods[K.shard(F, 3)], floor_mod=scene.mods[K.floor(F, 3)], floor_us=9)
+    removal = transactions.Removal(3, {}, shard_mod=scene.mods[K.shard(F, 3)], floor_mod=scene.mods[K.floor(F, 3)], floor_us=9)
+    txn = transactions.remove(K, F, [removal])
     assert not any(isinstance(compare, CreatedIs | Exists) for compare in txn.compares)

@@ -188,11 +188,11 @@ def unfenced_removal(patch: Patch) -> None:
     real = transactions.remove
     patch(transactions, "remove", lambda *args, **given: replace(real(*args, **given), compares=()))
     patch(Sweeper, "_is_free", lambda self, session, mod: True)  # else the comparisons are seldom what saves a session
-    patch(LeaderSweeper, "_is_owned", _nobody)
+    patch(LeaderSweeper, "_owned", _none)
 
 
-async def _nobody(*_: object) -> bool:
-    return False
+async def _none(*_: object) -> frozenset[int]:
+    return frozenset()
 
 
 def removal_at_once(patch: Patch) -> None:

@@ -1,21 +1,24 @@
 """Counts the records of this worker's shards, and removes those whose time is over (rule 9).
 
-A scan does both: it reads every record once, all at one revision, and removes what is due. A shard is scanned when it was acquired, when
-its count says that something is due, and when somebody else has written there; where that is so of most shards, all are read together.
-Between two rounds the sweeper rests as long as a round took.
+A round does both: it reads every record of the shards that are due once, then removes what is due of all of them together, in as few
+transactions as etcd's limits allow. A shard is due when it was acquired, when its count says that something is to be removed, and when
+somebody else has written there. Where that is so of most shards, all are read as one range, at one revision. Between two rounds the sweeper
+rests as long as the last one read (`lifetimes.rest`). How late a record is removed is in `docs/operating.md`.
 
-Each removal compares the shard's entry, its floor and every record, so it never takes a record that a step has written meanwhile. A step
-that runs or waits keeps its record all the same: it would only be refused. While a removal is under way, sessions that would be *created*
-in that shard wait for the few milliseconds: their commits compare the floor, which the removal raises.
+Each removal compares the entry and the floor of every shard that it touches, and every record, so it never takes a record that a step has
+written meanwhile. One that is refused is made again shard by shard: what has changed in one shard keeps no other's records. A step that
+runs or waits keeps its record all the same: it would only be refused. While a removal is under way, sessions that would be *created* in its
+shards wait for the few milliseconds: their commits compare the floors, which the removal raises.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from dormouse_core import lifetimes, records, transactions
 from dormouse_core.errors import DataLoss, FailedPrecondition
 from dormouse_core.keys import Function, Keys
-from dormouse_core.lifetimes import Due, Tally
+from dormouse_core.lifetimes import Batch, Due, Tally
 from dormouse_core.limits import TXN_OPS
 from dormouse_core.ownership import Status
 from dormouse_core.seams import Clock, Item, Store, StoreError
@@ -26,12 +29,10 @@ from dormouse_worker.sessions.memory import Phase, Session, Shard
 from dormouse_worker.sessions.turns import Turns
 
 TICK_SECONDS = 0.25
-REST_FACTOR = 1.0
-TOGETHER = 4  # shards from which records are removed at the same time
+TOGETHER = 4  # shards that are read, or removals that are under way, at the same time
 RETRY_SECONDS = 1.0
 CREATING_SECONDS = 0.1  # a removal waits so long for sessions that are being created; beyond, they are created on the floor that it makes
-MOST_A_SCAN = 20_000  # removals of one shard in one scan; what is left is due still, and scanned again
-MOST = TXN_OPS - 3  # deletions in one transaction: it also compares entry and floor, and writes the floor
+MOST_A_ROUND = 20_000  # removals, the shards alike; what is left is due still, and read again
 
 
 class Sweeper:
@@ -65,11 +66,10 @@ class Sweeper:
     async def run(self) -> None:
         while True:
             self._news.clear()
-            began = self._clock.monotonic()
             try:
-                await self.once()
+                read = await self.once()
                 self._said = ""
-                wait = max(TICK_SECONDS, REST_FACTOR * (self._clock.monotonic() - began))
+                wait = max(TICK_SECONDS, lifetimes.rest(read))
             except StoreError as error:
                 if str(error) != self._said:
                     self._said = str(error)
@@ -81,8 +81,8 @@ class Sweeper:
             except TimeoutError:
                 pass
 
-    async def once(self) -> None:
-        """Scans what is to be counted or swept now. StoreError: the store did not let it; asked again later."""
+    async def once(self) -> float:
+        """Counts and sweeps what is due now; returns the seconds for which it read. StoreError: the store did not let it."""
         owned = [shard for shard in self._census.owned() if shard.own.status is Status.OWNED]
         new = [shard for shard in owned if self._census.of(shard).tally is None]
         self._census.check()
@@ -91,17 +91,7 @@ class Sweeper:
             listing = await self._store.list(self._keys.states(self._function), limit=1, keys_only=True)
             self._census.ceiling = listing.count
         due = new or [shard for shard in owned if self._is_due(shard)]
-        if 2 * len(due) >= self._census.shards and len(due) > 1:
-            await self._scan(due, self._keys.states(self._function))
-            return
-        trouble: StoreError | None = None
-        for shard in due:
-            try:
-                await self._scan([shard], self._keys.states(self._function, shard.number))
-            except StoreError as error:  # its own trouble: the others are swept all the same
-                trouble = error
-        if trouble is not None:
-            raise trouble
+        return await self._round(due) if due else 0.0
 
     def _is_due(self, shard: Shard) -> bool:
         count = self._census.of(shard)
@@ -110,112 +100,169 @@ class Sweeper:
         earliest, now_us = count.tally.earliest_us() if count.tally else None, self._now_us()
         return earliest is not None and now_us is not None and earliest <= now_us
 
-    # ------------------------------------------------------------------------------------------------------------------- a scan
+    # ------------------------------------------------------------------------------------------------------------------ a round
 
-    async def _scan(self, shards: Sequence[Shard], prefix: str) -> None:
-        fences = {shard: shard.own.fence for shard in shards}
-        tallies = {shard.number: self._census.tally() for shard in shards}
-        due: dict[int, dict[str, Due]] = {shard.number: {} for shard in shards}
+    async def _round(self, shards: Sequence[Shard]) -> float:
+        seen = {shard.number: _Seen(shard, shard.own.fence, self._census.tally()) for shard in shards}
         for shard in shards:
             self._census.of(shard).changes = []
-        base = self._keys.states(self._function)
-        revision = 0
         try:
-            async for page in scanning.pages(self._store, self._clock, prefix):
-                revision = page.revision
-                for item in page.items:
-                    number = item.key[len(base) :].partition("/")[0]
-                    if number.isdigit() and int(number) in tallies:
-                        self._look(item, tallies[int(number)], due[int(number)])
-                await asyncio.sleep(0)
-            failed: dict[Shard, BaseException] = {}
-            sweeps = [shard for shard in shards if due[shard.number]]
-            for at in range(0, len(sweeps), TOGETHER):
-                part = sweeps[at : at + TOGETHER]
-                removals = [self._remove_all(shard, fences[shard], due[shard.number]) for shard in part]
-                for shard, outcome in zip(part, await asyncio.gather(*removals, return_exceptions=True), strict=True):
-                    if outcome is not None:
-                        failed[shard] = outcome  # what became of it is not known: it is counted again
-            for shard in shards:
-                if shard not in failed and shard.own.status is not Status.LOST and shard.own.fence == fences[shard]:
-                    self._census.install(shard, tallies[shard.number], revision)
+            began = self._clock.monotonic()
+            await self._read(seen)
+            read = self._clock.monotonic() - began
+            await self._remove_all(seen)
+            for one in seen.values():
+                if one.failed is None and one.is_owned():
+                    self._census.install(one.shard, one.tally, one.revision)
             self._census.check()
-            for error in failed.values():
-                raise error
+            for one in seen.values():
+                if one.failed is not None:  # what became of it is not known: it is counted again
+                    raise one.failed
+            return read
         finally:
             for shard in shards:
                 self._census.of(shard).changes = None
 
-    def _look(self, item: Item, tally: Tally, due: dict[str, Due]) -> None:
+    async def _read(self, seen: Mapping[int, "_Seen"]) -> None:
+        states, found = self._keys.states, list(seen.values())
+        most = max(1, MOST_A_ROUND // len(found))
+        if len(found) > 1 and 2 * len(found) >= self._census.shards:
+            await self._scan(states(self._function), seen, most, scanning.BYTES_PER_SECOND)
+            return
+        rate = scanning.BYTES_PER_SECOND / min(TOGETHER, len(found))
+        for at in range(0, len(found), TOGETHER):
+            part = found[at : at + TOGETHER]
+            scans = [self._scan(states(self._function, one.shard.number), {one.shard.number: one}, most, rate) for one in part]
+            for one, outcome in zip(part, await asyncio.gather(*scans, return_exceptions=True), strict=True):
+                one.failed = outcome  # its own trouble: the others are swept all the same
+
+    async def _scan(self, prefix: str, seen: Mapping[int, "_Seen"], most: int, rate: float) -> None:
+        base = self._keys.states(self._function)
+        async for page in scanning.pages(self._store, self._clock, prefix, rate):
+            for item in page.items:
+                number = item.key[len(base) :].partition("/")[0]
+                if number.isdigit() and (one := seen.get(int(number))) is not None:
+                    self._look(item, one, most)
+            for one in seen.values():
+                one.revision = page.revision
+            await asyncio.sleep(0)
+
+    def _look(self, item: Item, seen: "_Seen", most: int) -> None:
         try:
             glance = records.glance(item.value)
         except (DataLoss, FailedPrecondition):
             glance = lifetimes.broken(len(item.value))
-        tally.add(glance)
+        seen.tally.add(glance)
         now_us = self._now_us()
-        if now_us is not None and lifetimes.due_us(glance, tally.wait_us) <= now_us and len(due) < MOST_A_SCAN:
-            due[item.key] = Due(item.mod_revision, glance)
+        if now_us is not None and lifetimes.due_us(glance, seen.tally.wait_us) <= now_us and len(seen.due) < most:
+            seen.due[item.key] = Due(item.mod_revision, glance)
 
-    # ----------------------------------------------------------------------------------------------------------------- a removal
+    # ---------------------------------------------------------------------------------------------------------------- removals
 
-    async def _remove_all(self, shard: Shard, fence: int, due: Mapping[str, Due]) -> None:
-        copies = await scanning.quarantined(self._store, self._keys, self._function, shard.number, due)
-        for batch in lifetimes.batches(due, copies, MOST):
-            if shard.own.status is not Status.OWNED or shard.own.fence != fence:
-                return
+    async def _remove_all(self, seen: Mapping[int, "_Seen"]) -> None:
+        due = {number: one.due for number, one in seen.items() if one.due and one.failed is None}
+        if not due:
+            return
+        copies = await scanning.quarantined(self._store, self._keys, self._function, due)
+        for wave in lifetimes.waves(due, copies, TXN_OPS):
+            for at in range(0, len(wave), TOGETHER):
+                part = wave[at : at + TOGETHER]
+                removals = [self._remove(batch, seen, copies) for batch in part]
+                for batch, outcome in zip(part, await asyncio.gather(*removals, return_exceptions=True), strict=True):
+                    for number in batch if outcome is not None else ():
+                        seen[number].failed = outcome
+
+    async def _remove(self, batch: Batch, seen: Mapping[int, "_Seen"], copies: Mapping[str, tuple[str, ...]]) -> None:
+        shards = [seen[number].shard for number in batch if seen[number].failed is None and seen[number].is_owned()]
+        if not shards:
+            return
+        _, floors = await self._store.get([shard.floor_key for shard in shards])
+        for shard in shards:
             shard.removing = True
-            try:
-                await self._created(shard)
-                await self._remove(shard, fence, batch, copies)
-            finally:
+        try:
+            await self._created(shards)
+            removed = await self._commit(batch, {shard: seen[shard.number] for shard in shards}, floors, copies)
+        finally:
+            for shard in shards:
                 shard.removing = False
                 self._turns.created(shard)
+        if not removed and len(shards) > 1:
+            for shard in shards:
+                await self._remove({shard.number: batch[shard.number]}, seen, copies)
 
-    async def _created(self, shard: Shard) -> None:
-        """Until no step that creates a record runs or commits in the shard."""
+    async def _created(self, shards: Sequence[Shard]) -> None:
+        """Until no step that creates a record runs or commits in the shards."""
         until = self._clock.monotonic() + CREATING_SECONDS
-        while any(session.base == 0 for session in shard.running) and self._clock.monotonic() < until:
+        while any(session.base == 0 for shard in shards for session in shard.running) and self._clock.monotonic() < until:
             await self._clock.sleep(0.005)
 
-    async def _remove(self, shard: Shard, fence: int, batch: Mapping[str, Due], copies: Mapping[str, tuple[str, ...]]) -> None:
-        prefix = self._keys.states(self._function, shard.number)
-        _, items = await self._store.get([shard.floor_key])
-        floor = items.get(shard.floor_key)
+    async def _commit(
+        self, batch: Batch, shards: Mapping[Shard, "_Seen"], floors: Mapping[str, Item], copies: Mapping[str, tuple[str, ...]]
+    ) -> bool:
+        """False: the store refused it, for something has changed."""
         now_us = self._now_us()
-        gone = {key: one for key, one in batch.items() if self._is_free(shard.sessions.get(key[len(prefix) :]), one.mod)}
-        if not gone or now_us is None or shard.own.status is not Status.OWNED or shard.own.fence != fence:
-            return
-        raised = lifetimes.raised(lifetimes.floor_us(floor, now_us), (one.glance for one in gone.values()))
-        txn = transactions.remove(
-            self._keys,
-            self._function,
-            shard.number,
-            {key: one.mod for key, one in gone.items()},
-            shard_mod=fence,
-            floor_mod=floor.mod_revision if floor else 0,
-            floor_us=raised,
-            quarantined=[copy for key in gone for copy in copies.get(key, ())],
-        )
-        sessions = [session for key in gone if (session := shard.sessions.get(key[len(prefix) :])) is not None]
+        if now_us is None:
+            return True
+        gone: dict[Shard, dict[str, Due]] = {}
+        removals: dict[Shard, transactions.Removal] = {}
+        for shard, one in shards.items():
+            free = {key: due for key, due in batch[shard.number].items() if self._is_free(self._session(shard, key), due.mod)}
+            if not free or not one.is_owned():
+                continue
+            gone[shard] = free
+            floor = floors.get(shard.floor_key)
+            removals[shard] = transactions.Removal(
+                shard.number,
+                {key: due.mod for key, due in free.items()},
+                shard_mod=one.fence,
+                floor_mod=floor.mod_revision if floor else 0,
+                floor_us=lifetimes.raised(lifetimes.floor_us(floor, now_us), (due.glance for due in free.values())),
+                quarantined=[copy for key in free for copy in copies.get(key, ())],
+            )
+        if not gone:
+            return True
+        sessions = [session for shard, free in gone.items() for key in free if (session := self._session(shard, key)) is not None]
         try:
-            result = await self._store.txn(txn)
+            result = await self._store.txn(transactions.remove(self._keys, self._function, removals.values()))
         except StoreError:
-            self._lost_sight(shard, sessions)
+            self._lost_sight(gone, sessions)
             raise
         if not result.succeeded:
-            self._lost_sight(shard, sessions)  # looked at again by the scan that follows
-            return
-        shard.floor_mod, shard.floor_us = result.revision, raised
-        self.removed += len(gone)
-        for one in gone.values():
-            self._census.changed(shard, result.revision, one.glance, None)
+            if len(shards) == 1:
+                self._lost_sight(gone, sessions)  # looked at again by the round that follows
+            return False
+        for shard, free in gone.items():
+            shard.floor_mod, shard.floor_us = result.revision, removals[shard].floor_us
+            self.removed += len(free)
+            for due in free.values():
+                self._census.changed(shard, result.revision, due.glance, None)
         for session in sessions:
             self._turns.forget(session)
+        return True
+
+    def _session(self, shard: Shard, key: str) -> Session | None:
+        return shard.sessions.get(key[len(self._keys.states(self._function, shard.number)) :])
 
     def _is_free(self, session: Session | None, mod: int) -> bool:
         return session is None or (session.phase is Phase.IDLE and not session.queue and session.base == mod)
 
-    def _lost_sight(self, shard: Shard, sessions: Sequence[Session]) -> None:
-        self._census.doubt(shard)
+    def _lost_sight(self, shards: Iterable[Shard], sessions: Iterable[Session]) -> None:
+        for shard in shards:
+            self._census.doubt(shard)
         for session in sessions:
             self._turns.forget(session)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What a round knows of a shard. `revision`: at which it was read; `failed`: why it is not known what became of it."""
+
+    shard: Shard
+    fence: int
+    tally: Tally
+    revision: int = 0
+    due: dict[str, Due] = field(default_factory=dict)
+    failed: BaseException | None = None
+
+    def is_owned(self) -> bool:
+        return self.shard.own.status is Status.OWNED and self.shard.own.fence == self.fence
