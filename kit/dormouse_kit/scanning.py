@@ -16,6 +16,18 @@ MOST_COPIES = 50
 BYTES_PER_SECOND = 16 * 1024 * 1024
 ITEM_BYTES = 512
 """What reading a record costs beside its bytes, in bytes."""
+REQUEST_BYTES = 64 * 1024
+"""What a request costs beside its records, in bytes: on a slow store its time is nearly all there is."""
+
+
+def as_one(due: int, shards: int, counted: int, records: int, size: int) -> bool:
+    """Whether the `due` of a function's `shards` are read as one range, with all others, and not range by range: where they are half of
+    them, or where the others' records take less than the requests that are saved. `counted` shards are known to have `records` of `size`
+    bytes."""
+    if due < 2 or 2 * due >= shards:
+        return due > 1
+    each = (size + records * ITEM_BYTES) / counted if counted else float("inf")
+    return (shards - due) * each <= due * REQUEST_BYTES
 
 
 async def pages(store: Store, clock: Clock, prefix: str, rate: float = BYTES_PER_SECOND) -> AsyncGenerator[Listing, None]:

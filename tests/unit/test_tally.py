@@ -4,6 +4,7 @@ import itertools
 
 from dormouse_core.lifetimes import Batch, Due, Tally, waves
 from dormouse_core.records import Glance
+from dormouse_kit import scanning
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,3 +81,11 @@ def test_a_few_records_in_each_of_many_shards_take_few_transactions() -> None:
     assert len(wave) == 4, "not 64"
     _, found = batched({1: 1000}, 0, 120)
     assert [len(wave) for wave in found] == [1] * 9, "one after the other: each raises the floor that the next compares"
+
+
+def test_shards_are_read_as_one_range_where_that_saves_requests_and_not_where_it_reads_others_records() -> None:
+    assert scanning.as_one(32, 64, 64, 10**6, 10**9), "half of them"
+    assert not scanning.as_one(1, 64, 64, 10, 1000)
+    assert scanning.as_one(6, 64, 64, 371, 100_000), "all of it is a page"
+    assert not scanning.as_one(31, 64, 64, 10**6, 10**9)
+    assert not scanning.as_one(6, 64, 0, 0, 0), "nobody knows how large they are"

@@ -82,6 +82,11 @@ class Census:
         self._replace(count, tally)
         count.recount = False
 
+    @property
+    def counted_shards(self) -> int:
+        """How many shards `total` is of."""
+        return sum(count.tally is not None for count in self._counts.values())
+
     def check(self) -> None:
         """Whether everything that is owned is counted."""
         self.counted = all(self.of(shard).tally is not None for shard in self.owned())

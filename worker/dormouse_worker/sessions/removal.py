@@ -2,8 +2,9 @@
 
 A round does both: it reads every record of the shards that are due once, then removes what is due of all of them together, in as few
 transactions as etcd's limits allow. A shard is due when it was acquired, when its count says that something is to be removed, and when
-somebody else has written there. Where that is so of most shards, all are read as one range, at one revision. Between two rounds the sweeper
-rests as long as the last one read (`lifetimes.rest`). How late a record is removed is in `docs/operating.md`.
+somebody else has written there. Where that is less than a request for each, all are read as one range, at one revision
+(`scanning.as_one`). Between two rounds the sweeper rests as long as the last one read (`lifetimes.rest`). How late a record is removed is
+in `docs/operating.md`.
 
 Each removal compares the entry and the floor of every shard that it touches, and every record, so it never takes a record that a step has
 written meanwhile. One that is refused is made again shard by shard: what has changed in one shard keeps no other's records. A step that
@@ -126,7 +127,8 @@ class Sweeper:
     async def _read(self, seen: Mapping[int, "_Seen"]) -> None:
         states, found = self._keys.states, list(seen.values())
         most = max(1, MOST_A_ROUND // len(found))
-        if len(found) > 1 and 2 * len(found) >= self._census.shards:
+        counted, total = self._census.counted_shards, self._census.total
+        if scanning.as_one(len(found), self._census.shards, counted, total.records, total.bytes):
             await self._scan(states(self._function), seen, most, scanning.BYTES_PER_SECOND)
             return
         rate = scanning.BYTES_PER_SECOND / min(TOGETHER, len(found))
