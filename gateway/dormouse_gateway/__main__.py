@@ -27,7 +27,7 @@ from dormouse_gateway.routes import Routes
 from dormouse_gateway.settings import Settings, parse
 from dormouse_gateway.snapshot import Snapshot
 from dormouse_gateway.streaming import Streaming
-from dormouse_gateway.table import Table
+from dormouse_gateway.table import Guard, Table
 from dormouse_gateway.watching import Watching
 
 
@@ -40,8 +40,9 @@ class Agent:
         self.skew = Skew(clock)
         keys = Keys(settings.installation)
         self.name = f"{settings.name}-{os.urandom(8).hex()}"
-        self.table = Table(keys, sockets=settings.sockets)
-        reads = self._reads = Reads(keys, store, sockets=settings.sockets)
+        guard = Guard(settings.workers)
+        self.table = Table(keys, guard)
+        reads = self._reads = Reads(keys, store, guard)
         self.demand = Demand(clock)
         self._channels = transport.Channels(settings.max_message_bytes)
         sender = transport.GrpcTransport(self._channels)
@@ -81,6 +82,7 @@ class Agent:
             lambda: self.table.complete,
             lambda: {**self.xds.refused(), **self.routes.problems},
             self.reach,
+            self._believe,
         )
         self._leader = leading.LeaderStream(store, clock, keys, reports, self.skew, self._timed)
         self._clock = clock
@@ -134,6 +136,10 @@ class Agent:
         self.methods.changed()
         self.health.changed(labels)
         metrics.FUNCTIONS.set(len(self.table.labels()))
+
+    def _believe(self, refused: frozenset[tuple[str, str]]) -> None:
+        if changed := self.table.refuse(refused):
+            self._changed(changed)
 
     def _timed(self) -> None:
         self.routes.correct(self.skew.correction_us())

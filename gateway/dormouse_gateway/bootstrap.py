@@ -12,10 +12,10 @@ import importlib.resources
 import json
 from typing import Any
 
-from dormouse_core import limits
+from dormouse_core import addresses, limits
 from dormouse_kit.clock import offset_for_tests
 
-from dormouse_gateway.settings import FRAME, UNIX, Settings, address
+from dormouse_gateway.settings import FRAME, UNIX, Settings
 
 Json = dict[str, Any]
 
@@ -38,7 +38,7 @@ def extension(name: str, message: str, **content: Any) -> Json:
 
 
 def socket_address(text: str, key: str) -> Json:
-    host, port = address(text, key)
+    host, port = addresses.parse(text, key)
     return {"socket_address": {"address": host, "port_value": port}}
 
 
@@ -100,12 +100,14 @@ def script(name: str) -> str:
 
 
 def metadata_source() -> str:
-    """metadata.lua behind the limits that it needs."""
+    """metadata.lua behind the limits and the texts that it needs."""
     head = {
         "METADATA_BYTES": limits.METADATA_BYTES,
         "ENTRY_BYTES": limits.METADATA_ENTRY_BYTES,
         "HEAVY_BYTES": limits.METADATA_HEAVY_BYTES,
         "TABLE_BYTES": limits.HPACK_TABLE_BYTES,
+        "HOPS": json.dumps(addresses.HOPS),
+        "CAME_BACK": json.dumps(addresses.CAME_BACK),
     }
     return "".join(f"local {name} = {value}\n" for name, value in head.items()) + script("metadata.lua")
 

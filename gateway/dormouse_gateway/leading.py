@@ -75,7 +75,10 @@ class Reports:
         complete: Callable[[], bool],
         refused: Callable[[], Mapping[str, str]],
         reach: Reach | None = None,
+        believe: Callable[[frozenset[tuple[str, str]]], None] = lambda refused: None,
     ) -> None:
+        """`believe(refused)` is told (worker, address) of every entry that the leader refuses, at each of its orders."""
+        self._believe = believe
         self._agent = agent
         self._demand = demand
         self._skew = skew
@@ -101,7 +104,8 @@ class Reports:
         )
 
     def ordered(self, order: control_pb2.AgentOrder) -> None:
-        """What the leader wants to know in a later report."""
+        """What the leader wants to know in a later report, and what it knows."""
+        self._believe(frozenset((each.worker, each.address) for each in order.refused))
         if self._reach is not None:
             self._reach.ask(order.tries)
 

@@ -1,10 +1,10 @@
 -- The first filter: what a call's metadata may hold, before anything of its message is.
 --
--- bootstrap.py puts METADATA_BYTES, ENTRY_BYTES, HEAVY_BYTES and TABLE_BYTES in front, and two headers on each call: `dormouse-size`, Envoy's
+-- bootstrap.py puts METADATA_BYTES, ENTRY_BYTES, HEAVY_BYTES, TABLE_BYTES, HOPS and CAME_BACK in front, and two headers on each call: `dormouse-size`, Envoy's
 -- sum of names and values, and `dormouse-wire`, the bytes that they came in.
 
-local function refuse(h, text)
-  h:respond({[":status"] = "200", ["content-type"] = "application/grpc", ["grpc-status"] = "8", ["grpc-message"] = text})
+local function refuse(h, code, text)
+  h:respond({[":status"] = "200", ["content-type"] = "application/grpc", ["grpc-status"] = code, ["grpc-message"] = text})
 end
 
 -- As HTTP/2 counts them (RFC 9113, 6.5.2). Every hop behind takes as much as is let through; each would refuse more in its own way, some with
@@ -22,16 +22,17 @@ local function check(h)
   local size, wire = tonumber(hd:get("dormouse-size")) or 0, tonumber(hd:get("dormouse-wire")) or 0
   hd:remove("dormouse-size")
   hd:remove("dormouse-wire")
+  if hd:get(HOPS) then return refuse(h, "9", CAME_BACK) end
   -- Compression saves three eighths of a text (RFC 7541, appendix B), and the sender's table, of which each entry is worth naming once in a
   -- call. Whoever names one again and again fills our memory for one byte a time. (A smaller table does not help: a sender that does not
   -- acknowledge our settings keeps the one that HTTP/2 begins with.)
   if size > 2 * wire + TABLE_BYTES then
-    return refuse(h, string.format("metadata: %d bytes found in %d bytes of compressed headers, at most %d are allowed: some are repeated",
+    return refuse(h, "8", string.format("metadata: %d bytes found in %d bytes of compressed headers, at most %d are allowed: some are repeated",
                                    size, wire, 2 * wire + TABLE_BYTES))
   end
   local total = bytes(hd, size, wire)
   if total > METADATA_BYTES then
-    return refuse(h, string.format("metadata: %d bytes found, at most %d are allowed (names, values and %d bytes for each entry)",
+    return refuse(h, "8", string.format("metadata: %d bytes found, at most %d are allowed (names, values and %d bytes for each entry)",
                                    total, METADATA_BYTES, ENTRY_BYTES))
   end
   if total > HEAVY_BYTES then hd:replace("dormouse-heavy", "1") end

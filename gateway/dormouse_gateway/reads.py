@@ -13,7 +13,7 @@ from dormouse_core.keys import Keys
 from dormouse_core.seams import Store, StoreError
 
 from dormouse_gateway import metrics
-from dormouse_gateway.table import Function, Map, Unreadable, function_of, read_map
+from dormouse_gateway.table import Function, Guard, Unreadable, function_of, read_map
 
 STRANGERS = 8
 """Reads under way for functions that are not in the watched table."""
@@ -27,9 +27,9 @@ class Read:
 
 
 class Reads:
-    def __init__(self, keys: Keys, store: Store, *, sockets: bool = False) -> None:
+    def __init__(self, keys: Keys, store: Store, guard: Guard | None = None) -> None:
         self._keys = keys
-        self._sockets = sockets
+        self._guard = guard or Guard()
         self._store = store
         self.history = 0
         self._running: dict[str, asyncio.Task[Read]] = {}
@@ -89,8 +89,7 @@ class Reads:
         item = found.get(key)
         if item is None:
             return Read(revision, self.history, None)
-        function = function_of(item, Map())
+        function = function_of(item, None)
         identity = Identity(function.entry.namespace, function.entry.name, function.entry.uid)
         listing = await self._store.list(self._keys.map(identity))
-        map_ = read_map(self._keys, identity, listing.items, sockets=self._sockets)
-        return Read(listing.revision, self.history, function_of(item, map_))
+        return Read(listing.revision, self.history, function_of(item, read_map(self._keys, identity, listing.items, self._guard)))

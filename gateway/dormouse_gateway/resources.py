@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dormouse_core import limits
+from dormouse_core import addresses, limits
 from dormouse_proto import envoy
 from google.protobuf.message import Message
 
@@ -165,6 +165,10 @@ def scope(route: Route, settings: Settings, needs: tuple[tuple[Name, str], ...])
             "idle_timeout": "0s",
             "retry_policy": retries(bool(route.owners), route.resend),
         },
+        # Also with what goes to the relay in the end: it tells its own Envoy's word from another relay's.
+        "request_headers_to_add": [
+            {"header": {"key": addresses.HOPS, "value": addresses.BY_ENVOY}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+        ],
         # Smaller: larger bodies would never be retried.
         "request_body_buffer_limit": settings.max_message_bytes + limits.MESSAGE_OVERHEAD_BYTES,
     }

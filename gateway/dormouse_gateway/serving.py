@@ -12,7 +12,8 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from dormouse_core.errors import Code, DormouseError, Internal, InvalidArgument
+from dormouse_core import addresses
+from dormouse_core.errors import Code, DormouseError, FailedPrecondition, Internal, InvalidArgument
 from dormouse_core.seams import Clock, Reply
 from dormouse_kit import log
 from dormouse_kit.grpc_options import MANY, server_options
@@ -48,6 +49,8 @@ class Handler(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: Any) -> Any:
         method: str = handler_call_details.method
+        if addresses.came_back(dict(handler_call_details.invocation_metadata or ())):
+            return grpc.stream_unary_rpc_method_handler(came_back)
         if method == STREAM:
             return grpc.stream_stream_rpc_method_handler(self._streaming.serve)
         if method == WATCH:
@@ -93,6 +96,10 @@ class Handler(grpc.GenericRpcHandler):
             return await finish(reply, context)
 
         return serve
+
+
+async def came_back(_: Any, context: Any) -> bytes:
+    return await finish(refuse(FailedPrecondition(addresses.CAME_BACK)), context)
 
 
 async def reflect(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:

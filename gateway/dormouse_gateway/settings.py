@@ -1,15 +1,14 @@
 """What one gateway is told at its start. The agent and Envoy's starter take the same options, so that both agree on ports and limits."""
 
 import argparse
-import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dormouse_core import limits
+from dormouse_core import addresses, limits
 
 FRAME = 5  # gRPC's prefix of a message: flag and length
-UNIX = "unix:"
+UNIX = addresses.UNIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +25,8 @@ class Settings:
     metrics: int = 9090
     """The agent's port for Prometheus; 0: none."""
     metrics_host: str = "127.0.0.1"
+    pods: bool = False
+    """Workers are pods: an address of the own machine is none of theirs."""
     name: str = "gateway"
     """This agent's name in the store; two agents of one name would share an entry."""
     installation: str = "default"
@@ -54,10 +55,16 @@ class Settings:
     store_user: str = ""
     store_password_file: str = ""
 
+    @property
+    def workers(self) -> addresses.Rule:
+        """What an entry may give as a worker's address."""
+        own = {self.listen, self.relay, self.xds, f"{UNIX}{self.admin}", *self.store}
+        return addresses.Rule(frozenset(own), pods=self.pods, sockets=self.sockets)
+
     def __post_init__(self) -> None:
         for key in ("listen", "relay"):
             if key == "listen" or not self.sockets:
-                address(getattr(self, key), key)
+                addresses.parse(getattr(self, key), key)
         if not self.xds.startswith("unix:"):
             raise ValueError(f"xds: {self.xds!r} found, unix:PATH is allowed")
         if not 1 <= self.max_message_bytes <= limits.MESSAGE_BYTES_MAX:
@@ -75,19 +82,6 @@ class Settings:
         return self.relay.startswith(UNIX)
 
 
-def address(text: str, key: str) -> tuple[str, int]:
-    """IP and port of `text`. ValueError names `key`: Envoy resolves no host names here, and an override header must match byte for byte."""
-    host, _, port = text.rpartition(":")
-    try:
-        ipaddress.ip_address(host.strip("[]"))
-        number = int(port)
-    except ValueError:
-        raise ValueError(f"{key}: {text!r} found, IP:port is allowed") from None
-    if not 0 < number < 65536:
-        raise ValueError(f"{key}: port {number} found, 1 to 65535 are allowed")
-    return host.strip("[]"), number
-
-
 def parse(arguments: Sequence[str] | None, program: str) -> Settings:
     """Settings from the command line; exits with a readable message when one is wrong."""
     default = Settings()
@@ -103,6 +97,7 @@ def parse(arguments: Sequence[str] | None, program: str) -> Settings:
     parser.add_argument("--metrics", type=int, default=default.metrics, metavar="PORT", help="0: none")
     parser.add_argument("--metrics-host", default=default.metrics_host)
     parser.add_argument("--name", default=default.name)
+    parser.add_argument("--pods", action="store_true", help="workers are pods: an address of this machine is no worker's")
     parser.add_argument("--default-namespace", default=default.default_namespace)
     parser.add_argument("--own-name", action="append", default=[], metavar="HOST", help="an authority that never names a function")
     parser.add_argument("--max-message-bytes", type=int, default=default.max_message_bytes)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from dormouse_core import deaths, spec
+from dormouse_core import addresses, deaths, spec
 from dormouse_core.errors import Code, DeadlineExceeded, DormouseError, FailedPrecondition, NotFound, Unavailable
 from dormouse_core.keys import Function as Identity
 from dormouse_core.keys import Keys
@@ -19,7 +19,6 @@ from dormouse_proto import state_pb2
 from google.protobuf.message import DecodeError
 
 from dormouse_gateway.resources import MAX_HOSTS, Route
-from dormouse_gateway.settings import UNIX, address
 
 _T = TypeVar("_T", state_pb2.WorkerEntry, state_pb2.ShardEntry, state_pb2.FunctionEntry)
 
@@ -136,10 +135,18 @@ class Unreadable(ValueError):
 
 
 @dataclass(slots=True)
-class Map:
-    """``map/{F}/`` of one uid. `sockets`: workers may have Unix sockets; a cluster's, which write their entries themselves, may not."""
+class Guard:
+    """Which workers' entries are believed. `refused`: (worker, address), by the leader's word."""
 
-    sockets: bool = False
+    rule: addresses.Rule = field(default_factory=addresses.Rule)
+    refused: frozenset[tuple[str, str]] = frozenset()
+
+
+@dataclass(slots=True)
+class Map:
+    """``map/{F}/`` of one uid. A worker whose address the rule refuses is unreadable: nobody connects to it."""
+
+    guard: Guard
     workers: dict[str, Worker] = field(default_factory=dict)
     shards: dict[int, Shard] = field(default_factory=dict)
 
@@ -148,7 +155,7 @@ class Map:
         if kind == "workers":
             self.workers.pop(name, None)
             if item is not None:
-                self.workers[name] = _worker(name, item, self.sockets)
+                self.workers[name] = _worker(name, item, self.guard.rule)
         elif kind == "shards":
             if not name.isdigit():
                 raise Unreadable(f"{name!r} is no shard")
@@ -156,14 +163,14 @@ class Map:
             if item is not None:
                 self.shards[int(name)] = Shard(_parse(state_pb2.ShardEntry, item).owner, item.mod_revision)
 
+    def believed(self) -> dict[str, Worker]:
+        return {name: worker for name, worker in self.workers.items() if (name, worker.address) not in self.guard.refused}
 
-def _worker(name: str, item: Item, sockets: bool) -> Worker:
+
+def _worker(name: str, item: Item, rule: addresses.Rule) -> Worker:
     entry = _parse(state_pb2.WorkerEntry, item)
-    try:
-        if not (sockets and entry.address.startswith(UNIX)):
-            address(entry.address, "address")
-    except ValueError as wrong:
-        raise Unreadable(str(wrong)) from None
+    if refusal := rule.refusal(entry.address):
+        raise Unreadable(refusal)
     killed = dict.fromkeys(entry.killed.calls, entry.killed.cause)
     return Worker(name, entry.address, entry.revision, entry.state == state_pb2.WorkerEntry.DRAINING, killed, int(entry.killed.why))
 
@@ -175,11 +182,12 @@ def _parse(kind: type[_T], item: Item) -> _T:
         raise Unreadable(f"no {kind.__name__} of this release") from None
 
 
-def function_of(item: Item, map_: Map) -> Function:
-    """Raises Unreadable."""
+def function_of(item: Item, map_: Map | None) -> Function:
+    """None: nothing is in its map. Raises Unreadable."""
     entry = _parse(state_pb2.FunctionEntry, item)
     try:
-        return Function(entry, spec.spec_from_json(entry.spec), dict(map_.workers), dict(map_.shards))
+        workers, shards = ({}, {}) if map_ is None else (map_.believed(), dict(map_.shards))
+        return Function(entry, spec.spec_from_json(entry.spec), workers, shards)
     except ValueError as wrong:
         raise Unreadable(f"its spec: {wrong}") from None
 
@@ -189,10 +197,9 @@ class Table:
     and what was unreadable.
     """
 
-    def __init__(self, keys: Keys, *, sockets: bool = False) -> None:
-        """`sockets`: as in `Map`."""
+    def __init__(self, keys: Keys, guard: Guard | None = None) -> None:
         self._keys = keys
-        self._sockets = sockets
+        self.guard = guard or Guard()
         self._entries: dict[str, Item] = {}  # by namespace/name
         self._maps: dict[str, Map] = {}  # by namespace/name/uid
         self._views: dict[str, Function] = {}
@@ -239,7 +246,7 @@ class Table:
             self._entries.pop(label, None)
             return label
         self._entries[label] = event.item
-        function_of(event.item, Map())
+        function_of(event.item, None)
         return label
 
     def _maps_event(self, event: Event) -> str:
@@ -248,12 +255,21 @@ class Table:
             return ""
         namespace, name, uid, kind, last = parts
         path = f"{namespace}/{name}/{uid}"
-        map_ = self._maps.setdefault(path, Map(sockets=self._sockets))
+        map_ = self._maps.setdefault(path, Map(self.guard))
         self._views.pop(f"{namespace}/{name}", None)
         map_.put(kind, last, event.item)
         if not map_.workers and not map_.shards:
             del self._maps[path]
         return f"{namespace}/{name}"
+
+    def refuse(self, refused: frozenset[tuple[str, str]]) -> set[str]:
+        """The leader's whole word on entries that are not their pods'. The functions that this changes."""
+        differ = {worker for worker, _ in refused ^ self.guard.refused}
+        self.guard.refused = refused
+        changed = {path.rpartition("/")[0] for path, map_ in self._maps.items() if not differ.isdisjoint(map_.workers)} if differ else set()
+        for label in changed:
+            self._views.pop(label, None)
+        return changed
 
     def labels(self) -> set[str]:
         return set(self._entries)
@@ -267,15 +283,15 @@ class Table:
                 return None
             try:
                 uid = _parse(state_pb2.FunctionEntry, item).uid
-                view = self._views[label] = function_of(item, self._maps.get(f"{label}/{uid}", Map()))
+                view = self._views[label] = function_of(item, self._maps.get(f"{label}/{uid}"))
             except Unreadable:
                 return None
         return view
 
 
-def read_map(keys: Keys, identity: Identity, items: Iterable[Item], *, sockets: bool = False) -> Map:
+def read_map(keys: Keys, identity: Identity, items: Iterable[Item], guard: Guard) -> Map:
     """A map from one listing of ``map/{F}/``; what cannot be read is left out."""
-    map_ = Map(sockets=sockets)
+    map_ = Map(guard)
     for item in items:
         kind, _, name = item.key.removeprefix(keys.map(identity)).partition("/")
         try:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import grpc
 import grpc.aio
+from dormouse_core.addresses import BY_RELAY, HOPS
 from dormouse_core.seams import Part, Reply
 from dormouse_kit.grpc_options import channel_options
 
@@ -57,7 +58,7 @@ class GrpcTransport:
 
     async def call(self, address: str, method: str, message: bytes, metadata: Mapping[str, str], *, timeout: float | None) -> Reply:
         unary: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channels.to(address).unary_unary(method)
-        call = unary(message, metadata=tuple(metadata.items()), timeout=timeout)
+        call = unary(message, metadata=sent(metadata), timeout=timeout)
         try:
             answer = await call
             return Reply(0, answer, "", headers(await call.initial_metadata(), await call.trailing_metadata()))
@@ -70,7 +71,7 @@ class GrpcTransport:
         self, address: str, method: str, message: bytes, metadata: Mapping[str, str], part: Part, *, timeout: float | None
     ) -> Reply:
         streamed: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channels.to(address).unary_stream(method)
-        call = streamed(message, metadata=tuple(metadata.items()), timeout=timeout)
+        call = streamed(message, metadata=sent(metadata), timeout=timeout)
         try:
             async for each in call:
                 await part(each)
@@ -79,6 +80,11 @@ class GrpcTransport:
             return failed(error)
         finally:
             call.cancel()
+
+
+def sent(metadata: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Marked, so that a gateway at a worker's address ends the call instead of sending it on."""
+    return tuple({**metadata, HOPS: BY_RELAY}.items())
 
 
 def failed(error: grpc.aio.AioRpcError) -> Reply:

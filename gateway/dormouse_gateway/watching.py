@@ -15,6 +15,8 @@ from dormouse_gateway import metrics
 from dormouse_gateway.table import Table
 
 RETRY_SECONDS = 0.5
+TELL_SECONDS = 60.0  # a key that cannot be read is not logged again for so long, however often it is written
+TELL_KEYS = 1024
 
 
 class Watching:
@@ -27,6 +29,7 @@ class Watching:
         self._clock = clock
         self._on_change = on_change
         self._heard: dict[str, float] = {}
+        self._told: dict[str, float] = {}  # keys that cannot be read -> when that was logged
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -68,8 +71,13 @@ class Watching:
         self._heard[prefix] = self._clock.monotonic()
 
     def _tell(self, changed: set[str], unreadable: dict[str, str]) -> None:
+        now = self._clock.monotonic()
         for key, reason in unreadable.items():
             metrics.UNREADABLE.inc()
-            log.warning("an entry cannot be read", key=key, reason=reason)
+            if now - self._told.pop(key, float("-inf")) > TELL_SECONDS:
+                log.warning("an entry cannot be read", key=key, reason=reason)
+                self._told[key] = now
+                while len(self._told) > TELL_KEYS:
+                    del self._told[next(iter(self._told))]
         if changed or self._table.complete:
             self._on_change(changed)

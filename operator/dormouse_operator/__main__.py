@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from dormouse_core import addresses
 from dormouse_core.keys import Keys
 from dormouse_kit import log, metrics
 from dormouse_kit.clock import SystemClock
@@ -51,6 +52,7 @@ async def run(s: Settings, alone: bool = False) -> int:
             leader_new=election.election,
             name=s.name,
             removal_wait=s.removal_wait,
+            rule=addresses.Rule(frozenset({s.listen, s.control, s.provider, *s.store}), sockets=True),
             registering=registering,
             space=space,
         )

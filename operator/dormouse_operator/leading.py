@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 
+from dormouse_core import addresses
 from dormouse_core.autoscaling import Decision
 from dormouse_core.errors import DormouseError, NotFound
 from dormouse_core.keys import Function, Keys
@@ -29,7 +30,7 @@ from dormouse_operator.registering import Registering
 from dormouse_operator.space import Space
 from dormouse_operator.sweeping import Sweeper
 from dormouse_operator.timekeeping import Timekeeper
-from dormouse_operator.view import View
+from dormouse_operator.view import View, Vouch
 from dormouse_operator.writes import Writer
 
 OBSERVE = 0.5  # seconds between looks at the provider's list
@@ -38,7 +39,8 @@ RESTART = 1.0  # after a function's loop ended in an error of ours
 
 class Leader:
     """`leader_new`: the create_revision of this leader's election key; `name`: what workers are told. `looked(uid)` is called after every
-    look at a function, and when it is gone. `space`: how full the store is; None: nobody looks."""
+    look at a function, and when it is gone. `space`: how full the store is; None: nobody looks. `rule`, `vouch`: which workers' entries are
+    believed."""
 
     def __init__(
         self,
@@ -54,13 +56,15 @@ class Leader:
         looked: Callable[[str], None] = lambda uid: None,
         space: Space | None = None,
         removal_wait: float | None = None,
+        rule: addresses.Rule | None = None,
+        vouch: Vouch = lambda function, entry, waited: "",
     ) -> None:
         self.space = space
         self.store = store
         self.clock = clock
         self.keys = keys
         self.registering = registering or Registering(store, keys, clock, leader_new)
-        self.view = View(keys, clock, self._changed, self.registering.ending)
+        self.view = View(keys, clock, self._changed, self.registering.ending, rule=rule, vouch=vouch)
         self.demands = Demands(clock, self._changed)
         self.registry = Mirror(store, clock, keys.functions, self.view.function_changed)
         self._maps = Mirror(store, clock, keys.maps, self._map_changed)
@@ -213,6 +217,7 @@ class Leader:
         while True:
             before, after = self.view.instances, await self._provider.observe()
             self.view.instances = after
+            self.view.judge_again()
             known = (before is None) == (after is None)
             for uid in _differ(before, after) if known else list(self.view.functions):
                 self._changed(uid)

@@ -107,6 +107,7 @@ class CoordinatorService(control_pb2_grpc.CoordinatorServicer):
                 self._leader.view.reaches.take(agent, report.reaches, self._leader.clock.monotonic())
                 order = self._leader.timekeeper.agent(report)
                 order.tries.extend(self._leader.view.tries())
+                order.refused.extend(self._leader.view.refused())
                 yield order
         finally:
             if agent:

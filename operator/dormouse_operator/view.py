@@ -4,11 +4,12 @@ The mirrors call `map_changed` and `function_changed` for every key; parsing hap
 dictionaries. A value that does not parse is one item's trouble: it is logged and left out, as if it were not there.
 """
 
+import itertools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from dormouse_core import entries
+from dormouse_core import addresses, entries
 from dormouse_core.keys import Function, Keys
 from dormouse_core.observations import FunctionSeen, MoveSeen, ShardSeen, WorkerSeen
 from dormouse_core.reaching import Reaches
@@ -39,14 +40,46 @@ class _Map:
     workers: dict[str, tuple[state_pb2.WorkerEntry, int]] = field(default_factory=dict)
     shards: dict[int, ShardSeen] = field(default_factory=dict)
     moves: dict[int, MoveSeen] = field(default_factory=dict)
+    claims: dict[str, "_Claim"] = field(default_factory=dict)  # every worker's entry, whether it is believed or not
     stopped: dict[tuple[str, int], float] = field(default_factory=dict)  # (worker, shard) -> since when, monotonic
+
+
+@dataclass(slots=True)
+class _Claim:
+    """A worker's entry as it stands in the store."""
+
+    function: Function
+    entry: state_pb2.WorkerEntry
+    created: int
+    since: float  # monotonic: first seen with this address
+    ruled: str = ""  # by `addresses.Rule`
+    refusal: str | None = ""  # as `addresses.vouched`
+
+
+Vouch = Callable[[Function, state_pb2.WorkerEntry, float], str | None]
+"""Of a worker's entry, and the seconds since it was first seen: as `addresses.vouched`."""
+MOST_REFUSED = 1000  # entries that gateways are told of
+SECONDS_BETWEEN = 60.0  # between two lines of the log about entries of one function that are refused
 
 
 class View:
     """`changed(uid)` is called when a function's snapshot may differ; `links` are opened and dropped as workers come and go. `ending`: uids
-    of functions that are being deleted although their entries do not say so."""
+    of functions that are being deleted although their entries do not say so. `rule`, `vouch`: which workers' entries are believed; others
+    are as if they were not there."""
 
-    def __init__(self, keys: Keys, clock: Clock, changed: Callable[[str], None], ending: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        clock: Clock,
+        changed: Callable[[str], None],
+        ending: Collection[str] = (),
+        *,
+        rule: addresses.Rule | None = None,
+        vouch: Vouch = lambda function, entry, waited: "",
+    ) -> None:
+        self._rule = rule
+        self._vouch = vouch
+        self._told: dict[str, float] = {}  # uid -> when the log last said that an entry of it is refused
         self._keys = keys
         self._ending = ending
         self._clock = clock
@@ -87,40 +120,93 @@ class View:
             except entries.Unreadable as error:
                 log.warning("an entry cannot be read", key=key, error=str(error))
                 self.gateways[agent] = ""  # an agent all the same: what it holds is unknown until it is heard
+        for table in self._maps.values():
+            for claim in table.claims.values():
+                claim.ruled = self._ruled(claim.entry)
 
     def map_changed(self, key: str, before: Item | None, after: Item | None) -> None:
         parts = key.removeprefix(self._keys.maps).split("/", 4)
         if len(parts) != 5:
             log.warning("a key that is none of ours", key=key)
             return
-        _, _, uid, kind, name = parts
+        namespace, function, uid, kind, name = parts
         table = self._maps.setdefault(uid, _Map())
         try:
             if kind == "workers":
-                self._worker_changed(uid, table, name, after)
+                self._worker_changed(Function(namespace, function, uid), table, name, after)
             elif kind == "shards":
                 _put(table.shards, int(name), after, _shard)
             elif kind == "moves":
                 _put(table.moves, int(name), after, _move)
         except (entries.Unreadable, ValueError) as error:
             log.warning("an entry cannot be read", key=key, error=str(error))
-        if not (table.workers or table.shards or table.moves):
+        if not (table.claims or table.shards or table.moves):
             self._maps.pop(uid, None)
+            self._told.pop(uid, None)
         self._changed(uid)
 
-    def _worker_changed(self, uid: str, table: _Map, name: str, after: Item | None) -> None:
-        assert self.links is not None
+    def _worker_changed(self, function: Function, table: _Map, name: str, after: Item | None) -> None:
         if after is None:
-            table.workers.pop(name, None)
-            self._uid_of_worker.pop(name, None)
-            for key in [k for k in table.stopped if k[0] == name]:
-                del table.stopped[key]
-            self.links.drop(name)
+            table.claims.pop(name, None)
+            self._leave(table, name)
             return
         entry = entries.parse(state_pb2.WorkerEntry, after)
-        table.workers[name] = (entry, after.create_revision)
-        self._uid_of_worker[name] = uid
-        self.links.follow(name, entry.address)
+        before = table.claims.get(name)
+        same = before is not None and (before.entry.address, before.entry.instance) == (entry.address, entry.instance)
+        since = before.since if before is not None and same else self._clock.monotonic()
+        if before is not None and not same:
+            self._leave(table, name)
+        table.claims[name] = _Claim(function, entry, after.create_revision, since, self._ruled(entry))
+        self._judge(table, name)
+
+    def _ruled(self, entry: state_pb2.WorkerEntry) -> str:
+        return "" if self._rule is None else self._rule.refusal(entry.address, self.gateways.values())
+
+    def _judge(self, table: _Map, name: str) -> None:
+        """Believes an entry or does not: nobody connects to what is not believed, and its function has a worker less."""
+        assert self.links is not None
+        claim = table.claims[name]
+        refusal = claim.ruled or self._vouch(claim.function, claim.entry, self._clock.monotonic() - claim.since)
+        claim.refusal = refusal
+        if refusal == "":
+            table.workers[name] = (claim.entry, claim.created)
+            self._uid_of_worker[name] = claim.function.uid
+            self.links.follow(name, claim.entry.address)
+            return
+        self._leave(table, name)
+        now = self._clock.monotonic()
+        if refusal and now - self._told.get(claim.function.uid, -SECONDS_BETWEEN) >= SECONDS_BETWEEN:
+            self._told[claim.function.uid] = now
+            log.warning("a worker's entry is refused", function=claim.function.label, worker=name, reason=refusal)
+
+    def _leave(self, table: _Map, name: str) -> None:
+        """There is no such worker, or no longer."""
+        assert self.links is not None
+        if table.workers.pop(name, None) is None:
+            return
+        self._uid_of_worker.pop(name, None)
+        for key in [k for k in table.stopped if k[0] == name]:
+            del table.stopped[key]
+        self.links.drop(name)
+
+    def judge_again(self, *, believed: bool = True) -> None:
+        """To be called when a pod changed, and now and then. `believed`: those too that are."""
+        for uid, table in self._maps.items():
+            before = set(table.workers)
+            for name in [name for name in table.claims if believed or name not in table.workers]:
+                self._judge(table, name)
+            if before != table.workers.keys():
+                self._changed(uid)
+
+    def refused(self) -> list[control_pb2.AgentOrder.Try]:
+        """Entries that gateways are not to believe. One that is not judged yet is none."""
+        found = (
+            control_pb2.AgentOrder.Try(worker=name, address=claim.entry.address)
+            for table in self._maps.values()
+            for name, claim in table.claims.items()
+            if claim.refusal
+        )
+        return list(itertools.islice(found, MOST_REFUSED))
 
     # ------------------------------------------------------------------------------------------------------------ from workers
 

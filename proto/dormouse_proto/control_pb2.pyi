@@ -172,7 +172,7 @@ class AgentReport(_message.Message):
     def __init__(self, agent: _Optional[str] = ..., sent_us: _Optional[int] = ..., complete: _Optional[bool] = ..., demand: _Optional[_Iterable[_Union[FunctionDemand, _Mapping]]] = ..., problems: _Optional[_Iterable[_Union[RouteProblem, _Mapping]]] = ..., reaches: _Optional[_Iterable[_Union[WorkerReach, _Mapping]]] = ..., offset_us: _Optional[int] = ...) -> None: ...
 
 class AgentOrder(_message.Message):
-    __slots__ = ("echo_us", "leader_us", "reference_us", "agreed", "tries")
+    __slots__ = ("echo_us", "leader_us", "reference_us", "agreed", "tries", "refused")
     class Try(_message.Message):
         __slots__ = ("worker", "address")
         WORKER_FIELD_NUMBER: _ClassVar[int]
@@ -185,12 +185,14 @@ class AgentOrder(_message.Message):
     REFERENCE_US_FIELD_NUMBER: _ClassVar[int]
     AGREED_FIELD_NUMBER: _ClassVar[int]
     TRIES_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
     echo_us: int
     leader_us: int
     reference_us: int
     agreed: int
     tries: _containers.RepeatedCompositeFieldContainer[AgentOrder.Try]
-    def __init__(self, echo_us: _Optional[int] = ..., leader_us: _Optional[int] = ..., reference_us: _Optional[int] = ..., agreed: _Optional[int] = ..., tries: _Optional[_Iterable[_Union[AgentOrder.Try, _Mapping]]] = ...) -> None: ...
+    refused: _containers.RepeatedCompositeFieldContainer[AgentOrder.Try]
+    def __init__(self, echo_us: _Optional[int] = ..., leader_us: _Optional[int] = ..., reference_us: _Optional[int] = ..., agreed: _Optional[int] = ..., tries: _Optional[_Iterable[_Union[AgentOrder.Try, _Mapping]]] = ..., refused: _Optional[_Iterable[_Union[AgentOrder.Try, _Mapping]]] = ...) -> None: ...
 
 class Condition(_message.Message):
     __slots__ = ("type", "status", "reason", "message", "since_us")

@@ -9,7 +9,9 @@ fewer is a hint to the ReplicaSet, by the pods' deletion cost; a wrong choice is
 
 from collections.abc import Callable, Iterable, Sequence
 
+from dormouse_core import addresses
 from dormouse_core.errors import Unavailable
+from dormouse_core.keys import Function
 from dormouse_core.seams import Clock, Instance, Wanted
 from dormouse_proto import state_pb2
 
@@ -17,7 +19,7 @@ from dormouse_operator.kubernetes import names, problems
 from dormouse_operator.kubernetes.api import Api, ApiError, Object
 from dormouse_operator.kubernetes.editing import with_content
 from dormouse_operator.kubernetes.kinds import DEPLOYMENTS, PODS
-from dormouse_operator.kubernetes.pods import CONTAINER
+from dormouse_operator.kubernetes.pods import CONTAINER, PORT
 from dormouse_operator.kubernetes.problems import Verdict
 from dormouse_operator.kubernetes.reflecting import Key, Reflector
 from dormouse_operator.kubernetes.registry import seconds
@@ -73,6 +75,16 @@ class KubernetesProvider:
         now = self._clock.now()
         sentences = (self._verdict(pod, now).waiting for pod in self._pods.items.values() if _label(pod, names.UID) == uid)
         return next((sentence for sentence in sentences if sentence), "")
+
+    def vouch(self, function: Function, entry: state_pb2.WorkerEntry, waited: float) -> str | None:
+        """Whether the pod that a worker's entry names is its function's and has the entry's address: as `addresses.vouched`."""
+        pod = self._pods.items.get((function.namespace, entry.instance))
+        if pod is None and not self._pods.fresh:
+            return None
+        if pod is None or _label(pod, names.UID) != function.uid:
+            return addresses.vouched(entry.address, None, waited)
+        ip = pod["status"].get("podIP", "")
+        return addresses.vouched(entry.address, f"{ip}:{PORT}" if ip else "", waited)
 
     def failing(self, pod: Object) -> bool:
         return self._verdict(pod, self._clock.now()).problem is not None
@@ -223,7 +235,7 @@ def trim_pod(pod: Object) -> Object:
     return {
         "metadata": kept,
         "spec": {"nodeName": spec.get("nodeName", ""), "containers": image},
-        "status": {name: status[name] for name in ("phase", "conditions", "containerStatuses") if name in status},
+        "status": {name: status[name] for name in ("phase", "podIP", "conditions", "containerStatuses") if name in status},
     }
 
 

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from dormouse_core import addresses
 from dormouse_core.errors import DormouseError
 from dormouse_core.keys import Keys
 from dormouse_core.seams import Store, StoreError
@@ -74,6 +75,8 @@ class Term:
             looked=self._looked,
             space=space,
             removal_wait=settings.removal_wait,
+            rule=addresses.Rule(frozenset({options.listen, *options.store}), pods=True),
+            vouch=self.provider.vouch,
         )
         credentials = Credentials(users, keys, settings)
         applier = Applier(api, settings, self.copies.applied)
@@ -124,6 +127,7 @@ class Term:
 
     def _pods(self) -> None:
         self.budgets.pods_changed()
+        self.leader.view.judge_again(believed=False)
 
     def _looked(self, uid: str) -> None:
         entry = self._entry(uid)

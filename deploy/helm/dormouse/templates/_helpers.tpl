@@ -136,6 +136,7 @@ podSelector:
 - --name=$(POD_NAME)
 - --listen=0.0.0.0:8001
 - --listen-relay=127.0.0.1:8002
+- --pods
 - --xds=unix:/run/dormouse/xds.sock
 - --admin=/run/dormouse/envoy.sock
 - --metrics=9090
