@@ -65,9 +65,7 @@ class Rule:
         path = text.removeprefix(UNIX)
         if not path.startswith("/") or "," in path or not path.isprintable() or len(path.encode()) > PATH_BYTES:
             return f"address: {text!r} found, {UNIX} and an absolute path without a comma of at most {PATH_BYTES} bytes is allowed"
-        if any(
-            each.startswith(UNIX) and posixpath.normpath(each.removeprefix(UNIX)) == posixpath.normpath(path) for each in (*self.own, *more)
-        ):
+        if _plain(path) in {_plain(each.removeprefix(UNIX)) for each in (*self.own, *more) if each.startswith(UNIX)}:
             return f"address: {text} is {_OURS}"
         return ""
 
@@ -87,6 +85,10 @@ class Rule:
 
 _OURS = "a gateway's, the operator's or the store's, not a worker's"
 _IPV4 = tuple(ipaddress.IPv6Network(text) for text in ("::/96", "64:ff9b::/96", "2001::/32"))
+
+
+def _plain(path: str) -> str:
+    return posixpath.normpath("/" + path.lstrip("/"))
 
 
 def _covers(own: str, ip: _IP, port: int) -> bool:

@@ -63,6 +63,20 @@ def test_who_listens_on_every_address_listens_on_the_loopback() -> None:
     assert rule.refusal("127.0.0.1:9000") == ""
 
 
+SOCKETS = Rule(frozenset({"unix:/run/d/relay.sock", "unix:/run/d/etcd:1", "127.0.0.1:8001"}), sockets=True)
+
+
+def test_where_parts_listen_on_sockets_a_worker_may_and_own_ones_are_refused() -> None:
+    assert SOCKETS.refusal("unix:/run/d/w-1.sock") == ""
+    assert SOCKETS.refusal("127.0.0.1:9000") == ""
+    for own in ("unix:/run/d/relay.sock", "unix:/run/d/../d/./relay.sock", "unix://run/d//relay.sock", "unix:/run/d/etcd:1"):
+        assert "not a worker's" in SOCKETS.refusal(own), own
+    for path in ("relay.sock", "@relay", "/a,b", "/a\nb", "/" + "x" * 107, ""):
+        assert "an absolute path without a comma of at most 107 bytes is allowed" in SOCKETS.refusal(f"unix:{path}")
+    assert "not a worker's" in SOCKETS.refusal("unix:/run/e/relay.sock", ["unix:/run/e/relay.sock"])
+    assert "IP:port is allowed" in PODS.refusal("unix:/run/d/w-1.sock")
+
+
 def test_an_own_address_is_parsed_as_before() -> None:
     assert parse("[::1]:9000", "listen") == ("::1", 9000)
     with pytest.raises(ValueError, match="listen: 'host:1' found, IP:port is allowed"):
