@@ -20,6 +20,7 @@ from dormouse_core.seams import Delete, Full, Put, StoreError, Txn
 from dormouse_kit.etcd import EtcdStore
 from dormouse_testing.etcd_server import EtcdServer, NoEtcd
 from dormouse_testing.places import page
+from dormouse_testing.trails import WIDTH, Trails, save_trail
 from dormouse_testing.up import DOUBLE, TOTAL, Up, children, missing, row, save_models, save_wide, system
 
 AWAKE = "scaleToZeroAfter: 600s"
@@ -305,6 +306,28 @@ def test_sessions_are_deleted_while_the_store_is_full_and_it_heals(up: Up) -> No
     up.until(taken, 40)
     assert step(up) == 3
     up.until(lambda: up.get("wide")["sessions"] == 1, 20)
+
+
+@pytest.mark.slow  # 40 s
+def test_no_step_is_lost_doubled_or_forked_while_the_store_fills_and_heals(up: Up) -> None:
+    """Full twice, with sessions deleted while it is: each answer says of which steps its session is made."""
+    save_trail(up.folder / "trail.onnx")
+    manifest = TOTAL.replace("total", "trail").replace("-1, 1]", f"-1, {WIDTH}]").replace("scaleToZeroAfter: 3s", AWAKE)
+    (up.folder / "trail.yaml").write_text(manifest)
+    up.command("apply", str(up.folder / "trail.yaml"))
+    with Trails(up.gateway, 12, deadlines=(30.0, 30.0, 2.0, 0.3)) as trails:
+        up.until(lambda: trails.wrong or min(trails.acked) > 3, 60)
+        for first in (0, 4):
+            fill_with_sessions(up.gateway, 100)
+            with_store(up, fill)
+            for n in (first, first + 1):
+                trails.delete(n, lambda session: up.command("sessions", "trail", session, "--delete", check=False).returncode == 0)
+            with_store(up, empty)
+            before = list(trails.acked)
+            up.until(lambda: trails.wrong or all(now > was for now, was in zip(trails.acked, before, strict=True)), 60)  # noqa: B023
+    assert trails.wrong == []
+    assert any("the store is full" in text for _, text in trails.failures), trails.failures
+    assert sum(trail.lives for trail in trails.trails) > 0, "some were deleted"
 
 
 @pytest.mark.slow  # 25 s
