@@ -51,6 +51,8 @@ def test_histories_are_eventful() -> None:
         "failed",
         "its shard has moved",
         "Aborted",
+        "full, and applied",
+        "tombstones are owed",
     )
     for seed in range(60):
         lines: list[str] = []

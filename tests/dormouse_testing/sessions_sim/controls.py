@@ -10,13 +10,16 @@ from typing import Any
 import msgspec
 from dormouse_core import lifetimes, records, steps, transactions
 from dormouse_core.clocks import Skew
-from dormouse_core.seams import Delete, Put, Txn
+from dormouse_core.seams import Delete, Full, Put, Txn
 from dormouse_core.steps import Refuse, Resolution
+from dormouse_operator.owing import Owed
 from dormouse_operator.sweeping import Sweeper as LeaderSweeper
 from dormouse_worker.sessions import Answer
 from dormouse_worker.sessions.commits import Committer, Pending
 from dormouse_worker.sessions.removal import Sweeper
 from dormouse_worker.sessions.turns import Turns
+
+from dormouse_testing.sessions_sim.leader import Leader
 
 Patch = Callable[[Any, str, Any], None]  # monkeypatch.setattr
 
@@ -195,6 +198,37 @@ async def _none(*_: object) -> frozenset[int]:
     return frozenset()
 
 
+def believed_when_full(patch: Patch) -> None:
+    """A full store's no is taken for one."""
+    real = Full.__init__
+    patch(Full, "__init__", lambda self, message, definite=False: real(self, message, True))
+
+
+def no_owed_tombstones(patch: Patch) -> None:
+    """Of a session that was deleted while the store was full nothing is left."""
+
+    async def written(*_: object) -> bool:
+        return True
+
+    patch(Owed, "_write", written)
+
+
+def given_while_owed(patch: Patch) -> None:
+    """A shard finds an owner before the tombstones that are owed are written."""
+    patch(Leader, "_owes", lambda self, shard: False)
+
+
+def erased_with_an_owner(patch: Patch) -> None:
+    """A record goes while the store is full, and its shard keeps its owner."""
+    real = transactions.erase
+
+    def erase(keys: Any, function: Any, shard: int, *args: Any, **given: Any) -> Txn:
+        txn = real(keys, function, shard, *args, **given)
+        return replace(txn, writes=tuple(w for w in txn.writes if w.key != keys.shard(function, shard)))
+
+    patch(transactions, "erase", erase)
+
+
 def removal_at_once(patch: Patch) -> None:
     """Ended and expired records are removed without a wait."""
     patch(lifetimes, "due_us", lambda glance, wait_us: glance.expires_us)
@@ -220,5 +254,9 @@ CONTROLS = [
     Control("memory survives a move", memory_survives_a_move, LOSSES),
     Control("whatever was read counts as committed", unread_outcomes_are_acknowledged, LOSSES),
     Control("only the last write counts", only_the_last_write_counts, frozenset({"false-again"})),
+    Control("a full store's no is believed", believed_when_full, frozenset({"false-again"})),
+    Control("owed tombstones are never written", no_owed_tombstones, frozenset({"twice"})),
+    Control("shards are given away while tombstones are owed", given_while_owed, LOSSES),
+    Control("a full store's deletions leave the owner", erased_with_an_owner, LOSSES),
     Control("a key that is not kept was never there", the_kept_keys_remember_all, frozenset({"false-again"})),
 ]

@@ -23,7 +23,6 @@ from dormouse_operator.view import View
 from dormouse_proto import control_pb2, state_pb2
 
 from dormouse_testing.leader_world import manifest
-from dormouse_testing.memory_store import REFUSED
 
 if TYPE_CHECKING:
     from dormouse_testing.sessions_sim.world import World
@@ -125,19 +124,24 @@ class Leader:
                 await self._write(transactions.plan(keys, f, shard, target, shard_mod=entries[shard][0], leader_new=self.leader_new))
         if self.world.shape.removal_wait:
             await self.sweeper.once()
-        if self.world.troubled and rng.random() < self.world.shape.deletes:
+        if self.world.troubled and rng.random() < (self.world.shape.deletes if self.world.full_since is None else 0.5):
             await self._delete()
         assert self.owed is not None
-        await self.owed.pay()
+        if rng.random() < 0.3:  # once a second
+            await self.owed.pay()
 
     async def _give(self, shard: int, target: str, entries: dict[int, tuple[int, int]]) -> None:
         if shard in entries:
             txn = transactions.failover(self.keys, self.function, target, {shard: entries[shard]}, leader_new=self.leader_new)
-        elif self.owed is not None and (self.function.uid, shard) in self.owed.shards:
+        elif self._owes(shard):
+            self.world.trace(f"leader gives shard {shard} to nobody: tombstones are owed")
             return
         else:
             txn = transactions.assign(self.keys, self.function, target, [shard], function_new=self.function_new, leader_new=self.leader_new)
         await self._write(txn)
+
+    def _owes(self, shard: int) -> bool:
+        return self.owed is not None and (self.function.uid, shard) in self.owed.shards
 
     async def _write(self, txn: Txn) -> None:
         result = await self.store.txn(txn)
@@ -163,8 +167,6 @@ class Leader:
         assert seen is not None
         session = f"/i:{self.world.rng.randrange(self.world.shape.sessions) + 1}"
         request = control_pb2.DeleteSessionsRequest(session=session)
-        if self.world.rng.random() < 0.3:
-            self.store.fault("txn", REFUSED)  # it is full
         try:
             await self.deleter.delete(seen, request)
             self.world.trace(f"deleted {session}")

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from dormouse_core.errors import Again, DormouseError, Internal, Unavailable
 from dormouse_core.keys import Function, Keys
+from dormouse_core.seams import Put, Txn
 from dormouse_worker.sessions import Answer, Failed, Outcome, Ran, Sessions, Settings, StateInfo, Step
 from dormouse_worker.sessions.commits import Pending
 
 from dormouse_testing import simloop
 from dormouse_testing.clock import SimClock
 from dormouse_testing.memory_etcd import MemoryEtcd
-from dormouse_testing.memory_store import Fault, MemoryStore
+from dormouse_testing.memory_store import FULL, REFUSED, Fault, MemoryStore
 from dormouse_testing.sessions_sim.clients import Client
 from dormouse_testing.sessions_sim.history import NUMBER, History, Violation
 from dormouse_testing.sessions_sim.leader import Leader
@@ -42,6 +43,7 @@ class Shape:
     ttl: float = 3600.0
     removal_wait: float = 0.0  # 0: nothing is removed
     deletes: float = 0.0  # how often somebody deletes a session, a tick of the leader
+    fills: float = 0.0  # how often the store becomes full, a second; for some seconds, and half of the leader's ticks then delete a session
     skew: float = 0.0  # seconds, of wall clocks
     wrong: float = 0.0  # of workers' clocks: an hour off, now and then
     gateways: int = 1  # who make the keys, each by its own clock
@@ -72,6 +74,8 @@ def shape_of(seed: int) -> Shape:
         Shape(skew=2.4, wrong=0.5, gateways=3, restless=1.0, starts=False, calls=12, ttl=600.0),
         Shape(skew=2.4, wrong=0.2, gateways=2, ttl=1.5, removal_wait=0.5, copies=0.4),
         Shape(skew=2.4, gateways=2, measured=False, starts=False, calls=14, restless=1.0),
+        Shape(fills=0.6, copies=0.6, calls=12, sessions=4),
+        Shape(fills=0.6, shards=1, copies=0.6, starts=False, sessions=2, calls=12, crashes=0.05),
     )
     return kinds[seed % len(kinds)]
 
@@ -144,6 +148,7 @@ class World:
         self.processes = 0
         self._trace = trace
         self._seen = 1
+        self.full_since: float | None = None
         self._stalled: dict[str, float] = {}  # client -> until when its reads are slow
         self.leader = Leader(self)
         self.etcd.listeners.add(self._observe)
@@ -157,13 +162,19 @@ class World:
 
     def client(self, who: str, clock: SimClock | None = None) -> MemoryStore:
         store = MemoryStore(clock or self.clock, etcd=self.etcd)
-        store.hook = lambda method, request: self._fault(who, method)
+        store.hook = lambda method, request: self._fault(who, method, request)
         store.watch_delay = self.rng.choice(self.shape.watch_delays)
         return store
 
-    def _fault(self, who: str, method: str) -> Fault:
+    def _fault(self, who: str, method: str, request: object) -> Fault:
         rng = self.rng
         there, back = rng.uniform(0.0002, 0.01), rng.uniform(0.0002, 0.01)
+        puts = isinstance(request, Txn) and any(isinstance(write, Put) for write in request.writes)
+        if self.full_since is not None and (puts or method == "grant"):
+            # What was proposed before it was full is written, and answered as if it were not.
+            applied = self.clock.monotonic() - self.full_since < 0.1 and rng.random() < 0.5
+            self.trace(f"{who} {method}: full{', and applied' if applied else ''}")
+            return Fault(request_delay=there, reply_delay=back, refuse=FULL.refuse, applied=applied)
         if self.shape.stalls and self.troubled:
             now = self.clock.monotonic()
             if method == "txn" and rng.random() < self.shape.stalls:
@@ -186,7 +197,7 @@ class World:
             case "slow":
                 return Fault(request_delay=rng.uniform(0.0, 2.0), reply_delay=rng.uniform(0.0, 2.0))
             case _:
-                return Fault(refuse="etcdserver: mvcc: database space exceeded")
+                return REFUSED
 
     def _observe(self) -> None:
         """Called by the store after each change: looks at every new version of every record."""
@@ -310,7 +321,7 @@ class World:
         def answer(it: Answer) -> None:
             assert not answered.done(), "a step is answered twice"
             answered.set_result(it)
-            if isinstance(it.error, Unavailable) and it.error.again is not None:
+            if isinstance(it.error, Unavailable) and (it.error.again is not None or "is not committed" in it.error.message):
                 try:
                     self.history.denied(step, step.call)
                 except Violation as violation:
@@ -337,6 +348,8 @@ class World:
         callers = [asyncio.create_task(client.run()) for client in clients]
         loops.append(asyncio.create_task(self._calm()))
         loops.append(asyncio.create_task(self._tick()))
+        if self.shape.fills:
+            loops.append(asyncio.create_task(self._fill()))
         try:
             waiting = set(callers)
             while waiting and not self.violations:
@@ -368,6 +381,17 @@ class World:
         while True:
             await asyncio.sleep(EVERY)
             self.machines.tick(self.troubled)
+
+    async def _fill(self) -> None:
+        while True:
+            await asyncio.sleep(self.rng.expovariate(self.shape.fills))
+            if not self.troubled:
+                return
+            self.trace("the store is full")
+            self.full_since = self.clock.monotonic()
+            await asyncio.sleep(self.rng.choice((0.05, 0.5, 2.0, 4.0)))
+            self.full_since = None
+            self.trace("the store has room")
 
     async def _calm(self) -> None:
         await asyncio.sleep(self.shape.trouble)
