@@ -314,7 +314,7 @@ def test_no_step_is_lost_doubled_or_forked_while_the_store_fills_and_heals(up: U
     save_trail(up.folder / "trail.onnx")
     manifest = TOTAL.replace("total", "trail").replace("-1, 1]", f"-1, {WIDTH}]").replace("scaleToZeroAfter: 3s", AWAKE)
     (up.folder / "trail.yaml").write_text(manifest)
-    up.command("apply", str(up.folder / "trail.yaml"))
+    up.command("apply", "-f", str(up.folder / "trail.yaml"))
     with Trails(up.gateway, 12, deadlines=(30.0, 30.0, 2.0, 0.3)) as trails:
         up.until(lambda: trails.wrong or min(trails.acked) > 3, 60)
         for first in (0, 4):
