@@ -120,9 +120,9 @@ def test_a_slow_run_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def hungry(path: Path) -> Path:
-    """y = x and the most of a million copies of each row: 16 MB a row."""
+    """y = x and the most of four million copies of each row: 64 MB a row, more than the allocator has from what ran here before."""
     nodes = [node("Tile", ["x", "copies"], ["many"]), node("ReduceMax", ["many"], ["most"], axes=[1]), node("Add", ["x", "most"], ["y"])]
-    constants = {"copies": np.array([1, 1 << 20])}
+    constants = {"copies": np.array([1, 1 << 22])}
     return write(path, nodes, [("x", FLOAT, ["n", 4])], [("y", FLOAT, ["n", 4])], constants)
 
 
@@ -136,7 +136,7 @@ def test_its_memory_is_what_the_worker_has(tmp_path: Path, monkeypatch: pytest.M
         return run(self, feeds)
 
     monkeypatch.setattr(OnnxRuntime, "run", counted)
-    monkeypatch.setattr(joining.memorylimit, "room", lambda: 40 << 20)
+    monkeypatch.setattr(joining.memorylimit, "room", lambda: 160 << 20)
     found = told(path)
     assert (found.reason, found.rows) == ("NotShown", 0)
     assert "more memory than the worker has" in found.message
