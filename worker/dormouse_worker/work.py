@@ -45,6 +45,7 @@ class Runs:
         self.marks: Marks | None = None
         """Where runs are marked for the supervisor."""
         self._runs: dict[int, float] = {}
+        self._marked: set[int] = set()
         self._numbers = itertools.count()
 
     def begin(self, now: float, works: Iterable[Work] = (), thread: int = 0) -> int:
@@ -52,6 +53,7 @@ class Runs:
         token = next(self._numbers)
         self._runs[token] = now
         if self.marks is not None:
+            self._marked.add(token)
             self.marks.begin(token, now, [work.request.call_key for work in works if work.request.call_key], thread)
         return token
 
@@ -60,10 +62,17 @@ class Runs:
         if self.marks is not None:
             self.marks.on_loop(token)
 
+    def left(self, token: int) -> None:
+        """Nothing of the run's own code runs any more, though the loop has not heard: its thread may begin the next at once, and that one
+        may hold the interpreter."""
+        if self.marks is not None and token in self._marked:
+            self._marked.discard(token)
+            self.marks.end(token)
+
     def end(self, token: int) -> float | None:
         began = self._runs.pop(token, None)
-        if began is not None and self.marks is not None:
-            self.marks.end(token)
+        if began is not None:
+            self.left(token)
         return began
 
     def has(self, token: int) -> bool:

@@ -131,6 +131,7 @@ class HandlerRunner:
                 outcome = self._outcome(work.request, returned, state)
         except BaseException as error:  # SystemExit in a handler must not end the thread with the call unanswered
             outcome = Failed(self._raised.told(error))
+        self.runs.left(token)
         loop.call_soon_threadsafe(self._ended, work, token, outcome)
 
     # -------------------------------------------------------------------------------------------------------------- on the loop
