@@ -217,29 +217,52 @@ class Reading(Protocol):
 
 class Clocks:
     """The leader's list: what each process reported of its clock. `group`: workers of one function have one vote among them, so that
-    neither one large function nor its tenant's code outvotes everybody else; an agent votes for itself."""
+    neither one large function nor its tenant's code outvotes everybody else; an agent votes for itself.
+
+    Offsets are from the leader's own clock. When that jumps, they are from a time that it no longer shows: beside them the first process
+    that meets the new time would be the only one that is off. So all votes end then, and each counts again from its second report on: the
+    answer to the first tells it the leader's new time.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._reported: dict[str, tuple[str, int, float]] = {}  # process -> group, offset, when
+        self._base_us = self._base()
+        self._jumps = 0
+        self._met: dict[str, int] = {}  # process -> after which of the jumps it was answered
 
     def report(self, process: str, group: str, offset_us: int | None) -> None:
-        if offset_us is None:
+        self._look()
+        met = self._met.get(process, 0)
+        self._met[process] = self._jumps
+        if offset_us is None or met < self._jumps:
             self._reported.pop(process, None)
         else:
             self._reported[process] = (group, offset_us, self._clock.monotonic())
 
     def forget(self, process: str) -> None:
         self._reported.pop(process, None)
+        self._met.pop(process, None)
 
     def reference(self) -> Reference | None:
         """Of the clocks that were heard lately and the leader's own."""
+        self._look()
         now = self._clock.monotonic()
         groups: dict[str, list[int]] = {}
         for group, offset, at in self._reported.values():
             if now - at <= HEARD_SECONDS:
                 groups.setdefault(group, []).append(offset)
         return reference([0, *(round(median(offsets)) for offsets in groups.values())])
+
+    def _look(self) -> None:
+        """Whether the leader's own clock has jumped since the last look."""
+        before, self._base_us = self._base_us, self._base()
+        if abs(self._base_us - before) > BOUND_US // 2:  # less moves no clock that is good out of the bound
+            self._jumps += 1
+            self._reported.clear()
+
+    def _base(self) -> int:
+        return round((self._clock.now() - self._clock.monotonic()) * 1e6)
 
 
 class Rising:

@@ -98,7 +98,8 @@ def test_sessions_are_deleted_awake_and_asleep_and_no_neighbour_is_harmed(up: Up
         assert [step("one", "a"), step("one", "a/b"), step("one", "ab")] == [1.0, 3.0, 3.0]
         up.until_phase("long", "Asleep")
         up.until(lambda: up.get("long")["sessions"] == 7)
-        assert int(up.get("long")["hibernatedBytes"]) == sum(int(s["bytes"]) for s in listed(up, "long"))
+        kept = sum(int(s["bytes"]) for s in listed(up, "long"))
+        up.until(lambda: int(up.get("long")["hibernatedBytes"]) == kept)  # counted by the leader, once nobody owns them
         workers = len(up.supervisors())
         assert "deleted: 2" in up.command("sessions", "long", "--tenant", "a/b", "--delete").stdout
         assert "deleted: 1" in up.command("sessions", "long", "/s:two", "--delete").stdout

@@ -242,6 +242,36 @@ def test_negative_control_told_to_the_next_leader_it_would_call_everybody_off() 
     assert led_by_a_right_one_after_a_wrong_one(False) == clocks.Reference(-HOUR, 2)
 
 
+def told_while_the_leaders_clock_jumps() -> list[clocks.Reference | None]:
+    """What a leader answers to three that agree, each second, while its own clock is set an hour ahead after the second round."""
+    leader, others = ManualClock(), [ManualClock(skew=skew) for skew in (2.0, 0.0, -2.0)]
+    votes, skews, answers = Clocks(leader), [Skew(clock) for clock in others], []
+    for turn in range(6):
+        if turn == 2:
+            leader.skew = 3600.0
+        for n, skew in enumerate(skews):
+            votes.report(f"a{n}", f"a{n}", skew.offset_us())
+            found = votes.reference()
+            answers.append(found)
+            skew.heard(skew.mark(), round(leader.now() * 1e6), *clocks.agreed(found))
+            assert not skew.off, (turn, n, skew.text())
+        for clock in (leader, *others):
+            clock.advance(1.0)
+    return answers
+
+
+def test_a_leader_whose_clock_jumps_calls_nobody_else_off() -> None:
+    answers = told_while_the_leaders_clock_jumps()
+    assert answers[6:9] == [None] * 3, "nobody is judged by what was measured before"
+    assert answers[-1] == clocks.Reference(-HOUR + 1_000_000, 3), "the median of these and of the leader's own"
+
+
+def test_negative_control_with_the_votes_of_before_the_first_to_meet_it_would_be_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Clocks, "_look", lambda self: None)
+    with pytest.raises(AssertionError, match="behind the others' median"):
+        told_while_the_leaders_clock_jumps()
+
+
 def test_an_answer_to_nothing_that_was_asked_is_passed_over() -> None:
     skew = Skew(ManualClock())
     skew.heard(skew.mark() + 5, 1, 0, 3)
