@@ -363,10 +363,20 @@ async def test_a_full_store_refuses_and_can_still_be_read(tmp_path: Path, own_se
 
 
 async def test_what_a_full_store_refused_may_be_written(own_server: Callable[..., EtcdServer]) -> None:
-    """Why `Full` is not definite: what was proposed before the quota was reached is applied, and answered with the same no."""
-    server = own_server("--quota-backend-bytes", str(8 << 20))
+    """Why `Full` is not definite: what was proposed before the quota was reached is applied, and answered with the same no. Whether some
+    were on their way just then is chance: so it is filled up to ten times."""
+    for _ in range(10):
+        server = own_server("--quota-backend-bytes", str(8 << 20))
+        written = await written_though_refused(server.endpoint)
+        server.kill()
+        if written:
+            return
+    raise AssertionError("etcd writes nothing that it refuses: then a full store's no could be believed")
+
+
+async def written_though_refused(endpoint: str) -> int:
     refused: list[str] = []
-    async with client(server.endpoint) as store:
+    async with client(endpoint) as store:
 
         async def write(who: int) -> None:
             for n in range(100):
@@ -380,9 +390,9 @@ async def test_what_a_full_store_refused_may_be_written(own_server: Callable[...
         await asyncio.gather(*(write(who) for who in range(64)))
         assert len(refused) == 64
         _, there = await store.get(refused)
-        assert there
         _, later = await store.get(refused)
         assert later.keys() == there.keys(), "nothing is under way any more: a read tells"
+    return len(there)
 
 
 async def test_users_and_their_tokens(own_etcd: EtcdServer) -> None:
