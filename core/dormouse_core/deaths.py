@@ -10,12 +10,13 @@ Imports nothing: it runs in the supervisor, too.
 """
 
 import signal
+from collections.abc import Sequence
 
 HELD, MEMORY, CRASH = range(3)
 """`WorkerEntry.Killed.Why`. HELD: its supervisor killed it, for a step that held the interpreter."""
 
 MOST = 2
-"""Workers that may die of themselves while a call runs in them."""
+"""Workers that may die of themselves while a call runs in them; one more where others ran beside it each time."""
 
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
 
@@ -28,6 +29,15 @@ def why(number: int, starved: bool) -> int | None:
     if number == signal.SIGKILL:
         return MEMORY if starved else None
     return CRASH if number in _CRASHES else None
+
+
+def guilty(alone: Sequence[bool]) -> bool:
+    """Whether a call is what its workers die of. `alone`: of each that has died under it, the last one last, whether it ran alone there.
+
+    Where others ran beside it they are as suspect as it is: they were sent again together. From then on one of them is under way at a time,
+    so what dies once more was its doing.
+    """
+    return len(alone) > MOST or (len(alone) == MOST and alone[-1])
 
 
 def text(worker: str, number: int, reason: int) -> str:

@@ -10,10 +10,13 @@ code.
 """
 
 import asyncio
+import contextlib
 import math
 import random
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from dormouse_core import deaths, limits
 from dormouse_core.clocks import Reading, Skew
@@ -78,7 +81,7 @@ class Held:
     since: float = 0.0
     refusals: int = 0
     breaks: int = 0
-    deaths: dict[str, tuple[int, str]] = field(default_factory=dict)  # workers that died of themselves under it
+    deaths: dict[str, tuple[int, str, bool]] = field(default_factory=dict)  # workers that died of themselves under it
     avoid: set[str] = field(default_factory=set)  # workers that refused it since the map last changed
     reason: str = ""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -113,6 +116,7 @@ class Relay:
         self._gates: dict[str, dict[str, Gate]] = {}  # by function, then by worker
         self._count = 0
         self._turns = Turns()
+        self._suspects: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._flights = Flights()
         self.reach = Reach(clock, transport) if reach is None else reach
         self._random = random.Random(seed)  # noqa: S311 - spreads load, guards nothing
@@ -209,16 +213,21 @@ class Relay:
                     continue
             finally:
                 self._leave(call)
-            reply = await self._send(call, function, worker)
+            async with self._apart(call, uid):
+                reply = await self._send(call, function, worker)
             if reply is not None:
                 return reply
+
+    def _apart(self, call: Held, uid: str) -> contextlib.AbstractAsyncContextManager[Any]:
+        """Of a function's calls that have seen workers die beside each other, one is under way at a time: so the next word names the one."""
+        return self._suspects.setdefault(uid, asyncio.Lock()) if len(call.deaths) >= deaths.MOST else contextlib.nullcontext()
 
     def _suspect(self, call: Held, function: Function) -> DormouseError | None:
         """Why this call is not sent to another worker: it is what they die of."""
         key = call.request.metadata.get(naming.CALL, "")
         call.deaths |= function.died_under(key)
-        if len(call.deaths) >= deaths.MOST:
-            why, text = list(call.deaths.values())[-1]
+        if deaths.guilty([alone for _, _, alone in call.deaths.values()]):
+            why, text, _ = list(call.deaths.values())[-1]
             kind = ResourceExhausted if why == deaths.MEMORY else Internal
             return kind(f"{len(call.deaths)} workers died while this call ran in them, and it is not sent to another: {text}")
         return function.killer(key)

@@ -88,10 +88,11 @@ class Function:
                 return DeadlineExceeded(f"{worker.killed[call]}; what this call changed is not committed, and it is not sent again")
         return None
 
-    def died_under(self, call: str) -> dict[str, tuple[int, str]]:
-        """Workers, by name, that died of themselves while this call ran in them: why (`dormouse_core.deaths`), and in words."""
+    def died_under(self, call: str) -> dict[str, tuple[int, str, bool]]:
+        """Workers, by name, that died of themselves while this call ran in them: why (`dormouse_core.deaths`), in words, and whether it was
+        the only one that ran."""
         return {
-            worker.name: (worker.killed_why, worker.killed[call])
+            worker.name: (worker.killed_why, worker.killed[call], len(worker.killed) == 1)
             for worker in self.workers.values()
             if worker.killed_why != deaths.HELD and call and call in worker.killed
         }

@@ -170,15 +170,18 @@ def test_without_the_count_two_megabytes_become_hundreds(tmp_path: Path, monkeyp
         assert memory.grown() > 100 * MIB
 
 
-def test_a_call_that_workers_die_of_takes_two_of_them_and_no_neighbour(up: Up) -> None:
+def test_a_call_that_workers_die_of_takes_few_of_them_and_no_neighbour(up: Up) -> None:
     before = up.log.count("crashed (SIGSEGV)")
     with Neighbour(up.gateway, "fatal") as one, Neighbour(up.gateway, "fatal") as two, Client(up.gateway) as client:
         with pytest.raises(DormouseError) as caught:
             client.infer("fatal", {"x": np.array([13], np.float32)}, timeout=60)
         time.sleep(1)
     assert caught.value.code is Code.INTERNAL
-    assert "2 workers died while this call ran in them, and it is not sent to another: worker default.fatal-" in caught.value.message
+    said = re.match(
+        r"([23]) workers died while this call ran in them, and it is not sent to another: worker default\.fatal-", caught.value.message
+    )
+    assert said, caught.value.message
     assert "crashed (SIGSEGV)" in caught.value.message
-    assert up.log.count("crashed (SIGSEGV)") == before + 2
+    assert up.log.count("crashed (SIGSEGV)") == before + int(said[1]), "the third where a neighbour's call ran beside it in both"
     assert not one.failed + two.failed
     assert min(one.answered, two.answered) > 0

@@ -25,6 +25,17 @@ def test_a_death_is_a_calls_doing_only_where_nobody_else_killed(number: int, sta
     assert deaths.why(number, starved) == why
 
 
+def test_who_ran_beside_others_each_time_is_tried_once_more() -> None:
+    assert [deaths.guilty(seen) for seen in ([], [True], [False, True], [False, False], [True, False])] == [
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
+    assert deaths.guilty([False, False, False])
+
+
 def test_the_reasons_are_those_of_the_entry_and_are_written_as_it_says() -> None:
     kinds = state_pb2.WorkerEntry.Killed
     assert (kinds.HELD, kinds.MEMORY, kinds.CRASH) == (deaths.HELD, deaths.MEMORY, deaths.CRASH)

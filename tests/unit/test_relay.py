@@ -283,6 +283,33 @@ def test_what_ran_beside_it_once_is_sent_again() -> None:
     simulate(body)
 
 
+def test_of_two_that_died_beside_each_other_twice_the_innocent_is_answered() -> None:
+    """They are sent again together, so both are named twice; from then on one is under way at a time."""
+
+    async def body(sim: Sim) -> None:
+        await stateless(sim, A, B)
+        guilty, innocent = (f"000000000000000{n}-g-envoy-1" for n in (1, 2))
+        sent: list[str] = []
+
+        async def behave(call: Sent) -> Reply:
+            name = call.metadata["dormouse-call"]
+            sent.append(name)
+            beside = sent.count(guilty) <= 2 and sent.count(innocent) <= 2
+            if name == innocent:
+                await asyncio.sleep(0.02)
+                return RESET if beside else await good(call)
+            await asyncio.sleep(0.01)
+            return await dying(sim, call, MEMORY, *([innocent] if beside else []))
+
+        sim.workers.behave[A] = sim.workers.behave[B] = behave
+        calls = [sim.call("plain", dormouse_call=name) for name in (guilty, innocent)]
+        codes = [reply.code for reply in await asyncio.gather(*calls)]
+        assert codes == [Code.RESOURCE_EXHAUSTED, 0]
+        assert sent.count(guilty) == 3
+
+    simulate(body)
+
+
 def test_deaths_of_a_call_are_remembered_longer_than_their_words_last() -> None:
     async def body(sim: Sim) -> None:
         await stateless(sim, A)
