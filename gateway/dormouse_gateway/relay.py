@@ -219,7 +219,7 @@ class Relay:
                 return reply
 
     def _apart(self, call: Held, uid: str) -> contextlib.AbstractAsyncContextManager[Any]:
-        """Of a function's calls that have seen workers die beside each other, one is under way at a time: so the next word names the one."""
+        """Of calls of a function that have seen workers die beside each other, one is under way at a time: the next word names it."""
         return self._suspects.setdefault(uid, asyncio.Lock()) if len(call.deaths) >= deaths.MOST else contextlib.nullcontext()
 
     def _suspect(self, call: Held, function: Function) -> DormouseError | None:

@@ -25,14 +25,14 @@ ATTACKS = {
     "elements": b"\x2a\x85\x80\xc0\x07\x2a\x80\x80\xc0\x07" + b"\x42\x00" * (15 * MIB // 2),
 }
 FATAL = """
-    import os, signal, time
+    import ctypes, time
     import dormouse
     class Mine(dormouse.Handler):
         inputs = [dormouse.Tensor("x", "FP32", [1])]
         outputs = [dormouse.Tensor("y", "FP32", [1])]
         def step(self, inputs, state, ctx):
             if inputs["x"][0] == 13:
-                os.kill(os.getpid(), signal.SIGSEGV)
+                ctypes.string_at(0)  # here and now: a signal would be for any thread, at any time
             time.sleep(0.02)
             return {"y": inputs["x"] * 2}
 """
