@@ -95,29 +95,25 @@ class _Count:
 
     def fields(self, message: bytes, begin: int, end: int) -> Iterator[Field]:
         """Those that lie there on one level, each of which counts."""
-        while begin < end:
+        for found in _fields(message, begin, end):
             self._fields += 1
             if self._fields > MESSAGE_FIELDS:
                 raise ResourceExhausted(
                     f"the message: more than {MESSAGE_FIELDS} inputs, outputs, parameters, raw_input_contents and fields in them found, "
                     "which is what is allowed"
                 )
-            found = _field(message, begin, end)
             yield found
-            begin = found[4]
 
     def elements(self, message: bytes, begin: int, end: int) -> Iterator[Field]:
         """The same for typed contents, whose fields are elements, or packed arrays of them."""
-        while begin < end:
+        for found in _fields(message, begin, end):
             self._elements += 1
             if self._elements > MESSAGE_ELEMENTS:
                 raise ResourceExhausted(
                     f"inputs.contents: more than {MESSAGE_ELEMENTS} elements found that are fields of their own (BYTES, or not packed), "
                     "which is what is allowed"
                 )
-            found = _field(message, begin, end)
             yield found
-            begin = found[4]
 
     def integers(self, more: int) -> None:
         self._integers += more
@@ -130,6 +126,13 @@ class _Count:
     def all(self, message: bytes, begin: int, end: int) -> None:
         for _ in self.fields(message, begin, end):
             pass
+
+
+def _fields(message: bytes, begin: int, end: int) -> Iterator[Field]:
+    while begin < end:
+        found = _field(message, begin, end)
+        yield found
+        begin = found[4]
 
 
 def _field(message: bytes, first: int, end: int) -> Field:

@@ -14,7 +14,7 @@ import pytest
 from conftest import unavailable
 from dormouse.client import Client
 from dormouse_core.errors import Code, DormouseError
-from dormouse_testing.up import Up, children, missing, save_models, system
+from dormouse_testing.up import DOUBLE, Up, children, missing, save_models, system
 
 MIB = 1 << 20
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -46,15 +46,6 @@ spec:
   handler: mine:Mine
   replicas: 2
 """
-DOUBLE = """
-apiVersion: dormouse.dev/v1alpha1
-kind: InferenceFunction
-metadata: {name: double}
-spec:
-  runtime: onnx
-  model: {uri: "file://double.onnx"}
-  replicas: 1
-"""
 
 
 @contextlib.contextmanager
@@ -65,7 +56,7 @@ def running(folder: Path) -> Iterator[Up]:
     (folder / "handlers").mkdir()
     (folder / "handlers" / "mine.py").write_text(textwrap.dedent(FATAL))
     (folder / "fatal.yaml").write_text(MANIFEST)
-    (folder / "double.yaml").write_text(DOUBLE)
+    (folder / "double.yaml").write_text(DOUBLE.replace("scaleToZeroAfter: 3s", "replicas: 1"))
     with system(folder) as started:
         started.wait_ready()
         started.until(lambda: [len(started.get(name)["workers"]) for name in ("double", "fatal")] == [1, 2])
@@ -175,7 +166,8 @@ def test_a_call_that_workers_die_of_takes_few_of_them_and_no_neighbour(up: Up) -
     with Neighbour(up.gateway, "fatal") as one, Neighbour(up.gateway, "fatal") as two, Client(up.gateway) as client:
         with pytest.raises(DormouseError) as caught:
             client.infer("fatal", {"x": np.array([13], np.float32)}, timeout=60)
-        time.sleep(1)
+        before_it = one.answered, two.answered
+        up.until(lambda: one.answered > before_it[0] and two.answered > before_it[1])
     assert caught.value.code is Code.INTERNAL
     said = re.match(
         r"([23]) workers died while this call ran in them, and it is not sent to another: worker default\.fatal-", caught.value.message

@@ -16,6 +16,7 @@ from dormouse_core.plain import plain
 from dormouse_kit import log
 from dormouse_operator.kubernetes import problems
 from dormouse_proto import control_pb2, state_pb2
+from dormouse_testing.logged import logged
 from dormouse_worker.printed import Printed
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,14 +57,8 @@ def test_letters_of_all_scripts_stay() -> None:
 
 @pytest.fixture
 def lines() -> Iterator[io.StringIO]:
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    stream = io.StringIO()
-    log.setup("worker", stream=stream)
-    yield stream
-    root.handlers[:] = before
-    root.setLevel(level)
-    logging.captureWarnings(False)
+    with logged("worker") as stream:
+        yield stream
 
 
 def raised(message: str) -> ValueError:

@@ -9,19 +9,13 @@ from collections.abc import Callable, Iterator
 import pytest
 from dormouse_core.errors import text_of
 from dormouse_kit import log
+from dormouse_testing.logged import logged
 
 
 @pytest.fixture
 def lines() -> Iterator[io.StringIO]:
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    stream = io.StringIO()
-    log.setup("worker", stream=stream)
-    yield stream
-    root.handlers[:] = before
-    log._events.handlers.clear()
-    root.setLevel(level)
-    logging.captureWarnings(False)
+    with logged("worker") as stream:
+        yield stream
 
 
 def test_an_event(lines: io.StringIO) -> None:
