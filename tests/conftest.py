@@ -1,6 +1,7 @@
 """Fixtures that every kind of test may use: real etcd, and a real Kubernetes."""
 
 import contextlib
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -81,9 +82,14 @@ def own_etcd(tmp_path: Path) -> Iterator[EtcdServer]:
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[Callable[..., EtcdServer]]:
-    """Starts one with options: ``own_server("--quota-backend-bytes", "8000000")``."""
+    """Starts one with options, empty each time: ``own_server("--quota-backend-bytes", "8000000")``."""
+    numbers = itertools.count()
     with contextlib.ExitStack() as stack:
-        yield lambda *options, tls=False: stack.enter_context(contextlib.contextmanager(_server)(tmp_path / "etcd", *options, tls=tls))
+
+        def start(*options: str, tls: bool = False) -> EtcdServer:
+            return stack.enter_context(contextlib.contextmanager(_server)(tmp_path / f"etcd-{next(numbers)}", *options, tls=tls))
+
+        yield start
 
 
 @pytest.fixture
