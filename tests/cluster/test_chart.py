@@ -95,6 +95,7 @@ def test_every_selector_finds_the_pods_that_it_is_for(helm: str, values: tuple[s
         ("image.pullPolicy=Sometimes", "pullPolicy"),
         ("networkPolicies.callers[0].podSelectors.a=b", "callers"),
         ("unknown=1", "unknown"),
+        ("gateway.minDrainSeconds=31", "gateway.minDrainSeconds: 31 found, at most gateway.drainSeconds .30."),
     ],
 )
 def test_wrong_values_are_refused_by_name(helm: str, value: str, told: str) -> None:
@@ -146,7 +147,7 @@ def test_the_gateway_takes_the_options_that_it_is_given(default: Rendered) -> No
     assert {"dormouse-gateway.system", "dormouse-gateway.system.svc.cluster.local"} <= taken.own_names
     assert taken.listen.endswith(":8001")
     assert taken.relay.startswith("127.0.0.1:"), "nobody but this pod's Envoy may reach the relay"
-    assert pod["spec"]["terminationGracePeriodSeconds"] > taken.drain_seconds
+    assert pod["spec"]["terminationGracePeriodSeconds"] > taken.drain_seconds >= taken.min_drain_seconds > 0
 
 
 @pytest.mark.parametrize("quota", [2147483648, 16777216, 8589934592, 419430400])

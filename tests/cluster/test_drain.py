@@ -278,6 +278,36 @@ def test_gateways_and_operator_are_evicted(dormouse: Dormouse) -> None:
     assert steps.errors == []
 
 
+def test_gateways_are_replaced_and_whoever_connects_gets_in(dormouse: Dormouse) -> None:
+    """5.O6. No call is under way when they are told to go, and kube-proxy hears of it later than they do: each caller connects anew."""
+    ended, codes = threading.Event(), []
+
+    def connect() -> None:
+        while not ended.is_set():
+            caller = Dormouse(dormouse.cluster, dormouse.address, dormouse.space)
+            try:
+                caller.call("one", 0, session="0", timeout=10)
+            except grpc.RpcError as error:
+                codes.append(f"{error.code().name}: {error.details()}")
+            else:
+                codes.append("OK")
+            finally:
+                caller.close()
+            time.sleep(0.05)
+
+    callers = [dormouse.pool.submit(connect) for _ in range(2)]
+    try:
+        dormouse.cluster.kubectl("rollout", "restart", "deployment/dormouse-gateway", "-n", SYSTEM)
+        dormouse.cluster.kubectl("rollout", "status", "deployment/dormouse-gateway", "-n", SYSTEM, "--timeout=100s")
+        labels = "dormouse.dev/part=gateway"
+        eventually("the old ones are gone", lambda: len(dormouse.cluster.get("pods", "", SYSTEM, "-l", labels)) == PARTS["gateway"], 60)
+    finally:
+        ended.set()
+        for each in callers:
+            each.result()
+    assert set(codes) == {"OK"}, [code for code in codes if code != "OK"]
+
+
 def widths(dormouse: Dormouse) -> dict[str, object]:
     found = dormouse.cluster.get("poddisruptionbudgets")
     return {each["metadata"]["name"]: each["spec"]["maxUnavailable"] for each in found}

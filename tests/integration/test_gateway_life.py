@@ -173,6 +173,24 @@ async def test_a_stopping_envoy_lets_calls_end(etcd_server: EtcdServer, installa
         assert await asyncio.to_thread(gateway.envoy.wait, 8) == 0
 
 
+@pytest.mark.parametrize(("seconds", "served"), [("2", True), ("0", False)])  # 0: the negative control
+async def test_a_stopping_envoy_serves_who_has_not_heard_of_it(
+    etcd_server: EtcdServer, installation: str, world: World, worker: FakeWorker, seconds: str, served: bool
+) -> None:
+    """kube-proxies and load balancers hear later than the pod that it goes. Nobody calls when it is told."""
+    await both(world, worker)
+    with running(etcd_server.endpoint, installation, "--min-drain-seconds", seconds) as gateway:
+        await gateway.routed("default/steps", "map")
+        assert gateway.envoy is not None
+        gateway.envoy.send_signal(signal.SIGTERM)
+        began, codes = time.monotonic(), []
+        while time.monotonic() - began < 1.5:
+            async with gateway.channel() as channel:  # a connection of its own each time
+                codes.append((await infer(channel, request("steps", 1 + len(codes)))).code)
+        assert (set(codes) == {Code.OK}) is served, codes
+        assert await asyncio.to_thread(gateway.envoy.wait, 8) == 0
+
+
 async def test_an_error_in_the_filter_is_answered_and_not_let_through(
     etcd_server: EtcdServer, installation: str, world: World, worker: FakeWorker
 ) -> None:

@@ -150,6 +150,7 @@ podSelector:
 - --max-held-bytes={{ int64 .Values.gateway.maxHeldBytes }}
 - --concurrency={{ .Values.gateway.concurrency }}
 - --drain-seconds={{ .Values.gateway.drainSeconds }}
+- --min-drain-seconds={{ .Values.gateway.minDrainSeconds }}
 {{- end -}}
 
 {{- define "dormouse.gatewayEnvironment" -}}
