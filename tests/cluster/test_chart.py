@@ -1,15 +1,20 @@
 """The chart without a cluster: what it renders to, for many values, and what its schema refuses."""
 
 import base64
+import fnmatch
 import itertools
 import json
 import pathlib
 import subprocess
+import tempfile
 
 import pytest
 import yaml
 from dormouse_core import storage
+from dormouse_core.policies import Policy
 from dormouse_gateway import settings as gateway_settings
+from dormouse_operator.kubernetes import options
+from dormouse_operator.kubernetes.settings import Settings
 from dormouse_testing.cluster.charts import Object, Refused, Rendered, containers, render
 from dormouse_testing.cluster.client import CHART
 from dormouse_testing.cluster.layout import ROOT
@@ -94,6 +99,8 @@ def test_every_selector_finds_the_pods_that_it_is_for(helm: str, values: tuple[s
         ("namespaces={Upper}", "namespaces"),
         ("image.pullPolicy=Sometimes", "pullPolicy"),
         ("networkPolicies.callers[0].podSelectors.a=b", "callers"),
+        ("workers.policy.secrets=*", "workers/policy/secrets"),
+        ("workers.policy.hostPath={*}", "hostPath"),
         ("unknown=1", "unknown"),
         ("gateway.minDrainSeconds=31", "gateway.minDrainSeconds: 31 found, at most gateway.drainSeconds .30."),
     ],
@@ -172,6 +179,35 @@ def test_rights_are_small(default: Rendered) -> None:
             assert not {"list", "watch"} & set(rule["verbs"]), "whoever can list Secrets has them all"
     accounts = [pod["spec"].get("serviceAccountName") for _, pod in default.pods()]
     assert [account for account in accounts if account] == ["dormouse-operator"]
+
+
+def test_no_function_may_name_what_the_release_consists_of(default: Rendered, helm: str) -> None:
+    """In the release's own namespace, whatever the policy: its Secrets, ConfigMaps, volumes, accounts, and Helm's record of them all."""
+    for rendered, more in (
+        (default, ["data-dormouse-etcd-0", "sh.helm.release.v1.dormouse.v3"]),
+        (render(helm, *SECURED), ["etcd-tls", "etcd-users"]),
+    ):
+        own = operator_settings(rendered).own
+        made = [each for kind in ("Secret", "ConfigMap", "ServiceAccount") for each in rendered.all(kind)]
+        assert made
+        for name in (*(each["metadata"]["name"] for each in made), *more):
+            assert any(fnmatch.fnmatchcase(name, pattern) for pattern in own.reserved), name
+        assert (own.namespace, own.image) == ("system", "dormouse:0.1.0")
+
+
+def test_the_policy_is_strict_unless_the_values_say_otherwise(default: Rendered, helm: str) -> None:
+    assert operator_settings(default).policy == Policy()
+    words = ("secrets={team/aws-*}", "images={registry.example/*}", "imageDigests=true", "configMaps=null")
+    changed = operator_settings(render(helm, *(f"workers.policy.{word}" for word in words))).policy
+    assert changed == Policy(secrets=("team/aws-*",), images=("registry.example/*",), image_digests=True)
+
+
+def operator_settings(rendered: Rendered) -> Settings:
+    """As the operator reads them."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        file.write(rendered.one("ConfigMap", "dormouse-operator")["data"]["functions.json"])
+        file.flush()
+        return options.parse(["--kubernetes", "--functions", file.name]).functions
 
 
 def test_rights_end_at_the_namespaces_that_are_served(helm: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dormouse_core import spec as specs
+from dormouse_core.policies import Policy
 from dormouse_operator.kubernetes import names
 from dormouse_operator.kubernetes.api import Object
 from dormouse_operator.kubernetes.registry import timestamp
@@ -14,6 +15,11 @@ from dormouse_testing.clock import ManualClock
 from dormouse_testing.manifests import Data
 
 NOW = ManualClock().now()
+ANY = ("*",)
+PERMISSIVE = Policy(
+    service_accounts=ANY, priority_classes=ANY, secrets=ANY, claims=ANY, images=ANY, labels=ANY, annotations=ANY, tolerations=ANY
+)  # fmt: skip
+"""Lets a function's pods ask for everything but what is Dormouse's own."""
 
 
 def entry(manifest: Data, uid: str = "u") -> state_pb2.FunctionEntry:

@@ -12,12 +12,12 @@ from dormouse_operator.kubernetes.kinds import APPLIED, BUDGETS, CONFIG_MAPS, DE
 from dormouse_operator.kubernetes.manifests import Manifest, build_all, digest
 from dormouse_operator.kubernetes.settings import Settings
 from dormouse_proto import state_pb2
-from dormouse_testing.cluster_objects import entry
+from dormouse_testing.cluster_objects import PERMISSIVE, entry
 from dormouse_testing.manifests import Data, onnx, stateful
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-CHOSEN = Settings(store_secret=b"root", store_ca="CA")
+CHOSEN = Settings(store_secret=b"root", store_ca="CA", policy=PERMISSIVE)
 SCALED = {
     "replicas": 3, "minReplicas": 2, "maxReplicas": 7, "scaleMetric": "rps", "scaleTarget": 5, "scaleToZeroAfter": "7m",
 }  # fmt: skip

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dormouse_core.policies import Policy
 from dormouse_operator.kubernetes.options import Options, parse
 from dormouse_operator.kubernetes.settings import Settings
 
 FILE: dict[str, Any] = {
     "namespaces": ["a", "b"], "systemNamespace": "sys", "image": "i", "imagePullPolicy": "Never", "imagePullSecrets": ["s"],
     "gateway": "g.svc", "gatewayPort": 81, "clusterDomain": "c.local", "resources": {"limits": {"cpu": 1}}, "networkPolicies": False,
-    "removalWait": "90s",
+    "removalWait": "90s", "policy": {"claims": ["models-*"], "imageDigests": True}, "reserved": ["dormouse-*"],
     "ingressFrom": [{"podSelector": {}}],
 }  # fmt: skip
 
@@ -42,6 +43,7 @@ def test_every_field_of_the_file_becomes_a_setting(tmp_path: Path) -> None:
         namespaces=("a", "b"), system_namespace="sys", image="i", image_pull_policy="Never", image_pull_secrets=("s",), gateway="g.svc",
         gateway_port=81, cluster_domain="c.local", resources={"limits": {"cpu": 1}}, network_policies=False,
         ingress_from=({"podSelector": {}},), installation="mine", store=("e0:2379", "e1:2379"), store_auth=False, removal_wait=90.0,
+        policy=Policy(claims=("models-*",), image_digests=True), reserved=("dormouse-*",),
     )  # fmt: skip
     told = {each.name for each in fields(Settings) if getattr(found.functions, each.name) != getattr(Settings(), each.name)}
     assert {each.name for each in fields(Settings)} - told == {"store_ca", "store_cert", "store_key", "store_secret"}
@@ -57,6 +59,8 @@ def test_every_field_of_the_file_becomes_a_setting(tmp_path: Path) -> None:
         ({"resources": []}, "$.resources"),
         ({"networkPolicies": "yes"}, "$.networkPolicies"),
         ({"ingressFrom": [7]}, "$.ingressFrom[0]"),
+        ({"policy": {"claims": "*"}}, "$.policy.claims"),
+        ({"policy": {"hostPath": ["*"]}}, "hostPath"),
         ({"gateway_port": 81}, "gateway_port"),
         ({"storeSecret": "x"}, "storeSecret"),
     ],

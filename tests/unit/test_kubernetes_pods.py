@@ -11,7 +11,7 @@ from dormouse_core.limits import TERMINATION_GRACE_SECONDS
 from dormouse_core.spec import Workers, spec_from_json
 from dormouse_operator.kubernetes.pods import PORT, build_pod_template
 from dormouse_operator.kubernetes.settings import Settings
-from dormouse_testing.cluster_objects import entry
+from dormouse_testing.cluster_objects import PERMISSIVE, entry
 from dormouse_testing.manifests import Data, onnx, python
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,7 +27,7 @@ VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persiste
 
 def template(manifest: Data, chosen: Settings | None = None) -> Data:
     found = entry(manifest)
-    return build_pod_template(found, spec_from_json(found.spec), chosen or Settings(), store={})
+    return build_pod_template(found, spec_from_json(found.spec), chosen or Settings(policy=PERMISSIVE), store={})
 
 
 # ------------------------------------------------------------------------------------------------------------------ the standard
@@ -123,7 +123,8 @@ WORKERS = st.fixed_dictionaries(
     },
 )
 CHOSEN = st.builds(
-    Settings, store_auth=st.booleans(), store_ca=st.sampled_from(["", "PEM"]), image_pull_secrets=st.sampled_from([(), ("pull",)])
+    Settings, policy=st.just(PERMISSIVE), store_auth=st.booleans(), store_ca=st.sampled_from(["", "PEM"]),
+    image_pull_secrets=st.sampled_from([(), ("pull",)]),
 )  # fmt: skip
 STEPS = st.integers(1, 24 * 3600 * 1000)
 

@@ -3,13 +3,16 @@
 from typing import Any
 
 import pytest
+from dormouse_core.errors import Code
 from dormouse_core.keys import Keys
 from dormouse_core.seams import Put, Txn
 from dormouse_operator.kubernetes import names
 from dormouse_operator.kubernetes.api import Object
+from dormouse_operator.kubernetes.manifests import build_all
 from dormouse_operator.kubernetes.objects import Objects
 from dormouse_operator.kubernetes.reconciling import Reconciler
 from dormouse_operator.kubernetes.registry import Registry
+from dormouse_operator.kubernetes.settings import Settings
 from dormouse_operator.kubernetes.statuses import Said
 from dormouse_proto import state_pb2
 from dormouse_testing.clock import SimClock
@@ -61,6 +64,7 @@ class World:
         return True
 
     async def apply(self, entry: state_pb2.FunctionEntry) -> None:
+        build_all(entry, Settings())
         self.applied.append(entry.revision)
 
     async def ensure(self, entry: state_pb2.FunctionEntry) -> None: ...
@@ -104,3 +108,20 @@ async def test_what_this_version_does_not_understand_is_told_with_its_field(worl
     [accepted] = world.said
     assert (accepted.reason, world.kept) == ("Invalid", None)
     assert accepted.message.startswith("spec.runtime")
+
+
+async def test_what_the_installations_policy_refuses_is_told_with_its_field_and_heals(world: World) -> None:
+    asks = onnx(workers={"priorityClassName": "system-node-critical"})
+    await world.round(asks, generation=1)
+    await world.reconciler._round(KEY)
+    [applied] = [each for each in world.said if each.type == "Applied"]
+    assert (applied.status, applied.reason) == ("False", "NotAllowed")
+    assert applied.message.startswith("spec.workers.priorityClassName: ")
+    problem = world.reconciler.refused("u")
+    assert problem is not None
+    assert (problem.code, problem.reason) == (Code.FAILED_PRECONDITION, "NotAllowed")
+    assert not world.applied
+    await world.round(onnx(), generation=2)
+    await world.reconciler._round(KEY)
+    assert len(world.applied) == 1
+    assert world.reconciler.refused("u") is None

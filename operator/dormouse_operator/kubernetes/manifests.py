@@ -5,6 +5,7 @@ how many workers there are: a Deployment is made with none, and how many it has 
 """
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
@@ -13,6 +14,7 @@ from typing import Any
 import msgspec
 from dormouse_core import workerfile
 from dormouse_core.modeluris import IMAGE_ROOT
+from dormouse_core.policies import NotAllowed
 from dormouse_core.spec import SCALING_FIELDS, FunctionSpec, spec_from_json
 from dormouse_core.workerfile import StoreAccess, WorkerFile
 from dormouse_proto import state_pb2
@@ -27,16 +29,22 @@ Manifest = dict[str, Any]
 
 def build_all(entry: state_pb2.FunctionEntry, settings: Settings) -> list[Manifest]:
     """Everything, in the order in which it has to be there. InvalidArgument: the function's spec cannot become a pod."""
-    made = []
-    for each in (entry, proved(entry)):
-        if each is not None:
-            spec = spec_from_json(each.spec)
-            made += [build_config_map(each, spec, settings), build_deployment(each, spec, settings)]
+    made = build_revision(entry, settings)
+    before = proved(entry)
+    if before is not None:
+        # A policy that refuses what was proved under an older one does not stand in the way of the revision that mends it.
+        with contextlib.suppress(NotAllowed):
+            made += build_revision(before, settings)
     if has_secret(settings):
         made.insert(0, build_secret(entry, settings))
     if settings.network_policies:
         made.insert(0, build_network_policy(entry, settings))
     return [*made, build_service(entry, settings), build_workers_service(entry, settings), build_budget(entry, settings)]
+
+
+def build_revision(entry: state_pb2.FunctionEntry, settings: Settings) -> list[Manifest]:
+    spec = spec_from_json(entry.spec)
+    return [build_config_map(entry, spec, settings), build_deployment(entry, spec, settings)]
 
 
 def proved(entry: state_pb2.FunctionEntry) -> state_pb2.FunctionEntry | None:

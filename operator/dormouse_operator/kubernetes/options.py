@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 from dormouse_core.limits import ETCD_QUOTA_BYTES
+from dormouse_core.policies import Policy
 from dormouse_core.spec.durations import Duration
 from dormouse_core.spec.objects import DNS_LABEL
 
@@ -61,6 +62,8 @@ class _File(msgspec.Struct, kw_only=True, rename="camel", forbid_unknown_fields=
     gateway_port: int = Settings().gateway_port
     cluster_domain: str = Settings().cluster_domain
     resources: dict[str, Any] = {}
+    policy: Policy = Policy()
+    reserved: list[str] = []
     removal_wait: str = ""
     network_policies: bool = True
     ingress_from: list[dict[str, Any]] = []

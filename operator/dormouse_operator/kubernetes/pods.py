@@ -1,7 +1,8 @@
 """A worker's pod.
 
 It follows Pod Security's `restricted`: a plain user, no capabilities, a read-only root, the runtime's seccomp profile, no service-account
-token. What a function may set is `spec.workers`, an allow-list; what it sets never replaces what is here.
+token. What a function may set is `spec.workers`, an allow-list, within the installation's policy (`dormouse_core.policies`); what it sets
+never replaces what is here.
 
 The kubelet asks the inference path, not the port: `/probe` passes when the interpreter answers and no batch is older than its step limit.
 The supervisor in the pod asks it each second and replaces a hung worker within three, so the kubelet's own liveness probe is for a
@@ -13,7 +14,7 @@ import json
 import math
 from typing import Any
 
-from dormouse_core import modeluris
+from dormouse_core import modeluris, policies
 from dormouse_core.errors import InvalidArgument
 from dormouse_core.limits import TERMINATION_GRACE_SECONDS
 from dormouse_core.spec import FunctionSpec, Workers, to_builtins
@@ -35,7 +36,8 @@ _APP_ARMOR = "container.apparmor.security.beta.kubernetes.io/"
 
 def build_pod_template(entry: state_pb2.FunctionEntry, spec: FunctionSpec, settings: Settings, *, store: dict[str, Any]) -> dict[str, Any]:
     """`store`: how workers reach the store, as their spec file says; a change of it starts them anew. InvalidArgument: the spec asks for
-    what a pod cannot have."""
+    what a pod cannot have; NotAllowed: for what a function's pod here may not have."""
+    policies.check(settings.policy, settings.own, entry.namespace, spec)
     workers = spec.workers
     model = modeluris.parse(spec.model.uri) if spec.model is not None else None
     volumes, mounts = build_volumes(entry.name, entry.revision, model, store=has_secret(settings), asked=workers.volumes)

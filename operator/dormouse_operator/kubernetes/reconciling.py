@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from dormouse_core import spec as specs
 from dormouse_core.errors import Aborted, Code, DormouseError, FailedPrecondition, InvalidArgument, Unavailable
+from dormouse_core.policies import NotAllowed
 from dormouse_core.seams import Clock, StoreError
 from dormouse_kit import log
 from dormouse_proto import control_pb2, state_pb2
@@ -220,7 +221,8 @@ class Reconciler:
             known.not_applied = NotApplied(_PASSING, f"The function's user in the store is not made yet: {error}")
             return False
         except InvalidArgument as error:
-            known.not_applied = NotApplied("Invalid", _sentence(error.message), final=True)
+            reason = "NotAllowed" if isinstance(error, NotAllowed) else "Invalid"
+            known.not_applied = NotApplied(reason, _sentence(error.message), final=True)
         else:
             known.not_applied = None
         known.tried = wanted

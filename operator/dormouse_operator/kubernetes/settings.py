@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dormouse_core.policies import Own, Policy
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -23,6 +25,10 @@ class Settings:
     cluster_domain: str = "cluster.local"
     resources: Mapping[str, Any] = field(default_factory=dict)
     """Of a worker whose function sets none: as in a pod's spec."""
+    policy: Policy = field(default_factory=Policy)
+    """What functions' pods may ask for."""
+    reserved: tuple[str, ...] = ()
+    """Patterns of names in `system_namespace` that no function's pods may name: what the installation itself consists of."""
     removal_wait: float | None = None
     """Seconds from a session's end to its removal; None: see `lifetimes.removal_wait`."""
     network_policies: bool = True
@@ -40,6 +46,10 @@ class Settings:
     """Whether each function has an etcd user of its own."""
     store_secret: bytes = b""
     """What functions' passwords are derived from, so that they need not be kept: the operator's own password."""
+
+    @property
+    def own(self) -> Own:
+        return Own(self.system_namespace, self.image, self.reserved)
 
     @property
     def tls(self) -> bool:

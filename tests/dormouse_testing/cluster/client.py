@@ -107,12 +107,15 @@ class Cluster:
         self.apply({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec})
 
     def chart_values(self) -> list[str]:
-        """`--set`s that make the chart use this cluster's images."""
+        """`--set`s that make the chart use this cluster's images, and let the tests' functions ask for what they need."""
         names = (images.DORMOUSE, images.ETCD) if self.layout else tuple(os.environ[name] for name in IMAGES[:2])
         words = []
         for prefix, image in zip(("image", "etcd.image"), names, strict=True):
             repository, _, tag = image.rpartition(":")
             words += ["--set", f"{prefix}.repository={repository},{prefix}.tag={tag}"]
+        for asked in ("images", "labels", "annotations"):
+            words += ["--set", f"workers.policy.{asked}={{*}}"]
+        words += ["--set", "workers.policy.claims={weights}"]
         if self.layout:
             words += ["--set", "image.pullPolicy=Never,etcd.image.pullPolicy=Never"]
         return words
