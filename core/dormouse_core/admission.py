@@ -1,13 +1,22 @@
-"""Whether a session may begin: `maxCount`, `maxBytes`, and the room that is left in the store. Sessions that exist are never asked.
+"""Whether a session may begin: `maxCount`, `maxBytes`, and the room that is left in the store. Sessions that exist are not asked, but for
+one thing: near the store's end, those of a namespace that has more than its share stop before everybody's would.
 
 A worker counts the sessions of its own shards exactly; of the others it knows what the leader told it last. So with one worker the limits
 are exact, and with several they may be passed by what the others begin between two reports. What is not known refuses nobody.
 """
 
+from collections.abc import Mapping
+
 import msgspec
 
 from dormouse_core.errors import Again, DormouseError, ResourceExhausted, Unavailable
-from dormouse_core.limits import STORE_FIGURE_SECONDS, STORE_FULL_FRACTION, STORE_ROOM_FRACTION
+from dormouse_core.limits import (
+    STORE_FIGURE_SECONDS,
+    STORE_FULL_FRACTION,
+    STORE_ROOM_FRACTION,
+    STORE_SHARED_FRACTION,
+    STORE_STOP_FRACTION,
+)
 
 
 class Store:
@@ -16,18 +25,32 @@ class Store:
     def __init__(self) -> None:
         self.used: float | None = None
         self.full = False
+        self.over_share = False
         self._heard = 0.0
 
-    def hear(self, used: float | None, now: float) -> None:
-        """`now`: monotonic seconds."""
-        self.used, self._heard = used, now
+    def hear(self, used: float | None, now: float, *, over_share: bool = False) -> None:
+        """`over_share`: the function's namespace has more than its share. `now`: monotonic seconds."""
+        self.used, self._heard, self.over_share = used, now, over_share
         if used is None or used < STORE_ROOM_FRACTION:
             self.full = False
         elif used > STORE_FULL_FRACTION:
             self.full = True
 
     def refuses(self, now: float) -> bool:
-        return self.full and now - self._heard <= STORE_FIGURE_SECONDS
+        return self.full and self._known(now)
+
+    def over(self, fraction: float, now: float) -> bool:
+        """More than `fraction` of the quota is in use, and this namespace has more than its share."""
+        return self.over_share and self.used is not None and self.used > fraction and self._known(now)
+
+    def _known(self, now: float) -> bool:
+        return now - self._heard <= STORE_FIGURE_SECONDS
+
+
+def over_share(stored: Mapping[str, int], namespace: str, quota: int) -> bool:
+    """Whether `namespace` has more than its share of what sessions may take. `stored`: bytes of live sessions' records, by namespace, of
+    all that have functions with sessions; `quota`: the store's, in bytes. A namespace that is alone shares with nobody."""
+    return len(stored) > 1 and stored.get(namespace, 0) > STORE_FULL_FRACTION * quota / len(stored)
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -47,6 +70,8 @@ class Found(msgspec.Struct, frozen=True):
 
 def refusal(found: Found, max_count: int, max_bytes: int | None, store: Store, now: float) -> DormouseError | None:
     """Why the session may not begin; None: it may. Unavailable with `again`: the count that decides is not complete; ask again soon."""
+    if store.over(STORE_SHARED_FRACTION, now):
+        return ResourceExhausted(f"new sessions are refused: {_over(store)}")
     if store.refuses(now):
         used = f"{store.used or 0:.0%}"
         text = f"new sessions are refused: {used} of the store's quota found in use, at most {STORE_FULL_FRACTION:.0%} are allowed for them"
@@ -60,3 +85,12 @@ def refusal(found: Found, max_count: int, max_bytes: int | None, store: Store, n
     if not found.counted and (max_bytes is not None or found.ceiling is None or found.ceiling >= max_count):
         return Unavailable("the function's sessions are being counted; the call may be sent again", Again.BUSY)
     return None
+
+
+def stop(store: Store, now: float) -> DormouseError | None:
+    """Why a step of a session that exists, and that goes on after it, is not run. None: it is."""
+    return ResourceExhausted(f"the step is refused: {_over(store)}") if store.over(STORE_STOP_FRACTION, now) else None
+
+
+def _over(store: Store) -> str:
+    return f"{store.used or 0:.0%} of the store's quota found in use, and this namespace has more than its share; end or delete sessions"

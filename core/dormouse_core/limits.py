@@ -213,6 +213,8 @@ TXN_OPS = 120
 FAILOVER_SHARDS = 60
 STORE_FULL_FRACTION = 0.7
 STORE_ROOM_FRACTION = 0.65
+STORE_SHARED_FRACTION = 0.35
+STORE_STOP_FRACTION = 0.85
 STORE_FIGURE_SECONDS = 10.0
 COMPACT_SECONDS = 10.0
 COMPACT_FRACTION = 0.1
@@ -263,6 +265,21 @@ STORE = (
         "",
         "our own: what exists must be able to go on",
         "each new session: RESOURCE_EXHAUSTED",
+    ),
+    Limit(
+        "STORE_SHARED_FRACTION",
+        "of it, from where a namespace's new sessions are refused that has more than its share: an equal part of the former, by the number "
+        "of namespaces that have functions with sessions",
+        "",
+        "our own: half of what sessions may take is anybody's, the other half theirs who have less",
+        "each new session: RESOURCE_EXHAUSTED",
+    ),
+    Limit(
+        "STORE_STOP_FRACTION",
+        "of it, from where the steps of such a namespace are refused, but for those that end a session",
+        "",
+        "our own: sessions that grow would stop everybody's at the quota",
+        "each step: RESOURCE_EXHAUSTED",
     ),
     Limit("STORE_ROOM_FRACTION", "of it, below which they are taken again", "", "our own: it does not flap", "the worker"),
     Limit(
@@ -489,6 +506,7 @@ LIVENESS = (
 
 HELD_CALLS = 10_000
 HELD_BYTES = 1 * GIB
+NAMESPACE_HELD_FUNCTIONS = 2
 CONNECTION_HELD_FRACTION = 0.25
 CONNECTION_STREAMS = 4_096
 CONNECTION_WATCHES = 1_024
@@ -512,7 +530,20 @@ BATCHING_TOLERANCES = {
 
 SCALE = (
     Limit("HELD_CALLS", "calls of a function that wait in a gateway", "calls", "our own", "each call: RESOURCE_EXHAUSTED"),
-    Limit("HELD_BYTES", "bodies of waiting calls in a gateway", "bytes", "our own", "each call: RESOURCE_EXHAUSTED"),
+    Limit(
+        "HELD_BYTES",
+        "bodies of waiting calls in a gateway; of several namespaces, those for one at most what is left for all others",
+        "bytes",
+        "our own",
+        "each call: RESOURCE_EXHAUSTED",
+    ),
+    Limit(
+        "NAMESPACE_HELD_FUNCTIONS",
+        "as many functions' waiting calls a namespace may have in a gateway",
+        "functions",
+        "our own: no tenant takes all",
+        "each call: RESOURCE_EXHAUSTED",
+    ),
     Limit(
         "CONNECTION_HELD_FRACTION", "of these, those of one connection", "", "our own: no caller takes all", "each call: RESOURCE_EXHAUSTED"
     ),

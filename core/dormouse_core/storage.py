@@ -88,6 +88,8 @@ class Storage:
     """`quota`: etcd's, in bytes, where its members do not say it themselves (3.4 and 3.5 do not)."""
 
     quota: int
+    found: int = 0
+    """The quota by which it was last judged: what the members say, else `quota`. 0: not looked yet."""
     used: float | None = None
     """Fraction of the quota that keys and about a second of their history take; None: not known."""
     _revisions: deque[tuple[float, int]] = field(default_factory=deque)
@@ -110,7 +112,7 @@ class Storage:
         if not members:
             self.used = None
             return Step(None, "no member of the store answers", LOOK_SECONDS[1])
-        quota = min(member.quota or self.quota for member in members)
+        self.found = quota = min(member.quota or self.quota for member in members)
         self._note(now, members)
         if any(member.full for member in members):
             if self._alarmed_at is None:

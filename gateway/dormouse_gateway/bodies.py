@@ -1,7 +1,9 @@
-"""How many bytes of request messages the relay may hold: of all callers together, since memory is one, and of one connection, so that no
-caller takes all of it."""
+"""How many bytes of request messages the relay may hold: of all callers together, since memory is one; of one connection, so that no caller
+takes all of it; and for one namespace, so that calls of one tenant's functions leave room for those of others'."""
 
+import contextlib
 from collections import Counter
+from collections.abc import Iterator
 
 from dormouse_core.errors import ResourceExhausted
 
@@ -14,6 +16,7 @@ class Bodies:
         self._limit = limit
         self._most = int(limit * share)
         self._of: Counter[str] = Counter()
+        self._for: Counter[str] = Counter()
         self.held = 0
 
     def take(self, size: int, connection: str = "") -> None:
@@ -26,6 +29,27 @@ class Bodies:
 
     def give(self, size: int, connection: str = "") -> None:
         self._add(-size, connection)
+
+    @contextlib.contextmanager
+    def within(self, size: int, namespace: str, *, alone: bool = False) -> Iterator[None]:
+        """A message that was taken is for `namespace`, until this is left. ResourceExhausted: it holds as much as is left for all others.
+
+        So one namespace gets half, two a third each, and some is always left for the next. A single message is always taken. `alone`: there
+        is nobody to leave room for.
+        """
+        found = self._for[namespace]
+        if found and not alone and found + size > self._limit - self.held:
+            raise ResourceExhausted(
+                f"the gateway holds {found} bytes of waiting messages for the namespace {namespace}, as much as is left for all others; "
+                "try again later"
+            )
+        self._for[namespace] += size
+        try:
+            yield
+        finally:
+            self._for[namespace] -= size
+            if not self._for[namespace]:
+                del self._for[namespace]
 
     def _add(self, size: int, connection: str) -> None:
         self.held += size

@@ -166,7 +166,8 @@ class Relay:
         """The same for a call that was read and counted: one message of a stream, which takes its answer in parts where there are some."""
         call = Held(request, named, None if part is None else Parts(part), fresh=request.attempt > 1)
         try:
-            return await self._named(call, timestamp)
+            with self.bodies.within(len(request.message), named.namespace, alone=self._table.alone(named.namespace)):
+                return await self._named(call, timestamp)
         except DormouseError as error:
             return refuse(error)
 
@@ -302,6 +303,9 @@ class Relay:
         if call.counted is None:
             if self.demand.held(call.named.label) >= self._max_held:
                 raise ResourceExhausted(f"{self._max_held} calls of function {call.named.label} wait already; try again later")
+            most = limits.NAMESPACE_HELD_FUNCTIONS * self._max_held
+            if self.demand.held_in(call.named.namespace) >= most:
+                raise ResourceExhausted(f"{most} calls of the namespace {call.named.namespace} wait already; try again later")
             call.counted, call.since = function.entry.uid, now
             self.demand.hold(call.named.label, call.counted)
         hold = function.spec.timeouts.hold

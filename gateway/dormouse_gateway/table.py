@@ -205,6 +205,7 @@ class Table:
         self._maps: dict[str, Map] = {}  # by namespace/name/uid
         self._views: dict[str, Function] = {}
         self._listed: set[str] = set()
+        self._namespaces: set[str] | None = None  # that have functions; None: to be found
         self.revision = 0  # of the maps
 
     @property
@@ -216,6 +217,7 @@ class Table:
         before = self.labels()
         if prefix == self._keys.functions:
             self._entries.clear()
+            self._namespaces = None
         else:
             self._maps.clear()
             self.revision = 0  # lower than before where the store came back without its data
@@ -243,6 +245,7 @@ class Table:
 
     def _functions_event(self, event: Event) -> str:
         label = event.key.removeprefix(self._keys.functions)
+        self._namespaces = None
         if event.item is None:
             self._entries.pop(label, None)
             return label
@@ -274,6 +277,12 @@ class Table:
 
     def labels(self) -> set[str]:
         return set(self._entries)
+
+    def alone(self, namespace: str) -> bool:
+        """No other namespace has functions."""
+        if self._namespaces is None:
+            self._namespaces = {label.partition("/")[0] for label in self._entries}
+        return self._namespaces <= {namespace}
 
     def function(self, label: str) -> Function | None:
         """None: not there, or not readable."""

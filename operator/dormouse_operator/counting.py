@@ -1,12 +1,16 @@
 """How many sessions each function has and what they take in the store: from its workers' reports while it is awake, from the sweeper's
-scans while it sleeps. Told to people, and to each worker what the others have: `maxCount` and `maxBytes` are of the whole function.
+scans while it sleeps. Told to people, and to each worker what the others have: `maxCount` and `maxBytes` are of the whole function, and the
+store is all namespaces'.
 
 A figure that is not complete (a worker that is not heard, or has not counted what it took over) does not replace the last complete one.
 """
 
+import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from dormouse_core import admission
 from dormouse_proto import control_pb2
 
 from dormouse_operator.view import View
@@ -21,11 +25,24 @@ class Figures:
     hibernated: int
 
 
-class Counts:
-    """`store_used`: the fraction of the store's quota in use; None: not known."""
+SHARES_SECONDS = 1.0  # between two sums over all functions
 
-    def __init__(self, view: View, store_used: Callable[[], float | None] = lambda: None) -> None:
+
+class Counts:
+    """`store_used`: the fraction of the store's quota in use; None: not known. `shared`: the quota, where namespaces have shares of it."""
+
+    def __init__(
+        self,
+        view: View,
+        store_used: Callable[[], float | None] = lambda: None,
+        shared: Callable[[], int | None] = lambda: None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.store_used = store_used
+        self._shared = shared
+        self._monotonic = monotonic
+        self._summed_at: float | None = None
+        self._stored: Counter[str] = Counter()  # by namespace, of all that have functions with sessions
         self._view = view
         self._figures: dict[str, Figures] = {}  # by uid; the last complete ones
 
@@ -63,4 +80,18 @@ class Counts:
         used = self.store_used()
         if used is not None:
             limits.store_used = used
+        quota = self._shared()
+        if registered is not None and quota is not None:
+            limits.over_share = admission.over_share(self._by_namespace(), registered.function.namespace, quota)
         return control_pb2.WorkerOrder(limits=limits)
+
+    def _by_namespace(self) -> Counter[str]:
+        """Bytes of live sessions' records, as last counted."""
+        now = self._monotonic()
+        if self._summed_at is None or now - self._summed_at >= SHARES_SECONDS:
+            self._summed_at, self._stored = now, Counter()
+            for uid, registered in self._view.functions.items():
+                if registered.entry.shards:
+                    found = self._figures.get(uid)
+                    self._stored[registered.function.namespace] += found.stored if found is not None else 0
+        return self._stored

@@ -72,7 +72,12 @@ class Leader:
         self.timekeeper = Timekeeper(clock)
         self._links = Links(dialer, clock, name, leader_new, self._heard, self._worker_changed, self.timekeeper.worker)
         self.view.links = self._links
-        self.counts = Counts(self.view, lambda: space.used if space is not None else None)
+        self.counts = Counts(
+            self.view,
+            lambda: space.used if space is not None else None,
+            lambda: space.shared if space is not None else None,
+            clock.monotonic,
+        )
         self.sweeper = Sweeper(
             store,
             clock,

@@ -17,9 +17,10 @@ RETRY_SECONDS = 1.0
 
 
 class Space:
-    """`quota`: etcd's, in bytes, where its members do not say it."""
+    """`quota`: etcd's, in bytes, where its members do not say it. `shared`: by namespaces, none of which may fill it."""
 
-    def __init__(self, members: StoreMembers, clock: Clock, quota: int) -> None:
+    def __init__(self, members: StoreMembers, clock: Clock, quota: int, *, shared: bool = True) -> None:
+        self._shared = shared
         self._members = members
         self._clock = clock
         self._storage = Storage(quota)
@@ -29,6 +30,11 @@ class Space:
     def used(self) -> float | None:
         """Fraction of etcd's quota that keys take, with about a second of their history; None: not known."""
         return self._storage.used
+
+    @property
+    def shared(self) -> int | None:
+        """The quota in bytes, where namespaces have shares of it; None: they have none, or it is not known yet."""
+        return (self._storage.found or None) if self._shared else None
 
     async def run(self, leading: Callable[[], bool]) -> None:
         """Never returns. `leading`: whether this process leads now."""

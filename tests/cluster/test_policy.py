@@ -19,7 +19,7 @@ THEFTS: dict[str, tuple[Data, str]] = {
 
 @pytest.mark.usefixtures("unharmed")
 def test_what_the_policy_refuses_is_told_and_becomes_no_pod(base: Dormouse) -> None:
-    """11.10. The Secret of a neighbour's user in the store is there, and no function's pod gets it, nor what else is not allowed."""
+    """The Secret of a neighbour's user in the store is there, and no function's pod gets it, nor what else is not allowed."""
     assert base.cluster.get("secret", "steady-store", base.space)["data"]["password"]
     base.apply(*(echo(name, workers=workers, timeouts={"hold": "2s"}) for name, (workers, _) in THEFTS.items()))
     for name, (_, told) in THEFTS.items():

@@ -3,7 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from dormouse_core import admission
+from dormouse_core import admission, limits
 from dormouse_core.errors import ResourceExhausted, Unavailable
 from dormouse_operator.counting import Counts, Figures
 from dormouse_proto import control_pb2, state_pb2
@@ -95,3 +95,72 @@ def test_sessions_take_a_part_of_the_containers_limit_or_of_the_machines_memory(
     (tmp_path / "memory" / "pod").mkdir(parents=True)
     (tmp_path / "memory" / "pod" / "memory.limit_in_bytes").write_text("1000000\n")
     assert memorylimit.for_sessions(tmp_path, old, 8 * GIB) == 500_000
+
+
+# ------------------------------------------------------------------------------------------------------------------ shares of the store
+
+QUOTA = 1000
+
+
+class Tenants:
+    """Functions of several namespaces, whose sessions were counted."""
+
+    def __init__(self, stored: dict[str, int], *, shared: bool = True) -> None:
+        self.now = 0.0
+        self.view = View()
+        self.view.functions = {
+            f"u{n}": SimpleNamespace(entry=state_pb2.FunctionEntry(shards=64), function=SimpleNamespace(namespace=label.partition("/")[0]))
+            for n, label in enumerate(stored)
+        }
+        self.counts = Counts(self.view, lambda: 0.5, lambda: QUOTA if shared else None, lambda: self.now)  # type: ignore[arg-type]
+        for uid, size in zip(self.view.functions, stored.values(), strict=True):
+            self.counts.asleep(uid, Figures(1, size, 0))
+
+    def over(self) -> list[bool]:
+        found = []
+        for uid in self.view.functions:
+            self.view.reports = {f"{uid}-w": None}
+            found.append(self.counts.heard(uid, f"{uid}-w", control_pb2.WorkerReport()).limits.over_share)
+        return found
+
+
+def test_a_namespace_with_more_than_an_equal_part_is_told_so_and_no_other() -> None:
+    assert Tenants({"a/f": 351, "b/f": 0}).over() == [True, False]
+    assert Tenants({"a/f": 350, "b/f": 350}).over() == [False, False]
+    assert Tenants({"a/f": 200, "a/g": 151, "b/f": 10}).over() == [True, True, False], "all functions of a namespace together"
+    assert Tenants({"a/f": 240, "b/f": 0, "c/f": 0}).over() == [True, False, False]
+    assert Tenants({"a/f": 700}).over() == [False], "who is alone shares with nobody"
+    assert Tenants({"a/f": 700, "b/f": 0}, shared=False).over() == [False, False]
+
+
+def test_shares_are_summed_once_a_second() -> None:
+    """However many workers report."""
+    tenants = Tenants({"a/f": 351, "b/f": 0})
+    assert tenants.over() == [True, False]
+    tenants.counts.asleep("u0", Figures(1, 100, 0))
+    assert tenants.over() == [True, False]
+    tenants.now = 1.0
+    assert tenants.over() == [False, False]
+
+
+def test_who_has_more_than_his_share_stops_first() -> None:
+    store = admission.Store()
+    nothing = admission.Found(0, 0, counted=True, ceiling=None)
+
+    def refused(used: float | None, over: bool, at: float = 0.0) -> tuple[bool, bool]:
+        """(a new session, a step of one that exists)"""
+        store.hear(used, 0.0, over_share=over)
+        new, step = admission.refusal(nothing, 3, None, store, at), admission.stop(store, at)
+        assert all(each is None or isinstance(each, ResourceExhausted) for each in (new, step))
+        return new is not None, step is not None
+
+    shared, stop = limits.STORE_SHARED_FRACTION, limits.STORE_STOP_FRACTION
+    assert refused(shared, True) == (False, False), "while there is much room it is anybody's"
+    assert refused(shared + 0.01, True) == (True, False)
+    assert refused(shared + 0.01, False) == (False, False)
+    assert refused(stop + 0.01, True) == (True, True)
+    assert refused(stop + 0.01, False) == (True, False), "the others' sessions go on to the last byte"
+    assert refused(None, True) == (False, False), "what is not known refuses nobody"
+    assert refused(stop + 0.01, True, limits.STORE_FIGURE_SECONDS + 1) == (False, False)
+    for text in (admission.refusal(nothing, 3, None, store, 0.0), admission.stop(store, 0.0)):
+        assert "this namespace has more than its share" in str(text)

@@ -175,3 +175,13 @@ def test_shard_maps_hold_any_place() -> None:
     assert pairs[4] == NOBODY
     assert text.isascii()
     assert text.isprintable()
+
+
+def test_whether_a_namespace_is_alone() -> None:
+    told = Told()
+    assert told.table.alone("speech")
+    assert not told.table.alone("other")
+    told.put(KEYS.function("other", "f"), entry().SerializeToString())
+    assert not told.table.alone("speech")
+    told.put(KEYS.function("other", "f"), None)
+    assert told.table.alone("speech")

@@ -59,6 +59,7 @@ SHOWN = {
         "unit/test_quotas.py::test_a_connection_has_its_share_and_takes_no_others",
     ),
     "CONNECTION_HELD_FRACTION": "unit/test_quotas.py::test_of_what_is_held_a_connection_has_its_share",
+    "NAMESPACE_HELD_FUNCTIONS": "unit/test_relay.py::test_limits_of_the_hold_by_namespace",
     "HELD_CALLS": "unit/test_relay.py::test_limits_of_the_hold",
     "HELD_BYTES": "unit/test_relay.py::test_limits_of_the_hold",
     # The store.
@@ -68,6 +69,8 @@ SHOWN = {
     "TXN_OPS": "unit/test_session_loops.py::test_a_group_closes_before_it_has_too_many_compares_or_bytes",
     "FAILOVER_SHARDS": "unit/test_transactions.py::test_the_largest_failover_fits_into_one_transaction",
     "STORE_FULL_FRACTION": "unit/test_limits_of_sessions.py::test_how_full_the_store_may_be",
+    "STORE_SHARED_FRACTION": "unit/test_counting.py::test_who_has_more_than_his_share_stops_first",
+    "STORE_STOP_FRACTION": "unit/test_counting.py::test_who_has_more_than_his_share_stops_first",
     "STORE_ROOM_FRACTION": "unit/test_limits_of_sessions.py::test_how_full_the_store_may_be",
     "STORE_FIGURE_SECONDS": "unit/test_limits_of_sessions.py::test_how_full_the_store_may_be",
     "COMPACT_SECONDS": "unit/test_limits_of_sessions.py::test_history_is_dropped_each_time_that_is_stated",

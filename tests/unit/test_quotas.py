@@ -1,6 +1,7 @@
 """What one connection may hold open in the relay, and what thousands of watches and of made-up names cost everybody else."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -53,6 +54,33 @@ def test_of_what_is_held_a_connection_has_its_share() -> None:
     for size, connection in ((200, "1"), (250, "2"), (250, "3"), (250, "4")):
         bodies.give(size, connection)
     assert (bodies.held, len(bodies._of)) == (0, 0)
+
+
+def test_nobody_holds_more_than_is_left_for_all_others() -> None:
+    bodies, open_ = Bodies(1000), contextlib.ExitStack()
+
+    def take(namespace: str, size: int = 10) -> int:
+        """How many of `size` are taken for `namespace`."""
+        for count in range(1000):
+            bodies.take(size)
+            try:
+                open_.enter_context(bodies.within(size, namespace))
+            except ResourceExhausted:
+                bodies.give(size)
+                return count
+        return 1000
+
+    assert take("a") == 50, "one gets half"
+    assert take("b") == 25
+    assert take("c") > 10, "and some is left for the next"
+    assert take("d") > 0
+    open_.close()
+    alone = Bodies(1000)
+    for size in (900, 50):
+        alone.take(size)
+        open_.enter_context(alone.within(size, "a", alone=True))
+    open_.close()
+    assert not bodies._for
 
 
 async def messages(service: str) -> AsyncIterator[bytes]:

@@ -1,6 +1,7 @@
 """The relay on simulated parts: where calls go, when they wait, when they are sent again, and what each guard prevents."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -463,6 +464,75 @@ def test_limits_of_the_hold() -> None:
         assert (await sim.call("plain", ident="x" * 1500)).code == 0
 
     simulate(body, max_held=3, max_held_bytes=2000)
+
+
+def test_limits_of_the_hold_by_namespace() -> None:
+    """Three functions of a namespace have no more waiting calls than two may; another namespace waits as before."""
+
+    async def body(sim: Sim) -> None:
+        await stateless(sim)
+        for name in ("a", "b", "c"):
+            await sim.world.function(name, uid=name, namespace="hog")
+        await asyncio.sleep(0.1)
+        held = [sim.call(f"hog/{name}") for name in "aaabbb"]
+        await asyncio.sleep(0.1)
+        full = await sim.call("hog/c")
+        assert (full.code, full.details) == (Code.RESOURCE_EXHAUSTED, "6 calls of the namespace hog wait already; try again later")
+        neighbour = sim.call("plain")
+        await asyncio.sleep(0.1)
+        assert not neighbour.done()
+        held.pop().cancel()
+        await asyncio.sleep(0.1)
+        held.append(sim.call("hog/c"))
+        await asyncio.sleep(0.1)
+        assert not held[-1].done()
+        for each in held:
+            each.cancel()
+        await asyncio.sleep(0.1)
+        assert sim.relay.demand.held_in("hog") == 0
+        await stateless(sim, A)
+        assert (await neighbour).code == 0
+
+    simulate(body, max_held=3)
+
+
+def test_a_namespace_that_fills_the_relay_with_messages_leaves_room_for_others() -> None:
+    async def body(sim: Sim) -> None:
+        await stateless(sim)
+        await sim.world.function("f", uid="f", namespace="hog")
+        await asyncio.sleep(0.1)
+        held = [sim.call("hog/f", ident="x" * 1000, dormouse_connection=str(n)) for n in range(10)]
+        await asyncio.sleep(0.1)
+        refused = [await each for each in held if each.done()]
+        assert len(refused) == 6, "four of ten, with their frames, are half of what may be"
+        assert all(each.code == Code.RESOURCE_EXHAUSTED and "for the namespace hog" in each.details for each in refused)
+        neighbour = sim.call("plain", ident="x" * 2000, dormouse_connection="n")
+        await asyncio.sleep(0.1)
+        assert not neighbour.done(), "a single message is always taken"
+        for each in held:
+            each.cancel()
+        await stateless(sim, A)
+        assert (await neighbour).code == 0
+        assert not sim.relay.bodies._for
+
+    simulate(body, max_held_bytes=10_000)
+
+
+def test_negative_control_without_a_share_of_its_own_it_would_take_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(sim: Sim) -> None:
+        monkeypatch.setattr(sim.relay.bodies, "within", lambda size, namespace, **_: contextlib.nullcontext())
+        await stateless(sim)
+        await sim.world.function("f", uid="f", namespace="hog")
+        await asyncio.sleep(0.1)
+        held = [sim.call("hog/f", ident="x" * 1000, dormouse_connection=str(n)) for n in range(10)]
+        await asyncio.sleep(0.1)
+        neighbour = await sim.call("plain", ident="x" * 2000, dormouse_connection="n")
+        assert neighbour.code == Code.RESOURCE_EXHAUSTED
+        for each in held:
+            each.cancel()
+        await asyncio.sleep(0.1)
+
+    simulate(body, max_held_bytes=10_000)
 
 
 # --------------------------------------------------------------------------------------------------------------------- sessions

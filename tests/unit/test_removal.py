@@ -445,6 +445,25 @@ async def test_other_workers_sessions_and_the_stores_size_count() -> None:
 
 
 @simulated
+async def test_a_namespace_over_its_share_begins_nothing_and_then_stops_before_everybody_does() -> None:
+    store = MemoryStore(SimClock())
+    async with TimedWorker(store, settings=brief(ttl=1000.0)) as w:
+        await w.own()
+        await w.call("a", 1, start=True)
+        w.sessions.hear(control_pb2.WorkerOrder.Limits(store_used=0.5, over_share=True))
+        assert isinstance((await w.call("b", 1, start=True)).error, ResourceExhausted)
+        assert (await w.call("a", 1)).error is None
+        w.sessions.hear(control_pb2.WorkerOrder.Limits(store_used=0.9, over_share=True))
+        before = stored(store)
+        assert isinstance((await w.call("a", 1)).error, ResourceExhausted)
+        assert isinstance((await w.call("a", 1, start=True)).error, ResourceExhausted)
+        assert stored(store) == before, "what is refused was not run"
+        assert (await w.call("a", 1, end=True)).error is None, "what makes room is taken"
+        w.sessions.hear(control_pb2.WorkerOrder.Limits(store_used=0.5))
+        assert (await w.call("b", 1, start=True)).error is None
+
+
+@simulated
 async def test_negative_control_without_a_bound_memory_grows_with_the_sessions() -> None:
     store = MemoryStore(SimClock())
     async with TimedWorker(store, settings=brief(ttl=1000.0, memory_bytes=0)) as w:

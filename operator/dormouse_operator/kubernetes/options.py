@@ -64,6 +64,7 @@ class _File(msgspec.Struct, kw_only=True, rename="camel", forbid_unknown_fields=
     resources: dict[str, Any] = {}
     policy: Policy = Policy()
     reserved: list[str] = []
+    fair_shares: bool = True
     removal_wait: str = ""
     network_policies: bool = True
     ingress_from: list[dict[str, Any]] = []

@@ -174,7 +174,7 @@ async def run(options: Options, alone: bool = False) -> int:
     users = Users(options.store, password, tls=terms.tls(options)) if options.store_user else None
     store = EtcdStore(options.store, tls=terms.tls(options), user=options.store_user, password=password)
     members = EtcdMembers(options.store, tls=terms.tls(options), user=options.store_user, password=password)
-    space = Space(members, SystemClock(), options.store_quota)
+    space = Space(members, SystemClock(), options.store_quota, shared=options.functions.fair_shares)
     api = HttpApi(found)
     value = state_pb2.Leader(address=options.listen, name=options.name).SerializeToString()
     election = Election(store, SystemClock(), Keys(options.installation).leader, value)

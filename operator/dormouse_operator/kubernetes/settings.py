@@ -29,6 +29,8 @@ class Settings:
     """What functions' pods may ask for."""
     reserved: tuple[str, ...] = ()
     """Patterns of names in `system_namespace` that no function's pods may name: what the installation itself consists of."""
+    fair_shares: bool = True
+    """Whether a namespace that has more than its share of the store is refused new sessions before the store is full."""
     removal_wait: float | None = None
     """Seconds from a session's end to its removal; None: see `lifetimes.removal_wait`."""
     network_policies: bool = True

@@ -134,6 +134,10 @@ class Census:
             self.beginning.add(session)
         return refused
 
+    def stop(self) -> DormouseError | None:
+        """Why a session that lives may not go on. None: it may."""
+        return admission.stop(self.store, self._monotonic())
+
     def settled(self, session: Session) -> None:
         """What it wanted to begin is committed, or will not be."""
         self.beginning.discard(session)
@@ -141,4 +145,5 @@ class Census:
     def hear(self, limits: control_pb2.WorkerOrder.Limits) -> None:
         self.others, self._moved = limits, False
         self._known = (self.total.live + limits.others_sessions, self.total.live_bytes + limits.others_bytes)
-        self.store.hear(limits.store_used if limits.HasField("store_used") else None, self._monotonic())
+        used = limits.store_used if limits.HasField("store_used") else None
+        self.store.hear(used, self._monotonic(), over_share=limits.over_share)

@@ -151,11 +151,13 @@ class Turns:
             begins = decision.begins
             if begins and session.trouble is None and not steps.is_live(body, now_us):
                 refused = self.census.refusal(session, now_us)
-                if refused is not None:
-                    self.answer(step, Answer(None, 0, refused))
-                    if body is None and not session.queue:
-                        self.drop(session)
-                    return
+            else:
+                refused = None if step.end else self.census.stop()
+            if refused is not None:
+                self.answer(step, Answer(None, 0, refused))
+                if body is None and not session.queue:
+                    self.drop(session)
+                return
             states = self._initial if begins else session.states
             number = 1 if begins or body is None else body.step + 1
             session.phase = Phase.RUNNING
