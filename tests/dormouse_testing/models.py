@@ -116,6 +116,15 @@ def two_states(path: Path) -> Path:
     return write(path, nodes, inputs, outputs)
 
 
+def caches(path: Path, count: int) -> tuple[Path, list[dict[str, Any]]]:
+    """The caches of a streaming encoder: `count` states, to each of which x is added; y is the last one. With what a manifest says of them."""
+    nodes = [node("Add", [f"s{n}", "x"], [f"t{n}"]) for n in range(count)] + [node("Identity", [f"t{count - 1}"], ["y"])]
+    inputs = [("x", FLOAT, ["N", 4]), *((f"s{n}", FLOAT, ["N", 4]) for n in range(count))]
+    outputs = [("y", FLOAT, ["N", 4]), *((f"t{n}", FLOAT, ["N", 4]) for n in range(count))]
+    states = [{"input": f"s{n}", "output": f"t{n}", "shape": [-1, 4], "batchAxis": 0} for n in range(count)]
+    return write(path, nodes, inputs, outputs), states
+
+
 def rows(path: Path, din: int, dout: int, hidden: int = 0) -> Path:
     """A plain network, for load: x [n, din] to y [n, dout]."""
     rng = np.random.default_rng(0)

@@ -26,7 +26,7 @@ class TimedWorker(Worker):
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.calls += 1
         flags = {"start": False, "end": False, "create": True, **options}
-        key = CallKey(at or now_us(), flags.pop("call_id", f"g-{self.name}-{self.calls}"))
+        key = CallKey(at or now_us(), flags.pop("call_id", f"g-{self.name}-{self.calls}"), *flags.pop("by", ()))
         session = session_key(flags.pop("tenant", ""), name)
         self.sessions.submit(Step(session, key, b"%d" % n, call=n, answer=future.set_result, **flags))
         return future

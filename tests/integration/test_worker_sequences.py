@@ -20,7 +20,7 @@ from dormouse_core.keys import Keys
 from dormouse_core.tensors import DATATYPES, encode_raw
 from dormouse_kit.etcd import EtcdStore
 from dormouse_proto import inference_pb2
-from dormouse_testing import sequence_models
+from dormouse_testing import models, sequence_models
 from dormouse_testing.etcd_server import EtcdServer
 from dormouse_testing.workers import WorkerProcess, give_shards, outputs_of, patient, request_of, spec_file
 
@@ -145,6 +145,20 @@ def test_a_state_that_grows(function: Function) -> None:
     assert seen(2) == [1, 32, 6, 1]
     function.sleep_and_wake(spec)
     assert seen(1) == [1, 32, 8, 1]
+
+
+def test_many_states(function: Function) -> None:
+    """Case 11.O10: the caches of a streaming zipformer are served, and are back after a kill."""
+    path, states = models.caches(function.folder / "m.onnx", 97)
+    function.start({"runtime": "onnx", "model": {"uri": f"file://{path.name}"}, "sessions": {"states": states}})
+
+    def step() -> list[float]:
+        return function.send(request_of("fn", x=np.ones((1, 4), np.float32)), "s")["y"].reshape(-1).tolist()
+
+    assert [step(), step()] == [[1.0] * 4, [2.0] * 4]
+    function.kill()
+    assert step() == [3.0] * 4
+    assert [[name for name, _, _ in found] for found in function.records().values()] == [[state["input"] for state in states]]
 
 
 def test_an_initial_value_from_a_file(function: Function) -> None:

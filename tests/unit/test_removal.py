@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from dormouse_core import lifetimes, records, steps, transactions
+from dormouse_core.callkeys import CALLERS
 from dormouse_core.errors import Aborted, ResourceExhausted, Unavailable
 from dormouse_core.seams import Put, Txn
 from dormouse_core.sessions import session_key, shard_of
@@ -101,6 +102,36 @@ def test_negative_control_a_removal_that_does_not_look_at_running_steps_has_them
             assert isinstance((await begins_anew).error, Unavailable)
 
     play()
+
+
+def begun_beside_a_key_from_ahead() -> list[int]:
+    """When sessions of a shard were refused in which a session was ended under a caller's key from 30 s ahead, in seconds after its end."""
+    refused = []
+
+    @simulated
+    async def play() -> None:
+        async with TimedWorker(MemoryStore(SimClock()), settings=Settings(1, "v1", ttl=600.0, removal_wait=2.0)) as w:
+            await give(w.store, 0, w.name)
+            await asyncio.sleep(0.5)
+            await w.call("ahead", 1, at=now_us() + 30_000_000, start=True, end=True, call_id="c-own", by=(CALLERS, now_us()))
+            for second in range(40):
+                if (await w.call(f"s{second}", 1, start=True)).error is not None:
+                    refused.append(second)
+                await asyncio.sleep(1.0)
+            assert w.sessions.report().removed == 1
+
+    play()
+    return refused
+
+
+def test_the_removal_of_a_key_from_ahead_refuses_nobody_in_its_shard() -> None:
+    """It raises the floor to the newest timestamp, so it waits until that is past."""
+    assert begun_beside_a_key_from_ahead() == []
+
+
+def test_negative_control_counted_from_the_end_alone_it_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifetimes, "due_us", lambda glance, wait_us: glance.expires_us + wait_us)
+    assert len(begun_beside_a_key_from_ahead()) > 20
 
 
 def crowd(removals: list[int]) -> None:

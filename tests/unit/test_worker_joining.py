@@ -278,12 +278,7 @@ def test_weights_beside_the_file_count_by_their_size(tmp_path: Path) -> None:
 
 def test_many_states(tmp_path: Path) -> None:
     """Case 11.O10: the caches of a streaming zipformer."""
-    count = 97
-    nodes = [node("Add", [f"s{n}", "x"], [f"t{n}"]) for n in range(count)] + [node("Identity", ["t96"], ["y"])]
-    inputs = [("x", FLOAT, ["N", 4]), *((f"s{n}", FLOAT, ["N", 4]) for n in range(count))]
-    outputs = [("y", FLOAT, ["N", 4]), *((f"t{n}", FLOAT, ["N", 4]) for n in range(count))]
-    path = write(tmp_path / "m.onnx", nodes, inputs, outputs)
-    states = [{"input": f"s{n}", "output": f"t{n}", "shape": [-1, 4], "batchAxis": 0} for n in range(count)]
+    path, states = models.caches(tmp_path / "m.onnx", 97)
     manifest = {
         "apiVersion": "dormouse.dev/v1alpha1", "kind": "InferenceFunction", "metadata": {"name": "zip"},
         "spec": {"runtime": "onnx", "model": {"uri": "file://m.onnx"}, "sessions": {"states": states}},

@@ -49,9 +49,6 @@ def restore(before: Mapping[str, Any], own: tuple[str, ...], listen: str) -> Non
     sys.path[:] = before["path"]
     with contextlib.suppress(OSError):  # it is gone
         os.chdir(before["folder"])
-    spawning = sys.modules.get("multiprocessing.spawn")
-    if spawning is not None:  # it has read sys.executable already
-        spawning.set_executable(sys.executable)
     _close_to_children("")
     sys.addaudithook(_before_a_start)
     os.register_at_fork(after_in_child=lambda: _close_served(listen))
