@@ -117,7 +117,7 @@ def two_states(path: Path) -> Path:
 
 
 def caches(path: Path, count: int) -> tuple[Path, list[dict[str, Any]]]:
-    """The caches of a streaming encoder: `count` states, to each of which x is added; y is the last one. With what a manifest says of them."""
+    """The caches of a streaming encoder: `count` states, each of which is a sum of x; y is the last. And the states in a manifest."""
     nodes = [node("Add", [f"s{n}", "x"], [f"t{n}"]) for n in range(count)] + [node("Identity", [f"t{count - 1}"], ["y"])]
     inputs = [("x", FLOAT, ["N", 4]), *((f"s{n}", FLOAT, ["N", 4]) for n in range(count))]
     outputs = [("y", FLOAT, ["N", 4]), *((f"t{n}", FLOAT, ["N", 4]) for n in range(count))]
