@@ -101,6 +101,8 @@ def test_every_selector_finds_the_pods_that_it_is_for(helm: str, values: tuple[s
         ("networkPolicies.callers[0].podSelectors.a=b", "callers"),
         ("workers.policy.secrets=*", "workers/policy/secrets"),
         ("workers.policy.hostPath={*}", "hostPath"),
+        ("image.digest=sha256:1", "image/digest"),
+        ("networkPolicies.workers.reach[0].host=x", "workers/reach"),
         ("unknown=1", "unknown"),
         ("gateway.minDrainSeconds=31", "gateway.minDrainSeconds: 31 found, at most gateway.drainSeconds .30."),
     ],
@@ -200,6 +202,31 @@ def test_the_policy_is_strict_unless_the_values_say_otherwise(default: Rendered,
     words = ("secrets={team/aws-*}", "images={registry.example/*}", "imageDigests=true", "configMaps=null")
     changed = operator_settings(render(helm, *(f"workers.policy.{word}" for word in words))).policy
     assert changed == Policy(secrets=("team/aws-*",), images=("registry.example/*",), image_digests=True)
+
+
+def test_images_are_pinned_by_digest_where_the_values_say_so(helm: str) -> None:
+    digests = {name: f"sha256:{number * 64}" for name, number in (("image", "1"), ("etcd.image", "2"))}
+    rendered = render(helm, *(f"{name}.digest={digest}" for name, digest in digests.items()))
+    images = {container["image"] for _, pod in rendered.pods() for container in containers(pod)}
+    assert images == {f"dormouse:0.1.0@{digests['image']}", f"quay.io/coreos/etcd:v3.6.4@{digests['etcd.image']}"}
+    assert operator_settings(rendered).image == f"dormouse:0.1.0@{digests['image']}"
+
+
+def test_what_workers_dial_is_narrowed_where_the_values_say_so(default: Rendered, helm: str) -> None:
+    assert operator_settings(default).egress_to == ()
+    on, cidr = "networkPolicies.workers.egress=true", "networkPolicies.workers.reach[0].ipBlock.cidr=203.0.113.0/24"
+    rendered = render(helm, on, cidr)
+    store, dns, reach = operator_settings(rendered).egress_to
+    [to] = store["to"]
+    assert to["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "system"}
+    etcd = rendered.one("StatefulSet", "dormouse-etcd")["spec"]["template"]["metadata"]["labels"]
+    assert to["podSelector"]["matchLabels"].items() <= etcd.items()
+    assert store["ports"] == [{"port": 2379, "protocol": "TCP"}]
+    assert {port["protocol"]: port["port"] for port in dns["ports"]} == {"UDP": 53, "TCP": 53}
+    assert dns["to"][0]["podSelector"]["matchLabels"] == {"k8s-app": "kube-dns"}
+    assert reach == {"to": [{"ipBlock": {"cidr": "203.0.113.0/24"}}]}
+    elsewhere = operator_settings(render(helm, on, *EXTERNAL)).egress_to
+    assert elsewhere[0] == {"ports": [{"port": 2379, "protocol": "TCP"}]}
 
 
 def operator_settings(rendered: Rendered) -> Settings:

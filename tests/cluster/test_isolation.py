@@ -208,6 +208,30 @@ def test_callers_that_the_policy_names_and_no_others(home: Dormouse, stranger: I
     eventually("they are open again", lambda: set(stranger.dial(gateways).values()) == {OPEN})
 
 
+def test_workers_dial_the_store_and_nothing_else_where_the_values_say_so(home: Dormouse, away: Dormouse) -> None:
+    """`networkPolicies.workers.egress`. Before it, as the control, and after it, a worker dials the API server and a gateway; with it
+    neither, nor a cloud's metadata, and its steps are committed as ever. On our cluster DNS is no pod."""
+    [pod] = away.pods("theirs")
+    worker = Inside(home.cluster, AWAY, pod)
+    api = home.cluster.get("service", "kubernetes", "default")["spec"]["clusterIP"]
+    shut = [f"{api}:443", *(f"{address}:8001" for address in addresses(home, SYSTEM, "dormouse.dev/part=gateway"))]
+    store = [f"{address}:2379" for address in addresses(home, SYSTEM, "dormouse.dev/part=etcd")]
+    assert set(worker.dial([*shut, *store]).values()) == {OPEN}
+    values = ["networkPolicies.workers.egress=true", "networkPolicies.workers.dns[0].ipBlock.cidr=0.0.0.0/0"]
+    words = [word for value in values for word in ("--set", value)]
+    home.cluster.helm("upgrade", RELEASE, str(CHART), "-n", SYSTEM, "--reuse-values", *words, "--wait", "--timeout", "60s")
+    try:
+        eventually("the worker's ways out are closed", lambda: set(worker.dial(shut).values()) == {CLOSED}, 60)
+        assert set(worker.dial(store).values()) == {OPEN}
+        assert worker.dial(["169.254.169.254:80"]) == {"169.254.169.254:80": CLOSED}
+        assert away.call("theirs", 2, session="closed") == 2
+        away.asleep("sleepy")
+        assert away.call("sleepy", 3) == 3, "a worker that starts finds the store, and its own address"
+    finally:
+        home.cluster.helm("rollback", RELEASE, "-n", SYSTEM, "--wait", "--timeout", "60s")
+    eventually("they are open again", lambda: set(worker.dial(shut).values()) == {OPEN}, 60)
+
+
 # ------------------------------------------------------------------------------------------------------------------ what a call claims
 
 

@@ -183,6 +183,14 @@ def test_a_policy_lets_in_gateway_and_operator_and_whom_the_settings_name() -> N
     assert of(POLICIES, entry(onnx()), replace(CHOSEN, network_policies=False)) == []
 
 
+def test_a_policy_narrows_what_workers_dial_where_the_settings_say_so() -> None:
+    store: Data = {"to": [{"podSelector": {}}], "ports": [{"port": 2379, "protocol": "TCP"}]}
+    [made] = of(POLICIES, entry(onnx()), replace(CHOSEN, egress_to=(store,)))
+    assert (made["spec"]["policyTypes"], made["spec"]["egress"]) == (["Ingress", "Egress"], [store])
+    [plain] = of(POLICIES, entry(onnx()))
+    assert "egress" not in plain["spec"], "with the type and without a rule it would reach nothing"
+
+
 def test_a_budget_lets_one_worker_go_also_the_only_one() -> None:
     [made] = of(BUDGETS, entry(onnx(minReplicas=1)))
     assert made["spec"] == {

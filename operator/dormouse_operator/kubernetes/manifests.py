@@ -159,7 +159,8 @@ def build_budget(entry: state_pb2.FunctionEntry, settings: Settings) -> Manifest
 
 
 def build_network_policy(entry: state_pb2.FunctionEntry, settings: Settings) -> Manifest:
-    """Nobody but the gateway and the operator dials a worker: it trusts what they say of a call."""
+    """Nobody but the gateway and the operator dials a worker: it trusts what they say of a call. Where the installation says so, a worker
+    dials nothing but the store and what else it names."""
     system = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.system_namespace}}}
     parts = {"podSelector": {"matchExpressions": [{"key": names.PART, "operator": "In", "values": ["gateway", "operator"]}]}}
     return _object(
@@ -170,8 +171,9 @@ def build_network_policy(entry: state_pb2.FunctionEntry, settings: Settings) -> 
         names.policy(entry.name),
         {
             "podSelector": {"matchLabels": names.selector(entry.uid)},
-            "policyTypes": ["Ingress"],
+            "policyTypes": ["Ingress", *(["Egress"] if settings.egress_to else [])],
             "ingress": [{"from": [{**system, **parts}, *settings.ingress_from], "ports": [{"port": PORT, "protocol": "TCP"}]}],
+            **({"egress": list(settings.egress_to)} if settings.egress_to else {}),
         },
     )
 

@@ -68,6 +68,7 @@ class _File(msgspec.Struct, kw_only=True, rename="camel", forbid_unknown_fields=
     removal_wait: str = ""
     network_policies: bool = True
     ingress_from: list[dict[str, Any]] = []
+    egress_to: list[dict[str, Any]] = []
 
 
 def parse(arguments: Sequence[str]) -> Options:

@@ -37,6 +37,8 @@ class Settings:
     """Whether a policy for each function closes its workers to all but the gateway and the operator."""
     ingress_from: Sequence[Mapping[str, Any]] = ()
     """Further peers that may reach workers' port, as in a NetworkPolicy: a Prometheus, for one."""
+    egress_to: Sequence[Mapping[str, Any]] = ()
+    """All that workers may dial, as `egress` of a NetworkPolicy; empty: it is not narrowed."""
     store: tuple[str, ...] = ("127.0.0.1:2379",)
     """etcd, as workers reach it: host:port."""
     store_ca: str = ""

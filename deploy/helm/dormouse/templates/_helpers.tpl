@@ -19,7 +19,12 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end -}}
 
 {{- define "dormouse.image" -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{ include "dormouse.reference" (dict "image" .Values.image "tag" (.Values.image.tag | default .Chart.AppVersion)) }}
+{{- end -}}
+
+{{- /* With a digest the tag is for people: the runtime pulls what has the digest, whatever the tag says by now. */ -}}
+{{- define "dormouse.reference" -}}
+{{ .image.repository }}:{{ .tag }}{{ with .image.digest }}@{{ . }}{{ end }}
 {{- end -}}
 
 {{- define "dormouse.podSecurity" -}}
