@@ -10,6 +10,7 @@ help:
 	@echo "make cluster-demo   the same on a real Kubernetes, with helm and kubectl"
 	@echo "make test    every test that fits in CI     make slow    the rest"
 	@echo "make check   ruff, mypy, import-linter, stale generated files"
+	@echo "make audit   known vulnerabilities of what is locked, where a database can be reached"
 	@echo "make bench   the figures, as ratios         make generate    stubs, CRD and reference pages anew"
 
 # One environment for all of Dormouse, one for the caller: tritonclient pins other versions.
@@ -91,6 +92,11 @@ check: .venv/.done
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tools/generate_protos.py --check
 	$(BIN)/python tools/generate_reference.py --check
+
+# What is locked, against a database of known vulnerabilities; 2 where that could not be asked. No part of CI, which reaches none.
+.PHONY: audit
+audit: .venv/.done
+	$(BIN)/python tools/audit.py
 
 .PHONY: generate lock
 generate: .venv/.done
