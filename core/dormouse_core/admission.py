@@ -1,11 +1,16 @@
 """Whether a session may begin: `maxCount`, `maxBytes`, and the room that is left in the store. Sessions that exist are not asked, but for
 one thing: near the store's end, those of a namespace that has more than its share stop before everybody's would.
 
+How full the store is, the leader says once a second, and what it says is up to two seconds old: history is told from keys only once it is
+dropped. What a worker has written itself since then, it adds; so the store is passed by what others begin meanwhile.
+
 A worker counts the sessions of its own shards exactly; of the others it knows what the leader told it last. So with one worker the limits
 are exact, and with several they may be passed by what the others begin between two reports. What is not known refuses nobody.
 """
 
+from collections import deque
 from collections.abc import Mapping
+from math import inf
 
 import msgspec
 
@@ -18,30 +23,66 @@ from dormouse_core.limits import (
     STORE_STOP_FRACTION,
 )
 
+MARK_SECONDS = 0.1
+MARKED_SECONDS = 2 * STORE_FIGURE_SECONDS  # an idle store's figure is as old as its last compaction
+
 
 class Store:
-    """How full the store is. It is full above one fraction and has room again below a lower one, so that refusals do not flap."""
+    """How full the store is. It is full above one fraction and has room again below a lower one, so that refusals do not flap.
+
+    `now` is monotonic seconds, everywhere."""
 
     def __init__(self) -> None:
-        self.used: float | None = None
         self.full = False
         self.over_share = False
+        self._told: float | None = None
         self._heard = 0.0
+        self._quota = 0
+        self._grown = 0  # bytes by which this worker's own writes made records grow
+        self._marks: deque[tuple[float, int]] = deque([(-inf, 0)])  # the last write of each tenth of a second: when, how much it was then
+        self._marking = -inf  # the first write of the latest
+        self._counted = 0  # of it, what is in `_told`
 
-    def hear(self, used: float | None, now: float, *, over_share: bool = False) -> None:
-        """`over_share`: the function's namespace has more than its share. `now`: monotonic seconds."""
-        self.used, self._heard, self.over_share = used, now, over_share
+    def wrote(self, size: int, now: float) -> None:
+        """A write of this worker made the records larger by `size` bytes; negative: smaller."""
+        self._grown += size
+        if now - self._marking < MARK_SECONDS:
+            self._marks.pop()
+        else:
+            self._marking = now
+        self._marks.append((now, self._grown))
+        while len(self._marks) > 1 and now - self._marks[1][0] > MARKED_SECONDS:
+            self._marks.popleft()
+
+    def hear(self, used: float | None, now: float, *, age: float = 0.0, quota: int = 0, over_share: bool = False) -> None:
+        """Of `quota` bytes so much was `used` `age` seconds ago; None: not known. `over_share`: the function's namespace has more than its
+        share."""
+        self._told, self._heard, self._quota, self.over_share = used, now, quota, over_share
+        self._counted = next((grown for at, grown in reversed(self._marks) if at <= now - age), self._marks[0][1])
+        self._judge()
+
+    @property
+    def used(self) -> float | None:
+        """With what this worker wrote since it was so; None: not known."""
+        if self._told is None or not self._quota:
+            return self._told
+        return self._told + max(self._grown - self._counted, 0) / self._quota
+
+    def refuses(self, now: float) -> bool:
+        self._judge()
+        return self.full and self._known(now)
+
+    def _judge(self) -> None:
+        used = self.used
         if used is None or used < STORE_ROOM_FRACTION:
             self.full = False
         elif used > STORE_FULL_FRACTION:
             self.full = True
 
-    def refuses(self, now: float) -> bool:
-        return self.full and self._known(now)
-
     def over(self, fraction: float, now: float) -> bool:
         """More than `fraction` of the quota is in use, and this namespace has more than its share."""
-        return self.over_share and self.used is not None and self.used > fraction and self._known(now)
+        used = self.used
+        return self.over_share and used is not None and used > fraction and self._known(now)
 
     def _known(self, now: float) -> bool:
         return now - self._heard <= STORE_FIGURE_SECONDS

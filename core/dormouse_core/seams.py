@@ -215,6 +215,10 @@ class StoreMembers(Protocol):
     async def compact(self, revision: int) -> None:
         """Drops the history before `revision`. Returns when its space is free. Nothing happens where that was done before."""
 
+    async def count_free(self) -> bool:
+        """Makes full members count what was compacted as free. False: there is nothing left to do it with, so what is free is not known."""
+        ...
+
     async def defragment(self, endpoint: str) -> None:
         """Gives free space of that member's file back. The member answers nothing meanwhile."""
 

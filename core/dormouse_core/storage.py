@@ -26,6 +26,7 @@ from dormouse_core.seams import MemberSeen
 
 LOOK_SECONDS = (0.1, 1.0)  # between looks: while much is written, while nothing is
 BURST = 32 << 20  # bytes a second: looks come no later than writes that begin at this rate would take half of what is free
+PRESSED_SECONDS = 1.0  # history is dropped at once where the quota would be reached within this time at the present rate
 SETTLE_SECONDS = 0.3  # until compacted space counts as free: etcd writes its pages each 0.1 s
 PATIENCE_SECONDS = 3.0  # for which one that does not lead leaves an alarm to the leader
 FULL_SECONDS = 2.0  # between looks at a store that is full for good
@@ -46,6 +47,11 @@ class Compact:
 
 
 @dataclass(frozen=True, slots=True)
+class CountFree:
+    """Makes members count what was compacted as free."""
+
+
+@dataclass(frozen=True, slots=True)
 class Defragment:
     endpoint: str
     member: int
@@ -60,9 +66,18 @@ class Disarm:
 class Step:
     """What to do now, if anything, why, and after how many seconds to look again."""
 
-    action: Compact | Defragment | Disarm | None
+    action: Compact | CountFree | Defragment | Disarm | None
     why: str
     again: float
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """Fraction of the quota, in bytes, that keys and about a second of their history took `age` seconds ago."""
+
+    fraction: float
+    age: float
+    quota: int
 
 
 @dataclass(slots=True)
@@ -90,14 +105,16 @@ class Storage:
     quota: int
     found: int = 0
     """The quota by which it was last judged: what the members say, else `quota`. 0: not looked yet."""
-    used: float | None = None
-    """Fraction of the quota that keys and about a second of their history take; None: not known."""
     _revisions: deque[tuple[float, int]] = field(default_factory=deque)
     _revision: int = 0
     _compacted: int = 0
     _compacted_at: float | None = None
+    _settling_at: float = 0.0  # the first of the compactions that followed each other at once
     _least: int | None = None  # bytes in use: the least since the last compaction
-    _written: tuple[float, int] | None = None
+    _used: tuple[float, int, int] | None = None  # when it was so, bytes in use, the quota
+    _written: tuple[float, int] | None = None  # the last look: when, bytes in use
+    _rate: float = 0.0  # by how many bytes a second those in use grew until the last look
+    _counted: tuple[float, int, bool] | None = None  # the last `CountFree`: when, the compacted revision, whether it was done
     _free: dict[int, _Free] = field(default_factory=dict)
     _copied: dict[int, int] = field(default_factory=dict)  # by member: the compacted revision at its last defragmentation
     _defragmented_at: float | None = None
@@ -107,13 +124,20 @@ class Storage:
     _disarmed_at: float | None = None
     _disarm_pause: float = DISARM_SECONDS[0]
 
+    def used(self, now: float) -> Used | None:
+        """None: not known."""
+        if self._used is None:
+            return None
+        at, used, quota = self._used
+        return Used(used / quota, now - at, quota)
+
     def look(self, now: float, members: Sequence[MemberSeen], missing: Sequence[str], *, leading: bool) -> Step:
         """`members`: those that answered, `missing`: the endpoints that did not."""
         if not members:
-            self.used = None
+            self._used = None
             return Step(None, "no member of the store answers", LOOK_SECONDS[1])
         self.found = quota = min(member.quota or self.quota for member in members)
-        self._note(now, members)
+        self._note(now, members, max(member.used for member in members))
         if any(member.full for member in members):
             if self._alarmed_at is None:
                 self._alarmed_at = now
@@ -128,8 +152,14 @@ class Storage:
 
     def compacted(self, now: float, revision: int) -> None:
         """`Compact` was done."""
-        self._compacted, self._compacted_at = max(self._compacted, revision), now
-        self._least = None
+        self._compacted = max(self._compacted, revision)
+        if self._compacted_at is None or self._settled(now):
+            self._settling_at, self._least = now, None
+        self._compacted_at = now
+
+    def counted(self, now: float, *, done: bool) -> None:
+        """`CountFree` was asked for; not `done`: what of the files is free is not known."""
+        self._counted = now, self._compacted, done
 
     def defragmented(self, now: float, member: int, seconds: float, *, done: bool = True) -> None:
         """`Defragment` was asked for, and took so long; not `done`: it failed, or goes on without us."""
@@ -146,43 +176,46 @@ class Storage:
         self._disarm_pause = min(2 * self._disarm_pause, longest) if soon else first
         self._disarmed_at = now
 
-    def _note(self, now: float, members: Sequence[MemberSeen]) -> None:
+    def _note(self, now: float, members: Sequence[MemberSeen], used: int) -> None:
         revision = max(member.revision for member in members)
         if revision < self._revision:  # the store was restored to an earlier one
             self._revisions.clear()
             self._copied.clear()
-            self._compacted = 0
+            self._compacted, self._counted = 0, None
         self._revision = revision
         if not self._revisions or now - self._revisions[-1][0] >= LOOK_SECONDS[0] / 2:
             self._revisions.append((now, revision))
         while len(self._revisions) > 1 and now - self._revisions[1][0] >= COMPACT_SECONDS:
             self._revisions.popleft()
+        before, self._written = self._written, (now, used)
+        self._rate = max(used - before[1], 0) / (now - before[0]) if before is not None and now > before[0] else 0.0
         for member in members:
             self._free.setdefault(member.member, _Free(now, member.size - member.used)).seen(now, member.size - member.used)
 
     def _settled(self, now: float) -> bool:
-        return self._compacted_at is not None and now - self._compacted_at >= SETTLE_SECONDS
+        return self._compacted_at is not None and now - self._settling_at >= SETTLE_SECONDS
 
     # ------------------------------------------------------------------------------------------------------------------ history
 
     def _history(self, now: float, used: int, quota: int, *, leading: bool) -> Step:
-        if self._compacted_at is None or self._settled(now):
-            self._least = used if self._least is None else min(self._least, used)
-            self.used = None if self._compacted_at is None else self._least / quota
+        if (self._compacted_at is None or self._settled(now)) and (self._least is None or used <= self._least):
+            self._least, self._used = used, None if self._compacted_at is None else (now, used, quota)
         base = used if self._least is None else self._least
         tenth = int(COMPACT_FRACTION * quota) * (1 if leading else 2)  # one that does not lead only stands in for a leader
         written = used - base
+        pressed = PRESSED_SECONDS if leading else PRESSED_SECONDS / 2
         if self._compacted_at is None and leading:
             revision, why = self._revision_before(now, HISTORY_SECONDS), "what is history is not known yet"
-        elif written >= tenth:
+        elif written >= tenth or quota - used < pressed * self._rate:
             # History is kept for watches that lag and listings in pages, as long as there is room for it.
             kept = HISTORY_SECONDS if used < quota / 2 else LOOK_SECONDS[0] if used < DEFRAGMENT_FRACTION * quota else 0.0
-            revision, why = self._revision_before(now, kept), f"{written} bytes were written, {tenth} may be"
+            why = f"{written} bytes were written, {tenth} may be; {self._rate:.0f} a second, and {quota - used} are left"
+            revision = self._revision_before(now, kept)
         elif leading and self._compacted_at is not None and now - self._compacted_at >= COMPACT_SECONDS:
             revision, why = self._revision_before(now, COMPACT_SECONDS), f"{COMPACT_SECONDS:g} s passed"
         else:
             revision, why = 0, "nothing is due"
-        again = self._pace(now, used, tenth - written, quota - used)
+        again = self._pace(tenth - written, quota - used)
         if revision > self._compacted:
             return Step(Compact(revision), why, LOOK_SECONDS[0])
         return Step(None, why, again)
@@ -191,15 +224,11 @@ class Storage:
         """The newest revision that is at least so old; 0: none was seen."""
         return next((revision for at, revision in reversed(self._revisions) if now - at >= seconds), 0)
 
-    def _pace(self, now: float, used: int, left: int, room: int) -> float:
+    def _pace(self, left: int, room: int) -> float:
         """So that the next look comes when half of what may still be written has been, at the present rate, or of the `room` in a burst."""
         least, most = LOOK_SECONDS
         most = min(max(room / 2 / BURST, least), most)
-        before, self._written = self._written, (now, used)
-        if before is None or now <= before[0] or used <= before[1]:
-            return most
-        rate = (used - before[1]) / (now - before[0])
-        return min(max(left / rate / 2, least), most)
+        return min(max(left / self._rate / 2, least), most) if self._rate else most
 
     # -------------------------------------------------------------------------------------------------------------------- files
 
@@ -228,24 +257,31 @@ class Storage:
 
     def _full(self, now: float, members: Sequence[MemberSeen], quota: int, *, leading: bool) -> Step:
         used = max(member.used for member in members)
-        self.used = used / quota
+        self._used = now, used, quota
         assert self._alarmed_at is not None
         if not leading and now - self._alarmed_at < PATIENCE_SECONDS:
             return Step(None, "the store is full; the leader makes room", LOOK_SECONDS[1])
         if self._revision > self._compacted:
             return Step(Compact(self._revision), "the store is full", LOOK_SECONDS[0])
-        if not self._settled(now):
+        if self._compacted_at is not None and now - self._compacted_at < SETTLE_SECONDS:
             return Step(None, "the store is full; its history is being dropped", LOOK_SECONDS[0])
         room = ROOM_FRACTION * quota
-        for member in _in_order(members):
-            if member.size < room:
-                continue
-            # etcd 3.4 counts what was compacted as free only once something is written, which is refused now. So a file may have free
-            # space that nobody sees, unless it was copied since: a try, but not all the time, for its member answers nothing meanwhile.
-            unseen = self._copied.get(member.member, 0) < self._compacted
-            if (member.used < room and not self._failed) or ((member.used < room or unseen) and self._rested(now)):
-                why = f"the store is full; {member.endpoint}'s file has {member.size} bytes"
-                return Step(Defragment(member.endpoint, member.member), why, LOOK_SECONDS[0])
+        large = [member for member in _in_order(members) if member.size >= room]
+        gains = [member for member in large if member.used < room]
+        # etcd counts what was compacted as free with the next write, and writes are refused now. So a file may have free space that nobody
+        # sees. To copy it for nothing costs whatever lives by a lease: its member answers nothing meanwhile.
+        unseen = [member for member in large if member.used >= room and self._copied.get(member.member, 0) < self._compacted]
+        if unseen and not gains:
+            if self._counted is None or self._counted[1] != self._compacted:
+                return Step(CountFree(), "the store is full; what is free has to be counted", LOOK_SECONDS[0])
+            at, _, done = self._counted
+            if done and now - at < SETTLE_SECONDS:
+                return Step(None, "the store is full; what is free is being counted", LOOK_SECONDS[0])
+            gains = [] if done or not self._rested(now) else unseen
+        if gains and (not self._failed or self._rested(now)):
+            member = gains[0]
+            why = f"the store is full; {member.endpoint}'s file has {member.size} bytes, of which {member.used} hold keys"
+            return Step(Defragment(member.endpoint, member.member), why, LOOK_SECONDS[0])
         if used >= room:
             why = f"the store is full: keys take {used} of {quota} bytes; delete functions or sessions, or raise etcd's quota"
             return Step(None, why, FULL_SECONDS)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dormouse_core import admission
+from dormouse_core.storage import Used
 from dormouse_proto import control_pb2
 
 from dormouse_operator.view import View
@@ -29,16 +30,16 @@ SHARES_SECONDS = 1.0  # between two sums over all functions
 
 
 class Counts:
-    """`store_used`: the fraction of the store's quota in use; None: not known. `shared`: the quota, where namespaces have shares of it."""
+    """`store`: how full the store is; None: not known. `shared`: the quota, where namespaces have shares of it."""
 
     def __init__(
         self,
         view: View,
-        store_used: Callable[[], float | None] = lambda: None,
+        store: Callable[[], Used | None] = lambda: None,
         shared: Callable[[], int | None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.store_used = store_used
+        self._store = store
         self._shared = shared
         self._monotonic = monotonic
         self._summed_at: float | None = None
@@ -77,9 +78,8 @@ class Counts:
             sessions = max(0 if twice else sessions, last.sessions - report.stored_sessions)
             stored = max(0 if twice else stored, last.stored - report.stored_bytes)
         limits = control_pb2.WorkerOrder.Limits(others_sessions=sessions, others_bytes=stored)
-        used = self.store_used()
-        if used is not None:
-            limits.store_used = used
+        if (store := self._store()) is not None:
+            limits.store_used, limits.store_age, limits.store_quota = store.fraction, store.age, store.quota
         quota = self._shared()
         if registered is not None and quota is not None:
             limits.over_share = admission.over_share(self._by_namespace(), registered.function.namespace, quota)

@@ -8,7 +8,7 @@ does no harm.
 from collections.abc import Callable
 
 from dormouse_core.seams import Clock, StoreError, StoreMembers
-from dormouse_core.storage import Compact, Defragment, Disarm, Step, Storage
+from dormouse_core.storage import Compact, CountFree, Defragment, Disarm, Step, Storage, Used
 from dormouse_kit import log
 
 from dormouse_operator import metrics
@@ -25,11 +25,12 @@ class Space:
         self._clock = clock
         self._storage = Storage(quota)
         self._said = ""
+        self.defragmented = 0  # times that this process did it
 
     @property
-    def used(self) -> float | None:
-        """Fraction of etcd's quota that keys take, with about a second of their history; None: not known."""
-        return self._storage.used
+    def used(self) -> Used | None:
+        """None: not known."""
+        return self._storage.used(self._clock.monotonic())
 
     @property
     def shared(self) -> int | None:
@@ -53,7 +54,8 @@ class Space:
         members, missing = await self._members.look()
         step = self._storage.look(self._clock.monotonic(), members, missing, leading=leading)
         full = any(member.full for member in members)
-        metrics.store(self.used, {member.endpoint: (member.size, member.used) for member in members}, full=full)
+        used = self.used.fraction if self.used else None
+        metrics.store(used, {member.endpoint: (member.size, member.used) for member in members}, full=full)
         if full:
             if step.action is None:
                 self._say("the store is full", step.why)
@@ -70,6 +72,8 @@ class Space:
                 await members.compact(revision)
                 storage.compacted(self._clock.monotonic(), revision)
                 metrics.COMPACTIONS.inc()
+            case CountFree():
+                storage.counted(self._clock.monotonic(), done=await members.count_free())
             case Defragment(endpoint, member):
                 log.event("defragmenting", endpoint=endpoint, reason=step.why)
                 try:
@@ -80,6 +84,7 @@ class Space:
                 seconds = self._clock.monotonic() - began
                 storage.defragmented(self._clock.monotonic(), member, seconds)
                 metrics.DEFRAGMENTED.inc(seconds)
+                self.defragmented += 1
                 log.event("defragmented", endpoint=endpoint, seconds=round(seconds, 3))
             case Disarm():
                 await members.disarm()

@@ -16,7 +16,8 @@ class MemoryMembers:
     quota: int
     count: int = 1
     says_quota: bool = False
-    lazy: bool = False  # as 3.4: what is compacted counts as free with the next write only
+    lazy: bool = False  # as etcd's: what is compacted counts as free with the next write only
+    spares: int = 4  # times that a full one can be made to count it
     seconds_a_byte: float = 0.0
     live: dict[str, int] = field(default_factory=dict)
     sizes: list[int] = field(default_factory=list)
@@ -72,6 +73,14 @@ class MemoryMembers:
         self._history = [(at, size) for at, size in self._history if at > revision]
         if self.lazy and self.full:
             self._unseen += before - self.used
+
+    async def count_free(self) -> bool:
+        if not self.spares:
+            return False
+        self.done.append("count")
+        self.spares -= 1
+        self._unseen = 0
+        return True
 
     async def defragment(self, endpoint: str) -> None:
         at = int(endpoint)

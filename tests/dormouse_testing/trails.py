@@ -95,16 +95,19 @@ class Trail:
 
 
 class Trails:
-    """Callers of `function`, each of a session of its own, as fast as they are answered. `deadlines`: seconds, in turn. `wrong`: what was
-    found; `failures`: what callers were told instead of an answer."""
+    """Callers of `function`, each of a session of its own, as fast as they are answered. `deadlines`, in turn, and `pause`, between steps:
+    seconds. `wrong`: what was found; `failures`: what callers were told instead of an answer."""
 
-    def __init__(self, gateway: str, callers: int, *, function: str = "trail", deadlines: tuple[float, ...] = (30.0,)) -> None:
+    def __init__(
+        self, gateway: str, callers: int, *, function: str = "trail", deadlines: tuple[float, ...] = (30.0,), pause: float = 0.005
+    ) -> None:
         self.trails = [Trail(f"trail{n}") for n in range(callers)]
         self.failures: Counter[tuple[Code, str]] = Counter()
         self.wrong: list[Wrong] = []
         self._gateway = gateway
         self._function = function
         self._deadlines = deadlines
+        self._pause = pause
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._step, args=(trail,)) for trail in self.trails]
 
@@ -124,7 +127,7 @@ class Trails:
     def _step(self, trail: Trail) -> None:
         number = 0
         with Client(self._gateway) as client:
-            while not self._stop.wait(0.005):
+            while not self._stop.wait(self._pause):
                 number += 1
                 ended = trail.asked(number)
                 x = np.array([[number]], dtype=np.float32)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 from dormouse_core import admission, limits
 from dormouse_core.errors import ResourceExhausted, Unavailable
+from dormouse_core.storage import Used
 from dormouse_operator.counting import Counts, Figures
 from dormouse_proto import control_pb2, state_pb2
 from dormouse_worker import memorylimit
@@ -34,10 +35,11 @@ def report(sessions: int, *, counted: bool = True, shards: int = 32) -> control_
 
 def test_each_worker_is_told_what_the_others_have_and_people_the_sum() -> None:
     view = View()
-    counts = Counts(view, lambda: 0.5)  # type: ignore[arg-type]
+    counts = Counts(view, lambda: Used(0.5, 2.0, 100))  # type: ignore[arg-type]
     view.reports = {"a": report(3), "b": report(5)}
     limits = counts.heard("u", "a", report(4)).limits
-    assert (limits.others_sessions, limits.others_bytes, limits.store_used) == (5, 50, 0.5)
+    assert (limits.others_sessions, limits.others_bytes) == (5, 50)
+    assert (limits.store_used, limits.store_age, limits.store_quota) == (0.5, 2.0, 100)
     assert counts.figures("u") == Figures(9, 90, 9)
 
 
@@ -112,7 +114,7 @@ class Tenants:
             f"u{n}": SimpleNamespace(entry=state_pb2.FunctionEntry(shards=64), function=SimpleNamespace(namespace=label.partition("/")[0]))
             for n, label in enumerate(stored)
         }
-        self.counts = Counts(self.view, lambda: 0.5, lambda: QUOTA if shared else None, lambda: self.now)  # type: ignore[arg-type]
+        self.counts = Counts(self.view, lambda: Used(0.5, 0.0, QUOTA), lambda: QUOTA if shared else None, lambda: self.now)  # type: ignore[arg-type]
         for uid, size in zip(self.view.functions, stored.values(), strict=True):
             self.counts.asleep(uid, Figures(1, size, 0))
 

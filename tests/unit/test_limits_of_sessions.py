@@ -52,6 +52,37 @@ def test_how_full_the_store_may_be() -> None:
     assert not refused(None), "what is not known refuses nobody"
 
 
+def test_what_a_worker_wrote_itself_since_the_figure_was_taken_counts() -> None:
+    store = Store()
+    store.wrote(500, 10.0)
+    store.wrote(100, 13.0)
+    store.hear(0.5, 13.5, age=2.0, quota=1000)
+    assert store.used == 0.6, "what was written before is in it"
+    store.wrote(100, 13.55)
+    assert refusal(EMPTY, 10, None, store, 13.55) is None
+    store.wrote(1, 13.56)
+    answer = refusal(EMPTY, 10, None, store, 13.6)
+    assert answer is not None
+    assert answer.message.startswith("new sessions are refused: 70% of the store's quota found in use")
+    store.wrote(-100, 13.7)
+    assert refusal(EMPTY, 10, None, store, 13.7) is None, "they are gone"
+    store.wrote(1000, 13.8)
+    store.hear(0.5, 15.0, age=0.0, quota=1000)
+    assert refusal(EMPTY, 10, None, store, 15.0) is None, "a figure of now has all of it"
+    store.hear(None, 15.0)
+    store.wrote(10_000, 15.1)
+    assert refusal(EMPTY, 10, None, store, 15.1) is None, "what is not known refuses nobody"
+
+
+def test_a_figure_older_than_what_is_remembered_counts_too_much_rather_than_too_little() -> None:
+    store = Store()
+    for second in range(60):
+        store.wrote(10, float(second))
+    store.hear(0.1, 60.0, age=18.0, quota=1000)
+    assert store.used is not None
+    assert 0.1 + 0.17 <= store.used <= 0.1 + 0.19
+
+
 def test_counts_at_their_limit() -> None:
     store = Store()
     assert refusal(Found(9, 0, counted=True, ceiling=None), 10, None, store, 0.0) is None

@@ -476,6 +476,24 @@ async def test_other_workers_sessions_and_the_stores_size_count() -> None:
 
 
 @simulated
+async def test_sessions_begun_since_the_stores_size_was_told_count() -> None:
+    """Whatever a burst begins between two reports; those that were there before do not count."""
+    store = MemoryStore(SimClock())
+    async with TimedWorker(store, settings=brief(ttl=1000.0)) as w:
+        await w.own()
+        for n in range(10):
+            assert (await w.call(f"before{n}", 1, start=True)).error is None
+        size = sum(len(item.value) for item in stored(store).values()) // 10
+        await asyncio.sleep(3.0)
+        w.sessions.hear(control_pb2.WorkerOrder.Limits(store_used=0.5, store_age=1.0, store_quota=100 * size))
+        errors = [(await w.call(f"s{n}", 1, start=True)).error for n in range(100)]
+        begun = errors.index(next(error for error in errors if error is not None))
+        assert 18 <= begun <= 22, "from 50 % to 70 %, of records of much the same size"
+        assert all(isinstance(error, ResourceExhausted) for error in errors[begun:])
+        assert (await w.call("s0", 1)).error is None
+
+
+@simulated
 async def test_a_namespace_over_its_share_begins_nothing_and_then_stops_before_everybody_does() -> None:
     store = MemoryStore(SimClock())
     async with TimedWorker(store, settings=brief(ttl=1000.0)) as w:

@@ -641,6 +641,26 @@ async def test_a_drain_does_not_wait_for_a_store_that_does_not_come_back() -> No
 
 
 @simulated
+async def test_a_drain_ends_where_the_store_is_full_so_that_nobody_is_told_of_it() -> None:
+    """No shard can be handed over either. With a step that runs, which is waited for."""
+    store = MemoryStore(SimClock())
+    async with Worker(store) as w:
+        await w.own()
+        await w.call("a", 1)
+        store.hook = lambda method, request: FULL if method == "txn" and isinstance(request, Txn) and request.writes else None
+        w.runner.hold = True
+        running = w.submit("a", 1)
+        await asyncio.sleep(0.1)
+        drain = asyncio.create_task(w.sessions.drain())
+        await asyncio.sleep(registration.FORSAKEN_SECONDS + 1)
+        assert not drain.done()
+        w.runner.release()
+        await asyncio.wait_for(drain, 1)
+        assert "the store is full" in str((await running).error)
+        assert again(await w.call("a", 1)) is Again.DRAINING
+
+
+@simulated
 async def test_registration_settles_lost_outcomes_and_refuses_a_name_that_is_taken() -> None:
     store = MemoryStore(SimClock())
     store.fault("txn", REPLY_LOST)

@@ -1,6 +1,7 @@
 """The store's space, on simulated members: history is dropped before it fills them, files become smaller, a full store heals."""
 
 import asyncio
+import dataclasses
 import itertools
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 from dormouse_core import limits, storage
 from dormouse_core.seams import Full, MemberSeen, StoreError
-from dormouse_core.storage import Compact, Defragment, Disarm, Storage
+from dormouse_core.storage import Compact, CountFree, Defragment, Disarm, Storage, Used
 from dormouse_operator.space import Space
 from dormouse_testing import simloop
 from dormouse_testing.clock import SimClock
@@ -62,7 +63,7 @@ def test_one_busy_session_never_fills_the_store() -> None:
         await steps(store, 120)
         assert not store.full
         assert space.used is not None
-        assert space.used < 0.5, "what is history is not taken for keys"
+        assert space.used.fraction < 0.5, "what is history is not taken for keys"
 
     store = run(body)
     assert not [did for did in store.done if did == "disarm"]
@@ -71,6 +72,7 @@ def test_one_busy_session_never_fills_the_store() -> None:
 def test_negative_control_with_time_alone_it_would_be_full_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """6.O4, as it was."""
     monkeypatch.setattr(storage, "COMPACT_FRACTION", 1e9)
+    monkeypatch.setattr(storage, "PRESSED_SECONDS", 0.0)
 
     async def body(store: MemoryMembers, space: Space) -> None:
         with pytest.raises(Full):
@@ -80,12 +82,12 @@ def test_negative_control_with_time_alone_it_would_be_full_in_seconds(monkeypatc
 
 
 async def burst(store: MemoryMembers, space: Space) -> None:
-    """Keys take 68 % of the quota, and after a quiet hour sessions that exist are stepped, 64 KiB 50 times a second."""
+    """Keys take 68 % of the quota, and after a quiet time sessions that exist are stepped, 64 KiB 150 times a second."""
     for number in range(174):
         store.put(f"session {number}", 64 * 1024)
         await asyncio.sleep(0.05)
     await asyncio.sleep(300)
-    await steps(store, 20)
+    await steps(store, 20, a_second=150)
 
 
 def test_a_burst_where_seventy_percent_are_taken_is_no_step_refused() -> None:
@@ -94,6 +96,16 @@ def test_a_burst_where_seventy_percent_are_taken_is_no_step_refused() -> None:
 
 def test_negative_control_with_a_look_a_second_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "BURST", 1)
+
+    async def body(store: MemoryMembers, space: Space) -> None:
+        with pytest.raises(Full):
+            await burst(store, space)
+
+    run(body)
+
+
+def test_negative_control_by_what_was_written_alone_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "PRESSED_SECONDS", 0.0)
 
     async def body(store: MemoryMembers, space: Space) -> None:
         with pytest.raises(Full):
@@ -161,8 +173,8 @@ def test_a_store_full_of_keys_heals_once_they_are_deleted(lazy: bool) -> None:
         await asyncio.sleep(60)
         assert store.full, "an alarm that would be raised at once is not taken back"
         assert space.used is not None
-        assert space.used > limits.ROOM_FRACTION
-        assert store.done.count("defragment 0") <= 1, "a file without free space is not copied again and again"
+        assert space.used.fraction > limits.ROOM_FRACTION
+        assert "defragment 0" not in store.done, "a file without free space is not copied"
         for number in range(30):
             store.delete(f"session {number}")
         await asyncio.sleep(10)
@@ -170,6 +182,26 @@ def test_a_store_full_of_keys_heals_once_they_are_deleted(lazy: bool) -> None:
         store.put("new", 64 * 1024)
 
     run(body, lazy=lazy)
+
+
+@pytest.mark.parametrize("spares", [0, 4])
+def test_a_store_full_of_history_heals_whether_or_not_its_free_space_can_be_counted(spares: int) -> None:
+    async def body(store: MemoryMembers, space: Space) -> None:
+        fill(store, "one session")
+        await asyncio.sleep(10)
+        assert not store.full
+
+    done = run(body, lazy=True, spares=spares).done
+    assert [did.split()[0] for did in done] == ["compact", *["count"][:spares], "defragment", "disarm"]
+
+
+def test_negative_control_where_free_space_is_not_counted_a_file_full_of_keys_is_copied_for_nothing() -> None:
+    async def body(store: MemoryMembers, space: Space) -> None:
+        fill(store, *(f"session {number}" for number in range(1000)))
+        await asyncio.sleep(60)
+        assert "defragment 0" in store.done
+
+    run(body, lazy=True, spares=0)
 
 
 def test_negative_control_without_a_defragmentation_it_would_stay_full(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,19 +320,20 @@ def test_a_quota_that_members_say_themselves_counts() -> None:
     machine.look(0.0, [member], [], leading=True)
     machine.compacted(0.0, 5)
     machine.look(1.0, [member], [], leading=True)
-    assert machine.used == 0.5
+    assert machine.used(1.0) == Used(0.5, 0.0, QUOTA)
 
 
 def test_what_is_not_known_is_not_zero() -> None:
     machine = Storage(QUOTA)
     member = MemberSeen("e", 1, True, 5, 8 * MIB, 8 * MIB, False)
     assert machine.look(0.0, [member], [], leading=True).action is None
-    assert machine.used is None, "what of it is history is not known"
+    assert machine.used(0.0) is None, "what of it is history is not known"
     machine.compacted(1.0, 5)
     machine.look(2.0, [member], [], leading=True)
-    assert machine.used == 0.5
-    machine.look(3.0, [], ["e"], leading=True)
-    assert machine.used is None
+    machine.look(3.0, [dataclasses.replace(member, used=9 * MIB)], [], leading=True)
+    assert machine.used(3.5) == Used(0.5, 1.5, QUOTA), "what was written since is not known to be keys"
+    machine.look(4.0, [], ["e"], leading=True)
+    assert machine.used(4.0) is None
 
 
 def test_a_store_that_was_restored_to_an_earlier_revision_is_compacted_again() -> None:
@@ -322,17 +355,53 @@ def test_the_steps_of_a_healing() -> None:
     assert look(5.1, size=QUOTA, used=QUOTA) == Compact(9), "what was not done is asked for again"
     machine.compacted(5.2, 9)
     assert look(5.3, size=QUOTA, used=QUOTA) is None
-    assert look(5.6, size=QUOTA, used=QUOTA) == Defragment("e", 7), "space that is free may not count as free yet"
-    machine.defragmented(5.7, 7, 0.1)
-    assert look(5.75, size=QUOTA, used=QUOTA) is None, "it was none"
-    machine.compacted(5.8, 10)
-    assert look(6.2, size=QUOTA, used=QUOTA) is None, "not all the time"
-    assert look(6.3, size=QUOTA, used=1000) == Defragment("e", 7)
-    machine.defragmented(6.3, 7, 0.1)
-    machine.defragmented(6.3, 7, 1.0, done=False)
-    assert look(6.4, size=QUOTA, used=1000) is None, "one that failed may still be under way"
-    assert look(16.4, size=QUOTA, used=1000) == Defragment("e", 7)
-    machine.defragmented(16.5, 7, 0.1)
-    assert look(16.6, size=2000, used=1000) == Disarm()
-    machine.disarmed(16.7)
-    assert look(16.8, size=2000, used=1000, full=False) is None
+    assert look(5.6, size=QUOTA, used=QUOTA) == CountFree(), "space that is free may not count as free yet"
+    assert look(5.7, size=QUOTA, used=QUOTA) == CountFree(), "it had no answer"
+    machine.counted(5.8, done=False)
+    assert look(5.9, size=QUOTA, used=QUOTA) == Defragment("e", 7), "what is free is not known: a try"
+    machine.defragmented(6.1, 7, 0.1)
+    assert look(6.2, size=QUOTA, used=QUOTA) is None, "it was none"
+    machine.compacted(6.3, 9)
+    machine.counted(6.3, done=False)
+    assert look(7.0, size=QUOTA, used=QUOTA) is None, "nothing changed since"
+    assert look(7.1, size=QUOTA, used=1000) == Defragment("e", 7)
+    machine.defragmented(7.1, 7, 0.1)
+    machine.defragmented(7.1, 7, 1.0, done=False)
+    assert look(7.2, size=QUOTA, used=1000) is None, "one that failed may still be under way"
+    assert look(17.2, size=QUOTA, used=1000) == Defragment("e", 7)
+    machine.defragmented(17.3, 7, 0.1)
+    assert look(17.4, size=2000, used=1000) == Disarm()
+    machine.disarmed(17.5)
+    assert look(17.6, size=2000, used=1000, full=False) is None
+
+
+def test_a_try_for_free_space_that_is_not_known_is_not_made_all_the_time() -> None:
+    machine = Storage(QUOTA)
+    tries: list[float] = []
+    for tenth in range(600):
+        now = tenth / 10
+        match machine.look(now, [MemberSeen("e", 7, True, 9 + tenth, QUOTA, QUOTA, True)], [], leading=True).action:
+            case Compact(revision) if tenth % 10 == 0:  # somebody deletes a little all the time
+                machine.compacted(now, revision)
+            case CountFree():
+                machine.counted(now, done=False)
+            case Defragment():
+                tries.append(now)
+                machine.defragmented(now, 7, 1.0)
+    assert all(after - before >= 10 for before, after in itertools.pairwise(tries))
+
+
+def test_what_was_counted_and_is_not_free_is_not_copied_for_nothing() -> None:
+    machine = Storage(QUOTA)
+
+    def look(at: float, used: int) -> object:
+        return machine.look(at, [MemberSeen("e", 7, True, 9, QUOTA, used, True)], [], leading=True).action
+
+    assert look(0, QUOTA) == Compact(9)
+    machine.compacted(0.1, 9)
+    assert look(0.5, QUOTA) == CountFree()
+    machine.counted(0.5, done=True)
+    assert look(0.6, QUOTA) is None, "it does not count yet"
+    assert look(1.0, QUOTA) is None
+    assert look(60.0, QUOTA) is None
+    assert look(61.0, QUOTA // 2) == Defragment("e", 7)

@@ -7,6 +7,8 @@ them all.
 
 import asyncio
 import contextlib
+import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -22,8 +24,11 @@ COMPACT_SECONDS: Final = 60.0
 DEFRAGMENT_SECONDS: Final = 600.0  # 8 GiB at 15 MB/s
 
 _STATUS: Final = rpc_pb2.StatusRequest().SerializeToString()
-# etcd 3.4 counts what was compacted as free with the next write only. A lease is one, leaves nothing behind and makes no revision.
-_COUNTED: Final = rpc_pb2.LeaseGrantRequest(TTL=1).SerializeToString()
+# etcd counts what was compacted as free with the next write only. The end of a lease is one, leaves nothing behind and makes no revision.
+# A full store grants none, but ends those that it has: so a few are kept for it.
+COUNTED_SECONDS: Final = 1
+SPARES: Final = 4
+SPARE_SECONDS: Final = 600  # a process that ended leaves them for as long
 _QUOTA_FIELD: Final = 12  # dbSizeQuota of StatusResponse, from 3.6 on; the messages at hand are older
 
 
@@ -32,6 +37,7 @@ class EtcdMembers:
 
     def __init__(self, endpoints: Sequence[str], *, tls: TlsFiles | None = None, user: str = "", password: Password = "") -> None:
         self._clients = {endpoint: EtcdStore([endpoint], tls=tls, user=user, password=password, probing=False) for endpoint in endpoints}
+        self._spares: deque[tuple[float, int]] = deque()  # leases: until when they can be relied on, which
 
     async def close(self) -> None:
         await asyncio.gather(*(client.close() for client in self._clients.values()))
@@ -50,7 +56,24 @@ class EtcdMembers:
         except Compacted:
             return  # by another, or by etcd itself
         with contextlib.suppress(StoreError):  # refused where the store is full
-            await self._any("LeaseGrant", _COUNTED, LOOK_SECONDS)
+            await self._grant(COUNTED_SECONDS)
+            now = time.monotonic()
+            while self._spares and self._spares[0][0] <= now:
+                self._spares.popleft()
+            if len(self._spares) < SPARES:
+                self._spares.append((now + SPARE_SECONDS / 2, await self._grant(SPARE_SECONDS)))
+
+    async def count_free(self) -> bool:
+        while self._spares:
+            _, lease = self._spares.popleft()
+            try:
+                await self._any("LeaseRevoke", rpc_pb2.LeaseRevokeRequest(ID=lease).SerializeToString(), LOOK_SECONDS)
+            except StoreError as error:
+                if "lease not found" in str(error):  # the store was restored to an earlier one
+                    continue
+                raise
+            return True
+        return False
 
     async def defragment(self, endpoint: str) -> None:
         await self._clients[endpoint].unary("Defragment", rpc_pb2.DefragmentRequest().SerializeToString(), DEFRAGMENT_SECONDS)
@@ -62,6 +85,10 @@ class EtcdMembers:
         for alarm in response.alarms:
             request = rpc_pb2.AlarmRequest(action=rpc_pb2.AlarmRequest.DEACTIVATE, memberID=alarm.memberID, alarm=alarm.alarm)
             await self._any("Alarm", request.SerializeToString(), LOOK_SECONDS)
+
+    async def _grant(self, seconds: int) -> int:
+        lease: int = (await self._any("LeaseGrant", rpc_pb2.LeaseGrantRequest(TTL=seconds).SerializeToString(), LOOK_SECONDS)).ID
+        return lease
 
     async def _one(self, endpoint: str) -> MemberSeen | None:
         try:

@@ -59,6 +59,7 @@ class Census:
 
     def changed(self, shard: Shard, revision: int, before: Glance | None, after: Glance | None) -> None:
         """This worker wrote or removed a record of `shard`, at `revision`."""
+        self.store.wrote((after.size if after else 0) - (before.size if before else 0), self._monotonic())
         if self.ceiling is not None and before is None:
             self.ceiling += 1
         count = self.of(shard)
@@ -146,4 +147,4 @@ class Census:
         self.others, self._moved = limits, False
         self._known = (self.total.live + limits.others_sessions, self.total.live_bytes + limits.others_bytes)
         used = limits.store_used if limits.HasField("store_used") else None
-        self.store.hear(used, self._monotonic(), over_share=limits.over_share)
+        self.store.hear(used, self._monotonic(), age=limits.store_age, quota=limits.store_quota, over_share=limits.over_share)

@@ -114,9 +114,9 @@ class Registration:
             self.lost.set()
             self.on_lost()
 
-    async def drain(self) -> None:
-        """Says that this worker wants no shards and no new callers. Does not return before the store knows, or the lease is lost, or the
-        store has been full for `FORSAKEN_SECONDS`: no shard can be handed over then."""
+    async def drain(self) -> bool:
+        """Says that this worker wants no shards and no new callers. Does not return before the store knows, or the lease is lost. False:
+        the store has been full for `FORSAKEN_SECONDS`, so nobody knows, and no shard can be handed over."""
         self._leaving = True
         self._entry.state = state_pb2.WorkerEntry.State.DRAINING
         txn = transactions.change(self._keys, self.function, self.worker, self._entry, self._lease)
@@ -124,14 +124,15 @@ class Registration:
         while not self.lost.is_set():
             try:
                 if await self._write(txn):
-                    return
+                    return True
             except Full:
                 if self._clock.monotonic() - began > FORSAKEN_SECONDS:
                     log.warning("the store is full; the worker leaves without its word", worker=self.worker)
-                    return
+                    return False
             except StoreError:
                 pass  # asked again: without this entry the leader keeps giving shards to a worker that leaves
             await self._clock.sleep(RETRY_SECONDS)
+        return True
 
     async def close(self) -> None:
         """Revokes the lease, so that nobody waits for it to end. A store that does not answer ends it by itself."""

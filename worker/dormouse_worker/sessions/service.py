@@ -138,7 +138,8 @@ class Sessions:
 
     async def drain(self) -> None:
         """Says that it drains; hands over what the leader plans away; returns when nothing is owned and nothing runs."""
-        await self.registration.drain()
+        if not await self.registration.drain():
+            self.no_taker()
         while not self._shards.settled or self._turns.committer.busy:
             if self._leaving.is_set():
                 self._shards.stop()
