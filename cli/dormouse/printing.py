@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 import yaml
+from dormouse_core import separate
 from dormouse_core.plain import plain
 from dormouse_proto import control_pb2
 from google.protobuf.json_format import MessageToDict
@@ -58,7 +59,7 @@ def _sentence(text: str) -> str:
 def _told(condition: control_pb2.Condition) -> bool:
     """What a person should read without being asked for it. A model that is not made for batches is no news."""
     if condition.type == "Batching":
-        return condition.status == "False" and condition.reason in ("Contradicted", "Dependent", "NotShown")
+        return condition.reason in ("Contradicted", "Dependent", "NotShown", separate.REASON)
     return condition.type in ("ModelReady", "Routed") and condition.status == "False"
 
 

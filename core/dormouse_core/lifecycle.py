@@ -5,6 +5,7 @@
 * Once it is proved, as many as are wanted are started; the old ones go when the new ones are ready, or at once when nobody is wanted.
 * A revision with a problem is tried again by its provider, at growing intervals; a proved function with a problem does not sleep, because
   its callers are refused without being held and nothing would wake it again.
+* What a worker finds out while it serves, that calls of some form must run alone, is kept with the proof and told to the other workers.
 * A deleted function loses its workers first, then its map, then its data, then its name: never the other way, or a live worker would write
   into what was just removed.
 """
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 from dormouse_proto import state_pb2
 
+from dormouse_core import limits, separate
 from dormouse_core.autoscaling import Decision, Workers
 from dormouse_core.errors import Code
 from dormouse_core.observations import FunctionSeen, WorkerSeen
@@ -39,6 +41,16 @@ class Prove:
 
 
 @dataclass(frozen=True, slots=True)
+class Separate:
+    """Write that calls of more forms run alone, as a worker of the proved revision has found."""
+
+    batching: state_pb2.Batching
+    worker: str
+    forms: tuple[str, ...]
+    """What is new, half a sentence each."""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Write why the function cannot be served."""
 
@@ -60,7 +72,7 @@ class Forsake:
     reason: str
 
 
-Step = Scale | Prove | Report | Forsake | Purge
+Step = Scale | Prove | Separate | Report | Forsake | Purge
 
 
 def count(seen: FunctionSeen) -> Workers:
@@ -120,11 +132,14 @@ def _judge(seen: FunctionSeen) -> list[Step]:
     for worker in target:
         assert worker.report is not None
         if not seen.proved or seen.entry.HasField("problem"):
-            return [Prove(worker.report.metadata, f"worker {worker.name} loaded the model")]
+            return [Prove(_with_forms(seen, worker.report.metadata), f"worker {worker.name} loaded the model")]
     if target and not any(_agrees(seen, worker) for worker in target):
         worker = target[0]
         assert worker.report is not None
-        return [Prove(worker.report.metadata, f"worker {worker.name} found that the model or its runtime is another than the proved one")]
+        why = f"worker {worker.name} found that the model or its runtime is another than the proved one"
+        return [Prove(_with_forms(seen, worker.report.metadata), why)]
+    if (news := _separate(seen)) is not None:
+        return [news]
     if target or seen.instances is None:
         return []
     for instance in sorted(seen.instances, key=lambda i: i.name):
@@ -154,7 +169,37 @@ def _agrees(seen: FunctionSeen, worker: WorkerSeen) -> bool:
     """Whether what the worker loaded is what is kept with the proof, as far as it says. Of workers that disagree one is enough: else each
     would be written after the other, for ever."""
     report = worker.report
-    return report is None or not report.HasField("metadata") or report.metadata.batching == seen.entry.metadata.batching
+    return (
+        report is None or not report.HasField("metadata") or separate.proved_alike(seen.entry.metadata.batching, report.metadata.batching)
+    )
+
+
+def _with_forms(seen: FunctionSeen, metadata: state_pb2.ModelMetadata) -> state_pb2.ModelMetadata:
+    """`metadata` with what is kept of forms: it holds for as long as the experiment is the same, in whichever revision."""
+    if not metadata.HasField("batching"):
+        return metadata
+    found = state_pb2.ModelMetadata()
+    found.CopyFrom(metadata)
+    found.batching.CopyFrom(separate.joined(seen.entry.metadata.batching, metadata.batching))
+    return found
+
+
+def _separate(seen: FunctionSeen) -> Separate | None:
+    kept = seen.entry.metadata.batching
+    room = limits.FORMS_KEPT - len(kept.alone)
+    for worker in sorted(seen.of(seen.served_revision), key=lambda w: w.name):
+        news = separate.unknown(kept, worker.report.metadata.batching)[:room] if worker.report is not None else []
+        if news:
+            assert worker.report is not None
+            batching = separate.joined(kept, worker.report.metadata.batching)
+            return Separate(batching, worker.name, tuple(form.why for form in batching.alone[len(kept.alone) :]))
+    return None
+
+
+def uninformed(seen: FunctionSeen) -> list[str]:
+    """Workers that do not know of every form that is kept with the proof. They are told until they report it."""
+    kept = seen.entry.metadata.batching
+    return [w.name for w in seen.workers.values() if w.report is not None and separate.unknown(w.report.metadata.batching, kept)]
 
 
 def _scale(seen: FunctionSeen, decision: Decision) -> list[Step]:

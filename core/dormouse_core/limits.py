@@ -517,6 +517,8 @@ BATCH_SIZE_MAX = 1_024
 BATCH_SIZE = 32
 BATCHING_SECONDS = 5.0
 BATCHING_BYTES = 64 * MIB
+FORMS_KEPT = 64
+FORM_CHARACTERS = 300
 BATCHING_TOLERANCE_FP16 = 2e-3
 BATCHING_TOLERANCE_BF16 = 2e-2
 BATCHING_TOLERANCE_FP32 = 1e-5
@@ -568,6 +570,7 @@ BATCHING = (
         _REFUTED,
     ),
     Limit("BATCHING_BYTES", "inputs of its largest run, and of any joined run", "bytes", "our own: memory", _REFUTED),
+    Limit("FORMS_KEPT", "forms of calls that run alone, kept with the proof", "forms", "our own", "each worker finds the others by itself"),
     Limit("BATCHING_TOLERANCE_FP64", "how far a joined FP64 output may be from the same alone", "", _TOLERATED, _REFUTED),
     Limit("BATCHING_TOLERANCE_FP32", "FP32", "", _TOLERATED, _REFUTED),
     Limit("BATCHING_TOLERANCE_FP16", "FP16", "", _TOLERATED, _REFUTED),

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dormouse_core import coordination, editions, lifecycle
+from dormouse_core import coordination, editions, lifecycle, separate
 from dormouse_core.autoscaling import Autoscaler, Decision, Scaling
 from dormouse_core.coordination import NoTaker
 from dormouse_core.errors import DormouseError
@@ -27,6 +27,8 @@ from dormouse_operator.writes import Writer
 TICK = 1.0  # seconds between looks at a function that has workers or calls
 CALM_TICK = 10.0  # and at one that sleeps; news wakes it at once
 RETRY = 0.1  # after a write that did not succeed; doubled up to TICK while it goes on
+Written = lifecycle.Prove | lifecycle.Separate | lifecycle.Report | lifecycle.Forsake
+"""Steps that change the function's entry."""
 
 
 @dataclass(slots=True)
@@ -95,7 +97,7 @@ class FunctionLoop:
         self._decide(seen)
         for step in lifecycle.live(seen, self.decision):
             match step:
-                case lifecycle.Prove() | lifecycle.Report() | lifecycle.Forsake():
+                case lifecycle.Prove() | lifecycle.Separate() | lifecycle.Report() | lifecycle.Forsake():
                     if not await self._write_entry(seen, step):
                         return False
                     return await self._again()
@@ -104,6 +106,7 @@ class FunctionLoop:
                 case lifecycle.Purge():
                     return await self._purge(seen)
         seen = self._parts.view.seen(self.uid) or seen
+        await self._inform(seen)
         return await self._shards(seen) and settled
 
     async def _again(self) -> bool:
@@ -121,7 +124,7 @@ class FunctionLoop:
 
     # ------------------------------------------------------------------------------------------------------------------ registry
 
-    async def _write_entry(self, seen: FunctionSeen, step: lifecycle.Prove | lifecycle.Report | lifecycle.Forsake) -> bool:
+    async def _write_entry(self, seen: FunctionSeen, step: Written) -> bool:
         entry = state_pb2.FunctionEntry()
         entry.CopyFrom(seen.entry)
         if isinstance(step, lifecycle.Prove):
@@ -132,6 +135,10 @@ class FunctionLoop:
             entry.ClearField("proved_spec")
             editions.remember(entry, entry.revision, step.metadata.content, step.metadata.seal, step.metadata.files)
             log.event("proved", function=label(seen), revision=entry.revision, why=step.reason)
+        elif isinstance(step, lifecycle.Separate):
+            entry.metadata.batching.CopyFrom(step.batching)
+            for why in step.forms:
+                log.warning(separate.sentence(why), function=label(seen), worker=step.worker)
         elif isinstance(step, lifecycle.Forsake):
             entry.ClearField("proved_spec")
             log.warning("an older revision cannot be started again", function=label(seen), revision=entry.proved_revision, why=step.reason)
@@ -166,6 +173,12 @@ class FunctionLoop:
             return False
         self._refused = ""
         return True
+
+    async def _inform(self, seen: FunctionSeen) -> None:
+        """Tells workers of forms whose calls run alone. What they hear can only be true, whoever leads: the store is not asked before."""
+        assert self._parts.view.links is not None
+        for worker in lifecycle.uninformed(seen):
+            await self._parts.view.links.send(worker, control_pb2.WorkerOrder(batching=seen.entry.metadata.batching))
 
     # ------------------------------------------------------------------------------------------------------------------ shards
 

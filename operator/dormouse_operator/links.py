@@ -150,7 +150,9 @@ class Links:
         if report.HasField("metadata"):
             link.metadata = report.metadata.SerializeToString()
         elif link.metadata:
-            report.metadata.ParseFromString(link.metadata)  # a stream's first report brings it; whoever reads a later one wants it too
+            report.metadata.ParseFromString(
+                link.metadata
+            )  # the first report brings it, and one after a change; whoever reads a later one wants it too
         before, link.report, link.heard_at = link.report, report, self._clock.monotonic()
         came_back, link.gone = link.gone, False
         self._heard(worker, report)
@@ -165,5 +167,6 @@ class Links:
             self._changed(worker)
 
 
-def _meaning(report: control_pb2.WorkerReport) -> tuple[bool, bool, bool, tuple[int, ...]]:
-    return report.ready, report.draining, report.clock_off, tuple(s.shard for s in report.stopped)
+def _meaning(report: control_pb2.WorkerReport) -> tuple[bool, bool, bool, int, tuple[int, ...]]:
+    forms = len(report.metadata.batching.alone)
+    return report.ready, report.draining, report.clock_off, forms, tuple(s.shard for s in report.stopped)

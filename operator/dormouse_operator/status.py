@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from dormouse_core import lifecycle
+from dormouse_core import lifecycle, separate
 from dormouse_core.autoscaling import Decision
 from dormouse_core.observations import FunctionSeen
 from dormouse_core.plain import plain
@@ -130,7 +130,8 @@ def _batching(seen: FunctionSeen) -> list[control_pb2.Condition]:
     if not seen.proved or not found.reason:
         return []
     status = "True" if found.rows else "False"
-    return [control_pb2.Condition(type="Batching", status=status, reason=found.reason, message=found.message)]
+    reason = separate.REASON if found.alone else found.reason
+    return [control_pb2.Condition(type="Batching", status=status, reason=reason, message=separate.message(found))]
 
 
 def _rolled_out(seen: FunctionSeen, wanted: int) -> control_pb2.Condition:

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class WorkerOrder(_message.Message):
-    __slots__ = ("hello", "drain", "no_taker", "time", "limits")
+    __slots__ = ("hello", "drain", "no_taker", "time", "limits", "batching")
     class Hello(_message.Message):
         __slots__ = ("leader", "report_interval_ms", "term")
         LEADER_FIELD_NUMBER: _ClassVar[int]
@@ -57,12 +57,14 @@ class WorkerOrder(_message.Message):
     NO_TAKER_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    BATCHING_FIELD_NUMBER: _ClassVar[int]
     hello: WorkerOrder.Hello
     drain: WorkerOrder.Drain
     no_taker: WorkerOrder.NoTaker
     time: WorkerOrder.Time
     limits: WorkerOrder.Limits
-    def __init__(self, hello: _Optional[_Union[WorkerOrder.Hello, _Mapping]] = ..., drain: _Optional[_Union[WorkerOrder.Drain, _Mapping]] = ..., no_taker: _Optional[_Union[WorkerOrder.NoTaker, _Mapping]] = ..., time: _Optional[_Union[WorkerOrder.Time, _Mapping]] = ..., limits: _Optional[_Union[WorkerOrder.Limits, _Mapping]] = ...) -> None: ...
+    batching: _state_pb2.Batching
+    def __init__(self, hello: _Optional[_Union[WorkerOrder.Hello, _Mapping]] = ..., drain: _Optional[_Union[WorkerOrder.Drain, _Mapping]] = ..., no_taker: _Optional[_Union[WorkerOrder.NoTaker, _Mapping]] = ..., time: _Optional[_Union[WorkerOrder.Time, _Mapping]] = ..., limits: _Optional[_Union[WorkerOrder.Limits, _Mapping]] = ..., batching: _Optional[_Union[_state_pb2.Batching, _Mapping]] = ...) -> None: ...
 
 class WorkerReport(_message.Message):
     __slots__ = ("worker", "uid", "revision", "ready", "draining", "in_flight", "queued", "calls", "kept_replies", "concurrency_seconds", "sessions", "state_bytes", "shards", "stopped", "metadata", "busy_seconds", "mark", "offset_us", "clock_off", "stored_sessions", "stored_bytes", "hibernated_bytes", "counted", "session_memory_bytes")

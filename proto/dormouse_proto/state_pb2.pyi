@@ -182,7 +182,7 @@ class TensorMetadata(_message.Message):
     def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., optional: _Optional[bool] = ...) -> None: ...
 
 class Batching(_message.Message):
-    __slots__ = ("key", "rows", "axes", "reason", "message")
+    __slots__ = ("key", "rows", "axes", "reason", "message", "alone")
     class AxesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -190,17 +190,26 @@ class Batching(_message.Message):
         key: str
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class Form(_message.Message):
+        __slots__ = ("key", "why")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        WHY_FIELD_NUMBER: _ClassVar[int]
+        key: bytes
+        why: str
+        def __init__(self, key: _Optional[bytes] = ..., why: _Optional[str] = ...) -> None: ...
     KEY_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     AXES_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    ALONE_FIELD_NUMBER: _ClassVar[int]
     key: str
     rows: int
     axes: _containers.ScalarMap[str, int]
     reason: str
     message: str
-    def __init__(self, key: _Optional[str] = ..., rows: _Optional[int] = ..., axes: _Optional[_Mapping[str, int]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    alone: _containers.RepeatedCompositeFieldContainer[Batching.Form]
+    def __init__(self, key: _Optional[str] = ..., rows: _Optional[int] = ..., axes: _Optional[_Mapping[str, int]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., alone: _Optional[_Iterable[_Union[Batching.Form, _Mapping]]] = ...) -> None: ...
 
 class ModelMetadata(_message.Message):
     __slots__ = ("platform", "inputs", "outputs", "states", "max_batch_size", "state_version", "decoupled", "batching", "content", "seal", "files")

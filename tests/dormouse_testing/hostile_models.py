@@ -145,7 +145,7 @@ def _rows_from(count: int, below: int = 1 << 30) -> Callable[[Path], Path]:
     return _model(nodes, {"first": np.array(0), "least": np.array(count), "most": np.array(below)})
 
 
-def _longer_than(length: int) -> Callable[[Path], Path]:
+def longer_than(length: int) -> Callable[[Path], Path]:
     """Of sequences longer than `length`, x less the mean of all; else x."""
     flat = node("Reshape", ["x", "flat"], ["x_flat"])
     nodes = [
@@ -315,7 +315,7 @@ MODELS: dict[str, Hostile] = {
     "another way above 77": Hostile(_if_any(77), _now_and_then(80)),
     "from 9 to 30 rows": Hostile(_rows_from(9, 31), _x),
     "more than 40 rows where 100 are said": Hostile(_rows_from(40), _x, batching={"max_batch_size": 100}),
-    "sequences longer than 600": Hostile(_longer_than(600), _long),
+    "sequences longer than 600": Hostile(longer_than(600), _long),
     "a switch of one BOOL": Hostile(_switch(BOOL, True, [1]), _switched_on(bool, (1,), True)),
     "a switch of one whole number": Hostile(_switch(INT64, 1, [1]), _switched_on(np.int64, (1,), 1)),
     "a rate of one number": Hostile(_switch(INT64, 16_000, [1]), _switched_on(np.int64, (1,), 16_000)),

@@ -20,8 +20,10 @@ from dormouse_core.limits import BATCHING_TOLERANCE_FP32
 from dormouse_proto import inference_pb2
 from dormouse_testing import models
 from dormouse_testing.etcd_server import EtcdServer
+from dormouse_testing.hostile_models import longer_than
 from dormouse_testing.models import FLOAT, INT64, node, write
 from dormouse_testing.onnx_calls import load
+from dormouse_testing.system import System, manifest
 from dormouse_testing.workers import WorkerProcess, give_shards, metric_of, outputs_of, patient, request_of, spec_file
 from google.protobuf.json_format import MessageToDict
 
@@ -207,3 +209,42 @@ def test_a_wake_does_not_repeat_the_experiment_and_another_file_does(tmp_path: P
         with WorkerProcess(tmp_path, "--spec", str(file), instance=instance) as worker:
             looked.append(re.findall(r" batching .*reason=(\w+)", worker.log))
     assert looked == [["Dependent"], [], ["Independent"]]
+
+
+# ---------------------------------------------------------------------------------------------------- what is found while it serves
+
+
+def test_what_a_worker_finds_while_it_serves_is_told_and_known_to_the_next_ones(tmp_path: Path) -> None:
+    """Longer sequences than the experiment tried are mixed: `dormouse get`, status and log say so in one sentence, and neither a worker
+    beside the first nor one that wakes tries them again."""
+    longer_than(64)(tmp_path / "m.onnx")
+    (tmp_path / "fn.json").write_text(manifest("fn", runtime="onnx", model={"uri": "file://m.onnx"}, replicas=1))
+    found = 'Calls of some sizes run alone: x [1,80]: the output "y" of a call differs when another call\'s rows run with it.'
+    rng = np.random.default_rng(0)
+
+    def call() -> None:
+        frames = [rng.standard_normal((1, 80)).astype(np.float32) for _ in range(4 * CALLERS)]
+        replies = asyncio.run(crowd(running.address, [request_of("fn", x=x).SerializeToString() for x in frames]))
+        for x, reply in zip(frames, replies, strict=True):
+            assert same(outputs_of(inference_pb2.ModelInferResponse.FromString(reply))["y"], x - x.mean())
+
+    def reason(status: dict[str, Any]) -> str:
+        return "".join(c["reason"] for c in status["conditions"] if c["type"] == "Batching")
+
+    with System(tmp_path) as running:
+        running.wait("fn", lambda status: status["readyReplicas"] == 1 and reason(status) == "Independent")
+        call()
+        status = running.wait("fn", lambda status: reason(status) == "SomeAlone", 5)
+        assert [c["message"].endswith(found) for c in status["conditions"] if c["type"] == "Batching"] == [True]
+        assert found in running.command("get", "fn")
+        by = re.findall(rf"(operator|worker default/fn) .*{re.escape(found[:50])}", running.log)
+        assert sorted(by) == ["operator", "worker default/fn"]
+        running.command("scale", "fn", "2")
+        running.wait("fn", lambda status: status["readyReplicas"] == 2)
+        call()
+        running.command("scale", "fn", "0")
+        running.wait("fn", lambda status: status["phase"] == "Stopped")
+        running.command("scale", "fn", "1")
+        running.wait("fn", lambda status: status["readyReplicas"] == 1)
+        call()
+        assert running.log.count(found[:30]) == 2, "nobody had to find it out again"

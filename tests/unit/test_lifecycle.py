@@ -7,7 +7,7 @@ from dormouse_core import lifecycle, limits
 from dormouse_core.autoscaling import Autoscaler, Decision, Scaling, Workers
 from dormouse_core.demand import Averages, Measured
 from dormouse_core.errors import Code
-from dormouse_core.lifecycle import Forsake, Prove, Purge, Report, Scale
+from dormouse_core.lifecycle import Forsake, Prove, Purge, Report, Scale, Separate
 from dormouse_proto import state_pb2
 from dormouse_testing.functions_seen import NEW, OLD, World, entry, instance, report, worker
 
@@ -290,6 +290,68 @@ def test_what_is_kept_with_the_proof_is_what_a_worker_has_loaded(keys: tuple[str
     world.add(*(looked(str(n), key) for n, key in enumerate(keys)))
     proofs = [step for step in live(world, Decision(len(keys), "by load")) if isinstance(step, Prove)]
     assert [step.metadata.batching.key for step in proofs] == ([] if written is None else [written])
+
+
+def batching(key: str = "kept", *forms: str) -> state_pb2.Batching:
+    return state_pb2.Batching(key=key, rows=32, reason="Independent", message="Why.", alone=[form(each) for each in forms])
+
+
+def form(name: str) -> state_pb2.Batching.Form:
+    return state_pb2.Batching.Form(key=name.encode(), why=f"x [{name}]: differs")
+
+
+def served_by(kept: state_pb2.Batching, **found: state_pb2.Batching) -> World:
+    """A proved function, and workers by what they found."""
+    world = World(instances=[instance(f"i-{name}") for name in found])
+    world.entry.metadata.batching.CopyFrom(kept)
+    for name, each in found.items():
+        said = report()
+        said.metadata.batching.CopyFrom(each)
+        world.add(worker(name, said=said))
+    return world
+
+
+def entry_steps(world: World) -> list[lifecycle.Step]:
+    return [step for step in live(world, Decision(len(world.workers), "by load")) if not isinstance(step, Scale)]
+
+
+def test_calls_that_a_worker_found_to_run_alone_are_kept_with_the_proof_and_told_to_the_others() -> None:
+    world = served_by(batching("kept", "5"), a=batching("kept", "5"), b=batching("kept", "5", "7"))
+    (step,) = entry_steps(world)
+    assert isinstance(step, Separate)
+    assert (step.worker, step.forms) == ("b", ("x [7]: differs",))
+    assert step.batching == batching("kept", "5", "7")
+    assert lifecycle.uninformed(world.seen()) == []
+    world.entry.metadata.batching.CopyFrom(step.batching)
+    assert entry_steps(world) == [], "and not written again"
+    assert lifecycle.uninformed(world.seen()) == ["a"]
+
+
+def test_a_worker_that_knows_less_of_them_takes_nothing_away() -> None:
+    """One that started meanwhile reports the experiment alone; one that proves the revision again keeps what is known."""
+    assert entry_steps(served_by(batching("kept", "5"), a=batching())) == []
+    world = served_by(batching("kept", "5"), a=batching())
+    world.entry.problem.message = "it was away"
+    (step,) = entry_steps(world)
+    assert isinstance(step, Prove)
+    assert step.metadata.batching == batching("kept", "5")
+
+
+def test_another_model_has_forms_of_its_own() -> None:
+    (step,) = entry_steps(served_by(batching("kept", "5"), a=batching("other", "7")))
+    assert isinstance(step, Prove)
+    assert step.metadata.batching == batching("other", "7")
+    world = served_by(batching("kept", "5"), a=batching(), b=batching("other", "7"))
+    assert entry_steps(world) == []
+    assert lifecycle.uninformed(world.seen()) == ["a"]
+
+
+def test_an_entry_keeps_some_forms_and_workers_find_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "FORMS_KEPT", 2)
+    (step,) = entry_steps(served_by(batching("kept", "5"), a=batching("kept", "7", "8")))
+    assert isinstance(step, Separate)
+    assert (step.forms, step.batching) == (("x [7]: differs",), batching("kept", "5", "7"))
+    assert entry_steps(served_by(batching("kept", "5", "7"), a=batching("kept", "8"))) == []
 
 
 def test_a_worker_that_does_not_say_what_it_loaded_takes_nothing_away() -> None:

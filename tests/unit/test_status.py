@@ -1,6 +1,7 @@
 """What `dormouse get` says of a function: its phase, and conditions of one sentence each."""
 
 import pytest
+from dormouse import printing
 from dormouse_core.autoscaling import Decision
 from dormouse_core.spec import parse_manifest, spec_to_json
 from dormouse_operator.status import Times, status
@@ -129,6 +130,21 @@ def test_whether_calls_run_together_and_why(rows: int, reason: str, status: str)
     assert (found.status, found.reason, found.message) == (status, reason, "Why.")
     world.entry.proved_revision = OLD
     assert not [c for c in told(world, 1).conditions if c.type == "Batching"], "it is said of the revision that was proved"
+
+
+def test_calls_that_run_alone_are_told_in_one_sentence_each() -> None:
+    world = made()
+    forms = [state_pb2.Batching.Form(key=b"5", why='x [1,5]: the output "y" differs')]
+    world.entry.metadata.batching.CopyFrom(state_pb2.Batching(rows=32, reason="Independent", message="Up to 32 rows.", alone=forms))
+    found = condition(told(world, 1), "Batching")
+    assert (found.status, found.reason) == ("True", "SomeAlone")
+    sentence = 'Up to 32 rows. Calls of some sizes run alone: x [1,5]: the output "y" differs'
+    assert found.message == f"{sentence}."
+    assert f"ns/fn: Batching: {sentence}." in printing.functions([told(world, 1)], "")
+    world.entry.metadata.batching.alone.add(key=b"7", why="x [1,7]: differs")
+    assert condition(told(world, 1), "Batching").message == f"{sentence} (and 1 more)."
+    world.entry.metadata.batching.ClearField("alone")
+    assert "Batching" not in printing.functions([told(world, 1)], ""), "negative control: a model that batches is no news"
 
 
 def test_a_handler_has_no_batches() -> None:

@@ -2,14 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 from dormouse_core import limits
 from dormouse_core.errors import Code
-from dormouse_proto import inference_pb2
+from dormouse_proto import inference_pb2, state_pb2
 from dormouse_worker import batching
 from dormouse_worker.batching import Batcher
 from dormouse_worker.replies import Encoder
@@ -219,6 +219,59 @@ async def test_a_form_whose_rows_depend_on_each_other_is_not_joined() -> None:
     await bench.settle()
     assert bench.fake.sizes[-1] == 4, "negative control: a form that counts as shown is joined, and mixed"
     assert bench.reply("other 3") == [1.5]
+
+
+async def mixing(signature: Signature) -> Bench:
+    """Eight calls of a form whose rows depend on each other."""
+    bench = Bench(Mixing(signature))
+    for n in range(8):
+        bench.call(f"c{n}", n, group=("long",))
+    await bench.settle()
+    assert [bench.reply(f"c{n}") for n in range(8)] == [[0.0]] * 8
+    return bench
+
+
+def signature(alone: Mapping[bytes, str]) -> Signature:
+    forms = [state_pb2.Batching.Form(key=key, why=why) for key, why in alone.items()]
+    return Signature("t", (X,), (Y,), (), 4, batching=state_pb2.Batching(key="kept", rows=4, alone=forms))
+
+
+async def test_what_one_worker_found_of_a_form_another_does_not_try_again() -> None:
+    first = await mixing(signature({}))
+    found = first.batcher.forms.alone
+    assert list(found.values()) == ['x [1,1]: the output "y" of a call differs when another call\'s rows run with it']
+    assert (await mixing(signature(found))).fake.sizes == [1] * 8
+    assert (await mixing(signature({b"another": "why"}))).fake.sizes == [1, 1, 2, *[1] * 6], "negative control: where it is not known"
+
+
+async def test_what_another_worker_found_holds_also_against_what_was_joined_already() -> None:
+    """Two calls whose numbers happened to show nothing; another worker's did."""
+    bench = stateless()
+    for n in range(4):
+        bench.call(f"c{n}", n, group=("long",))
+    await bench.settle()
+    assert bench.fake.sizes == [1, 1, 2, 2]
+    found = state_pb2.Batching.Form(key=bench.batcher.forms.of(("long",)).key, why="why")
+    assert bench.batcher.forms.learn([found])
+    assert not bench.batcher.forms.learn([found]), "it is news once"
+    for n in range(4, 8):
+        bench.call(f"c{n}", n, group=("long",))
+    await bench.settle()
+    assert bench.fake.sizes[4:] == [1] * 4
+
+
+async def test_a_worker_says_what_it_found_and_not_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "FORMS_KEPT", 2)
+    told: list[int] = []
+    bench = Bench(Mixing(signature({})))
+    forms = bench.batcher.forms
+    forms.on_found = lambda: told.append(len(forms.alone))
+    for group in ("a", "b", "c"):
+        for n in range(2):
+            bench.call(f"{group}{n}", n, group=(group,))
+    await bench.settle()
+    assert told == [1, 2]
+    assert forms.of(("c",)).joins is False, "it runs alone all the same"
 
 
 async def test_a_form_that_is_refused_together_is_not_joined() -> None:

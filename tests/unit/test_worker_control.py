@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from dormouse_proto import control_pb2
+from dormouse_proto import control_pb2, state_pb2
 from dormouse_testing import simloop
 from dormouse_worker import frames
 from dormouse_worker.control import Control
@@ -95,6 +95,33 @@ def test_the_leaders_orders_and_those_of_the_next_are_obeyed() -> None:
         await second.say(control_pb2.WorkerOrder(drain=control_pb2.WorkerOrder.Drain()))
 
     assert told(story) == ["no taker", "drain"]
+
+
+def test_metadata_is_in_the_first_report_and_again_when_it_changed() -> None:
+    said: list[bool] = []
+
+    async def main() -> None:
+        control = Control(
+            lambda whole: said.append(whole) or control_pb2.WorkerReport(),
+            lambda: None,
+            lambda: None,
+            lambda limits: None,
+            lambda time: None,
+            informed=lambda batching: control.described_anew(),
+        )
+        stream = Stream()
+        task = asyncio.create_task(control.serve(stream))  # type: ignore[arg-type]
+        await stream.say(control_pb2.WorkerOrder(hello=HELLO(leader="a", report_interval_ms=1000)))
+        await asyncio.sleep(1.5)
+        assert said == [True, False, False]
+        await stream.say(control_pb2.WorkerOrder(batching=state_pb2.Batching(key="kept")))
+        assert said == [True, False, False, True], "at once, for the leader tells others of it"
+        await asyncio.sleep(1.5)
+        assert said[4:] == [False]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    simloop.run(main())
 
 
 def test_a_leader_that_names_no_election_is_of_an_earlier_release_and_obeyed() -> None:

@@ -80,7 +80,8 @@ class Batcher:
         self._stacker = Stacker(runtime.signature)
         self._public = len(runtime.signature.outputs)
         self._limit = runtime.signature.max_batch if self._stacker.batches else 1
-        self._forms = Forms()
+        known = runtime.signature.batching
+        self.forms = Forms(known.alone if known is not None else ())
         self._longest = min(JOINED_SECONDS, step_limit * JOINED / 2)
         self._due: deque[_Run] = deque()
         self._delay = delay if self._stacker.batches else 0.0
@@ -128,7 +129,7 @@ class Batcher:
         if group is None:
             return None
         queue = self._groups[group]
-        form = None if group is ALONE else self._forms.of(group)
+        form = None if group is ALONE else self.forms.of(group)
         most = 1
         if form is not None and form.joins is not False:
             most = form.rows(self._limit, queue[0], self._longest)
@@ -227,8 +228,7 @@ class Batcher:
         if run.form is not None and took >= self._longest:
             run.form.stopped(rows, took)
         if run.form is not None and isinstance(result, UnevenOutput):
-            log.warning("the model does not batch as it seemed to; calls like these run one by one", error=result)
-            run.form.joins = False
+            self.forms.separate(run.form, works[0], str(result))
         self._due.extend(_Run([work], None) for work in works)
 
     def _judged(self, run: "_Run", result: "_Result") -> None:
@@ -239,10 +239,10 @@ class Batcher:
             wrong: str | None = f"the model refuses together what it takes alone: {as_error(result).message}"
         else:
             wrong = trial.judge(self._runtime.signature, result[1])
-        trial.form.joins = wrong is None
         if wrong is not None:
-            shapes = {name: list(array.shape) for name, array in trial.works[0].request.inputs.items()}
-            log.warning("calls of these sizes run one by one", shapes=shapes, why=wrong)
+            self.forms.separate(trial.form, trial.works[0], wrong)
+        elif trial.form.joins is None:  # else another worker's word came meanwhile
+            trial.form.joins = True
 
     # ----------------------------------------------------------------------------------------------------------------- threads
     def _start_thread(self, run: "_Run", now: float) -> None:

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable
 
 from dormouse_kit import log
-from dormouse_proto import control_pb2
+from dormouse_proto import control_pb2, state_pb2
 from google.protobuf.message import DecodeError
 
 from dormouse_worker import frames
@@ -31,15 +31,19 @@ class Control:
         hear: Callable[[control_pb2.WorkerOrder.Limits], None],
         timed: Callable[[control_pb2.WorkerOrder.Time], None],
         meet: Callable[[], None] = lambda: None,
+        informed: Callable[[state_pb2.Batching], None] = lambda batching: None,
     ) -> None:
-        """`report(first)`: what to say now; `first` in a stream carries the model's metadata. `hear`: what the leader knows of sessions.
-        `timed`: the leader's answer to a mark. `meet`: from now on, it is another leader or stream that hears reports and answers."""
+        """`report(whole)`: what to say now; `whole`: with the model's metadata. `hear`: what the leader knows of sessions.
+        `timed`: the leader's answer to a mark. `meet`: from now on, it is another leader or stream that hears reports and answers.
+        `informed`: what the leader keeps of calls that run alone."""
         self._report = report
         self._drain = drain
         self._no_taker = no_taker
         self._hear = hear
         self._timed = timed
         self._meet = meet
+        self._informed = informed
+        self._edition = 0  # of the metadata
         self._changed: set[asyncio.Event] = set()
         self._closing = False
         self._term = 0  # the latest election whose leader said hello
@@ -52,6 +56,11 @@ class Control:
         """A report is due at once."""
         for event in self._changed:
             event.set()
+
+    def described_anew(self) -> None:
+        """The model's metadata changed: a report with it is due at once."""
+        self._edition += 1
+        self.changed()
 
     def close(self) -> None:
         """Ends every stream, after a last report."""
@@ -66,11 +75,12 @@ class Control:
         reader = asyncio.ensure_future(self._orders(exchange, interval, event))
         try:
             await exchange.begin()
-            first = True
+            told = -1
             while not reader.done():
                 event.clear()
-                await exchange.write(self._report(first).SerializeToString())
-                first = False
+                edition = self._edition
+                await exchange.write(self._report(edition != told).SerializeToString())
+                told = edition
                 if self._closing:
                     break
                 waiter = asyncio.ensure_future(event.wait())
@@ -117,3 +127,5 @@ class Control:
                     self._hear(order.limits)
                 elif kind == "time":
                     self._timed(order.time)
+                elif kind == "batching":
+                    self._informed(order.batching)

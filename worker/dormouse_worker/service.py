@@ -17,6 +17,7 @@ from dormouse_kit import log
 from dormouse_worker import calls, frames, streamed
 from dormouse_worker.asgi import Call, Metadata, Transport
 from dormouse_worker.counters import Counters
+from dormouse_worker.forms import Forms
 from dormouse_worker.requests import Decoder, Digester, Request
 from dormouse_worker.scheduling import Scheduling
 from dormouse_worker.sessions import Answer, Failed, Outcome, Runner, Step
@@ -31,6 +32,10 @@ class Engine(Runner, Protocol):
 
     runs: Runs
     figures: Figures
+
+    @property
+    def forms(self) -> Forms | None:
+        """None: calls never run together."""
 
 
 class Steps(Protocol):

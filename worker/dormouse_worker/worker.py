@@ -14,7 +14,7 @@ from dormouse_core.limits import TERMINATION_GRACE_SECONDS
 from dormouse_core.statistics import Tally
 from dormouse_kit import log
 from dormouse_kit.clock import SystemClock
-from dormouse_proto import control_pb2
+from dormouse_proto import control_pb2, state_pb2
 
 from dormouse_worker import bootstrap, exposition, memorylimit
 from dormouse_worker.asgi import Call, Transport
@@ -58,7 +58,10 @@ class Worker:
         self._memory_limit = memorylimit.for_sessions()
         self._removed = 0
         self.skew = Skew(SystemClock())
-        self.control = Control(self.report, self.drain, self._no_taker, self._hear, self._timed, self.skew.meet)
+        self.control = Control(self.report, self.drain, self._no_taker, self._hear, self._timed, self.skew.meet, self._informed)
+        self._forms = loaded.engine.forms
+        if self._forms is not None:
+            self._forms.on_found = self._describe
         kinds = {bootstrap.INFER: Call, bootstrap.STREAM: StreamedCall}
         self.transport = Transport(settings.message_bytes, Methods(self, self.control.serve), kinds)
         self.service = Service(
@@ -176,6 +179,19 @@ class Worker:
         elif before and not self.skew.off:
             log.event("this worker's clock is right again")
 
+    def _informed(self, kept: state_pb2.Batching) -> None:
+        """What the leader keeps with the proof: other workers found that calls of these forms must run alone."""
+        mine = self.loaded.signature.batching
+        if self._forms is not None and mine is not None and mine.key == kept.key and self._forms.learn(kept.alone):
+            self._describe()
+
+    def _describe(self) -> None:
+        assert self._forms is not None
+        forms = [state_pb2.Batching.Form(key=key, why=why) for key, why in self._forms.alone.items()]
+        self.metadata.batching.ClearField("alone")
+        self.metadata.batching.alone.extend(forms)
+        self.control.described_anew()
+
     # ------------------------------------------------------------------------------------------------------------------- facts
     def healthy(self) -> bool:
         return self.service.healthy()
@@ -187,7 +203,7 @@ class Worker:
     def serving(self) -> bool:
         return self.service.ready and not self.service.closing and self.healthy() and not self.skew.off
 
-    def report(self, first: bool) -> control_pb2.WorkerReport:
+    def report(self, whole: bool) -> control_pb2.WorkerReport:
         settings, counters, figures = self._settings, self._counters, self.loaded.engine.figures
         report = control_pb2.WorkerReport(
             worker=settings.worker,
@@ -220,7 +236,7 @@ class Worker:
             report.in_flight = max(0, report.in_flight - found.queued)
             for shard, since in found.stopped:
                 report.stopped.add(shard=shard, stopped_us=since)
-        if first:
+        if whole:
             report.metadata.CopyFrom(self.metadata)
         return report
 

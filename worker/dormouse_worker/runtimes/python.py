@@ -92,6 +92,7 @@ class HandlerRunner:
     ) -> None:
         self.runs = Runs(step_limit)
         self.figures = Figures()
+        self.forms = None  # one call at a time
         self._runtime = runtime
         self._declaration = runtime.declaration
         self._encoder = encoder
