@@ -571,6 +571,7 @@ BATCHING = (
     ),
     Limit("BATCHING_BYTES", "inputs of its largest run, and of any joined run", "bytes", "our own: memory", _REFUTED),
     Limit("FORMS_KEPT", "forms of calls that run alone, kept with the proof", "forms", "our own", "each worker finds the others by itself"),
+    Limit("FORM_CHARACTERS", "what is kept of why, for each", "characters", "our own; it is kept in etcd", "cut off"),
     Limit("BATCHING_TOLERANCE_FP64", "how far a joined FP64 output may be from the same alone", "", _TOLERATED, _REFUTED),
     Limit("BATCHING_TOLERANCE_FP32", "FP32", "", _TOLERATED, _REFUTED),
     Limit("BATCHING_TOLERANCE_FP16", "FP16", "", _TOLERATED, _REFUTED),

@@ -137,8 +137,6 @@ class FunctionLoop:
             log.event("proved", function=label(seen), revision=entry.revision, why=step.reason)
         elif isinstance(step, lifecycle.Separate):
             entry.metadata.batching.CopyFrom(step.batching)
-            for why in step.forms:
-                log.warning(separate.sentence(why), function=label(seen), worker=step.worker)
         elif isinstance(step, lifecycle.Forsake):
             entry.ClearField("proved_spec")
             log.warning("an older revision cannot be started again", function=label(seen), revision=entry.proved_revision, why=step.reason)
@@ -146,6 +144,9 @@ class FunctionLoop:
             entry.problem.CopyFrom(step.problem)
             log.warning("cannot be served", function=label(seen), reason=step.problem.reason, message=step.problem.message)
         revision = await self._parts.writer.entry(seen, entry)
+        if isinstance(step, lifecycle.Separate) and revision:
+            for why in step.forms:
+                log.warning(separate.sentence(why), function=label(seen), worker=step.worker)
         return revision > 0 and await self._parts.registry.wait_for(revision)
 
     async def _purge(self, seen: FunctionSeen) -> bool:

@@ -115,12 +115,15 @@ class Registering:
                     assert before is not None
                     assert item is not None
                     return before, item.mod_revision
+                value = after.SerializeToString()
                 try:
-                    result = await self._store.txn(self._put(key, item, after))
+                    result = await self._store.txn(self._put(key, item, value))
                 except Full as error:
                     _, items = await self._store.get([key])
-                    if key in items and items[key].value == after.SerializeToString():
+                    if key in items and items[key].value == value:
                         return after, items[key].mod_revision  # it was written all the same
+                    if _mod(items.get(key)) != _mod(item):
+                        continue  # by somebody: it may have been written, and then changed
                     if not after.deleting:
                         raise Unavailable(f"{namespace}/{name} is not changed: the store is full ({error}); deletions are taken") from error
                     # The mark would be a write; what follows it are deletions, which a full store takes, and which make room.
@@ -134,9 +137,8 @@ class Registering:
             raise Unavailable(f"the store does not answer, so whether {namespace}/{name} was changed is not known: {error}") from error
         raise Aborted(f"{namespace}/{name} is being changed by others at the same time, or this operator no longer leads: ask again")
 
-    def _put(self, key: str, item: Item | None, entry: state_pb2.FunctionEntry) -> Txn:
-        guards = (CreatedIs(self._keys.leader, self._leader_new), ModIs(key, 0 if item is None else item.mod_revision))
-        return Txn(guards, (Put(key, entry.SerializeToString()),))
+    def _put(self, key: str, item: Item | None, value: bytes) -> Txn:
+        return Txn((CreatedIs(self._keys.leader, self._leader_new), ModIs(key, _mod(item))), (Put(key, value),))
 
     def _new(self, wanted: InferenceFunction, content: str) -> state_pb2.FunctionEntry:
         entry = state_pb2.FunctionEntry(
@@ -147,6 +149,10 @@ class Registering:
             created_us=int(self._clock.now() * 1_000_000),
         )
         return with_spec(entry, wanted.spec, content)
+
+
+def _mod(item: Item | None) -> int:
+    return 0 if item is None else item.mod_revision
 
 
 def manifest_of(entry: state_pb2.FunctionEntry) -> InferenceFunction:

@@ -58,7 +58,7 @@ async def test_without_the_experiment_callers_get_each_others_numbers(tmp_path: 
     monkeypatch.setattr(joining, "experiment", shown)
     monkeypatch.setattr(mixing, "look", lambda graph, axes: None)
     monkeypatch.setattr(deciding, "look", lambda graph, axes: None)
-    monkeypatch.setattr(Forms, "of", lambda self, group: Form(joins=True))
+    monkeypatch.setattr(Forms, "of", lambda self, group: Form(b"", joins=True))
     monkeypatch.setattr(joining, "layouts", lambda inputs, outputs, states: [joining.Layout({"x": 0}, {"y": 0})])
     wrong = [(await wrong_answers(tmp_path / f"{seed}.onnx", seed))[0] for seed in range(16)]
     assert sum(each > 0 for each in wrong) > 3

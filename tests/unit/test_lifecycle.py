@@ -352,6 +352,9 @@ def test_an_entry_keeps_some_forms_and_workers_find_the_others(monkeypatch: pyte
     assert isinstance(step, Separate)
     assert (step.forms, step.batching) == (("x [7]: differs",), batching("kept", "5", "7"))
     assert entry_steps(served_by(batching("kept", "5", "7"), a=batching("kept", "8"))) == []
+    (step,) = entry_steps(served_by(batching(), a=batching("kept", "x" * 2000)))
+    assert isinstance(step, Separate)
+    assert [len(each.why) for each in step.batching.alone] == [limits.FORM_CHARACTERS]
 
 
 def test_a_worker_that_does_not_say_what_it_loaded_takes_nothing_away() -> None:

@@ -117,6 +117,8 @@ SHOWN = {
     "BATCH_SIZE": "unit/test_worker_joining.py::test_by_default_the_experiment_decides",
     "BATCHING_SECONDS": "unit/test_worker_independence.py::test_its_time_is_bounded",
     "BATCHING_BYTES": "unit/test_worker_independence.py::test_its_memory_is_bounded",
+    "FORMS_KEPT": "unit/test_lifecycle.py::test_an_entry_keeps_some_forms_and_workers_find_the_others",
+    "FORM_CHARACTERS": "unit/test_lifecycle.py::test_an_entry_keeps_some_forms_and_workers_find_the_others",
     **dict.fromkeys(
         ("BATCHING_TOLERANCE_FP64", "BATCHING_TOLERANCE_FP32", "BATCHING_TOLERANCE_FP16", "BATCHING_TOLERANCE_BF16"),
         "unit/test_worker_independence.py::test_differences",

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from dormouse_core import separate
 from dormouse_core.errors import Code, Internal
 from dormouse_worker import bootstrap
 from dormouse_worker.runtimes import python
@@ -32,8 +33,9 @@ def test_each_metric_that_a_page_names_is_one_that_a_process_serves() -> None:
     assert {name for name in named if not re.search(rf"\b{name}\b", "".join(CODE.values()))} == set()
 
 
-def test_the_reasons_for_running_alone_are_those_that_the_worker_gives() -> None:
-    reasons = firsts("Why calls run alone") - {"reason"}
+def test_the_reasons_for_running_alone_are_those_that_the_worker_gives_and_the_leaders() -> None:
+    reasons = firsts("Why calls run alone") - {"reason", separate.REASON}
+    assert separate.REASON in firsts("Why calls run alone")
     assert {reason for reason in reasons if f'"{reason}"' not in CODE["worker"]} == set()
     assert set(re.findall(r'reason="(\w+)"', CODE["worker"])) <= reasons
 
