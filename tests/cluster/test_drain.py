@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 import pytest
 from dormouse_testing.cluster.client import Cluster, eventually
-from dormouse_testing.cluster.functions import SYSTEM, Dormouse, counter, echo, installed
+from dormouse_testing.cluster.functions import GATEWAY, SYSTEM, Dormouse, counter, echo, installed
 from dormouse_testing.cluster.layout import ClusterError
 
 PARTS = {"gateway": 2, "operator": 1, "etcd": 1}
@@ -278,28 +278,30 @@ def test_gateways_and_operator_are_evicted(dormouse: Dormouse) -> None:
     assert steps.errors == []
 
 
-def test_gateways_are_replaced_and_whoever_connects_gets_in(dormouse: Dormouse) -> None:
-    """5.O6. No call is under way when they are told to go, and kube-proxy hears of it later than they do: each caller connects anew."""
+def test_gateways_are_replaced_and_no_caller_is_refused(dormouse: Dormouse) -> None:
+    """5.O6. kube-proxy hears that they go later than they do. Two callers connect anew for each call, two stay on their connection."""
     ended, codes = threading.Event(), []
 
-    def connect() -> None:
+    def run(stays: bool) -> None:
+        caller = Dormouse(dormouse.cluster, dormouse.address, dormouse.space)
         while not ended.is_set():
-            caller = Dormouse(dormouse.cluster, dormouse.address, dormouse.space)
             try:
                 caller.call("one", 0, session="0", timeout=10)
             except grpc.RpcError as error:
-                codes.append(f"{error.code().name}: {error.details()}")
+                codes.append(f"{stays=}: {error.code().name}: {error.details()}")
             else:
                 codes.append("OK")
-            finally:
+            if not stays:
                 caller.close()
+                caller = Dormouse(dormouse.cluster, dormouse.address, dormouse.space)
             time.sleep(0.05)
+        caller.close()
 
-    callers = [dormouse.pool.submit(connect) for _ in range(2)]
+    gateway, labels = f"deployment/{GATEWAY}", "dormouse.dev/part=gateway"
+    callers = [dormouse.pool.submit(run, stays) for stays in (True, True, False, False)]
     try:
-        dormouse.cluster.kubectl("rollout", "restart", "deployment/dormouse-gateway", "-n", SYSTEM)
-        dormouse.cluster.kubectl("rollout", "status", "deployment/dormouse-gateway", "-n", SYSTEM, "--timeout=100s")
-        labels = "dormouse.dev/part=gateway"
+        dormouse.cluster.kubectl("rollout", "restart", gateway, "-n", SYSTEM)
+        dormouse.cluster.kubectl("rollout", "status", gateway, "-n", SYSTEM, "--timeout=100s")
         eventually("the old ones are gone", lambda: len(dormouse.cluster.get("pods", "", SYSTEM, "-l", labels)) == PARTS["gateway"], 60)
     finally:
         ended.set()
