@@ -32,7 +32,7 @@ class World:
             self.api, self.clock, DEPLOYMENTS, trim=trim, changed=lambda *news: self.provider.deployments_changed(*news)
         )
         self.provider = KubernetesProvider(
-            self.api, self.clock, self.pods, self.deployments, lambda uid: next(iter(self.problem), None), self.missing.append
+            self.api, self.clock, self.pods, self.deployments, lambda uid, revision: next(iter(self.problem), None), self.missing.append
         )
 
     async def heard(self, *found: Object) -> None:

@@ -51,7 +51,7 @@ class World:
         self.pods = Reflector(self.api, clock, DEPLOYMENTS)
         self.applier = Applier(self.api, Settings(store_secret=b"s"), self.copies)
         self.provider = KubernetesProvider(
-            self.api, clock, self.pods, self.copies[DEPLOYMENTS], lambda uid: None, self.missing.append
+            self.api, clock, self.pods, self.copies[DEPLOYMENTS], lambda uid, revision: None, self.missing.append
         )  # fmt: skip
 
     def there(self) -> set[tuple[str, str]]:

@@ -117,11 +117,13 @@ async def test_what_the_installations_policy_refuses_is_told_with_its_field_and_
     [applied] = [each for each in world.said if each.type == "Applied"]
     assert (applied.status, applied.reason) == ("False", "NotAllowed")
     assert applied.message.startswith("spec.workers.priorityClassName: ")
-    problem = world.reconciler.refused("u")
+    assert world.kept is not None
+    problem = world.reconciler.refused("u", world.kept.revision)
     assert problem is not None
+    assert world.reconciler.refused("u", "the next one") is None, "which was not tried yet"
     assert (problem.code, problem.reason) == (Code.FAILED_PRECONDITION, "NotAllowed")
     assert not world.applied
     await world.round(onnx(), generation=2)
     await world.reconciler._round(KEY)
     assert len(world.applied) == 1
-    assert world.reconciler.refused("u") is None
+    assert world.reconciler.refused("u", world.kept.revision) is None

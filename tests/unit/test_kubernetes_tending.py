@@ -82,7 +82,7 @@ class World:
     def __init__(self) -> None:
         self.api, self.clock, self.doubts = MemoryApi(), ManualClock(), list[str]()
         self.pods, self.deployments = (Reflector(self.api, self.clock, kind) for kind in (PODS, DEPLOYMENTS))
-        self.provider = KubernetesProvider(self.api, self.clock, self.pods, self.deployments, lambda uid: None, lambda uid: None)
+        self.provider = KubernetesProvider(self.api, self.clock, self.pods, self.deployments, lambda uid, revision: None, lambda uid: None)
         self.tending = Tending(self.api, self.clock, self.pods, self.deployments, self.provider, self.doubts.append)
 
     async def look(self) -> list[tuple[str, str]]:

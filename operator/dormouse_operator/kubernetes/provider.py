@@ -28,7 +28,7 @@ LONGEST_HINT = 100  # pods that are given a deletion cost in one order
 
 
 class KubernetesProvider:
-    """`refused(uid)`: why a function's Deployment cannot even be made; `missing(uid)` is called when it should be there and is not."""
+    """`refused(uid, revision)`: why a Deployment cannot even be made; `missing(uid)` is called when it should be there and is not."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class KubernetesProvider:
         clock: Clock,
         pods: Reflector,
         deployments: Reflector,
-        refused: Callable[[str], state_pb2.Problem | None],
+        refused: Callable[[str, str], state_pb2.Problem | None],
         missing: Callable[[str], None],
     ) -> None:
         self._api = api
@@ -131,7 +131,7 @@ class KubernetesProvider:
             )
 
     def _unapplied(self, wanted: Wanted) -> Iterable[Instance]:
-        entry, problem = wanted.function, self._refused(wanted.function.uid)
+        entry, problem = wanted.function, self._refused(wanted.function.uid, wanted.revision)
         for index in range(wanted.count):
             name = f"{names.deployment(entry.name, wanted.revision)}/{index}"
             yield Instance(

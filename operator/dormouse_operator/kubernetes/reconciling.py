@@ -44,6 +44,8 @@ class _Known:
     """The revision and the spec that was applied, or that cannot be, and the proved revision's where that is another: trying again is for
     when something changed, or for now and then (`retry`)."""
     not_applied: NotApplied | None = None
+    judged: str = ""
+    """The revision that `not_applied` is about."""
 
 
 @dataclass(slots=True)
@@ -112,10 +114,11 @@ class Reconciler:
         self._applier.doubt(entry)
         self.doubt((entry.namespace, entry.name), entry.uid)
 
-    def refused(self, uid: str) -> state_pb2.Problem | None:
-        """Why the function's pods cannot even be described to the cluster: for its callers, while there is no Deployment."""
+    def refused(self, uid: str, revision: str) -> state_pb2.Problem | None:
+        """Why the revision's pods cannot even be described to the cluster: for its callers, while there is no Deployment. None, too, of a
+        revision that was not tried yet: what was wrong with the one before it says nothing of it."""
         known = self._known.get(uid)
-        error = known.not_applied if known is not None else None
+        error = known.not_applied if known is not None and known.judged == revision else None
         if error is None or error.reason == _PASSING:
             return None
         code = Code.FAILED_PRECONDITION if error.final else Code.UNAVAILABLE
@@ -210,23 +213,24 @@ class Reconciler:
         wanted = (entry.revision, entry.spec, entry.proved_spec)
         if known.tried == wanted:
             return True
+        error = await self._tried(entry)
+        known.not_applied, known.judged = error, entry.revision
+        if error is not None and error.reason == _PASSING:
+            return False
+        known.tried = wanted
+        return True
+
+    async def _tried(self, entry: state_pb2.FunctionEntry) -> NotApplied | None:
         try:
             await self._credentials.ensure(entry)
             await self._applier.apply(entry)
         except NotApplied as error:
-            known.not_applied = error
-            if error.reason == _PASSING:
-                return False
+            return error
         except StoreError as error:
-            known.not_applied = NotApplied(_PASSING, f"The function's user in the store is not made yet: {error}")
-            return False
+            return NotApplied(_PASSING, f"The function's user in the store is not made yet: {error}")
         except InvalidArgument as error:
-            reason = "NotAllowed" if isinstance(error, NotAllowed) else "Invalid"
-            known.not_applied = NotApplied(reason, _sentence(error.message), final=True)
-        else:
-            known.not_applied = None
-        known.tried = wanted
-        return True
+            return NotApplied("NotAllowed" if isinstance(error, NotAllowed) else "Invalid", _sentence(error.message), final=True)
+        return None
 
     def _said(self, uid: str, known: _Known) -> list[Said]:
         said = [known.accepted] if known.accepted is not None else []

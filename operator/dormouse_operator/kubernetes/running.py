@@ -136,8 +136,8 @@ class Term:
         else:
             self.provider.forget(uid)
 
-    def _refused(self, uid: str) -> state_pb2.Problem | None:
-        return self.reconciler.refused(uid)
+    def _refused(self, uid: str, revision: str) -> state_pb2.Problem | None:
+        return self.reconciler.refused(uid, revision)
 
     def _missing(self, uid: str) -> None:
         entry = self._entry(uid)
