@@ -57,6 +57,10 @@ HPACK_TABLE_BYTES = 4 * KIB + 512
 CONNECTION_CALLS = 10_000
 MESSAGE_STALL_SECONDS = 30
 PRESSED_STALL_SECONDS = 1
+MESSAGE_LARGE_BYTES = 8 * KIB
+UNFINISHED_BYTES = 256 * MIB
+UNFINISHED_CONNECTION_BYTES = 128 * MIB
+STREAM_WINDOW_BYTES = 64 * KIB
 ENVOY_HEAP_FRACTION = 0.75
 ENVOY_HEAP_MACHINE_FRACTION = 0.25
 ENVOY_HEAP_BYTES = 4 * GIB
@@ -160,6 +164,34 @@ MESSAGES = (
         "seconds",
         "our own: longer than honest networks pause",
         "Envoy: RESOURCE_EXHAUSTED",
+    ),
+    Limit(
+        "MESSAGE_LARGE_BYTES",
+        "a stream's message for which the relay makes room before it comes; a message of `Watch` or of reflection is smaller",
+        "bytes",
+        "our own: 4,096 streams hold 32 MiB of smaller ones",
+        "the relay reads it when it has room; of `Watch` and reflection: RESOURCE_EXHAUSTED",
+    ),
+    Limit(
+        "UNFINISHED_BYTES",
+        "room for such messages that are not whole; where it is short, the oldest loses its own after PRESSED_STALL_SECONDS",
+        "bytes",
+        "our own: they hold memory for nothing",
+        "the relay: the next message waits; the oldest's stream RESOURCE_EXHAUSTED",
+    ),
+    Limit(
+        "UNFINISHED_CONNECTION_BYTES",
+        "the same of one connection; its oldest loses its own after MESSAGE_STALL_SECONDS",
+        "bytes",
+        "our own: two messages of the largest",
+        "the relay: the stream RESOURCE_EXHAUSTED",
+    ),
+    Limit(
+        "STREAM_WINDOW_BYTES",
+        "of a call to the relay that come before it is read",
+        "bytes",
+        "HTTP/2's own; gRPC's library would let it grow",
+        "HTTP/2's flow control",
     ),
     Limit(
         "ENVOY_HEAP_FRACTION",

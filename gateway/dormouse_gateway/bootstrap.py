@@ -15,6 +15,7 @@ from typing import Any
 from dormouse_core import addresses, limits
 from dormouse_kit.clock import offset_for_tests
 
+from dormouse_gateway.paths import UNARY
 from dormouse_gateway.settings import FRAME, UNIX, Settings
 
 Json = dict[str, Any]
@@ -29,7 +30,7 @@ MANY = 100_000  # where Envoy wants a number and we mean "not this one": the rel
 # Callers must not steer: these reach Lua, the relay and the workers only if the gateway made them.
 INTERNAL_HEADERS = (
     "dormouse-alone", "dormouse-call", "dormouse-connection", "dormouse-fn", "dormouse-owner", "dormouse-rev", "dormouse-uid",
-    "dormouse-again", "dormouse-size", "dormouse-wire", "dormouse-heavy", "dormouse-whole",
+    "dormouse-again", "dormouse-size", "dormouse-wire", "dormouse-heavy", "dormouse-whole", "dormouse-begins",
 )  # fmt: skip
 
 
@@ -110,6 +111,14 @@ def metadata_source() -> str:
         "CAME_BACK": json.dumps(addresses.CAME_BACK),
     }
     return "".join(f"local {name} = {value}\n" for name, value in head.items()) + script("metadata.lua")
+
+
+def messages_source(settings: Settings) -> str:
+    """messages.lua behind the limits that it needs."""
+    unary = ", ".join(f"[{json.dumps(path)}] = true" for path in UNARY)
+    largest = settings.max_message_bytes + limits.MESSAGE_OVERHEAD_BYTES  # what is larger, the relay refuses unread
+    head = f"local UNARY = {{{unary}}}\nlocal LARGE, LARGEST = {limits.MESSAGE_LARGE_BYTES}, {largest}\n"
+    return head + script("messages.lua")
 
 
 def lua_source(settings: Settings) -> str:
@@ -230,6 +239,11 @@ def connection_manager(settings: Settings) -> Json:
                 "envoy.filters.http.lua",
                 "envoy.extensions.filters.http.lua.v3.Lua",
                 default_source_code={"inline_string": lua_source(settings)},
+            ),
+            extension(
+                "dormouse.messages",
+                "envoy.extensions.filters.http.lua.v3.Lua",
+                default_source_code={"inline_string": messages_source(settings)},
             ),
             extension("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", suppress_envoy_headers=True),
         ],

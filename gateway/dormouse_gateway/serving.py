@@ -12,13 +12,13 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from dormouse_core import addresses
+from dormouse_core import addresses, limits
 from dormouse_core.errors import Code, DormouseError, FailedPrecondition, Internal, InvalidArgument
 from dormouse_core.seams import Clock, Reply
 from dormouse_kit import log
 from dormouse_kit.grpc_options import MANY, server_options
 
-from dormouse_gateway import metrics, naming, reflection
+from dormouse_gateway import metrics, naming, reflection, unfinished
 from dormouse_gateway.health import Health
 from dormouse_gateway.methods import Methods, unimplemented
 from dormouse_gateway.paths import INFER, STREAM, UNARY, WATCH
@@ -27,11 +27,15 @@ from dormouse_gateway.relay import Relay, Request, refuse
 from dormouse_gateway.streaming import CODES, Streaming
 
 STEP = "dormouse-step"
+# What a stream may send before anybody reads it. gRPC's library would let it grow with the connection's bandwidth, to many MiB, while the
+# relay does not read because there is no room for the message (`unfinished`). A message that is read gets a window of its size.
+WINDOWS = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", limits.STREAM_WINDOW_BYTES)]
 Streamed = Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]]
 
 
 def server(relay: Relay, methods: Methods, health: Health, streaming: Streaming, clock: Clock, *, message_bytes: int) -> grpc.aio.Server:
-    made = grpc.aio.server(options=server_options(message_bytes=message_bytes, concurrent_streams=MANY))
+    options = [*server_options(message_bytes=message_bytes, concurrent_streams=MANY), *WINDOWS]
+    made = grpc.aio.server(options=options)
     made.add_generic_rpc_handlers((Handler(relay, methods, health, streaming, clock),))
     return made
 
@@ -64,8 +68,9 @@ class Handler(grpc.GenericRpcHandler):
         """The same stream, where the caller's connection may have one more of the kind."""
 
         async def serve(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-            with self._quotas.taken(kind, naming.single(context.invocation_metadata() or ())):
-                async for message in streamed(messages, context):
+            metadata = naming.single(context.invocation_metadata() or ())
+            with self._quotas.taken(kind, metadata):
+                async for message in streamed(unfinished.small(messages, metadata.get(unfinished.BEGINS, "")), context):
                     yield message
 
         return serve

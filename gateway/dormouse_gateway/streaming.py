@@ -22,6 +22,7 @@ from dormouse_gateway.paths import INFER
 from dormouse_gateway.quotas import CONNECTION, Quotas
 from dormouse_gateway.relay import Relay, Request, refuse
 from dormouse_gateway.streams import Step
+from dormouse_gateway.unfinished import BEGINS, Place, Unfinished, announced
 
 AS_STATUS = "triton_grpc_error"
 STOPPING = "the gateway is stopping; open the stream again"
@@ -42,6 +43,7 @@ class Streaming:
         self._default_namespace = default_namespace
         self._number = 0
         self._quotas = Quotas()
+        self._unfinished = Unfinished(clock)
         self._open: set[Serving] = set()
         self._draining = False
 
@@ -68,8 +70,10 @@ class Streaming:
         maker = f"g-{self._nonce}.{self._stamps.life}" if self._stamps.life else f"g-{self._nonce}"
         stream = streams.Stream(metadata, f"{maker}-{self._number:x}", self._default_namespace)
         as_status = metadata.get(AS_STATUS, "").lower() == "true"
-        connection = metadata.get(CONNECTION, "")
-        serving = Serving(stream, self._relay, self._clock, context, deadline, self._count, as_status, self._stamps, connection)
+        connection, word = metadata.get(CONNECTION, ""), metadata.get(BEGINS, "")
+        serving = Serving(
+            stream, self._relay, self._clock, context, deadline, self._count, as_status, self._stamps, connection, word, self._unfinished
+        )
         self._open.add(serving)
         metrics.STREAMS.set(len(self._open))
         try:
@@ -99,8 +103,15 @@ class Serving:
         as_status: bool,
         stamps: Rising,
         connection: str,
+        word: str,
+        unfinished: Unfinished,
     ) -> None:
         self._stream = stream
+        self._word = word
+        self._unfinished = unfinished
+        self._place: Place | None = None  # of the message that is being read
+        self._limit = asyncio.timeout(None)  # of the whole stream
+        self._refusal: Reply | None = None  # what ends it
         self._connection = connection
         self._stamps = stamps
         self._relay = relay
@@ -122,11 +133,17 @@ class Serving:
         reader = asyncio.create_task(self._read())
         reader.add_done_callback(self._stopped)
         try:
-            reply = await self._write()
+            async with self._limit:
+                reply = await self._write()
+        except TimeoutError:
+            if self._refusal is None:
+                raise
+            reply = self._refusal
         finally:
             tasks = [reader, *self._steps]
             for task in tasks:
                 task.cancel()
+            self._whole()
             self._relay.bodies.give(self._taken, self._connection)
             await asyncio.gather(*tasks, return_exceptions=True)
         if reply is not None:
@@ -144,6 +161,16 @@ class Serving:
             message = await self._context.read()
             if message is grpc.aio.EOF:
                 return
+            size = announced(message, self._word)
+            if size is not None:
+                self._whole()
+                try:
+                    self._place = await self._unfinished.begin(size, self._connection, self._interrupt)
+                except ResourceExhausted as full:
+                    self._interrupt(full)
+                    return
+                continue
+            self._whole()
             if self._writing:  # its end may have come together with what the caller sent on reading it: let it be seen first
                 await asyncio.sleep(0)
             refusal: DormouseError | None = None
@@ -157,6 +184,18 @@ class Serving:
                 self._give(len(message))
             self._begin()
             self._wake.set()
+
+    def _whole(self) -> None:
+        """The message that was announced is here, or will not come."""
+        if self._place is not None:
+            self._unfinished.finish(self._place)
+            self._place = None
+
+    def _interrupt(self, error: ResourceExhausted) -> None:
+        """Its unfinished message has no room (any more): the stream ends now, whatever else it does."""
+        self._refusal = refuse(error)
+        if not self._limit.expired():
+            self._limit.reschedule(asyncio.get_running_loop().time())
 
     def _stopped(self, reader: "asyncio.Task[None]") -> None:
         self._ended = True

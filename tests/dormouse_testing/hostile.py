@@ -72,6 +72,10 @@ class Attacker:
         self.resets: Counter[int] = Counter()
         self.ended = 0
         self.closed = ""
+        self._initial = 65_535  # a stream's window
+        self._windows: Counter[int] = Counter({0: 65_535})  # what was granted, beyond the initial for streams; 0: the connection's
+        self._grown = threading.Condition()
+        self._over: set[int] = set()
         self._socket = socket.create_connection((host, int(port)), 60)
         self._socket.sendall(PREFACE + frame(_SETTINGS, 0, 0, b"\0\4" + _WINDOW) + frame(_GROW, 0, 0, _WINDOW))
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -85,6 +89,34 @@ class Attacker:
         out += [frame(_CONTINUATION, _END_HEADERS if n == len(pieces) - 1 else 0, self._stream, each) for n, each in enumerate(pieces) if n]
         out += [frame(_DATA, 0, self._stream, body[at : at + FRAME]) for at in range(0, len(body), FRAME)]
         return b"".join([*out, frame(_DATA, _END_STREAM, self._stream, b"")] if end else out)
+
+    def pour(self, block: bytes, bodies: Sequence[Sequence[bytes]], seconds: float) -> int:
+        """Calls with these pieces of bodies, side by side, within the windows that the gateway grants: the bytes that were sent. Until all
+        are, or nothing more was granted for a second, or time is up. Of one connection: no other calls have bodies."""
+        calls = []
+        for pieces in bodies:
+            self.send(self.call(block))
+            calls.append([self._stream, 0, [piece[at : at + FRAME] for piece in pieces for at in range(0, len(piece), FRAME)]])
+        end, sent = time.monotonic() + seconds, 0
+        while calls and time.monotonic() < end and not self.closed:
+            before = sent
+            for one in list(calls):
+                stream, used, pieces = one
+                with self._grown:
+                    room = min(self._initial + self._windows[stream] - used, self._windows[0] - sent)
+                if stream in self._over:
+                    calls.remove(one)
+                elif room >= len(pieces[0]):
+                    self.send(frame(_DATA, 0, stream, pieces[0]))
+                    sent, one[1] = sent + len(pieces[0]), used + len(pieces[0])
+                    del pieces[0]
+                    if not pieces:
+                        calls.remove(one)
+            if sent == before:
+                with self._grown:
+                    if not self._grown.wait(1.0):
+                        break
+        return sent
 
     def cancels(self) -> bytes:
         """A reset of each call so far."""
@@ -115,11 +147,21 @@ class Attacker:
                 got += more
                 while len(got) >= 9 and len(got) >= (size := 9 + int.from_bytes(got[:3], "big")):
                     kind, flags = got[3:5]
-                    self._take(kind, flags, got[9:size])
+                    self._take(kind, flags, got[9:size], int.from_bytes(got[5:9], "big"))
                     got = got[size:]
         self.closed = self.closed or "ended"
 
-    def _take(self, kind: int, flags: int, payload: bytes) -> None:
+    def _take(self, kind: int, flags: int, payload: bytes, stream: int) -> None:
+        if kind == _GROW:
+            with self._grown:
+                self._windows[stream] += int.from_bytes(payload, "big")
+                self._grown.notify()
+        if kind == _SETTINGS and not flags & _ACK:
+            for at in range(0, len(payload), 6):
+                if payload[at : at + 2] == b"\0\4":
+                    self._initial = int.from_bytes(payload[at + 2 : at + 6], "big")
+        if kind == _RESET or (kind in (_DATA, _HEADERS) and flags & _END_STREAM):
+            self._over.add(stream)
         if kind == _RESET:
             self.resets[int.from_bytes(payload, "big")] += 1
         elif kind == _GOAWAY:

@@ -44,6 +44,10 @@ SHOWN = {
     "HPACK_TABLE_BYTES": "hostile/test_memory.py::test_headers_that_repeat_one_hold_nothing",
     "CONNECTION_CALLS": "unit/test_envoy_limits.py::test_a_connection_may_have_as_many_calls_held_as_the_relay_holds_of_a_function",
     "MESSAGE_STALL_SECONDS": "hostile/test_memory.py::test_a_message_without_progress_is_ended_with_a_code_and_a_text",
+    "MESSAGE_LARGE_BYTES": "hostile/test_unfinished.py::test_every_message_arrives_as_it_was_however_its_bytes_come",
+    "UNFINISHED_BYTES": "hostile/test_unfinished.py::test_from_many_connections_the_oldest_are_ended",
+    "UNFINISHED_CONNECTION_BYTES": "hostile/test_unfinished.py::test_messages_of_streams_that_never_end_have_a_share_and_nobody_waits",
+    "STREAM_WINDOW_BYTES": "hostile/test_unfinished.py::test_messages_of_streams_that_never_end_have_a_share_and_nobody_waits",
     "PRESSED_STALL_SECONDS": "hostile/test_memory.py::test_bodies_that_never_end_are_ended_and_nobody_else_is",
     **dict.fromkeys(
         ("ENVOY_HEAP_FRACTION", "ENVOY_HEAP_MACHINE_FRACTION", "ENVOY_HEAP_BYTES"),
