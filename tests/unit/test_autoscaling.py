@@ -82,6 +82,7 @@ def test_wanted(seen: Measured, workers: Workers, wanted: int) -> None:
         pytest.param(Scaling(memory_only=True), measured(live_sessions=2, idle=900), Workers(1), 1, id="Memory sessions keep it awake"),
         pytest.param(Scaling(memory_only=True), measured(live_sessions=0, idle=900), Workers(1), 0, id="Memory, all expired"),
         pytest.param(Scaling(scale_to_zero_after=2), measured(concurrency=30, idle=2), Workers(2), 0, id="sooner than the window"),
+        pytest.param(Scaling(scale_to_zero_after=0), measured(running=1), Workers(1), 1, id="running work, where it sleeps at once"),
     ],
 )
 def test_wanted_by_spec(scaling: Scaling, seen: Measured, workers: Workers, wanted: int) -> None:

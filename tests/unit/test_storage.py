@@ -122,6 +122,19 @@ def test_one_that_does_not_lead_stands_in_where_nobody_leads() -> None:
     run(body, leading=False)
 
 
+def test_it_does_so_at_twice_what_a_leader_waits_for() -> None:
+    async def body(store: MemoryMembers, space: Space) -> None:
+        await asyncio.sleep(3)
+        written = 0
+        while not store.done:
+            store.put("one session", 64 * 1024)
+            written += 64 * 1024
+            await asyncio.sleep(0.05)
+        assert 0.2 * QUOTA <= written <= 0.25 * QUOTA
+
+    run(body, leading=False)
+
+
 def test_an_idle_store_is_left_alone() -> None:
     async def body(store: MemoryMembers, space: Space) -> None:
         store.put("a", 1000)
@@ -242,6 +255,40 @@ def test_one_member_at_a_time_and_the_one_that_leads_last() -> None:
     assert order[-1] == "0"
     spans = [(begun, ended) for _, begun, ended in store.defragmenting]
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
+    assert all(after[0] - before[0] >= storage.SPACING_SECONDS for before, after in itertools.pairwise(spans))
+
+
+@pytest.mark.parametrize("since", [1, 15, 29])
+def test_free_space_is_given_back_once_nothing_took_it_for_half_a_minute(since: float) -> None:
+    """Whenever it became free: `since` seconds after the beginning."""
+
+    async def body(store: MemoryMembers, space: Space) -> None:
+        for number in range(100):
+            store.put(f"session {number}", 64 * 1024)
+        await asyncio.sleep(since)
+        for number in range(95):
+            store.delete(f"session {number}")
+        await asyncio.sleep(29)
+        assert store.defragmenting == []
+        await asyncio.sleep(50)
+        assert len(store.defragmenting) == 1
+
+    run(body)
+
+
+def test_one_that_does_not_lead_makes_no_file_smaller_while_there_is_room() -> None:
+    async def body(store: MemoryMembers, space: Space) -> None:
+        await asyncio.sleep(2)
+        for number in range(100):
+            store.put(f"session {number}", 64 * 1024)
+        for number in range(95):
+            store.delete(f"session {number}")
+        await steps(store, 2)  # its history is dropped
+        await asyncio.sleep(300)
+        assert store.sizes[0] - store.used > 3 * MIB, "which a leader gives back"
+        assert store.defragmenting == []
+
+    run(body, leading=False)
 
 
 def test_nothing_is_defragmented_while_a_member_does_not_answer() -> None:

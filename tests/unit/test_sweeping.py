@@ -14,7 +14,7 @@ from dormouse_core.keys import Function
 from dormouse_core.seams import CreatedIs, Delete, Put, Txn
 from dormouse_core.sessions import session_key, shard_of
 from dormouse_core.spec import Duration, spec_from_json, spec_to_json
-from dormouse_operator.deleting import Deleter
+from dormouse_operator.deleting import PAGE, Deleter
 from dormouse_operator.orphans import Orphans
 from dormouse_operator.owing import Owed
 from dormouse_operator.writes import Writer
@@ -231,6 +231,14 @@ async def test_a_tenants_sessions_are_deleted_and_no_neighbours() -> None:
 
 
 @simulated
+async def test_a_tenant_with_more_sessions_in_a_shard_than_are_read_at_once() -> None:
+    s = Sleeping()
+    keys = [s.put(f"s{n}", tenant="t") for n in range(SHARDS * 3 * PAGE)]
+    assert await People(s).delete(tenant="t") == len(keys)
+    assert all(record_of(s, key).body.tombstone for key in keys)
+
+
+@simulated
 async def test_a_session_that_is_written_meanwhile_is_deleted_all_the_same() -> None:
     s = Sleeping()
     people = People(s)
@@ -258,6 +266,10 @@ async def test_a_former_leader_deletes_nothing() -> None:
         with pytest.raises(Unavailable, match="no longer leads"):
             await people.delete(**which)
     assert not record_of(s, key).body.tombstone
+    copy = s.write(KEYS.quarantine(s.functions[0], shard_of("/s:none", SHARDS), "/s:none", 7), b"broken")
+    with pytest.raises(NotFound):
+        await people.delete(session="/s:none")
+    assert s.store.etcd.item(copy) is not None
 
 
 class FullStore:
@@ -365,8 +377,10 @@ async def test_a_session_is_deleted_once() -> None:
     key = s.put("a")
     assert await people.delete(session="/s:a") == 1
     first = s.store.etcd.item(key)
+    copy = s.write(KEYS.quarantine(s.functions[0], shard_of("/s:a", SHARDS), "/s:a", 7), b"broken")
     with pytest.raises(NotFound):
         await people.delete(session="/s:a")
+    assert s.store.etcd.item(copy) is None, "where a first deletion ended halfway, asking again completes it"
     assert s.store.etcd.item(key) == first, "its removal does not begin to wait anew"
 
 
@@ -384,6 +398,7 @@ async def test_what_gone_functions_left_is_removed_and_nothing_else() -> None:
         s.write(KEYS.state(function, 1, "/s:a"), b"x")
         s.write(KEYS.floor(function, 1), b"")
         s.write(KEYS.shard(function, 1), b"")
+    s.write(KEYS.state(Function("ns", "gone", "uid-data-alone"), 1, "/s:a"), b"x")
     s.write(KEYS.worker(alive, "w"), b"")
     s.write(KEYS.function("ns", "unread"), b"\xff\xff")
     late = Function("ns", "late", "uid-late")  # registered a moment ago: not yet in the leader's copy
@@ -394,3 +409,19 @@ async def test_what_gone_functions_left_is_removed_and_nothing_else() -> None:
     of = {name: {key for key in left if f"/{name}/" in key} for name in ("uid-x", "uid-before", "uid-y", "uid-z", "uid-late")}
     assert {name: len(keys) for name, keys in of.items()} == {"uid-x": 0, "uid-before": 0, "uid-y": 4, "uid-z": 3, "uid-late": 1}
     assert kept in left
+    assert not [key for key in left if "uid-data-alone" in key]
+
+
+@simulated
+async def test_what_a_function_has_that_is_registered_while_they_are_looked_for_stays() -> None:
+    s = Sleeping()
+    new = Function("ns", "new", "uid-new")
+    keys = [s.write(KEYS.state(new, 1, "/s:a"), b"x"), s.write(KEYS.shard(new, 1), b"")]
+
+    def registered(method: str, request: object) -> None:
+        if method == "txn":
+            s.write(KEYS.function("ns", "new"), state_pb2.FunctionEntry(namespace="ns", name="new", uid="uid-new").SerializeToString())
+
+    s.store.hook = registered  # type: ignore[assignment]
+    await Orphans(s.store, s.clock, KEYS, s.view, s.leader_new).once()
+    assert all(s.store.etcd.item(key) is not None for key in keys)
