@@ -129,6 +129,9 @@ def test_envoys_second_try_reads_first() -> None:
         await move(sim, B)
         assert (await sim.call("steps", 1, attempt=2, dormouse_fn="default/steps")).code == 0
         assert [sent.address for sent in sim.workers.sent] == [B], "the owner that the watch knows is not asked"
+        assert "dormouse-alone" in sim.workers.sent[0].metadata, "a worker may have died of it: nobody else's rows are to be with it"
+        assert (await sim.call("steps", 1)).code == 0
+        assert "dormouse-alone" not in sim.workers.sent[1].metadata
 
     simulate(body)
 

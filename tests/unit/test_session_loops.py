@@ -25,7 +25,7 @@ from dormouse_core.sessions import session_key, shard_of
 from dormouse_proto import state_pb2
 from dormouse_testing.clock import SimClock
 from dormouse_testing.memory_store import FULL, FULL_APPLIED, REFUSED, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
-from dormouse_testing.session_worker import SHARDS, F, K, Worker, again, error, give, make, simulated, state_key, times
+from dormouse_testing.session_worker import SHARDS, Adder, F, K, Worker, again, error, give, make, simulated, state_key, times
 from dormouse_worker.sessions import Ran, Settings, StateInfo, registration
 from dormouse_worker.sessions import commits as commits_module
 
@@ -170,6 +170,58 @@ async def test_a_step_whose_deadline_passed_in_the_queue_is_not_run() -> None:
         assert isinstance(error(await late), DeadlineExceeded)
         assert (await first).reply == b"1"
         assert len(w.runner.runs) == 1
+
+
+class Timed(Adder):
+    """`until`: the deadlines with which steps were run, in seconds from then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.until: list[float] = []
+
+    def run(self, call: Any, states: Any, step: int, start: bool, end: bool, done: Any, deadline: float) -> None:
+        self.until.append(deadline - SimClock().monotonic())
+        super().run(call, states, step, start, end, done, deadline)
+
+
+@simulated
+async def test_a_step_may_run_for_the_functions_limit_from_its_turn_or_until_its_callers_deadline() -> None:
+    runner = Timed()
+    async with Worker(MemoryStore(SimClock()), runner=runner, settings=Settings(SHARDS, "v1", ttl=1000.0, step_limit=30.0)) as w:
+        await w.own()
+        runner.hold = True
+        steps = [w.submit("a", 1), w.submit("a", 1), w.submit("b", 1, deadline=SimClock().monotonic() + 10)]
+        await asyncio.sleep(5)
+        runner.release()
+        await asyncio.sleep(1)
+        runner.release()
+        await asyncio.gather(*steps)
+        assert runner.until == pytest.approx([30.0, 10.0, 30.0])
+
+
+@simulated
+async def test_a_runner_that_raises_fails_its_step_and_no_other() -> None:
+    class Raises(Adder):
+        def run(self, call: Any, *more: Any) -> None:
+            if call == 13:
+                raise RuntimeError("no")
+            super().run(call, *more)
+
+    async with Worker(MemoryStore(SimClock()), runner=Raises()) as w:
+        await w.own()
+        await w.call("a", 1)
+        assert isinstance(error(await w.call("a", 13)), Internal)
+        assert (await w.call("a", 1)).reply == b"2"
+
+
+@simulated
+async def test_an_answer_that_cannot_be_given_harms_no_other_session_of_its_group() -> None:
+    async with Worker(MemoryStore(SimClock())) as w:
+        await w.own()
+        gone = make("a", 1, 0, lambda answer: 1 // 0)
+        w.sessions.submit(gone)
+        assert (await w.call("b", 1)).reply == b"1"
+        assert (await w.call("a", 1)).reply == b"2", "it is committed"
 
 
 @simulated

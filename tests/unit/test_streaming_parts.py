@@ -7,6 +7,7 @@ from dormouse_core import limits, streamed
 from dormouse_core.errors import Again, Code
 from dormouse_core.seams import Reply
 from dormouse_gateway import sending, streaming
+from dormouse_proto import inference_pb2
 from dormouse_testing.relaying import RESET, Sent, Sim, again
 from dormouse_testing.streaming_sim import DONE, A, say, simulate, stateful, talking
 
@@ -145,15 +146,19 @@ def test_a_caller_that_does_not_read_is_not_read_from() -> None:
     simulate(body)
 
 
-def test_nor_is_the_worker_that_streams_to_it() -> None:
+@pytest.mark.parametrize(("size", "most"), [(0, 66), (limits.STREAM_BYTES // 4, 6)])
+def test_nor_is_the_worker_that_streams_to_it(size: int, most: int) -> None:
+    """However large the parts are, of `size` bytes: at most 64, or 4 MiB of them, wait to be read."""
+
     async def body(sim: Sim) -> None:
         said = 0
+        part = inference_pb2.ModelInferResponse(raw_output_contents=[b"x" * size]).SerializeToString()
 
         async def talks(sent: Sent) -> Reply:
             nonlocal said
             assert sent.part is not None
             for _ in range(1000):
-                await sent.part(streamed.response(b"", final=False))
+                await sent.part(streamed.response(part, final=False))
                 said += 1
             return DONE
 
@@ -162,7 +167,7 @@ def test_nor_is_the_worker_that_streams_to_it() -> None:
         caller.stop_reading()
         caller.send("talk", "x")
         await asyncio.sleep(60)
-        assert said <= 66
+        assert said <= most
         caller.read_on()
         await caller.answers(1000)
         await caller.cancel()
