@@ -126,7 +126,7 @@ def _translate(seen: FunctionSeen, step: placement.Transition, ready: frozenset[
                 return [(Assign, target, "nobody ever owned it")]
             if entry.owner in seen.workers:
                 return [(Failover, target, f"{entry.owner} broke its control stream and refuses a new one")]
-            return [(Failover, target, f"the lease of {entry.owner} is gone" if entry.owner else "its entry cannot be read")]
+            return [(Failover, target, f"the lease of {entry.owner} is gone" if entry.owner else "its entry names nobody")]
         case placement.Move(_, source, target):
             owner = seen.workers[source]
             if owner.draining or (owner.report is not None and owner.report.draining):

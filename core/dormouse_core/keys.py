@@ -88,8 +88,11 @@ class Keys:
     def state(self, f: Function, shard: int, session: str) -> str:
         return f"{self.states(f, shard)}{session}"
 
+    def floors(self, f: Function) -> str:
+        return f"{self.data(f)}floors/"
+
     def floor(self, f: Function, shard: int) -> str:
-        return f"{self.data(f)}floors/{shard}"
+        return f"{self.floors(f)}{shard}"
 
     def usage(self, f: Function, worker: str, lane: int) -> str:
         return f"{self.data(f)}usage/{worker}/{lane}"

@@ -51,7 +51,12 @@ def floor_us(item: Item | None, now_us: int) -> int:
     try:
         return int(state_pb2.Floor.FromString(item.value).timestamp_us)
     except DecodeError:
-        return now_us + int(CLOCK_AHEAD_SECONDS * 1e6)
+        return highest_us(now_us)
+
+
+def highest_us(now_us: int) -> int:
+    """No call that was made until `now_us` has a later timestamp."""
+    return now_us + int(CLOCK_AHEAD_SECONDS * 1e6)
 
 
 def raised(floor: int, gone: Iterable[Glance]) -> int:

@@ -16,7 +16,7 @@ from dormouse_core.limits import ETCD_TXN_OPS, FAILOVER_SHARDS
 from dormouse_core.seams import Compare, CreatedIs, Delete, Exists, ModIs, Put, Txn
 
 MAX_SHARDS = FAILOVER_SHARDS
-"""Shards in one `assign` or `failover`: each takes a put and a delete."""
+"""Shards in one `assign`, `disown` or `failover`: each takes two writes."""
 
 
 class TooLarge(ValueError):
@@ -38,19 +38,42 @@ def _entry(owner: str, epoch: int) -> bytes:
     return bytes(state_pb2.ShardEntry(owner=owner, epoch=epoch).SerializeToString())
 
 
+def _floor(timestamp_us: int) -> bytes:
+    return bytes(state_pb2.Floor(timestamp_us=timestamp_us).SerializeToString())
+
+
 # ------------------------------------------------------------------------------------------------------------------- the leader
 
 
 def assign(keys: Keys, f: Function, target: str, shards: Sequence[int], *, function_new: int, leader_new: int) -> Txn:
-    """Gives shards that have no entry yet to `target`, for the first time."""
+    """Gives shards that have no entry yet to `target`, for the first time, and a floor: a shard that has a floor and no entry has lost its
+    entry (`erase`), and is not given away before it is settled."""
     assert len(shards) <= MAX_SHARDS
     compares: tuple[Compare, ...] = (
         CreatedIs(keys.function(f.namespace, f.name), function_new),
         CreatedIs(keys.leader, leader_new),
         Exists(keys.worker(f, target)),
         *(ModIs(keys.shard(f, shard), 0) for shard in shards),
+        *(ModIs(keys.floor(f, shard), 0) for shard in shards),
     )
-    return counted(Txn(compares, tuple(Put(keys.shard(f, shard), _entry(target, 1)) for shard in shards)))
+    entries = (Put(keys.shard(f, shard), _entry(target, 1)) for shard in shards)
+    return counted(Txn(compares, (*entries, *(Put(keys.floor(f, shard), _floor(0)) for shard in shards))))
+
+
+def disown(keys: Keys, f: Function, floors: Mapping[int, int], floor_us: int, *, function_new: int, leader_new: int) -> Txn:
+    """Settles shards whose entries went with records that nobody can name any more: calls up to `floor_us` begin no session in them, and
+    nobody owns them. `floors`: shard -> mod of its floor as read."""
+    assert len(floors) <= MAX_SHARDS
+    compares: list[Compare] = [CreatedIs(keys.function(f.namespace, f.name), function_new), CreatedIs(keys.leader, leader_new)]
+    compares += [ModIs(keys.shard(f, shard), 0) for shard in floors]
+    compares += [ModIs(keys.floor(f, shard), mod) for shard, mod in floors.items()]
+    writes = [write for shard in floors for write in (Put(keys.floor(f, shard), _floor(floor_us)), nobodys(keys, f, shard))]
+    return counted(Txn(tuple(compares), tuple(writes)))
+
+
+def nobodys(keys: Keys, f: Function, shard: int) -> Put:
+    """An entry in place of one that was erased, once what was owed is paid: it names nobody."""
+    return Put(keys.shard(f, shard), _entry("", 1))
 
 
 def failover(keys: Keys, f: Function, target: str, shards: Mapping[int, tuple[int, int]], *, leader_new: int) -> Txn:
@@ -144,8 +167,7 @@ def remove(keys: Keys, f: Function, removals: Iterable[Removal], *, leader_new: 
         floor_key = keys.floor(f, one.shard)
         compares += [ModIs(keys.shard(f, one.shard), one.shard_mod), ModIs(floor_key, one.floor_mod)]
         compares += [ModIs(key, mod) for key, mod in one.records.items()]
-        floor = bytes(state_pb2.Floor(timestamp_us=one.floor_us).SerializeToString())
-        writes += [*map(Delete, one.records), *map(Delete, one.quarantined), Put(floor_key, floor)]
+        writes += [*map(Delete, one.records), *map(Delete, one.quarantined), Put(floor_key, _floor(one.floor_us))]
     return counted(Txn(tuple(compares), tuple(writes)))
 
 

@@ -88,11 +88,11 @@ class Leader:
             removal_wait=removal_wait,
             now_us=self.timekeeper.skew.now_us,
         )
-        self._owed = Owed(store, clock, keys, leader_new, self._replaced)
+        self._owed = Owed(store, clock, keys, leader_new, self._replaced, self.timekeeper.skew.best_us)
         self.deleter = Deleter(store, clock, keys, leader_new, self._replaced, self._owed)
         self._orphans = Orphans(store, clock, keys, self.view, leader_new)
         self._provider = provider
-        writer = Writer(store, keys, leader_new, self._owed.shards)
+        writer = Writer(store, keys, leader_new, self._owed)
         self._parts = Parts(clock, self.view, self.demands, provider, writer, self.registry, self._maps, looked)
         self._looked = looked
         self._loops: dict[str, FunctionLoop] = {}
@@ -111,6 +111,8 @@ class Leader:
                     group.create_task(mirror.run())
                 for mirror in mirrors.values():
                     await mirror.listed.wait()
+                self._doubt()
+                await self._owed.settle()
                 self._ready.set()
                 metrics.LEADING.set(1)
                 log.event("leading", functions=len(self.view.functions))
@@ -127,6 +129,14 @@ class Leader:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._links.close()
+
+    def _doubt(self) -> None:
+        """What a leader before this one owed."""
+        for uid, registered in self.view.functions.items():
+            seen = self.view.seen(uid)
+            if seen is not None:
+                missing = set(range(seen.entry.shards)) - seen.shards.keys()
+                self._owed.doubt(registered.function, registered.created, missing)
 
     async def listed(self, running: asyncio.Task[None]) -> None:
         """Until this leader knows what the store holds, or `running` failed: people and agents are answered from then on."""

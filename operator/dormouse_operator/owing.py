@@ -2,21 +2,26 @@
 
 A full store takes deletions and nothing else, so a record can go then and its tombstone cannot be left. The shard's entry goes with the
 record (`transactions.erase`): without it nobody owns the shard, and whatever was on its way to its owner fails. The tombstones are written
-when the store has room, and the shard is given away again only then. A leader that ends before that takes the debt along: then a copy of a
-call of a deleted session, if one is still under way, begins it anew.
+when the store has room, together with an entry that names nobody, and the shard is given away again only then.
+
+A leader that ends before that takes the tombstones along. What it owed can be seen, though: every shard that was ever given away has a
+floor, so one with a floor and without an entry has lost its entry. The next leader cannot name the sessions; it raises the floor beyond
+whatever was called until now, so that a copy of a call is refused, and for a minute new sessions of that shard are, too.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+from dormouse_core import lifetimes, transactions
 from dormouse_core.errors import Unavailable
 from dormouse_core.keys import Function, Keys
 from dormouse_core.limits import TXN_OPS
 from dormouse_core.seams import Clock, Compare, CreatedIs, ModIs, Put, Store, StoreError, Txn
+from dormouse_kit import log
 
 EVERY = 1.0  # seconds
 MOST = 20_000  # some 10 MB
-PART = TXN_OPS - 2  # in one transaction, which also compares the leader and the function
+PART = TXN_OPS - 3  # in one transaction, which also compares the leader, the function and the shard's entry
 
 Told = Callable[[Function, int, Sequence[str]], Awaitable[None]]
 
@@ -27,16 +32,40 @@ class _Shard:
     tombstones: dict[str, tuple[int, bytes]] = field(default_factory=dict)  # by the record's key: its mod as it was read, the tombstone
 
 
-class Owed:
-    """One leader's debts. `shards`: by the function's uid; nobody may be given them yet. `told(function, shard, sessions)`: written."""
+@dataclass(slots=True)
+class _Doubted:
+    """Shards without an entry, of which it is not known yet whether they ever had one. `created`: the function's create_revision."""
 
-    def __init__(self, store: Store, clock: Clock, keys: Keys, leader_new: int, told: Told) -> None:
+    function: Function
+    created: int
+    shards: set[int]
+
+
+class Owed:
+    """One leader's debts. `shards`: by the function's uid. `told(function, shard, sessions)`: written. `best_us`: the wall clock, as good
+    as it is known, in microseconds."""
+
+    def __init__(
+        self, store: Store, clock: Clock, keys: Keys, leader_new: int, told: Told, best_us: Callable[[], int] | None = None
+    ) -> None:
         self.shards: dict[tuple[str, int], _Shard] = {}
+        self._doubted: dict[str, _Doubted] = {}  # by uid
+        self._best_us = best_us or (lambda: int(clock.now() * 1e6))
         self._store = store
         self._clock = clock
         self._keys = keys
         self._leader_new = leader_new
         self._told = told
+
+    def __contains__(self, shard: tuple[str, int], /) -> bool:
+        """Nobody may be given it yet."""
+        doubted = self._doubted.get(shard[0])
+        return shard in self.shards or (doubted is not None and shard[1] in doubted.shards)
+
+    def doubt(self, function: Function, created: int, shards: Collection[int]) -> None:
+        """These have no entry: a leader before this one may owe tombstones there."""
+        if shards:
+            self._doubted.setdefault(function.uid, _Doubted(function, created, set())).shards.update(shards)
 
     def owe(self, function: Function, shard: int, tombstones: dict[str, tuple[int, bytes]]) -> None:
         """To be called before the records go. Unavailable: too many are owed already."""
@@ -55,8 +84,37 @@ class Owed:
 
     async def run(self) -> None:
         while True:
+            await self.settle()
             await self.pay()
             await self._clock.sleep(EVERY)
+
+    async def settle(self) -> None:
+        """Finds out which shards lost their entries under a leader before this one, and makes them nobody's; what fails is tried again."""
+        for uid, one in list(self._doubted.items()):
+            try:
+                floors = await self._floors(one.function)
+                one.shards -= {shard for shard in one.shards if shard not in floors and (uid, shard) not in self.shards}
+                inherited = sorted(shard for shard in one.shards if (uid, shard) not in self.shards)
+                for at in range(0, len(inherited), transactions.MAX_SHARDS):
+                    await self._settle(one, {shard: floors[shard] for shard in inherited[at : at + transactions.MAX_SHARDS]})
+                del self._doubted[uid]
+            except StoreError:
+                return
+
+    async def _floors(self, function: Function) -> dict[int, int]:
+        prefix = self._keys.floors(function)
+        items = (await self._store.list(prefix)).items
+        return {int(item.key.removeprefix(prefix)): item.mod_revision for item in items if item.key.removeprefix(prefix).isdigit()}
+
+    async def _settle(self, one: _Doubted, floors: dict[int, int]) -> None:
+        """A failed comparison: some have an entry, or the function is gone, or this leader leads no more."""
+        floor_us = lifetimes.highest_us(self._best_us())
+        txn = transactions.disown(self._keys, one.function, floors, floor_us, function_new=one.created, leader_new=self._leader_new)
+        if (await self._store.txn(txn)).succeeded:
+            log.warning("deletions that an operator left unfinished", function=one.function.label, shards=len(floors))
+        elif len(floors) > 1:
+            for shard, mod in floors.items():
+                await self._settle(one, {shard: mod})
 
     async def pay(self) -> None:
         """What the store takes now; the rest stays owed."""
@@ -64,15 +122,15 @@ class Owed:
             for (_, shard), one in list(self.shards.items()):
                 keys = list(one.tombstones)
                 for at in range(0, len(keys), PART):
-                    if not await self._write(one, shard, keys[at : at + PART]):
+                    if not await self._write(one, shard, keys[at : at + PART], last=at + PART >= len(keys)):
                         break
                     self.forgive(one.function, shard, keys[at : at + PART])
         except StoreError:
             return
 
-    async def _write(self, one: _Shard, shard: int, keys: Sequence[str]) -> bool:
-        name = self._keys.function(one.function.namespace, one.function.name)
-        _, items = await self._store.get([name, *keys])
+    async def _write(self, one: _Shard, shard: int, keys: Sequence[str], *, last: bool) -> bool:
+        name, entry = self._keys.function(one.function.namespace, one.function.name), self._keys.shard(one.function, shard)
+        _, items = await self._store.get([name, entry, *keys])
         if name not in items:
             return True  # the function is gone
         compares: list[Compare] = [CreatedIs(self._keys.leader, self._leader_new), CreatedIs(name, items[name].create_revision)]
@@ -83,6 +141,9 @@ class Owed:
             if found in (0, mod):  # mod: what was to take it away had no answer, and has not landed
                 compares.append(ModIs(key, found))
                 writes.append(Put(key, tombstone))
+        if last and entry not in items:
+            compares.append(ModIs(entry, 0))
+            writes.append(transactions.nobodys(self._keys, one.function, shard))
         if not (await self._store.txn(Txn(tuple(compares), tuple(writes)))).succeeded:
             return False
         prefix = self._keys.states(one.function, shard)

@@ -2,8 +2,9 @@
 decision that came too late, or from a leader that no longer leads, changes nothing."""
 
 import asyncio
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
+from typing import Protocol
 
 from dormouse_core import transactions
 from dormouse_core.coordination import Action, Assign, Cancel, Failover, NoTaker, Plan
@@ -16,12 +17,28 @@ from dormouse_proto import state_pb2
 DELETE_TIMEOUT = 30.0  # seconds; a range of many thousand records takes etcd a while
 
 
-class Writer:
-    """One leader's pen. `leader_new`: the create_revision of its election key. `owed`: shards by function's uid that nobody may be given
-    yet (`dormouse_operator.owing`)."""
+class Debts(Protocol):
+    """Shards by function's uid that nobody may be given yet (`dormouse_operator.owing`)."""
 
-    def __init__(self, store: Store, keys: Keys, leader_new: int, owed: Container[tuple[str, int]] = ()) -> None:
-        self._owed = owed
+    def __contains__(self, shard: tuple[str, int], /) -> bool: ...
+
+    def doubt(self, function: Function, created: int, shards: Collection[int]) -> None:
+        """Shards without an entry were not assigned."""
+
+
+class NoDebts:
+    def __contains__(self, shard: tuple[str, int], /) -> bool:
+        return False
+
+    def doubt(self, function: Function, created: int, shards: Collection[int]) -> None:
+        return
+
+
+class Writer:
+    """One leader's pen. `leader_new`: the create_revision of its election key."""
+
+    def __init__(self, store: Store, keys: Keys, leader_new: int, owed: Debts | None = None) -> None:
+        self._owed = owed or NoDebts()
         self._store = store
         self._keys = keys
         self.leader_new = leader_new
@@ -50,8 +67,11 @@ class Writer:
 
     async def shards(self, seen: FunctionSeen, actions: Sequence[Action]) -> int:
         """Writes them, all at once; returns the highest revision written, 0 if nothing was. What fails is decided anew."""
-        txns = [txn for action in actions for txn in self._txns(seen, action)]
-        results = await asyncio.gather(*(self._one(txn) for txn in txns))
+        txns = [(action, txn) for action in actions for txn in self._txns(seen, action)]
+        results = await asyncio.gather(*(self._one(txn) for _, txn in txns))
+        for (action, _), result in zip(txns, results, strict=True):
+            if isinstance(action, Assign) and result is not None and not result.succeeded:
+                self._owed.doubt(_function(seen), seen.entry_created, action.shards)
         return max((r.revision for r in results if r is not None and r.succeeded), default=0)
 
     async def entry(self, seen: FunctionSeen, entry: state_pb2.FunctionEntry) -> int:

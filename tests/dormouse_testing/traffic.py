@@ -72,6 +72,17 @@ class Traffic:
     samples: list[Sample] = field(default_factory=list)
     overdue: tuple[float, float] = (0.0, 0.0)
 
+    def within(self, sample: Sample, seconds: float) -> int:
+        """How many sessions began in the last `seconds` before it."""
+        before = (earlier.begun for earlier in reversed(self.samples) if earlier.seconds <= sample.seconds - seconds)
+        return sample.begun - next(before, 0)
+
+    def bytes_each(self, life: float, since: float, until: float) -> float:
+        """Bytes in use for each session that began within its `life`, on the average over a span of time. So it does not follow from the
+        rate, which is the machine's."""
+        found = [s.in_use / max(self.within(s, life), 1) for s in self.samples if since < s.seconds <= until]
+        return sum(found) / len(found)
+
     def play(self, seconds: float, callers: int) -> None:
         began = time.monotonic()
         stop = threading.Event()

@@ -109,19 +109,30 @@ def test_sessions_are_deleted_awake_and_asleep_and_no_neighbour_is_harmed(up: Up
         assert [step("one", "a/b"), step("two"), step("one", "ab"), step("one")] == [1.0, 1.0, 4.0, 2.0]
 
 
-def traffic(folder: Path, seconds: float, ttl: float, quota: int, callers: int) -> tuple[Traffic, Store]:
-    """Sessions begun as fast as the machine can, half of them ended and half left to expire, on a store of `quota` bytes."""
+CALLERS = 32
+QUOTA = 64 << 20
+
+
+def traffic(folder: Path, seconds: float, ttl: float, callers: int = CALLERS, *, removed: bool = True) -> Traffic:
+    """Sessions begun as fast as the machine can, half of them ended and half left to expire. Not `removed`: for as long as it runs."""
     save_models(folder)
     (folder / "busy.yaml").write_text(BUSY.replace("{ttl}", f"{ttl:g}s"))
-    with EtcdServer(folder / "etcd", "--quota-backend-bytes", str(quota)) as etcd:
+    with EtcdServer(folder / "etcd", "--quota-backend-bytes", str(QUOTA)) as etcd:
         store = Store(etcd.endpoint, KEYS)
-        with system(folder, "--etcd-endpoints", etcd.endpoint, "--removal-wait", f"{ttl:g}s") as up:
+        with system(folder, "--etcd-endpoints", etcd.endpoint, "--removal-wait", f"{ttl:g}s" if removed else "1h") as up:
             up.wait_ready()
             run = Traffic(up.gateway, "busy", store, wait=ttl)
             run.play(seconds, callers)
-            up.until_phase("busy", "Asleep", seconds=30 + ttl)
-            up.until(lambda: not store.glances(), 3 * ttl + 30)
-    return run, store
+            if removed:
+                up.until_phase("busy", "Asleep", seconds=30 + ttl)
+                up.until(lambda: not store.glances(), 3 * ttl + 30)
+    return run
+
+
+def life(ttl: float) -> float:
+    """Seconds from a session's beginning until nothing is left of it: `ttl`, the wait, of which a quarter may be added, and some for calls
+    and scans that take a while."""
+    return 2 * ttl + max(ttl / 4, 1.0) + 10.0
 
 
 def judged(run: Traffic, ttl: float) -> None:
@@ -130,25 +141,40 @@ def judged(run: Traffic, ttl: float) -> None:
     # Removed in steps of a quarter of the wait, by scans that rest between.
     late, at = run.overdue
     assert late < max(ttl / 4, 1.0) + 5.0, f"a record lay there {late:.1f} s after it was due, {at:.0f} s after the beginning"
+
+
+def assert_no_more_than_began(run: Traffic, ttl: float) -> None:
+    """Whatever is older is gone, however fast they began."""
+    beyond = max(sample.records - run.within(sample, life(ttl)) for sample in run.samples)
+    assert beyond <= CALLERS, f"{beyond} records more than sessions began within {life(ttl):g} s"
+
+
+def assert_levels_off(run: Traffic, ttl: float) -> None:
+    """The store takes no more for each session that can be there than it did when the first had gone."""
+    end = run.samples[-1].seconds
+    first, last = run.bytes_each(life(ttl), life(ttl), end / 3), run.bytes_each(life(ttl), 2 * end / 3, end)
+    print(f"in use for each session of the last {life(ttl):g} s: {first:.0f} bytes at first, {last:.0f} at last")
+    assert last < 1.25 * first
+    assert max(s.in_use for s in run.samples) < 0.7 * QUOTA
+
+
+def test_under_steady_traffic_the_store_levels_off(tmp_path: Path) -> None:
+    """A shorter one than below."""
+    try:
+        run = traffic(tmp_path, 10.0, 2.0, 8)
+    except NoEtcd as error:
+        unavailable(str(error))
+    judged(run, 2.0)
     third = len(run.samples) // 3
     before, after = run.samples[third : 2 * third], run.samples[2 * third :]
     rate = max(s.begun for s in after) / max(s.seconds for s in after)
     assert max(s.records for s in after) < 1.5 * max(s.records for s in before) + 5 * rate, run.samples
 
 
-def test_under_steady_traffic_the_store_levels_off(tmp_path: Path) -> None:
-    """A shorter one than below."""
-    try:
-        run, _ = traffic(tmp_path, 10.0, 2.0, 64 << 20, 8)
-    except NoEtcd as error:
-        unavailable(str(error))
-    judged(run, 2.0)
-
-
 @pytest.mark.slow
 def test_an_hours_worth_of_traffic_in_minutes(tmp_path: Path) -> None:
     try:
-        run, _ = traffic(tmp_path, 240.0, 10.0, 64 << 20, 32)
+        run = traffic(tmp_path, 240.0, 10.0)
     except NoEtcd as error:
         unavailable(str(error))
     print(
@@ -156,9 +182,20 @@ def test_an_hours_worth_of_traffic_in_minutes(tmp_path: Path) -> None:
         [round(s.in_use / 2**20, 1) for s in run.samples][::10],
     )
     judged(run, 10.0)
-    third = len(run.samples) // 3
-    assert max(s.in_use for s in run.samples[2 * third :]) < 1.25 * max(s.in_use for s in run.samples[third : 2 * third])
-    assert max(s.in_use for s in run.samples) < 0.7 * (64 << 20)
+    assert_no_more_than_began(run, 10.0)
+    assert_levels_off(run, 10.0)
+
+
+@pytest.mark.slow  # 130 s
+def test_negative_control_where_nothing_is_removed_the_store_does_not_level_off(tmp_path: Path) -> None:
+    try:
+        run = traffic(tmp_path, 120.0, 10.0, removed=False)
+    except NoEtcd as error:
+        unavailable(str(error))
+    with pytest.raises(AssertionError, match="records more than sessions began"):
+        assert_no_more_than_began(run, 10.0)
+    end = run.samples[-1].seconds
+    assert run.bytes_each(life(10.0), 2 * end / 3, end) > 2 * run.bytes_each(life(10.0), life(10.0), end / 3), "1.25 times are allowed"
 
 
 def begin(up: Up, sessions: range, at_once: int) -> tuple[int, list[DormouseError]]:

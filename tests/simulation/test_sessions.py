@@ -53,6 +53,7 @@ def test_histories_are_eventful() -> None:
         "Aborted",
         "full, and applied",
         "tombstones are owed",
+        "leader settles",
     )
     for seed in range(60):
         lines: list[str] = []

@@ -308,6 +308,115 @@ async def test_a_full_store_deletes_all_the_same_and_its_tombstones_follow_befor
     assert (body.tombstone, [(k.id, k.reply) for k in body.kept]) == (True, [("g-1", None)]), "a copy of a call that ran does not run again"
     assert s.floor("a") == 0
     assert not record_of(s, neighbour).body.tombstone
+    for shard in shards:
+        assert owner(s, shard) == "", "it can be given away again"
+
+
+def owner(s: Sleeping, shard: int) -> str:
+    item = s.store.etcd.item(KEYS.shard(s.functions[0], shard))
+    assert item is not None
+    return state_pb2.ShardEntry.FromString(item.value).owner
+
+
+async def assigned(s: Sleeping) -> None:
+    """Every shard of the function, for the first time."""
+    key = KEYS.function("ns", "fn0")
+    function = s.store.etcd.item(s.write(key, b"entry"))
+    s.write(KEYS.worker(s.functions[0], "w"), b"")
+    assert function is not None
+    made = {"function_new": function.create_revision, "leader_new": s.leader_new}
+    for first in range(0, SHARDS, transactions.MAX_SHARDS):
+        shards = range(first, min(first + transactions.MAX_SHARDS, SHARDS))
+        assert (await s.store.txn(transactions.assign(KEYS, s.functions[0], "w", shards, **made))).succeeded
+
+
+def another_leads(s: Sleeping) -> People:
+    """A leader that knows nothing of the one before it."""
+    s.store.etcd.txn(Txn((), (Delete(KEYS.leader),)))
+    s.write(KEYS.leader, b"another")
+    item, function = s.store.etcd.item(KEYS.leader), s.store.etcd.item(KEYS.function("ns", "fn0"))
+    assert item is not None
+    assert function is not None
+    s.leader_new = item.create_revision
+    people = People(s)
+    missing = [shard for shard in range(SHARDS) if s.store.etcd.item(KEYS.shard(s.functions[0], shard)) is None]
+    people.owed.doubt(s.functions[0], function.create_revision, missing)
+    return people
+
+
+@simulated
+async def test_what_a_leader_owed_at_its_end_the_next_one_settles_before_anybody_owns_the_shard() -> None:
+    """It cannot name the sessions, so nothing that was called until now begins one."""
+    s = Sleeping()
+    await assigned(s)
+    people = People(s)
+    s.put("a")
+    shard = shard_of("/s:a", SHARDS)
+    full = FullStore(s)
+    assert await people.delete(session="/s:a") == 1
+    people = another_leads(s)
+    assert ("uid-0", shard) in people.owed
+    await people.owed.settle()
+    assert ("uid-0", shard) in people.owed, "it is full still"
+    full.room = True
+    await people.owed.settle()
+    assert ("uid-0", shard) not in people.owed
+    assert owner(s, shard) == ""
+    assert s.floor("a") == s.now_us() + 60_000_000, "a caller's own key may be from so far ahead"
+    other = next(n for n in range(SHARDS) if n != shard)
+    assert owner(s, other) == "w", "others keep their owners"
+    item = s.store.etcd.item(KEYS.floor(s.functions[0], other))
+    assert item is not None
+    assert state_pb2.Floor.FromString(item.value).timestamp_us == 0
+
+
+@simulated
+async def test_shards_that_nobody_ever_owned_are_not_held_back() -> None:
+    s = Sleeping()
+    s.write(KEYS.function("ns", "fn0"), b"entry")
+    people = another_leads(s)
+    assert ("uid-0", 0) in people.owed, "not known yet"
+    await people.owed.settle()
+    assert not any(("uid-0", shard) in people.owed for shard in range(SHARDS))
+    assert s.floor("a") == 0
+    await assigned(s)
+
+
+@simulated
+async def test_negative_control_without_floors_from_the_first_assignment_the_next_leader_would_not_know() -> None:
+    s = Sleeping()
+    await assigned(s)
+    people = People(s)
+    s.put("a")
+    shard = shard_of("/s:a", SHARDS)
+    full = FullStore(s)
+    assert await people.delete(session="/s:a") == 1
+    full.room = True
+    s.store.etcd.txn(Txn((), (Delete(KEYS.floor(s.functions[0], shard)),)))
+    people = another_leads(s)
+    await people.owed.settle()
+    assert ("uid-0", shard) not in people.owed
+    assert s.floor("a") == 0
+
+
+@simulated
+async def test_a_shard_that_lost_its_entry_is_settled_by_a_leader_that_could_not_assign_it() -> None:
+    s = Sleeping()
+    await assigned(s)
+    people = People(s)
+    s.write(KEYS.worker(s.functions[0], "w"), b"")
+    s.store.etcd.txn(Txn((), (Delete(KEYS.shard(s.functions[0], 1)),)))
+    function = s.store.etcd.item(KEYS.function("ns", "fn0"))
+    seen = s.view.seen("uid-0")
+    assert function is not None
+    assert seen is not None
+    seen = replace(seen, entry_created=function.create_revision)
+    writer = Writer(s.store, KEYS, s.leader_new, people.owed)
+    wanted = [Assign("w", (1,), "new")]
+    assert await writer.shards(seen, writer.allowed(seen, wanted)) == 0
+    assert writer.allowed(seen, wanted) == []
+    await people.owed.settle()
+    assert owner(s, 1) == ""
 
 
 @simulated
@@ -363,9 +472,13 @@ async def test_shards_whose_tombstones_are_owed_are_given_to_nobody() -> None:
         return [shard for shard in range(SHARDS) if s.store.etcd.item(KEYS.shard(s.functions[0], shard)) is not None]
 
     wanted = [Assign("w", (0, 1, 2), "new")]
-    writer = Writer(s.store, KEYS, s.leader_new, {("uid-0", 0): None, ("uid-0", 1): None, ("uid-0", 2): None})
+    owed = Owed(s.store, s.clock, KEYS, s.leader_new, People(s)._told)
+    writer = Writer(s.store, KEYS, s.leader_new, owed)
+    for shard in (0, 1, 2):
+        owed.owe(s.functions[0], shard, {f"key{shard}": (1, b"")})
     assert writer.allowed(seen, wanted) == []
-    writer = Writer(s.store, KEYS, s.leader_new, {("uid-0", 1): None, ("uid-1", 2): None})
+    for shard in (0, 2):
+        owed.forgive(s.functions[0], shard, [f"key{shard}"])
     await writer.shards(seen, writer.allowed(seen, wanted))
     assert given() == [0, 2]
 

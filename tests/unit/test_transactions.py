@@ -47,6 +47,12 @@ def _assign(s: Scene) -> Txn:
     return transactions.assign(K, F, "w2", [1, 2], function_new=m[K.function("ns", "fn")], leader_new=m[K.leader])
 
 
+def _disown(s: Scene) -> Txn:
+    s.etcd.txn(Txn((), (Delete(K.shard(F, 3)),)))
+    floors = {3: s.mods[K.floor(F, 3)]}
+    return transactions.disown(K, F, floors, 9, function_new=s.mods[K.function("ns", "fn")], leader_new=s.mods[K.leader])
+
+
 def _failover(s: Scene) -> Txn:
     return transactions.failover(K, F, "w2", {3: (s.mods[K.shard(F, 3)], 4)}, leader_new=s.mods[K.leader])
 
@@ -86,7 +92,8 @@ def _change(s: Scene) -> Txn:
 
 
 ALL: dict[str, tuple[Callable[[Scene], Txn], int]] = {
-    "assign": (_assign, 5),
+    "assign": (_assign, 7),
+    "disown": (_disown, 4),
     "failover": (_failover, 3),
     "plan": (_plan, 2),
     "cancel": (_cancel, 2),

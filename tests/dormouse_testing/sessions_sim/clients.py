@@ -122,7 +122,9 @@ class Client:
             case Aborted():
                 # Clocks of gateways that nobody measured put starts into a wrong order; nothing else.
                 one = world.shape.callers == 1
-                if fresh and one and not world.shape.removal_wait and (world.shape.measured or not call.start):
+                # What a leader owed at its end nobody can name: calls until then are refused in the whole shard.
+                settled = call.timestamp_us <= world.settled.get(shard_of(self.session, world.shape.shards), 0)
+                if fresh and one and not settled and not world.shape.removal_wait and (world.shape.measured or not call.start):
                     world.history.refused_as_old(call)
                 return False
         raise AssertionError(f"unexpected answer to {call}: {answer.error!r}")

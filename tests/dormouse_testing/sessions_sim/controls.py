@@ -207,15 +207,34 @@ def believed_when_full(patch: Patch) -> None:
 def no_owed_tombstones(patch: Patch) -> None:
     """Of a session that was deleted while the store was full nothing is left."""
 
-    async def written(*_: object) -> bool:
+    async def written(self: Owed, one: Any, shard: int, *_: object, **__: object) -> bool:
+        await self._store.txn(Txn((), (transactions.nobodys(self._keys, one.function, shard),)))
         return True
 
     patch(Owed, "_write", written)
 
 
+def assigned_whatever_the_floor(patch: Patch) -> None:
+    real = transactions.assign
+
+    def assign(keys: Any, function: Any, target: str, shards: Any, **given: Any) -> Txn:
+        txn, floors = real(keys, function, target, shards, **given), keys.floors(function)
+        compares = tuple(compare for compare in txn.compares if not compare.key.startswith(floors))
+        return Txn(compares, tuple(write for write in txn.writes if not write.key.startswith(floors)))
+
+    patch(transactions, "assign", assign)
+
+
 def given_while_owed(patch: Patch) -> None:
     """A shard finds an owner before the tombstones that are owed are written."""
     patch(Leader, "_owes", lambda self, shard: False)
+    assigned_whatever_the_floor(patch)
+
+
+def debts_end_with_a_leader(patch: Patch) -> None:
+    """The next leader does not know that a shard lost its entry, and gives it away as if for the first time."""
+    patch(Owed, "doubt", lambda *_: None)
+    assigned_whatever_the_floor(patch)
 
 
 def erased_with_an_owner(patch: Patch) -> None:
@@ -257,6 +276,7 @@ CONTROLS = [
     Control("a full store's no is believed", believed_when_full, frozenset({"false-again"})),
     Control("owed tombstones are never written", no_owed_tombstones, frozenset({"twice"})),
     Control("shards are given away while tombstones are owed", given_while_owed, LOSSES),
+    Control("debts end with their leader", debts_end_with_a_leader, frozenset({"twice"})),
     Control("a full store's deletions leave the owner", erased_with_an_owner, LOSSES),
     Control("a key that is not kept was never there", the_kept_keys_remember_all, frozenset({"false-again"})),
 ]

@@ -60,9 +60,8 @@ class Leader:
             leader_new=self.leader_new,
             removal_wait=self.world.shape.removal_wait,
         )
-        debts = self.owed.shards if self.owed is not None else {}  # a leader that ends with debts is the stated exception
         self.owed = Owed(self.store, clock, keys, self.leader_new, self._told)
-        self.owed.shards.update(debts)
+        self.owed.doubt(self.function, self.function_new, range(self.world.shape.shards))
         self.deleter = Deleter(self.store, clock, keys, self.leader_new, self._told, self.owed)
 
     async def lead(self) -> None:
@@ -128,6 +127,7 @@ class Leader:
             await self._delete()
         assert self.owed is not None
         if rng.random() < 0.3:  # once a second
+            await self.owed.settle()
             await self.owed.pay()
 
     async def _give(self, shard: int, target: str, entries: dict[int, tuple[int, int]]) -> None:
@@ -141,7 +141,7 @@ class Leader:
         await self._write(txn)
 
     def _owes(self, shard: int) -> bool:
-        return self.owed is not None and (self.function.uid, shard) in self.owed.shards
+        return self.owed is not None and (self.function.uid, shard) in self.owed
 
     async def _write(self, txn: Txn) -> None:
         result = await self.store.txn(txn)

@@ -11,6 +11,7 @@ import numpy as np
 from dormouse_core.errors import Again, DormouseError, Internal, Unavailable
 from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Put, Txn
+from dormouse_proto import state_pb2
 from dormouse_worker.sessions import Answer, Failed, Outcome, Ran, Sessions, Settings, StateInfo, Step
 from dormouse_worker.sessions.commits import Pending
 
@@ -149,6 +150,7 @@ class World:
         self._trace = trace
         self._seen = 1
         self.full_since: float | None = None
+        self.settled: dict[int, int] = {}  # shard -> the floor that was made where a leader had left debts
         self._stalled: dict[str, float] = {}  # client -> until when its reads are slow
         self.leader = Leader(self)
         self.etcd.listeners.add(self._observe)
@@ -203,9 +205,14 @@ class World:
         """Called by the store after each change: looks at every new version of every record."""
         prefix = KEYS.states(FUNCTION)
         events = self.etcd.events(prefix, self._seen + 1)
-        left = {
-            (e.key.rpartition("/")[2], e.mod_revision) for e in self.etcd.events(KEYS.shards(FUNCTION), self._seen + 1) if e.item is None
-        }
+        entries = [(e.key.rpartition("/")[2], e) for e in self.etcd.events(KEYS.shards(FUNCTION), self._seen + 1)]
+        left = {(shard, e.mod_revision) for shard, e in entries if e.item is None}
+        for shard, e in entries:
+            floor = self.etcd.item(KEYS.floor(FUNCTION, int(shard)))
+            nobodys = e.item is not None and not state_pb2.ShardEntry.FromString(e.item.value).owner
+            if nobodys and floor is not None and floor.mod_revision == e.mod_revision:
+                self.settled[int(shard)] = state_pb2.Floor.FromString(floor.value).timestamp_us
+                self.trace(f"leader settles shard {shard}")
         self._seen = self.etcd.revision
         for event in events:
             shard, _, session = event.key[len(prefix) :].partition("/")
