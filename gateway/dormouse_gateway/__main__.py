@@ -80,7 +80,6 @@ class Agent:
             self.demand,
             self.skew,
             lambda: self.table.complete,
-            lambda: {**self.xds.refused(), **self.routes.problems},
             self.reach,
             self._believe,
         )

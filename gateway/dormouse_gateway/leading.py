@@ -6,7 +6,7 @@ without demand. The stream carries demand each second, and at once when a functi
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 
 import grpc
 import grpc.aio
@@ -73,7 +73,6 @@ class Reports:
         demand: Demand,
         skew: Skew,
         complete: Callable[[], bool],
-        refused: Callable[[], Mapping[str, str]],
         reach: Reach | None = None,
         believe: Callable[[frozenset[tuple[str, str]]], None] = lambda refused: None,
     ) -> None:
@@ -83,22 +82,16 @@ class Reports:
         self._demand = demand
         self._skew = skew
         self._complete = complete
-        self._refused = refused
         self._reach = reach
         self._soon = asyncio.Event()
         demand.on_first = self._soon.set
 
     def report(self) -> control_pb2.AgentReport:
-        problems = []
-        for function, message in self._refused().items():
-            namespace, _, name = function.partition("/")
-            problems.append(control_pb2.RouteProblem(namespace=namespace, name=name, message=message))
         return control_pb2.AgentReport(
             agent=self._agent,
             sent_us=self._skew.mark(),
             complete=self._complete(),
             demand=self._demand.report(),
-            problems=problems,
             offset_us=self._skew.offset_us(),
             reaches=() if self._reach is None else self._reach.report(),
         )

@@ -20,7 +20,6 @@ class Routes:
         self._snapshot = snapshot
         self._settings = settings
         self._waiting: set[str] = set()
-        self.problems: dict[str, str] = {}  # functions whose route could not even be made
         self._correction_us = 0
         snapshot.put(ENTRY, [entry(settings, 0)])
 
@@ -51,8 +50,6 @@ class Routes:
         route = None if function is None else function.route()
         try:
             self._snapshot.put(label, () if route is None else resources(route, self._settings))
-            self.problems.pop(label, None)
         except ValueError as wrong:  # protobuf's ParseError and ours are ValueErrors: a value that Envoy's messages cannot hold
             self._snapshot.put(label, ())
-            self.problems[label] = f"no route could be made: {wrong}"
             log.warning("no route could be made", function=label, reason=str(wrong))

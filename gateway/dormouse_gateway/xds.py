@@ -52,10 +52,6 @@ class Server:
         self._snapshot = snapshot
         self._streams: set[DeltaStream] = set()
 
-    def refused(self) -> dict[str, str]:
-        """Functions whose resources an Envoy refused, with what it said."""
-        return {function: problem for stream in self._streams for function, problem in stream.refused().items()}
-
     def handlers(self) -> grpc.GenericRpcHandler:
         method: Any = grpc.stream_stream_rpc_method_handler(self._serve)
         return grpc.method_handlers_generic_handler(SERVICE, {"DeltaAggregatedResources": method})
@@ -69,10 +65,11 @@ class Server:
         async def receive() -> None:
             async for data in requests:
                 ask = read(data)
+                stream.receive(ask)
                 if ask.error:
                     metrics.NACKS.inc()
-                    log.event("Envoy refused resources", type=ask.type_url.rpartition(".")[2], reason=ask.error[:1000])
-                stream.receive(ask)
+                    kind, found = ask.type_url.rpartition(".")[2], ", ".join(sorted(stream.refused()))
+                    log.event("Envoy refused resources", type=kind, functions=found[:1000], reason=ask.error[:1000])
                 wake.set()
 
         reading = asyncio.create_task(receive())

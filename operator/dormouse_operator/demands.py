@@ -19,7 +19,6 @@ class _Agent:
     heard_at: float
     complete: bool
     uids: frozenset[str] = frozenset()
-    problems: dict[str, str] | None = None  # namespace/name -> what Envoy said of its route
 
 
 class Demands:
@@ -55,8 +54,7 @@ class Demands:
             self._held[report.agent, uid] = demand.held
             if began:
                 self._woken(uid)
-        problems = {f"{p.namespace}/{p.name}": p.message for p in report.problems}
-        self._agents[report.agent] = _Agent(now, report.complete, frozenset(named), problems)
+        self._agents[report.agent] = _Agent(now, report.complete, frozenset(named))
 
     def agent_left(self, agent: str) -> None:
         """Its stream ended. What it held is not known to be zero; only its lease's end makes it so (`unknown`, `forget_agent`)."""
@@ -82,10 +80,6 @@ class Demands:
             elif not seen.complete:
                 found.append(f"gateway {agent} has not listed the store yet")
         return tuple(found)
-
-    def route_problem(self, label: str) -> str:
-        """What a gateway's Envoy said when it refused this function's route; '' if none did."""
-        return next((a.problems[label] for a in self._agents.values() if a.problems and label in a.problems), "")
 
     def forget(self, uid: str) -> None:
         self._demands.pop(uid, None)

@@ -288,9 +288,8 @@ class Leader:
     def _status(self, seen: FunctionSeen, owners: bool) -> control_pb2.FunctionStatus:
         loop = self._loops.get(seen.entry.uid)
         decision = loop.decision if loop else Decision(0, "not decided yet", valid=False)
-        problem = self.demands.route_problem(f"{seen.entry.namespace}/{seen.entry.name}")
         figures = self.counts.figures(seen.entry.uid)
-        return status.status(seen, decision, problem, self._times, int(self.clock.now() * 1_000_000), figures, owners=owners)
+        return status.status(seen, decision, self._times, int(self.clock.now() * 1_000_000), figures, owners=owners)
 
 
 def _differ(before: Sequence[Instance] | None, after: Sequence[Instance] | None) -> set[str]:

@@ -33,7 +33,6 @@ class Times:
 def status(
     seen: FunctionSeen,
     decision: Decision,
-    route_problem: str,
     times: Times,
     now_us: int,
     figures: Figures | None = None,
@@ -45,7 +44,7 @@ def status(
     serving = sorted(w.name for w in seen.workers.values() if w.serving)
     ready = sorted(w.name for w in seen.of_target() if w.serving) if seen.proved else serving
     phase = _phase(seen, decision.wanted if entry.HasField("problem") and entry.proved_spec else wanted, len(serving))
-    conditions = [_ready(seen, phase, len(serving)), _model_ready(seen), _routed(route_problem), _rolled_out(seen, wanted)]
+    conditions = [_ready(seen, phase, len(serving)), _model_ready(seen), _rolled_out(seen, wanted)]
     conditions += _batching(seen)
     for condition in conditions:
         condition.message = plain(condition.message, keep="\n")
@@ -116,12 +115,6 @@ def _model_ready(seen: FunctionSeen) -> control_pb2.Condition:
     return control_pb2.Condition(
         type="ModelReady", status="Unknown", reason="Verifying", message=f"No worker loaded revision {revision} yet."
     )
-
-
-def _routed(problem: str) -> control_pb2.Condition:
-    if problem:
-        return control_pb2.Condition(type="Routed", status="False", reason="RouteRefused", message=f"Envoy refused its route: {problem}")
-    return control_pb2.Condition(type="Routed", status="True", reason="Routed", message="No gateway refused its route.")
 
 
 def _batching(seen: FunctionSeen) -> list[control_pb2.Condition]:

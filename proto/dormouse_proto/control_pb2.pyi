@@ -141,16 +141,6 @@ class FunctionDemand(_message.Message):
     held_seconds: float
     def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., held: _Optional[int] = ..., arrived: _Optional[int] = ..., held_seconds: _Optional[float] = ...) -> None: ...
 
-class RouteProblem(_message.Message):
-    __slots__ = ("namespace", "name", "message")
-    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
-    NAME_FIELD_NUMBER: _ClassVar[int]
-    MESSAGE_FIELD_NUMBER: _ClassVar[int]
-    namespace: str
-    name: str
-    message: str
-    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
-
 class WorkerReach(_message.Message):
     __slots__ = ("worker", "reached", "seconds")
     WORKER_FIELD_NUMBER: _ClassVar[int]
@@ -162,22 +152,20 @@ class WorkerReach(_message.Message):
     def __init__(self, worker: _Optional[str] = ..., reached: _Optional[bool] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class AgentReport(_message.Message):
-    __slots__ = ("agent", "sent_us", "complete", "demand", "problems", "reaches", "offset_us")
+    __slots__ = ("agent", "sent_us", "complete", "demand", "reaches", "offset_us")
     AGENT_FIELD_NUMBER: _ClassVar[int]
     SENT_US_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
     DEMAND_FIELD_NUMBER: _ClassVar[int]
-    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     REACHES_FIELD_NUMBER: _ClassVar[int]
     OFFSET_US_FIELD_NUMBER: _ClassVar[int]
     agent: str
     sent_us: int
     complete: bool
     demand: _containers.RepeatedCompositeFieldContainer[FunctionDemand]
-    problems: _containers.RepeatedCompositeFieldContainer[RouteProblem]
     reaches: _containers.RepeatedCompositeFieldContainer[WorkerReach]
     offset_us: int
-    def __init__(self, agent: _Optional[str] = ..., sent_us: _Optional[int] = ..., complete: _Optional[bool] = ..., demand: _Optional[_Iterable[_Union[FunctionDemand, _Mapping]]] = ..., problems: _Optional[_Iterable[_Union[RouteProblem, _Mapping]]] = ..., reaches: _Optional[_Iterable[_Union[WorkerReach, _Mapping]]] = ..., offset_us: _Optional[int] = ...) -> None: ...
+    def __init__(self, agent: _Optional[str] = ..., sent_us: _Optional[int] = ..., complete: _Optional[bool] = ..., demand: _Optional[_Iterable[_Union[FunctionDemand, _Mapping]]] = ..., reaches: _Optional[_Iterable[_Union[WorkerReach, _Mapping]]] = ..., offset_us: _Optional[int] = ...) -> None: ...
 
 class AgentOrder(_message.Message):
     __slots__ = ("echo_us", "leader_us", "reference_us", "agreed", "tries", "refused")

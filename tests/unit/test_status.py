@@ -22,10 +22,8 @@ def made(*, spec: bytes = AUTO, proved: str = NEW, problem: bool = False, deleti
     return world
 
 
-def told(
-    world: World, wanted: int, *, fixed: bool = False, route: str = "", times: Times | None = None, now: int = 5
-) -> control_pb2.FunctionStatus:
-    return status(world.seen(), Decision(wanted, "by load", fixed=fixed), route, times or Times(), now)
+def told(world: World, wanted: int, *, fixed: bool = False, times: Times | None = None, now: int = 5) -> control_pb2.FunctionStatus:
+    return status(world.seen(), Decision(wanted, "by load", fixed=fixed), times or Times(), now)
 
 
 def condition(seen: control_pb2.FunctionStatus, kind: str) -> control_pb2.Condition:
@@ -86,10 +84,6 @@ def test_the_revision_is_the_one_that_is_served_and_the_wanted_one_is_told_besid
 def test_the_problem_is_the_condition() -> None:
     seen = condition(told(made(problem=True), 0), "ModelReady")
     assert (seen.status, seen.reason, seen.message) == ("False", "ModelInvalid", "opset 99 found")
-
-
-def test_a_route_that_envoy_refused_is_named() -> None:
-    assert condition(told(made(), 0, route="bad regex"), "Routed").message == "Envoy refused its route: bad regex"
 
 
 def test_a_rollout_is_told() -> None:

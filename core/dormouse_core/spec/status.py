@@ -10,7 +10,7 @@ Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, max_length
 class Condition(Struct, frozen=True, kw_only=True, rename="camel"):
     type: Annotated[
         str,
-        Meta(max_length=316, description="Accepted, Applied, Scheduled, Ready, ModelReady, Routed, RolledOut, Batching, NameTaken."),
+        Meta(max_length=316, description="Accepted, Applied, Scheduled, Ready, ModelReady, RolledOut, Batching, NameTaken."),
     ]
     status: Annotated[Literal["True", "False", "Unknown"], Meta(description="Whether it holds.")]
     reason: Annotated[str, Meta(max_length=1024, description="Why, in one CamelCase word.")] = ""
