@@ -112,7 +112,7 @@ def test_owners_are_live_ones_only() -> None:
     world.own("a", [0, 1])
     world.own("b", [2])
     world.own("dead", [3])
-    seen = status(world.seen(), Decision(1, ""), "", Times(), 1, owners=True)
+    seen = status(world.seen(), Decision(1, ""), Times(), 1, owners=True)
     assert dict(seen.owners) == {0: "a", 1: "a"}
 
 
