@@ -229,6 +229,13 @@ def test_what_workers_dial_is_narrowed_where_the_values_say_so(default: Rendered
     assert elsewhere[0] == {"ports": [{"port": 2379, "protocol": "TCP"}]}
 
 
+def test_values_of_an_older_release_are_taken(default: Rendered, helm: str) -> None:
+    """`helm upgrade --reuse-values`: what is new is absent, and as strict and as open as by default."""
+    absent = ("workers.policy=null", "etcd.fairShares=null", "networkPolicies.workers=null", "image.digest=null", "etcd.image.digest=null")
+    assert operator_settings(render(helm, *absent)) == operator_settings(default)
+    assert operator_settings(render(helm, "etcd.fairShares=false")).fair_shares is False
+
+
 def operator_settings(rendered: Rendered) -> Settings:
     """As the operator reads them."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
