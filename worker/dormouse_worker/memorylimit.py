@@ -52,17 +52,23 @@ def room() -> int:
 
 
 def resident() -> int:
-    """Bytes of this process now."""
-    return _status(pathlib.Path("/proc/self/status"), "VmRSS")
+    """Bytes of this process now, without mapped files: the kernel may drop those."""
+    return _without_files("VmRSS")
 
 
 def peak(forget: bool = False) -> int:
-    """The most that they were since the last `forget`, which a kernel may refuse: then since the process began."""
-    found = _status(pathlib.Path("/proc/self/status"), "VmHWM")
+    """The most that they were since the last `forget`, which a kernel may refuse: then since the process began. What was read of mapped
+    files since then counts as if it had been there."""
+    found = _without_files("VmHWM")
     if forget:
         with contextlib.suppress(OSError):
             pathlib.Path("/proc/self/clear_refs").write_text("5")
     return found
+
+
+def _without_files(name: str) -> int:
+    status = pathlib.Path("/proc/self/status")
+    return max(0, _status(status, name) - _status(status, "RssFile"))
 
 
 def _status(file: pathlib.Path, name: str) -> int:

@@ -6,6 +6,7 @@ the signature says that they do not.
 NumPy has no bfloat16, so models with it go through OrtValues whose bits are copied.
 """
 
+import contextlib
 import ctypes
 import os
 import pathlib
@@ -16,12 +17,12 @@ import numpy as np
 import onnxruntime
 from dormouse_core import spec as specs
 from dormouse_core.tensors import as_array, from_onnx, zeros
-from dormouse_kit import contents
 from dormouse_proto import state_pb2
 
 from dormouse_worker import graphs, joining
 from dormouse_worker.controls import FLAGS, IDS, ControlSpec
 from dormouse_worker.models import ModelInvalid
+from dormouse_worker.runtimes import weights
 from dormouse_worker.signatures import Signature, StateSpec, TensorSpec, shape_text
 
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
@@ -50,11 +51,10 @@ class OnnxRuntime:
                 raise ModelInvalid(f"spec.model.uri: {path.name} is a folder with {len(found)} .onnx files, exactly one is expected")
             path = found[0]
         try:
-            held = () if private else _hold_weights(path, options)
-            self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-            del held
+            with contextlib.nullcontext(path) if private else weights.held(path, options) as loaded:
+                self._session = onnxruntime.InferenceSession(os.fspath(loaded), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions have no common root but this
-            raise ModelInvalid(f"{path.name} does not load: {error} (ONNX Runtime {onnxruntime.__version__})") from None
+            raise ModelInvalid(f"{path.name} does not load: {weights.named(str(error))} (ONNX Runtime {onnxruntime.__version__})") from None
         self.path = path
         self.graph = graphs.read(path)
         self.dims = {value.name: self._dims(value) for value in self._values()}
@@ -157,23 +157,6 @@ class OnnxRuntime:
 
     def _tensor(self, value: Any, optional: bool) -> TensorSpec:
         return TensorSpec(value.name, _datatype(value), _shape(value), optional, ranked=self.dims[value.name] is not None)
-
-
-def _hold_weights(path: pathlib.Path, options: Any) -> list[bytes]:
-    """Has the weights beside the model read into memory, once and before the session is made: what is returned must live until then.
-
-    ONNX Runtime maps them. A mapping shows what is written into the file later: the model would answer with weights that it was not proved
-    with, and a file that is truncated would end the worker (SIGBUS). What leads out of the model's folder is left to ONNX Runtime, which
-    refuses it.
-    """
-    folder = path.parent.resolve()
-    names = [
-        name for name in sorted(contents.externals(path)) if (folder / name).resolve().is_relative_to(folder) and (folder / name).is_file()
-    ]
-    held = [(folder / name).read_bytes() for name in names]
-    if held:
-        options.add_external_initializers_from_files_in_memory(names, held, [len(each) for each in held])
-    return held
 
 
 def _controls(wanted: Any, required: Mapping[str, Any], optional: Mapping[str, Any]) -> list[ControlSpec]:
