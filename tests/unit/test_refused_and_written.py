@@ -39,7 +39,7 @@ WRITERS: dict[str, tuple[str, ...]] = {
         DELETIONS,
     ),
     "operator/dormouse_operator/orphans.py": (DELETIONS,),
-    "operator/dormouse_operator/owing.py": ("test_owed_tombstones",),
+    "operator/dormouse_operator/owing.py": ("test_what_a_leader_before_this_one_owed", "test_owed_tombstones"),
     "operator/dormouse_operator/registering.py": ("test_what_people_change",),
     "operator/dormouse_operator/sweeping.py": ("test_a_removal_by_the_leader",),
     "operator/dormouse_operator/writes.py": ("test_what_the_leader_writes",),
@@ -271,6 +271,37 @@ def test_owed_tombstones(fault: Fault) -> None:
 
 
 KEYS_OF_SLEEPING = sleeping.KEYS
+
+
+@both
+def test_what_a_leader_before_this_one_owed(fault: Fault) -> None:
+    @sleeping.simulated
+    async def play() -> None:
+        s = Sleeping()
+        function, shard = s.functions[0], 1
+        key = KEYS_OF_SLEEPING.shard(function, shard)
+        s.write(KEYS_OF_SLEEPING.floor(function, shard), state_pb2.Floor().SerializeToString())
+        registered = s.store.etcd.item(KEYS_OF_SLEEPING.function("ns", "fn0"))
+        assert registered is not None
+
+        async def hear(function: Function, shard: int, sessions: object) -> None:
+            raise AssertionError("nobody can name them")
+
+        owed = Owed(s.store, s.clock, KEYS_OF_SLEEPING, s.leader_new, hear)
+        owed.doubt(function, registered.create_revision, [shard])
+        refusing(s.store, fault)
+        await owed.settle()
+        assert (function.uid, shard) in owed, "nobody is given it before it is known"
+        written = s.store.etcd.item(key)
+        assert (written is not None) == (fault is FULL_APPLIED)
+        await owed.settle()
+        after = s.store.etcd.item(key)
+        assert after is not None
+        assert state_pb2.ShardEntry.FromString(after.value).owner == ""
+        assert written in (None, after), "it is written once"
+        assert (function.uid, shard) not in owed
+
+    play()
 
 
 @both
