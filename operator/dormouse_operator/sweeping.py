@@ -96,6 +96,8 @@ class Sweeper:
                 except StoreError as error:
                     log.event("sessions could not be swept", function=registered.function.label, error=str(error))
                     state.rest_until = self._clock.monotonic() + RETRY
+            elif state.tally is not None:
+                self._tell(uid, state.tally)
 
     def forget(self, uid: str) -> None:
         """Somebody wrote its records: they are counted again."""
@@ -133,9 +135,13 @@ class Sweeper:
         if self._view.workers(function.uid):
             return  # it has woken: its owners count
         state.tally = scanned.tally
+        self._tell(function.uid, state.tally)
+
+    def _tell(self, uid: str, tally: Tally) -> None:
+        """What lives now: sessions expire also while nothing is due to be removed."""
         if (now_us := self._now_us()) is not None:
-            state.tally.advance(now_us)
-        self._counts.asleep(function.uid, Figures(state.tally.live, state.tally.live_bytes, state.tally.bytes))
+            tally.advance(now_us)
+        self._counts.asleep(uid, Figures(tally.live, tally.live_bytes, tally.bytes))
 
     def _look(self, item: Item, base: str, scanned: _Scanned) -> None:
         try:

@@ -150,6 +150,9 @@ def test_an_owner_that_gateways_do_not_reach_is_planned_away_and_fails_over_late
     world.apply(plan)
     assert act(world, wanted=2) == []
     cut(world, "a", limits.UNREACHABLE_FAILOVER_SECONDS)
+    world.stopped = dict.fromkeys(lost, 5.0)
+    assert act(world, 5.0 + HANDOFF_DEADLINE - 0.01, wanted=2) == [], "what is being handed over has its own deadline"
+    world.stopped.clear()
     (failover,) = act(world, wanted=2)
     assert failover == Failover("b", lost, "gateways have not reached a for 15 s")
     world.apply(failover)
@@ -224,6 +227,7 @@ def test_a_drain_waits_for_a_worker_that_is_coming() -> None:
     settle(world)
     world.change("a", draining=True)
     assert act(world, wanted=1, coming=True) == []
+    assert act(world, wanted=0, coming=True) == act(world, wanted=0), "one that starts though none is wanted is not waited for"
     world.add(worker("b"))
     assert {type(a) for a in act(world, wanted=1)} == {Plan}
 

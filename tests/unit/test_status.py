@@ -4,6 +4,7 @@ import pytest
 from dormouse import printing
 from dormouse_core.autoscaling import Decision
 from dormouse_core.spec import parse_manifest, spec_to_json
+from dormouse_operator.counting import Figures
 from dormouse_operator.status import Times, status
 from dormouse_proto import control_pb2, state_pb2
 from dormouse_testing.functions_seen import NEW, OLD, World, entry, instance, worker
@@ -104,6 +105,14 @@ def test_since_when_is_kept_while_nothing_changes() -> None:
     assert condition(told(world, 0, times=times, now=50), "ModelReady").since_us == 10
     times.forget("uid-1")
     assert told(world, 0, times=times, now=60).asleep_since_us == 60
+
+
+def test_its_numbers_are_workers_that_are_ready_and_what_is_counted() -> None:
+    world = made()
+    world.add(worker("w0"), worker("w1"), worker("w2", draining=True))
+    seen = status(world.seen(), Decision(3, "by load"), "", Times(), 5, Figures(sessions=7, stored=70, hibernated=40))
+    assert (seen.replicas, seen.ready_replicas, seen.sessions, seen.hibernated_bytes) == (3, 2, 7, 40)
+    assert (seen.phase, seen.asleep_since_us) == ("Ready", 0)
 
 
 def test_owners_are_live_ones_only() -> None:

@@ -14,6 +14,7 @@ from dormouse_core.keys import Function
 from dormouse_core.seams import CreatedIs, Delete, Put, Txn
 from dormouse_core.sessions import session_key, shard_of
 from dormouse_core.spec import Duration, spec_from_json, spec_to_json
+from dormouse_operator.counting import Figures
 from dormouse_operator.deleting import PAGE, Deleter
 from dormouse_operator.orphans import Orphans
 from dormouse_operator.owing import Owed
@@ -49,6 +50,24 @@ async def test_ended_and_expired_sessions_of_a_sleeping_function_are_removed_and
     assert figures is not None
     assert (figures.sessions, figures.hibernated) == (0, 0)
     sweeping.cancel()
+
+
+@simulated
+async def test_an_expired_session_of_a_sleeping_function_counts_no_longer_though_its_record_stays() -> None:
+    s = Sleeping(removal_wait=600.0)
+    sweeping = asyncio.create_task(s.sweeper.run())
+    for n in range(20):
+        s.put(f"s{n}", ttl=30.0)
+    await asyncio.sleep(29.0)
+    stored = bytes_of(s)
+    assert (s.counts.figures("uid-0"), len(s.stored())) == (Figures(20, stored, stored), 20)
+    await asyncio.sleep(86_400 / 256 + 3.0)
+    assert (s.counts.figures("uid-0"), len(s.stored())) == (Figures(0, 0, stored), 20), "within ttl/256"
+    sweeping.cancel()
+
+
+def bytes_of(s: Sleeping) -> int:
+    return sum(len(item.value) for item in s.store.etcd.range(KEYS.states(s.functions[0])).items)
 
 
 @simulated
