@@ -63,9 +63,9 @@ class Owed:
         return shard in self.shards or (doubted is not None and shard[1] in doubted.shards)
 
     def doubt(self, function: Function, created: int, shards: Collection[int]) -> None:
-        """These have no entry: a leader before this one may owe tombstones there."""
-        if shards:
-            self._doubted.setdefault(function.uid, _Doubted(function, created, set())).shards.update(shards)
+        """These have no entry: a leader before this one may owe tombstones there, beside what this one will."""
+        if others := {shard for shard in shards if (function.uid, shard) not in self.shards}:
+            self._doubted.setdefault(function.uid, _Doubted(function, created, set())).shards.update(others)
 
     def owe(self, function: Function, shard: int, tombstones: dict[str, tuple[int, bytes]]) -> None:
         """To be called before the records go. Unavailable: too many are owed already."""
@@ -93,11 +93,12 @@ class Owed:
         for uid, one in list(self._doubted.items()):
             try:
                 floors = await self._floors(one.function)
-                one.shards -= {shard for shard in one.shards if shard not in floors and (uid, shard) not in self.shards}
-                inherited = sorted(shard for shard in one.shards if (uid, shard) not in self.shards)
+                one.shards &= floors.keys()
+                inherited = sorted(one.shards)
                 for at in range(0, len(inherited), transactions.MAX_SHARDS):
                     await self._settle(one, {shard: floors[shard] for shard in inherited[at : at + transactions.MAX_SHARDS]})
-                del self._doubted[uid]
+                if not one.shards:
+                    del self._doubted[uid]
             except StoreError:
                 return
 
@@ -107,19 +108,28 @@ class Owed:
         return {int(item.key.removeprefix(prefix)): item.mod_revision for item in items if item.key.removeprefix(prefix).isdigit()}
 
     async def _settle(self, one: _Doubted, floors: dict[int, int]) -> None:
-        """A failed comparison: some have an entry, or the function is gone, or this leader leads no more."""
+        """Where a comparison fails, some have an entry already, or a floor has changed: one by one."""
         floor_us = lifetimes.highest_us(self._best_us())
         txn = transactions.disown(self._keys, one.function, floors, floor_us, function_new=one.created, leader_new=self._leader_new)
         if (await self._store.txn(txn)).succeeded:
+            one.shards -= floors.keys()
             log.warning("deletions that an operator left unfinished", function=one.function.label, shards=len(floors))
         elif len(floors) > 1:
             for shard, mod in floors.items():
                 await self._settle(one, {shard: mod})
+        else:
+            (shard,) = floors
+            name, entry = self._keys.function(one.function.namespace, one.function.name), self._keys.shard(one.function, shard)
+            _, items = await self._store.get([name, entry])
+            if entry in items or name not in items or items[name].create_revision != one.created:
+                one.shards.discard(shard)
 
     async def pay(self) -> None:
         """What the store takes now; the rest stays owed."""
         try:
-            for (_, shard), one in list(self.shards.items()):
+            for (uid, shard), one in list(self.shards.items()):
+                if uid in self._doubted:
+                    continue  # the entry comes with the last tombstone, and what is inherited comes first
                 keys = list(one.tombstones)
                 for at in range(0, len(keys), PART):
                     if not await self._write(one, shard, keys[at : at + PART], last=at + PART >= len(keys)):

@@ -14,6 +14,7 @@ from conftest import unavailable
 from dormouse.client import Client
 from dormouse_core.errors import Code, DormouseError
 from dormouse_core.seams import Delete, Full, Put, StoreError, Txn
+from dormouse_core.sessions import session_key, shard_of
 from dormouse_kit.etcd import EtcdStore
 from dormouse_testing.etcd_server import EtcdServer, NoEtcd
 from dormouse_testing.places import page
@@ -274,6 +275,23 @@ def test_sessions_are_deleted_while_the_store_is_full_and_it_heals(up: Up) -> No
     up.until(taken, 40)
     assert step(up) == 3
     up.until(lambda: up.get("wide")["sessions"] == 1, 20)
+
+
+@pytest.mark.slow  # 25 s
+def test_an_operator_that_ends_with_debts_is_followed_by_one_that_settles_them(up: Up) -> None:
+    """What was called until then does not begin the deleted session anew; its neighbours in the shard go on."""
+    shard = shard_of(session_key("", "a"), 64)
+    neighbour = next(name for name in map("n{}".format, itertools.count()) if shard_of(session_key("", name), 64) == shard)
+    assert [step(up, name) for name in ("a", neighbour, "other")] == [1, 1, 1]
+    with_store(up, fill)
+    assert "deleted: 1" in up.command("sessions", "total", "/s:a", "--delete").stdout
+    os.kill(up.part("operator"), signal.SIGKILL)
+    with_store(up, empty)
+    up.until(lambda: "deletions that an operator left unfinished" in up.log, 40)
+    assert [step(up, name) for name in (neighbour, "other")] == [2, 2]
+    with pytest.raises(DormouseError) as refused:
+        step(up, "a")
+    assert refused.value.code is Code.ABORTED, "for a minute"
 
 
 @pytest.mark.slow  # 40 s

@@ -390,6 +390,30 @@ async def test_what_a_leader_owed_at_its_end_the_next_one_settles_before_anybody
 
 
 @simulated
+async def test_debts_of_a_leaders_own_do_not_hide_what_it_inherited() -> None:
+    s = Sleeping()
+    await assigned(s)
+    people = People(s)
+    s.put("a")
+    shard = shard_of("/s:a", SHARDS)
+    other = next(name for name in map("n{}".format, range(1000)) if shard_of(f"/s:{name}", SHARDS) == shard)
+    key = s.put(other)
+    full = FullStore(s)
+    assert await people.delete(session="/s:a") == 1
+    people = another_leads(s)
+    assert await people.delete(session=f"/s:{other}") == 1
+    full.room = True
+    await people.owed.pay()
+    assert s.store.etcd.item(KEYS.shard(s.functions[0], shard)) is None
+    await people.owed.settle()
+    await people.owed.pay()
+    assert s.floor("a") == s.now_us() + 60_000_000
+    assert owner(s, shard) == ""
+    assert record_of(s, key).body.tombstone
+    assert ("uid-0", shard) not in people.owed
+
+
+@simulated
 async def test_shards_that_nobody_ever_owned_are_not_held_back() -> None:
     s = Sleeping()
     s.write(KEYS.function("ns", "fn0"), b"entry")
