@@ -8,7 +8,7 @@ from dormouse_operator.kubernetes import names
 from dormouse_operator.kubernetes.api import ApiError, Object
 from dormouse_operator.kubernetes.budgets import ALL, Budgets, at_once
 from dormouse_operator.kubernetes.kinds import BUDGETS, PODS
-from dormouse_operator.kubernetes.reflecting import Reflector
+from dormouse_operator.kubernetes.reflecting import PATIENCE, Reflector
 from dormouse_operator.kubernetes.settings import Settings
 from dormouse_testing.clock import ManualClock
 from dormouse_testing.memory_api import MemoryApi
@@ -49,6 +49,7 @@ GOES, WAITS = {"going": True}, {"homeless": True}
         ([GOES, GOES, RUNS], 1),
         ([RUNS, RUNS, {"homeless": True, "going": True}], 1),
         ([RUNS, RUNS, {"phase": "Failed"}], 1),
+        ([RUNS, WAITS, {"phase": "Failed", "going": True}], 2),
     ],
 )
 def test_a_pod_without_a_node_does_not_count_once_the_one_that_it_replaces_has_ended(pods: list[dict[str, bool]], expected: int) -> None:
@@ -118,6 +119,21 @@ async def test_budgets_follow_pods_and_nothing_is_written_where_nothing_changed(
     world.api.put(PODS, pod("0"))
     await world.look()
     assert world.width("fn", "ns") == 1
+
+
+async def test_a_copy_that_is_not_of_now_and_a_budget_that_goes_change_nothing() -> None:
+    world = World()
+    world.api.put(PODS, pod("0", homeless=True))
+    world.pods._broken[""] = world.clock.monotonic() - PATIENCE
+    await world.look()
+    assert world.api.written == []
+    world.pods._broken.clear()
+    world.budget("fn", "ns", {"metadata": {"labels": {names.UID: "u"}, "deletionTimestamp": "2026-01-01T00:00:00Z"}})
+    await world.look()
+    assert world.api.written == []
+    world.budget("fn", "ns", {"metadata": {"labels": {names.UID: "u"}}})
+    await world.look()
+    assert world.width("fn", "ns") == 2, "negative control: else it would"
 
 
 async def test_a_gateway_that_finds_no_node_does_not_hold_the_other() -> None:
