@@ -88,6 +88,25 @@ def test_one_long_call_is_work_all_the_time() -> None:
     assert demand.measure(100.0).idle == 0.0
 
 
+def test_what_waits_in_a_worker_is_work_and_runs() -> None:
+    demand = Demand(0.0)
+    waiting = control_pb2.WorkerReport(queued=3)
+    demand.worker("a", waiting, 50.0)
+    assert demand.measure(60.0).running == 3
+    demand.worker("a", worker(), 61.0)
+    assert demand.measure(70.0).idle == 10.0
+    demand.worker("a", waiting, 80.0)
+    demand.worker("a", worker(), 90.0)
+    assert demand.measure(100.0).idle == 20.0, "also where nobody asked in between"
+
+
+def test_a_call_that_a_gateway_saw_come_is_work_however_short_it_was() -> None:
+    demand = Demand(0.0)
+    demand.agent("a", agent(arrived=5), 1.0)
+    demand.agent("a", agent(arrived=6), 30.0)
+    assert demand.measure(31.0).idle == 1.0
+
+
 def test_a_kept_reply_is_work_and_no_call() -> None:
     demand = Demand(0.0)
     demand.worker("a", worker(), 1.0)

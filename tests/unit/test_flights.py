@@ -95,6 +95,23 @@ def test_an_owner_that_lives_may_answer_what_it_ran_before_the_handoff() -> None
     simloop.run(main())
 
 
+def test_its_grace_runs_from_the_first_change_whatever_else_changes_meanwhile() -> None:
+    async def main() -> None:
+        async with Sim().running() as sim:
+            await steps(sim, A, B)
+            sim.workers.behave[A] = black_hole
+            began, call = sim.clock.monotonic(), sim.call("steps", 1)
+            await asyncio.sleep(0.05)
+            for epoch in range(2, 7):
+                await steps(sim, B, A, epoch=epoch)
+                await asyncio.sleep(0.4)
+            assert (await call).code == 0
+            assert [sent.address for sent in sim.workers.sent] == [A, B]
+            assert sim.workers.sent[1].at - began < flights.GRACE_MOVED + 0.3
+
+    simloop.run(main())
+
+
 def test_without_the_grace_its_answer_would_be_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flights, "GRACE_MOVED", 0.0)
 
