@@ -2,13 +2,16 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import grpc.aio
 import pytest
+from dormouse_operator import dialing
 from dormouse_operator.dialing import GrpcDialer
-from dormouse_operator.links import Unreachable
+from dormouse_operator.links import Refused, Unreachable
 from dormouse_proto import control_pb2, control_pb2_grpc
 
 ORDERS = 10
@@ -87,3 +90,46 @@ async def closed_under(send_of: Callable[[Any], Send]) -> object:
         assert not sending.done()
         await stream.close()
         return (await asyncio.gather(sending, return_exceptions=True))[0]
+
+
+async def test_where_nobody_listens_it_is_refused_which_is_a_death_and_no_silence(tmp_path: Path) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # and does not listen
+        with pytest.raises(Refused):
+            await GrpcDialer().open(f"127.0.0.1:{held.getsockname()[1]}")
+    with pytest.raises(Refused):
+        await GrpcDialer(sockets=True).open(f"unix:{tmp_path}/none")
+
+
+@pytest.mark.parametrize("sockets", [True, False])
+async def test_a_socket_is_dialled_where_workers_may_be_at_one_and_nowhere_else(tmp_path: Path, sockets: bool) -> None:
+    came = asyncio.Event()
+
+    def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.set()
+        writer.close()
+
+    server = await asyncio.start_unix_server(count, tmp_path / "w")
+    dialer = GrpcDialer(sockets=sockets)
+    if sockets:
+        stream = await dialer.open(f"unix:{tmp_path}/w")
+        await asyncio.wait_for(came.wait(), 5)
+        await stream.close()
+    else:
+        with pytest.raises(Unreachable):
+            await dialer.open(f"unix:{tmp_path}/w")
+        await asyncio.sleep(0)
+        assert not came.is_set()
+    server.close()
+
+
+async def test_who_does_not_answer_a_connection_is_out_of_reach_in_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def for_ever(self: GrpcDialer, address: str) -> Any:
+        await asyncio.Event().wait()
+
+    assert dialing.CONNECT == 1.0
+    monkeypatch.setattr(dialing, "CONNECT", 0.01)
+    monkeypatch.setattr(GrpcDialer, "_connect", for_ever)
+    async with asyncio.timeout(5):
+        with pytest.raises(Unreachable, match="TimeoutError"):
+            await GrpcDialer().open("10.0.0.1:9000")
