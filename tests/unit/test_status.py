@@ -110,7 +110,7 @@ def test_since_when_is_kept_while_nothing_changes() -> None:
 def test_its_numbers_are_workers_that_are_ready_and_what_is_counted() -> None:
     world = made()
     world.add(worker("w0"), worker("w1"), worker("w2", draining=True))
-    seen = status(world.seen(), Decision(3, "by load"), "", Times(), 5, Figures(sessions=7, stored=70, hibernated=40))
+    seen = status(world.seen(), Decision(3, "by load"), Times(), 5, Figures(sessions=7, stored=70, hibernated=40))
     assert (seen.replicas, seen.ready_replicas, seen.sessions, seen.hibernated_bytes) == (3, 2, 7, 40)
     assert (seen.phase, seen.asleep_since_us) == ("Ready", 0)
 
