@@ -30,6 +30,9 @@ BACK_US = BOUND_US * 4 // 5
 """A clock that was off counts as good again from here, so that one at the bound does not come and go."""
 HEARD_SECONDS = 10.0
 """An offset that was reported longer ago has no vote."""
+GATHER_SECONDS = 3.0
+"""For so long a leader that begins, or whose clock jumped, hears the others before it says what the reference is. Else the first that
+reports decides with it against all: a gateway of its machine, whose clock is as wrong as the leader's."""
 TRUST_US = int(CLOCK_TRUST_SECONDS * 1e6)
 SAMPLES = 16
 SAMPLE_AGE_US = 60_000_000
@@ -227,6 +230,7 @@ class Clocks:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._reported: dict[str, tuple[str, int, float]] = {}  # process -> group, offset, when
+        self._since = clock.monotonic()  # when the votes began
         self._base_us = self._base()
         self._jumps = 0
         self._met: dict[str, int] = {}  # process -> after which of the jumps it was answered
@@ -245,9 +249,11 @@ class Clocks:
         self._met.pop(process, None)
 
     def reference(self) -> Reference | None:
-        """Of the clocks that were heard lately and the leader's own."""
+        """Of the clocks that were heard lately and the leader's own; None, too, while the votes are gathered."""
         self._look()
         now = self._clock.monotonic()
+        if now - self._since < GATHER_SECONDS:
+            return None
         groups: dict[str, list[int]] = {}
         for group, offset, at in self._reported.values():
             if now - at <= HEARD_SECONDS:
@@ -260,6 +266,7 @@ class Clocks:
         if abs(self._base_us - before) > BOUND_US // 2:  # less moves no clock that is good out of the bound
             self._jumps += 1
             self._reported.clear()
+            self._since = self._clock.monotonic()
 
     def _base(self) -> int:
         return round((self._clock.now() - self._clock.monotonic()) * 1e6)

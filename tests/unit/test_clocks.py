@@ -81,16 +81,19 @@ def test_a_measure_is_settled_by_a_short_way_or_by_several_looks() -> None:
 
 
 def test_workers_of_one_function_have_one_vote() -> None:
-    votes = Clocks(ManualClock())
+    clock = ManualClock()
+    votes = Clocks(clock)
     for n in range(9):
         votes.report(f"w{n}", "function", HOUR)
     votes.report("a1", "a1", 0)
+    clock.advance(clocks.GATHER_SECONDS)
     assert votes.reference() == clocks.Reference(0, 2)
 
 
 def test_who_is_not_heard_or_does_not_know_has_no_vote() -> None:
     clock = ManualClock()
     votes = Clocks(clock)
+    clock.advance(clocks.GATHER_SECONDS)
     assert votes.reference() is None
     votes.report("a2", "a2", 1)
     assert votes.reference() is not None
@@ -231,6 +234,7 @@ def led_by_a_right_one_after_a_wrong_one(meets: bool) -> clocks.Reference | None
             skew.meet()
         votes.report(f"a{n}", f"a{n}", skew.offset_us())
         assert skew.standing() is Standing.GOOD, "what is known stays"
+    right.advance(clocks.GATHER_SECONDS)
     return votes.reference()
 
 
@@ -270,6 +274,31 @@ def test_negative_control_with_the_votes_of_before_the_first_to_meet_it_would_be
     monkeypatch.setattr(Clocks, "_look", lambda self: None)
     with pytest.raises(AssertionError, match="behind the others' median"):
         told_while_the_leaders_clock_jumps()
+
+
+def off_while_the_first_to_report_is_as_wrong_as_the_leader() -> set[int]:
+    """Who is told that its clock is off by a leader that begins an hour ahead: 0, a gateway of its machine, reports every 0.1 s; 1 to 3,
+    which are right, for the first time after one second, two and three quarters of one."""
+    leader, others = ManualClock(skew=3600.0), [ManualClock(skew=3600.0), *(ManualClock() for _ in range(3))]
+    votes, skews, off = Clocks(leader), [Skew(clock) for clock in others], set()
+    for tenth in range(100):
+        for n, skew in enumerate(skews):
+            if tenth % 10 == (0, 5, 7, 9)[n] or n == 0:
+                votes.report(f"a{n}", f"a{n}", skew.offset_us())
+                skew.heard(skew.mark(), round(leader.now() * 1e6), *clocks.agreed(votes.reference()))
+                off |= {n} if skew.off else set()
+        for clock in (leader, *others):
+            clock.advance(0.1)
+    return off
+
+
+def test_a_leader_that_begins_hears_all_before_it_judges_one() -> None:
+    assert off_while_the_first_to_report_is_as_wrong_as_the_leader() == {0}
+
+
+def test_negative_control_two_that_are_wrong_alike_would_call_the_next_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clocks, "GATHER_SECONDS", 0.0)
+    assert off_while_the_first_to_report_is_as_wrong_as_the_leader() > {0}
 
 
 def test_an_answer_to_nothing_that_was_asked_is_passed_over() -> None:
