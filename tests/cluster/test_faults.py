@@ -142,7 +142,7 @@ def test_a_gateway_that_goes_in_the_middle_of_a_wake(base: Dormouse) -> None:
     base.asleep("echo")
     calls = [base.begin("echo", number) for number in range(1, 21)]
     time.sleep(0.5)
-    [one, _] = [p["metadata"]["name"] for p in base.cluster.get("pods", "", SYSTEM, "-l", "dormouse.dev/part=gateway")]
+    [one, _] = [p["metadata"]["name"] for p in base.gateways()]
     base.cluster.kubectl("delete", "pod", one, "-n", SYSTEM, "--grace-period=0", "--force")
     for number, call in enumerate(calls, 1):
         error = call.exception()

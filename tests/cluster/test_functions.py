@@ -72,10 +72,7 @@ def test_scrapes_and_probes_do_not_keep_a_function_awake_nor_wake_it(both: Dormo
 
 
 def gateways(dormouse: Dormouse) -> list[Inside]:
-    pods = dormouse.cluster.get("pods", "", SYSTEM, "-l", "dormouse.dev/part=gateway")
-    return [
-        Inside(dormouse.cluster, SYSTEM, pod["metadata"]["name"], "agent") for pod in pods if "deletionTimestamp" not in pod["metadata"]
-    ]
+    return [Inside(dormouse.cluster, SYSTEM, pod["metadata"]["name"], "agent") for pod in dormouse.gateways()]
 
 
 def reflected(dormouse: Dormouse) -> list[str]:

@@ -98,7 +98,7 @@ def test_nothing_else_of_the_installation_can_be_dialled(home: Dormouse, strange
     from another namespace nor from the function's own. Negative control: the gateway's port answers the same dialling, and the ports are
     there for whom the policies let in."""
     places = inner_places(home)
-    gateways = [f"{address}:8001" for address in addresses(home, SYSTEM, "dormouse.dev/part=gateway")]
+    gateways = [f"{pod['status']['podIP']}:8001" for pod in home.gateways()]
     for inside in (stranger, neighbour):
         found = inside.dial([*places, *gateways])
         assert {place for place in gateways if found[place] == OPEN} == set(gateways)
@@ -109,7 +109,7 @@ def test_nothing_else_of_the_installation_can_be_dialled(home: Dormouse, strange
 
 def test_a_gateway_listens_at_its_callers_port_and_for_scrapers(home: Dormouse) -> None:
     """8.O2. Also without any policy: administration is at sockets in a folder of the pod's, the relay at loopback."""
-    for pod in home.cluster.get("pods", "", SYSTEM, "-l", "dormouse.dev/part=gateway"):
+    for pod in home.gateways():
         listening = Inside(home.cluster, SYSTEM, pod["metadata"]["name"], "envoy").listening()
         assert listening == {("any", 8001), ("any", 9090), ("loopback", 8002)}
 
@@ -192,7 +192,7 @@ def test_callers_that_the_policy_names_and_no_others(home: Dormouse, stranger: I
     key = "networkPolicies.callers[0].namespaceSelector.matchLabels.kubernetes\\.io/metadata\\.name"
     chart = [RELEASE, str(CHART), "-n", SYSTEM, "--reuse-values", "--set", f"{key}={home.space}"]
     home.cluster.helm("upgrade", *chart, "--wait", "--timeout", "60s")
-    gateways = [f"{address}:8001" for address in addresses(home, SYSTEM, "dormouse.dev/part=gateway")]
+    gateways = [f"{pod['status']['podIP']}:8001" for pod in home.gateways()]
     try:
         eventually("the gateways are closed", lambda: set(stranger.dial(gateways).values()) == {CLOSED})
         ways = [{**call, "timeout": 2} for call in named_in_every_way(home.space, "mine", "narrow")]
@@ -214,7 +214,7 @@ def test_workers_dial_the_store_and_nothing_else_where_the_values_say_so(home: D
     [pod] = away.pods("theirs")
     worker = Inside(home.cluster, AWAY, pod)
     api = home.cluster.get("service", "kubernetes", "default")["spec"]["clusterIP"]
-    shut = [f"{api}:443", *(f"{address}:8001" for address in addresses(home, SYSTEM, "dormouse.dev/part=gateway"))]
+    shut = [f"{api}:443", *(f"{pod['status']['podIP']}:8001" for pod in home.gateways())]
     store = [f"{address}:2379" for address in addresses(home, SYSTEM, "dormouse.dev/part=etcd")]
     assert set(worker.dial([*shut, *store]).values()) == {OPEN}
     values = ["networkPolicies.workers.egress=true", "networkPolicies.workers.dns[0].ipBlock.cidr=0.0.0.0/0"]

@@ -146,8 +146,7 @@ def test_an_address_that_is_not_its_workers_is_told_and_harms_no_other(base: Dor
     base.ready("refused", 1)
     found = base.cluster.get("ifn", "refused", base.space)
     [operator] = operators(base)
-    gateways = base.cluster.get("pods", "", SYSTEM, "-l", "dormouse.dev/part=gateway")
-    inside = [Inside(base.cluster, SYSTEM, pod["metadata"]["name"], "agent") for pod in gateways]
+    inside = [Inside(base.cluster, SYSTEM, pod["metadata"]["name"], "agent") for pod in base.gateways()]
     before = sum(each.metric("dormouse_xds_nacks_total") for each in inside)
     [other] = base.cluster.get("pods", "", base.space, "-l", "dormouse.dev/function=steady")
     key = f"/dormouse/default/map/{base.space}/refused/{found['metadata']['uid']}/workers/bad"

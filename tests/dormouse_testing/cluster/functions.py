@@ -183,6 +183,11 @@ class Dormouse:
             for container in pod["status"].get("containerStatuses", [])
         }
 
+    def gateways(self) -> list[dict[str, Any]]:
+        """Pods that were not told to go: one that was serves on for a while."""
+        found = self.cluster.get("pods", "", SYSTEM, "-l", "dormouse.dev/part=gateway")
+        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
     def stored(self, prefix: str = "/dormouse/default/") -> list[str]:
         """What the store holds below `prefix`, asked from the operator's pod as root."""
         program = KEYS.format(endpoint=STORE, prefix=prefix, ca="/etc/dormouse/tls/ca.crt", password="/etc/dormouse/users/operator")
