@@ -28,7 +28,7 @@ def test_what_the_policy_refuses_is_told_and_becomes_no_pod(base: Dormouse) -> N
         assert code == grpc.StatusCode.FAILED_PRECONDITION, text
     assert not [pod for name in THEFTS for pod in base.pods(name)]
     assert base.call("echo", 6) == 6
-    base.patch("by-taint", {"workers": {"tolerations": None}})
+    base.patch("by-taint", {"workers": {"tolerations": None}, "timeouts": None})
     eventually("it heals when it is mended", lambda: base.condition("by-taint", "Applied").get("status") == "True")
     assert base.call("by-taint", 3) == 3
     base.delete(*THEFTS)
