@@ -27,6 +27,8 @@ from dormouse_gateway.settings import Settings, parse
 
 ACTIVE = "http.gateway.downstream_rq_active"
 POLL_SECONDS = 0.05
+ASK_SECONDS = 1.0
+"""For Envoy's answer whether calls are under way, where the drain takes as long as it may."""
 
 
 async def admin(path: str, method: str, target: str) -> str:
@@ -74,8 +76,8 @@ async def drain(settings: Settings) -> None:
     try:
         await admin(settings.admin, "POST", "/healthcheck/fail")
         await admin(settings.admin, "POST", "/drain_listeners?graceful&skip_exit")
-        async with asyncio.timeout(settings.drain_seconds):
-            await asyncio.sleep(settings.min_drain_seconds)
+        await asyncio.sleep(settings.min_drain_seconds)
+        async with asyncio.timeout(max(settings.drain_seconds - settings.min_drain_seconds, ASK_SECONDS)):
             while await active(settings.admin):  # noqa: ASYNC110 - Envoy has no event to wait for
                 await asyncio.sleep(POLL_SECONDS)
     except TimeoutError:

@@ -179,7 +179,7 @@ async def test_a_stopping_envoy_serves_who_has_not_heard_of_it(
 ) -> None:
     """kube-proxies and load balancers hear later than the pod that it goes. Nobody calls when it is told."""
     await both(world, worker)
-    with running(etcd_server.endpoint, installation, "--min-drain-seconds", seconds) as gateway:
+    with running(etcd_server.endpoint, installation, "--min-drain-seconds", seconds, "--drain-seconds", "2") as gateway:
         await gateway.routed("default/steps", "map")
         assert gateway.envoy is not None
         gateway.envoy.send_signal(signal.SIGTERM)
@@ -189,6 +189,7 @@ async def test_a_stopping_envoy_serves_who_has_not_heard_of_it(
                 codes.append((await infer(channel, request("steps", 1 + len(codes)))).code)
         assert (set(codes) == {Code.OK}) is served, codes
         assert await asyncio.to_thread(gateway.envoy.wait, 8) == 0
+        assert "calls are still under way" not in gateway.log("dormouse_gateway.envoy"), "also where both times are the same"
 
 
 async def test_an_error_in_the_filter_is_answered_and_not_let_through(
