@@ -4,7 +4,7 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 from dormouse_core.callkeys import CallKey
@@ -25,12 +25,14 @@ F = Function("ns", "count", "u")
 SHARDS = 4
 SUM = [StateInfo("sum", "sum", "sum", "INT64", (1,), None, np.zeros(1, np.int64))]
 
+P = ParamSpec("P")
 
-def simulated(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+
+def simulated(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
     @functools.wraps(test)
-    def run() -> None:
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
         async def main() -> None:
-            await test()
+            await test(*args, **kwargs)
 
         simloop.run(main(), limit=120.0)
 

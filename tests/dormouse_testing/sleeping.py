@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, ParamSpec
 
 from dormouse_core import records
 from dormouse_core.keys import Function, Keys
@@ -24,13 +24,16 @@ SHARDS = 4
 KEYS = Keys("t")
 
 
-def simulated(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+P = ParamSpec("P")
+
+
+def simulated(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
     """Without a limit: hours pass."""
 
     @functools.wraps(test)
-    def run() -> None:
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
         async def main() -> None:
-            await test()
+            await test(*args, **kwargs)
 
         simloop.run(main(), limit=None)
 

@@ -102,91 +102,81 @@ def registry(store: MemoryStore) -> Registering:
 
 @both
 @pytest.mark.parametrize("name", CHANGES)
-def test_what_people_change(name: str, fault: Fault) -> None:
-    @simulated
-    async def play() -> None:
-        store = MemoryStore(SimClock())
-        registering = registry(store)
-        if name != "created":
-            await registering.apply(manifest())
-        before = store.etcd.item(ENTRY)
-        refusing(store, fault)
-        told_of = ""
-        try:
-            answer = await CHANGES[name](registering)
-        except Unavailable as error:
-            told_of = error.message
-            assert store.etcd.item(ENTRY) == before
-            answer = await CHANGES[name](registering)  # asked again
-        # What follows a deletion are deletions, so it is begun without its mark.
-        assert ("is not changed: the store is full" in told_of) == (fault is FULL and name != "deleted")
-        after = store.etcd.item(ENTRY)
-        assert after is not None
-        revision = answer if isinstance(answer, int) else answer[-1]
-        if name == "deleted" and fault is FULL:
-            assert (revision, after, registering.ending) == (0, before, {state_pb2.FunctionEntry.FromString(after.value).uid})
-            return
-        assert after != before
-        assert revision == after.mod_revision
-        assert not registering.ending
-        if not isinstance(answer, int):
-            assert answer[0] == state_pb2.FunctionEntry.FromString(after.value)
-            assert name == "scaled" or answer[1] == name
-
-    play()
+@simulated
+async def test_what_people_change(name: str, fault: Fault) -> None:
+    store = MemoryStore(SimClock())
+    registering = registry(store)
+    if name != "created":
+        await registering.apply(manifest())
+    before = store.etcd.item(ENTRY)
+    refusing(store, fault)
+    told_of = ""
+    try:
+        answer = await CHANGES[name](registering)
+    except Unavailable as error:
+        told_of = error.message
+        assert store.etcd.item(ENTRY) == before
+        answer = await CHANGES[name](registering)  # asked again
+    # What follows a deletion are deletions, so it is begun without its mark.
+    assert ("is not changed: the store is full" in told_of) == (fault is FULL and name != "deleted")
+    after = store.etcd.item(ENTRY)
+    assert after is not None
+    revision = answer if isinstance(answer, int) else answer[-1]
+    if name == "deleted" and fault is FULL:
+        assert (revision, after, registering.ending) == (0, before, {state_pb2.FunctionEntry.FromString(after.value).uid})
+        return
+    assert after != before
+    assert revision == after.mod_revision
+    assert not registering.ending
+    if not isinstance(answer, int):
+        assert answer[0] == state_pb2.FunctionEntry.FromString(after.value)
+        assert name == "scaled" or answer[1] == name
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_what_people_change_and_the_leader_changes_again_before_it_is_read(name: str) -> None:
+@simulated
+async def test_what_people_change_and_the_leader_changes_again_before_it_is_read(name: str) -> None:
     """ "Is not changed" would be untrue: the leader has proved the revision meanwhile, of the entry that was written."""
+    store = MemoryStore(SimClock())
+    registering = registry(store)
+    if name != "created":
+        await registering.apply(manifest())
+    refused = iter([FULL_APPLIED])
+    reads = iter(range(9))
 
-    @simulated
-    async def play() -> None:
-        store = MemoryStore(SimClock())
-        registering = registry(store)
-        if name != "created":
-            await registering.apply(manifest())
-        refused = iter([FULL_APPLIED])
-        reads = iter(range(9))
+    def hook(method: str, request: object) -> Fault | None:
+        if method == "get" and next(reads) == 1:
+            item = store.etcd.item(ENTRY)
+            assert item is not None
+            entry = state_pb2.FunctionEntry.FromString(item.value)
+            entry.proved_revision = entry.revision
+            store.etcd.txn(Txn((), (Put(ENTRY, entry.SerializeToString()),)))
+        return next(refused, None) if method == "txn" else None
 
-        def hook(method: str, request: object) -> Fault | None:
-            if method == "get" and next(reads) == 1:
-                item = store.etcd.item(ENTRY)
-                assert item is not None
-                entry = state_pb2.FunctionEntry.FromString(item.value)
-                entry.proved_revision = entry.revision
-                store.etcd.txn(Txn((), (Put(ENTRY, entry.SerializeToString()),)))
-            return next(refused, None) if method == "txn" else None
-
-        store.hook = hook
-        answer = await CHANGES[name](registering)
-        after = store.etcd.item(ENTRY)
-        assert after is not None
-        entry = state_pb2.FunctionEntry.FromString(after.value)
-        assert (entry.proved_revision, entry.deleting) == (entry.revision, name == "deleted")
-        assert entry.generation == (1 if name in ("created", "deleted") else 2), "and is not written twice"
-        assert (answer if isinstance(answer, int) else answer[-1]) == after.mod_revision
-
-    play()
+    store.hook = hook
+    answer = await CHANGES[name](registering)
+    after = store.etcd.item(ENTRY)
+    assert after is not None
+    entry = state_pb2.FunctionEntry.FromString(after.value)
+    assert (entry.proved_revision, entry.deleting) == (entry.revision, name == "deleted")
+    assert entry.generation == (1 if name in ("created", "deleted") else 2), "and is not written twice"
+    assert (answer if isinstance(answer, int) else answer[-1]) == after.mod_revision
 
 
-def test_negative_control_believed_and_not_read_the_no_would_be_untrue(monkeypatch: pytest.MonkeyPatch) -> None:
-    @simulated
-    async def play() -> None:
-        store = MemoryStore(SimClock())
-        registering = registry(store)
-        read = await store.get([ENTRY])
+@simulated
+async def test_negative_control_believed_and_not_read_the_no_would_be_untrue(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore(SimClock())
+    registering = registry(store)
+    read = await store.get([ENTRY])
 
-        async def blind(keys: Sequence[str], *, timeout: float = 5.0) -> tuple[int, dict[str, Item]]:
-            return read
+    async def blind(keys: Sequence[str], *, timeout: float = 5.0) -> tuple[int, dict[str, Item]]:
+        return read
 
-        monkeypatch.setattr(store, "get", blind)
-        refusing(store, FULL_APPLIED)
-        with pytest.raises(Unavailable, match="is not changed"):
-            await registering.apply(manifest())
-        assert store.etcd.item(ENTRY) is not None
-
-    play()
+    monkeypatch.setattr(store, "get", blind)
+    refusing(store, FULL_APPLIED)
+    with pytest.raises(Unavailable, match="is not changed"):
+        await registering.apply(manifest())
+    assert store.etcd.item(ENTRY) is not None
 
 
 # ----------------------------------------------------------------------------------------------------------------------- the leader
@@ -223,192 +213,168 @@ def test_what_the_leader_writes(fault: Fault) -> None:
 
 
 @both
-def test_a_removal_by_the_leader(fault: Fault) -> None:
-    @sleeping.simulated
-    async def play() -> None:
-        s = Sleeping()
-        s.put("a", ended=True)
-        s.put("b")
-        refusing(s.store, fault)
-        task = asyncio.create_task(s.sweeper.run())
-        await asyncio.sleep(60.0)
-        task.cancel()
-        assert s.stored() == [s.key("b")]
-        assert s.floor("a") > 0
-
-    play()
+@sleeping.simulated
+async def test_a_removal_by_the_leader(fault: Fault) -> None:
+    s = Sleeping()
+    s.put("a", ended=True)
+    s.put("b")
+    refusing(s.store, fault)
+    task = asyncio.create_task(s.sweeper.run())
+    await asyncio.sleep(60.0)
+    task.cancel()
+    assert s.stored() == [s.key("b")]
+    assert s.floor("a") > 0
 
 
 @both
-def test_owed_tombstones(fault: Fault) -> None:
-    @sleeping.simulated
-    async def play() -> None:
-        s = Sleeping()
-        key = s.put("a")
-        item = s.store.etcd.item(key)
-        assert item is not None
-        heard: list[str] = []
+@sleeping.simulated
+async def test_owed_tombstones(fault: Fault) -> None:
+    s = Sleeping()
+    key = s.put("a")
+    item = s.store.etcd.item(key)
+    assert item is not None
+    heard: list[str] = []
 
-        async def hear(function: Function, shard: int, sessions: object) -> None:
-            heard.extend(sessions)  # type: ignore[arg-type]
+    async def hear(function: Function, shard: int, sessions: object) -> None:
+        heard.extend(sessions)  # type: ignore[arg-type]
 
-        owed = Owed(s.store, s.clock, KEYS_OF_SLEEPING, s.leader_new, hear)
-        shard = shard_of(session_key("", "a"), SHARDS)
-        owed.owe(s.functions[0], shard, {key: (item.mod_revision, b"tombstone")})
-        s.store.etcd.txn(Txn((), (Delete(key),)))
-        refusing(s.store, fault)
-        await owed.pay()
-        assert (owed.shards, heard) != ({}, []), "nobody is told before it is known"
-        written = s.store.etcd.item(key)
-        assert (written is not None) == (fault is FULL_APPLIED)
-        await owed.pay()
-        after = s.store.etcd.item(key)
-        assert after is not None
-        assert (after.value, owed.shards, heard) == (b"tombstone", {}, ["/s:a"])
-        assert written in (None, after), "it is written once"
-
-    play()
+    owed = Owed(s.store, s.clock, KEYS_OF_SLEEPING, s.leader_new, hear)
+    shard = shard_of(session_key("", "a"), SHARDS)
+    owed.owe(s.functions[0], shard, {key: (item.mod_revision, b"tombstone")})
+    s.store.etcd.txn(Txn((), (Delete(key),)))
+    refusing(s.store, fault)
+    await owed.pay()
+    assert (owed.shards, heard) != ({}, []), "nobody is told before it is known"
+    written = s.store.etcd.item(key)
+    assert (written is not None) == (fault is FULL_APPLIED)
+    await owed.pay()
+    after = s.store.etcd.item(key)
+    assert after is not None
+    assert (after.value, owed.shards, heard) == (b"tombstone", {}, ["/s:a"])
+    assert written in (None, after), "it is written once"
 
 
 KEYS_OF_SLEEPING = sleeping.KEYS
 
 
 @both
-def test_what_a_leader_before_this_one_owed(fault: Fault) -> None:
-    @sleeping.simulated
-    async def play() -> None:
-        s = Sleeping()
-        function, shard = s.functions[0], 1
-        key = KEYS_OF_SLEEPING.shard(function, shard)
-        s.write(KEYS_OF_SLEEPING.floor(function, shard), state_pb2.Floor().SerializeToString())
-        registered = s.store.etcd.item(KEYS_OF_SLEEPING.function("ns", "fn0"))
-        assert registered is not None
+@sleeping.simulated
+async def test_what_a_leader_before_this_one_owed(fault: Fault) -> None:
+    s = Sleeping()
+    function, shard = s.functions[0], 1
+    key = KEYS_OF_SLEEPING.shard(function, shard)
+    s.write(KEYS_OF_SLEEPING.floor(function, shard), state_pb2.Floor().SerializeToString())
+    registered = s.store.etcd.item(KEYS_OF_SLEEPING.function("ns", "fn0"))
+    assert registered is not None
 
-        async def hear(function: Function, shard: int, sessions: object) -> None:
-            raise AssertionError("nobody can name them")
+    async def hear(function: Function, shard: int, sessions: object) -> None:
+        raise AssertionError("nobody can name them")
 
-        owed = Owed(s.store, s.clock, KEYS_OF_SLEEPING, s.leader_new, hear)
-        owed.doubt(function, registered.create_revision, [shard])
-        refusing(s.store, fault)
-        await owed.settle()
-        assert (function.uid, shard) in owed, "nobody is given it before it is known"
-        written = s.store.etcd.item(key)
-        assert (written is not None) == (fault is FULL_APPLIED)
-        await owed.settle()
-        after = s.store.etcd.item(key)
-        assert after is not None
-        assert state_pb2.ShardEntry.FromString(after.value).owner == ""
-        assert written in (None, after), "it is written once"
-        assert (function.uid, shard) not in owed
-
-    play()
+    owed = Owed(s.store, s.clock, KEYS_OF_SLEEPING, s.leader_new, hear)
+    owed.doubt(function, registered.create_revision, [shard])
+    refusing(s.store, fault)
+    await owed.settle()
+    assert (function.uid, shard) in owed, "nobody is given it before it is known"
+    written = s.store.etcd.item(key)
+    assert (written is not None) == (fault is FULL_APPLIED)
+    await owed.settle()
+    after = s.store.etcd.item(key)
+    assert after is not None
+    assert state_pb2.ShardEntry.FromString(after.value).owner == ""
+    assert written in (None, after), "it is written once"
+    assert (function.uid, shard) not in owed
 
 
 @both
-def test_an_election(fault: Fault) -> None:
-    @simulated
-    async def play() -> None:
-        store = MemoryStore(SimClock())
-        election = Election(store, store.clock, "/leader", b"a")
-        refusing(store, fault)
-        won = await election.campaign()
-        item = store.etcd.item("/leader")
-        assert item is not None
-        assert won == item.create_revision
-        await asyncio.sleep(3.0 * LEASE_SECONDS)
-        assert election.leading
-        assert store.etcd.item("/leader") == item
-        await election.resign()
-
-    play()
+@simulated
+async def test_an_election(fault: Fault) -> None:
+    store = MemoryStore(SimClock())
+    election = Election(store, store.clock, "/leader", b"a")
+    refusing(store, fault)
+    won = await election.campaign()
+    item = store.etcd.item("/leader")
+    assert item is not None
+    assert won == item.create_revision
+    await asyncio.sleep(3.0 * LEASE_SECONDS)
+    assert election.leading
+    assert store.etcd.item("/leader") == item
+    await election.resign()
 
 
 # ---------------------------------------------------------------------------------------------------------------------- the gateway
 
 
 @both
-def test_a_gateways_entry(fault: Fault) -> None:
-    @simulated
-    async def play() -> None:
-        store = MemoryStore(SimClock())
-        keys = Keys("t")
-        refusing(store, fault)
-        task = asyncio.create_task(GatewayRegistration(store, SimClock(), keys, "g", "a:1").run())
-        await asyncio.sleep(4.0 * LEASE_SECONDS)
-        for _ in range(20):
-            await asyncio.sleep(0.5)
-            assert store.etcd.item(keys.gateway("g")) is not None, "under a lease that is kept"
-        task.cancel()
-
-    play()
+@simulated
+async def test_a_gateways_entry(fault: Fault) -> None:
+    store = MemoryStore(SimClock())
+    keys = Keys("t")
+    refusing(store, fault)
+    task = asyncio.create_task(GatewayRegistration(store, SimClock(), keys, "g", "a:1").run())
+    await asyncio.sleep(4.0 * LEASE_SECONDS)
+    for _ in range(20):
+        await asyncio.sleep(0.5)
+        assert store.etcd.item(keys.gateway("g")) is not None, "under a lease that is kept"
+    task.cancel()
 
 
 # --------------------------------------------------------------------------------------------------------------------------- workers
 
 
 @both
-def test_a_workers_entry(fault: Fault) -> None:
-    @simulated
-    async def play() -> None:
-        store = MemoryStore(SimClock())
-        registration = Registration(F, store, SimClock(), worker="w-1", address="a:1", instance="w", revision="r", keys=K)
-        key = K.worker(F, "w-1")
-        refusing(store, fault)
-        await registration.start()
-        ready = store.etcd.item(key)
-        assert ready is not None
-        assert state_pb2.WorkerEntry.FromString(ready.value).state == state_pb2.WorkerEntry.READY
-        await asyncio.sleep(3.0 * LEASE_SECONDS)
-        assert store.etcd.item(key) == ready, "under a lease that is kept"
-        refusing(store, fault)
-        await registration.drain()
-        after = store.etcd.item(key)
-        assert after is not None
-        assert state_pb2.WorkerEntry.FromString(after.value).state == state_pb2.WorkerEntry.DRAINING
-        assert not registration.lost.is_set()
-        await registration.close()
-        assert store.etcd.item(key) is None
-
-    play()
+@simulated
+async def test_a_workers_entry(fault: Fault) -> None:
+    store = MemoryStore(SimClock())
+    registration = Registration(F, store, SimClock(), worker="w-1", address="a:1", instance="w", revision="r", keys=K)
+    key = K.worker(F, "w-1")
+    refusing(store, fault)
+    await registration.start()
+    ready = store.etcd.item(key)
+    assert ready is not None
+    assert state_pb2.WorkerEntry.FromString(ready.value).state == state_pb2.WorkerEntry.READY
+    await asyncio.sleep(3.0 * LEASE_SECONDS)
+    assert store.etcd.item(key) == ready, "under a lease that is kept"
+    refusing(store, fault)
+    await registration.drain()
+    after = store.etcd.item(key)
+    assert after is not None
+    assert state_pb2.WorkerEntry.FromString(after.value).state == state_pb2.WorkerEntry.DRAINING
+    assert not registration.lost.is_set()
+    await registration.close()
+    assert store.etcd.item(key) is None
 
 
 @both
-def test_a_handoff(fault: Fault) -> None:
-    @simulated
-    async def play() -> None:
-        store = MemoryStore(SimClock())
-        async with Worker(store) as w, Worker(store.client(), "w-2") as other:
-            await w.own()
-            shard = shard_of(session_key("", "a"), SHARDS)
-            assert (await w.call("a", 1)).reply == b"1"
-            refusing(w.store, fault)
-            await other.store.txn(Txn((), (Put(K.move(F, shard), state_pb2.Move(target="w-2").SerializeToString()),)))
-            await asyncio.sleep(3.0)
-            assert (w.sessions.report().shards, other.sessions.report().shards) == (SHARDS - 1, 1)
-            assert (await other.call("a", 1)).reply == b"2"
-            entry = store.etcd.item(K.shard(F, shard))
-            assert entry is not None
-            assert state_pb2.ShardEntry.FromString(entry.value).epoch == 2, "it is handed over once"
-
-    play()
+@simulated
+async def test_a_handoff(fault: Fault) -> None:
+    store = MemoryStore(SimClock())
+    async with Worker(store) as w, Worker(store.client(), "w-2") as other:
+        await w.own()
+        shard = shard_of(session_key("", "a"), SHARDS)
+        assert (await w.call("a", 1)).reply == b"1"
+        refusing(w.store, fault)
+        await other.store.txn(Txn((), (Put(K.move(F, shard), state_pb2.Move(target="w-2").SerializeToString()),)))
+        await asyncio.sleep(3.0)
+        assert (w.sessions.report().shards, other.sessions.report().shards) == (SHARDS - 1, 1)
+        assert (await other.call("a", 1)).reply == b"2"
+        entry = store.etcd.item(K.shard(F, shard))
+        assert entry is not None
+        assert state_pb2.ShardEntry.FromString(entry.value).epoch == 2, "it is handed over once"
 
 
 @both
-def test_a_removal_by_the_owner(fault: Fault) -> None:
-    @simulated
-    async def play() -> None:
-        store = MemoryStore(SimClock())
-        async with TimedWorker(store, settings=Settings(SHARDS, "v1", ttl=50.0, removal_wait=5.0)) as w:
-            await w.own()
-            await w.call("a", 1, start=True)
-            await w.call("a", 1, end=True)
-            await w.call("b", 1, start=True)
-            refusing(store, fault)
-            await asyncio.sleep(15.0)
-            assert [key.rpartition(":")[2] for key in stored(store)] == ["b"]
-            assert (await w.call("a", 5)).reply == b"5", "it begins anew"
-            assert (await w.call("b", 1)).reply == b"2"
-            report = w.sessions.report()
-            assert (report.stored_sessions, report.counted) == (2, True)
-
-    play()
+@simulated
+async def test_a_removal_by_the_owner(fault: Fault) -> None:
+    store = MemoryStore(SimClock())
+    async with TimedWorker(store, settings=Settings(SHARDS, "v1", ttl=50.0, removal_wait=5.0)) as w:
+        await w.own()
+        await w.call("a", 1, start=True)
+        await w.call("a", 1, end=True)
+        await w.call("b", 1, start=True)
+        refusing(store, fault)
+        await asyncio.sleep(15.0)
+        assert [key.rpartition(":")[2] for key in stored(store)] == ["b"]
+        assert (await w.call("a", 5)).reply == b"5", "it begins anew"
+        assert (await w.call("b", 1)).reply == b"2"
+        report = w.sessions.report()
+        assert (report.stored_sessions, report.counted) == (2, True)
