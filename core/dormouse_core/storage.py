@@ -235,14 +235,18 @@ class Storage:
     def _shrink(self, now: float, members: Sequence[MemberSeen], quota: int) -> Step | None:
         """A defragmentation that no alarm asks for: because the file nears the quota, or because it gives back at least as much as it has
         to copy, and nothing took that space for a while."""
+        tenth = COMPACT_FRACTION * quota
         for member in _in_order(members):
             if member.leads and member.used > DEFRAGMENT_BYTES:
                 continue  # it takes longer than a lease lasts: every worker would have to begin again
             free, steady = member.size - member.used, self._free[member.member].steady
-            near = member.size >= DEFRAGMENT_FRACTION * quota and free >= COMPACT_FRACTION * quota
-            worth = steady >= max(member.used, COMPACT_FRACTION * quota)
+            near = member.size >= DEFRAGMENT_FRACTION * quota and free >= tenth
+            worth = steady >= max(member.used, tenth)
             if not (near or worth):
                 continue
+            # Each member counts by itself what became free, and when: another's turn comes although it does not say so yet.
+            if member.leads and not near and any(not other.leads and other.size >= member.used + max(member.used, tenth) for other in members):
+                return None
             if self._defragmented_at is not None and now - self._defragmented_at < (SPACING_SECONDS if not near else LOOK_SECONDS[1]):
                 return None
             why = f"{free} of {member.size} bytes of {member.endpoint}'s file are free"

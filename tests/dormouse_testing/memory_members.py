@@ -24,6 +24,7 @@ class MemoryMembers:
     full: bool = False
     revision: int = 1
     away: set[str] = field(default_factory=set)
+    uncounted: set[str] = field(default_factory=set)  # as etcd's that lag: what is free in their files they do not say
     done: list[str] = field(default_factory=list)  # what was asked for, in its order
     defragmenting: list[tuple[str, float, float]] = field(default_factory=list)  # endpoint, from, until
     _unseen: int = 0
@@ -58,7 +59,7 @@ class MemoryMembers:
     async def look(self) -> tuple[Sequence[MemberSeen], Sequence[str]]:
         quota = self.quota if self.says_quota else 0
         members = [
-            MemberSeen(self._endpoint(n), n + 1, n == 0, self.revision, self.sizes[n], self.used + self._unseen, self.full, quota)
+            MemberSeen(self._endpoint(n), n + 1, n == 0, self.revision, self.sizes[n], self._said(n), self.full, quota)
             for n in range(self.count)
             if self._endpoint(n) not in self.away
         ]
@@ -94,6 +95,9 @@ class MemoryMembers:
     async def disarm(self) -> None:
         self.done.append("disarm")
         self.full = False
+
+    def _said(self, number: int) -> int:
+        return self.sizes[number] if self._endpoint(number) in self.uncounted else self.used + self._unseen
 
     @staticmethod
     def _endpoint(number: int) -> str:

@@ -258,6 +258,24 @@ def test_one_member_at_a_time_and_the_one_that_leads_last() -> None:
     assert all(after[0] - before[0] >= storage.SPACING_SECONDS for before, after in itertools.pairwise(spans))
 
 
+def test_the_one_that_leads_waits_for_a_member_that_does_not_say_yet_what_is_free() -> None:
+    """Each counts it with its own next write: two of three said so when the leader's turn came, and the third did after it."""
+
+    async def body(store: MemoryMembers, space: Space) -> None:
+        store.uncounted.add("2")
+        for number in range(100):
+            store.put(f"session {number}", 64 * 1024)
+        for number in range(95):
+            store.delete(f"session {number}")
+        await asyncio.sleep(600)
+        assert [endpoint for endpoint, _, _ in store.defragmenting] == ["1"]
+        store.uncounted.clear()
+        await asyncio.sleep(600)
+        assert [endpoint for endpoint, _, _ in store.defragmenting] == ["1", "2", "0"]
+
+    run(body, count=3)
+
+
 @pytest.mark.parametrize("since", [1, 15, 29])
 def test_free_space_is_given_back_once_nothing_took_it_for_half_a_minute(since: float) -> None:
     """Whenever it became free: `since` seconds after the beginning."""
