@@ -245,7 +245,8 @@ class Storage:
             if not (near or worth):
                 continue
             # Each member counts by itself what became free, and when: another's turn comes although it does not say so yet.
-            if member.leads and not near and any(not other.leads and other.size >= member.used + max(member.used, tenth) for other in members):
+            large = member.used + max(member.used, tenth)
+            if member.leads and not near and any(not other.leads and other.size >= large for other in members):
                 return None
             if self._defragmented_at is not None and now - self._defragmented_at < (SPACING_SECONDS if not near else LOOK_SECONDS[1]):
                 return None
