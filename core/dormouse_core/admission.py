@@ -5,7 +5,8 @@ How full the store is, the leader says once a second, and what it says is up to 
 dropped. What a worker has written itself since then, it adds; so the store is passed by what others begin meanwhile.
 
 A worker counts the sessions of its own shards exactly; of the others it knows what the leader told it last. So with one worker the limits
-are exact, and with several they may be passed by what the others begin between two reports. What is not known refuses nobody.
+are exact, and with several they may be passed by what the others begin between two reports. What is not known refuses nobody: while a
+function has enough records to be at its limit, a call that would begin one waits until it is known.
 """
 
 from collections import deque

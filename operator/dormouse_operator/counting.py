@@ -68,16 +68,19 @@ class Counts:
         shards = sum(r.shards for r in found)  # a shard that moves is in two reports for a moment, or in none
         registered = self._view.functions.get(uid)
         of_all = registered.entry.shards if registered is not None else shards
+        unknown = False
         if len(found) == len(reports) and all(r.counted for r in found) and shards == of_all:
             self._figures[uid] = Figures(
                 sessions + report.stored_sessions, stored + report.stored_bytes, sum(r.hibernated_bytes for r in found)
             )
-        elif len(reports) > 1 and (last := self._figures.get(uid)) is not None:
-            # While shards move, what is in motion is in nobody's count: the last complete one holds.
+        elif (last := self._figures.get(uid)) is None:
+            unknown = True
+        else:
+            # While shards move, what is in motion is in nobody's count; nor is what woke a moment ago. The last complete one holds.
             twice = shards > of_all
             sessions = max(0 if twice else sessions, last.sessions - report.stored_sessions)
             stored = max(0 if twice else stored, last.stored - report.stored_bytes)
-        limits = control_pb2.WorkerOrder.Limits(others_sessions=sessions, others_bytes=stored)
+        limits = control_pb2.WorkerOrder.Limits(others_sessions=sessions, others_bytes=stored, others_unknown=unknown)
         if (store := self._store()) is not None:
             limits.store_used, limits.store_age, limits.store_quota = store.fraction, store.age, store.quota
         quota = self._shared()

@@ -36,9 +36,10 @@ class WorkerOrder(_message.Message):
         __slots__ = ()
         def __init__(self) -> None: ...
     class Limits(_message.Message):
-        __slots__ = ("others_sessions", "others_bytes", "store_used", "store_age", "store_quota", "over_share", "replaced")
+        __slots__ = ("others_sessions", "others_bytes", "others_unknown", "store_used", "store_age", "store_quota", "over_share", "replaced")
         OTHERS_SESSIONS_FIELD_NUMBER: _ClassVar[int]
         OTHERS_BYTES_FIELD_NUMBER: _ClassVar[int]
+        OTHERS_UNKNOWN_FIELD_NUMBER: _ClassVar[int]
         STORE_USED_FIELD_NUMBER: _ClassVar[int]
         STORE_AGE_FIELD_NUMBER: _ClassVar[int]
         STORE_QUOTA_FIELD_NUMBER: _ClassVar[int]
@@ -46,12 +47,13 @@ class WorkerOrder(_message.Message):
         REPLACED_FIELD_NUMBER: _ClassVar[int]
         others_sessions: int
         others_bytes: int
+        others_unknown: bool
         store_used: float
         store_age: float
         store_quota: int
         over_share: bool
         replaced: _containers.RepeatedScalarFieldContainer[str]
-        def __init__(self, others_sessions: _Optional[int] = ..., others_bytes: _Optional[int] = ..., store_used: _Optional[float] = ..., store_age: _Optional[float] = ..., store_quota: _Optional[int] = ..., over_share: _Optional[bool] = ..., replaced: _Optional[_Iterable[str]] = ...) -> None: ...
+        def __init__(self, others_sessions: _Optional[int] = ..., others_bytes: _Optional[int] = ..., others_unknown: _Optional[bool] = ..., store_used: _Optional[float] = ..., store_age: _Optional[float] = ..., store_quota: _Optional[int] = ..., over_share: _Optional[bool] = ..., replaced: _Optional[_Iterable[str]] = ...) -> None: ...
     HELLO_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     NO_TAKER_FIELD_NUMBER: _ClassVar[int]

@@ -1,14 +1,19 @@
 """Calls of an ONNX model without a worker around it: decoder, batcher and encoder, as in a worker."""
 
 import asyncio
+import multiprocessing
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+from dormouse_core import limits
 from dormouse_core import spec as specs
 from dormouse_core.errors import Code, InvalidArgument
-from dormouse_proto import inference_pb2
+from dormouse_proto import inference_pb2, state_pb2
+from dormouse_worker import memorylimit
 from dormouse_worker.batching import Batcher
 from dormouse_worker.replies import Encoder
 from dormouse_worker.requests import Decoder
@@ -21,6 +26,31 @@ def load(path: Path, *states: specs.StateSpec, controls: specs.Controls | None =
     runtime = OnnxRuntime(path, states, 1, controls)
     runtime.batch(specs.Batching(**(batching or {"max_batch_size": 8})), states)
     return runtime
+
+
+def most_rows(path: Path, room: int, **batching: Any) -> tuple[state_pb2.Batching, int]:
+    """What is found where a worker has `room` bytes of memory, and the most rows that were run at once. In a process of its own: one that
+    has done much has room that it freed before, and what it takes of that is no peak."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as child:
+        found, rows = child.submit(_most_rows, path, room, batching).result(60)
+    return state_pb2.Batching.FromString(found), rows
+
+
+def _most_rows(path: Path, room: int, batching: dict[str, Any]) -> tuple[bytes, int]:
+    rows = []
+    run = OnnxRuntime.run
+
+    def counted(self: OnnxRuntime, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        rows.append(len(feeds["x"]))
+        return run(self, feeds)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OnnxRuntime, "run", counted)
+        patch.setattr(memorylimit, "room", lambda: room)
+        patch.setattr(limits, "BATCHING_SECONDS", 1.0)
+        found = load(path, **batching).signature.batching
+    assert found is not None
+    return found.SerializeToString(), max(rows)
 
 
 async def infer(

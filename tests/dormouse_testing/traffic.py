@@ -14,6 +14,8 @@ from dormouse_core.keys import Keys
 from dormouse_kit.etcd import EtcdStore
 from dormouse_proto import inference_pb2, inference_pb2_grpc
 
+FIRST = 10_000_000  # the number of a caller's first session: its own number times this
+
 
 class Store:
     """An etcd as an outsider sees it."""
@@ -84,15 +86,21 @@ class Traffic:
         return sum(found) / len(found)
 
     def play(self, seconds: float, callers: int) -> None:
-        began = time.monotonic()
-        stop = threading.Event()
-        looking = threading.Thread(target=self._look, args=(began, stop))
-        looking.start()
-        try:
-            asyncio.run(self._call(began + seconds, callers))
-        finally:
-            stop.set()
-            looking.join(30)
+        """From the moment in which the function is awake."""
+        asyncio.run(self._play(seconds, callers))
+
+    async def _play(self, seconds: float, callers: int) -> None:
+        async with grpc.aio.insecure_channel(self.gateway) as channel:
+            stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            await self._step(stub, callers * FIRST, start=True, end=True)
+            began, stop = time.monotonic(), threading.Event()
+            looking = threading.Thread(target=self._look, args=(began, stop))
+            looking.start()
+            try:
+                await asyncio.gather(*(self._caller(stub, number, began + seconds) for number in range(callers)))
+            finally:
+                stop.set()
+                await asyncio.to_thread(looking.join, 30)
 
     def _look(self, began: float, stop: threading.Event) -> None:
         while not stop.wait(0.5):
@@ -102,16 +110,11 @@ class Traffic:
             self.overdue = max(self.overdue, (late, seconds))
             self.samples.append(Sample(seconds, self.begun, len(glances), self.store.in_use()))
 
-    async def _call(self, until: float, callers: int) -> None:
-        async with grpc.aio.insecure_channel(self.gateway) as channel:
-            stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
-            await asyncio.gather(*(self._caller(stub, number, until) for number in range(callers)))
-
     async def _caller(self, stub: inference_pb2_grpc.GRPCInferenceServiceStub, number: int, until: float) -> None:
         n = 0
         while time.monotonic() < until:
             n += 1
-            session = number * 10_000_000 + n
+            session = number * FIRST + n
             if await self._step(stub, session, start=True, end=False):
                 self.begun += 1
                 if n % 2 and await self._step(stub, session, start=False, end=True):

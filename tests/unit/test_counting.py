@@ -56,6 +56,20 @@ def test_while_shards_move_the_last_complete_count_holds() -> None:
         assert counts.figures("u") == Figures(8, 80, 8), "what is not complete replaces nothing"
 
 
+def test_after_a_wake_the_first_that_reports_is_told_what_slept() -> None:
+    view = View()
+    counts = Counts(view)  # type: ignore[arg-type]
+    view.reports = {"a": report(0, shards=0)}
+    assert counts.heard("u", "a", report(0, shards=0)).limits.others_unknown, "nobody counted it"
+    counts.asleep("u", Figures(78, 780, 78))
+    for reports, mine, others in (({"a": None}, report(0, shards=0), 78), ({"a": None, "b": None}, report(39), 39)):
+        view.reports = dict(reports)
+        limits = counts.heard("u", "a", mine).limits
+        assert (limits.others_sessions, limits.others_bytes, limits.others_unknown) == (others, 10 * others, False)
+    view.reports["b"] = report(30)
+    assert counts.heard("u", "a", report(39)).limits.others_sessions == 30
+
+
 def test_what_moved_between_two_reports_is_not_counted_twice() -> None:
     view = View()
     counts = Counts(view)  # type: ignore[arg-type]

@@ -421,10 +421,12 @@ async def test_sessions_that_come_with_their_shards_are_not_counted_as_others_to
     settings = brief(ttl=1000.0, max_count=SHARDS + 1, max_bytes=1_000_000)
     async with TimedWorker(store, "w-2", settings=settings) as other:
         await other.own(*theirs)
+        other.sessions.hear(control_pb2.WorkerOrder.Limits())
         for shard in theirs:
             await other.call(names[shard], 1, start=True)
     async with TimedWorker(store, settings=settings) as w:
         await w.own(*mine)
+        w.sessions.hear(control_pb2.WorkerOrder.Limits(others_sessions=len(theirs), others_bytes=1000))
         for shard in mine:
             await w.call(names[shard], 1, start=True)
         w.sessions.hear(control_pb2.WorkerOrder.Limits(others_sessions=len(theirs), others_bytes=1000))
@@ -435,6 +437,45 @@ async def test_sessions_that_come_with_their_shards_are_not_counted_as_others_to
         assert (await w.call("one more", 1, start=True)).error is None
         w.sessions.hear(control_pb2.WorkerOrder.Limits(others_sessions=0))
         assert isinstance((await w.call("too many", 1, start=True)).error, ResourceExhausted)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_after_a_wake_a_worker_of_several_waits_until_it_knows_of_the_others(told: bool) -> None:
+    """Each of two counted its own half of as many as are allowed, had not heard of the other's, and took more. `told` False: as it was."""
+
+    @simulated
+    async def play() -> None:
+        store = MemoryStore(SimClock())
+        mine, theirs = list(range(SHARDS // 2)), list(range(SHARDS // 2, SHARDS))
+        settings = brief(ttl=1000.0, max_count=4)
+        async with TimedWorker(store, settings=settings) as w:
+            await w.own()
+            for n in range(4):
+                assert (await w.call(f"s{n}", 1, start=True)).error is None
+        async with TimedWorker(store, "w-2", settings=settings) as w:
+            await w.own(*mine)
+            name = next(f"new{n}" for n in range(1000) if shard_of(session_key("", f"new{n}"), SHARDS) in mine)
+            w.sessions.hear(control_pb2.WorkerOrder.Limits(others_unknown=told))
+            await asyncio.sleep(1.0)
+            here = w.sessions.report().stored_sessions
+            assert (here, w.sessions.report().counted) == (here, True)
+            assert 0 < here < 4
+            error = (await w.call(name, 1, start=True)).error
+            if not told:
+                assert error is None
+                return
+            assert isinstance(error, Unavailable)
+            assert error.again == "busy"
+            w.sessions.hear(control_pb2.WorkerOrder.Limits(others_sessions=4 - here))
+            w.sessions.hear(control_pb2.WorkerOrder.Limits(others_unknown=True))
+            assert isinstance((await w.call(name, 1, start=True)).error, ResourceExhausted), "what was known stays so"
+            for shard in theirs:
+                await give(store, shard, w.name)
+            await asyncio.sleep(1.0)
+            w.sessions.hear(control_pb2.WorkerOrder.Limits(others_sessions=7))
+            assert str((await w.call(name, 1, start=True)).error).startswith("spec.sessions.maxCount: 4 sessions found"), "all are its own"
+
+    play()
 
 
 @simulated
@@ -458,7 +499,7 @@ async def test_max_bytes() -> None:
 async def test_other_workers_sessions_and_the_stores_size_count() -> None:
     store = MemoryStore(SimClock())
     async with TimedWorker(store, settings=brief(ttl=1000.0, max_count=3)) as w:
-        await w.own()
+        await w.own(*{shard_of(session_key("", name), SHARDS) for name in "abc"})
         await w.call("a", 1, start=True)
         w.sessions.hear(control_pb2.WorkerOrder.Limits(others_sessions=2))
         assert isinstance((await w.call("b", 1, start=True)).error, ResourceExhausted)

@@ -13,7 +13,7 @@ from dormouse_core.errors import Code
 from dormouse_proto import state_pb2
 from dormouse_testing import models
 from dormouse_testing.models import FLOAT, INT64, node, write
-from dormouse_testing.onnx_calls import infer, load, raw
+from dormouse_testing.onnx_calls import infer, load, most_rows, raw
 from dormouse_worker import joining
 from dormouse_worker.independence import Shown
 from dormouse_worker.layouts import Layout, Tensor, layouts
@@ -126,25 +126,14 @@ def hungry(path: Path) -> Path:
     return write(path, nodes, [("x", FLOAT, ["n", 4])], [("y", FLOAT, ["n", 4])], constants)
 
 
-def test_its_memory_is_what_the_worker_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_memory_is_what_the_worker_has(tmp_path: Path) -> None:
     path = hungry(tmp_path / "m.onnx")
-    rows = []
-    run = OnnxRuntime.run
-
-    def counted(self: OnnxRuntime, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-        rows.append(len(feeds["x"]))
-        return run(self, feeds)
-
-    monkeypatch.setattr(OnnxRuntime, "run", counted)
-    monkeypatch.setattr(joining.memorylimit, "room", lambda: 160 << 20)
-    found = told(path)
+    found, rows = most_rows(path, 160 << 20, **NOTHING)
     assert (found.reason, found.rows) == ("NotShown", 0)
     assert "more memory than the worker has" in found.message
-    assert max(rows) == 1
-    monkeypatch.setattr(joining.memorylimit, "room", lambda: 40 << 30)
-    monkeypatch.setattr(limits, "BATCHING_SECONDS", 1.0)
-    told(path, max_batch_size=2)
-    assert max(rows) > 1, "negative control: with room enough they are run"
+    assert rows == 1
+    _, rows = most_rows(path, 40 << 30, max_batch_size=2)
+    assert rows > 1, "negative control: with room enough they are run"
 
 
 # ----------------------------------------------------------------------------------------------------------------------------- axes

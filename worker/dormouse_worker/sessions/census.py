@@ -41,9 +41,9 @@ class Census:
         self.counted = True  # of every shard that is owned
         self.ceiling: int | None = None  # of records in the whole function; rises with what begins here
         self.beginning: set[Session] = set()
-        self.others = control_pb2.WorkerOrder.Limits()
-        self._moved = False  # shards came or went since `others` was heard
-        self._known = (0, 0)  # sessions and bytes of the whole function when it was
+        self._others: tuple[int, int] | None = None  # sessions and bytes in other workers' shards; None: nobody has said it yet
+        self._known = (0, 0)  # of the whole function when it was said
+        self._moved = False  # shards came or went since then
         self.owned: Callable[[], Sequence[Shard]] = lambda: ()
 
     def tally(self) -> Tally:
@@ -121,19 +121,30 @@ class Census:
         """Why `session`, which does not live, may not begin. None: it may, and counts until `settled`. `now_us` None: not known."""
         if now_us is not None:
             self.total.advance(now_us)
+        others = self._elsewhere()
         found = admission.Found(
             sessions=self.total.live + len(self.beginning),
             bytes=self.total.live_bytes,
-            counted=self.counted,
+            counted=others is not None,
             ceiling=None if self.ceiling is None else self.ceiling + len(self.beginning),
-            others_sessions=max(0, self._known[0] - self.total.live) if self._moved else self.others.others_sessions,
-            others_bytes=max(0, self._known[1] - self.total.live_bytes) if self._moved else self.others.others_bytes,
+            others_sessions=others[0] if others else 0,
+            others_bytes=others[1] if others else 0,
         )
         settings = self._settings
         refused = admission.refusal(found, settings.max_count, settings.max_bytes, self.store, self._monotonic())
         if refused is None:
             self.beginning.add(session)
         return refused
+
+    def _elsewhere(self) -> tuple[int, int] | None:
+        """Sessions and bytes in other workers' shards; None: not known, or what is this worker's is not."""
+        if not self.counted:
+            return None
+        if len(self.owned()) == self.shards:
+            return 0, 0
+        if self._others is None or not self._moved:
+            return self._others
+        return max(0, self._known[0] - self.total.live), max(0, self._known[1] - self.total.live_bytes)
 
     def stop(self) -> DormouseError | None:
         """Why a session that lives may not go on. None: it may."""
@@ -144,7 +155,8 @@ class Census:
         self.beginning.discard(session)
 
     def hear(self, limits: control_pb2.WorkerOrder.Limits) -> None:
-        self.others, self._moved = limits, False
-        self._known = (self.total.live + limits.others_sessions, self.total.live_bytes + limits.others_bytes)
+        if not limits.others_unknown:
+            self._others, self._moved = (limits.others_sessions, limits.others_bytes), False
+            self._known = (self.total.live + limits.others_sessions, self.total.live_bytes + limits.others_bytes)
         used = limits.store_used if limits.HasField("store_used") else None
         self.store.hear(used, self._monotonic(), age=limits.store_age, quota=limits.store_quota, over_share=limits.over_share)
