@@ -229,31 +229,36 @@ async def test_a_transaction_whose_reply_is_lost_is_applied_once(etcd_server: Et
 # ------------------------------------------------------------------------------------------------------------ several endpoints
 
 
-async def test_the_first_endpoint_dead_at_the_start(etcd_server: EtcdServer) -> None:
+async def test_the_first_endpoint_dead_at_the_start(etcd_server: EtcdServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "CONNECT_SECONDS", 20.0)  # none waits for an attempt to give up
     async with client(f"127.0.0.1:{free_port()}", etcd_server.endpoint) as store:
         began = time.monotonic()
         assert (await store.txn(put(b"x"))).succeeded
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 10
 
 
-async def test_the_first_endpoint_silent_at_the_start(etcd_server: EtcdServer) -> None:
+async def test_the_first_endpoint_silent_at_the_start(etcd_server: EtcdServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "CONNECT_SECONDS", 20.0)  # none waits for an attempt to give up
     async with Proxy(etcd_server.endpoint) as hole:
         hole.hold()
         async with client(hole.endpoint, etcd_server.endpoint) as store:
             began = time.monotonic()
             assert (await store.txn(put(b"x"))).succeeded
-            assert time.monotonic() - began < 0.5
+            assert time.monotonic() - began < 10
 
 
-async def test_a_connection_whose_first_packets_are_dropped_is_tried_again_beside_it(etcd_server: EtcdServer) -> None:
+async def test_a_connection_whose_first_packets_are_dropped_is_tried_again_beside_it(
+    etcd_server: EtcdServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A new pod's are, until its address is known to whoever enforces policies: the way is open long before the first attempt gives up."""
+    monkeypatch.setattr(connections, "CONNECT_SECONDS", 20.0)
     async with Proxy(etcd_server.endpoint) as hole:
         hole.swallow = 2
         async with client(hole.endpoint) as store:
             began = time.monotonic()
             assert (await store.txn(put(b"x"))).succeeded
-            assert time.monotonic() - began < 0.8
-            assert hole.accepted == 3
+            assert time.monotonic() - began < 10
+            assert hole.accepted >= 3
 
 
 async def test_a_black_hole_loses_no_lease_and_moves_watches(etcd_server: EtcdServer) -> None:
