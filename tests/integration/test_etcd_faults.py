@@ -144,7 +144,7 @@ async def test_what_was_never_sent_is_definite(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="no etcd endpoint could be reached") as caught:
             await store.txn(put(b""), timeout=0.5)
         assert caught.value.definite
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5, "as long as was asked for, not as long as a process waits for its store"
 
 
 async def test_a_store_that_comes_up_later_is_found(own_etcd: EtcdServer) -> None:

@@ -254,7 +254,7 @@ async def test_the_callers_deadline_passes_in_the_hold(
     began = time.monotonic()
     answer = await infer(channel, request("late"), timeout=0.5)
     assert answer.code is Code.DEADLINE_EXCEEDED
-    assert 0.4 < time.monotonic() - began < 1.5
+    assert 0.4 < time.monotonic() - began < 5
     cancelled = asyncio.create_task(infer(channel, request("late")))
     await asyncio.sleep(0.3)
     cancelled.cancel()

@@ -51,7 +51,7 @@ async def test_a_child_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: 
     await printed(tmp_path / "log", "up")
     began = time.monotonic()
     assert await child.stop(grace=0.3) == -signal.SIGKILL
-    assert 0.3 <= time.monotonic() - began < 2
+    assert 0.3 <= time.monotonic() - began < 5
 
 
 async def test_stopping_what_has_ended_sends_nothing(tmp_path: Path) -> None:

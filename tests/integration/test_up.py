@@ -253,7 +253,7 @@ def test_a_model_that_is_newer_than_the_runtime(up: Up) -> None:
             began = time.monotonic()
             with pytest.raises(DormouseError) as refused:
                 client.infer(name, {"x": row(1, 2, 3, 4)}, timeout=20)
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 10
             assert refused.value.code is Code.FAILED_PRECONDITION
             assert words[0] in refused.value.message
 

@@ -354,7 +354,7 @@ def test_a_step_that_never_returns_is_answered_and_ends_the_child(start: Start, 
         code, text = fails(lambda: client.step(np.array([-1], np.float32), "s"))
         assert code is grpc.StatusCode.DEADLINE_EXCEEDED
         assert "0.5 s" in text
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 4
         # Others go on meanwhile, on the second thread where there are two CPUs; the session itself waits for the next owner.
         own([name])
         assert patient(lambda: client.step(np.array([2], np.float32), "s")).tolist() == [7], "the late step changed nothing"
