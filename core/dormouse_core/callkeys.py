@@ -1,8 +1,8 @@
-"""What makes two copies of one call the same call (rule 6).
+"""What makes two copies of one call the same call (rule *call-key*).
 
 A key is ``{timestamp}-{id}``. The gateway makes one for each call and repeats it at every retry; a caller's ``dormouse-idempotency-key``
 replaces the id, and one of the form ``{timestamp}-{id}`` brings its timestamp too. Two keys are equal when their ids are; the timestamp
-only says how old a key is, so that a late copy of a call whose key is no longer kept is refused instead of run again (rule 7).
+only says how old a key is, so that a late copy of a call whose key is no longer kept is refused instead of run again (rule *horizon*).
 
 The prefixes keep the makers of ids apart: nothing that a caller writes can equal an id that a gateway or a worker made.
 

@@ -1,4 +1,4 @@
-"""How far each process's wall clock is off, and what may be done by it (`docs/decisions/0115-clocks.md`).
+"""How far each process's wall clock is off, and what may be done by it (rule *reference-time*).
 
 The leader and each process exchange times on their control stream. A process learns the leader's time, half the way there and back, and
 reports by how much its own clock differs; the leader takes the median of all clocks, its own included, and tells everybody. That median is
@@ -13,7 +13,7 @@ back: the measure stays good for as long as two machines' monotonic clocks run a
     OFF        beyond the bound, then and now                         it does not serve
     UNKNOWN    never measured, long ago, or the clock jumped since    it serves; no session expires by it, no key is refused by it
 
-Nothing here does I/O; the clock is an argument.
+Nothing here does I/O; the clock is an argument. What was weighed is in `docs/decisions/0115-clocks.md`.
 """
 
 import enum

@@ -1,6 +1,6 @@
 """Which worker should own which shard, and what has to be written for it.
 
-Reading order (rules 13 to 17 of `docs/sessions.md`):
+Reading order (rules *failover* and *handoff*):
 
 1. A shard that has no entry is assigned; one whose owner is dead (no lease, or a broken stream and a refused new one) fails over, at once.
 2. A shard whose owner lives moves only by its owner's hand: the coordinator plans, the owner hands off. Only when the owner said that it
@@ -13,7 +13,8 @@ Reading order (rules 13 to 17 of `docs/sessions.md`):
    what it has not handed over some time later fails over: it can answer nobody.
 6. A draining worker whose shards nobody can take, and nobody is coming to take, is told so.
 
-Every action is a comparison with what was read (`dormouse_core.transactions`), so a decision made on an old snapshot does nothing.
+Every action is a comparison with what was read (`dormouse_core.transactions`), so a decision made on an old snapshot does nothing
+(rule *leader-compares*).
 """
 
 from collections import defaultdict
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from dormouse_core import limits, placement
 from dormouse_core.observations import FunctionSeen, WorkerSeen
 
-HANDOFF_DEADLINE = limits.HANDOFF_DEADLINE_SECONDS  # from the stop that the owner reported (rule 14)
+HANDOFF_DEADLINE = limits.HANDOFF_DEADLINE_SECONDS  # from the stop that the owner reported (rule *handoff*)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class Code(enum.IntEnum):
 
 
 class Again(enum.StrEnum):
-    """Why a worker refused a call that it has not run and will never commit: the value of the header ``dormouse-again`` (rule 16)."""
+    """Why a worker refused a call that it has not run and will never commit: the value of the header ``dormouse-again`` (rule *again*)."""
 
     NOT_MINE = "not-mine"
     BUSY = "busy"
@@ -64,7 +64,8 @@ class InvalidArgument(DormouseError):
 
 
 class Decoupled(InvalidArgument):
-    """A unary call of a function that streams its responses. Whoever made it for a stream repeats it as `ModelStreamInfer` (rule 20)."""
+    """A unary call of a function that streams its responses. Whoever made it for a stream repeats it as `ModelStreamInfer` (rule
+    *streamed-parts*)."""
 
 
 class NotFound(DormouseError):

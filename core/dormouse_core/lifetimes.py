@@ -1,8 +1,8 @@
-"""How long a session's record lies in the store, and how many sessions live: rule 9, without a clock and without I/O.
+"""How long a session's record lies in the store, and how many sessions live: rule *removal*, without a clock and without I/O.
 
 A record is over when its session was ended (a tombstone: its expiry is its end) or has expired. It is removed a while later, the *removal
 wait*: so long its keys are needed to recognise a call that was held, or that a caller sends again. Removal raises the shard's floor to the
-record's newest timestamp, and no call at or below the floor begins a session.
+record's newest timestamp, and no call at or below the floor begins a session (rule *floor*).
 
 What is needed of a million stored sessions is how many live, what they take and when the next is due, so a `Tally` keeps two histograms and
 not a million entries: by expiry, in steps of `ttl`/256, and by due time, in steps of a quarter of the wait. A session counts as live until
@@ -39,7 +39,7 @@ def due_us(glance: Glance, wait_us: int) -> int:
 
 
 def broken(size: int) -> Glance:
-    """A record that cannot be read counts as a session that lives: nobody removes it by himself (rule 19)."""
+    """A record that cannot be read counts as a session that lives: nobody removes it by himself (rule *quarantine*)."""
     return Glance(False, 0, NEVER_US, size)
 
 

@@ -1,4 +1,4 @@
-"""Whether one shard is this worker's: a state machine, with the rules on top (2, 14, 16).
+"""Whether one shard is this worker's: a state machine of rules *fence*, *handoff* and *newest-map*.
 
 A worker owns a shard after a linearizable read of its entry as its own, and remembers the entry's mod_revision: the **fence**, which every
 commit compares. The watch only hints: it makes the worker read, or stop. What is known of an entry only gets newer: an observation older

@@ -4,8 +4,8 @@
     4 bytes  CRC32C of what follows, big-endian
     the rest a protobuf dormouse.state.v1.Record
 
-A record that does not verify is `DataLoss` and nobody removes it by itself (rule 19); one of a format that this build does not know was
-written by a newer build and is left untouched (rule 17).
+A record that does not verify is `DataLoss` and nobody removes it by itself (rule *quarantine*); one of a format that this build does not
+know was written by a newer build and is left untouched (rule *state-version*).
 
 One record is written for every step, so writing is cheap on purpose: a kept key is serialised once, when its step is committed, and its
 bytes are appended from then on. That is sound because concatenated protobuf messages are merged, repeated fields one after the other
@@ -28,9 +28,9 @@ _PREFIX = bytes([FORMAT])
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """A key whose step is in the record. `reply` None: it was too large to keep here (rule 7). `encoded`: this, as a part of a Record.
-    `write_id`: where one reply alone was too large, the write that made the step; a key and a step number can occur in two lives of a
-    session, a write id cannot. b'' otherwise."""
+    """A key whose step is in the record. `reply` None: it was too large to keep here (rule *large-replies*). `encoded`: this, as a part of
+    a Record. `write_id`: where one reply alone was too large, the write that made the step; a key and a step number can occur in two lives
+    of a session, a write id cannot. b'' otherwise."""
 
     timestamp_us: int
     id: str
@@ -44,10 +44,10 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class Horizons(msgspec.Struct, frozen=True):
-    """What a record remembers of keys that it keeps no more: an unkept key at or below its maker's horizon is not run (rule 7).
+    """What a record remembers of keys that it keeps no more: an unkept key at or below its maker's horizon is not run (rule *horizon*).
 
     `makers`: of gateways, the lowest first, at most KEY_MAKERS; `common_us`: of every other gateway. `newest_us`: the newest of the
-    gateways' times; `newest_caller_us`: of callers' own timestamps. Both order starts (rule 10).
+    gateways' times; `newest_caller_us`: of callers' own timestamps. Both order starts (rule *late-start*).
     """
 
     common_us: int
@@ -218,7 +218,7 @@ def readable(data: bytes) -> Record | None:
 
 
 def size_bound(tensor_bytes: int, tensors: Sequence[str]) -> int:
-    """The most that a record with these tensors can take, kept keys included: what is refused before it runs (rule 22)."""
+    """The most that a record with these tensors can take, kept keys included: what is refused before it runs (rule *fits-in-one*)."""
     return _HEAD + tensor_bytes + sum(len(name) + 128 for name in tensors) + KEPT_OVERHEAD
 
 

@@ -50,7 +50,7 @@ class Full(StoreError):
     on. The operator makes room (`dormouse_core.storage`).
 
     It may have been written all the same: etcd applies what was proposed before the quota was reached, and answers this. So it is not
-    `definite`; but nothing is under way any more, and a read tells."""
+    `definite`; but nothing is under way any more, and a read tells (rule *full-store*)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ Write = Put | Delete
 
 @dataclass(frozen=True, slots=True)
 class Txn:
-    """If every compare holds, all writes happen at once; else nothing does. Not repeated by any client library (rule 4)."""
+    """If every compare holds, all writes happen at once; else nothing does. Not repeated by any client library (rule *read-outcome*)."""
 
     compares: tuple[Compare, ...]
     writes: tuple[Write, ...]

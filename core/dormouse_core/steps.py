@@ -1,4 +1,4 @@
-"""What becomes of one step when its turn comes, and of its session when it ran: rules 4, 7, 8, 10, 12, 17 and 19 as functions.
+"""What becomes of one step when its turn comes, and of its session when it ran: the rules of `docs/sessions.md` as functions.
 
 The owner of a shard holds each session's record as it last read or wrote it (`records.Body`). `admit` looks at that body and a call and
 says one of three things: run, repeat a kept reply, or refuse. `advance` makes the next body of a step that ran. `resolve` says what became
@@ -58,7 +58,7 @@ class Repeat(msgspec.Struct, frozen=True):
 
 class Refuse(msgspec.Struct, frozen=True):
     """Not run. `confirm`: the answer says something about the record as it is now, so it may be given only from a read that compared the
-    fence and was made after the call arrived (rule 12); the others hold for every later version of the record too."""
+    fence and was made after the call arrived (rule *confirmed-no*); the others hold for every later version of the record too."""
 
     error: DormouseError
     confirm: bool = False
@@ -71,7 +71,7 @@ _BEGIN = Run(begins=True)
 
 
 def is_too_old(body: Body, key: CallKey) -> bool:
-    """Whether an unkept key may be one that was kept and evicted: then whether it ran is not known (rule 7)."""
+    """Whether an unkept key may be one that was kept and evicted: then whether it ran is not known (rule *horizon*)."""
     return key.timestamp_us <= body.known().of(key.maker)
 
 
@@ -97,7 +97,7 @@ def admit(
     key = call.key
     if trouble is not None and body is None:
         if call.start and isinstance(trouble, DataLoss):
-            return _BEGIN  # the broken bytes go to quarantine first (rule 19)
+            return _BEGIN  # the broken bytes go to quarantine first (rule *quarantine*)
         return Refuse(trouble, confirm=True)  # a newer build's record: nobody here can read which calls it contains
     if body is None:
         if key.timestamp_us <= floor_us:
@@ -130,7 +130,7 @@ def admit(
 
 def _is_late(known: Horizons, key: CallKey) -> bool:
     """A start that was issued before the newest step, by the gateways' time of both; a caller's own timestamps order its own keys beside
-    (rule 10)."""
+    (rule *late-start*)."""
     return key.arrived_us < known.newest_us or (key.maker == CALLERS and key.timestamp_us < known.newest_caller_us)
 
 
@@ -180,7 +180,7 @@ def advance(
         kept, known = remember(body.kept, body.known(), new)
         newest = body.newest_us
     else:
-        # A created record starts with the floor as horizon (rule 9); one that replaces a broken record knows no key before its own.
+        # A created record starts with the floor as horizon (rule *floor*); one that replaces a broken record knows no key before its own.
         kept, known = (new,), records.common(floor_us if trouble is None else max(floor_us, timestamp, arrived))
         newest = floor_us
     known = Horizons(
@@ -193,7 +193,7 @@ def advance(
     newest = max(newest, timestamp, arrived)
     now_us = max(now_us, arrived)
     if call.end:
-        # Its end is its expiry. Its keys stay until it is removed; of the replies only the newest is likely to be asked for.
+        # Its end is its expiry. Its keys stay until it is removed (rule *tombstone*); only the newest reply is likely to be asked for.
         return Body(state_version, True, step, slim(kept, new), known.highest_us, newest, now_us, known)
     return Body(state_version, False, step, kept, known.highest_us, newest, now_us + ttl_us, known)
 
@@ -263,7 +263,7 @@ def _slim(kept: Kept) -> Kept:
 
 
 class Resolution(enum.Enum):
-    """What became of a write whose outcome was not learned, or whose transaction failed a compare (rule 4)."""
+    """What became of a write whose outcome was not learned, or whose transaction failed a compare (rule *read-outcome*)."""
 
     COMMITTED = "the record has my write id"
     LANDED = "another step was written on top, and the record keeps this call's key: it is committed"

@@ -1,9 +1,10 @@
-"""Every write to the store, with the comparisons that make it safe: the table of `docs/architecture.md`, one function a row.
+"""Every write to the store, with the comparisons that make it safe: the table of `docs/sessions.md`.
 
 No clock and no lease is trusted for safety. A stale owner, a stale leader, a message that lands late: each fails a comparison here.
 "mod" is a key's mod_revision, 0 where it is absent; "new" its create_revision.
 
-A failed compare is not "no": the transaction may have been applied by an earlier copy of itself. Who needs to know reads (rule 4).
+A failed compare is not "no": the transaction may have been applied by an earlier copy of itself. Who needs to know reads
+(rule *read-outcome*).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -126,7 +127,7 @@ def commit(fences: Mapping[str, int], bases: Iterable[tuple[str, int]], floors: 
     """Makes one step of each of many sessions durable. All three are key -> mod as read.
 
     `fences`: the entries of every shard touched. `bases`: every record. `floors`: of every shard in which a record is created; without them
-    a late write could find "absent" again after a removal.
+    a late write could find "absent" again after a removal (rules *compare-all* and *floor*).
     """
     compares = [ModIs(key, mod) for key, mod in fences.items()]
     compares += [ModIs(key, mod) for key, mod in bases]
@@ -135,7 +136,8 @@ def commit(fences: Mapping[str, int], bases: Iterable[tuple[str, int]], floors: 
 
 
 def preserve(fence: tuple[str, int], base: tuple[str, int], copy: Put) -> Txn:
-    """Copies a record that does not verify into quarantine, before a commit replaces it (rule 19). `fence`, `base`: key -> mod as read.
+    """Copies a record that does not verify into quarantine, before a commit replaces it (rule *quarantine*). `fence`, `base`: key -> mod as
+    read.
 
     In a transaction of its own, because a record and its copy together can be larger than a request. The record is not touched, so whatever
     interrupts this leaves the broken bytes where they were; the same copy may be made twice.
@@ -159,8 +161,8 @@ class Removal(msgspec.Struct, frozen=True):
 
 
 def remove(keys: Keys, f: Function, removals: Iterable[Removal], *, leader_new: int | None = None) -> Txn:
-    """Removes records whose time is over (rule 9), of one shard or of several. `leader_new`: where the leader does it, for want of live
-    owners."""
+    """Removes records whose time is over (rule *removal*), of one shard or of several. `leader_new`: where the leader does it, for want of
+    live owners."""
     compares: list[ModIs | CreatedIs] = [] if leader_new is None else [CreatedIs(keys.leader, leader_new)]
     writes: list[Delete | Put] = []
     for one in removals:

@@ -2,8 +2,8 @@
 
 A connection tells late that its other end is gone: a node that loses power sends no reset, and a keepalive takes 3 s. The map may know
 within a fraction of that, when somebody moved the worker's shards. So who waits for a worker's answer watches the map, too, and gives the
-worker up once somebody else is to be asked. The call then goes again under its key: the first copy may still run, and it runs once (rules 6
-and 7).
+worker up once somebody else is to be asked. The call then goes again under its key: the first copy may still run, and it runs once
+(rules *call-key* and *kept-keys*).
 
 It is given up neither at once nor for every change. An owner that lives hands a shard over only between steps: what it ran before is
 committed and its answer is on the way, and where that is too large to be kept a second copy would learn no more than that the step is

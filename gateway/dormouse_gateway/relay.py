@@ -3,7 +3,7 @@
 A call is sent by the watched map first. After a refusal (`dormouse-again`), a break, or as Envoy's second try, the
 map is read linearizably. When nobody can serve it, it is held until somebody can, at most the function's
 `timeouts.hold` and the caller's deadline. Every resend carries the key that the call came with, so that a step runs
-once (rules 6 and 7).
+once (rules *call-key* and *kept-keys*).
 
 No transport and no store is opened here: they are arguments, as is the clock, so that the simulation runs this very
 code.

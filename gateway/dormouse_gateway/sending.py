@@ -1,5 +1,5 @@
 """How a call goes on to a worker: its metadata, and the method. A function whose handler streams takes `ModelStreamInfer` with one message,
-every other `ModelInfer` (rule 20).
+every other `ModelInfer` (rule *streamed-parts*).
 
 Which of the two it is, the proved revision's metadata says; a worker of another revision corrects it: one that streams refuses the unary
 call, before it ran, with `dormouse-decoupled`, and one that does not answers a stream with one part.

@@ -1,7 +1,7 @@
 """One `ModelStreamInfer` as a state machine: messages in, steps to send, responses out. Pure: no clock, no transport.
 
 A caller may put many sequences of many functions on one stream and wait for none of its replies. What it is promised
-(rules 6 and 11):
+(rules *one-at-a-time*, *call-key* and *failed-step*):
 
 - steps of one session run one at a time, in the order of their messages; different sessions run together;
 - replies of one session leave in that order, and so do those of a stateless function's calls, which run together;
@@ -157,7 +157,7 @@ class Stream:
     # ------------------------------------------------------------------------------------------------------------------ answers
 
     def part(self, step: Step, response: bytes) -> None:
-        """One of the responses to `step`, not the last: provisional (rule 20)."""
+        """One of the responses to `step`, not the last: provisional (rule *streamed-parts*)."""
         step.parted = True
         self._out.append(Out(response, step, False))
         self._parts += len(response)

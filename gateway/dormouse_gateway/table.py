@@ -57,12 +57,13 @@ class Function:
 
     @property
     def resend(self) -> bool:
-        """A call that may have run may be sent again: a step by its key (rule 7), a stateless call unless its spec forbids it."""
+        """A call that may have run may be sent again: a step by its key (rule *kept-keys*), a stateless call unless its spec
+        forbids it."""
         return self.stateful or self.spec.retry_stateless
 
     @property
     def rev(self) -> int:
-        """Rule 16: a worker whose watch is behind this reads before it refuses."""
+        """A worker whose watch is behind this reads before it refuses (rule *newest-map*)."""
         return max((shard.mod for shard in self.shards.values()), default=0)
 
     def owner(self, shard: int) -> Worker | None:

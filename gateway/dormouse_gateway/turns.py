@@ -1,8 +1,8 @@
 """Calls of one session leave the relay one by one, the oldest first.
 
-Sent all at once, more than eight of them would meet the record's horizon (rule 7), and a `sequence_start` behind a
-later step would be refused (rule 10). A call has its turn when nobody of its session is at a worker and no older one
-waits; it may lose it again while it waits.
+Sent all at once, more than eight of them would meet the record's horizon (rule *horizon*), and a `sequence_start` behind a later step would
+be refused (rule *late-start*). A call has its turn when nobody of its session is at a worker and no older one waits; it may lose it again
+while it waits (rule *one-at-a-time*).
 """
 
 import asyncio

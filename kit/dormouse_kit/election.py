@@ -1,9 +1,10 @@
 """One leader among several processes: whoever put the leader's key under a lease of its own.
 
 Leading is not a fact about now but a claim that expires: by the time a leader acts, its lease may have ended and another may lead. So
-nothing unsafe hangs on `lost`: every write of a leader compares the key's create_revision (`election`, rule 13), and the store refuses the
-writes of a former one. `lost` is for stopping in time: it is set when the store says that the lease has ended, and also when by the own
-clock no keepalive has been confirmed for a lease's length, because a leader cut off from the store must assume that another leads.
+nothing unsafe hangs on `lost`: every write of a leader compares the key's create_revision (`election`, rule *leader-compares*), and the
+store refuses the writes of a former one. `lost` is for stopping in time: it is set when the store says that the lease has ended, and also
+when by the own clock no keepalive has been confirmed for a lease's length, because a leader cut off from the store must assume that another
+leads.
 """
 
 import asyncio

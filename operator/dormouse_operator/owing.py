@@ -1,4 +1,4 @@
-"""Tombstones that are owed: of sessions that were deleted while the store was full.
+"""Tombstones that are owed: of sessions that were deleted while the store was full (rule *owed-tombstones*).
 
 A full store takes deletions and nothing else, so a record can go then and its tombstone cannot be left. The shard's entry goes with the
 record (`transactions.erase`): without it nobody owns the shard, and whatever was on its way to its owner fails. The tombstones are written

@@ -1,8 +1,9 @@
-"""Counts the sessions of functions that sleep, and removes those whose time is over, without waking anybody (rule 9).
+"""Counts the sessions of functions that sleep, and removes those whose time is over, without waking anybody.
 
 A function without workers has no owner that could do it. When it has fallen asleep its records are read once, page by page; from then on
 the next due time is known, and until then it costs a comparison a second. Each removal compares the leader's election key, the shard's
-entry, its floor and every record: a leader that no longer leads, or a shard that found an owner meanwhile, removes nothing.
+entry, its floor and every record: a leader that no longer leads, or a shard that found an owner meanwhile, removes nothing (rule
+*removal*).
 """
 
 import asyncio

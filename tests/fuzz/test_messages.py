@@ -84,7 +84,7 @@ def test_messages(seed: int, many: int) -> None:
 
 @count(20_000, 100_000)
 def test_a_digest_tells_contents_apart(seed: int, many: int) -> None:
-    """Two messages with one digest say the same: inputs bit for bit, parameters, outputs (rule 6)."""
+    """Two messages with one digest say the same: inputs bit for bit, parameters, outputs (rule *same-request*)."""
     decoder, digester = Decoder(SIGNATURE, ("fn", "tests/fn")), Digester("tests/fn", SIGNATURE)
     seen: dict[bytes, object] = {}
     for data in itertools.islice(fuzzing.messages(seed + 100, INPUTS), many // 4):

@@ -26,7 +26,7 @@ ALLOWED = {
     grpc.StatusCode.NOT_FOUND,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.UNIMPLEMENTED,
-    grpc.StatusCode.ABORTED,  # rule 10: a START that a step of the same session, sent beside it, has overtaken; seldom
+    grpc.StatusCode.ABORTED,  # rule *late-start*: a START that a step of its session, sent beside it, has overtaken; seldom
 }
 FUNCTIONS = {"double": {"x": ("FP32", [-1, 4])}, "total": {"x": ("FP32", [1, 1])}}
 

@@ -98,7 +98,7 @@ async def test_a_watch_says_when_etcd_came_back_without_its_data(own_etcd: EtcdS
 
 
 async def test_no_acknowledged_write_is_lost_or_doubled_over_kills(own_etcd: EtcdServer) -> None:
-    """A counter that goes up by one, each outcome resolved by reading as rule 4 says, over three SIGKILLs."""
+    """A counter that goes up by one, each outcome resolved by reading (rule *read-outcome*), over three SIGKILLs."""
     stop = asyncio.Event()
     counted = 0
     unknown = 0

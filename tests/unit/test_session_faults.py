@@ -427,7 +427,7 @@ async def test_a_start_on_a_record_of_an_unknown_version_begins_again() -> None:
         await w.own()
         assert isinstance(error(await w.call("a", 1, at=950)), FailedPrecondition)
         assert (await w.call("a", 5, at=950, call_id="c-1", start=True)).reply == b"5", "the same call, sent again"
-        assert isinstance(error(await w.call("a", 1, at=800, start=True)), Aborted), "older than the newest step (rule 10)"
+        assert isinstance(error(await w.call("a", 1, at=800, start=True)), Aborted), "older than the newest step (rule *late-start*)"
         assert (await w.call("a", 1, at=1000, start=True)).reply == b"1"
         assert (await w.call("a", 1, at=1001)).reply == b"2"
 

@@ -134,7 +134,7 @@ class Call:
 
 
 def error_headers(error: DormouseError, content_type: bytes = bootstrap.CONTENT_TYPE.encode()) -> list[tuple[bytes, bytes]]:
-    """A trailers-only answer. `dormouse-again` comes before any other header but the content type (rule 16).
+    """A trailers-only answer. `dormouse-again` comes before any other header but the content type (rule *again*).
 
     `dormouse-by` tells the relay that this is the worker's word: its gRPC library gives a broken connection the same codes.
     """

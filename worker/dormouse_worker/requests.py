@@ -232,7 +232,7 @@ def check_shape(spec: TensorSpec, shape: tuple[int, ...]) -> None:
 
 
 class Digester:
-    """Digests of requests to one function: of what a call asks for, not of how it is written (rule 6).
+    """Digests of requests to one function: of what a call asks for, not of how it is written (rule *same-request*).
 
     Inputs by name with datatype, shape and bytes, parameters sorted, the wanted outputs; never `id`, the call's own key, compression, wire
     order, or whether contents were typed or raw. Every part is preceded by its length, so that no two different requests are written alike.

@@ -1,4 +1,4 @@
-"""One `ModelStreamInfer` of the relay: one message, answered in parts (rule 20).
+"""One `ModelStreamInfer` of the relay: one message, answered in parts (rule *streamed-parts*).
 
 It is a call like any other until it is answered. Parts leave as the handler makes them and are provisional; the status OK at the end says
 that the step is committed. Off the hot path: no bridge adds the status, so that trailers do.

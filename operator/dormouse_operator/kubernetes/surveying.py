@@ -3,7 +3,7 @@ is deaf, whose user in the store nobody needs.
 
 An entry of the registry that was there before a complete list began, and whose uid the list lacks, has no object any more: an entry is made
 from an object, so the object was there before it. The order matters. A list that could not be read to its end, or not at all, says nothing:
-neither an API server that is away nor a right that was lost deletes a function.
+neither an API server that is away nor a right that was lost deletes a function (rule *complete-list*).
 """
 
 import asyncio

@@ -153,7 +153,7 @@ class History:
         self._writes.setdefault(copy, []).append(write_id)
 
     def denied(self, copy: object, call: Call) -> None:
-        """A worker refused this copy with `dormouse-again`: it has not committed it, and never will (rule 16)."""
+        """A worker refused this copy with `dormouse-again`: it has not committed it, and never will (rule *again*)."""
         for write_id in self._writes.get(copy, ()):
             self._denied.add(write_id)
             if write_id in self._landed:

@@ -44,7 +44,7 @@ class Settings:
 
     shards: int
     state_version: str
-    accepts: frozenset[str] = frozenset()  # further state versions that this revision reads (rule 17)
+    accepts: frozenset[str] = frozenset()  # further state versions that this revision reads (rule *state-version*)
     ttl: float = 86_400.0
     """A session that is not stepped for so long is over."""
     evict_after: float = 600.0
@@ -64,8 +64,8 @@ class Settings:
 class Answer:
     """What a step's caller is told. `reply` is an encoded ModelInferResponse, or None and then `error` says why.
 
-    An `Unavailable` with `again` becomes the header dormouse-again (rule 16). `step` is the session's step count after this step, 0:
-    unknown.
+    An `Unavailable` with `again` becomes the header dormouse-again (rule *again*). `step` is the session's step count after this step,
+    0: unknown.
     """
 
     reply: bytes | None
@@ -80,13 +80,13 @@ class Step:
 
     session: str  # dormouse_core.sessions.session_key
     key: CallKey
-    digest: bytes  # of the decoded request (rule 6)
+    digest: bytes  # of the decoded request (rule *same-request*)
     start: bool  # sequence_start: begins the session anew, whatever is there
     end: bool  # sequence_end: leaves a tombstone
     create: bool  # may begin the session if there is none: metadata dormouse-session, or `start`
     call: Any  # the transport's request; opaque here, handed to the runner
     answer: Callable[[Answer], None]  # called exactly once, except after `cancel`: then at most once
-    rev: int = 0  # dormouse-rev: the sender's map was read at this revision; 0 unknown (rule 16)
+    rev: int = 0  # dormouse-rev: the sender's map was read at this revision; 0 unknown (rule *newest-map*)
     deadline: float = float("inf")  # the caller's, on the monotonic clock. The step limit runs from the step's turn
     cancelled: bool = False  # set by Sessions.cancel
 
@@ -138,4 +138,4 @@ class SessionsReport:
     counted: bool = False  # the three above are complete
     memory_bytes: int = 0  # what sessions take of memory, by the worker's own count
     removed: int = 0  # records, since the process began
-    stopped: list[tuple[int, int]] = field(default_factory=list)  # (shard, wall µs at which it stopped serving): rule 14
+    stopped: list[tuple[int, int]] = field(default_factory=list)  # (shard, wall µs at which it stopped serving): rule *handoff*

@@ -1,13 +1,14 @@
-"""Group commit: makes steps of many sessions durable in one transaction, and finds out what became of it (rules 3, 4, 5 and 22).
+"""Group commit: makes steps of many sessions durable in one transaction, and finds out what became of it.
 
 What is ready when a commit can be sent goes with it; at most two are in flight, so that the next batch runs meanwhile. A group compares the
-entry of every shard that it touches and the base of every record, and closes before it has more than 120 comparisons or 1 MiB; it has fewer
-writes. A step that begins a session whose record is broken waits for the copy of those bytes first, in a transaction of its own: the record
-and the copy together can be more than a request may have.
+entry of every shard that it touches and the base of every record (rule *compare-all*), and closes before it has more than 120 comparisons
+or 1 MiB (rule *fits-in-one*); it has fewer writes. A step that begins a session whose record is broken waits for the copy of those bytes
+first, in a transaction of its own: the record and the copy together can be more than a request may have (rule *quarantine*).
 
 A timeout and a failed compare both mean: unknown. The transaction may have landed, may land later, or one session's compare may have failed
 the others. So entries, records and floors are read in one transaction and the sessions are sorted one by one (`steps.resolve`). Those that
-may still land are sent again, under the same write ids: whichever copy lands, it is recognised. No session's next step starts before that.
+may still land are sent again, under the same write ids: whichever copy lands, it is recognised. No session's next step starts before that
+(rule *read-outcome*).
 """
 
 import asyncio

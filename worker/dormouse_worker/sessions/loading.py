@@ -1,4 +1,4 @@
-"""Reads records, linearizably and behind the fence (rules 2 and 12).
+"""Reads records, linearizably and behind the fence (rules *fence* and *confirmed-no*).
 
 A session's first step reads its record. Every such read is one transaction that also reads the shard's entry and floor: the record counts
 only if the entry is still the one that this worker owns, and a session that is not there counts as absent only then. Sessions whose first

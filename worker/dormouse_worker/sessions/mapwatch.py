@@ -1,7 +1,8 @@
 """A worker's view of its function's part of the map: shard entries and planned moves.
 
 One linearizable list, then a watch from behind it; when the watch ends, for whatever reason, the same again. Both report what they saw key
-by key, with the revision at which it was so; who listens keeps the newest of each (rule 16). `revision`: everything up to here was seen.
+by key, with the revision at which it was so; who listens keeps the newest of each (rule *newest-map*). `revision`: everything up to
+here was seen.
 """
 
 from collections.abc import Callable

@@ -64,7 +64,7 @@ class Session:
         self.states: States = {}
         self.state_bytes = 0
         self.stored = 0  # bytes of the record
-        self.confirmed: Step | None = None  # the record was read after this step arrived (rule 12)
+        self.confirmed: Step | None = None  # the record was read after this step arrived (rule *confirmed-no*)
 
 
 class Shard:
@@ -124,7 +124,7 @@ def glance_of(session: Session) -> Glance | None:
 
 
 class LargeReplies:
-    """Replies too large to be kept in a record; the oldest go first (rule 7).
+    """Replies too large to be kept in a record; the oldest go first (rule *large-replies*).
 
     Each lies under the write id of its step, which the record keeps beside the call's key. A caller's key and a step's number are not
     enough: a session that is begun again by a caller that numbers its calls has the same key at the same step, in another life.

@@ -1,4 +1,4 @@
-"""Hands a shard over to its planned next owner (rule 14).
+"""Hands a shard over to its planned next owner (rule *handoff*).
 
     serve on, until the steps under way have ended or are under 100 ms old  (at most the function's step limit)
     stop: no step starts, running ones end and commit                       (the leader's deadline of 2 s runs from here)

@@ -5,8 +5,8 @@ the leader knows that a shard's owner lives. **Nothing that must be safe depends
 fails the fence at its next commit.
 
 A name is registered once. When the lease has ended, the name is dead, whatever the worker thinks of itself: `lost` is set, and the process
-ends or registers under a new name (rule 1). Between "no answer for a whole lease time" and "the store says that it ended" the worker does
-not know; it then takes no new steps (`lapsed`), so that their callers look for another owner instead of waiting here.
+ends or registers under a new name (rule *new-names*). Between "no answer for a whole lease time" and "the store says that it ended" the
+worker does not know; it then takes no new steps (`lapsed`), so that their callers look for another owner instead of waiting here.
 
 A step that holds this interpreter also holds the renewal. The supervisor then renews in its place (`dormouse_worker.keeping`), and says
 when.

@@ -1,4 +1,4 @@
-"""Counts the records of this worker's shards, and removes those whose time is over (rule 9).
+"""Counts the records of this worker's shards, and removes those whose time is over (rule *removal*).
 
 A round does both: it reads every record of the shards that are due once, then removes what is due of all of them together, in as few
 transactions as etcd's limits allow. A shard is due when it was acquired, when its count says that something is to be removed, and when
@@ -9,7 +9,7 @@ in `docs/operating.md`.
 Each removal compares the entry and the floor of every shard that it touches, and every record, so it never takes a record that a step has
 written meanwhile. One that is refused is made again shard by shard: what has changed in one shard keeps no other's records. A step that
 runs or waits keeps its record all the same: it would only be refused. While a removal is under way, sessions that would be *created* in its
-shards wait for the few milliseconds: their commits compare the floors, which the removal raises.
+shards wait for the few milliseconds: their commits compare the floors, which the removal raises (rule *floor*).
 """
 
 import asyncio

@@ -1,6 +1,7 @@
-"""Which shards are this worker's: follows the map, reads entries, empties memories, refuses what belongs elsewhere (rules 2, 14 and 16).
+"""Which shards are this worker's: follows the map, reads entries, empties memories, refuses what belongs elsewhere.
 
-The decisions are `dormouse_core.ownership`'s; this loop feeds it what the watch and the reads saw, and acts on what came out.
+The decisions are `dormouse_core.ownership`'s; this loop feeds it what the watch and the reads saw, and acts on what came out (rules
+*fence*, *handoff* and *again*).
 """
 
 import asyncio
@@ -71,7 +72,7 @@ class Shards:
         elif status in HOLDING:
             shard.waiting.append(step)
         elif self._left is None and shard.own.behind(step.rev, self.watch.revision):
-            # Whoever sent it here has a newer map than our watch: it may be right (rule 16).
+            # Whoever sent it here has a newer map than our watch: it may be right (rule *newest-map*).
             shard.waiting.append(step)
             shard.own.asked()
             self._read_soon(shard)

@@ -1,8 +1,8 @@
-"""The steps of each session, one at a time, in the order of their keys (rules 5, 7, 8, 10 to 12).
+"""The steps of each session, one at a time, in the order of their keys (rule *one-at-a-time*).
 
 A step's turn comes when the step before it has its outcome. Then `steps.admit` decides on the record as it is known here; a step that is
 to run goes to the runner at once, so many sessions' steps run together; one that ran goes to the committer, and its caller hears nothing
-before the commit is known. A session that is in memory costs no read.
+before the commit is known (rule *commit-first*). A session that is in memory costs no read.
 """
 
 import asyncio
