@@ -13,10 +13,8 @@ import asyncio
 import contextlib
 import math
 import random
-import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from dormouse_core import deaths, limits
 from dormouse_core.clocks import Reading, Skew
@@ -35,6 +33,7 @@ from dormouse_core.sessions import shard_of
 
 from dormouse_gateway import metrics, naming
 from dormouse_gateway.bodies import Bodies
+from dormouse_gateway.bootstrap import ENTRY
 from dormouse_gateway.demand import Demand
 from dormouse_gateway.flights import Flights
 from dormouse_gateway.gates import Gate, Room
@@ -45,12 +44,12 @@ from dormouse_gateway.sending import ALONE, BROKEN, Parts, carry, heard, interru
 from dormouse_gateway.table import Function, Table, Unreadable, Worker
 from dormouse_gateway.turns import Turn, Turns
 
-MAX_BREAKS = 4  # connections that may break under a call, where nobody could say what its workers died of
 WORD = 0.3  # seconds that a supervisor is given to say it, before a call is sent to a third
 CHECK_SECONDS = 5.0  # a held call looks again by itself, should a wake-up have been for somebody who could not use it
 FIRST_PAUSE = 0.01
 LONGEST_PAUSE = 0.5
 UNKNOWN_OUTCOME = "the worker died while the call ran; its outcome is not known"
+NOBODY_SAYS = "nobody is left to say what of, as where the kernel ends a whole container for want of memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +85,15 @@ class Held:
     reason: str = ""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def lost(self) -> int:
+        """Workers that were lost while it ran in them. Why Envoy's own try failed nobody tells the relay: it counts as one."""
+        return self.breaks + (self.request.attempt > 1 and self.request.metadata.get("dormouse-fn") != ENTRY)
+
+    @property
+    def apart(self) -> bool:
+        return deaths.apart(len(self.deaths), self.lost)
+
 
 class Relay:
     def __init__(
@@ -116,7 +124,7 @@ class Relay:
         self._gates: dict[str, dict[str, Gate]] = {}  # by function, then by worker
         self._count = 0
         self._turns = Turns()
-        self._suspects: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._suspected: set[str] = set()  # workers with a call that is `apart`
         self._flights = Flights()
         self.reach = Reach(clock, transport) if reach is None else reach
         self._random = random.Random(seed)  # noqa: S311 - spreads load, guards nothing
@@ -180,7 +188,7 @@ class Relay:
                 f"inference request to model '{call.named.name}' must specify a non-zero or non-empty correlation ID "
                 f"(parameter sequence_id, or metadata {naming.SESSION})"
             )
-        unrouted = call.request.metadata.get("dormouse-fn") == "+"
+        unrouted = call.request.metadata.get("dormouse-fn") == ENTRY
         if call.request.attempt > 1 and unrouted and not function.resend:
             raise Unavailable(UNKNOWN_OUTCOME)  # Envoy lost its connection to a relay that may have sent it
         self.demand.arrived(call.named.label, function.entry.uid)
@@ -214,24 +222,38 @@ class Relay:
                     continue
             finally:
                 self._leave(call)
-            async with self._apart(call, uid):
+            with self._apart(call, worker):
                 reply = await self._send(call, function, worker)
             if reply is not None:
                 return reply
 
-    def _apart(self, call: Held, uid: str) -> contextlib.AbstractAsyncContextManager[Any]:
-        """Of calls of a function that have seen workers die beside each other, one is under way at a time: the next word names it."""
-        return self._suspects.setdefault(uid, asyncio.Lock()) if len(call.deaths) >= deaths.MOST else contextlib.nullcontext()
+    @contextlib.contextmanager
+    def _apart(self, call: Held, worker: Worker) -> Iterator[None]:
+        """While it lasts no other call under which as many workers died goes to this one: should it die, too, it is known of what."""
+        if not call.apart:
+            yield
+            return
+        self._suspected.add(worker.name)
+        try:
+            yield
+        finally:
+            self._suspected.discard(worker.name)
+            if (room := self._rooms.get(call.named.label)) is not None:
+                room.wake()
 
     def _suspect(self, call: Held, function: Function) -> DormouseError | None:
         """Why this call is not sent to another worker: it is what they die of."""
         key = call.request.metadata.get(naming.CALL, "")
         call.deaths |= function.died_under(key)
-        if deaths.guilty([alone for _, _, alone in call.deaths.values()]):
-            why, text, _ = list(call.deaths.values())[-1]
-            kind = ResourceExhausted if why == deaths.MEMORY else Internal
-            return kind(f"{len(call.deaths)} workers died while this call ran in them, and it is not sent to another: {text}")
-        return function.killer(key)
+        known = list(call.deaths.values())
+        killer = function.killer(key)
+        if killer is not None or not deaths.guilty([alone for _, _, alone in known], call.lost):
+            return killer
+        count = max(len(known), call.breaks)
+        tried = " after a try of Envoy's that failed" if call.lost > count else ""
+        why, text, _ = known[-1] if known else (None, NOBODY_SAYS, False)
+        kind = Unavailable if why is None else ResourceExhausted if why == deaths.MEMORY else Internal
+        return kind(f"{count} workers died while this call ran in them{tried}, and it is not sent to another: {text}")
 
     async def _look(self, call: Held) -> Function:
         """The function as this call should see it. NotFound, Unavailable, Internal."""
@@ -289,6 +311,9 @@ class Relay:
         return gate
 
     def _open(self, call: Held, function: Function, worker: Worker, now: float) -> bool:
+        if call.apart and worker.name in self._suspected:
+            call.reason = call.reason or "calls under which workers died run one at a time in a worker"
+            return False
         gate = self._gate(function, worker)
         if gate.open(now):
             return True
@@ -413,9 +438,7 @@ class Relay:
                 call.fresh = True
                 function = await self._look(call)
                 raise function.killer(call.request.metadata.get(naming.CALL, "")) or Unavailable(UNKNOWN_OUTCOME)
-            if call.breaks >= MAX_BREAKS:
-                raise Unavailable(f"{call.breaks} workers died while this call ran; it is not sent again")
-            if call.breaks + (call.request.attempt > 1) >= deaths.MOST:
+            if call.lost >= deaths.MOST:
                 await asyncio.sleep(WORD)
         metrics.RESENDS.labels(why).inc()
         call.reason = f"worker {worker.name} answered {why}: {reply.details}"

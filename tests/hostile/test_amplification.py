@@ -24,13 +24,17 @@ ATTACKS = {
     "parameters": b"\x2a\x80\x80\xc0\x07" + b"\x22\x00" * (15 * MIB // 2),
     "elements": b"\x2a\x85\x80\xc0\x07\x2a\x80\x80\xc0\x07" + b"\x42\x00" * (15 * MIB // 2),
 }
+ENDED = "a worker's supervisor ended"
 FATAL = """
-    import ctypes, time
+    import ctypes, os, signal, time
     import dormouse
     class Mine(dormouse.Handler):
         inputs = [dormouse.Tensor("x", "FP32", [1])]
         outputs = [dormouse.Tensor("y", "FP32", [1])]
         def step(self, inputs, state, ctx):
+            if inputs["x"][0] == 14:  # as where the kernel ends a whole container: its supervisor dies, too, and says nothing
+                os.kill(os.getppid(), signal.SIGKILL)
+                time.sleep(60)
             if inputs["x"][0] == 13:
                 ctypes.string_at(0)  # here and now: a signal would be for any thread, at any time
             time.sleep(0.02)
@@ -44,7 +48,7 @@ spec:
   runtime: python
   model: {uri: "file://handlers"}
   handler: mine:Mine
-  replicas: 2
+  replicas: 3
 """
 
 
@@ -59,7 +63,7 @@ def running(folder: Path) -> Iterator[Up]:
     (folder / "double.yaml").write_text(DOUBLE.replace("scaleToZeroAfter: 3s", "replicas: 1"))
     with system(folder) as started:
         started.wait_ready()
-        started.until(lambda: [len(started.get(name)["workers"]) for name in ("double", "fatal")] == [1, 2])
+        started.until(lambda: [len(started.get(name)["workers"]) for name in ("double", "fatal")] == [1, 3])
         yield started
 
 
@@ -177,3 +181,17 @@ def test_a_call_that_workers_die_of_takes_few_of_them_and_no_neighbour(up: Up) -
     assert up.log.count("crashed (SIGSEGV)") == before + int(said[1]), "the third where a neighbour's call ran beside it in both"
     assert not one.failed + two.failed
     assert min(one.answered, two.answered) > 0
+
+
+def test_a_call_that_takes_the_supervisors_along_takes_three_workers_and_no_neighbour(up: Up) -> None:
+    ended = up.log.count(ENDED)
+    with Neighbour(up.gateway, "fatal") as one, Neighbour(up.gateway, "fatal") as two, Client(up.gateway) as client:
+        with pytest.raises(DormouseError) as caught:
+            client.infer("fatal", {"x": np.array([14], np.float32)}, timeout=60)
+        before = one.answered, two.answered
+        up.until(lambda: one.answered > before[0] and two.answered > before[1])
+    assert caught.value.code is Code.UNAVAILABLE
+    assert re.match(r"(2 workers died .* after a try of Envoy's|3 workers died) .*not sent to another: nobody", caught.value.message)
+    assert up.log.count(ENDED) == ended + 3
+    assert not one.failed + two.failed
+    print(f"neighbours' longest calls: {one.longest:.1f} s, {two.longest:.1f} s")

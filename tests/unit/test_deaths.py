@@ -7,6 +7,8 @@ import pytest
 from dormouse_core import deaths
 from dormouse_proto import state_pb2
 from dormouse_worker import keeping, memorylimit
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,17 @@ def test_who_ran_beside_others_each_time_is_tried_once_more() -> None:
         False,
     ]
     assert deaths.guilty([False, False, False])
+
+
+@given(alone=st.lists(st.booleans(), max_size=5), more=st.integers(0, 5))
+def test_nobody_takes_a_fourth_worker_and_nobody_is_accused_of_two_that_are_not_explained(alone: list[bool], more: int) -> None:
+    lost = len(alone) + more
+    if lost > 2:
+        assert deaths.guilty(alone, lost)
+    elif deaths.guilty(alone, lost):
+        assert alone == [alone[0], True], "only where somebody said so of both, and nothing ran beside it the last time"
+    if not deaths.guilty(alone, lost) and deaths.guilty(alone, lost + 1):
+        assert deaths.apart(len(alone), lost), "who is taken for guilty by the next death was with no other suspect in it"
 
 
 def test_the_reasons_are_those_of_the_entry_and_are_written_as_it_says() -> None:

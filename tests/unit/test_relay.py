@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import random
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from dormouse_core import callkeys
+from dormouse_core import callkeys, deaths
 from dormouse_core.errors import Again, Code
 from dormouse_core.seams import Reply
 from dormouse_core.spec import Duration, Timeouts
@@ -165,20 +166,117 @@ def test_a_reset_is_sent_again_under_its_key_unless_the_function_forbids_it() ->
     simulate(body)
 
 
-def test_a_call_that_kills_every_worker_is_given_up() -> None:
+async def resets(sent: Sent) -> Reply:
+    return RESET
+
+
+@pytest.mark.parametrize(("attempt", "route", "sends"), [(1, "+", 3), (2, "+", 3), (2, "default/steps", 2)])
+def test_a_call_whose_workers_die_and_nobody_says_why_takes_three(attempt: int, route: str, sends: int) -> None:
+    """As where the kernel ends whole containers. By a function's own route Envoy's first try went to a worker, too; by `+` to a relay."""
+
     async def body(sim: Sim) -> None:
         await stateful(sim, A)
-
-        async def dies(sent: Sent) -> Reply:
-            return RESET
-
-        sim.workers.behave[A] = dies
-        reply = await sim.call("steps", 1)
-        assert reply.code == Code.UNAVAILABLE
-        assert "4 workers died while this call ran" in reply.details
-        assert len(sim.workers.sent) == 4
+        sim.workers.behave[A] = resets
+        reply = await sim.call("steps", 1, attempt=attempt, dormouse_fn=route)
+        tried = "" if sends == 3 else " after a try of Envoy's that failed"
+        text = f"{sends} workers died while this call ran in them{tried}, and it is not sent to another: {relay.NOBODY_SAYS}"
+        assert (reply.code, reply.details) == (Code.UNAVAILABLE, text)
+        assert len(sim.workers.sent) == sends
 
     simulate(body)
+
+
+def test_negative_control_without_the_guard_it_takes_every_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deaths, "guilty", lambda *_: False)
+
+    async def body(sim: Sim) -> None:
+        await stateful(sim, A)
+        sim.workers.behave[A] = resets
+        await sim.call("steps", 1, timeout=10)
+        assert len(sim.workers.sent) > 6
+
+    simulate(body)
+
+
+def test_who_loses_two_workers_for_another_reason_is_answered() -> None:
+    """Nodes are lost, pods are deleted: of two deaths that nobody explains no call is accused."""
+
+    async def body(sim: Sim) -> None:
+        await stateless(sim, A, B)
+        lost: list[str] = []
+
+        async def lost_twice(sent: Sent) -> Reply:
+            lost.append(sent.address)
+            return await good(sent) if len(lost) > 2 else RESET
+
+        sim.workers.behave[A] = sim.workers.behave[B] = lost_twice
+        assert (await sim.call("plain")).code == 0
+
+    simulate(body)
+
+
+class Fatal:
+    """A worker that dies whole, with every call that runs there, where one of them is `guilty`; the next one is there at once."""
+
+    def __init__(self, guilty: str) -> None:
+        self._guilty = guilty
+        self._running: set[asyncio.Task[Reply]] = set()
+        self.deaths = 0
+        self.under: Counter[str] = Counter()
+
+    async def __call__(self, sent: Sent) -> Reply:
+        name = sent.metadata["dormouse-call"]
+        task = asyncio.create_task(self._run(name, sent))
+        self._running.add(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            self.under[name] += 1
+            return RESET
+        finally:
+            self._running.discard(task)
+
+    async def _run(self, name: str, sent: Sent) -> Reply:
+        await asyncio.sleep(0.02)
+        if name != self._guilty:
+            await asyncio.sleep(0.02)
+            return await good(sent)
+        self.deaths += 1
+        for task in self._running:
+            task.cancel()
+        await asyncio.sleep(0)
+        return RESET
+
+
+def beside(innocent: int) -> tuple[Fatal, list[Reply]]:
+    """A call that kills and so many others, sent together."""
+    names = [f"{n:016}-g-envoy-1" for n in range(1, 2 + innocent)]
+    fatal = Fatal(names[0])
+    replies: list[Reply] = []
+
+    async def body(sim: Sim) -> None:
+        await stateless(sim, A)
+        sim.workers.behave[A] = fatal
+        replies.extend(await asyncio.gather(*(sim.call("plain", dormouse_call=name, timeout=60) for name in names)))
+
+    simulate(body)
+    return fatal, replies
+
+
+@pytest.mark.parametrize("innocent", [3, 20])
+def test_of_those_whose_whole_worker_died_beside_each_other_the_innocent_are_answered(innocent: int) -> None:
+    fatal, (guilty, *others) = beside(innocent)
+    assert fatal.deaths == 3
+    assert guilty.code == Code.UNAVAILABLE
+    assert [reply.code for reply in others] == [0] * innocent
+    assert max(fatal.under.values()) <= 3
+    assert any(fatal.under[f"{n:016}-g-envoy-1"] == 2 for n in range(2, 2 + innocent)), "they were with it twice"
+
+
+def test_negative_control_together_a_third_time_they_would_be_refused_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deaths, "apart", lambda *_: False)
+    _, (_, *others) = beside(5)
+    assert any(reply.code == Code.UNAVAILABLE for reply in others)
 
 
 async def killing(sim: Sim, sent: Sent) -> Reply:
@@ -215,7 +313,7 @@ def test_a_call_that_a_worker_was_killed_for_is_told_so_and_kills_no_other() -> 
     simulate(body)
 
 
-def test_without_the_word_it_kills_four(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_word_it_kills_three(monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control."""
     monkeypatch.setattr(table.Function, "killer", lambda *_: None)
 
@@ -223,7 +321,7 @@ def test_without_the_word_it_kills_four(monkeypatch: pytest.MonkeyPatch) -> None
         await stateful(sim, A)
         sim.workers.behave[A] = lambda sent: killing(sim, sent)
         reply = await sim.call("steps", 1)
-        assert "4 workers died while this call ran" in reply.details
+        assert (reply.code, len(sim.workers.sent)) == (Code.UNAVAILABLE, 3), "the limit where nobody says why"
 
     simulate(body)
 
@@ -338,7 +436,7 @@ def test_deaths_of_a_call_are_remembered_longer_than_their_words_last() -> None:
     simulate(body)
 
 
-def test_without_the_words_it_kills_four(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_words_it_kills_three(monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control."""
     monkeypatch.setattr(table.Function, "died_under", lambda *_: {})
 
@@ -346,7 +444,7 @@ def test_without_the_words_it_kills_four(monkeypatch: pytest.MonkeyPatch) -> Non
         await stateless(sim, A, B)
         sim.workers.behave[A] = sim.workers.behave[B] = lambda sent: dying(sim, sent, MEMORY)
         reply = await sim.call("plain")
-        assert "4 workers died while this call ran" in reply.details
+        assert (reply.code, len(sim.workers.sent)) == (Code.UNAVAILABLE, 3), "the limit where nobody says why"
 
     simulate(body)
 
