@@ -77,7 +77,8 @@ def parser() -> argparse.ArgumentParser:
         type=_size(limits.ETCD_QUOTA_BYTES_MAX),
         default=limits.ETCD_QUOTA_BYTES,
         metavar="SIZE",
-        help="of etcd's file (its --quota-backend-bytes), 2GiB by default; at most 8GiB",
+        help=f"of etcd's file (its --quota-backend-bytes), {_named(limits.ETCD_QUOTA_BYTES)} by default; "
+        f"at most {_named(limits.ETCD_QUOTA_BYTES_MAX)}",
     )
     up.add_argument("--etcd-endpoints", action="append", default=[], metavar="HOST:PORT,...", help="use an etcd that runs already")
 
@@ -86,10 +87,13 @@ def parser() -> argparse.ArgumentParser:
         type=_size(limits.MESSAGE_BYTES_MAX),
         default=limits.MESSAGE_BYTES,
         metavar="SIZE",
-        help="of a request or reply: 16MiB; at most 64MiB",
+        help=f"of a request or reply: {_named(limits.MESSAGE_BYTES)}; at most {_named(limits.MESSAGE_BYTES_MAX)}",
     )
     up.add_argument(
-        "--removal-wait", type=_duration, metavar="DURATION", help="from a session's end to its removal; by default 10m or more"
+        "--removal-wait",
+        type=_duration,
+        metavar="DURATION",
+        help=f"from a session's end to its removal; by default {limits.REMOVAL_WAIT_SECONDS / 60:g}m or more",
     )
     up.add_argument("--installation", default="local", metavar="NAME", help="the part of the store that is this system's (local)")
 
@@ -167,7 +171,13 @@ def _size(most: int) -> Callable[[str], int]:
     return parse
 
 
-_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_UNITS = {"KiB": limits.KIB, "MiB": limits.MIB, "GiB": limits.GIB}
+
+
+def _named(size: int) -> str:
+    """As `_size` reads it."""
+    unit = max((unit for unit, factor in _UNITS.items() if size % factor == 0), key=_UNITS.__getitem__)
+    return f"{size // _UNITS[unit]}{unit}"
 
 
 def _duration(text: str) -> str:

@@ -1,7 +1,8 @@
 """Every limit of Dormouse, and every limit from below that it must respect: one table, from which `docs/reference/limits.md` is written.
 
 A limit that is found out in production is an outage; one that is checked when a function is created is a sentence. So each row says where
-the number comes from and what checks it. Other modules use the constants; nobody writes these numbers twice.
+the number comes from and what checks it. Other modules use the constants: nobody writes these numbers twice, nor gives a name from here to
+a constant of his own. The chart cannot import; `tests/unit/test_limits.py` compares its numbers.
 """
 
 from collections.abc import Sequence

@@ -12,7 +12,7 @@ import importlib.resources
 import json
 from typing import Any
 
-from dormouse_core import addresses, limits
+from dormouse_core import addresses, limits, modelnames
 from dormouse_kit.clock import offset_for_tests
 
 from dormouse_gateway.paths import UNARY
@@ -129,7 +129,8 @@ def lua_source(settings: Settings) -> str:
         f"local RELAY = {json.dumps(host_name(settings.relay))}\n"
         f"local OWN_NAMES = {{{own}}}\n"
         f"local SESSION_ID_CHARACTERS, TENANT_CHARACTERS = {limits.SESSION_ID_CHARACTERS}, {limits.TENANT_CHARACTERS}\n"
-        f"local MESSAGE_FIELDS = {limits.MESSAGE_FIELDS}\n"
+        f"local MESSAGE_FIELDS, MODEL_NAME_BYTES = {limits.MESSAGE_FIELDS}, {modelnames.LONGEST}\n"
+        f"local APART = {round(limits.CLOCK_SKEW_SECONDS * 1e6)}\n"
         f"local TEST_CLOCK_OFFSET = {round(offset_for_tests() * 1e6)}\n"
     )
     return head + script("router.lua")

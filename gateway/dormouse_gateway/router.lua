@@ -5,8 +5,9 @@
 -- wrong stays in '+', and the relay answers it with the code and the text that it deserves; so nothing is guessed here, and there is one place
 -- that words errors. What this file must compute exactly like Python is `session_key` and `crc32` (dormouse_core.sessions; one set of vectors).
 --
--- One Lua VM per Envoy worker thread; bootstrap.py puts DEFAULT_NAMESPACE, RELAY, OWN_NAMES, MESSAGE_FIELDS, SESSION_ID_CHARACTERS,
--- TENANT_CHARACTERS and TEST_CLOCK_OFFSET (µs; 0 but in tests) in front.
+-- One Lua VM per Envoy worker thread; bootstrap.py puts DEFAULT_NAMESPACE, RELAY, OWN_NAMES, MESSAGE_FIELDS, MODEL_NAME_BYTES,
+-- SESSION_ID_CHARACTERS, TENANT_CHARACTERS, APART (µs: a clock that was so far ahead was wrong) and TEST_CLOCK_OFFSET (µs; 0 but in tests) in
+-- front.
 
 local bit = require("bit")
 local floor = math.floor
@@ -26,7 +27,6 @@ local function another_maker()
 end
 another_maker()
 local count, last, told, behind = 0, 0, 0, nil
-local APART = 5000000      -- µs; as dormouse_core.limits.CLOCK_SKEW_SECONDS
 local PATIENCE = 2000000   -- µs; the agent tells a new correction within a second of a jump
 
 -- The timestamp of a key: this machine's clock with the correction that the agent measured, and above the one before, also where the clock
@@ -231,7 +231,7 @@ end
 
 -- The namespace, or nil, and the function's name, or nil, in a model_name: as dormouse_core.modelnames.
 local function parse(model)
-  if #model > 256 then return nil, nil end
+  if #model > MODEL_NAME_BYTES then return nil, nil end
   local ns, name = model:match("^(" .. LABEL .. ")/([^/]+)$")
   name = name or model
   if name:match("^" .. LABEL .. "$") then return ns, name end

@@ -8,15 +8,15 @@ own pool.
 
 from typing import Final
 
-from dormouse_core.limits import MESSAGE_BYTES, MESSAGE_OVERHEAD_BYTES
+from dormouse_core.limits import MESSAGE_BYTES, MESSAGE_OVERHEAD_BYTES, METADATA_BYTES
 
 Options = list[tuple[str, int | str]]
 
 UNLIMITED: Final = -1
-# The gateway's Envoy refuses a call of more than limits.METADATA_BYTES, which are 64 KiB, and every hop behind it takes more than that.
+# The gateway's Envoy refuses a call of more than METADATA_BYTES, and every hop behind it takes more than that.
 # gRPC's own 8 KiB, from where it refuses some calls and others not, would refuse a caller's long token only where it comes this way.
-METADATA_BYTES: Final = 128 * 1024
-_METADATA: Final[Options] = [("grpc.max_metadata_size", METADATA_BYTES), ("grpc.absolute_max_metadata_size", METADATA_BYTES)]
+_TAKEN: Final = 2 * METADATA_BYTES
+_METADATA: Final[Options] = [("grpc.max_metadata_size", _TAKEN), ("grpc.absolute_max_metadata_size", _TAKEN)]
 MANY: Final = 100_000
 # Behind gRPC's name for it is the time that an attempt to connect may take, the peer's first SETTINGS frame included. A peer that is alive
 # but busy needs more than 100 ms for that, and every call that waits for the connection fails with it; one that is cut off is found as

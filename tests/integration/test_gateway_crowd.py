@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from dormouse_core import limits
 from dormouse_core.keys import Keys
 from dormouse_gateway.bootstrap import bootstrap
 from dormouse_gateway.settings import parse
@@ -113,7 +114,7 @@ async def test_negative_control_with_envoys_own_limits_they_would_be_refused(etc
         gateway.wait_ready()
         function = await World(store, Keys(f"{INSTALLATION}-control")).function("asleep")
         await gateway.routed(function.label)
-        async with calls(gateway, "asleep", 1100) as tasks:
+        async with calls(gateway, "asleep", limits.ENVOY_CIRCUIT_BREAKER + 76) as tasks:
             refused, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED, timeout=30)
             for task in tasks:
                 task.cancel()

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
 import pytest
+from dormouse_core import limits
 from dormouse_core.seams import Compacted, Compare, CreatedIs, Delete, Event, Exists, ModIs, Put, Store, StoreError, Txn, WatchBatch
 from dormouse_kit.clock import SystemClock
 from dormouse_kit.etcd import EtcdStore
@@ -168,15 +169,15 @@ async def test_a_listing_of_a_compacted_revision_is_refused(store: Store, root: 
 
 
 async def test_what_the_store_refuses_is_definite(store: Store, root: str) -> None:
-    many = tuple(Put(f"{root}{number}", b"") for number in range(129))
+    many = tuple(Put(f"{root}{number}", b"") for number in range(limits.ETCD_TXN_OPS + 1))
     refused = [
         Txn((), (Put(f"{root}a", b"1"), Put(f"{root}a", b"2"))),
         Txn((), (Put(f"{root}a", b"1"), Delete(f"{root}a"))),
         Txn((), (Put(f"{root}b/a", b"1"), Delete(f"{root}b/", prefix=True))),
         Txn((), many),
-        Txn(tuple(ModIs(f"{root}{number}", 0) for number in range(129)), (Put(f"{root}a", b"1"),)),
+        Txn(tuple(ModIs(f"{root}{number}", 0) for number in range(limits.ETCD_TXN_OPS + 1)), (Put(f"{root}a", b"1"),)),
         Txn((), (Put(f"{root}a", b"1", lease=12345),)),
-        Txn((), (Put(f"{root}a", bytes(1_600_000)),)),
+        Txn((), (Put(f"{root}a", bytes(limits.ETCD_REQUEST_BYTES)),)),
     ]
     for txn in refused:
         with pytest.raises(StoreError) as caught:
@@ -186,7 +187,7 @@ async def test_what_the_store_refuses_is_definite(store: Store, root: str) -> No
 
 
 async def test_128_of_each_fit(store: Store, root: str) -> None:
-    keys = [f"{root}{number}" for number in range(128)]
+    keys = [f"{root}{number}" for number in range(limits.ETCD_TXN_OPS)]
     result = await store.txn(Txn(tuple(ModIs(key, 0) for key in keys), tuple(Put(key, b"") for key in keys)))
     assert result.succeeded
 

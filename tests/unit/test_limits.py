@@ -1,15 +1,23 @@
 """The table of limits: whole, consistent with itself and with what is below, and each row held where it says."""
 
 import ast
+import json
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
+import yaml
 from dormouse_core import limits
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = {"KIB", "MIB", "GIB"}
 NAMES = [row.name for _, rows in limits.TABLE for row in rows]
-BELOW = {"CLIENT_MESSAGE_BYTES", "ENVOY_CIRCUIT_BREAKER", "ETCD_REQUEST_BYTES", "RECORD_OVERHEAD_BYTES"}
-"""What others set, which only tests hold us against, and what two others leave."""
+BELOW = {"CLIENT_MESSAGE_BYTES", "ENVOY_CIRCUIT_BREAKER", "ETCD_REQUEST_BYTES"}
+"""What others set, which only tests hold us against."""
+PARTS = {name for name in NAMES if name.startswith("BATCHING_TOLERANCE_")} | {"RECORD_OVERHEAD_BYTES"}
+"""What another constant of the table is made of: `BATCHING_TOLERANCES`, `STATE_BYTES`."""
 
 SHOWN = {
     # Refused at creation.
@@ -152,22 +160,82 @@ def test_every_row_names_a_test_that_is_there() -> None:
         assert f"def {name}(" in (ROOT / "tests" / path).read_text(), shown
 
 
-def imported() -> set[str]:
-    """The names that our packages take from `limits`."""
-    found: set[str] = {f"BATCHING_TOLERANCE_{datatype}" for datatype in limits.BATCHING_TOLERANCES}
+Module = tuple[str, ast.Module]
+
+
+def modules() -> Iterator[Module]:
+    """Ours but for the table itself."""
     for part in ("core", "kit", "worker", "gateway", "operator", "cli"):
         for path in (ROOT / part).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.ImportFrom) and node.module == "dormouse_core.limits":
-                    found |= {alias.name for alias in node.names}
-                elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "limits":
-                    found.add(node.attr)
-    return found
+            if path != Path(limits.__file__):
+                yield str(path.relative_to(ROOT)), ast.parse(path.read_text())
 
 
-def test_a_limit_is_imported_where_it_is_held() -> None:
+def used(found: Iterable[Module]) -> set[str]:
+    """The names of `limits` that are imported and read. A variable that happens to be called `limits` is not the module."""
+    names: set[str] = set()
+    for _, tree in found:
+        nodes = list(ast.walk(tree))
+        imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+        ours = {alias.name for node in imports if node.module == "dormouse_core.limits" for alias in node.names}
+        names |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)} & ours
+        if any(alias.name == "limits" for node in imports if node.module == "dormouse_core" for alias in node.names):
+            names |= {n.attr for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "limits"}
+    return names
+
+
+def renamed(found: Iterable[Module]) -> set[tuple[str, str]]:
+    """(path, name) of each name of the table that a module gives to a constant of its own."""
+    return {
+        (path, node.id)
+        for path, tree in found
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in NAMES
+    }
+
+
+def test_a_limit_is_used_where_it_is_held() -> None:
     """A number that stands in the table and again in the code is two numbers once one of them is changed."""
-    assert set(NAMES) - imported() == BELOW
+    found = used(modules())
+    assert set(NAMES) - found == BELOW | PARTS
+    assert "BATCHING_TOLERANCES" in found
+
+
+@pytest.mark.parametrize("name", sorted(BELOW))
+def test_what_others_set_is_used_by_the_test_that_shows_it(name: str) -> None:
+    path = ROOT / "tests" / SHOWN[name].partition("::")[0]
+    assert name in used([(str(path), ast.parse(path.read_text()))])
+
+
+def test_a_name_of_the_table_means_one_thing() -> None:
+    assert renamed(modules()) == set()
+
+
+def test_negative_control_an_import_alone_is_no_use_and_another_meaning_is_found() -> None:
+    def found(text: str) -> list[Module]:
+        return [("x.py", ast.parse(text))]
+
+    assert used(found("from dormouse_core.limits import HELD_BYTES, TXN_OPS\nx = TXN_OPS")) == {"TXN_OPS"}
+    assert used(found("from dormouse_core import limits\nx = limits.TXN_OPS")) == {"TXN_OPS"}
+    assert used(found("def f(limits): return limits.TXN_OPS")) == set()
+    assert renamed(found("HELD_BYTES: int = 1 << 20")) == {("x.py", "HELD_BYTES")}
+
+
+def test_the_charts_numbers_are_those_of_the_table() -> None:
+    chart = ROOT / "deploy/helm/dormouse"
+    text = (chart / "values.yaml").read_text()
+    values: Any = yaml.safe_load(text)
+    schema = json.loads((chart / "values.schema.json").read_text())["properties"]
+    for part, name, default, most in (
+        ("gateway", "maxMessageBytes", limits.MESSAGE_BYTES, limits.MESSAGE_BYTES_MAX),
+        ("etcd", "quotaBytes", limits.ETCD_QUOTA_BYTES, limits.ETCD_QUOTA_BYTES_MAX),
+    ):
+        assert values[part][name] == default
+        assert schema[part]["properties"][name]["maximum"] == most
+        assert re.search(rf"{name}: {default} .*at most {most}\b", text)
+    assert (values["gateway"]["maxHeld"], values["gateway"]["maxHeldBytes"]) == (limits.HELD_CALLS, limits.HELD_BYTES)
+    etcd = (chart / "templates/etcd/statefulset.yaml").read_text()
+    assert f"(min {limits.COMPACT_SECONDS:g} (div (int64 $etcd.quotaBytes) {limits.BACKSTOP_BYTES}))" in etcd
 
 
 def test_what_we_send_fits_into_what_is_below() -> None:

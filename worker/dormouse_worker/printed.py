@@ -5,8 +5,8 @@ and the last words of a crash all come the same way, also while the interpreter 
 the real standard error.) Each line gets the time and the function's name, behind a bar, so that no text can pass for one of our own: what
 ends a line for some reader, or what a terminal obeys, is written as text, as are bytes that are no UTF-8.
 
-The pipe is always read, whatever becomes of the lines: a process that prints must not wait for whoever reads the log. Beyond `HELD` bytes
-lines are dropped, and counted in a line of their own.
+The pipe is always read, whatever becomes of the lines: a process that prints must not wait for whoever reads the log. Beyond
+`WAITING_BYTES` lines are dropped, and counted in a line of their own.
 """
 
 import re
@@ -17,7 +17,7 @@ from dormouse_core.plain import plain
 
 LINE_BYTES = 16_384
 """A longer line is cut into several."""
-HELD_BYTES = 1 << 20
+WAITING_BYTES = 1 << 20
 PARTIAL_SECONDS = 1.0
 """A line without an end is written after this."""
 WRITE_BYTES = 4096
@@ -69,7 +69,7 @@ class Printed:
             line = line[cut:]
 
     def _put(self, text: bytes, now: float) -> None:
-        if self._held > HELD_BYTES:
+        if self._held > WAITING_BYTES:
             self._dropped += 1
             return
         if self._dropped:

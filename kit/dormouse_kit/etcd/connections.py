@@ -28,7 +28,7 @@ from dormouse_kit.grpc_options import UNLIMITED, Options
 
 CONNECT_SECONDS: Final = 1.0
 PROBE_AFTER: Final = 1.0  # of silence
-PROBE_SECONDS: Final = 2.0  # until a probe counts as unanswered
+PROBE_TIMEOUT: Final = 2.0  # until a probe counts as unanswered
 PAUSE: Final = (0.02, 0.3)  # after a connection that did not last: first, longest
 
 _OPTIONS: Final[Options] = [
@@ -218,7 +218,7 @@ class Connections:
             if connection.silence() < PROBE_AFTER:
                 continue
             try:
-                await connection.unary["Range"](_PROBE, timeout=PROBE_SECONDS, metadata=connection.metadata)
+                await connection.unary["Range"](_PROBE, timeout=PROBE_TIMEOUT, metadata=connection.metadata)
             except grpc.aio.AioRpcError as error:
                 # Any answer of a lone member is a sign of life; of several, one that cannot answer reads is not the one to stay with.
                 if not messages.by_server(error) or (self.several and error.code() is grpc.StatusCode.UNAVAILABLE):

@@ -20,8 +20,8 @@ from dormouse_kit.etcd.credentials import Password, TlsFiles
 from dormouse_kit.etcd.store import EtcdStore
 
 LOOK_SECONDS: Final = 2.0  # until a member counts as one that does not answer
-COMPACT_SECONDS: Final = 60.0
-DEFRAGMENT_SECONDS: Final = 600.0  # 8 GiB at 15 MB/s
+COMPACT_TIMEOUT: Final = 60.0
+DEFRAGMENT_TIMEOUT: Final = 600.0  # 8 GiB at 15 MB/s
 
 _STATUS: Final = rpc_pb2.StatusRequest().SerializeToString()
 # etcd counts what was compacted as free with the next write only. The end of a lease is one, leaves nothing behind and makes no revision.
@@ -52,7 +52,7 @@ class EtcdMembers:
 
     async def compact(self, revision: int) -> None:
         try:
-            await self._any("Compact", rpc_pb2.CompactionRequest(revision=revision, physical=True).SerializeToString(), COMPACT_SECONDS)
+            await self._any("Compact", rpc_pb2.CompactionRequest(revision=revision, physical=True).SerializeToString(), COMPACT_TIMEOUT)
         except Compacted:
             return  # by another, or by etcd itself
         with contextlib.suppress(StoreError):  # refused where the store is full
@@ -76,7 +76,7 @@ class EtcdMembers:
         return False
 
     async def defragment(self, endpoint: str) -> None:
-        await self._clients[endpoint].unary("Defragment", rpc_pb2.DefragmentRequest().SerializeToString(), DEFRAGMENT_SECONDS)
+        await self._clients[endpoint].unary("Defragment", rpc_pb2.DefragmentRequest().SerializeToString(), DEFRAGMENT_TIMEOUT)
 
     async def disarm(self) -> None:
         """Each alarm is of a member, and is taken back by its name."""

@@ -1,5 +1,6 @@
 """Saying what happened to a function: in its object's status, as an Event of it, and in the log, all three in the same words."""
 
+from dormouse_core.limits import FUNCTION_NAME_CHARACTERS
 from dormouse_core.seams import Clock
 from dormouse_kit import log
 from dormouse_proto import control_pb2
@@ -63,7 +64,7 @@ class Teller:
         event = {
             "apiVersion": EVENTS.version,
             "kind": EVENTS.name,
-            "metadata": {"namespace": metadata["namespace"], "generateName": f"{metadata['name'][:52]}."},
+            "metadata": {"namespace": metadata["namespace"], "generateName": f"{metadata['name'][:FUNCTION_NAME_CHARACTERS]}."},
             "involvedObject": {
                 "apiVersion": FUNCTIONS.version,
                 "kind": FUNCTIONS.name,

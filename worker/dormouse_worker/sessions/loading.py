@@ -9,11 +9,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from dormouse_core.limits import TXN_OPS
 from dormouse_core.seams import Item, Store, StoreError
 
 from dormouse_worker.sessions.memory import Session, Shard
 
-SESSIONS_A_READ = 40  # each reads up to three keys; etcd allows 128 operations in a transaction
+SESSIONS_A_READ = TXN_OPS // 3  # each reads up to three keys
 
 
 class Listener(Protocol):
