@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from dormouse_core.callkeys import CALLERS, CallKey, LocalKeys, named, parse, split
 from dormouse_core.errors import Again, InvalidArgument, Unavailable
+from dormouse_core.limits import CLOCK_AHEAD_SECONDS
 from dormouse_proto import inference_pb2
 
 NOW = 1_790_000_000_000_000
@@ -81,7 +82,10 @@ def test_an_opaque_key_is_written_without_the_time_at_which_it_came() -> None:
 
 
 def test_a_minute_ahead_is_allowed() -> None:
-    assert parse(f"{NOW + 60_000_000}-g-ab-1", "", NOW, LocalKeys("n")).timestamp_us == NOW + 60_000_000
+    latest = NOW + int(CLOCK_AHEAD_SECONDS * 1e6)
+    assert parse(f"{latest}-g-ab-1", "", NOW, LocalKeys("n")).timestamp_us == latest
+    with pytest.raises(Unavailable):
+        parse(f"{latest + 1}-g-ab-1", "", NOW, LocalKeys("n"))
 
 
 def test_text_form() -> None:

@@ -11,7 +11,7 @@ from dormouse_core.errors import ResourceExhausted
 from dormouse_gateway.bodies import Bodies
 from dormouse_gateway.health import Health
 from dormouse_gateway.methods import Methods
-from dormouse_gateway.quotas import CONNECTION, MOST, Quotas
+from dormouse_gateway.quotas import CONNECTION, Quotas
 from dormouse_gateway.reads import STRANGERS, Reads
 from dormouse_proto import health_pb2
 from dormouse_testing import simloop
@@ -20,20 +20,28 @@ from dormouse_testing.relaying import Sim
 Status = health_pb2.HealthCheckResponse
 
 
-def test_a_connection_has_its_share_and_takes_no_others() -> None:
+@pytest.mark.parametrize(
+    ("kind", "most", "another"),
+    [
+        ("streams", limits.CONNECTION_STREAMS, "watches"),
+        ("watches", limits.CONNECTION_WATCHES, "streams"),
+        ("reflections", limits.CONNECTION_REFLECTIONS, "watches"),
+    ],
+)
+def test_a_connection_has_its_share_and_takes_no_others(kind: str, most: int, another: str) -> None:
     quotas = Quotas()
-    held = [quotas.taken("watches", {CONNECTION: "1"}) for _ in range(MOST["watches"])]
+    held = [quotas.taken(kind, {CONNECTION: "1"}) for _ in range(most)]
     for each in held:
         each.__enter__()
-    with pytest.raises(ResourceExhausted, match="1024 watches are open on this connection"), quotas.taken("watches", {CONNECTION: "1"}):
+    with pytest.raises(ResourceExhausted, match=f"{most} {kind} are open on this connection"), quotas.taken(kind, {CONNECTION: "1"}):
         pass
     for other in ({CONNECTION: "2"}, {}):
-        with quotas.taken("watches", other):
+        with quotas.taken(kind, other):
             pass
-    with quotas.taken("streams", {CONNECTION: "1"}):
+    with quotas.taken(another, {CONNECTION: "1"}):
         pass
     held.pop().__exit__(None, None, None)
-    with quotas.taken("watches", {CONNECTION: "1"}):
+    with quotas.taken(kind, {CONNECTION: "1"}):
         pass
     for each in held:
         each.__exit__(None, None, None)

@@ -7,6 +7,7 @@ import pytest
 from dormouse_core import lifetimes, records, steps, transactions
 from dormouse_core.callkeys import CALLERS
 from dormouse_core.errors import Aborted, ResourceExhausted, Unavailable
+from dormouse_core.limits import SESSION_OVERHEAD_BYTES
 from dormouse_core.seams import Put, Txn
 from dormouse_core.sessions import session_key, shard_of
 from dormouse_proto import control_pb2, state_pb2
@@ -578,6 +579,7 @@ async def test_memory_is_bounded_by_bytes_and_the_longest_idle_leave_first() -> 
         assert session_key("", "s199") in held
         assert session_key("", "s0") not in held
         report = w.sessions.report()
+        assert len(held) * SESSION_OVERHEAD_BYTES < report.memory_bytes
         assert report.hibernated_bytes == sum(len(i.value) for i in stored(store).values()) - w.sessions._turns.stored_bytes
         assert report.hibernated_bytes > 10_000
         assert (await w.call("s0", 1)).reply == b"2"
