@@ -202,6 +202,10 @@ def test_a_flood_stops_nobody(start: Start) -> None:
 EVIL = """
     import asyncio, logging, logging.config, multiprocessing, os, subprocess, sys, time
     import dormouse
+    from dormouse_core.errors import DormouseError
+    class NoText(DormouseError):
+        def __init__(self):
+            pass
     class Evil(Exception):
         def __str__(self):
             raise SystemExit(3)
@@ -214,6 +218,8 @@ EVIL = """
             value = inputs["x"][0]
             if value == 1:
                 raise Evil()
+            if value == 8:
+                raise NoText()
             if value == 2:
                 sys.stdout.close()
                 sys.stderr = None
@@ -245,6 +251,8 @@ def test_what_a_handler_raises_ends_its_call_whatever_its_own_methods_do(start: 
         assert raised.value.details() == "Evil, which has no text: its __str__ raises"
         assert len(re.findall(r'worker tests/fn  warning a step raised error="Evil, .* trace=".*mine\.py', worker.log)) == calls, worker.log
         assert call(worker, 2).tolist() == [2]
+    with pytest.raises(grpc.RpcError, match="NoText: "):
+        call(worker, 8)
     assert worker.child == child
 
 

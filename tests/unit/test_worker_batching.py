@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from dormouse_core import limits
-from dormouse_core.errors import Code
+from dormouse_core.errors import Again, Code, Decoupled, DormouseError, FailedPrecondition, Unavailable
 from dormouse_proto import inference_pb2, state_pb2
 from dormouse_worker import batching
-from dormouse_worker.batching import Batcher
+from dormouse_worker.asgi import error_headers
+from dormouse_worker.batching import Batcher, as_error
 from dormouse_worker.replies import Encoder
 from dormouse_worker.requests import Request
 from dormouse_worker.sessions import Failed, Outcome, Ran
@@ -48,6 +49,7 @@ class Bench:
         )
         self.batcher._average = 0.0  # measured, and short: everything runs on the loop
         self.outcomes: dict[str, Outcome] = {}
+        self.twice: list[str] = []
         self.answered = asyncio.Event()
 
     def call(self, name: str, value: float, *, rows: int = 1, group: tuple[Any, ...] = (), **options: Any) -> Request:
@@ -59,18 +61,22 @@ class Bench:
         return request
 
     def answer(self, name: str, outcome: Outcome) -> None:
-        assert name not in self.outcomes, "answered once"
+        if name in self.outcomes:  # what is raised here goes to the log: `settle` and `until` tell
+            self.twice.append(name)
         self.outcomes[name] = outcome
         self.answered.set()
 
     async def until(self, name: str) -> None:
-        while name not in self.outcomes:
-            self.answered.clear()
-            await self.answered.wait()
+        async with asyncio.timeout(10):
+            while name not in self.outcomes:
+                self.answered.clear()
+                await self.answered.wait()
+        assert not self.twice, "answered once"
 
     async def settle(self) -> None:
         for _ in range(5):
             await asyncio.sleep(0)
+        assert not self.twice, "answered once"
 
     def reply(self, name: str) -> list[float]:
         outcome = self.outcomes[name]
@@ -128,6 +134,92 @@ async def test_a_failing_row_fails_alone() -> None:
     assert bench.fake.sizes == [4, 1, 1, 1, 1]
     assert [bench.reply(f"c{n}") for n in (0, 1, 3)] == [[0], [10], [30]]
     assert bench.error("c2") == (Code.INTERNAL, "ValueError: no two")
+
+
+class Wrong:
+    """Calls whose answers cannot be given, in each place where one is: alone, joined, again one by one, dropped; on the loop and off it."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.raised = 0
+
+    def call(self, value: float, *, group: tuple[Any, ...] = (), deadline: float = float("inf")) -> None:
+        request = Request()
+        request.id, request.rows, request.group, request.outputs = "wrong", 1, group, (0,)
+        request.inputs = {"x": np.full((1, 1), value, np.float32)}
+        self.bench.batcher.run(request, {}, 1, False, False, self._answer, deadline)
+
+    def _answer(self, outcome: Outcome) -> None:
+        self.raised += 1
+        raise RuntimeError("nobody can be told")
+
+
+@pytest.mark.parametrize("inline", [True, False])
+async def test_an_answer_that_cannot_be_given_keeps_nobody_elses(inline: bool) -> None:
+    """Nor does it keep those who wait behind it from being run."""
+
+    def run(feeds: dict[str, np.ndarray]) -> None:
+        if (feeds["x"] == 2).any():
+            raise ValueError("no two")
+
+    bench = stateless(run)
+    bench.batcher._average = 0.0 if inline else 1.0
+    bench.batcher._slow = not inline
+    wrong = Wrong(bench)
+    wrong.call(0, deadline=-1.0)  # dropped where it is gathered
+    wrong.call(1)  # joined with the next
+    bench.call("beside it", 1)
+    wrong.call(0, group=("long",))  # the first two of a form: a trial
+    bench.call("in its trial", 3, group=("long",))
+    wrong.call(2, group=("fails",))  # fails together, then by itself
+    bench.call("fails beside it", 2, group=("fails",))
+    bench.call("behind it", 4, group=("last",))
+    for name in ("beside it", "in its trial", "fails beside it", "behind it"):
+        await bench.until(name)
+    assert [bench.reply(name) for name in ("beside it", "in its trial", "behind it")] == [[10.0], [30.0], [40.0]]
+    assert bench.error("fails beside it") == (Code.INTERNAL, "ValueError: no two")
+    assert wrong.raised == 4
+
+
+class NoText(DormouseError):
+    """Of a handler's own, as all below: its fields are not what they should be."""
+
+    def __init__(self) -> None: ...
+
+
+class NoCode(DormouseError):
+    def __init__(self) -> None:
+        super().__init__("text")
+        self.code = "code"  # type: ignore[assignment]
+
+
+class NoAgain(Unavailable):
+    def __init__(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "text"),
+    [
+        (ValueError("no"), Code.INTERNAL, "ValueError: no"),
+        (FailedPrecondition("not now"), Code.FAILED_PRECONDITION, "not now"),
+        (DormouseError("own", Code.OUT_OF_RANGE), Code.OUT_OF_RANGE, "own"),
+        (DormouseError("all is well", Code.OK), Code.INTERNAL, "all is well"),
+        (Unavailable("nothing ran", Again.NOT_MINE), Code.INTERNAL, "nothing ran"),
+        (Unavailable("away"), Code.UNAVAILABLE, "away"),
+        (Decoupled("make it a stream"), Code.INVALID_ARGUMENT, "make it a stream"),
+        (NoText(), Code.INTERNAL, "NoText: "),
+        (NoCode(), Code.INTERNAL, "NoCode: text"),
+        (NoAgain(), Code.INTERNAL, "NoAgain: "),
+    ],
+    ids=lambda found: type(found).__name__ if isinstance(found, Exception) else "",
+)
+def test_what_a_handler_raises_is_told_by_a_sound_code_and_text_alone(raised: Exception, code: Code, text: str) -> None:
+    """Anything else would end the answer instead of the call, or say what only a worker may say."""
+    told = as_error(raised)
+    headers = dict(error_headers(told))
+    assert (told.code, told.message) == (code, text)
+    assert (headers[b"grpc-status"], headers[b"grpc-message"]) == (b"%d" % code, text.encode())
+    assert not headers.keys() & {b"dormouse-again", b"dormouse-decoupled"}
 
 
 async def test_calls_that_nobody_waits_for_are_not_run() -> None:

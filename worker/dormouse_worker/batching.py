@@ -5,7 +5,7 @@ Which calls fit together is `joining`'s and `requests`' to say; what does not fi
 No delay by default: while one batch runs, the next gathers by itself. A run that is short runs on the event loop, since handing it to a
 thread and back costs more than it; a longer one runs in a thread, so that the loop keeps reading calls, committing and answering the probe.
 Which it is, is measured. Trouble stays with its row: a batch that fails, or takes as long as one call may, is run again call by call, each
-under a limit of its own.
+under a limit of its own. So it is with an answer that cannot be given: who ran or waits beside it is answered all the same.
 
 States belong to the sessions and are never written to; a run makes new ones.
 """
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from dormouse_core.errors import DeadlineExceeded, DormouseError, Internal, InvalidArgument, Unavailable, text_of
+from dormouse_core.errors import Code, DeadlineExceeded, DormouseError, Internal, InvalidArgument, Unavailable, text_of
 from dormouse_kit import log
 
 from dormouse_worker.forms import Form, Forms, Trial
@@ -175,8 +175,15 @@ class Batcher:
         if not work.request.gone and work.deadline > now:
             return False
         self.figures.dropped += 1
-        work.done(Failed(DeadlineExceeded("the caller's deadline passed, or it went away, before the step ran")))
+        self._answer(work, Failed(DeadlineExceeded("the caller's deadline passed, or it went away, before the step ran")))
         return True
+
+    def _answer(self, work: Work, outcome: Outcome) -> None:
+        """Raised from here, it would leave those unanswered that were gathered with this call, and nobody would come back for who waits."""
+        try:
+            work.done(outcome)
+        except Exception as error:
+            log.warning("an answer could not be given", error=text_of(error), raised=error)
 
     def _execute(self, run: "_Run") -> "_Result":
         """Where it is called: on the loop or in the thread. Never raises."""
@@ -213,7 +220,7 @@ class Batcher:
             run.trial.outputs.append(result[1])
             if len(run.trial.outputs) == len(run.trial.works):
                 self._due.appendleft(_Run(run.trial.works, run.form, run.trial, unseen=True))
-        works[0].done(Failed(self.runs.exceeded()) if late else outcome)
+        self._answer(works[0], Failed(self.runs.exceeded()) if late else outcome)
 
     def _joined(self, run: "_Run", result: "_Result", took: float) -> None:
         """What ran together is answered, or runs again call by call: trouble, and time, stay with the call whose they are."""
@@ -223,7 +230,7 @@ class Batcher:
             if run.form is not None:
                 run.form.ran(rows, took)
             for work, outcome in zip(works, result[0], strict=True):
-                work.done(outcome)
+                self._answer(work, outcome)
             return
         if run.form is not None and took >= self._longest:
             run.form.stopped(rows, took)
@@ -287,11 +294,18 @@ class Batcher:
 
 
 def as_error(error: Exception) -> DormouseError:
-    """What a caller is told of an exception out of a model or a handler."""
+    """What a caller is told of an exception out of a model or a handler: always sound, and an error.
+
+    A handler may raise errors of ours, and kinds of its own. They are told by their code and text alone: what else an error says is the
+    worker's to say (that nothing ran, that the call is to be made as a stream), and what is no code and no text would end the answer.
+    """
     if isinstance(error, InvalidElement):
         return InvalidArgument(str(error))
-    if isinstance(error, Unavailable) and error.again is not None:
-        return Internal(error.message)  # only the worker itself may say that nothing ran
-    if isinstance(error, DormouseError):
-        return error
-    return Internal(text_of(error))
+    if not isinstance(error, DormouseError):
+        return Internal(text_of(error))
+    try:
+        nothing_ran = isinstance(error, Unavailable) and error.again is not None
+        told = DormouseError(error.message, Code(error.code))
+    except Exception:
+        return Internal(text_of(error))
+    return Internal(told.message) if nothing_ran or told.code is Code.OK else told
