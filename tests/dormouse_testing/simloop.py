@@ -12,11 +12,16 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+TURNS = 100_000  # of the loop at one moment: what a simulation does at most before somebody waits is a fiftieth of it
 START = 1_000.0  # the loop's time at the start; not 0, so that "0 means never" bugs show
 
 
 class Deadlock(AssertionError):
     """Nothing can run and no timer is set: whatever is awaited will never happen."""
+
+
+class Livelock(AssertionError):
+    """Something runs again and again and waits for nothing: the clock would stand still for ever."""
 
 
 class _Selector(selectors.SelectSelector):
@@ -25,10 +30,15 @@ class _Selector(selectors.SelectSelector):
     def __init__(self, jump: Callable[[float | None], None]) -> None:
         super().__init__()
         self._jump = jump
+        self._turns = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self._turns += 1
         if timeout is None or timeout > 0:
             self._jump(timeout)
+            self._turns = 0
+        elif self._turns > TURNS:
+            raise Livelock(f"{TURNS} turns of the loop, and the clock stands still")
         return []
 
 
@@ -55,7 +65,7 @@ class SimLoop(asyncio.SelectorEventLoop):
         raise RuntimeError("simulated time: no subprocesses")
 
 
-def run(main: Coroutine[Any, Any, T], *, limit: float | None = 86_400.0) -> T:
+def run(main: Coroutine[Any, Any, T], *, limit: float | None = 7_200.0) -> T:
     """The result of `main`. Fails after `limit` simulated seconds (None: never), and where a task ended in an exception that nobody saw."""
     unseen: list[BaseException] = []
 

@@ -65,6 +65,18 @@ def test_waiting_for_what_never_comes_is_an_error() -> None:
         simloop.run(main(), limit=None)
 
 
+def test_what_runs_on_and_on_at_one_moment_is_an_error() -> None:
+    def again() -> None:
+        asyncio.get_running_loop().call_soon(again)
+
+    async def main() -> None:
+        again()
+        await asyncio.sleep(1)
+
+    with pytest.raises(simloop.Livelock, match="the clock stands still"):
+        simloop.run(main())
+
+
 def test_a_task_that_fails_unseen_fails_the_run() -> None:
     async def fail() -> None:
         raise ValueError("unseen")
