@@ -273,6 +273,34 @@ def test_of_those_whose_whole_worker_died_beside_each_other_the_innocent_are_ans
     assert any(fatal.under[f"{n:016}-g-envoy-1"] == 2 for n in range(2, 2 + innocent)), "they were with it twice"
 
 
+@pytest.mark.parametrize(("workers", "most"), [((A,), 1), ((A, B), 2)])
+def test_suspects_run_one_at_a_time_in_a_worker(workers: tuple[str, ...], most: int) -> None:
+    async def body(sim: Sim) -> None:
+        await stateless(sim, *workers)
+        sends: Counter[str] = Counter()
+        running, seen = 0, 0
+
+        async def behave(sent: Sent) -> Reply:
+            nonlocal running, seen
+            name = sent.metadata["dormouse-call"]
+            sends[name] += 1
+            if sends[name] < 3:
+                return RESET
+            running += 1
+            seen = max(seen, running)
+            await asyncio.sleep(1)
+            running -= 1
+            return await good(sent)
+
+        for address in workers:
+            sim.workers.behave[address] = behave
+        suspects = [sim.call("plain", dormouse_call=f"{n:016}-g-s") for n in range(1, 5)]
+        assert {reply.code for reply in await asyncio.gather(*suspects)} == {0}
+        assert seen == most
+
+    simulate(body)
+
+
 def test_negative_control_together_a_third_time_they_would_be_refused_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deaths, "apart", lambda *_: False)
     _, (_, *others) = beside(5)
