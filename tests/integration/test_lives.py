@@ -57,7 +57,7 @@ def test_the_fourth_live_session_is_refused_and_each_is_removed_after_its_time_a
     begun: list[float] = []  # when each was answered
     with Client(up.gateway) as client:
         client.infer("few", {"x": row(1)}, sequence_id=1000, start=True, timeout=30)  # awake
-        time.sleep(1.5)
+        time.sleep(2.0)  # of a process that has just begun the clock is corrected: what it said expires in a second may take longer
         for n in range(1, 201):
             asked, refused = time.monotonic(), None
             try:
@@ -70,8 +70,7 @@ def test_the_fourth_live_session_is_refused_and_each_is_removed_after_its_time_a
             else:
                 assert refused.code is Code.RESOURCE_EXHAUSTED, refused
                 assert refused.message == "spec.sessions.maxCount: 3 sessions found, at most 3 are allowed"
-                # A session counts for up to a tenth of a second longer, and a process that has just begun corrects its clock.
-                assert sum(asked - at < 1.5 for at in begun) >= 3, "three lived"
+                assert sum(asked - at < 1.1 for at in begun) >= 3, "three lived"
         assert 3 <= len(begun) < 200
     up.until_phase("few", "Asleep")
     workers = len(up.supervisors())
