@@ -208,7 +208,7 @@ def test_images_are_pinned_by_digest_where_the_values_say_so(helm: str) -> None:
     digests = {name: f"sha256:{number * 64}" for name, number in (("image", "1"), ("etcd.image", "2"))}
     rendered = render(helm, *(f"{name}.digest={digest}" for name, digest in digests.items()))
     images = {container["image"] for _, pod in rendered.pods() for container in containers(pod)}
-    assert images == {f"dormouse:0.1.0@{digests['image']}", f"quay.io/coreos/etcd:v3.6.4@{digests['etcd.image']}"}
+    assert images == {f"dormouse:0.1.0@{digests['image']}", f"quay.io/coreos/etcd:v3.6.16@{digests['etcd.image']}"}
     assert operator_settings(rendered).image == f"dormouse:0.1.0@{digests['image']}"
 
 

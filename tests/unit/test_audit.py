@@ -139,4 +139,10 @@ def test_everything_that_is_locked_is_asked_about(database: str, capsys: pytest.
         assert pins
         assert {(name.lower(), version) for name, version in pins} <= asked
     assert {name for name, _ in asked} >= {"envoy", "etcd"}
-    assert {query["version"] for query in Database.asked if query["package"]["name"] == "etcd"} >= {"3.6.4"}
+    assert {query["version"] for query in Database.asked if query["package"]["name"] == "etcd"} >= {"3.6.16"}
+
+
+def test_the_charts_etcd_has_its_users_rights_mended() -> None:
+    """CVE-2026-73499, the latest of those by which a user passes its rights: mended in 3.6.14."""
+    (version,) = [package.version for package, places in audit.locked().items() if places == ["values.yaml"]]
+    assert tuple(map(int, version.split("."))) >= (3, 6, 14)
