@@ -100,6 +100,7 @@ class Found(msgspec.Struct, frozen=True):
 
     `sessions`, `bytes`: of this worker's shards, with those that begin right now. `counted`: all of its shards' records are in them.
     `ceiling`: while they are not, at most so many records can there be in the whole function; None: not known. `others_*`: other workers'.
+    `doubted_*`: of `sessions` and `bytes`, what may have expired: by a clock for which nobody vouches.
     """
 
     sessions: int
@@ -108,10 +109,12 @@ class Found(msgspec.Struct, frozen=True):
     ceiling: int | None
     others_sessions: int = 0
     others_bytes: int = 0
+    doubted_sessions: int = 0
+    doubted_bytes: int = 0
 
 
 def refusal(found: Found, max_count: int, max_bytes: int | None, store: Store, now: float) -> DormouseError | None:
-    """Why the session may not begin; None: it may. Unavailable with `again`: the count that decides is not complete; ask again soon."""
+    """Why the session may not begin; None: it may. Unavailable with `again`: what decides is not known yet; ask again soon."""
     if store.over(STORE_SHARED_FRACTION, now):
         return ResourceExhausted(f"new sessions are refused: {_over(store)}")
     if store.refuses(now):
@@ -120,13 +123,21 @@ def refusal(found: Found, max_count: int, max_bytes: int | None, store: Store, n
         return ResourceExhausted(text)
     sessions = found.sessions + found.others_sessions
     if sessions >= max_count:
+        if sessions - found.doubted_sessions < max_count:
+            return _counting("it is not known which of them have expired")
         return ResourceExhausted(f"spec.sessions.maxCount: {sessions} sessions found, at most {max_count} are allowed")
     size = found.bytes + found.others_bytes
     if max_bytes is not None and size >= max_bytes:
+        if size - found.doubted_bytes < max_bytes:
+            return _counting("it is not known which of them have expired")
         return ResourceExhausted(f"spec.sessions.maxBytes: {size} bytes of state found, new sessions are allowed below {max_bytes}")
     if not found.counted and (max_bytes is not None or found.ceiling is None or found.ceiling >= max_count):
-        return Unavailable("the function's sessions are being counted; the call may be sent again", Again.BUSY)
+        return _counting("not all have been seen")
     return None
+
+
+def _counting(why: str) -> Unavailable:
+    return Unavailable(f"the function's sessions are being counted, {why}; the call may be sent again", Again.COUNTING)
 
 
 def stop(store: Store, now: float) -> DormouseError | None:

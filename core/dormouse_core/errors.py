@@ -43,6 +43,7 @@ class Again(enum.StrEnum):
     DROPPED = "dropped"
     DRAINING = "draining"
     CLOCK = "clock"
+    COUNTING = "counting"  # what decides whether the session may begin is not known yet
 
 
 class DormouseError(Exception):

@@ -137,6 +137,11 @@ class Tally:
             last = at
         self._passed = max(self._passed, passed)
 
+    def outlived(self, time_us: int) -> tuple[int, int]:
+        """Of what counts as live: the sessions, and bytes of their records, that had expired if it were `time_us`."""
+        past = [found for at, found in self._expiry.items() if self._passed < at <= time_us // self._step]
+        return sum(sessions for sessions, _ in past), sum(size for _, size in past)
+
     def earliest_us(self) -> int | None:
         """When the next removal is due: everything in its step is then; None: there is nothing to remove."""
         at = min(self._due, default=None)

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from conftest import unavailable
 from dormouse.client import Client
-from dormouse_core.clocks import GATHER_SECONDS
 from dormouse_core.errors import Code, DormouseError
 from dormouse_core.keys import Keys
 from dormouse_testing.etcd_server import EtcdServer, NoEtcd
@@ -56,7 +55,6 @@ def listed(up: Up, name: str, *more: str) -> list[dict[str, Any]]:
 
 def test_the_fourth_live_session_is_refused_and_each_is_removed_after_its_time_also_asleep(up: Up) -> None:
     begun: list[float] = []  # when each was answered
-    time.sleep(GATHER_SECONDS + 1.0)  # a leader that begins says no time yet, and nothing expires by a clock that nobody vouches for
     with Client(up.gateway) as client:
         client.infer("few", {"x": row(1)}, sequence_id=1000, start=True, timeout=30)  # awake
         time.sleep(1.1)

@@ -761,6 +761,36 @@ async def crowd(sim: Sim, calls: int, room: int = 10) -> int:
     return refusals
 
 
+@pytest.mark.parametrize(("why", "together"), [(Again.COUNTING, True), (Again.BUSY, False)])
+def test_who_waits_for_a_count_keeps_nobody_else_waiting(why: Again, together: bool) -> None:
+    """A new session's call does, while it is not known whether there is room for it. What is `busy` is the worker, for everybody."""
+
+    async def body(sim: Sim) -> None:
+        await stateful(sim, A)
+        running, most, counted = 0, 0, False
+
+        async def counts(sent: Sent) -> Reply:
+            nonlocal running, most
+            if sent.metadata["dormouse-call"].endswith("-new") and not counted:
+                return again(why)
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.01)
+            running -= 1
+            return await good(sent)
+
+        sim.workers.behave[A] = counts
+        new = sim.call("steps", 99, dormouse_call=f"{1:016}-g-new")
+        await asyncio.sleep(0.001)
+        others = asyncio.gather(*(sim.call("steps", n) for n in range(1, 11)))
+        await asyncio.sleep(0.035)
+        assert (most == 10) == together
+        counted = True
+        assert {reply.code for reply in (await new, *await others)} == {0}
+
+    simulate(body)
+
+
 def test_a_busy_worker_is_not_asked_by_all_who_wait() -> None:
     async def body(sim: Sim) -> None:
         began = sim.clock.monotonic()

@@ -11,7 +11,7 @@ from dormouse_core.limits import SESSION_OVERHEAD_BYTES
 from dormouse_core.seams import Put, Txn
 from dormouse_core.sessions import session_key, shard_of
 from dormouse_proto import control_pb2, state_pb2
-from dormouse_testing.clock import SimClock
+from dormouse_testing.clock import SimClock, Trusted
 from dormouse_testing.memory_store import REFUSED, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
 from dormouse_testing.session_worker import SHARDS, F, K, give, simulated
 from dormouse_testing.timed_worker import TimedWorker, now_us, state_key, stored
@@ -377,6 +377,39 @@ async def test_beyond_max_count_a_session_is_refused_and_no_other_harmed() -> No
         assert (await w.call("much later", 1, start=True)).error is None, "nor one that has expired and is not removed yet"
 
 
+class Vouched(Trusted):
+    """A clock that is good only while somebody says so."""
+
+    good = True
+
+    def now_us(self) -> int | None:
+        return super().now_us() if self.good else None
+
+
+@pytest.mark.parametrize("limits", [{"max_count": 3}, {"max_bytes": 400}])
+def test_a_place_that_may_be_free_is_waited_for_until_the_time_is_known(limits: dict[str, int]) -> None:
+    """A leader that begins says no time for 3 s, and nothing expires until then: new sessions were refused for those that had expired."""
+
+    @simulated
+    async def play() -> None:
+        time = Vouched(SimClock())
+        async with TimedWorker(MemoryStore(SimClock()), settings=brief(ttl=10.0, removal_wait=100.0, **limits), time=time) as w:
+            await w.own()
+            errors = [(await w.call(f"s{n}", 1, start=True)).error for n in range(9)]
+            assert (errors[0], type(errors[-1])) == (None, ResourceExhausted)
+            time.good = False
+            await asyncio.sleep(5.0)
+            assert isinstance((await w.call("new", 1, start=True)).error, ResourceExhausted), "whatever the time is"
+            await asyncio.sleep(5.3)
+            error = (await w.call("new", 1, start=True)).error
+            assert isinstance(error, Unavailable)
+            assert error.again == "counting"
+            time.good = True
+            assert (await w.call("new", 1, start=True)).error is None
+
+    play()
+
+
 @pytest.mark.parametrize("limits", [{"max_count": 3}, {"max_bytes": 400}, {}])
 def test_negative_control_without_asking_sessions_begin_beyond_every_limit(monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]) -> None:
     monkeypatch.setattr(Census, "refusal", lambda *_: None)
@@ -404,7 +437,7 @@ async def test_counts_survive_restarts_and_moves() -> None:
         answer = None
         for shard in range(SHARDS):
             await give(store, shard, w.name)
-        while answer is None or (isinstance(answer.error, Unavailable) and answer.error.again == "busy"):
+        while answer is None or (isinstance(answer.error, Unavailable) and answer.error.again == "counting"):
             answer = await w.call("fourth", 1, start=True)
             await asyncio.sleep(0.001)
         assert isinstance(answer.error, ResourceExhausted), "also before everything is counted"
@@ -466,7 +499,7 @@ def test_after_a_wake_a_worker_of_several_waits_until_it_knows_of_the_others(tol
                 assert error is None
                 return
             assert isinstance(error, Unavailable)
-            assert error.again == "busy"
+            assert error.again == "counting"
             w.sessions.hear(control_pb2.WorkerOrder.Limits(others_sessions=4 - here))
             w.sessions.hear(control_pb2.WorkerOrder.Limits(others_unknown=True))
             assert isinstance((await w.call(name, 1, start=True)).error, ResourceExhausted), "what was known stays so"

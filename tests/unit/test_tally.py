@@ -26,8 +26,10 @@ def test_the_short_way_counts_the_same(steps: list[tuple[int, Glance] | int]) ->
     for step in steps:
         if isinstance(step, int):
             now = max(now, step)
+            left = short.live - short.outlived(now)[0], short.live_bytes - short.outlived(now)[1]
             short.advance(now)
             long.advance(now)
+            assert left == (short.live, short.live_bytes)
         else:
             record, after = step
             before = there.get(record)

@@ -117,9 +117,13 @@ class Census:
 
     # -------------------------------------------------------------------------------------------------------------- admission
 
-    def refusal(self, session: Session, now_us: int | None) -> DormouseError | None:
-        """Why `session`, which does not live, may not begin. None: it may, and counts until `settled`. `now_us` None: not known."""
-        if now_us is not None:
+    def refusal(self, session: Session, now_us: int | None, best_us: int) -> DormouseError | None:
+        """Why `session`, which does not live, may not begin. None: it may, and counts until `settled`. `now_us`, `best_us`: as
+        `clocks.Reading`."""
+        doubted = (0, 0)
+        if now_us is None:
+            doubted = self.total.outlived(best_us)
+        else:
             self.total.advance(now_us)
         others = self._elsewhere()
         found = admission.Found(
@@ -129,6 +133,8 @@ class Census:
             ceiling=None if self.ceiling is None else self.ceiling + len(self.beginning),
             others_sessions=others[0] if others else 0,
             others_bytes=others[1] if others else 0,
+            doubted_sessions=doubted[0],
+            doubted_bytes=doubted[1],
         )
         settings = self._settings
         refused = admission.refusal(found, settings.max_count, settings.max_bytes, self.store, self._monotonic())

@@ -150,7 +150,7 @@ class Turns:
         if isinstance(decision, steps.Run):
             begins = decision.begins
             if begins and session.trouble is None and not steps.is_live(body, now_us):
-                refused = self.census.refusal(session, now_us)
+                refused = self.census.refusal(session, now_us, self._time.best_us())
             else:
                 refused = None if step.end else self.census.stop()
             if refused is not None:
