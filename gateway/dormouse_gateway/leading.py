@@ -37,15 +37,16 @@ class Registration:
         self._clock = clock
         self._put = (keys.gateway(agent), state_pb2.GatewayEntry(address=address).SerializeToString())
         self._lease = 0
+        self._granted = 0  # the latest, also while it is not known whether the entry is there
 
     async def run(self) -> None:
         """Until cancelled. A lease that ended, or a store that is away, is no reason to stop: calls go on being served."""
         while True:
             try:
                 if not self._lease:
-                    lease = await self._store.grant(LEASE_SECONDS)
-                    await self._store.txn(Txn((), (Put(*self._put, lease=lease),)))
-                    self._lease = lease
+                    self._granted = await self._store.grant(LEASE_SECONDS)
+                    await self._store.txn(Txn((), (Put(*self._put, lease=self._granted),)))
+                    self._lease = self._granted
                 elif not await self._store.keep_alive(self._lease):
                     log.event("the agent's lease ended; registering anew")
                     self._lease = 0
@@ -59,9 +60,9 @@ class Registration:
         self._lease = 0
 
     async def leave(self) -> None:
-        if self._lease:
+        if self._granted:
             with contextlib.suppress(StoreError):  # then the lease runs out
-                await self._store.revoke(self._lease)
+                await self._store.revoke(self._granted)
 
 
 class Reports:

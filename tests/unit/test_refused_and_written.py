@@ -318,6 +318,19 @@ async def test_a_gateways_entry(fault: Fault) -> None:
     task.cancel()
 
 
+@simulated
+async def test_a_gateway_that_leaves_before_it_knows_that_it_registered_leaves_no_entry() -> None:
+    store, keys = MemoryStore(SimClock()), Keys("t")
+    registration = GatewayRegistration(store, SimClock(), keys, "g", "a:1")
+    store.fault("txn", Fault(reply_delay=0.5))
+    task = asyncio.create_task(registration.run())
+    await asyncio.sleep(0.2)
+    assert store.etcd.item(keys.gateway("g")) is not None
+    task.cancel()
+    await registration.leave()
+    assert store.etcd.item(keys.gateway("g")) is None, "nobody waits for the lease to end"
+
+
 # --------------------------------------------------------------------------------------------------------------------------- workers
 
 
