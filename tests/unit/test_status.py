@@ -103,6 +103,8 @@ def test_since_when_is_kept_while_nothing_changes() -> None:
     assert told(world, 1, times=times, now=30).asleep_since_us == 0
     assert told(world, 0, times=times, now=40).asleep_since_us == 40
     assert condition(told(world, 0, times=times, now=50), "ModelReady").since_us == 10
+    times.forget("uid-2")
+    assert told(world, 0, times=times, now=55).asleep_since_us == 40, "another's is kept"
     times.forget("uid-1")
     assert told(world, 0, times=times, now=60).asleep_since_us == 60
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from dormouse_core import modeluris
 from dormouse_worker import fetching
-from dormouse_worker.fetching import downloads
+from dormouse_worker.fetching import downloads, hub
 from dormouse_worker.fetching.downloads import PARTIAL, Passing, Source, download
 from dormouse_worker.models import ModelInvalid, ModelUnavailable
 
@@ -264,6 +264,23 @@ def test_a_listing_that_cannot_be_read_is_told(secure: Server, monkeypatch: pyte
     monkeypatch.setenv("HF_ENDPOINT", f"https://{secure.host}")
     secure.answers["/api/models/me/net/tree/v1/onnx"] = (200, {}, text.encode())
     with pytest.raises(ModelUnavailable, match="its listing cannot be read"):
+        fetch("hf://me/net@v1/onnx/")
+
+
+def test_the_token_goes_to_no_hub_without_encryption(secure: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", f"http://{secure.host}")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with pytest.raises(ModelInvalid, match=r"HF_ENDPOINT: .* found, https://host is allowed"):
+        fetch("hf://me/net@v1/onnx/m.onnx")
+    assert secure.asked == []
+
+
+def test_no_page_of_a_listing_is_read_without_end(secure: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", f"https://{secure.host}")
+    page = json.dumps([{"type": "file", "path": "onnx/m.onnx"}]).encode()
+    secure.answers["/api/models/me/net/tree/v1/onnx"] = (200, {}, page)
+    monkeypatch.setattr(hub, "PAGE", len(page) - 1)
+    with pytest.raises(ModelUnavailable, match=f"its listing cannot be read: ValueError: more than {len(page) - 1} bytes"):
         fetch("hf://me/net@v1/onnx/")
 
 
