@@ -188,10 +188,14 @@ def test_a_call_that_takes_the_supervisors_along_takes_three_workers_and_no_neig
     with Neighbour(up.gateway, "fatal") as one, Neighbour(up.gateway, "fatal") as two, Client(up.gateway) as client:
         with pytest.raises(DormouseError) as caught:
             client.infer("fatal", {"x": np.array([14], np.float32)}, timeout=60)
+        said = re.match(r"(2 workers died .* after a try of Envoy's|3 workers died) .*not sent to another: nobody", caught.value.message)
+        assert said, caught.value.message
+        # `dormouse up` notices a death after the caller has its answer; and no death is still to be noticed where three workers serve again.
+        up.until(lambda: up.log.count(ENDED) >= ended + int(said[1][0]) and len(up.get("fatal")["workers"]) == 3)
         before = one.answered, two.answered
         up.until(lambda: one.answered > before[0] and two.answered > before[1])
     assert caught.value.code is Code.UNAVAILABLE
-    assert re.match(r"(2 workers died .* after a try of Envoy's|3 workers died) .*not sent to another: nobody", caught.value.message)
-    assert up.log.count(ENDED) == ended + 3
+    # Envoy's try may have met nobody where the last test's workers had just died, and counts all the same (0173): then it is two.
+    assert up.log.count(ENDED) - ended in {int(said[1][0]), 3}, caught.value.message
     assert not one.failed + two.failed
     print(f"neighbours' longest calls: {one.longest:.1f} s, {two.longest:.1f} s")
