@@ -190,7 +190,7 @@ def test_a_call_that_takes_the_supervisors_along_takes_three_workers_and_no_neig
             client.infer("fatal", {"x": np.array([14], np.float32)}, timeout=60)
         said = re.match(r"(2 workers died .* after a try of Envoy's|3 workers died) .*not sent to another: nobody", caught.value.message)
         assert said, caught.value.message
-        # `dormouse up` notices a death after the caller has its answer; and no death is still to be noticed where three workers serve again.
+        # `dormouse up` notices a death after the caller has its answer; where three workers serve again none is still to be noticed.
         up.until(lambda: up.log.count(ENDED) >= ended + int(said[1][0]) and len(up.get("fatal")["workers"]) == 3)
         before = one.answered, two.answered
         up.until(lambda: one.answered > before[0] and two.answered > before[1])
