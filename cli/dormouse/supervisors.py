@@ -6,6 +6,7 @@ job and no more: how many should run, and of what, is the operator's.
 
 import asyncio
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -37,11 +38,12 @@ class _Supervisor:
     child: Child | None = None
     task: asyncio.Task[None] | None = None
     stopping: bool = False
+    kill_at: float = math.inf  # monotonic seconds; set when it is stopped
     exit_code: int | None = None
     failures: int = 0
     problem: state_pb2.Problem | None = None
     stamp: contents.Stamp | None = None  # of the model's files, before the last try
-    wanted: asyncio.Event = field(default_factory=asyncio.Event)  # set to end a back-off early
+    wanted: asyncio.Event = field(default_factory=asyncio.Event)  # set to end a back-off early, or because `kill_at` changed
 
 
 Command = Callable[[str, Path, Path, Path], list[str]]  # instance, spec file, admin socket, reason file
@@ -61,12 +63,15 @@ class Supervisors:
         self._closing = False
 
     def start(self, instance: str, spec: str, grace: float) -> None:
-        """Starting one that runs is no error; one that is between two tries is started now. InvalidArgument: the spec is none."""
+        """Starting one that runs is no error; one that is between two tries is started now. InvalidArgument: the spec is none.
+        FailedPrecondition: `up` is stopping, or the instance is, whose the name and the spec's file are until it has ended."""
         if self._closing:
             raise FailedPrecondition("`dormouse up` is stopping")
         file = workerfile.load(spec)
         known = self._all.get(instance)
-        if known is not None and not known.stopping:
+        if known is not None:
+            if known.stopping:
+                raise FailedPrecondition(f"{instance} is stopping; another can have its name once it has ended")
             known.wanted.set()
             return
         self._tell(file)
@@ -90,6 +95,7 @@ class Supervisors:
         if supervisor is None or supervisor.stopping:
             return
         supervisor.stopping = True
+        supervisor.kill_at = time.monotonic() + supervisor.grace
         supervisor.wanted.set()
         if supervisor.child is not None:
             log.event("stopping a worker", instance=instance)
@@ -114,12 +120,13 @@ class Supervisors:
         ]
 
     async def close(self, grace: float) -> None:
-        """Ends them all together, within `grace` seconds."""
+        """Ends them all together, within `grace` seconds, also those that are stopping and were given longer."""
         self._closing = True
         tasks = [s.task for s in self._all.values() if s.task is not None]
         for s in list(self._all.values()):
-            s.grace = min(s.grace, grace)
             self.stop(s.instance)
+            s.kill_at = min(s.kill_at, time.monotonic() + grace)
+            s.wanted.set()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, s: _Supervisor, spec: Path) -> None:
@@ -181,17 +188,16 @@ class Supervisors:
     async def _ended(self, s: _Supervisor) -> int:
         assert s.child is not None
         ended = asyncio.ensure_future(s.child.wait())
-        while not s.stopping and not ended.done():
+        while not ended.done():
+            left = s.kill_at - time.monotonic()
+            if left <= 0:
+                log.warning("a worker did not end in time and is killed", instance=s.instance)
+                return await s.child.kill()
             waiting = asyncio.ensure_future(s.wanted.wait())
-            await asyncio.wait({ended, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ended, waiting}, timeout=left if math.isfinite(left) else None, return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
             s.wanted.clear()
-        try:
-            async with asyncio.timeout(s.grace):
-                return await asyncio.shield(ended)
-        except TimeoutError:
-            log.warning("a worker did not end in time and is killed", instance=s.instance, grace=s.grace)
-            return await s.child.kill()
+        return ended.result()
 
 
 def _stamp(file: WorkerFile) -> contents.Stamp | None:

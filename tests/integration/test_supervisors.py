@@ -148,6 +148,45 @@ async def test_closing_ends_all_at_once_and_starts_none(tmp_path: Path) -> None:
         all_of_them.start("d", spec(), 1.0)
 
 
+async def test_closing_does_not_wait_for_one_that_was_given_longer_to_stop(tmp_path: Path) -> None:
+    all_of_them = made(tmp_path, DEAF)
+    all_of_them.start("a", spec(), 60.0)
+    await until((tmp_path / "flag").exists)
+    pid = all_of_them.list()[0].pid
+    all_of_them.stop("a")
+    await asyncio.sleep(0.1)
+    assert _lives(pid)
+    async with asyncio.timeout(5.0):
+        await all_of_them.close(0.3)
+    assert not _lives(pid)
+
+
+async def test_one_that_was_given_less_to_stop_is_killed_no_later_because_all_are_closed(tmp_path: Path) -> None:
+    all_of_them = made(tmp_path, DEAF)
+    all_of_them.start("a", spec(), 0.3)
+    await until((tmp_path / "flag").exists)
+    async with asyncio.timeout(5.0):
+        await all_of_them.close(60.0)
+    assert all_of_them.list() == []
+
+
+async def test_the_name_of_one_that_stops_is_its_own_until_it_ended(tmp_path: Path) -> None:
+    """Two under one name would have one spec file and one place in the list: the end of the first took both from the second."""
+    all_of_them = made(tmp_path, DEAF)
+    all_of_them.start("a", spec(), 0.5)
+    await until((tmp_path / "flag").exists)
+    pid = all_of_them.list()[0].pid
+    all_of_them.stop("a")
+    with pytest.raises(FailedPrecondition, match="a is stopping"):
+        all_of_them.start("a", spec(), 5.0)
+    assert [(one.pid, one.stopping) for one in all_of_them.list()] == [(pid, True)]
+    await until(lambda: not all_of_them.list(), 5.0)
+    all_of_them.start("a", spec(), 0.1)
+    await until(lambda: all_of_them.list()[0].pid)
+    assert (tmp_path / "specs" / "a.json").read_text() == spec()
+    await all_of_them.close(0.1)
+
+
 async def test_a_spec_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="spec file"):
         made(tmp_path, SLEEP).start("a", "{}", 1.0)
