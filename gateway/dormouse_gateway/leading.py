@@ -13,8 +13,9 @@ import grpc.aio
 from dormouse_core.clocks import Skew
 from dormouse_core.keys import Keys
 from dormouse_core.limits import LEASE_KEEPALIVE_SECONDS, LEASE_SECONDS
-from dormouse_core.seams import Clock, Put, Store, StoreError, Txn
+from dormouse_core.seams import Clock, Put, Store, StoreError, Txn, WatchBatch
 from dormouse_kit import log
+from dormouse_kit.following import follow
 from dormouse_kit.grpc_options import channel_options
 from dormouse_proto import control_pb2, control_pb2_grpc, state_pb2
 from google.protobuf.message import DecodeError
@@ -143,18 +144,21 @@ class LeaderStream:
             group.create_task(self._talk())
 
     async def _watch(self) -> None:
-        while True:
-            try:
-                revision, found = await self._store.get([self._key])
-                item = found.get(self._key)
-                self._lead(b"" if item is None else item.value)
-                async for batch in self._store.watch(self._key, revision + 1):
-                    for event in batch.events:
-                        if event.key == self._key:
-                            self._lead(b"" if event.item is None else event.item.value)
-            except StoreError as away:
-                log.event("who leads is not known", reason=str(away))
-            await self._clock.sleep(RETRY_SECONDS)
+        def ended(why: StoreError) -> None:
+            log.event("who leads is not known", reason=str(why))
+
+        await follow(self._store, self._clock, self._key, read=self._read, heard=self._heard, ended=ended)
+
+    async def _read(self) -> int:
+        revision, found = await self._store.get([self._key])
+        item = found.get(self._key)
+        self._lead(b"" if item is None else item.value)
+        return revision
+
+    async def _heard(self, batch: WatchBatch) -> None:
+        for event in batch.events:
+            if event.key == self._key:
+                self._lead(b"" if event.item is None else event.item.value)
 
     def _lead(self, value: bytes) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Keeps the routing table like the store: one linearizable listing, then a watch; and the same again when the watch ends.
+"""Keeps the routing table like the store.
 
 `functions/` and `map/` are two watches; each applies its events in the store's order. Between them the order is not
 kept, which costs at most a call that goes to the relay first.
@@ -8,13 +8,13 @@ import asyncio
 from collections.abc import Callable
 
 from dormouse_core.keys import Keys
-from dormouse_core.seams import Clock, Compacted, Store, StoreError
+from dormouse_core.seams import Clock, Store, StoreError, WatchBatch
 from dormouse_kit import listings, log
+from dormouse_kit.following import follow
 
 from dormouse_gateway import metrics
 from dormouse_gateway.table import Table
 
-RETRY_SECONDS = 0.5
 TELL_SECONDS = 60.0  # a key that cannot be read is not logged again for so long, however often it is written
 TELL_KEYS = 1024
 
@@ -44,21 +44,15 @@ class Watching:
         return self._clock.monotonic() - min(self._heard.values())
 
     async def _follow(self, prefix: str) -> None:
-        while True:
-            try:
-                # Also where the last watch came further: whether its history is still the store's (one that was restored has another) only
-                # a listing tells.
-                revision = await self._list(prefix)
-                async for batch in self._store.watch(prefix, revision + 1):
-                    self._hear(prefix)
-                    changed, unreadable = self._table.apply(batch.events, prefix, batch.revision)
-                    self._tell(changed, unreadable)
-                raise StoreError("the watch ended")
-            except Compacted as gone:
-                log.event("listing again: the watch's history is gone", prefix=prefix, reason=str(gone))
-            except StoreError as away:
-                log.event("the store is away", prefix=prefix, reason=str(away))
-                await self._clock.sleep(RETRY_SECONDS)
+        async def heard(batch: WatchBatch) -> None:
+            self._hear(prefix)
+            changed, unreadable = self._table.apply(batch.events, prefix, batch.revision)
+            self._tell(changed, unreadable)
+
+        def ended(why: StoreError) -> None:
+            log.event("the watch was cut", prefix=prefix, reason=str(why))
+
+        await follow(self._store, self._clock, prefix, read=lambda: self._list(prefix), heard=heard, ended=ended)
 
     async def _list(self, prefix: str) -> int:
         revision, items = await listings.whole(self._store, prefix)

@@ -1,15 +1,15 @@
 """A copy of one prefix of the store, kept by a watch.
 
-A watch may be cut, and the history that it would continue from may be compacted away, or be another one by now (a store that was
-restored): so a watch that ended is not continued, the prefix is listed again, and what vanished meanwhile is told as deleted. Readers are
-told of every change once, and can wait until the copy holds their own write.
+What vanished while a watch was cut is told as deleted. Readers are told of every change once, and can wait until the copy holds their own
+write.
 """
 
 import asyncio
 from collections.abc import Callable
 
-from dormouse_core.seams import Clock, Compacted, Item, Store, StoreError
+from dormouse_core.seams import Clock, Item, Store, StoreError, WatchBatch
 from dormouse_kit import listings, log
+from dormouse_kit.following import follow
 
 
 class Mirror:
@@ -28,19 +28,11 @@ class Mirror:
 
     async def run(self) -> None:
         """Never returns; the store's absence is waited out."""
-        while True:
-            try:
-                await self._list()
-                async for batch in self._store.watch(self.prefix, self.revision + 1):
-                    self.heard_at = self._clock.monotonic()
-                    for event in batch.events:
-                        self._apply(event.key, event.item)
-                    await self._advance(batch.revision)
-            except Compacted:
-                continue
-            except StoreError as error:
-                log.event("the watch was cut", prefix=self.prefix, error=str(error))
-                await self._clock.sleep(0.2)
+
+        def ended(why: StoreError) -> None:
+            log.event("the watch was cut", prefix=self.prefix, reason=str(why))
+
+        await follow(self._store, self._clock, self.prefix, read=self._list, heard=self._hear, ended=ended)
 
     async def wait_for(self, revision: int, timeout: float = 2.0) -> bool:
         """Until the copy holds everything up to `revision`; False after `timeout` seconds."""
@@ -56,7 +48,13 @@ class Mirror:
                     return False
         return True
 
-    async def _list(self) -> None:
+    async def _hear(self, batch: WatchBatch) -> None:
+        self.heard_at = self._clock.monotonic()
+        for event in batch.events:
+            self._apply(event.key, event.item)
+        await self._advance(batch.revision)
+
+    async def _list(self) -> int:
         at, items = await listings.whole(self._store, self.prefix)
         found = {item.key: item for item in items}
         self.heard_at = self._clock.monotonic()
@@ -66,9 +64,10 @@ class Mirror:
             before = self.items.get(key)
             if before is None or before.mod_revision != item.mod_revision:
                 self._apply(key, item)
-        self.revision = min(self.revision, at)  # lower where the store came back without its data: else the next watch would fail at once
+        self.revision = min(self.revision, at)  # lower where the store came back without its data: what it counts anew is not seen yet
         await self._advance(at)
         self.listed.set()
+        return at
 
     def _apply(self, key: str, item: Item | None) -> None:
         before = self.items.get(key)

@@ -44,7 +44,6 @@ class Shards:
         self.all = [Shard(n, keys.shard(function, n), keys.floor(function, n)) for n in range(count)]
         self.on_change: Callable[[], None] = lambda: None
         self.watch = MapWatch(function, store, clock, keys, self)
-        self.watch.on_trouble = lambda text: log.warning(text, function=function.label)
         self.mover = Mover(function, store, clock, keys, self, spawn)
         self.turns: Turns
         self.census: Census
