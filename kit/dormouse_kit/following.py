@@ -26,9 +26,9 @@ async def follow(
 ) -> NoReturn:
     """Until cancelled.
 
-    `read` takes what is under `prefix` and returns the revision at which it was so; it may raise StoreError. `heard` gets each batch behind
-    it, in order. `ended` is told why either of them ended; Compacted: of the watch, its history is gone. `seen`: the revision of a read that
-    was made before, so that it begins with the watch.
+    `read` takes what is under `prefix` and returns the revision at which it was so; it may raise StoreError. `heard` gets each batch from
+    there on, in order. `ended` is told why either of them ended (Compacted: the watch's history is gone). `seen`: the revision of a read
+    that was made before, so that it begins with the watch.
     """
     while True:
         try:
