@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dormouse_core import storage
+from dormouse_core.backoff import Backoff
 from dormouse_core.errors import FailedPrecondition
 from dormouse_kit import log
 from dormouse_kit.processes import Child, python
 
-BACKOFF = (0.1, 5.0)  # seconds: first, longest
+BACKOFF = Backoff(0.1, 5.0)
 HEALTHY = 10.0  # seconds of running after which the next failure counts as the first
 
 
@@ -54,7 +55,7 @@ class Part:
             log.event("started", part=self.name, pid=self._child.pid)
             code = await self._child.wait()
             failures = 1 if time.monotonic() - began > HEALTHY else failures + 1
-            pause = min(BACKOFF[0] * 2 ** (failures - 1), BACKOFF[1])
+            pause = BACKOFF.after(failures)
             log.warning("a part ended and is started again", part=self.name, code=code, again_in=pause)
             await asyncio.sleep(pause)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from signal import Signals
 
 from dormouse_core import workerfile
+from dormouse_core.backoff import Backoff
 from dormouse_core.errors import FailedPrecondition, tellable
 from dormouse_core.plain import plain
 from dormouse_core.spec import environments
@@ -23,7 +24,7 @@ from dormouse_kit import contents, log
 from dormouse_kit.processes import Child, python
 from dormouse_proto import control_pb2, state_pb2
 
-BACKOFF = (1.0, 60.0)  # seconds before a restart: first, longest; doubled by each failure
+BACKOFF = Backoff(1.0, 60.0)  # before a restart
 LOOK = 1.0  # seconds between looks at the files of a model that did not load
 HEALTHY = 60.0  # seconds of running after which the next failure counts as the first
 MUTE_FAILURES = 3  # ends without a reason that are taken as accidents before they are called a problem
@@ -135,7 +136,7 @@ class Supervisors:
                 await self._once(s, spec)
                 if s.stopping:
                     break
-                pause = min(BACKOFF[0] * 2 ** max(s.failures - 1, 0), BACKOFF[1])
+                pause = BACKOFF.after(s.failures)
                 log.event("a worker's supervisor ended", instance=s.instance, code=s.exit_code, again_in=pause)
                 await self._rest(s, pause)
                 s.wanted.clear()

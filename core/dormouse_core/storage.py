@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from dormouse_core.backoff import Backoff
 from dormouse_core.limits import (
     BACKSTOP_BYTES,
     COMPACT_FRACTION,
@@ -32,7 +33,7 @@ PATIENCE_SECONDS = 3.0  # for which one that does not lead leaves an alarm to th
 FULL_SECONDS = 2.0  # between looks at a store that is full for good
 STEADY_SECONDS = 30.0  # free space that nothing took for one to two times this long is given back
 SPACING_SECONDS = 60.0  # between defragmentations that no alarm asks for
-DISARM_SECONDS = (1.0, 60.0)  # between two disarmings: first, longest. An alarm that comes again at once is not fought
+DISARM = Backoff(1.0, 60.0)  # between two disarmings. An alarm that comes again at once is not fought
 
 
 def retention(quota: int) -> int:
@@ -122,7 +123,7 @@ class Storage:
     _failed: bool = False
     _alarmed_at: float | None = None
     _disarmed_at: float | None = None
-    _disarm_pause: float = DISARM_SECONDS[0]
+    _disarms: int = 1  # one soon after the other
 
     def used(self, now: float) -> Used | None:
         """None: not known."""
@@ -171,9 +172,8 @@ class Storage:
 
     def disarmed(self, now: float) -> None:
         """`Disarm` was done."""
-        first, longest = DISARM_SECONDS
-        soon = self._disarmed_at is not None and now - self._disarmed_at < 2 * longest
-        self._disarm_pause = min(2 * self._disarm_pause, longest) if soon else first
+        soon = self._disarmed_at is not None and now - self._disarmed_at < 2 * DISARM.longest
+        self._disarms = self._disarms + 1 if soon else 1
         self._disarmed_at = now
 
     def _note(self, now: float, members: Sequence[MemberSeen], used: int) -> None:
@@ -292,7 +292,7 @@ class Storage:
             return Step(None, why, FULL_SECONDS)
         if any(member.size >= room for member in members):
             return Step(None, "the store is full; a defragmentation failed and is tried again", FULL_SECONDS)
-        if self._disarmed_at is not None and now - self._disarmed_at < self._disarm_pause:
+        if self._disarmed_at is not None and now - self._disarmed_at < DISARM.after(self._disarms):
             why = f"the store raised its alarm again at once, with {used} of {quota} bytes taken: is its quota what the operator was told?"
             return Step(None, why, LOOK_SECONDS[1])
         return Step(Disarm(), f"the store has room again: keys take {used} of {quota} bytes", LOOK_SECONDS[0])

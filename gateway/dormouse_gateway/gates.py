@@ -11,8 +11,9 @@ so a `busy` narrows it to what this relay has there, and a window full of answer
 import asyncio
 from collections.abc import Iterator
 
-FIRST_PAUSE = 0.02
-LONGEST_PAUSE = 0.5
+from dormouse_core.backoff import Backoff
+
+PAUSE = Backoff(0.02, 0.5)
 
 
 class Room:
@@ -79,14 +80,14 @@ class Gate:
         self.flying -= 1
         self.window = max(1.0, self.flying)
         if self.flying == 0:  # nobody of ours will come back and open it
-            self.closed_until = now + FIRST_PAUSE
+            self.closed_until = now + PAUSE.first
 
     def broken(self, now: float) -> None:
         """It could not be reached, or its connection broke."""
         self.flying -= 1
         self.room.wake(1)  # to be the one who tries when the pause is over
-        self.closed_until = now + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self.failures, 10))
         self.failures += 1
+        self.closed_until = now + PAUSE.after(self.failures)
 
     def cancelled(self) -> None:
         self.flying -= 1

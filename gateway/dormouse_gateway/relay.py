@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from dormouse_core import deaths, limits
+from dormouse_core.backoff import Backoff
 from dormouse_core.clocks import Reading, Skew
 from dormouse_core.errors import (
     Code,
@@ -46,8 +47,7 @@ from dormouse_gateway.turns import Turn, Turns
 
 WORD = 0.3  # seconds that a supervisor is given to say it, before a call is sent to a third
 CHECK_SECONDS = 5.0  # a held call looks again by itself, should a wake-up have been for somebody who could not use it
-FIRST_PAUSE = 0.01
-LONGEST_PAUSE = 0.5
+PAUSE = Backoff(0.02, 0.5)  # of a call that was refused
 UNKNOWN_OUTCOME = "the worker died while the call ran; its outcome is not known"
 NOBODY_SAYS = "nobody is left to say what of, as where the kernel ends a whole container for want of memory"
 
@@ -357,8 +357,7 @@ class Relay:
     def _pause(self, call: Held, function: Function, now: float) -> tuple[float, list[Gate]]:
         """How long to wait at most before the next look, and at whose gates."""
         if call.avoid:  # told 'not mine' and the like by everybody who should serve it: the map is about to change
-            longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(call.refusals, 10))
-            return longest * (0.5 + self._random.random() / 2), []
+            return PAUSE.after(call.refusals) * (0.5 + self._random.random() / 2), []
         if call.turn is None:
             workers = function.takers()
         elif call.turn.mine and (owner := function.owner(shard_of(call.named.session, function.entry.shards))) is not None:

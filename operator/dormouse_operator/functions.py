@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from dormouse_core import coordination, editions, lifecycle, separate
 from dormouse_core.autoscaling import Autoscaler, Decision, Scaling
+from dormouse_core.backoff import Backoff
 from dormouse_core.coordination import NoTaker
 from dormouse_core.errors import DormouseError
 from dormouse_core.observations import FunctionSeen
@@ -26,7 +27,7 @@ from dormouse_operator.writes import Writer
 
 TICK = 1.0  # seconds between looks at a function that has workers or calls
 CALM_TICK = 10.0  # and at one that sleeps; news wakes it at once
-RETRY = 0.1  # after a write that did not succeed; doubled up to TICK while it goes on
+RETRY = Backoff(0.1, TICK)  # after writes that did not succeed
 Written = lifecycle.Prove | lifecycle.Separate | lifecycle.Report | lifecycle.Forsake
 """Steps that change the function's entry."""
 
@@ -74,7 +75,7 @@ class FunctionLoop:
             settled = await self._round(seen)
             self._parts.looked(self.uid)
             failures = 0 if settled else failures + 1
-            await self._wait(self._until_next(seen) if settled else min(RETRY * 2 ** (failures - 1), TICK))
+            await self._wait(self._until_next(seen) if settled else RETRY.after(failures))
 
     async def _wait(self, seconds: float) -> None:
         try:

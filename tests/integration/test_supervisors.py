@@ -10,6 +10,7 @@ import pytest
 from dormouse import supervisors as under_test
 from dormouse.supervisors import Supervisors
 from dormouse_core import workerfile
+from dormouse_core.backoff import Backoff
 from dormouse_core.errors import FailedPrecondition, InvalidArgument
 from dormouse_core.spec import parse_manifest
 from dormouse_core.workerfile import StoreAccess, WorkerFile
@@ -83,7 +84,7 @@ async def test_one_that_does_not_end_is_killed_after_its_grace(tmp_path: Path) -
 
 
 async def test_its_reason_is_listed_while_it_waits_for_its_next_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(under_test, "BACKOFF", (30.0, 60.0))
+    monkeypatch.setattr(under_test, "BACKOFF", Backoff(30.0, 60.0))
     all_of_them = made(tmp_path, FAIL)
     all_of_them.start("a", spec(), 5.0)
     await until(lambda: all_of_them.list()[0].exited)
@@ -97,7 +98,7 @@ async def test_its_reason_is_listed_while_it_waits_for_its_next_try(tmp_path: Pa
 
 
 async def test_a_model_that_was_mended_is_tried_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(under_test, "BACKOFF", (60.0, 60.0))
+    monkeypatch.setattr(under_test, "BACKOFF", Backoff(60.0, 60.0))
     monkeypatch.setattr(under_test, "LOOK", 0.05)
     starts: list[str] = []
     monkeypatch.setattr(log, "event", lambda text, **fields: starts.append(text) if text == "started a worker" else None)
@@ -115,7 +116,7 @@ async def test_a_model_that_was_mended_is_tried_at_once(tmp_path: Path, monkeypa
 
 async def test_tries_come_later_and_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(under_test, "BACKOFF", (0.01, 0.05))
+    monkeypatch.setattr(under_test, "BACKOFF", Backoff(0.01, 0.05))
     monkeypatch.setattr(log, "event", lambda text, **fields: pauses.append(fields["again_in"]) if "again_in" in fields else None)
     all_of_them = made(tmp_path, "raise SystemExit(1)")
     all_of_them.start("a", spec(), 5.0)
@@ -125,7 +126,7 @@ async def test_tries_come_later_and_later(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 async def test_ends_without_a_reason_are_accidents_until_there_are_three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(under_test, "BACKOFF", (0.3, 0.3))
+    monkeypatch.setattr(under_test, "BACKOFF", Backoff(0.3, 0.3))
     all_of_them = made(tmp_path, "raise SystemExit(1)")
     all_of_them.start("a", spec(), 5.0)
     await until(lambda: all_of_them.list()[0].exited)

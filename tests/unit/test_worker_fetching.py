@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from dormouse_core import modeluris
+from dormouse_core.backoff import Backoff
 from dormouse_worker import fetching
 from dormouse_worker.fetching import downloads, hub
 from dormouse_worker.fetching.downloads import PARTIAL, Passing, Source, download
@@ -187,7 +188,7 @@ def secure(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv(fetching.FOLDER, str(tmp_path / "models"))
-    monkeypatch.setattr(downloads, "PAUSE", 0.0)
+    monkeypatch.setattr(downloads, "AGAIN", Backoff(0.0, 0.0))
     yield from serving(server)
 
 
@@ -299,7 +300,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
     monkeypatch.setenv("NO_PROXY", "localhost")
     monkeypatch.setenv(fetching.FOLDER, str(tmp_path / "models"))
-    monkeypatch.setattr(downloads, "PAUSE", 0.0)
+    monkeypatch.setattr(downloads, "AGAIN", Backoff(0.0, 0.0))
     yield from serving(server)
 
 

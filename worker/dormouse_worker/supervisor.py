@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from dormouse_core import deaths, hanging
+from dormouse_core.backoff import Backoff
 from dormouse_core.limits import PROBE_MISSES, PROBE_SECONDS
 from dormouse_core.plain import plain
 
@@ -39,6 +40,8 @@ from dormouse_worker.marks import Marks
 from dormouse_worker.printed import Printed, stamp
 
 UNAVAILABLE = 14
+RESTART = Backoff(0.4, 5.0)
+"""Between children that ended soon one after the other; the first is started at once."""
 KILLS = 3
 """Children in a row that were killed before they were ready; then that is the reason."""
 GLANCE = 0.25
@@ -231,7 +234,7 @@ class Supervisor:
             quick = quick + 1 if time.monotonic() - child.since < 10 else 0
             say(f"worker {child.name} ended with status {status}; the next one starts")
             if quick > 1:
-                self._pause(min(5.0, 0.1 * 2**quick))
+                self._pause(RESTART.after(quick - 1))
 
     def _watch(self, child: Child) -> int:
         """Until the child has ended: its exit status."""

@@ -18,6 +18,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 from aetcd.rpc import rpc_pb2
+from dormouse_core.backoff import Backoff
 from dormouse_core.seams import StoreError
 
 from dormouse_kit import log
@@ -29,7 +30,7 @@ from dormouse_kit.grpc_options import UNLIMITED, Options
 CONNECT_SECONDS: Final = 1.0
 PROBE_AFTER: Final = 1.0  # of silence
 PROBE_TIMEOUT: Final = 2.0  # until a probe counts as unanswered
-PAUSE: Final = (0.02, 0.3)  # after a connection that did not last: first, longest
+PAUSE: Final = Backoff(0.02, 0.3)  # after a connection that did not last
 
 _OPTIONS: Final[Options] = [
     ("grpc.enable_retries", 0),
@@ -110,7 +111,7 @@ class Connections:
         self._connecting: asyncio.Task[Connection] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._pause = 0.0
+        self._short = 0  # connections in a row that did not last
 
     @property
     def several(self) -> bool:
@@ -143,8 +144,7 @@ class Connections:
             self._next += 1
         # One that did not last is followed by a pause, or a cluster without a leader would be dialled in a tight loop.
         lasted = asyncio.get_running_loop().time() - connection.opened >= PROBE_AFTER
-        first, longest = PAUSE
-        self._pause = 0.0 if lasted else min(max(2 * self._pause, first), longest)
+        self._short = 0 if lasted else self._short + 1
         if connection.proved and not self._closed:
             log.event("store connection lost", endpoint=connection.endpoint, reason=why)
         closing = asyncio.create_task(_close(connection), name="etcd close")
@@ -172,7 +172,7 @@ class Connections:
             await asyncio.wait(self._closing)
 
     async def _connect(self) -> Connection:
-        await asyncio.sleep(self._pause)
+        await asyncio.sleep(PAUSE.after(self._short) if self._short else 0.0)
         self._next, connection = await first_of(self._open, len(self.endpoints), self._next, lambda late: late.channel.close(None))
         connection.guards = [
             asyncio.create_task(self._follow(connection), name="etcd connection state"),

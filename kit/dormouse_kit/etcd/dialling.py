@@ -9,10 +9,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
+from dormouse_core.backoff import Backoff
+
 Found = TypeVar("Found")
 
-BESIDE: Final = (0.1, 0.4)  # seconds until the next attempt begins beside one that did not answer: first, longest
-BACKOFF: Final = (0.05, 1.0)  # after every place has failed: first, longest
+BESIDE: Final = Backoff(0.1, 0.4)  # until the next attempt begins beside one that did not answer
+BACKOFF: Final = Backoff(0.05, 1.0)  # after every place has failed
 
 
 async def first_of(
@@ -24,13 +26,12 @@ async def first_of(
     raised. `give_back` gets what was found too late to be taken.
     """
     running: dict[asyncio.Task[Found | None], int] = {}
-    beside, backoff, failed = BESIDE[0], BACKOFF[0], 0
+    beside, backoff, failed = BESIDE.pauses(), BACKOFF.pauses(), 0
     try:
         while True:
             running[asyncio.ensure_future(attempt(place % places))] = place % places
             place += 1
-            done, _ = await asyncio.wait(running, timeout=beside, return_when=asyncio.FIRST_COMPLETED)
-            beside = min(2 * beside, BESIDE[1])
+            done, _ = await asyncio.wait(running, timeout=next(beside), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 if (found := task.result()) is not None:
                     return running.pop(task), found
@@ -38,8 +39,7 @@ async def first_of(
                 failed += 1
             if failed >= places:
                 failed = 0
-                await _pause(running, backoff)
-                backoff = min(2 * backoff, BACKOFF[1])
+                await _pause(running, next(backoff))
     finally:
         await _end(running, give_back)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dormouse_core import spec as specs
+from dormouse_core.backoff import Backoff
 from dormouse_core.errors import Aborted, Code, DormouseError, FailedPrecondition, InvalidArgument, Unavailable
 from dormouse_core.policies import NotAllowed
 from dormouse_core.seams import Clock, StoreError
@@ -25,7 +26,7 @@ from dormouse_operator.kubernetes.statuses import Said
 from dormouse_operator.kubernetes.telling import Teller
 from dormouse_operator.mirror import Mirror
 
-AGAIN = (0.5, 5.0)  # seconds before a round that failed is begun anew: first, longest
+AGAIN = Backoff(0.5, 5.0)  # before a round that failed is begun anew
 TOGETHER = 8  # rounds at a time
 _PASSING = "Retrying"
 
@@ -134,21 +135,20 @@ class Reconciler:
 
     async def _run(self, key: Key, around: _Round) -> None:
         """Until there is no news of it, and nothing left to try again."""
-        pause, longest = AGAIN
+        pauses = AGAIN.pauses()
         try:
             while around.news.is_set():
                 around.news.clear()
                 async with self._room:
                     settled = await self._guarded(key)
                 if settled:
-                    pause = AGAIN[0]
+                    pauses = AGAIN.pauses()
                     continue
                 try:
-                    async with asyncio.timeout(pause):
+                    async with asyncio.timeout(next(pauses)):
                         await around.news.wait()
                 except TimeoutError:
                     around.news.set()
-                pause = min(2 * pause, longest)
         finally:
             around.task = None
             if not around.news.is_set():

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 
+from dormouse_core.backoff import Backoff
 from dormouse_core.seams import Clock
 from dormouse_kit import log
 
@@ -16,7 +17,7 @@ from dormouse_operator.kubernetes.kinds import Kind
 from dormouse_operator.kubernetes.objects import number
 from dormouse_operator.kubernetes.objects import version as version_of
 
-BACKOFF = (0.2, 5.0)  # seconds: first, longest
+BACKOFF = Backoff(0.2, 5.0)
 PATIENCE = 10.0  # seconds without a standing watch after which the copy is called old
 
 Key = tuple[str, str]
@@ -62,7 +63,7 @@ class Reflector:
 
     async def _follow(self, namespace: str) -> None:
         version = ""
-        pause, longest = BACKOFF
+        pauses = BACKOFF.pauses()
         while True:
             try:
                 if not version:
@@ -77,8 +78,8 @@ class Reflector:
                             self.take(change.kind, change.object)
                             version = change.object["metadata"]["resourceVersion"]
                             self._heard[namespace] = number(version)
-                if self._clock.monotonic() - began > longest:
-                    pause = BACKOFF[0]
+                if self._clock.monotonic() - began > BACKOFF.longest:
+                    pauses = BACKOFF.pauses()
             except ApiError as error:
                 if error.gone:
                     version = ""
@@ -88,8 +89,7 @@ class Reflector:
                 if namespace not in self._broken:
                     self._broken[namespace] = self._clock.monotonic()
                     log.event("the watch was cut", kind=self.kind.plural, error=error.message)
-            await self._clock.sleep(pause)
-            pause = min(2 * pause, longest)
+            await self._clock.sleep(next(pauses))
 
     def take(self, kind: str, found: Object) -> None:
         """A change that was heard, or the answer to a write of our own, which may come before the watch tells of it, or after: when the

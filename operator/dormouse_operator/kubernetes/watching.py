@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import kopf
+from dormouse_core.backoff import Backoff
 from dormouse_core.spec.objects import GROUP, VERSION
 from dormouse_kit import log
 
@@ -21,7 +22,7 @@ from dormouse_operator.kubernetes.access import Access
 from dormouse_operator.kubernetes.api import Object
 from dormouse_operator.kubernetes.kinds import FUNCTIONS
 
-RESTART = (1.0, 30.0)  # seconds after it ended: first, longest
+RESTART = Backoff(1.0, 30.0)  # after it ended
 STOP = 5.0  # seconds in which it has to end
 HEALTHY = 60.0  # seconds of running after which the next end counts as the first
 
@@ -43,13 +44,14 @@ class Watching:
 
     async def run(self) -> None:
         """Never returns by itself; cancel it."""
-        pause, longest = RESTART
+        failures = 0
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
             self._again.clear()
             why = await self._once(loop)
-            pause = RESTART[0] if loop.time() - began > HEALTHY else min(2 * pause, longest)
+            failures = 1 if loop.time() - began > HEALTHY else failures + 1
+            pause = RESTART.after(failures)
             log.warning("the watch of functions ended and is begun again", why=why, again_in=pause)
             await asyncio.sleep(pause)
 

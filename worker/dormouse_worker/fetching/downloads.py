@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import IO, Protocol
 
+from dormouse_core.backoff import Backoff
 from dormouse_kit import log
 
 from dormouse_worker.fetching import digests
@@ -15,7 +16,7 @@ from dormouse_worker.models import ModelInvalid, ModelUnavailable
 
 PARTIAL = ".partial"
 TRIES = 3
-PAUSE = 1.0  # seconds before the second try; then twice as long
+AGAIN = Backoff(1.0, 60.0)
 
 
 class Passing(Exception):
@@ -54,7 +55,7 @@ def _model(place: pathlib.Path) -> pathlib.Path:
 
 
 def _tried(source: Source, place: pathlib.Path, sha256: str | None, pause: Callable[[float], None]) -> int:
-    wait = PAUSE
+    waits = AGAIN.pauses()
     for tried in range(1, TRIES + 1):
         partial = place.with_name(place.name + PARTIAL)
         try:
@@ -70,8 +71,7 @@ def _tried(source: Source, place: pathlib.Path, sha256: str | None, pause: Calla
             raise ModelUnavailable(f"spec.model.uri: {source.name} cannot be kept: {error.strerror or error}") from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        pause(wait)
-        wait *= 2
+        pause(next(waits))
     raise AssertionError("the last try returned or raised")
 
 

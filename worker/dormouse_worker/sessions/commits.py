@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from dormouse_core import lifetimes, records, steps, transactions
+from dormouse_core.backoff import Backoff
 from dormouse_core.errors import Again, DormouseError, Unavailable
 from dormouse_core.limits import TXN_BYTES, TXN_OPS
 from dormouse_core.records import Body, Kept
@@ -27,8 +28,7 @@ from dormouse_worker.sessions.memory import Session, Shard
 
 IN_FLIGHT = 2
 TIMEOUT_SECONDS = 5.0
-FIRST_WAIT_SECONDS = 0.05
-LONGEST_WAIT_SECONDS = 1.0
+AGAIN = Backoff(0.05, 1.0)
 
 
 class Pending:
@@ -140,7 +140,7 @@ class Committer:
         shard = session.shard
         txn = transactions.preserve((shard.entry_key, pending.fence), (session.state_key, session.base), copy)
         keys = [shard.entry_key, session.state_key, copy.key]
-        wait = FIRST_WAIT_SECONDS
+        waits = AGAIN.pauses()
         while not session.dropped:
             full: Full | None = None
             try:
@@ -165,13 +165,12 @@ class Committer:
                     return dropped("its record was written by another"), True
                 if full is not None:
                     return _refusal(full, False), False
-            await self._clock.sleep(wait)
-            wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+            await self._clock.sleep(next(waits))
         return dropped("its shard has moved"), True
 
     async def _commit(self, group: list[Pending]) -> None:
         try:
-            wait = FIRST_WAIT_SECONDS
+            waits = AGAIN.pauses()
             may_land = False  # an earlier copy may be on its way still
             while group:
                 try:
@@ -191,8 +190,7 @@ class Committer:
                             self._listener.refused(pending, _refusal(error, may_land), may_land)
                         return
                     may_land = True
-                    await self._clock.sleep(wait)
-                    wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+                    await self._clock.sleep(next(waits))
                 group = await self._sort(group)
         finally:
             self.in_flight -= 1
@@ -204,14 +202,13 @@ class Committer:
         keys = [shard.entry_key for shard in shards]
         keys += [pending.session.state_key for pending in group]
         keys += [shard.floor_key for shard in shards]
-        wait = FIRST_WAIT_SECONDS
+        waits = AGAIN.pauses()
         while True:
             try:
                 revision, items = await self._store.get(keys)
                 break
             except StoreError:
-                await self._clock.sleep(wait)
-                wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+                await self._clock.sleep(next(waits))
         again: list[Pending] = []
         for pending in group:
             session = pending.session

@@ -37,9 +37,7 @@ class MapWatch:
 
     async def run(self) -> None:
         """Watches from behind the first list, until it is cancelled."""
-        await follow(
-            self._store, self._clock, self._prefix, read=self._list, heard=self._heard, ended=self._ended, seen=self.revision
-        )
+        await follow(self._store, self._clock, self._prefix, read=self._list, heard=self._heard, ended=self._ended, seen=self.revision)
 
     async def _list(self) -> int:
         listing = await self._store.list(self._prefix)

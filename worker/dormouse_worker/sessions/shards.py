@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable
 
 from dormouse_core import entries
+from dormouse_core.backoff import Backoff
 from dormouse_core.entries import T
 from dormouse_core.errors import Again
 from dormouse_core.keys import Function, Keys
@@ -24,8 +25,8 @@ from dormouse_worker.sessions.memory import Shard
 from dormouse_worker.sessions.moves import Mover
 from dormouse_worker.sessions.turns import Turns
 
-FIRST_WAIT_SECONDS = 0.001
 RETRY_SECONDS = 0.2
+OLDER = Backoff(0.002, RETRY_SECONDS)
 READ_ALL_FROM = 8  # so many entries and more are read as one range
 
 
@@ -227,7 +228,7 @@ class Shards:
     async def _read(self) -> None:
         if self._older:
             # Read and still not as new as the watch: once, that is a race. Again and again, the store is not the one that the watch knows.
-            await self._clock.sleep(min(FIRST_WAIT_SECONDS * 2 ** min(self._older, 10), RETRY_SECONDS))
+            await self._clock.sleep(OLDER.after(self._older))
         unread, self._unread = self._unread, {}
         keys = [shard.entry_key for shard in unread]
         while True:
