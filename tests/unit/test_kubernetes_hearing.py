@@ -1,12 +1,14 @@
 """Whether an operator hears what happens in its cluster: by watch and by list, what only a list may say, and when the probe fails."""
 
 import asyncio
+import contextlib
 import urllib.error
 import urllib.request
 from typing import Any
 
+import pytest
 from dormouse_core.keys import Function
-from dormouse_operator.kubernetes.api import ApiError
+from dormouse_operator.kubernetes.api import ApiError, HttpApi, Listed, Object
 from dormouse_operator.kubernetes.credentials import Credentials
 from dormouse_operator.kubernetes.health import Health
 from dormouse_operator.kubernetes.kinds import FUNCTIONS
@@ -103,6 +105,65 @@ async def test_an_api_server_that_is_away_deletes_nothing_and_after_five_minutes
         operator.api.objects.clear()
         await operator.list()
         assert operator.reconciler.gone_uids == ["uid-f"], "and a complete list says who is gone"
+
+
+async def test_a_list_is_all_of_its_pages_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = [["a", "b"], ["c"], ["d"]]
+    asked: list[str] = []
+    lost = [-1]
+
+    async def send(self: HttpApi, method: str, path: str, *, params: dict[str, str]) -> Object:
+        asked.append(params.get("continue", ""))
+        number = int(asked[-1] or 0)
+        if number == lost[0]:
+            raise ApiError(410, "Expired", "the list is too old")
+        following = str(number + 1) if number + 1 < len(pages) else ""
+        return {"items": pages[number], "metadata": {"resourceVersion": "7", "continue": following}}
+
+    monkeypatch.setattr(HttpApi, "_send", send)
+    api = object.__new__(HttpApi)
+    assert await api.list(FUNCTIONS) == Listed("7", ["a", "b", "c", "d"])  # type: ignore[list-item]
+    assert asked == ["", "1", "2"]
+    for number in range(3):
+        lost[0] = number
+        with pytest.raises(ApiError, match="too old"):
+            await api.list(FUNCTIONS)
+
+
+async def gone_where_one_namespaces_list_fails() -> list[str]:
+    """The list of ns is read and has what it should, the other's is not."""
+    operator = Operator()
+    operator.survey._namespaces = ("ns", "other")
+    for namespace in ("ns", "other"):
+        uid = f"uid-{namespace}"
+        operator.api.put(FUNCTIONS, {"metadata": {"namespace": namespace, "name": "f", "uid": uid}})
+        operator.registered[uid] = Registered(Function(namespace, "f", uid), state_pb2.FunctionEntry(), 1, 1)
+    real = operator.api.list
+
+    async def listed(kind: Any, namespace: str = "", **more: Any) -> Any:
+        if namespace == "other":
+            raise ApiError(403, "Forbidden", "no right")
+        return await real(kind, namespace, **more)
+
+    operator.api.list = listed  # type: ignore[method-assign]
+    await operator.list()
+    return operator.reconciler.gone_uids
+
+
+async def test_a_list_that_is_not_whole_deletes_nothing() -> None:
+    assert await gone_where_one_namespaces_list_fails() == []
+
+
+async def test_negative_control_taken_for_the_whole_it_would_end_whatever_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def partly(self: Survey) -> tuple[list[Object], dict[str, int]]:
+        found: list[Object] = []
+        for namespace in self._namespaces:
+            with contextlib.suppress(ApiError):
+                found += (await self._api.list(FUNCTIONS, namespace)).items
+        return found, {}
+
+    monkeypatch.setattr(Survey, "_list", partly)
+    assert await gone_where_one_namespaces_list_fails() == ["uid-other"]
 
 
 async def test_the_probe_is_answered_with_the_trouble() -> None:

@@ -72,8 +72,8 @@ SHOWN = {
     ),
     "CONNECTION_HELD_FRACTION": "unit/test_quotas.py::test_of_what_is_held_a_connection_has_its_share",
     "NAMESPACE_HELD_FUNCTIONS": "unit/test_relay.py::test_limits_of_the_hold_by_namespace",
-    "HELD_CALLS": "unit/test_relay.py::test_limits_of_the_hold",
-    "HELD_BYTES": "unit/test_relay.py::test_limits_of_the_hold",
+    "HELD_CALLS": "unit/test_relay.py::test_unless_told_otherwise_ten_thousand_calls_and_a_gibibyte_are_held",
+    "HELD_BYTES": "unit/test_relay.py::test_unless_told_otherwise_ten_thousand_calls_and_a_gibibyte_are_held",
     # The store.
     "RECORD_BYTES": "unit/test_session_loops.py::test_a_record_over_1_mib_is_refused_after_the_step_and_not_committed",
     "RECORD_OVERHEAD_BYTES": "unit/test_limits_of_sessions.py::test_no_record_is_larger_than_its_bound",
@@ -116,10 +116,10 @@ SHOWN = {
     "LEASE_KEEPALIVE_SECONDS": "unit/test_worker_hanging.py::test_the_lease_is_renewed_for_a_step_that_may_run_and_for_nothing_else",
     "CLOCK_SKEW_SECONDS": "unit/test_clocks.py::test_how_far_a_clock_may_be_off",
     "CLOCK_TRUST_SECONDS": "unit/test_clocks.py::test_without_a_leader_a_measure_is_good_for_its_time",
-    "PROBE_SECONDS": "unit/test_worker_hanging.py::test_a_step_that_may_run_is_no_hang",
+    "PROBE_SECONDS": "unit/test_worker_hanging.py::test_an_interpreter_is_asked_each_second_and_killed_at_the_third_silence",
     "PROBE_MISSES": "unit/test_worker_hanging.py::test_a_step_that_may_run_is_no_hang",
     "HANDOFF_DEADLINE_SECONDS": "unit/test_coordination.py::test_the_deadline_runs_from_the_stop",
-    "HANDOFF_QUIET_SECONDS": "unit/test_session_faults.py::test_a_busy_shard_is_handed_over_within_two_of_its_steps",
+    "HANDOFF_QUIET_SECONDS": "unit/test_session_faults.py::test_a_shard_is_served_on_for_steps_of_over_100_ms_alone",
     **dict.fromkeys(
         ("UNREACHABLE_SECONDS", "UNREACHABLE_FAILOVER_SECONDS"),
         "unit/test_coordination.py::test_an_owner_that_gateways_do_not_reach_is_planned_away_and_fails_over_late",
@@ -133,7 +133,7 @@ SHOWN = {
     "FORM_CHARACTERS": "unit/test_lifecycle.py::test_an_entry_keeps_some_forms_and_workers_find_the_others",
     **dict.fromkeys(
         ("BATCHING_TOLERANCE_FP64", "BATCHING_TOLERANCE_FP32", "BATCHING_TOLERANCE_FP16", "BATCHING_TOLERANCE_BF16"),
-        "unit/test_worker_independence.py::test_differences",
+        "unit/test_worker_independence.py::test_what_is_rounded_by_less_than_the_tolerance_is_joined_and_by_more_is_not",
     ),
 }  # fmt: skip
 """The test that shows what each row says."""

@@ -13,8 +13,10 @@ from dormouse_core.errors import Again, Code
 from dormouse_core.seams import Reply
 from dormouse_core.spec import Duration, Timeouts
 from dormouse_gateway import gates, relay, table, turns
+from dormouse_gateway.settings import parse
 from dormouse_proto import state_pb2
 from dormouse_testing import simloop
+from dormouse_testing.gateway import request
 from dormouse_testing.relaying import RESET, Sent, Sim, again, good
 
 Body = Callable[[Sim], Coroutine[Any, Any, None]]
@@ -593,6 +595,35 @@ def test_limits_of_the_hold() -> None:
         assert (await sim.call("plain", ident="x" * 1500)).code == 0
 
     simulate(body, max_held=3, max_held_bytes=2000)
+
+
+@pytest.mark.parametrize("told", [(), ("max_held", "max_held_bytes")], ids=["the relay's own", "the agent's"])
+def test_unless_told_otherwise_ten_thousand_calls_and_a_gibibyte_are_held(told: tuple[str, ...]) -> None:
+    """At the limit and one beyond."""
+
+    async def body(sim: Sim) -> None:
+        await stateless(sim)
+        for _ in range(9_999):
+            sim.demand.hold("default/plain", "p")
+        last = sim.call("plain")
+        await asyncio.sleep(0.1)
+        assert not last.done()
+        assert (await sim.call("plain")).details == "10000 calls of function default/plain wait already; try again later"
+        last.cancel()
+        for _ in range(9_999):
+            sim.demand.release("default/plain", "p")
+        await asyncio.sleep(0.1)
+        message = len(request("plain", None, id="x").SerializeToString())
+        sim.relay.bodies.take((1 << 30) - message)
+        last = sim.call("plain", ident="x")
+        await asyncio.sleep(0.1)
+        assert not last.done()
+        assert (await sim.call("plain", ident="x")).details == "the gateway holds 1073741824 bytes of waiting messages; try again later"
+        last.cancel()
+        await asyncio.sleep(0.1)
+
+    settings = parse([], "gateway")
+    simulate(body, **{name: getattr(settings, name) for name in told})
 
 
 def test_limits_of_the_hold_by_namespace() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dormouse_core import entries, limits, steps, transactions
-from dormouse_core.errors import Aborted, Again, Code, DataLoss, DeadlineExceeded, FailedPrecondition
+from dormouse_core import entries, limits, records, steps, transactions
+from dormouse_core.errors import Aborted, Again, Code, DataLoss, DeadlineExceeded, FailedPrecondition, InvalidArgument
 from dormouse_core.seams import Put, Txn
 from dormouse_core.sessions import session_key, shard_of
 from dormouse_core.steps import Resolution
@@ -15,7 +15,7 @@ from dormouse_proto import state_pb2
 from dormouse_testing.clock import SimClock
 from dormouse_testing.memory_etcd import MemoryEtcd
 from dormouse_testing.memory_store import FULL, FULL_APPLIED, REFUSED, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
-from dormouse_testing.session_worker import SHARDS, SUM, Adder, F, K, Worker, again, error, simulated, state_key
+from dormouse_testing.session_worker import SHARDS, SUM, Adder, F, K, Worker, again, error, make, simulated, state_key
 from dormouse_worker.sessions import Answer, Ran, Settings, StateInfo, Step, commits, moves
 from dormouse_worker.sessions.memory import LargeReplies, Session, Shard
 from dormouse_worker.sessions.turns import Turns
@@ -357,6 +357,45 @@ def test_no_builder_of_transactions_makes_one_that_the_store_refuses_for_its_siz
         transactions.remove(K, F, [transactions.Removal(0, full, shard_mod=1, floor_mod=1, floor_us=1)])
 
 
+async def groups_at_a_store_that_takes_no_more_than_etcd(monkeypatch: pytest.MonkeyPatch) -> list[Exception | None]:
+    """What 300 steps of as many sessions with large replies end with."""
+    monkeypatch.setattr(transactions, "counted", lambda txn: txn)
+
+    def etcd(method: str, txn: object) -> Fault | None:
+        if not isinstance(txn, Txn):
+            return None
+        size = sum(len(write.value) for write in txn.writes if isinstance(write, Put))
+        return REFUSED if len(txn.compares) > limits.ETCD_TXN_OPS or size > limits.ETCD_REQUEST_BYTES else None
+
+    async with Worker(MemoryStore(SimClock())) as w:
+        await w.own()
+        w.runner.reply = b"x" * 16_000
+        w.store.hook = etcd
+        return [answer.error for answer in await asyncio.gather(*(w.submit(f"s{n}", 1) for n in range(300)))]
+
+
+@simulated
+async def test_no_group_is_refused_for_its_size() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        assert await groups_at_a_store_that_takes_no_more_than_etcd(patch) == [None] * 300
+
+
+@pytest.mark.parametrize("limit", ["TXN_OPS", "TXN_BYTES"])
+def test_negative_control_without_counting_a_group_is_refused_with_every_session_in_it(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commits, limit, 1 << 30)
+    if limit == "TXN_OPS":
+        monkeypatch.setattr(commits, "TXN_BYTES", 1 << 30)
+        monkeypatch.setattr(limits, "ETCD_REQUEST_BYTES", 1 << 30)
+
+    @simulated
+    async def play() -> None:
+        refused = [error for error in await groups_at_a_store_that_takes_no_more_than_etcd(monkeypatch) if error is not None]
+        assert len(refused) > 100
+        assert all("the store refused it: etcdserver: request is too large" in str(error) for error in refused)
+
+    play()
+
+
 # ------------------------------------------------------------------------------------------------------------------ state versions
 
 
@@ -432,6 +471,48 @@ async def test_a_start_on_a_record_of_an_unknown_version_begins_again() -> None:
         assert (await w.call("a", 1, at=1001)).reply == b"2"
 
 
+async def after_a_rollback_from_a_revision_that_reads_no_other() -> Answer:
+    """v2 is asked for a step of a session of v1, and v1 for the next."""
+    store = MemoryStore(SimClock())
+    async with Worker(store.client(), "w-1") as w:
+        await w.own()
+        await w.call("a", 5)
+    async with Worker(store.client(), "w-2", settings=Settings(SHARDS, "v2")) as w:
+        await w.own()
+        await w.call("a", 1)
+    async with Worker(store.client(), "w-3") as w:
+        await w.own()
+        return await w.call("a", 1)
+
+
+@simulated
+async def test_a_revision_that_does_not_read_a_session_costs_it_nothing() -> None:
+    assert (await after_a_rollback_from_a_revision_that_reads_no_other()).reply == b"6"
+
+
+def test_negative_control_run_on_whatever_version_its_record_has_it_would_be_lost_to_the_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Every(frozenset[str]):
+        def __contains__(self, version: object) -> bool:
+            return True
+
+    real = Turns.__init__
+
+    def init(self: Turns, *given: Any, **more: Any) -> None:
+        real(self, *given, **more)
+        if self._settings.state_version == "v2":
+            self._versions = Every()
+
+    monkeypatch.setattr(Turns, "__init__", init)
+
+    @simulated
+    async def play() -> None:
+        assert isinstance(error(await after_a_rollback_from_a_revision_that_reads_no_other()), FailedPrecondition)
+
+    play()
+
+
 @simulated
 async def test_a_start_on_a_record_of_a_newer_build_is_refused_and_leaves_it() -> None:
     """Its keys cannot be read, so nobody here can know whether this very call is in it."""
@@ -441,6 +522,35 @@ async def test_a_start_on_a_record_of_a_newer_build_is_refused_and_leaves_it() -
         before = w.store.etcd.item(state_key("a"))
         assert isinstance(error(await w.call("a", 1, start=True)), FailedPrecondition)
         assert w.store.etcd.item(state_key("a")) == before
+
+
+def test_negative_control_taken_for_a_broken_one_it_would_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "FORMAT", 2)
+    with pytest.raises(AssertionError):
+        test_a_start_on_a_record_of_a_newer_build_is_refused_and_leaves_it()
+
+
+# ------------------------------------------------------------------------------------------------------------ one key, one request
+
+
+@simulated
+async def test_a_key_is_not_answered_with_the_reply_to_something_else() -> None:
+    async with Worker(MemoryStore(SimClock())) as w:
+        await w.own()
+        assert (await w.call("a", 1, call_id="c-1")).reply == b"1"
+        other = await w.call("a", 2, call_id="c-1")
+        assert other.reply is None
+        assert isinstance(other.error, InvalidArgument)
+        assert (await w.call("a", 1, call_id="c-1")).kept
+        assert len(w.runner.runs) == 1
+
+
+def test_negative_control_without_its_digest_it_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = records.keep
+    monkeypatch.setattr(records, "keep", lambda at, ident, digest, *rest, **more: real(at, ident, b"", *rest, **more))
+    monkeypatch.setattr("dormouse_testing.session_worker.make", lambda *given, **more: replace(make(*given, **more), digest=b""))
+    with pytest.raises(AssertionError, match=r"assert b'1' is None"):
+        test_a_key_is_not_answered_with_the_reply_to_something_else()
 
 
 # ----------------------------------------------------------------------------------------------------------------------- handoffs
@@ -480,6 +590,22 @@ async def handed_over_after(milliseconds: int) -> float:
 async def test_a_busy_shard_is_handed_over_within_two_of_its_steps() -> None:
     assert await handed_over_after(150) < 0.4
     assert await handed_over_after(50) < 0.2
+
+
+@simulated
+async def test_a_shard_is_served_on_for_steps_of_over_100_ms_alone() -> None:
+    for age, served_on in ((0.08, False), (0.12, True), (0.19, True)):
+        store = MemoryStore(SimClock())
+        async with Worker(store, "w-1", Busy()) as w, Worker(store.client(), "w-2"):
+            await w.own(0)
+            names = [name for name in (f"s{n}" for n in range(200)) if shard_of(session_key("", name), SHARDS) == 0][:2]
+            first = w.submit(names[0], 1000)
+            await asyncio.sleep(age)
+            await store.txn(Txn((), (Put(K.move(F, 0), state_pb2.Move(target="w-2").SerializeToString()),)))
+            await asyncio.sleep(0.5)
+            second = await w.call(names[1], 1)
+            assert (second.error is None) is served_on, age
+            assert (await first).error is None
 
 
 def test_waiting_for_a_moment_without_an_old_step_lasts_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -581,3 +581,54 @@ async def test_what_a_function_has_that_is_registered_while_they_are_looked_for_
     s.store.hook = registered  # type: ignore[assignment]
     await Orphans(s.store, s.clock, KEYS, s.view, s.leader_new).once()
     assert all(s.store.etcd.item(key) is not None for key in keys)
+
+
+# ------------------------------------------------------------------------------------------------------------- the end of a function
+
+
+async def left_by_a_function_that_ends_under_an_owner_that_commits() -> list[str]:
+    """An owner that does not know that it has none left to serve tries to commit before each of the purge's transactions."""
+    s = Sleeping()
+    function = s.functions[0]
+    entry = s.write(KEYS.shard(function, 0), b"owner")
+    function_entry = s.store.etcd.item(KEYS.function("ns", "fn0"))
+    fence = s.store.etcd.item(entry)
+    seen = s.view.seen("uid-0")
+    assert seen is not None
+    assert fence is not None
+    assert function_entry is not None
+    tried = 0
+
+    def commit(method: str, request: object) -> None:
+        nonlocal tried
+        tried += 1
+        key = KEYS.state(function, 0, f"/s:{tried}")
+        s.store.etcd.txn(transactions.commit({entry: fence.mod_revision}, [(key, 0)], {}, [Put(key, b"record")]))
+
+    s.store.hook = commit
+    writer = Writer(s.store, KEYS, s.leader_new, None)
+    assert await writer.purge(replace(seen, entry_mod=function_entry.mod_revision)) > 0
+    assert tried > 3
+    return [item.key for item in s.store.etcd.range(KEYS.root).items if item.key != KEYS.leader]
+
+
+@simulated
+async def test_a_function_that_is_gone_leaves_nothing_whatever_its_owners_still_try() -> None:
+    assert await left_by_a_function_that_ends_under_an_owner_that_commits() == []
+
+
+def test_negative_control_without_taking_its_map_first_records_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Writer._one
+
+    async def one(self: Writer, txn: Txn, timeout: float = 5.0) -> Any:
+        if txn.writes == (Delete(KEYS.map(Function("ns", "fn0", "uid-0")), prefix=True),):
+            txn = Txn(txn.compares, ())
+        return await real(self, txn, timeout)
+
+    monkeypatch.setattr(Writer, "_one", one)
+
+    @simulated
+    async def play() -> None:
+        assert [key for key in await left_by_a_function_that_ends_under_an_owner_that_commits() if "/data/" in key]
+
+    play()

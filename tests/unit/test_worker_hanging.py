@@ -3,13 +3,14 @@
 import asyncio
 import itertools
 import threading
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from dormouse_core import hanging, limits
 from dormouse_core.hanging import Run
 from dormouse_proto import state_pb2
-from dormouse_worker import keeping
+from dormouse_worker import keeping, supervisor
 from dormouse_worker.marks import Marks
 from dormouse_worker.runtimes.python import Stepping
 from dormouse_worker.work import Runs, Work
@@ -30,6 +31,41 @@ from dormouse_worker.work import Runs, Work
 )
 def test_a_step_that_may_run_is_no_hang(misses: int, unhealthy: bool, held: float | None, still: int, why: str) -> None:
     assert hanging.verdict(misses=misses, unhealthy=unhealthy, held=held, limit=61.0, still=still) == why
+
+
+def test_an_interpreter_is_asked_each_second_and_killed_at_the_third_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The supervisor's own loop, on a clock of ours: nobody answers from its third question on."""
+    clock, asked, killed = [100.0], list[float](), list[float]()
+
+    class Asked:
+        sock = None
+
+        def __init__(self, _: str, until: float) -> None:
+            asked.append(clock[0])
+            self.until, self.answers = until, len(asked) < 3
+
+        def look(self, now: float) -> int | None:
+            return 200 if self.answers else 0 if now >= self.until else None
+
+    def turn(self: supervisor.Supervisor, child: Any, wait: float) -> bool:
+        clock[0] += min([wait, *(probe.until - clock[0] for probe in (child.probe,) if probe is not None)])
+        return False
+
+    nobody: Any = SimpleNamespace(held_for=lambda now: None, lease=0, limit=61.0, runs=list)
+    child: Any = SimpleNamespace(name="w", pid=0, ready=True, drained=False, since=100.0, marks=nobody, probe=None, process=None)
+    child.misses = child.still = 0
+    child.kill = lambda: killed.append(clock[0])
+    under = object.__new__(supervisor.Supervisor)
+    under._options = supervisor.Options(listen="", advertise="", instance="", admin="", reason="", child={})
+    under._asked, under._keeper = False, None
+    monkeypatch.setattr(supervisor.Supervisor, "_turn", turn)
+    monkeypatch.setattr(supervisor.Supervisor, "_wait", lambda self, child: -9)
+    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: clock[0], time=lambda: clock[0]))
+    monkeypatch.setattr(supervisor, "probing", SimpleNamespace(inference=Asked, process=lambda *_: SimpleNamespace(look=lambda now: 200)))
+    monkeypatch.setattr(supervisor, "leftovers", SimpleNamespace(reap=lambda pids: None))
+    assert under._watch(child) == -9
+    assert asked == [100.0, 101.0, 102.0, 103.0, 104.0]
+    assert killed == [105.0]
 
 
 def test_the_lease_is_renewed_for_a_step_that_may_run_and_for_nothing_else() -> None:

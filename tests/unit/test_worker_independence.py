@@ -1,13 +1,16 @@
 """The experiment about a model's rows, on models that are functions: what it must find, and what it must not take for a fault."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from dormouse_core import limits
-from dormouse_worker.comparing import apart, difference
+from dormouse_core.tensors import bf16_from_fp32
+from dormouse_worker.comparing import apart, difference, wide
 from dormouse_worker.drawing import MANNERS, SCALARS, Choice, Port, draw
+from dormouse_worker.forms import Form, Trial
 from dormouse_worker.independence import Late, Mixed, Out, Shown, Unknown, Verdict, experiment
 
 X = Port("x", "FP32", ("n", 4), 0)
@@ -224,6 +227,40 @@ def test_each_element_by_its_own_measure(alone: list[float], part: list[float], 
 def test_differences(datatype: str, alone: list[float], part: list[float], found: float) -> None:
     dtype = np.float32 if datatype == "FP32" else np.int64
     assert difference(np.array(alone, dtype), np.array(part, dtype), datatype) == pytest.approx(found)
+
+
+TOLERATED = {"FP64": 1e-11, "FP32": 1e-5, "FP16": 2e-3, "BF16": 2e-2}
+"""As docs/reference/limits.md has it."""
+
+
+def rounded(datatype: str, off: float) -> Model:
+    """1 or -1, and in a run of several rows by `off` of that further from 0."""
+
+    def run(x: np.ndarray) -> np.ndarray:
+        y = np.where(wide(x, datatype) < 0, -1.0, 1.0) * (1.0 if len(x) == 1 else 1.0 + off)
+        return bf16_from_fp32(y.astype(np.float32)) if datatype == "BF16" else y.astype(x.dtype)
+
+    return run
+
+
+@pytest.mark.parametrize("datatype", TOLERATED)
+def test_what_is_rounded_by_less_than_the_tolerance_is_joined_and_by_more_is_not(datatype: str) -> None:
+    ports, outs = (Port("x", datatype, ("n", 4), 0),), (Out("y", datatype),)
+    assert isinstance(judged(rounded(datatype, 0.7 * TOLERATED[datatype]), ports, outs), Shown)
+    assert isinstance(judged(rounded(datatype, 1.5 * TOLERATED[datatype]), ports, outs), Mixed)
+
+
+@pytest.mark.parametrize("datatype", TOLERATED)
+def test_the_same_holds_of_two_calls_of_a_form(datatype: str) -> None:
+    x = np.ones((1, 4), {"FP64": np.float64, "FP16": np.float16}.get(datatype, np.float32))
+    given = bf16_from_fp32(x) if datatype == "BF16" else x
+    signature: Any = SimpleNamespace(outputs=[SimpleNamespace(name="y", datatype=datatype, axis=0)], states=[])
+    works: Any = [SimpleNamespace(request=SimpleNamespace(rows=1))] * 2
+    for part, differs in ((0.7, False), (1.5, True)):
+        model = rounded(datatype, part * TOLERATED[datatype])
+        trial = Trial(Form(b""), works, [[model(given)]] * 2)
+        told = trial.judge(signature, [model(np.vstack([given, given]))])
+        assert (told is not None) is differs
 
 
 @pytest.mark.parametrize("datatype", ["FP32", "FP16", "BF16", "FP64", "INT8", "UINT8", "INT64", "UINT64", "BOOL", "BYTES"])
