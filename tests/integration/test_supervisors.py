@@ -98,6 +98,7 @@ async def test_its_reason_is_listed_while_it_waits_for_its_next_try(tmp_path: Pa
 
 
 async def test_a_model_that_was_mended_is_tried_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert under_test.LOOK <= 1.0, "docs/operating.md says two seconds"
     monkeypatch.setattr(under_test, "BACKOFF", Backoff(60.0, 60.0))
     monkeypatch.setattr(under_test, "LOOK", 0.05)
     starts: list[str] = []

@@ -1,10 +1,13 @@
 """The path, end to end, on real parts: from zero, through deaths and scaling, to sleep, and awake again; and a clean end."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +15,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import yaml
 from conftest import unavailable
 from dormouse.client import Client
 from dormouse_core.errors import Code, DormouseError
 from dormouse_testing import models
 from dormouse_testing.up import DOUBLE, TOTAL, Up, missing, processes_of, row, save_models, save_triple, system
+from dormouse_worker.probing import exchange
 
 
 @pytest.fixture
@@ -30,7 +35,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def up(folder: Path) -> Iterator[Up]:
     (folder / "double.yaml").write_text(DOUBLE)
-    (folder / "total.yaml").write_text(TOTAL)
+    (folder / "total.json").write_text(json.dumps(yaml.safe_load(TOTAL)))
+    (folder / "wrong.yml").write_text(DOUBLE.replace("double", "wrong").replace("3s", "soon"))
     with system(folder) as started:
         started.wait_ready()
         yield started
@@ -276,7 +282,7 @@ def test_a_deleted_function_is_gone_and_its_name_is_free(up: Up) -> None:
         with pytest.raises(DormouseError) as refused:
             client.infer("total", {"x": row(5)}, session="a", timeout=20)
         assert refused.value.code is Code.NOT_FOUND
-        up.command("apply", "-f", str(up.folder / "total.yaml"))
+        up.command("apply", "-f", str(up.folder / "total.json"))
         answer = client.infer("total", {"x": row(1)}, session="a", timeout=20)
         assert (answer.step, answer.outputs["y"].tolist()) == (1, [[1.0]]), "the new function knows nothing of the old one's sessions"
 
@@ -289,6 +295,9 @@ def test_the_command_line_speaks_plainly(up: Up) -> None:
         assert "Traceback" not in done.stderr
         return done.stderr
 
+    [told] = [line for line in up.log.splitlines() if "a manifest was not applied" in line]
+    assert "warning a manifest was not applied" in told, "and those beside it were"
+    assert "wrong.yml: spec.scaleToZeroAfter" in told
     assert "no function default/nope" in fails("scale", "nope", "1")
     assert "runs here already, pid" in _second_up(up)
     bad = up.folder / "bad.json"
@@ -321,6 +330,7 @@ def test_the_command_line_speaks_plainly(up: Up) -> None:
     for n in range(3):
         done = up.command("call", "total", "-i", "x=[[2]]", "--sequence-id", "7", *(["--start"] if n == 0 else []))
     assert done.stdout == "y [1, 1] [[6.0]]\nstep 3\n"
+    _each_part_says_its_figures(up)
     assert "FP32 [1, 1]" in up.command("sessions", "total", "/i:7").stdout
     assert "double" in up.command("get").stdout
     watching = subprocess.Popen([*up.dormouse, "get", "double", "--watch", "--dir", str(up.folder)], stdout=subprocess.PIPE, text=True)
@@ -329,6 +339,27 @@ def test_the_command_line_speaks_plainly(up: Up) -> None:
     assert any("Stopped" in line for line in watching.stdout)
     watching.terminate()
     watching.communicate()
+
+
+def _each_part_says_its_figures(up: Up) -> None:
+    """As docs/operating.md shows them: two ports that the log names, and sockets in the system's folder."""
+    [ready] = [line for line in up.log.splitlines() if "  ready " in line]
+    addresses = dict(word.split("=", 1) for word in ready.split() if "=" in word)
+    for part, figure in (("operator", "dormouse_leading 1.0"), ("agent", "dormouse_leader_connected ")):
+        with urllib.request.urlopen(f"http://{addresses[f'{part}_metrics']}/metrics", timeout=10) as answer:
+            assert f"\n{figure}" in answer.read().decode()
+    assert up.sockets == up.folder / ".dormouse" / "s"
+    assert 'dormouse_worker_calls_total{code="OK"} 3' in "".join(_asked(path, "/metrics") for path in up.sockets.glob("w*-calls.sock"))
+    assert "downstream_rq_total" in _asked(up.sockets / "envoy.sock", "/stats")
+
+
+def _asked(path: Path, what: str) -> str:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(str(path))
+        status, text = exchange(sock, "GET", what)
+    assert status == 200
+    return text
 
 
 def _second_up(up: Up) -> str:

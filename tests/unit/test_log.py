@@ -128,6 +128,20 @@ def test_libraries_come_along_from_warning_on_one_line_each(lines: io.StringIO) 
     assert "ValueError: inner" in line
 
 
+@pytest.mark.parametrize(
+    ("level", "shown"), [("", "wec"), ("debug", "diwec"), ("INFO", "iwec"), ("error", "ec"), ("critical", "c"), ("loud", "wec")]
+)
+def test_the_environment_names_the_level_from_which_libraries_come_along(level: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DORMOUSE_LOG_LEVEL", level)
+    with logged("operator") as stream:
+        for name in ("debug", "info", "warning", "error", "critical"):
+            getattr(logging.getLogger("library"), name)("heard")
+        log.event("ours")
+    assert "".join(line.split()[2][0] for line in stream.getvalue().splitlines() if "library: heard" in line) == shown
+    assert "  ours\n" in stream.getvalue(), "whatever the level is"
+    assert ("DORMOUSE_LOG_LEVEL is not a level found=loud" in stream.getvalue()) is (level == "loud")
+
+
 def test_without_setup_events_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
     log.event("nobody listens")
     assert capsys.readouterr().err == ""

@@ -21,7 +21,7 @@ def message(model: str, ident: str, sequence: int | str | None = None, *, start:
     if start:
         made.parameters["sequence_start"].bool_param = True
     if final:
-        made.parameters[streamed.EMPTY_FINAL].bool_param = True
+        made.parameters["triton_enable_empty_final_response"].bool_param = True
     encoded: bytes = made.SerializeToString()
     return encoded
 
@@ -104,9 +104,9 @@ def test_a_reply_in_parts_does_not_wait_and_lets_the_others_pass() -> None:
     s.done(b, Reply(0, b"", "", {"dormouse-decoupled": "1", "dormouse-step": "3"}))
     first, last = drain(s)
     assert [each.infer_response.id for each in (first, last)] == ["b", "b"]
-    assert not first.infer_response.parameters[streamed.FINAL].bool_param
-    assert last.infer_response.parameters[streamed.FINAL].bool_param
-    assert last.infer_response.parameters[streamed.STEP].int64_param == 3
+    assert not first.infer_response.parameters["triton_final_response"].bool_param
+    assert last.infer_response.parameters["triton_final_response"].bool_param
+    assert last.infer_response.parameters["dormouse_step"].int64_param == 3
     s.done(a, good(a))
     assert ids(s) == ["a", "c"]
     assert s.idle
@@ -129,8 +129,8 @@ def test_a_reply_carries_its_id_the_step_count_and_that_it_is_the_last() -> None
     (found,) = drain(s)
     assert found.error_message == ""
     assert found.infer_response.id == "x"
-    assert found.infer_response.parameters[streamed.STEP].int64_param == 7
-    assert found.infer_response.parameters[streamed.FINAL].bool_param
+    assert found.infer_response.parameters["dormouse_step"].int64_param == 7
+    assert found.infer_response.parameters["triton_final_response"].bool_param
 
 
 # ---------------------------------------------------------------------------------------------------------------------- failures
@@ -149,7 +149,7 @@ def test_a_failed_step_fails_what_had_come_before_its_error_was_written() -> Non
     assert [each.infer_response.id for each in found] == ["a", "b", "c", "d"]
     assert found[0].error_message == "boom"
     assert all("an earlier step of its sequence" in each.error_message and "boom" in each.error_message for each in found[1:])
-    assert [each.infer_response.parameters[streamed.CODE].string_param for each in found] == ["INTERNAL"] + ["ABORTED"] * 3
+    assert [each.infer_response.parameters["dormouse_code"].string_param for each in found] == ["INTERNAL"] + ["ABORTED"] * 3
     s.receive(message("m", "e", 1), NOW)
     assert sent(s) == ["e"], "the caller has seen the error: this one it meant"
     s.done(other, good(other))
