@@ -51,13 +51,22 @@ class Part:
         failures = 0
         while True:
             began = time.monotonic()
-            self._child = await Child.start(self.name, self._command(), cwd=self._cwd)
-            log.event("started", part=self.name, pid=self._child.pid)
-            code = await self._child.wait()
+            code = await self._once()
             failures = 1 if time.monotonic() - began > HEALTHY else failures + 1
             pause = BACKOFF.after(failures)
             log.warning("a part ended and is started again", part=self.name, code=code, again_in=pause)
             await asyncio.sleep(pause)
+
+
+    async def _once(self) -> int | None:
+        """How it ended; None: it could not be started, as where the machine has no process left to give."""
+        try:
+            self._child = await Child.start(self.name, self._command(), cwd=self._cwd)
+        except OSError as error:
+            log.warning("a part could not be started", part=self.name, error=str(error))
+            return None
+        log.event("started", part=self.name, pid=self._child.pid)
+        return await self._child.wait()
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,11 @@ class Supervisors:
     async def _run(self, s: _Supervisor, spec: Path) -> None:
         try:
             while not s.stopping:
-                await self._once(s, spec)
+                try:
+                    await self._once(s, spec)
+                except OSError as error:  # as where the machine has no process left to give
+                    log.warning("a worker could not be started", instance=s.instance, error=str(error))
+                    s.failures += 1
                 if s.stopping:
                     break
                 pause = BACKOFF.after(s.failures)

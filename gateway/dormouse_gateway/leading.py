@@ -185,6 +185,8 @@ class LeaderStream:
                 changed.cancel()
                 talking.cancel()
                 await asyncio.wait([talking])
+                if not talking.cancelled() and (bug := talking.exception()) is not None:
+                    log.warning("the stream to the leader failed", raised=bug)
                 metrics.LEADER.set(0)
             await self._clock.sleep(RETRY_SECONDS)
 

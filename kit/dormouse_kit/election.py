@@ -97,6 +97,8 @@ class Election:
         try:
             reason = await self._kept()
             log.warning("no longer leading", key=self.key, election=self.election, reason=reason)
+        except Exception as error:
+            log.warning("no longer leading", key=self.key, election=self.election, raised=error)
         finally:
             self.lost.set()
 

@@ -16,6 +16,7 @@ from dormouse_kit import log
 from dormouse_proto import control_pb2
 
 REPORT_INTERVAL = 1.0  # seconds
+FAILED = 1.0  # seconds before a stream that failed for a reason nobody foresaw is opened again
 SILENCE = 3.0  # seconds after which the last report says nothing of now
 
 
@@ -124,6 +125,9 @@ class Links:
                 self._set_gone(worker, f"refused at {address}")
             except Unreachable as error:
                 log.event("the control stream broke", worker=worker, error=str(error))
+            except Exception as error:  # a bug of ours, or a report that nobody foresaw: it concerns this worker, who is heard again
+                log.warning("the control stream failed", worker=worker, raised=error)
+                await self._clock.sleep(FAILED)
             if self._clock.monotonic() - broken_at < 0.2:
                 await self._clock.sleep(0.2)
             broken_at = self._clock.monotonic()

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from dormouse_core.errors import Code, DeadlineExceeded, Decoupled, DormouseError, Internal, Unavailable
+from dormouse_kit import log
 
 from dormouse_worker import bootstrap, frames
 
@@ -263,11 +264,17 @@ class Transport:
 
     def _sweep(self) -> None:
         now = time.monotonic()
+        wrong: list[Exception] = []
         for call in list(self._open):
-            if call.deadline <= now:
-                self.leave(call, DeadlineExceeded("the caller's deadline passed"))
-            elif now - call.since >= SWEEP:
-                call.poll()
+            try:
+                if call.deadline <= now:
+                    self.leave(call, DeadlineExceeded("the caller's deadline passed"))
+                elif now - call.since >= SWEEP:
+                    call.poll()
+            except Exception as error:  # the trouble of one call: the deadlines of the others pass all the same
+                wrong.append(error)
+        if wrong:
+            log.warning("calls could not be looked after", calls=len(wrong), raised=wrong[0])
         self._sweeping = bool(self._open)
         if self._sweeping:
             asyncio.get_running_loop().call_later(SWEEP, self._sweep)

@@ -38,6 +38,7 @@ JOINED_SECONDS = 1.0
 """So many rows are joined as take this long together: beyond it nobody gains by company."""
 JOINED = 0.5
 """Of the step limit, after which a joined run is stopped and its calls run one by one: the limit is each call's own."""
+RETRY_SECONDS = 0.1  # after an error of ours
 
 
 class BatchRuntime(Protocol):
@@ -109,6 +110,18 @@ class Batcher:
     # ------------------------------------------------------------------------------------------------------------------- runs
     def _flush(self) -> None:
         self._scheduled = False
+        try:
+            self._run_all()
+        except BaseException:  # a bug of ours, which the event loop logs: what waits behind it runs all the same
+            self._come_back(RETRY_SECONDS)
+            raise
+
+    def _come_back(self, seconds: float) -> None:
+        if (self._due or self._groups) and not self._in_thread and not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_later(seconds, self._flush)
+
+    def _run_all(self) -> None:
         while (self._due or self._groups) and not self._in_thread:
             now = self._monotonic()
             run = self._due.popleft() if self._due else self._gathered(now)
@@ -268,7 +281,11 @@ class Batcher:
             timer.cancel()
             began = self.runs.end(token)
             self._in_thread = False
-            self._ended(run, result.result(), now if began is None else began)
+            try:
+                self._ended(run, result.result(), now if began is None else began)
+            except BaseException:
+                self._come_back(RETRY_SECONDS)
+                raise
             if (self._due or self._groups) and not self._scheduled:
                 self._flush()
 

@@ -36,7 +36,7 @@ TAKER = TERMINATION_GRACE_SECONDS / 2
 """Seconds beyond a step's limit for which one serves on while nobody can take its shards. Then it gives them up, so that what runs can
 commit before the process is killed."""
 LOST = 75
-"""Exit status of a process whose lease ended: the supervisor starts the next."""
+"""Exit status of a process whose lease ended, or whose drain failed: the supervisor starts the next."""
 
 
 class Worker:
@@ -128,12 +128,14 @@ class Worker:
         """Hands over what it owns, finishes what runs, then tells the supervisor. Asked twice, it drains once."""
         if self._draining is None:
             self._draining = asyncio.ensure_future(self._drain())
+            self._draining.add_done_callback(_ended)
 
     async def _drain(self) -> None:
         log.event("draining", worker=self._settings.worker)
         self.control.changed()
         if self._member is not None:
             alone = asyncio.ensure_future(self._alone())
+            alone.add_done_callback(_ended)
             await self._member.drain()
             alone.cancel()
         self.control.changed()
@@ -322,3 +324,10 @@ class Worker:
                 family("dormouse_worker_removed_records_total", "counter", "Records removed after their time.", [({}, self._removed)]),
             ]
         )
+
+
+def _ended(task: "asyncio.Task[None]") -> None:
+    """A drain that failed would be waited for until the worker is killed, and its shards with it."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.warning("draining failed; the worker's process ends", raised=error)
+        os._exit(LOST)

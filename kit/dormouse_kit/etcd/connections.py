@@ -12,6 +12,7 @@ calls by itself because they carry `hasleader`.
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -178,8 +179,15 @@ class Connections:
             asyncio.create_task(self._follow(connection), name="etcd connection state"),
             asyncio.create_task(self._probe(connection), name="etcd probe"),
         ]
+        for guard in connection.guards:
+            guard.add_done_callback(functools.partial(self._unguarded, connection))
         self._current = connection
         return connection
+
+    def _unguarded(self, connection: Connection, guard: asyncio.Task[None]) -> None:
+        """A connection that nobody looks after any more would be kept when it is dead."""
+        if not guard.cancelled() and (error := guard.exception()) is not None:
+            self.retire(connection, f"{guard.get_name()}: {error!r}")
 
     async def _open(self, place: int) -> Connection | None:
         endpoint = self.endpoints[place]

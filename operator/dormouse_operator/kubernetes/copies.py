@@ -50,6 +50,10 @@ class Copies:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def run(self) -> None:
+        """Returns only by raising what ended one of the watches: a copy that nothing keeps any more would go on being taken for fresh."""
+        await asyncio.gather(*self._tasks)
+
     def _changed(self, kind: Kind) -> Callable[[Key, Object | None, Object | None], None]:
         def changed(key: Key, before: Object | None, after: Object | None) -> None:
             assert self._provider is not None

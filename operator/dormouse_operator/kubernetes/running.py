@@ -112,7 +112,7 @@ class Term:
 
     def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """To be run once the registry is known: an object must not be taken for new because its entry has not been read yet."""
-        return [self.watching.run, self.survey.run, self.tending.run, self.budgets.run, self.rotating.run]
+        return [self.copies.run, self.watching.run, self.survey.run, self.tending.run, self.budgets.run, self.rotating.run]
 
     # ------------------------------------------------------------------------------------------------------------------ news
 
