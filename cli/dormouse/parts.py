@@ -57,7 +57,6 @@ class Part:
             log.warning("a part ended and is started again", part=self.name, code=code, again_in=pause)
             await asyncio.sleep(pause)
 
-
     async def _once(self) -> int | None:
         """How it ended; None: it could not be started, as where the machine has no process left to give."""
         try:
