@@ -3,18 +3,24 @@
 import hashlib
 import http.server
 import json
+import os
 import socket
 import ssl
 import subprocess
 import threading
+import types
+import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from dormouse_core import modeluris
 from dormouse_core.backoff import Backoff
+from dormouse_testing.ports import free_port
 from dormouse_worker import fetching
-from dormouse_worker.fetching import downloads, hub
+from dormouse_worker.fetching import buckets, downloads, hub
 from dormouse_worker.fetching.downloads import PARTIAL, Passing, Source, download
 from dormouse_worker.models import ModelInvalid, ModelUnavailable
 
@@ -133,10 +139,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         status, headers, body = server.answers.get(self.path.partition("?")[0], (404, {}, b""))
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
+            if value:
+                self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command == "GET":
+            self.wfile.write(body)
         self.close_connection = True
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def log_message(self, text: str, *words: object) -> None:
         """Tests ask `asked`."""
@@ -218,6 +229,38 @@ def test_a_body_that_ends_early_is_no_model(secure: Server, tmp_path: Path) -> N
     with pytest.raises(ModelUnavailable, match="broke off after 500000 of 500001 bytes, 3 times"):
         fetch(f"https://{secure.host}/m.onnx")
     assert left(tmp_path) == []
+
+
+CHUNKED = {"Transfer-Encoding": "chunked", "Content-Length": ""}
+
+
+@pytest.mark.parametrize("headers", [{"Content-Length": ""}, {"Content-Length": "many"}, {"Content-Length": "\xb2"}, CHUNKED])
+def test_a_body_whose_length_is_not_told_is_taken_to_its_end(secure: Server, headers: dict[str, str]) -> None:
+    body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY) if headers is CHUNKED else BODY
+    secure.answers["/m.onnx"] = (200, headers, body)
+    assert fetch(f"https://{secure.host}/m.onnx", DIGEST).read_bytes() == BODY
+    assert [authorization for _, authorization in secure.asked] == [""], "no token is there"
+
+
+def test_a_transfer_that_the_server_breaks_off_is_passing(secure: Server, tmp_path: Path) -> None:
+    secure.answers["/m.onnx"] = (200, CHUNKED, b"fffff\r\nmod")
+    with pytest.raises(ModelUnavailable, match=r"the transfer broke off: .*IncompleteRead.*, 3 times"):
+        fetch(f"https://{secure.host}/m.onnx")
+    assert left(tmp_path) == []
+
+
+def test_a_transfer_without_a_word_of_why_it_broke_off_is_told_by_its_kind(secure: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(*_: object, **__: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", silent)
+    with pytest.raises(ModelUnavailable, match="the transfer broke off: TimeoutError, 3 times"):
+        fetch(f"https://{secure.host}/m.onnx")
+
+
+def test_a_server_that_cannot_be_reached_is_passing(secure: Server, tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match=r"the server cannot be reached: .*Connection refused.*, 3 times"):
+        fetch(f"https://127.0.0.1:{free_port()}/m.onnx")
 
 
 def test_an_unknown_authority_and_a_redirect_to_http_are_refused(secure: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,6 +357,28 @@ def test_s3(bucket: Server) -> None:
     assert (folder / "m.onnx").read_bytes() + (folder / "w" / "w.bin").read_bytes() == BODY + b"w"
 
 
+def test_a_folder_of_a_bucket_is_what_is_below_it_and_a_whole_bucket_is_one(bucket: Server) -> None:
+    """Keys that end in a slash mark folders, as consoles make them."""
+    keys = {"v1/m.onnx": BODY, "v1/w/w.bin": b"w", "v1/empty.txt": b""}
+    markers = "".join(ENTRY.format(key, 0) for key in ("v1/", "v1/w/", "v1/none/"))
+    listing = LISTING.format(markers + "".join(ENTRY.format(key, len(body)) for key, body in keys.items())).encode()
+    bucket.answers = {"/models": (200, {}, listing)} | {f"/models/{key}": (200, OBJECT, body) for key, body in keys.items()}
+    for uri, root in (("s3://models/v1/", ""), ("s3://models/", "v1")):
+        bucket.asked.clear()
+        path = fetch(uri)
+        found = {str(each.relative_to(path / root)): each.read_bytes() for each in path.rglob("*") if each.is_file()}
+        assert found == {"m.onnx": BODY, "w/w.bin": b"w", "empty.txt": b""}
+        [listed] = [parse_qs(urlsplit(asked).query) for asked, _ in bucket.asked if "list-type" in asked]
+        assert listed.get("prefix") == ([f"{uri.rpartition('models/')[2]}"] if root == "" else None)
+
+
+def test_a_bucket_of_google_cloud_storage(bucket: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = {"gcs_base_url": f"http://{bucket.host}", "disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", json.dumps(account))
+    bucket.answers["/models/v1%2Fm%2Eonnx"] = (200, OBJECT, BODY)
+    assert fetch("gs://models/v1/m.onnx", DIGEST).read_bytes() == BODY
+
+
 def test_s3_behind_an_authority_of_ones_own(secure: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """SSL_CERT_FILE is for buckets too, though their library has trust of its own."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://{secure.host}")
@@ -330,9 +395,23 @@ def test_s3_says_what_is_missing(bucket: Server, tmp_path: Path) -> None:
         fetch("s3://models/none.onnx")
     assert "\n" not in found.value.message
     assert left(tmp_path) == []
+    assert len(bucket.asked) == 1, "another try finds it no more"
     bucket.answers["/models/m.onnx"] = (403, {}, b"<Error><Code>AccessDenied</Code></Error>")
-    with pytest.raises(ModelUnavailable, match=r"s3://models/m\.onnx"):
-        fetch("s3://models/m.onnx")
+    for uri in ("s3://models/m.onnx", "s3://models/v1/"):
+        bucket.answers["/models"] = bucket.answers["/models/m.onnx"]
+        bucket.asked.clear()
+        with pytest.raises(ModelUnavailable, match=rf"^spec.model.uri: {uri}: "):
+            fetch(uri)
+        assert len(bucket.asked) == 1, "refused, and not tried again"
+
+
+@pytest.mark.parametrize("uri", ["s3://models/m.onnx", "s3://models/v1/"])
+def test_a_bucket_that_fails_is_tried_again(bucket: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    monkeypatch.setattr(buckets, "RETRIES", {"max_retries": 0, "retry_timeout": timedelta(seconds=30)})
+    bucket.answers = {"/models/m.onnx": (500, {}, b""), "/models": (500, {}, b"")}
+    with pytest.raises(ModelUnavailable, match=f"{uri}: .*, 3 times"):
+        fetch(uri)
+    assert left(tmp_path) == []
 
 
 # ------------------------------------------------------------------------------------------------------------------ within reach
@@ -349,8 +428,35 @@ def test_what_is_mounted_is_loaded_from_where_it_lies(scheme: str, tmp_path: Pat
     assert fetch(f"{scheme}://models/m.onnx", DIGEST).read_bytes() == BODY
     with pytest.raises(ModelInvalid, match="leads out"):
         fetch(f"{scheme}://models/out.onnx")
-    with pytest.raises(ModelUnavailable, match="no such file"):
+    with pytest.raises(ModelUnavailable, match=f"the {'claim' if scheme == 'pvc' else 'ConfigMap'} models"):
         fetch(f"{scheme}://models/none.onnx")
+
+
+def test_a_file_is_loaded_from_where_it_lies_below_the_model_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(fetching.FOLDER, str(tmp_path / "models"))
+    (tmp_path / "m.onnx").write_bytes(BODY)
+    assert fetching.fetch("file://m.onnx", None, str(tmp_path)) == tmp_path / "m.onnx"
+    with pytest.raises(ModelUnavailable, match="below the model root"):
+        fetching.fetch("file://none.onnx", None, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("uri", "read_only", "private"),
+    [
+        ("https://host/m.onnx", False, True),
+        ("s3://models/m.onnx", False, True),
+        ("hf://me/net@v1/m.onnx", False, True),
+        ("file://m.onnx", True, True),
+        ("file://m.onnx", False, False),
+        ("pvc://models/m.onnx", True, False),
+        ("configmap://models/m.onnx", False, False),
+    ],
+)
+def test_what_nobody_else_can_change(uri: str, read_only: bool, private: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A download, and an image's file system. A claim that is read-only here may be written to elsewhere."""
+    flags = types.SimpleNamespace(f_flag=os.ST_RDONLY | os.ST_NOSUID if read_only else os.ST_NOSUID)
+    monkeypatch.setattr(os, "statvfs", lambda path: flags)
+    assert fetching.private(uri, tmp_path) is private
 
 
 def test_a_worker_without_a_folder_for_downloads_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,8 @@ identity, the metadata service. `AWS_SKIP_SIGNATURE=true` reads a public bucket 
 
 import os
 import pathlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -15,12 +16,14 @@ from dormouse_core.modeluris import ModelUri
 from obstore.exceptions import NotFoundError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import GCSStore, S3Store
 
-from dormouse_worker.fetching.downloads import Passing
+from dormouse_worker.fetching.downloads import PASSING, Passing
 from dormouse_worker.models import ModelUnavailable
 
 LIMITS: dict[str, Any] = {"timeout": timedelta(seconds=600), "connect_timeout": timedelta(seconds=10)}
 RETRIES: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=30)}
-_REFUSED = (NotFoundError, PermissionDeniedError, UnauthenticatedError)
+_MISSING = (FileNotFoundError, NotFoundError)
+_REFUSED = (*_MISSING, PermissionDeniedError, UnauthenticatedError)
+_STATUS = re.compile(r"status code: (\d{3})\b")
 
 
 class Bucket:
@@ -37,11 +40,22 @@ class Bucket:
         if not self._model.folder:
             return [self._model.path.rpartition("/")[2]]
         try:
-            found = [item["path"] for batch in obstore.list(self._store, self._root or None) for item in batch]
+            found = {item["path"]: item["size"] for batch in obstore.list(self._store, self._root or None) for item in batch}
+            below = f"{self._root}/" if self._root else ""
+            paths = [path for path, size in found.items() if path.startswith(below) and (size or not self._folder(path, found))]
+            return [path.removeprefix(below) for path in paths]
         except Exception as error:
             raise self._said(error) from error
-        names = [path.removeprefix(f"{self._root}/") if self._root else path for path in found]
-        return [name for name in names if name and not name.endswith("/")]  # a key that ends in a slash marks a folder
+
+    def _folder(self, path: str, found: Iterable[str]) -> bool:
+        """Whether what is empty marks a folder, as consoles make them: its key ends in a slash, which the library does not tell."""
+        if any(other.startswith(f"{path}/") for other in found):
+            return True
+        try:
+            obstore.head(self._store, path)
+        except _MISSING:
+            return True
+        return False
 
     def read(self, file: str) -> Iterator[bytes]:
         path = f"{self._root}/{file}" if self._root else file
@@ -54,7 +68,8 @@ class Bucket:
     def _said(self, error: Exception) -> Exception:
         """obstore's errors have many kinds, and its texts whole responses."""
         text = " ".join(str(error).partition("\n\nDebug source")[0].split())[:300]
-        if isinstance(error, _REFUSED):
+        status = _STATUS.search(text)  # a listing that is refused is of no kind of its own
+        if isinstance(error, _REFUSED) or (status is not None and int(status[1]) not in PASSING):
             return ModelUnavailable(f"spec.model.uri: {self.name}: {text}")
         return Passing(text)
 

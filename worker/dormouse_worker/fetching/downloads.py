@@ -17,6 +17,8 @@ from dormouse_worker.models import ModelInvalid, ModelUnavailable
 PARTIAL = ".partial"
 TRIES = 3
 AGAIN = Backoff(1.0, 60.0)
+PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""Answers over HTTP after which another try may do."""
 
 
 class Passing(Exception):

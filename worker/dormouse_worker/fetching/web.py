@@ -15,12 +15,11 @@ from urllib.parse import unquote
 
 from dormouse_core.modeluris import ModelUri
 
-from dormouse_worker.fetching.downloads import Passing
+from dormouse_worker.fetching.downloads import PASSING, Passing
 from dormouse_worker.models import ModelInvalid, ModelUnavailable
 
 SILENCE = 30.0  # seconds for which a server may say nothing
 CHUNK = 1 << 20
-PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -50,7 +49,7 @@ def opened(url: str, name: str, token: str = "") -> Iterator[Any]:
     except urllib.error.URLError as error:
         raise Passing(f"the server cannot be reached: {error.reason}") from error
     except (OSError, http.client.HTTPException) as error:
-        raise Passing(f"the transfer broke off: {error or type(error).__name__}") from error
+        raise Passing(f"the transfer broke off: {str(error) or type(error).__name__}") from error
 
 
 def read(url: str, name: str, token: str = "") -> Iterator[bytes]:
