@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 import numpy as np
-from dormouse_core import limits
+from dormouse_core import headernames, limits
 from dormouse_core.errors import Code, DormouseError
 from dormouse_core.tensors import DATATYPES, decode_raw, encode_raw
 from dormouse_proto import inference_pb2, inference_pb2_grpc
@@ -106,7 +106,7 @@ class Client:
             request.parameters["sequence_end"].bool_param = end
         elif start or end:
             raise ValueError("start and end belong to a sequence_id")
-        pairs = (("dormouse-session", session), ("dormouse-tenant", tenant), ("dormouse-idempotency-key", idempotency_key))
+        pairs = ((headernames.SESSION, session), (headernames.TENANT, tenant), (headernames.IDEMPOTENCY_KEY, idempotency_key))
         told = [(key, value) for key, value in pairs if value]
         told += [(key.lower(), value) for key, value in (metadata or {}).items()]
         response, trailing = self._unary(self._stub.ModelInfer, request, told, timeout)
@@ -114,7 +114,7 @@ class Client:
             out.name: decode_raw(out.datatype, list(out.shape), raw, out.name)
             for out, raw in zip(response.outputs, response.raw_output_contents, strict=True)
         }
-        return Answer(found, int(trailing.get("dormouse-step", "0")), response.id, response.model_version)
+        return Answer(found, int(trailing.get(headernames.STEP, "0")), response.id, response.model_version)
 
     def _unary(self, method: Any, request: Any, metadata: list[tuple[str, str]], timeout: float | None) -> tuple[Any, dict[str, Any]]:
         try:

@@ -10,12 +10,13 @@ import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from dormouse_core import headernames
+
 UNIX = "unix:"
 PATH_BYTES = 107  # of a Unix socket
-HOPS = "dormouse-hops"
 """Metadata of every call that a gateway sends to a worker: who sent it. No gateway takes such a call from outside: it has been in one."""
 BY_ENVOY, BY_RELAY = "envoy", "relay"
-CAME_BACK = f"the call came back to a gateway ({HOPS}): the address of a worker of its function is a gateway's"
+CAME_BACK = f"the call came back to a gateway ({headernames.HOPS}): the address of a worker of its function is a gateway's"
 WAIT_SECONDS = 5.0  # a kubelet tells its pod's address about when it starts the container
 
 _IP = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -102,7 +103,7 @@ def _covers(own: str, ip: _IP, port: int) -> bool:
 
 def came_back(metadata: Mapping[str, str]) -> bool:
     """For a relay, which its own Envoy may send what it could not send to a worker."""
-    return metadata.get(HOPS, BY_ENVOY) != BY_ENVOY
+    return metadata.get(headernames.HOPS, BY_ENVOY) != BY_ENVOY
 
 
 def vouched(address: str, held: str | None, waited: float) -> str | None:

@@ -20,12 +20,12 @@ from typing import Any
 
 import msgspec
 
+from dormouse_core import headernames
 from dormouse_core.errors import Again, InvalidArgument, Unavailable
 from dormouse_core.limits import CLOCK_AHEAD_SECONDS, IDEMPOTENCY_KEY_CHARACTERS
 
 RESERVED = "dormouse_"  # how names of a request's parameters begin that Dormouse reads itself
 PARAMETER = "dormouse_idempotency_key"
-METADATA = "dormouse-idempotency-key"
 MAX_AHEAD_US = int(CLOCK_AHEAD_SECONDS * 1e6)
 CALLERS = ""
 """The maker of timestamps that callers bring."""
@@ -98,7 +98,9 @@ def split(text: str) -> tuple[int, str] | None:
     return None
 
 
-def parse(call: str, idempotency: str, now_us: int, local: LocalKeys, *, verified: bool = True, field: str = METADATA) -> CallKey:
+def parse(
+    call: str, idempotency: str, now_us: int, local: LocalKeys, *, verified: bool = True, field: str = headernames.IDEMPOTENCY_KEY
+) -> CallKey:
     """The key of a call from its two headers (each '' where absent), at a process whose clock reads `now_us`.
 
     `call` is the gateway's ``dormouse-call``, `idempotency` the caller's own key, which stands in `field`. InvalidArgument: a gateway's key
@@ -113,7 +115,7 @@ def parse(call: str, idempotency: str, now_us: int, local: LocalKeys, *, verifie
         if parts is None or not parts[1].startswith("g-"):
             raise InvalidArgument(f"dormouse-call: {call[:80]!r} found, '{{16 digits}}-g-{{nonce}}-{{n}}' is what a gateway writes")
         timestamp, ident = parts
-        _check_ahead("dormouse-call", timestamp, now_us, fault=False)
+        _check_ahead(headernames.CALL, timestamp, now_us, fault=False)
     if idempotency:
         # Compared as bytes in a record: what is not ASCII has more than one spelling of the same text.
         if not (idempotency.isascii() and idempotency.isprintable()):
@@ -163,10 +165,10 @@ def named(idempotency: str, parameters: Any) -> str:
         raise InvalidArgument(f"parameters.{PARAMETER}: {found} found, a string of 1 to {IDEMPOTENCY_KEY_CHARACTERS} characters is allowed")
     key: str = parameter.string_param
     if idempotency and idempotency != key:
-        raise InvalidArgument(f"parameters.{PARAMETER}: {key!r} found, but the metadata {METADATA} says {idempotency!r}")
+        raise InvalidArgument(f"parameters.{PARAMETER}: {key!r} found, but the metadata {headernames.IDEMPOTENCY_KEY} says {idempotency!r}")
     return key
 
 
 def field_of(parameters: Any) -> str:
     """Where the caller's key of one request stands, for messages: a caller who set no metadata looks for none."""
-    return f"parameters.{PARAMETER}" if PARAMETER in parameters else METADATA
+    return f"parameters.{PARAMETER}" if PARAMETER in parameters else headernames.IDEMPOTENCY_KEY

@@ -10,6 +10,8 @@ from typing import Protocol
 
 from dormouse_proto import state_pb2
 
+from dormouse_core import headernames
+
 # ------------------------------------------------------------------------------------------------------------------------ clock
 
 
@@ -241,7 +243,7 @@ class Reply:
     @property
     def again(self) -> str:
         """Why the worker refused without running it (`dormouse_core.errors.Again`), or ''."""
-        return self.metadata.get("dormouse-again", "")
+        return self.metadata.get(headernames.AGAIN, "")
 
 
 Part = Callable[[bytes], Awaitable[None]]

@@ -12,7 +12,7 @@ import importlib.resources
 import json
 from typing import Any
 
-from dormouse_core import addresses, limits, modelnames
+from dormouse_core import addresses, headernames, limits, modelnames
 from dormouse_kit.clock import offset_for_tests
 
 from dormouse_gateway.paths import UNARY
@@ -26,12 +26,6 @@ RELAY_CLUSTER = "relay"
 READ_BYTES = 16 * limits.KIB
 MANY_FRAMES = 1_000_000  # more than one for each call that a connection carries, resets of calls that ended meanwhile included
 MANY = 100_000  # where Envoy wants a number and we mean "not this one": the relay and the workers have the limits
-
-# Callers must not steer: these reach Lua, the relay and the workers only if the gateway made them.
-INTERNAL_HEADERS = (
-    "dormouse-alone", "dormouse-call", "dormouse-connection", "dormouse-fn", "dormouse-owner", "dormouse-rev", "dormouse-uid",
-    "dormouse-again", "dormouse-size", "dormouse-wire", "dormouse-heavy", "dormouse-whole", "dormouse-begins",
-)  # fmt: skip
 
 
 def extension(name: str, message: str, **content: Any) -> Json:
@@ -107,7 +101,7 @@ def metadata_source() -> str:
         "ENTRY_BYTES": limits.METADATA_ENTRY_BYTES,
         "HEAVY_BYTES": limits.METADATA_HEAVY_BYTES,
         "TABLE_BYTES": limits.HPACK_TABLE_BYTES,
-        "HOPS": json.dumps(addresses.HOPS),
+        "HOPS": json.dumps(headernames.HOPS),
         "CAME_BACK": json.dumps(addresses.CAME_BACK),
     }
     return "".join(f"local {name} = {value}\n" for name, value in head.items()) + script("metadata.lua")
@@ -141,13 +135,13 @@ def early_mutations(settings: Settings) -> list[Json]:
         return {"append": {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
 
     return [
-        *({"remove": name} for name in INTERNAL_HEADERS),
+        *({"remove": name} for name in headernames.GATEWAYS),
         {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}},
-        put("dormouse-fn", ENTRY),
-        put("dormouse-max-message", str(settings.max_message_bytes)),  # whoever answers holds requests and replies to it
-        put("dormouse-connection", "%CONNECTION_ID%"),
-        put("dormouse-size", "%REQUEST_HEADERS_BYTES%"),
-        put("dormouse-wire", "%DOWNSTREAM_HEADER_BYTES_RECEIVED%"),
+        put(headernames.FN, ENTRY),
+        put(headernames.MAX_MESSAGE, str(settings.max_message_bytes)),  # whoever answers holds requests and replies to it
+        put(headernames.CONNECTION, "%CONNECTION_ID%"),
+        put(headernames.SIZE, "%REQUEST_HEADERS_BYTES%"),
+        put(headernames.WIRE, "%DOWNSTREAM_HEADER_BYTES_RECEIVED%"),
     ]
 
 
@@ -185,7 +179,7 @@ def local_replies(settings: Settings) -> Json:
 
 def connection_manager(settings: Settings) -> Json:
     ads = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
-    fragment = {"name": "dormouse-fn", "index": 0, "element_separator": "\u0001"}
+    fragment = {"name": headernames.FN, "index": 0, "element_separator": "\u0001"}
     return {
         "stat_prefix": "gateway",
         "codec_type": "HTTP2",

@@ -14,9 +14,9 @@ import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass
 
+from dormouse_core import headernames
 from dormouse_core.seams import Reply
 
-from dormouse_gateway.sending import BROKEN
 from dormouse_gateway.table import Function, Worker
 
 GRACE_GONE = 0.1
@@ -33,7 +33,7 @@ class Lost:
     text: str
 
     def reply(self) -> Reply:
-        return Reply(14, b"", self.text, {BROKEN: self.why})
+        return Reply(14, b"", self.text, {headernames.BROKEN: self.why})
 
 
 def lost(function: Function, uid: str, worker: Worker, shard: int | None) -> Lost | None:

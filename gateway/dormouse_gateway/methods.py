@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from dormouse_core import describing, statistics
+from dormouse_core import describing, headernames, statistics
 from dormouse_core.errors import Code, DeadlineExceeded, DormouseError, InvalidArgument, NotFound, Unavailable
 from dormouse_core.seams import Clock, Reply, StoreError, Transport
 from dormouse_proto import health_pb2, inference_pb2
@@ -130,8 +130,10 @@ class Methods:
     async def _repository_index(self, request: Request) -> Message:
         """The function that the call is addressed to: what else there is, is not for everybody who can infer."""
         asked = parse(inference_pb2.RepositoryIndexRequest, request.message)
-        if naming.FUNCTION not in request.metadata:
-            text = f"RepositoryIndex: functions are not listed to callers; address one by the metadata {naming.FUNCTION} or the authority"
+        if headernames.FUNCTION not in request.metadata:
+            text = (
+                f"RepositoryIndex: functions are not listed to callers; address one by the metadata {headernames.FUNCTION} or the authority"
+            )
             raise InvalidArgument(text)
         function = await self._named(naming.function(request.metadata, "", self._default_namespace))
         refusal = function.refusal()

@@ -8,10 +8,9 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from dormouse_core import limits
+from dormouse_core import headernames, limits
 from dormouse_core.errors import ResourceExhausted
 
-CONNECTION = "dormouse-connection"
 MOST = {
     "streams": limits.CONNECTION_STREAMS,
     "watches": limits.CONNECTION_WATCHES,
@@ -27,7 +26,7 @@ class Quotas:
     @contextlib.contextmanager
     def taken(self, kind: str, metadata: Mapping[str, str]) -> Iterator[None]:
         """One more of `kind`, until it is left. ResourceExhausted: there are as many as may be."""
-        connection = metadata.get(CONNECTION, "")
+        connection = metadata.get(headernames.CONNECTION, "")
         key = (kind, connection)
         if connection and self._open[key] >= MOST[kind]:
             raise ResourceExhausted(f"{MOST[kind]} {kind} are open on this connection, which is what is allowed")

@@ -9,12 +9,11 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from dormouse_core import headernames
 from dormouse_core.errors import Code
 from dormouse_core.reaching import FRESH_SECONDS
 from dormouse_core.seams import Clock, Transport
 from dormouse_proto import control_pb2
-
-from dormouse_gateway.sending import BROKEN
 
 LIVE = "/inference.GRPCInferenceService/ServerLive"
 TRY_SECONDS = 2.0
@@ -78,7 +77,7 @@ class Reach:
 
     async def _try(self, worker: str, address: str) -> None:
         reply = await self._transport.call(address, LIVE, b"", {}, timeout=TRY_SECONDS)
-        if BROKEN in reply.metadata or reply.code == Code.DEADLINE_EXCEEDED:
+        if headernames.BROKEN in reply.metadata or reply.code == Code.DEADLINE_EXCEEDED:
             self.failed(worker)
         else:
             now = self._clock.monotonic()

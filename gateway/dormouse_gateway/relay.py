@@ -16,7 +16,7 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from dormouse_core import deaths, limits
+from dormouse_core import deaths, headernames, limits
 from dormouse_core.backoff import Backoff
 from dormouse_core.clocks import Reading, Skew
 from dormouse_core.errors import (
@@ -38,10 +38,9 @@ from dormouse_gateway.bootstrap import ENTRY
 from dormouse_gateway.demand import Demand
 from dormouse_gateway.flights import Flights
 from dormouse_gateway.gates import Gate, Room
-from dormouse_gateway.quotas import CONNECTION
 from dormouse_gateway.reach import Reach
 from dormouse_gateway.reads import Read, Reads
-from dormouse_gateway.sending import ALONE, BROKEN, Parts, carry, heard, interrupted, outgoing
+from dormouse_gateway.sending import Parts, carry, heard, interrupted, outgoing
 from dormouse_gateway.table import Function, Table, Unreadable, Worker
 from dormouse_gateway.turns import Turn, Turns
 
@@ -88,7 +87,7 @@ class Held:
     @property
     def lost(self) -> int:
         """Workers that were lost while it ran in them. Why Envoy's own try failed nobody tells the relay: it counts as one."""
-        return self.breaks + (self.request.attempt > 1 and self.request.metadata.get("dormouse-fn") != ENTRY)
+        return self.breaks + (self.request.attempt > 1 and self.request.metadata.get(headernames.FN) != ENTRY)
 
     @property
     def apart(self) -> bool:
@@ -151,7 +150,7 @@ class Relay:
 
     async def call(self, request: Request) -> Reply:
         """The whole answer to one `ModelInfer`. Cancelling it cancels what is under way; nothing is sent afterwards."""
-        size, connection = len(request.message), request.metadata.get(CONNECTION, "")
+        size, connection = len(request.message), request.metadata.get(headernames.CONNECTION, "")
         try:
             self.bodies.take(size, connection)
         except ResourceExhausted as full:
@@ -186,9 +185,9 @@ class Relay:
         if function.stateful and not call.named.session:
             raise InvalidArgument(
                 f"inference request to model '{call.named.name}' must specify a non-zero or non-empty correlation ID "
-                f"(parameter sequence_id, or metadata {naming.SESSION})"
+                f"(parameter sequence_id, or metadata {headernames.SESSION})"
             )
-        unrouted = call.request.metadata.get("dormouse-fn") == ENTRY
+        unrouted = call.request.metadata.get(headernames.FN) == ENTRY
         if call.request.attempt > 1 and unrouted and not function.resend:
             raise Unavailable(UNKNOWN_OUTCOME)  # Envoy lost its connection to a relay that may have sent it
         self.demand.arrived(call.named.label, function.entry.uid)
@@ -243,7 +242,7 @@ class Relay:
 
     def _suspect(self, call: Held, function: Function) -> DormouseError | None:
         """Why this call is not sent to another worker: it is what they die of."""
-        key = call.request.metadata.get(naming.CALL, "")
+        key = call.request.metadata.get(headernames.CALL, "")
         call.deaths |= function.died_under(key)
         known = list(call.deaths.values())
         killer = function.killer(key)
@@ -278,7 +277,9 @@ class Relay:
         finally:
             call.fresh = False
         if call.read.function is None:
-            raise NotFound(f"there is no function {label}; metadata {naming.FUNCTION}, the authority or model_name named it, in this order")
+            raise NotFound(
+                f"there is no function {label}; metadata {headernames.FUNCTION}, the authority or model_name named it, in this order"
+            )
         return call.read.function
 
     def _choose(self, call: Held, function: Function) -> Worker | None:
@@ -398,7 +399,7 @@ class Relay:
                 call.parts.decoupled = function.entry.metadata.decoupled
             metadata = outgoing(call.request.metadata, function)
             if call.breaks or call.deaths or call.request.attempt > 1:  # should it be what kills, no other's rows are to be with it
-                metadata[ALONE] = "1"
+                metadata[headernames.ALONE] = "1"
             answer = carry(self._transport, worker.address, call.request.message, metadata, call.parts, timeout)
             shard = None if call.turn is None else shard_of(call.named.session, function.entry.shards)
             since = 0 if call.read is None else call.read.revision
@@ -408,7 +409,7 @@ class Relay:
             self.reach.doubt(worker.name, worker.address)
             raise
         now = self._clock.monotonic()
-        broken = reply.metadata.get(BROKEN, "")
+        broken = reply.metadata.get(headernames.BROKEN, "")
         why = reply.again or broken
         if broken == "connect":
             self.reach.failed(worker.name)
@@ -436,7 +437,7 @@ class Relay:
             if not function.resend:
                 call.fresh = True
                 function = await self._look(call)
-                raise function.killer(call.request.metadata.get(naming.CALL, "")) or Unavailable(UNKNOWN_OUTCOME)
+                raise function.killer(call.request.metadata.get(headernames.CALL, "")) or Unavailable(UNKNOWN_OUTCOME)
             if call.lost >= deaths.MOST:
                 await asyncio.sleep(WORD)
         metrics.RESENDS.labels(why).inc()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dormouse_core import addresses, limits
+from dormouse_core import addresses, headernames, limits
 from dormouse_proto import envoy
 from google.protobuf.message import Message
 
@@ -38,7 +38,6 @@ DIGITS = 90  # router.lua: two characters a shard from '!' on
 NOBODY = "~~"
 MAX_HOSTS = DIGITS * DIGITS
 
-HEAVY, WHOLE = "dormouse-heavy", "dormouse-whole"  # headers that metadata.lua and router.lua choose the entry's routes by
 EVER = "2592000s"  # an idle timeout that only the overload manager lets pass
 
 Name = tuple[str, str]  # type URL and resource name
@@ -98,7 +97,7 @@ def cluster(name: str) -> Resource:
     policy = extension(
         "envoy.load_balancing_policies.override_host",
         "envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost",
-        override_host_sources=[{"header": "dormouse-owner"}],
+        override_host_sources=[{"header": headernames.OWNER}],
         fallback_policy={"policies": [{"typed_extension_config": least}]},
     )
     content = {
@@ -140,7 +139,7 @@ def retries(stateful: bool, resend: bool) -> Json:
     policy: Json = {
         "retry_on": f"{again},reset" if resend else again,
         "num_retries": 1,
-        "retriable_headers": [{"name": "dormouse-again", "present_match": True}],
+        "retriable_headers": [{"name": headernames.AGAIN, "present_match": True}],
         "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.002s"},
     }
     if not stateful:
@@ -172,7 +171,7 @@ def scope(route: Route, settings: Settings, needs: tuple[tuple[Name, str], ...])
         },
         # Also with what goes to the relay in the end: it tells its own Envoy's word from another relay's.
         "request_headers_to_add": [
-            {"header": {"key": addresses.HOPS, "value": addresses.BY_ENVOY}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+            {"header": {"key": headernames.HOPS, "value": addresses.BY_ENVOY}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
         ],
         # Smaller: larger bodies would never be retried.
         "request_body_buffer_limit": settings.max_message_bytes + limits.MESSAGE_OVERHEAD_BYTES,
@@ -197,7 +196,7 @@ def entry(settings: Settings, correction_us: int = 0) -> Resource:
     unbuffered = {
         "envoy.filters.http.buffer": {"@type": TYPE + "envoy.extensions.filters.http.buffer.v3.BufferPerRoute", "disabled": True},
     }
-    heavy, whole = ({"name": name, "present_match": True} for name in (HEAVY, WHOLE))
+    heavy, whole = ({"name": name, "present_match": True} for name in (headernames.HEAVY, headernames.WHOLE))
 
     def to_relay(path: Json, *headers: Json, again: str, idle: str = "0s", **more: Any) -> Json:
         policy = {
@@ -235,7 +234,7 @@ def _scope(key: str, routes: list[Json], needs: tuple[tuple[Name, str], ...], me
         "domains": ["*"],
         "routes": routes,
         "include_request_attempt_count": True,
-        "request_headers_to_remove": [HEAVY, WHOLE],
+        "request_headers_to_remove": [headernames.HEAVY, headernames.WHOLE],
     }
     if metadata is not None:
         host["metadata"] = {"filter_metadata": {"envoy.filters.http.lua": metadata}}

@@ -8,18 +8,15 @@ call, before it ran, with `dormouse-decoupled`, and one that does not answers a 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dormouse_core import headernames
 from dormouse_core.errors import Aborted, DormouseError, Unavailable
 from dormouse_core.seams import Part, Reply, Transport
 
-from dormouse_gateway import naming
 from dormouse_gateway.paths import INFER, STREAM
 from dormouse_gateway.table import Function
 
-DECOUPLED = "dormouse-decoupled"
-SIGNED = ("dormouse-by", "dormouse-again")
-ALONE = "dormouse-alone"  # nothing is to be joined to this call
-BROKEN = "dormouse-broken"  # a reply with it is not a worker's: why none came
-PASSED_ON = ("dormouse-session", "dormouse-tenant", "dormouse-idempotency-key", "dormouse-call", "dormouse-max-message")
+SIGNED = (headernames.BY, headernames.AGAIN)
+PASSED_ON = (headernames.SESSION, headernames.TENANT, headernames.IDEMPOTENCY_KEY, headernames.CALL, headernames.MAX_MESSAGE)
 OWN = ("dormouse-", "x-envoy-", "x-forwarded-", "grpc-", ":")
 HOP = frozenset({"te", "content-type", "user-agent", "content-length", "host", "connection"})
 
@@ -44,7 +41,7 @@ async def carry(
 ) -> Reply:
     if parts is None or not parts.decoupled:
         reply = await transport.call(address, INFER, message, metadata, timeout=timeout)
-        if parts is None or not reply.code or DECOUPLED not in reply.metadata:
+        if parts is None or not reply.code or headernames.DECOUPLED not in reply.metadata:
             return reply
         parts.decoupled = True
     return await transport.stream(address, STREAM, message, metadata, parts, timeout=timeout)
@@ -65,7 +62,7 @@ def interrupted(reply: Reply) -> DormouseError:
 def outgoing(metadata: Mapping[str, str], function: Function) -> dict[str, str]:
     """What goes on to a worker: the caller's metadata, and this gateway's own in place of whatever came of it."""
     out = {key: value for key, value in metadata.items() if key in PASSED_ON or (not key.startswith(OWN) and key not in HOP)}
-    out[naming.FUNCTION] = function.label
-    out["dormouse-uid"] = function.entry.uid
-    out["dormouse-rev"] = str(function.rev)
+    out[headernames.FUNCTION] = function.label
+    out[headernames.UID] = function.entry.uid
+    out[headernames.REV] = str(function.rev)
     return out

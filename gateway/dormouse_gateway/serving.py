@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from dormouse_core import addresses, limits
+from dormouse_core import addresses, headernames, limits
 from dormouse_core.errors import Code, DormouseError, FailedPrecondition, Internal, InvalidArgument
 from dormouse_core.seams import Clock, Reply
 from dormouse_kit import log
@@ -26,7 +26,6 @@ from dormouse_gateway.quotas import Quotas
 from dormouse_gateway.relay import Relay, Request, refuse
 from dormouse_gateway.streaming import CODES, Streaming
 
-STEP = "dormouse-step"
 # What a stream may send before anybody reads it. gRPC's library would let it grow with the connection's bandwidth, to many MiB, while the
 # relay does not read because there is no room for the message (`unfinished`). A message that is read gets a window of its size.
 WINDOWS = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", limits.STREAM_WINDOW_BYTES)]
@@ -70,7 +69,7 @@ class Handler(grpc.GenericRpcHandler):
         async def serve(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
             metadata = naming.single(context.invocation_metadata() or ())
             with self._quotas.taken(kind, metadata):
-                async for message in streamed(unfinished.small(messages, metadata.get(unfinished.BEGINS, "")), context):
+                async for message in streamed(unfinished.small(messages, metadata.get(headernames.BEGINS, "")), context):
                     yield message
 
         return serve
@@ -153,7 +152,7 @@ def name_of(code: int) -> str:
 async def finish(reply: Reply, context: Any) -> bytes:
     """The reply's status and metadata into the call. A refusal is trailers only, so that every client shows its code and text: with
     `set_code` grpcio would send the empty message that is returned, too."""
-    step = ((STEP, reply.metadata[STEP]),) if STEP in reply.metadata else ()
+    step = ((headernames.STEP, reply.metadata[headernames.STEP]),) if headernames.STEP in reply.metadata else ()
     if reply.code:
         await context.abort(CODES.get(reply.code, grpc.StatusCode.UNKNOWN), reply.details, step)
     if step:

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from dormouse_core import headernames
 from dormouse_core.clocks import Rising, Skew
 from dormouse_core.errors import DeadlineExceeded, DormouseError, Internal, ResourceExhausted, Unavailable
 from dormouse_core.seams import Clock, Reply
@@ -19,10 +20,10 @@ from dormouse_kit import log
 
 from dormouse_gateway import metrics, naming, streams
 from dormouse_gateway.paths import INFER
-from dormouse_gateway.quotas import CONNECTION, Quotas
+from dormouse_gateway.quotas import Quotas
 from dormouse_gateway.relay import Relay, Request, refuse
 from dormouse_gateway.streams import Step
-from dormouse_gateway.unfinished import BEGINS, Place, Unfinished, announced
+from dormouse_gateway.unfinished import Place, Unfinished, announced
 
 AS_STATUS = "triton_grpc_error"
 STOPPING = "the gateway is stopping; open the stream again"
@@ -70,7 +71,7 @@ class Streaming:
         maker = f"g-{self._nonce}.{self._stamps.life}" if self._stamps.life else f"g-{self._nonce}"
         stream = streams.Stream(metadata, f"{maker}-{self._number:x}", self._default_namespace)
         as_status = metadata.get(AS_STATUS, "").lower() == "true"
-        connection, word = metadata.get(CONNECTION, ""), metadata.get(BEGINS, "")
+        connection, word = metadata.get(headernames.CONNECTION, ""), metadata.get(headernames.BEGINS, "")
         serving = Serving(
             stream, self._relay, self._clock, context, deadline, self._count, as_status, self._stamps, connection, word, self._unfinished
         )

@@ -20,15 +20,13 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dormouse_core import callkeys, limits, streamed
+from dormouse_core import callkeys, headernames, limits, streamed
 from dormouse_core.errors import Aborted, DormouseError, InvalidArgument, Unavailable
 from dormouse_core.seams import Reply
 
 from dormouse_gateway import naming
-from dormouse_gateway.sending import DECOUPLED
 
 MAX_PARTS = 64  # parts of replies that wait to be written, or limits.STREAM_BYTES; then the workers' streams are not read
-STEP = "dormouse-step"
 FIRST_DIGITS = 9  # of `dormouse-first-message`
 
 
@@ -77,12 +75,12 @@ class Out:
 class Stream:
     def __init__(self, metadata: Mapping[str, str], ident: str, default_namespace: str) -> None:
         """`ident`: the id part of the messages' keys without the message's number; new for every stream."""
-        own = (naming.CALL, naming.IDEMPOTENCY, naming.FIRST_MESSAGE)
+        own = (headernames.CALL, headernames.IDEMPOTENCY_KEY, headernames.FIRST_MESSAGE)
         self._metadata = {key: value for key, value in metadata.items() if key not in own}
         self._ident = ident
-        self._idempotency = metadata.get(naming.IDEMPOTENCY, "")
+        self._idempotency = metadata.get(headernames.IDEMPOTENCY_KEY, "")
         self._default_namespace = default_namespace
-        self._first = int(metadata.get(naming.FIRST_MESSAGE, "0"))
+        self._first = int(metadata.get(headernames.FIRST_MESSAGE, "0"))
         self._count = 0
         self._newest_us = 0
         self._lines: dict[tuple[str, str], Line] = {}
@@ -142,11 +140,11 @@ class Stream:
 
     def _keys(self, number: int, own: str) -> dict[str, str]:
         """`own`: the key that the message itself brings, if any."""
-        keys = {naming.CALL: f"{self._newest_us:016d}-{self._ident}-{number}"}
+        keys = {headernames.CALL: f"{self._newest_us:016d}-{self._ident}-{number}"}
         if own:
-            keys[naming.IDEMPOTENCY] = own
+            keys[headernames.IDEMPOTENCY_KEY] = own
         elif self._idempotency:
-            keys[naming.IDEMPOTENCY] = numbered(self._idempotency, self._first + number)
+            keys[headernames.IDEMPOTENCY_KEY] = numbered(self._idempotency, self._first + number)
         return keys
 
     def begin(self) -> list[Step]:
@@ -202,14 +200,14 @@ class Stream:
 
     def _answer(self, line: Line, step: Step, reply: Reply) -> None:
         step.message = b""
-        count = reply.metadata.get(STEP, "")
+        count = reply.metadata.get(headernames.STEP, "")
         number = int(count) if count.isascii() and count.isdigit() else 0
         if reply.code:
             response = streamed.error(reply.details, reply.code, step.id, step.model, step.version)
             self._out.append(Out(response, step, True, reply))
             if step.named.session and line.failed is None:
                 line.failed, line.text = step, reply.details
-        elif step.parted or DECOUPLED in reply.metadata:
+        elif step.parted or headernames.DECOUPLED in reply.metadata:
             response = streamed.acknowledgement(step.id, step.model, step.version, number) if step.acknowledge else b""
             self._out.append(Out(response, step, True))
         else:
@@ -279,17 +277,17 @@ def check(metadata: Mapping[str, str], now_us: int, verified: bool = True) -> No
     from 0 they would have the keys of earlier messages, and where the content is equal ("the next step") be answered with the replies of
     those and run nothing.
     """
-    idempotency, first = metadata.get(naming.IDEMPOTENCY, ""), metadata.get(naming.FIRST_MESSAGE)
+    idempotency, first = metadata.get(headernames.IDEMPOTENCY_KEY, ""), metadata.get(headernames.FIRST_MESSAGE)
     if first is None:
         if idempotency:
             raise InvalidArgument(
-                f"{naming.FIRST_MESSAGE}: absent beside {naming.IDEMPOTENCY}, which names each message by its number; a new stream gives "
-                "0, one that is opened again the number of the first message that it sends again"
+                f"{headernames.FIRST_MESSAGE}: absent beside {headernames.IDEMPOTENCY_KEY}, which names each message by its number; "
+                "a new stream gives 0, one that is opened again the number of the first message that it sends again"
             )
         return
     if not idempotency:
-        raise InvalidArgument(f"{naming.FIRST_MESSAGE}: {first!r} found without {naming.IDEMPOTENCY}, to which it belongs")
+        raise InvalidArgument(f"{headernames.FIRST_MESSAGE}: {first!r} found without {headernames.IDEMPOTENCY_KEY}, to which it belongs")
     if not (first.isascii() and first.isdigit() and len(first) <= FIRST_DIGITS):
-        raise InvalidArgument(f"{naming.FIRST_MESSAGE}: {first!r} found, a number of at most {FIRST_DIGITS} digits is allowed")
+        raise InvalidArgument(f"{headernames.FIRST_MESSAGE}: {first!r} found, a number of at most {FIRST_DIGITS} digits is allowed")
     with contextlib.suppress(Unavailable):  # a timestamp that this clock cannot judge: a worker does
         callkeys.parse("", numbered(idempotency, int(first)), now_us, callkeys.LocalKeys("relay"), verified=verified)

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 
 import grpc
 import grpc.aio
-from dormouse_core.addresses import BY_RELAY, HOPS
+from dormouse_core import headernames
+from dormouse_core.addresses import BY_RELAY
 from dormouse_core.seams import Part, Reply
 from dormouse_kit.grpc_options import channel_options
 
-from dormouse_gateway.sending import BROKEN, SIGNED
+from dormouse_gateway.sending import SIGNED
 
 IDLE_SECONDS = 300.0
 # What grpcio says of its own failures to connect, before anything was sent.
@@ -84,14 +85,14 @@ class GrpcTransport:
 
 def sent(metadata: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Marked, so that a gateway at a worker's address ends the call instead of sending it on."""
-    return tuple({**metadata, HOPS: BY_RELAY}.items())
+    return tuple({**metadata, headernames.HOPS: BY_RELAY}.items())
 
 
 def failed(error: grpc.aio.AioRpcError) -> Reply:
     given = headers(error.initial_metadata(), error.trailing_metadata())
     signed = any(key in given for key in SIGNED)
     broken = "" if signed else broke(error.code(), error.details() or "")
-    return Reply(error.code().value[0], b"", error.details() or "", {**given, BROKEN: broken} if broken else given)
+    return Reply(error.code().value[0], b"", error.details() or "", {**given, headernames.BROKEN: broken} if broken else given)
 
 
 def headers(*parts: object) -> dict[str, str]:

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Iterator
 import grpc
 import grpc.aio
 import pytest
+from dormouse_core import headernames
 from dormouse_core.keys import Function, Keys
 from dormouse_core.sessions import session_key, shard_of
 from dormouse_core.spec import Duration
-from dormouse_gateway.bootstrap import INTERNAL_HEADERS
 from dormouse_kit.etcd import EtcdStore
 from dormouse_testing.etcd_server import EtcdServer
 from dormouse_testing.gateway import FakeWorker, Gateway, Refuse, Seen, Timeouts, Wire, World, infer, request, running
@@ -289,7 +289,7 @@ async def test_what_callers_forge_is_taken_away(
         ("x-envoy-upstream-rq-timeout-ms", "1"),
         ("x-envoy-attempt-count", "7"),
     )
-    others = [(name, "evil") for name in INTERNAL_HEADERS if name not in dict(forged)]
+    others = [(name, "evil") for name in headernames.GATEWAYS if name not in dict(forged)]
     sequence = next(n for n in range(1, 99) if shard(n) % 2 == 0)
     answer = await infer(channel, request("forged", sequence), *forged, *others, ("dormouse-max-message", "5"), ("my-own", "kept"))
     assert (answer.code, answer.worker) == (Code.OK, "w0")

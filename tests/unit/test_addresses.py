@@ -1,7 +1,8 @@
 """Which address a worker's entry may give, and what ends a loop over one that it should not have given."""
 
 import pytest
-from dormouse_core.addresses import BY_ENVOY, BY_RELAY, HOPS, Rule, came_back, parse, vouched
+from dormouse_core import headernames
+from dormouse_core.addresses import BY_ENVOY, BY_RELAY, Rule, came_back, parse, vouched
 
 PODS = Rule(frozenset({"0.0.0.0:8001", "10.0.0.9:9002", "etcd.example:2379"}), pods=True)
 MACHINE = Rule(frozenset({"127.0.0.1:8001", "127.0.0.1:8002", "[::1]:2379", "unix:/run/etcd.sock"}))
@@ -85,9 +86,9 @@ def test_an_own_address_is_parsed_as_before() -> None:
 
 def test_a_relay_takes_what_its_envoy_could_not_send_and_nothing_that_a_relay_sent() -> None:
     assert not came_back({})
-    assert not came_back({HOPS: BY_ENVOY})
-    assert came_back({HOPS: BY_RELAY})
-    assert came_back({HOPS: "anything"})
+    assert not came_back({headernames.HOPS: BY_ENVOY})
+    assert came_back({headernames.HOPS: BY_RELAY})
+    assert came_back({headernames.HOPS: "anything"})
 
 
 def test_an_entry_is_believed_where_its_pod_has_the_address() -> None:

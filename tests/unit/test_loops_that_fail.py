@@ -14,6 +14,7 @@ from dormouse import parts, supervisors
 from dormouse.parts import Part
 from dormouse.supervisors import Supervisors
 from dormouse_core import workerfile
+from dormouse_core.backoff import Backoff
 from dormouse_core.clocks import Skew
 from dormouse_core.errors import Code, DormouseError
 from dormouse_core.keys import Keys
@@ -324,7 +325,7 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> Iterator[asyncio.Event]:
 
     for module in (parts, supervisors):
         monkeypatch.setattr(module, "Child", Starting)
-        monkeypatch.setattr(module, "BACKOFF", (0.0, 0.0))
+        monkeypatch.setattr(module, "BACKOFF", Backoff(0.0, 0.0))
     yield started
     assert tries == 2
 

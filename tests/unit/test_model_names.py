@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from dormouse import initial
-from dormouse_core import modelnames
+from dormouse_core import headernames, modelnames
 from dormouse_core.errors import InvalidArgument
 from dormouse_core.spec.objects import DNS_LABEL
 from dormouse_gateway import naming
@@ -52,10 +52,10 @@ def test_the_gateway_and_the_worker_agree() -> None:
         return True
 
     for model in ("", "my-model", "My_Model", "ns/my-model", "ns/MY.MODEL"):
-        assert naming.function({naming.FUNCTION: "ns/my-model"}, model, "default").label == "ns/my-model"
+        assert naming.function({headernames.FUNCTION: "ns/my-model"}, model, "default").label == "ns/my-model"
         assert taken(model), model
     for model in ("my-model2", "other/my-model", "default/My_Model", "My Model", "ns/", "é"):
         with pytest.raises(InvalidArgument, match="model_name"):
-            naming.function({naming.FUNCTION: "ns/my-model"}, model, "default")
+            naming.function({headernames.FUNCTION: "ns/my-model"}, model, "default")
         assert not taken(model), model
     assert naming.function({}, "My_Model", "default").label == "default/my-model"

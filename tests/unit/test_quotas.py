@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from dormouse_core import limits
+from dormouse_core import headernames, limits
 from dormouse_core.errors import ResourceExhausted
 from dormouse_gateway.bodies import Bodies
 from dormouse_gateway.health import Health
 from dormouse_gateway.methods import Methods
-from dormouse_gateway.quotas import CONNECTION, Quotas
+from dormouse_gateway.quotas import Quotas
 from dormouse_gateway.reads import STRANGERS, Reads
 from dormouse_proto import health_pb2
 from dormouse_testing import simloop
@@ -30,18 +30,21 @@ Status = health_pb2.HealthCheckResponse
 )
 def test_a_connection_has_its_share_and_takes_no_others(kind: str, most: int, another: str) -> None:
     quotas = Quotas()
-    held = [quotas.taken(kind, {CONNECTION: "1"}) for _ in range(most)]
+    held = [quotas.taken(kind, {headernames.CONNECTION: "1"}) for _ in range(most)]
     for each in held:
         each.__enter__()
-    with pytest.raises(ResourceExhausted, match=f"{most} {kind} are open on this connection"), quotas.taken(kind, {CONNECTION: "1"}):
+    with (
+        pytest.raises(ResourceExhausted, match=f"{most} {kind} are open on this connection"),
+        quotas.taken(kind, {headernames.CONNECTION: "1"}),
+    ):
         pass
-    for other in ({CONNECTION: "2"}, {}):
+    for other in ({headernames.CONNECTION: "2"}, {}):
         with quotas.taken(kind, other):
             pass
-    with quotas.taken(another, {CONNECTION: "1"}):
+    with quotas.taken(another, {headernames.CONNECTION: "1"}):
         pass
     held.pop().__exit__(None, None, None)
-    with quotas.taken(kind, {CONNECTION: "1"}):
+    with quotas.taken(kind, {headernames.CONNECTION: "1"}):
         pass
     for each in held:
         each.__exit__(None, None, None)

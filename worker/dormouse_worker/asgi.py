@@ -17,10 +17,13 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from dormouse_core import headernames
 from dormouse_core.errors import Code, DeadlineExceeded, Decoupled, DormouseError, Internal, Unavailable
 from dormouse_kit import log
 
 from dormouse_worker import bootstrap, frames
+
+_AGAIN, _BY, _DECOUPLED = (name.encode() for name in (headernames.AGAIN, headernames.BY, headernames.DECOUPLED))
 
 SWEEP = 0.05
 Receive = Callable[[], "asyncio.Future[dict[str, Any]]"]
@@ -141,11 +144,11 @@ def error_headers(error: DormouseError, content_type: bytes = bootstrap.CONTENT_
     """
     headers = [(b"content-type", content_type)]
     if isinstance(error, Unavailable) and error.again is not None:
-        headers.append((b"dormouse-again", error.again.value.encode()))
+        headers.append((_AGAIN, error.again.value.encode()))
     elif isinstance(error, Decoupled):
-        headers.append((b"dormouse-decoupled", b"1"))
+        headers.append((_DECOUPLED, b"1"))
     headers += [
-        (b"dormouse-by", b"worker"),
+        (_BY, b"worker"),
         (b"grpc-status", b"%d" % int(error.code)),
         (b"grpc-message", frames.status_message(error.message)),
     ]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dormouse_core import callkeys
+from dormouse_core import callkeys, headernames
 from dormouse_core.callkeys import CallKey, LocalKeys
 from dormouse_core.clocks import Reading
 from dormouse_core.errors import Again, InvalidArgument, Unavailable
@@ -17,6 +17,16 @@ from dormouse_core.keys import Function
 from dormouse_core.sessions import session_key
 
 from dormouse_worker.frames import Headers
+
+_CALL = headernames.CALL.encode()
+_FIRST_MESSAGE = headernames.FIRST_MESSAGE.encode()
+_FUNCTION = headernames.FUNCTION.encode()
+_IDEMPOTENCY_KEY = headernames.IDEMPOTENCY_KEY.encode()
+_MAX_MESSAGE = headernames.MAX_MESSAGE.encode()
+_REV = headernames.REV.encode()
+_SESSION = headernames.SESSION.encode()
+_TENANT = headernames.TENANT.encode()
+_UID = headernames.UID.encode()
 
 _KEPT = 100_000
 _OURS = (b"dormouse-", b"grpc-timeout")
@@ -30,14 +40,14 @@ def read(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
         for name, value in headers:
             if name.startswith(_OURS) and seen.setdefault(name, value) != value:
                 raise InvalidArgument(f"{name.decode()}: given twice, as {text(seen[name])!r} and {text(value)!r}")
-    if b"dormouse-first-message" in found:
-        raise InvalidArgument("dormouse-first-message: found on a call of its own, it belongs to a stream")
+    if _FIRST_MESSAGE in found:
+        raise InvalidArgument(f"{headernames.FIRST_MESSAGE}: found on a call of its own, it belongs to a stream")
     return found
 
 
 def message_bytes(headers: Headers, highest: int) -> int:
     """How large the call's request and its reply may be: the installation's limit, which the gateway says, and at most `highest`."""
-    return min(_number(headers, b"dormouse-max-message") or highest, highest)
+    return min(_number(headers, _MAX_MESSAGE) or highest, highest)
 
 
 def text(value: bytes) -> str:
@@ -46,12 +56,12 @@ def text(value: bytes) -> str:
 
 def check_function(headers: Headers, function: Function) -> None:
     """Refuses a call that was routed for another function, or for another life of this one's name."""
-    uid = headers.get(b"dormouse-uid")
+    uid = headers.get(_UID)
     if uid is not None and text(uid) != function.uid:
         raise Unavailable(f"this worker serves {function.label} with uid {function.uid}, not {text(uid)}", Again.NOT_MINE)
-    name = headers.get(b"dormouse-function")
+    name = headers.get(_FUNCTION)
     if name is not None and text(name) != function.label:
-        raise InvalidArgument(f"dormouse-function: {text(name)!r} found, this worker serves {function.label!r}")
+        raise InvalidArgument(f"{headernames.FUNCTION}: {text(name)!r} found, this worker serves {function.label!r}")
 
 
 @dataclass(slots=True)
@@ -83,21 +93,21 @@ class SessionReader:
             now_us, verified = (time.time_ns() // 1000, True) if self._time is None else self._time.read()
         sequence = _sequence_id(parameters)
         get = headers.get
-        named = get(b"dormouse-session")
+        named = get(_SESSION)
         session: int | str
         if named is None:
             if sequence is None:
                 raise InvalidArgument(f"inference request to model '{self._name}' must specify a non-zero or non-empty correlation ID")
             session = sequence
         else:
-            session = _strict(b"dormouse-session", named)
+            session = _strict(_SESSION, named)
             if sequence is not None and sequence != session:
-                raise InvalidArgument(f"dormouse-session: {session!r} found, but sequence_id is {sequence!r}; give one, or the same")
+                raise InvalidArgument(f"{headernames.SESSION}: {session!r} found, but sequence_id is {sequence!r}; give one, or the same")
         start = _flag(parameters, "sequence_start")
-        tenant = _strict(b"dormouse-tenant", get(b"dormouse-tenant", b""))
-        idempotency = callkeys.named(text(get(b"dormouse-idempotency-key", b"")), parameters)
+        tenant = _strict(_TENANT, get(_TENANT, b""))
+        idempotency = callkeys.named(text(get(_IDEMPOTENCY_KEY, b"")), parameters)
         call_key = callkeys.parse(
-            text(get(b"dormouse-call", b"")),
+            text(get(_CALL, b"")),
             idempotency,
             now_us,
             self._local,
@@ -106,12 +116,12 @@ class SessionReader:
         )
         return SessionCall(
             session,
-            self._keys.get((tenant, session)) or self._key(tenant, session, "sequence_id" if named is None else "dormouse-session"),
+            self._keys.get((tenant, session)) or self._key(tenant, session, "sequence_id" if named is None else headernames.SESSION),
             start,
             _flag(parameters, "sequence_end"),
             start or named is not None,
             call_key,
-            _number(headers, b"dormouse-rev"),
+            _number(headers, _REV),
         )
 
     def _key(self, tenant: str, session: int | str, field: str) -> str:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from dormouse_core import headernames
 from dormouse_core.clocks import Skew
 from dormouse_core.errors import Again, Code, DeadlineExceeded, Decoupled, DormouseError, Internal, Unavailable
 from dormouse_core.keys import Function
@@ -23,6 +24,8 @@ from dormouse_worker.scheduling import Scheduling
 from dormouse_worker.sessions import Answer, Failed, Outcome, Runner, Step
 from dormouse_worker.signatures import Signature
 from dormouse_worker.work import Figures, Runs
+
+_ALONE, _CALL, _STEP, _TENANT = (name.encode() for name in (headernames.ALONE, headernames.CALL, headernames.STEP, headernames.TENANT))
 
 TAKE = 256
 
@@ -121,8 +124,8 @@ class Service:
         request = self._decoder.decode(frames.unframe(call.body, headers, limit))
         request.reply_bytes = limit
         request.call = call
-        request.call_key = calls.text(headers.get(b"dormouse-call", b""))
-        request.alone = request.alone or b"dormouse-alone" in headers
+        request.call_key = calls.text(headers.get(_CALL, b""))
+        request.alone = request.alone or _ALONE in headers
         call.body = b""
         if self._reader is None:
             self.engine.run(request, {}, 0, False, False, lambda outcome: self._ran(call, outcome), call.deadline)
@@ -137,7 +140,7 @@ class Service:
         request.session = str(of.session)
         if self._correlation is not None:
             request.correlation = self._correlation.id(of.session)
-        request.tenant = calls.text(headers.get(b"dormouse-tenant", b""))
+        request.tenant = calls.text(headers.get(_TENANT, b""))
         request.key = str(of.call_key)
         step = Step(
             session=of.key,
@@ -166,7 +169,7 @@ class Service:
             self._transport.refuse(call, answer.error)
         elif answer.reply is not None:
             call.kept = answer.kept
-            self._ok(call, answer.reply, [(b"dormouse-step", b"%d" % answer.step)] if answer.step else None)
+            self._ok(call, answer.reply, [(_STEP, b"%d" % answer.step)] if answer.step else None)
         else:
             self._transport.refuse(call, Internal("the step has neither reply nor error"))
 

@@ -8,7 +8,7 @@ What a record keeps of such a reply are its framed parts, as they were sent. A s
 
 import asyncio
 
-from dormouse_core import streamed
+from dormouse_core import headernames, streamed
 from dormouse_core.errors import DormouseError
 
 from dormouse_worker import frames
@@ -17,7 +17,7 @@ from dormouse_worker.asgi import Call, Metadata, Receive, Send, Transport, error
 FRAMED = b"\0"  # how kept parts begin; no ModelInferResponse can
 _BODY = "http.response.body"
 _GRPC = (b"content-type", b"application/grpc")
-_DECOUPLED = (b"dormouse-decoupled", b"1")
+_DECOUPLED = (headernames.DECOUPLED.encode(), b"1")
 
 
 def part(reply: bytes) -> bytes:
