@@ -84,7 +84,7 @@ def test_an_opaque_key_is_written_without_the_time_at_which_it_came() -> None:
 def test_a_minute_ahead_is_allowed() -> None:
     latest = NOW + int(CLOCK_AHEAD_SECONDS * 1e6)
     assert parse(f"{latest}-g-ab-1", "", NOW, LocalKeys("n")).timestamp_us == latest
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match=r"the timestamp is 60 s ahead of this process's clock \(limit 60 s\)"):
         parse(f"{latest + 1}-g-ab-1", "", NOW, LocalKeys("n"))
 
 

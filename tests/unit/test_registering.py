@@ -134,7 +134,7 @@ def test_who_scaled_by_hand_keeps_it_until_they_say_auto() -> None:
         assert spec_from_json(entry.spec).replicas == 3
         entry, _ = await registering.scale("ns", "fn", None)
         assert spec_from_json(entry.spec).replicas is None
-        for wrong in (-1, 100_000):
+        for wrong in (-1, 1_001):
             with pytest.raises(InvalidArgument, match="replicas"):
                 await registering.scale("ns", "fn", wrong)
 
