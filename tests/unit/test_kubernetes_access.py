@@ -3,6 +3,7 @@
 import base64
 import os
 import ssl
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,15 @@ def test_a_kubeconfig_that_is_named_goes_before_the_pods_account(tmp_path: Path,
 def test_of_several_kubeconfigs_the_first_that_is_there_is_used(tmp_path: Path) -> None:
     names = ["", str(tmp_path / "none"), str(written(tmp_path)), str(written(tmp_path, {"token": "other"}, name="second"))]
     assert find({"KUBECONFIG": os.pathsep.join(names)}).token.read() == "t"
+
+
+def test_a_token_without_a_cluster_is_no_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_pod(tmp_path, monkeypatch)
+    with pytest.raises(FailedPrecondition, match="this is no pod"):
+        find({"KUBERNETES_SERVICE_HOST": "", "HOME": str(tmp_path), "KUBECONFIG": ""})
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with pytest.raises(FailedPrecondition, match="this is no pod"):
+        find({})
 
 
 @pytest.mark.parametrize("environment", [{"KUBECONFIG": "/nowhere"}, {"KUBECONFIG": ""}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, {}])
@@ -128,6 +138,32 @@ def test_a_server_is_verified_unless_the_file_says_otherwise(tmp_path: Path) -> 
     assert (lax.verify_mode, lax.check_hostname) == (ssl.CERT_NONE, False)
 
 
+def made(folder: Path, name: str) -> tuple[bytes, bytes]:
+    """A certificate that signs itself, and its key."""
+    cert, key = folder / f"{name}.crt", folder / f"{name}.key"
+    words = ["-x509", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-days", "2", "-out", cert, "-keyout", key]
+    subprocess.run(["openssl", "req", *words], check=True, capture_output=True)
+    return cert.read_bytes(), key.read_bytes()
+
+
+def test_the_authority_of_the_cluster_is_trusted_and_no_other(tmp_path: Path) -> None:
+    ca, _ = made(tmp_path, "authority")
+    trusted = [dict(pair[0] for pair in each["subject"]) for each in Access("https://api", ca=ca).context().get_ca_certs()]
+    assert trusted == [{"commonName": "authority"}]
+    assert Access("https://api").context().verify_mode is ssl.CERT_REQUIRED, "without one, what the system trusts"
+
+
+def test_who_has_a_certificate_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cert, key = made(tmp_path, "user")
+    shown: list[str] = []
+    load = ssl.SSLContext.load_cert_chain
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", lambda self, file: (shown.append(Path(file).read_text()), load(self, file))[1])
+    Access("https://api", cert=cert, key=key).context()
+    assert shown == [(cert + b"\n" + key).decode()]
+    Access("https://api").context()
+    assert len(shown) == 1, "who has none shows none"
+
+
 # ------------------------------------------------------------------------------------------------------------------ a token
 
 
@@ -151,6 +187,16 @@ def test_while_it_is_not_there_the_last_one_goes_on(tmp_path: Path) -> None:
     assert token.read() == "first"
     path.write_text("second, longer")
     assert token.read() == "second, longer"
+
+
+def test_a_tokens_file_is_read_once_for_each_time_that_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for with each request."""
+    path, reads, read_text = tmp_path / "token", list[Path](), Path.read_text
+    path.write_text("first")
+    token = Token(path=path)
+    monkeypatch.setattr(Path, "read_text", lambda self, *more: (reads.append(self), read_text(self, *more))[1])
+    assert [token.read() for _ in range(3)] == ["first"] * 3
+    assert reads == [path]
 
 
 def test_access_without_a_token_has_none() -> None:

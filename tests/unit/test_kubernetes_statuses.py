@@ -42,7 +42,8 @@ def condition(status: Object, kind: str) -> Object:
 
 
 def test_a_status_says_how_the_function_is_and_how_it_is_reached() -> None:
-    status = built(function(), told(sessions=5), ACCEPTED)
+    status = built(function(), told(sessions=5, hibernated_bytes=9), ACCEPTED)
+    assert status["hibernatedBytes"] == 9
     assert {name: status[name] for name in ("phase", "replicas", "readyReplicas", "sessions", "revision", "observedGeneration")} == {
         "phase": "Ready", "replicas": 1, "readyReplicas": 1, "sessions": 5, "revision": "r1", "observedGeneration": 3,
     }  # fmt: skip

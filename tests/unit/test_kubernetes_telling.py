@@ -81,6 +81,11 @@ async def test_a_condition_and_its_event_and_the_log_are_one_sentence(events: py
     [record] = [each for each in events.records if INVALID.message in each.getMessage()]
     assert kept["message"] == event["message"] == INVALID.message
     assert (event["type"], record.levelno) == ("Warning", logging.WARNING)
+    await world.tell(READY)
+    [event] = [each for each in world.events if each["reason"] == "Ready"]
+    [record] = [each for each in events.records if READY.message in each.getMessage()]
+    assert (event["type"], record.levelno) == ("Normal", logging.INFO), "what is good warns nobody"
+    [event] = [each for each in world.events if each["reason"] == "ModelInvalid"]
     assert event["involvedObject"]["uid"] == "u"
     assert (event["metadata"]["namespace"], event["reportingInstance"]) == ("ns", "operator-1")
 
@@ -136,6 +141,22 @@ async def test_how_many_workers_are_wanted_and_why_is_said_when_it_changes() -> 
     assert [text for text in world.sentences if "Workers" in text] == [
         "Workers wanted: 2 (32 calls in flight).", "Workers wanted: 0 (no call for 30s).",
     ]  # fmt: skip
+
+
+async def test_of_a_function_that_nobody_sees_yet_no_workers_are_said_to_be_wanted() -> None:
+    """What the registry does not have has 0 replicas in its status, which nobody wants."""
+    world = World()
+    await world.tell(READY, replicas=2)
+    written = await world.teller.tell(world.found, None, [ACCEPTED])
+    assert written is not None
+    assert written["status"]["replicas"] == 0
+    assert [text for text in world.sentences if "Workers" in text] == ["Workers wanted: 2 (one call)."]
+
+
+async def test_a_first_word_of_no_workers_is_none() -> None:
+    world = World()
+    await world.tell(READY, replicas=0)
+    assert not [text for text in world.sentences if "Workers" in text]
 
 
 @pytest.mark.parametrize("code", [404, 409])

@@ -1,11 +1,14 @@
 """Apply, scale, delete on a store in memory: what is written, what is refused, and two people at once."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
+import yaml
 from dormouse_core import editions
-from dormouse_core.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from dormouse_core.errors import Aborted, DataLoss, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from dormouse_core.seams import Delete, Put, Txn
 from dormouse_core.spec import FunctionSpec, spec_from_json
 from dormouse_operator.registering import Registering
@@ -26,6 +29,13 @@ def on_a_store(story: Story) -> None:
         await store.close()
 
     simloop.run(main())
+
+
+def with_spec(**fields: Any) -> str:
+    """A manifest of v2.onnx with these fields; None: without."""
+    data = yaml.safe_load(manifest("v2.onnx"))
+    data["spec"] = {name: value for name, value in {**data["spec"], **fields}.items() if value is not None}
+    return json.dumps(data)
 
 
 async def entry_of(store: MemoryStore) -> state_pb2.FunctionEntry:
@@ -132,11 +142,37 @@ def test_who_scaled_by_hand_keeps_it_until_they_say_auto() -> None:
         assert (outcome, spec_from_json(entry.spec).replicas) == ("unchanged", 3)
         entry, _, _ = await registering.apply(manifest("v2.onnx"))
         assert spec_from_json(entry.spec).replicas == 3
+        kept, revision = await registering.scale("ns", "fn", 3)
+        assert (kept, revision) == (entry, (await store.get([KEYS.function("ns", "fn")]))[1][KEYS.function("ns", "fn")].mod_revision)
+        entry, _, _ = await registering.apply(with_spec(replicas=1))
+        assert spec_from_json(entry.spec).replicas == 1, "a manifest that says a number is obeyed"
         entry, _ = await registering.scale("ns", "fn", None)
         assert spec_from_json(entry.spec).replicas is None
+        entry, _, _ = await registering.apply(with_spec(replicas=1))
+        assert spec_from_json(entry.spec).replicas == 1
         for wrong in (-1, 1_001):
             with pytest.raises(InvalidArgument, match="replicas"):
                 await registering.scale("ns", "fn", wrong)
+
+    on_a_store(story)
+
+
+def test_an_entry_that_cannot_be_read_is_not_written_over() -> None:
+    """As a later release may have written it."""
+
+    async def story(registering: Registering, store: MemoryStore) -> None:
+        await store.txn(Txn((), (Put(KEYS.function("ns", "fn"), b"\xff"),)))
+        for asked in (registering.apply(manifest()), registering.scale("ns", "fn", 1), registering.delete("ns", "fn")):
+            with pytest.raises(DataLoss, match="ns/fn cannot be changed"):
+                await asked
+        assert (await store.get([KEYS.function("ns", "fn")]))[1][KEYS.function("ns", "fn")].value == b"\xff"
+
+    on_a_store(story)
+
+
+def test_a_stateless_function_has_no_shards() -> None:
+    async def story(registering: Registering, store: MemoryStore) -> None:
+        assert (await registering.apply(with_spec(sessions=None)))[0].shards == 0
 
     on_a_store(story)
 
