@@ -541,6 +541,8 @@ HELD_CALLS = 10_000
 HELD_BYTES = 1 * GIB
 NAMESPACE_HELD_FUNCTIONS = 2
 CONNECTION_HELD_FRACTION = 0.25
+HELD_STREAMS = 10_000
+KEPT_STREAMS_FRACTION = 0.25
 CONNECTION_STREAMS = 4_096
 CONNECTION_WATCHES = 1_024
 CONNECTION_REFLECTIONS = 64
@@ -581,6 +583,20 @@ SCALE = (
     ),
     Limit(
         "CONNECTION_HELD_FRACTION", "of these, those of one connection", "", "our own: no caller takes all", "each call: RESOURCE_EXHAUSTED"
+    ),
+    Limit(
+        "HELD_STREAMS",
+        "streams, watches and reflections that are open in a gateway; of several namespaces, those of one leave room for all others",
+        "streams",
+        "measured: each takes 36 KiB of Envoy and 31 KiB of the agent",
+        "each stream: RESOURCE_EXHAUSTED",
+    ),
+    Limit(
+        "KEPT_STREAMS_FRACTION",
+        "of these, what is kept in equal parts for the namespaces that have functions; of the rest one has at most as many as are left",
+        "",
+        "our own: the last of many namespaces has a part, the first of two has half",
+        "each stream: RESOURCE_EXHAUSTED",
     ),
     Limit("CONNECTION_STREAMS", "`ModelStreamInfer` on one connection", "streams", "our own", "each stream: RESOURCE_EXHAUSTED"),
     Limit("CONNECTION_WATCHES", "`Health/Watch` on one connection", "streams", "our own", "each stream: RESOURCE_EXHAUSTED"),

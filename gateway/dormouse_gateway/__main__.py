@@ -20,6 +20,7 @@ from dormouse_gateway import leading, metrics, serving, transport, xds
 from dormouse_gateway.demand import Demand
 from dormouse_gateway.health import Health
 from dormouse_gateway.methods import Methods
+from dormouse_gateway.quotas import Quotas
 from dormouse_gateway.reach import Reach
 from dormouse_gateway.reads import Reads
 from dormouse_gateway.relay import Relay
@@ -62,11 +63,13 @@ class Agent:
         namespace = settings.default_namespace
         self.methods = Methods(self.table, reads, clock, sender, default_namespace=namespace, clock_off=lambda: self.skew.off)
         self.health = Health(self.methods)
+        self.quotas = Quotas(self.table.sharing, settings.max_streams)
         self.streaming = Streaming(
             self.relay,
             clock,
             self.name.rpartition("-")[2],
             serving.count_streamed,
+            self.quotas,
             default_namespace=settings.default_namespace,
             stamps=Rising(self.skew),
         )
@@ -91,7 +94,7 @@ class Agent:
         """Serves until `stop`; then lets the calls that it has end, at most `drain_seconds`."""
         settings = self._settings
         bytes_ = settings.max_message_bytes
-        relay = serving.server(self.relay, self.methods, self.health, self.streaming, self._clock, message_bytes=bytes_)
+        relay = serving.server(self.relay, self.methods, self.health, self.streaming, self.quotas, self._clock, message_bytes=bytes_)
         if settings.sockets:
             bind(relay, settings.relay)
         else:

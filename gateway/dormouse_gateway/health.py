@@ -8,7 +8,7 @@ it is another. Thousands of them must not take the time of the agent's other cal
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from typing import Any
 
 from dormouse_proto import health_pb2
@@ -36,13 +36,16 @@ class Health:
         self._labels: dict[str, set[str]] = {}
         self._closing = False
 
-    async def watch(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        """Now, and at every change, until the caller leaves or the agent stops. Raises DormouseError for a message that is none."""
+    async def watch(self, messages: AsyncIterator[bytes], named: Callable[[str], None]) -> AsyncGenerator[bytes]:
+        """Now, and at every change, until the caller leaves or the agent stops. `named` is told the function, where it is one's. Raises
+        DormouseError for a message that is none."""
         message = await anext(aiter(messages), b"")
         service = parse(health_pb2.HealthCheckRequest, message).service
         name = self._enter(service)
         last = -1
         try:
+            if name.label is not None:
+                named(name.label)
             while not self._closing:
                 changed = name.changed
                 if name.status != last:

@@ -6,15 +6,17 @@ function are held, not refused.
 """
 
 import asyncio
+import contextlib
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 import grpc.aio
 from dormouse_core import addresses, headernames, limits
-from dormouse_core.errors import Code, DormouseError, FailedPrecondition, Internal, InvalidArgument
+from dormouse_core.errors import Code, DormouseError, FailedPrecondition, Internal, InvalidArgument, ResourceExhausted
 from dormouse_core.seams import Clock, Reply
+from dormouse_core.shares import OpenStream
 from dormouse_kit import log
 from dormouse_kit.grpc_options import MANY, server_options
 
@@ -30,25 +32,29 @@ from dormouse_gateway.streaming import CODES, Streaming
 # relay does not read because there is no room for the message (`unfinished`). A message that is read gets a window of its size.
 WINDOWS = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", limits.STREAM_WINDOW_BYTES)]
 Streamed = Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]]
+Named = Callable[[AsyncIterator[bytes], Callable[[str], None]], AsyncGenerator[bytes]]
+"""A stream that tells which functions it names."""
 
 
-def server(relay: Relay, methods: Methods, health: Health, streaming: Streaming, clock: Clock, *, message_bytes: int) -> grpc.aio.Server:
+def server(
+    relay: Relay, methods: Methods, health: Health, streaming: Streaming, quotas: Quotas, clock: Clock, *, message_bytes: int
+) -> grpc.aio.Server:
     options = [*server_options(message_bytes=message_bytes, concurrent_streams=MANY), *WINDOWS]
     made = grpc.aio.server(options=options)
-    made.add_generic_rpc_handlers((Handler(relay, methods, health, streaming, clock),))
+    made.add_generic_rpc_handlers((Handler(relay, methods, health, streaming, quotas, clock),))
     return made
 
 
 class Handler(grpc.GenericRpcHandler):
     """Every method of every service."""
 
-    def __init__(self, relay: Relay, methods: Methods, health: Health, streaming: Streaming, clock: Clock) -> None:
+    def __init__(self, relay: Relay, methods: Methods, health: Health, streaming: Streaming, quotas: Quotas, clock: Clock) -> None:
         self._relay = relay
         self._streaming = streaming
         self._methods = methods
         self._health = health
         self._clock = clock
-        self._quotas = Quotas()
+        self._quotas = quotas
 
     def service(self, handler_call_details: Any) -> Any:
         method: str = handler_call_details.method
@@ -63,13 +69,14 @@ class Handler(grpc.GenericRpcHandler):
         # As a stream of one message: grpcio never answers a unary call that ends without its message.
         return grpc.stream_unary_rpc_method_handler(self._unary(method))
 
-    def _within(self, kind: str, streamed: Streamed) -> Streamed:
-        """The same stream, where the caller's connection may have one more of the kind."""
+    def _within(self, kind: str, streamed: Named) -> Streamed:
+        """The same stream, where there is room for one more of the kind; until its place goes to another."""
 
         async def serve(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
             metadata = naming.single(context.invocation_metadata() or ())
-            with self._quotas.taken(kind, metadata):
-                async for message in streamed(unfinished.small(messages, metadata.get(headernames.BEGINS, "")), context):
+            with self._quotas.taken(kind, metadata) as opened:
+                small = unfinished.small(messages, metadata.get(headernames.BEGINS, ""))
+                async for message in lasting(streamed(small, lambda label: self._quotas.named(opened, label)), opened):
                     yield message
 
         return serve
@@ -106,9 +113,39 @@ async def came_back(_: Any, context: Any) -> bytes:
     return await finish(refuse(FailedPrecondition(addresses.CAME_BACK)), context)
 
 
-async def reflect(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+async def reflect(messages: AsyncIterator[bytes], named: Callable[[str], None]) -> AsyncGenerator[bytes]:
     async for message in messages:
         yield reflection.answer(message)
+
+
+async def lasting(stream: AsyncGenerator[bytes], opened: OpenStream) -> AsyncIterator[bytes]:
+    """The same, until its place goes to another: ResourceExhausted."""
+    lost: ResourceExhausted | None = None
+    waiting: asyncio.Task[bytes | None] | None = None
+
+    def end(error: ResourceExhausted) -> None:
+        nonlocal lost
+        lost = error
+        if waiting is not None:
+            waiting.cancel()
+
+    async def following() -> bytes | None:
+        return await anext(stream, None)
+
+    opened.end = end
+    async with contextlib.aclosing(stream):
+        while lost is None:
+            waiting = asyncio.create_task(following())
+            try:
+                message = await waiting
+            except asyncio.CancelledError:
+                if lost is None:
+                    raise
+                break
+            if message is None:
+                return
+            yield message
+    raise lost
 
 
 def answered(method: str, streamed: Streamed) -> Streamed:

@@ -40,6 +40,8 @@ class Settings:
     """Calls that wait in the relay, a function."""
     max_held_bytes: int = limits.HELD_BYTES
     """Bodies of all calls in the relay."""
+    max_streams: int = limits.HELD_STREAMS
+    """Streams of all kinds that are open in the relay."""
     max_heap_bytes: int = 0
     """What Envoy's heap may hold; as it fills, Envoy sheds what `bootstrap.overload` says. 0: by the memory that there is
     (`envoy.heap_bytes`)."""
@@ -108,6 +110,7 @@ def parse(arguments: Sequence[str] | None, program: str) -> Settings:
     parser.add_argument("--max-message-bytes", type=int, default=default.max_message_bytes)
     parser.add_argument("--max-held", type=int, default=default.max_held)
     parser.add_argument("--max-held-bytes", type=int, default=default.max_held_bytes)
+    parser.add_argument("--max-streams", type=int, default=default.max_streams)
     parser.add_argument("--max-heap-bytes", type=int, default=default.max_heap_bytes)
     parser.add_argument("--concurrency", type=int, default=default.concurrency, help="Envoy's worker threads")
     parser.add_argument("--log-level", default=default.log_level)

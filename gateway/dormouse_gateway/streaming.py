@@ -16,6 +16,7 @@ from dormouse_core import headernames
 from dormouse_core.clocks import Rising, Skew
 from dormouse_core.errors import DeadlineExceeded, DormouseError, Internal, ResourceExhausted, Unavailable
 from dormouse_core.seams import Clock, Reply
+from dormouse_core.shares import OpenStream
 from dormouse_kit import log
 
 from dormouse_gateway import metrics, naming, streams
@@ -34,7 +35,15 @@ class Streaming:
     """All streams of one agent. `nonce` is new for every process; `count` is told the code of every answer. `stamps`: of all its keys."""
 
     def __init__(
-        self, relay: Relay, clock: Clock, nonce: str, count: Count, *, default_namespace: str = "default", stamps: Rising | None = None
+        self,
+        relay: Relay,
+        clock: Clock,
+        nonce: str,
+        count: Count,
+        quotas: Quotas,
+        *,
+        default_namespace: str = "default",
+        stamps: Rising | None = None,
     ) -> None:
         self._stamps = stamps or Rising(Skew(clock))
         self._relay = relay
@@ -43,7 +52,7 @@ class Streaming:
         self._count = count
         self._default_namespace = default_namespace
         self._number = 0
-        self._quotas = Quotas()
+        self._quotas = quotas
         self._unfinished = Unfinished(clock)
         self._open: set[Serving] = set()
         self._draining = False
@@ -62,19 +71,31 @@ class Streaming:
             end(context, refuse(error))
             return
         try:
-            with self._quotas.taken("streams", metadata):
-                await self._serve(metadata, context, deadline)
+            with self._quotas.taken("streams", metadata) as opened:
+                await self._serve(metadata, context, deadline, opened)
         except ResourceExhausted as full:
             end(context, refuse(full))
 
-    async def _serve(self, metadata: dict[str, str], context: Any, deadline: float) -> None:
+    async def _serve(self, metadata: dict[str, str], context: Any, deadline: float, opened: OpenStream) -> None:
         maker = f"g-{self._nonce}.{self._stamps.life}" if self._stamps.life else f"g-{self._nonce}"
         stream = streams.Stream(metadata, f"{maker}-{self._number:x}", self._default_namespace)
         as_status = metadata.get(AS_STATUS, "").lower() == "true"
         connection, word = metadata.get(headernames.CONNECTION, ""), metadata.get(headernames.BEGINS, "")
         serving = Serving(
-            stream, self._relay, self._clock, context, deadline, self._count, as_status, self._stamps, connection, word, self._unfinished
+            stream,
+            self._relay,
+            self._clock,
+            context,
+            deadline,
+            self._count,
+            as_status,
+            self._stamps,
+            connection,
+            word,
+            self._unfinished,
+            lambda label: self._quotas.named(opened, label),
         )
+        opened.end = serving.interrupt
         self._open.add(serving)
         metrics.STREAMS.set(len(self._open))
         try:
@@ -106,7 +127,10 @@ class Serving:
         connection: str,
         word: str,
         unfinished: Unfinished,
+        named: Callable[[str], None],
     ) -> None:
+        """`named` is told each function that a message names. It raises ResourceExhausted where the stream is to end."""
+        self._named = named
         self._stream = stream
         self._word = word
         self._unfinished = unfinished
@@ -126,6 +150,7 @@ class Serving:
         self._steps: set[asyncio.Task[None]] = set()
         self._taken = 0  # bytes that count as held in the relay
         self._ended = False  # nothing more is read
+        self._finished = False
         self._draining = False
         self._writing = False
         self._bug: BaseException | None = None
@@ -141,6 +166,7 @@ class Serving:
                 raise
             reply = self._refusal
         finally:
+            self._finished = True
             tasks = [reader, *self._steps]
             for task in tasks:
                 task.cancel()
@@ -166,9 +192,9 @@ class Serving:
             if size is not None:
                 self._whole()
                 try:
-                    self._place = await self._unfinished.begin(size, self._connection, self._interrupt)
+                    self._place = await self._unfinished.begin(size, self._connection, self.interrupt)
                 except ResourceExhausted as full:
-                    self._interrupt(full)
+                    self.interrupt(full)
                     return
                 continue
             self._whole()
@@ -181,6 +207,12 @@ class Serving:
             except ResourceExhausted as full:
                 refusal = full
             step = self._stream.receive(message, self._stamps.next(), refusal, verified=self._stamps.good)
+            if step is not None:
+                try:
+                    self._named(step.named.label)
+                except ResourceExhausted as full:
+                    self.interrupt(full)
+                    return
             if refusal is None and (step is None or step.refusal is not None):  # answered without its message
                 self._give(len(message))
             self._begin()
@@ -192,8 +224,10 @@ class Serving:
             self._unfinished.finish(self._place)
             self._place = None
 
-    def _interrupt(self, error: ResourceExhausted) -> None:
-        """Its unfinished message has no room (any more): the stream ends now, whatever else it does."""
+    def interrupt(self, error: ResourceExhausted) -> None:
+        """It, or its unfinished message, has no room (any more): the stream ends now, whatever else it does."""
+        if self._finished:
+            return
         self._refusal = refuse(error)
         if not self._limit.expired():
             self._limit.reschedule(asyncio.get_running_loop().time())

@@ -206,7 +206,7 @@ class Table:
         self._maps: dict[str, Map] = {}  # by namespace/name/uid
         self._views: dict[str, Function] = {}
         self._listed: set[str] = set()
-        self._namespaces: set[str] | None = None  # that have functions; None: to be found
+        self._namespaces: frozenset[str] | None = None  # that have functions; None: to be found
         self.revision = 0  # of the maps
 
     @property
@@ -281,9 +281,16 @@ class Table:
 
     def alone(self, namespace: str) -> bool:
         """No other namespace has functions."""
+        return self._having() <= {namespace}
+
+    def sharing(self, label: str) -> frozenset[str]:
+        """The namespaces that have functions, this one among them; none, where it is not known as a function's."""
+        return self._having() if label in self._entries else frozenset()
+
+    def _having(self) -> frozenset[str]:
         if self._namespaces is None:
-            self._namespaces = {label.partition("/")[0] for label in self._entries}
-        return self._namespaces <= {namespace}
+            self._namespaces = frozenset(label.partition("/")[0] for label in self._entries)
+        return self._namespaces
 
     def function(self, label: str) -> Function | None:
         """None: not there, or not readable."""

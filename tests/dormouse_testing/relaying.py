@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import grpc
 import grpc.aio
+from dormouse_core import limits
 from dormouse_core.errors import Again
 from dormouse_core.keys import Keys
 from dormouse_core.seams import Part, Reply
 from dormouse_gateway.demand import Demand
 from dormouse_gateway.paths import INFER, STREAM
+from dormouse_gateway.quotas import Quotas
 from dormouse_gateway.reach import LIVE
 from dormouse_gateway.reads import Reads
 from dormouse_gateway.relay import Relay, Request
@@ -119,7 +121,7 @@ async def infers(sent: Sent) -> Reply:
 class Sim:
     """One relay and its watch; `world` writes what operators, coordinators and workers would."""
 
-    def __init__(self, **options: int) -> None:
+    def __init__(self, max_streams: int = limits.HELD_STREAMS, **options: int) -> None:
         self.clock = SimClock()
         keys = Keys()
         self.store = MemoryStore(self.clock)
@@ -129,7 +131,8 @@ class Sim:
         self.demand = Demand(self.clock)
         self.relay = Relay(self.table, Reads(keys, self.store), self.clock, self.workers, self.demand, seed=1, **options)
         self.counted: list[int] = []
-        self.streaming = Streaming(self.relay, self.clock, "sim", self.counted.append)
+        self.quotas = Quotas(self.table.sharing, max_streams)
+        self.streaming = Streaming(self.relay, self.clock, "sim", self.counted.append, self.quotas)
         self.watching = Watching(self.table, keys, self.store, self.clock, self.relay.changed)
         self._count = 0
         self.died: dict[str, str] = {}

@@ -23,6 +23,7 @@ def simulate(body: Body, **options: int) -> None:
             assert sim.workers.running == 0
             assert all(each.held == 0 for each in sim.demand.report())
             assert sim.relay.bodies.held == 0
+            assert len(sim.quotas) == 0
 
     simloop.run(main())
 

@@ -70,6 +70,8 @@ SHOWN = {
         ("CONNECTION_STREAMS", "CONNECTION_WATCHES", "CONNECTION_REFLECTIONS"),
         "unit/test_quotas.py::test_a_connection_has_its_share_and_takes_no_others",
     ),
+    "HELD_STREAMS": "unit/test_shares.py::test_at_the_limit_who_has_named_a_function_stays_and_the_most_silent_loses",
+    "KEPT_STREAMS_FRACTION": "unit/test_shares.py::test_of_two_each_gets_half_and_of_many_the_last_its_part",
     "CONNECTION_HELD_FRACTION": "unit/test_quotas.py::test_of_what_is_held_a_connection_has_its_share",
     "NAMESPACE_HELD_FUNCTIONS": "unit/test_relay.py::test_limits_of_the_hold_by_namespace",
     "HELD_CALLS": "unit/test_relay.py::test_unless_told_otherwise_ten_thousand_calls_and_a_gibibyte_are_held",
@@ -233,7 +235,8 @@ def test_the_charts_numbers_are_those_of_the_table() -> None:
         assert values[part][name] == default
         assert schema[part]["properties"][name]["maximum"] == most
         assert re.search(rf"{name}: {default} .*at most {most}\b", text)
-    assert (values["gateway"]["maxHeld"], values["gateway"]["maxHeldBytes"]) == (limits.HELD_CALLS, limits.HELD_BYTES)
+    told = [values["gateway"][name] for name in ("maxHeld", "maxHeldBytes", "maxStreams")]
+    assert told == [limits.HELD_CALLS, limits.HELD_BYTES, limits.HELD_STREAMS]
     etcd = (chart / "templates/etcd/statefulset.yaml").read_text()
     assert f"(min {limits.COMPACT_SECONDS:g} (div (int64 $etcd.quotaBytes) {limits.BACKSTOP_BYTES}))" in etcd
 

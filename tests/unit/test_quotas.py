@@ -29,7 +29,7 @@ Status = health_pb2.HealthCheckResponse
     ],
 )
 def test_a_connection_has_its_share_and_takes_no_others(kind: str, most: int, another: str) -> None:
-    quotas = Quotas()
+    quotas = Quotas(lambda label: frozenset())
     held = [quotas.taken(kind, {headernames.CONNECTION: "1"}) for _ in range(most)]
     for each in held:
         each.__enter__()
@@ -127,7 +127,7 @@ class Watched:
         found: list[int] = []
 
         async def listen() -> None:
-            async for message in self.health.watch(messages(service), None):
+            async for message in self.health.watch(messages(service), lambda label: None):
                 found.append(Status.FromString(message).status)
 
         self.tasks.append(asyncio.create_task(listen()))

@@ -153,6 +153,7 @@ podSelector:
 - --max-message-bytes={{ int64 .Values.gateway.maxMessageBytes }}
 - --max-held={{ int64 .Values.gateway.maxHeld }}
 - --max-held-bytes={{ int64 .Values.gateway.maxHeldBytes }}
+- --max-streams={{ int64 .Values.gateway.maxStreams }}
 - --concurrency={{ .Values.gateway.concurrency }}
 - --drain-seconds={{ .Values.gateway.drainSeconds }}
 - --min-drain-seconds={{ .Values.gateway.minDrainSeconds }}

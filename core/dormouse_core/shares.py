@@ -1,0 +1,119 @@
+"""Which streams may be open in a gateway, where several namespaces share it: one tenant's, however many connections they come from, leave
+room for all others'.
+
+A stream is somebody's once it has named a function that there is: its namespace's, to its end. A quarter of what may be open is kept in
+equal parts for the namespaces that have functions; of the rest, one holds at most as much as is left for all others. So of two each gets
+half; and however many others take what they can get, the last has its part. A namespace that is alone has everything.
+
+Streams that are nobody's take what room there is and keep nobody out: where the gateway is full, the connection that has most of them loses
+its oldest to the next that opens. So who names a function at once is let in, and who opens silent streams without end loses his own.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Set
+
+from dormouse_core.errors import ResourceExhausted
+from dormouse_core.limits import HELD_STREAMS, KEPT_STREAMS_FRACTION
+
+
+def admits(held: Mapping[str, int], namespace: str, known: Set[str], limit: int) -> bool:
+    """Whether one more of `namespace` leaves room for all others. `held`: streams by namespace, of which `limit` may be open together;
+    `known`: the namespaces that have functions."""
+    sharing = known | held.keys() | {namespace}
+    if len(sharing) == 1:
+        return True
+    part = int(KEPT_STREAMS_FRACTION * limit) // len(sharing)
+    mine = held.get(namespace, 0) + 1 - part
+    if mine <= 0:
+        return True
+    beyond = sum(max(count - part, 0) for count in held.values()) + 1
+    return mine <= limit - part * len(sharing) - beyond
+
+
+class OpenStream:
+    """One that is open. `end(error)` is called, once, when its place goes to another."""
+
+    __slots__ = ("connection", "end", "namespace")
+
+    def __init__(self, connection: str) -> None:
+        self.connection = connection
+        self.namespace = ""
+        """'': nobody's yet."""
+        self.end: Callable[[ResourceExhausted], object] = lambda error: None
+
+
+class OpenStreams:
+    def __init__(self, limit: int = HELD_STREAMS) -> None:
+        self._limit = limit
+        self._held: Counter[str] = Counter()  # by namespace
+        self._open: set[OpenStream] = set()
+        self._nobodys: dict[str, dict[OpenStream, None]] = {}  # by connection, the oldest first
+        self._ranks: dict[int, dict[str, None]] = {}  # how many of them -> the connections that have so many
+        self._most = 0
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def open(self, connection: str) -> OpenStream:
+        """One more, nobody's yet. ResourceExhausted: there is no room for it."""
+        if len(self._open) >= self._limit:
+            loser = next(iter(self._ranks.get(self._most, ())), None)
+            if loser is None or len(self._nobodys.get(connection, ())) >= self._most:
+                raise ResourceExhausted(f"{self._limit} streams are open in this gateway, which is what is allowed; try again later")
+            lost = next(iter(self._nobodys[loser]))
+            self.leave(lost)
+            lost.end(
+                ResourceExhausted(
+                    f"{self._limit} streams are open in this gateway, and this one has named no function that there is: "
+                    "others need its place; open it again with a message"
+                )
+            )
+        made = OpenStream(connection)
+        self._open.add(made)
+        self._nobodys.setdefault(connection, {})[made] = None
+        self._rank(connection, len(self._nobodys[connection]) - 1)
+        return made
+
+    def name(self, stream: OpenStream, namespace: str, known: Set[str]) -> None:
+        """It is `namespace`'s from now on, if it was nobody's. ResourceExhausted: that has its share."""
+        if stream.namespace or stream not in self._open:
+            return
+        if not admits(self._held, namespace, known, self._limit):
+            raise ResourceExhausted(
+                f"{self._held[namespace]} streams of the namespace {namespace} are open in this gateway, its share of {self._limit}: "
+                "the rest is left for other namespaces; try again later"
+            )
+        self._forget(stream)
+        stream.namespace = namespace
+        self._held[namespace] += 1
+
+    def leave(self, stream: OpenStream) -> None:
+        """It has ended. Again: nothing."""
+        if stream not in self._open:
+            return
+        self._open.remove(stream)
+        if not stream.namespace:
+            self._forget(stream)
+            return
+        self._held[stream.namespace] -= 1
+        if not self._held[stream.namespace]:
+            del self._held[stream.namespace]
+
+    def _forget(self, stream: OpenStream) -> None:
+        of = self._nobodys[stream.connection]
+        del of[stream]
+        self._rank(stream.connection, len(of) + 1)
+        if not of:
+            del self._nobodys[stream.connection]
+
+    def _rank(self, connection: str, before: int) -> None:
+        """The connection has one more or one less than `before`."""
+        if before:
+            del self._ranks[before][connection]
+            if not self._ranks[before]:
+                del self._ranks[before]
+        if now := len(self._nobodys[connection]):
+            self._ranks.setdefault(now, {})[connection] = None
+        self._most = max(self._most, now)
+        if self._most and self._most not in self._ranks:
+            self._most -= 1
