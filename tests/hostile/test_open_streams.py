@@ -1,0 +1,81 @@
+"""One tenant's callers open streams and watches of its function without end, from many connections; another tenant opens its own."""
+
+import asyncio
+import contextlib
+import struct
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from dormouse_proto import health_pb2, inference_pb2
+from dormouse_testing.etcd_server import EtcdServer
+from dormouse_testing.gateway import request
+from dormouse_testing.hostile import STREAM, Attacker, Scene, codes, headers, message, neighbours, scene
+
+MOST = 1000
+EACH = 400
+WATCH = b"/grpc.health.v1.Health/Watch"
+
+
+@contextlib.asynccontextmanager
+async def attacked(endpoint: str, installation: str, namespace: str) -> AsyncIterator[tuple[Scene, list[Attacker]]]:
+    """Four connections with 400 streams each, and one with 400 watches, of the function `namespace`/open: as many stay open as may."""
+    async with scene(endpoint, installation, "--max-streams", f"{MOST}") as seen:
+        if namespace != "default":
+            await seen.world.register(await seen.world.function("open", namespace=namespace, uid="evil"), seen.worker)
+        asked = health_pb2.HealthCheckRequest(service=f"{namespace}/open").SerializeToString()
+        calls = [(headers(STREAM), message(request(f"{namespace}/open")))] * 4 + [
+            (headers(WATCH), b"\0" + struct.pack(">I", len(asked)) + asked)
+        ]
+        made = [Attacker(seen.gateway.listen) for _ in calls]
+        for attacker, call in zip(made, calls, strict=True):
+            await attacker.many(EACH, lambda attacker=attacker, call=call: attacker.call(*call))  # type: ignore[misc]
+        ended, since = 0, time.monotonic()
+        while len(made) * EACH - ended > MOST or time.monotonic() < since + 1:  # until no more of them end
+            if ended != (ended := sum(each.ended for each in made)):
+                since = time.monotonic()
+            await asyncio.sleep(0.05)
+        yield seen, made
+        for attacker in made:
+            attacker.close()
+
+
+async def streams(seen: Scene, count: int) -> tuple[Counter[str], float]:
+    """What so many streams of `open`, each opened beside those before it, were told; and the seconds of the slowest answer."""
+    told: Counter[str] = Counter()
+    longest = 0.0
+    async with seen.gateway.channel() as channel:
+        calls: list[Any] = []
+        for _ in range(count):
+            began = time.monotonic()
+            calls.append(channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(timeout=30))
+            answer = grpc.aio.EOF
+            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # it has ended
+                await calls[-1].write(request("open").SerializeToString())
+                answer = await calls[-1].read()
+            longest = max(longest, time.monotonic() - began)
+            if answer is grpc.aio.EOF:
+                told[(await calls[-1].code()).name] += 1
+            else:
+                told[inference_pb2.ModelStreamInferResponse.FromString(answer).error_message or "answered"] += 1
+    return told, longest
+
+
+async def test_a_namespaces_streams_from_many_connections_leave_room_for_anothers(etcd_server: EtcdServer, installation: str) -> None:
+    async with attacked(etcd_server.endpoint, installation, "evil") as (seen, made), neighbours(seen.gateway, 2) as near:
+        ended = sum(each.ended for each in made)
+        told, longest = await streams(seen, 100)
+        print(f"{len(made) * EACH - ended} stayed open; of a neighbour's 100 {dict(told)}, the longest answer {longest:.2f} s")
+        assert 0 < len(made) * EACH - ended <= MOST // 2
+        assert told == {"answered": 100}
+        assert sum(each.ended for each in made) == ended, "nobody that runs is cut for them"
+        assert codes(near).keys() == {grpc.StatusCode.OK}, [each.texts for each in near]
+
+
+async def test_negative_control_in_one_namespace_they_take_all_and_the_neighbour_is_refused(
+    etcd_server: EtcdServer, installation: str
+) -> None:
+    async with attacked(etcd_server.endpoint, installation, "default") as (seen, _):
+        assert (await streams(seen, 2))[0] == {"RESOURCE_EXHAUSTED": 2}
