@@ -65,6 +65,8 @@ def test_a_shared_connection_stands_more_resets_than_it_carries_calls() -> None:
 
 
 def test_a_connection_may_have_as_many_calls_held_as_the_relay_holds_of_a_function() -> None:
+    manager = bootstrap.bootstrap(Settings())["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    assert manager["http2_protocol_options"]["max_concurrent_streams"] == 10_000
     assert limits.CONNECTION_CALLS >= limits.HELD_CALLS
 
 

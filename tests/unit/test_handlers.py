@@ -63,7 +63,7 @@ def test_a_step_that_yields_streams() -> None:
 
 
 TYPES = "BOOL, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64, FP16, BF16, FP32, FP64, BYTES"
-BIG = State("s", "FP64", [1000, 1000])
+BIG = State("s", "INT8", [1_015_809])
 
 WRONG: list[tuple[dict[str, Any], bool, str]] = [
     ({"outputs": []}, False, "outputs: none found, at least one is required"),
@@ -107,7 +107,7 @@ WRONG: list[tuple[dict[str, Any], bool, str]] = [
         True,
         'states "s": initial value: tensor "s": shape [3] found, [2] is required',
     ),
-    ({"states": [BIG]}, True, "states: a session of 8000000 bytes found, at most 1015808 are allowed"),
+    ({"states": [BIG]}, True, "states: a session of 1015809 bytes found, at most 1015808 are allowed"),
     ({"step": Handler.step}, False, "step: not found, it is required"),
 ]
 

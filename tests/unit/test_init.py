@@ -147,3 +147,11 @@ def test_a_sequence_first_model_keeps_its_states_batch_apart_from_time(tmp_path:
     sessions = specs.parse_manifest(manifest("fn", sequence_first(tmp_path / "m.onnx"), "file://m.onnx")).spec.sessions
     assert sessions is not None
     assert [(state.input, state.batch_axis) for state in sessions.states] == [("h0", 1)]
+
+
+def test_a_long_name_is_cut_to_what_a_function_may_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models.double(tmp_path / f"{'Long ' * 12}model.onnx")
+    assert main(["init", str(tmp_path / f"{'Long ' * 12}model.onnx"), "-o", "-"]) == 0
+    found = specs.parse_manifest(capsys.readouterr().out).metadata.name
+    assert found == "long-" * 10 + "lo"
+    assert len(found) == 52

@@ -18,6 +18,7 @@ from dormouse_worker.replies import Encoder
 from dormouse_worker.requests import Request
 from dormouse_worker.service import Service
 from dormouse_worker.sessions import Failed, Outcome, Ran
+from dormouse_worker.settings import Settings
 from dormouse_worker.signatures import Signature, TensorSpec
 
 NOW = 1_700_000_000_000_000
@@ -70,7 +71,8 @@ def test_the_id_behind_a_timestamp_has_the_limit_to_itself() -> None:
 
 
 def test_a_worker_holds_a_call_to_what_the_gateway_says_and_to_the_highest_setting() -> None:
-    highest = limits.MESSAGE_BYTES_MAX
+    highest = Settings(worker="w", instance="i", listen="", advertise="").message_bytes
+    assert highest == Request().reply_bytes == limits.MESSAGE_BYTES_MAX == 64 << 20
     assert calls.message_bytes({}, highest) == highest
     assert calls.message_bytes({b"dormouse-max-message": b"100"}, highest) == 100
     assert calls.message_bytes({b"dormouse-max-message": b"%d" % (2 * highest)}, highest) == highest

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from dormouse_core import callkeys, deaths
-from dormouse_core.errors import Again, Code
+from dormouse_core.errors import Again, Code, ResourceExhausted
 from dormouse_core.seams import Reply
 from dormouse_core.spec import Duration, Timeouts
 from dormouse_gateway import gates, relay, table, turns
@@ -614,7 +614,10 @@ def test_unless_told_otherwise_ten_thousand_calls_and_a_gibibyte_are_held(told: 
             sim.demand.release("default/plain", "p")
         await asyncio.sleep(0.1)
         message = len(request("plain", None, id="x").SerializeToString())
-        sim.relay.bodies.take((1 << 30) - message)
+        sim.relay.bodies.take(1 << 28, "c")
+        with pytest.raises(ResourceExhausted, match="268435456 bytes of waiting messages of this connection"):
+            sim.relay.bodies.take(1, "c")
+        sim.relay.bodies.take(3 * (1 << 28) - message)
         last = sim.call("plain", ident="x")
         await asyncio.sleep(0.1)
         assert not last.done()

@@ -250,6 +250,15 @@ async def test_a_tenants_sessions_are_deleted_and_no_neighbours() -> None:
 
 
 @simulated
+async def test_a_tenants_name_is_as_long_as_a_callers_may_be() -> None:
+    s = Sleeping()
+    s.put("a", tenant="t" * 128)
+    assert await People(s).delete(tenant="t" * 128) == 1
+    with pytest.raises(InvalidArgument, match="129 characters found, at most 128 are allowed"):
+        await People(s).delete(tenant="t" * 129)
+
+
+@simulated
 async def test_a_tenant_with_more_sessions_in_a_shard_than_are_read_at_once() -> None:
     s = Sleeping()
     keys = [s.put(f"s{n}", tenant="t") for n in range(SHARDS * 3 * PAGE)]

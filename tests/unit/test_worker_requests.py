@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dormouse_core.errors import InvalidArgument
+from dormouse_core.errors import InvalidArgument, ResourceExhausted
 from dormouse_proto import inference_pb2
 from dormouse_worker.replies import Encoder
 from dormouse_worker.requests import Decoder, Digester, Request
@@ -59,6 +59,14 @@ def test_raw_and_typed_say_the_same() -> None:
         assert np.array_equal(raw.inputs[name], typed.inputs[name])
         assert raw.inputs[name].dtype == typed.inputs[name].dtype
     assert digest("f", raw) == digest("f", typed)
+
+
+def test_elements_of_bytes_are_counted_before_they_are_made() -> None:
+    for count, fits in ((262_144, True), (262_145, False)):
+        made = message()
+        extra(made, "text", "BYTES", [count], bytes(4 * count))
+        with contextlib.nullcontext() if fits else pytest.raises(ResourceExhausted, match="262145 elements of BYTES found, up to 262144"):
+            assert decode(made).inputs["text"].shape == (count,)
 
 
 def extra(made: Message, name: str, datatype: str, shape: list[int], raw: bytes) -> None:

@@ -25,7 +25,7 @@ class Status(Struct, frozen=True, kw_only=True, rename="camel"):
     selector: Annotated[str, Meta(max_length=1024, description="The label selector of the workers' pods, for autoscalers.")] = ""
     ready_replicas: Annotated[int, Meta(ge=0, description="Workers that are ready.")] = 0
     sessions: Annotated[int, Meta(ge=0, description="Live sessions, in a worker's memory or in the store.")] = 0
-    hibernated_bytes: Annotated[int, Meta(ge=0, description="Bytes of state in the store that are in nobody's memory.")] = 0
+    hibernated_bytes: Annotated[int, Meta(ge=0, description="Bytes of sessions' records in the store that are in nobody's memory.")] = 0
     asleep_since: Annotated[Time | None, Meta(description="Since when it has no worker; absent while it is awake.")] = None
     revision: Annotated[str, Meta(max_length=64, description="The revision that is served: a worker has loaded it. Empty: none yet.")] = ""
     wanted_revision: Annotated[
