@@ -6,12 +6,17 @@ SOURCES := proto core kit operator gateway worker cli tests examples bench tools
 
 .PHONY: help
 help:
-	@echo "make demo    the whole system on this machine: from zero, through a kill, a rescale and a sleep, with the unmodified tritonclient"
+	@echo "make demo           the whole system on this machine: from zero, through a kill, a rescale and a sleep, with the unmodified tritonclient"
 	@echo "make cluster-demo   the same on a real Kubernetes, with helm and kubectl"
-	@echo "make test    every test that fits in CI     make slow    the rest"
-	@echo "make check   ruff, mypy, import-linter, stale generated files"
-	@echo "make audit   known vulnerabilities of what is locked, where a database can be reached"
-	@echo "make bench   the figures, as ratios         make generate    stubs, CRD and reference pages anew"
+	@echo "make test           every test that fits in CI; its parts: check unit simulation integration hostile fuzz conformance cluster"
+	@echo "make slow           the other tests"
+	@echo "make check          ruff, mypy, import-linter, stale generated files"
+	@echo "make audit          known vulnerabilities of what is locked, where a database can be reached"
+	@echo "make bench          the figures, as ratios"
+	@echo "make generate       stubs, CRD and reference pages anew"
+	@echo "make setup          environments and models, which each of these makes by itself; models and clients: a part of it"
+	@echo "make lock           the newest of each package, with hashes (needs uv)"
+	@echo "make picture        a picture of an example anew"
 
 # One environment for all of Dormouse, one for the caller: tritonclient pins other versions.
 .venv/.done: requirements/dev.txt pyproject.toml tools/prepare.py

@@ -2,15 +2,18 @@
 
 - `crds/inferencefunctions.yaml`, the CustomResourceDefinition, and the same within the chart, which cannot reach outside of its folder;
 - `docs/reference/inferencefunction.md`, the object for people;
-- `docs/reference/limits.md`, the limits.
+- `docs/reference/limits.md`, the limits;
+- in `docs/architecture.md`, the lines at which it is decided.
 
 With `--check` nothing is written; the exit status says whether the committed files are what this would write.
 """
 
 import argparse
+import ast
 import pathlib
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import yaml
@@ -139,7 +142,32 @@ def limits_page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+# ----------------------------------------------------------------------------------------------------------------- where it is decided
+
+
+def line_of(path: str, symbol: str) -> int:
+    """Where `function` or `Class.method` is defined. LookupError: nowhere."""
+    nodes: Sequence[ast.AST] = ast.parse((ROOT / path).read_text(encoding="utf-8")).body
+    found: ast.AST | None = None
+    for name in symbol.split("."):
+        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+        found = next((node for node in nodes if isinstance(node, kinds) and node.name == name), None)
+        if found is None:
+            raise LookupError(f"docs/architecture.md names {symbol} in {path}, where it is not")
+        nodes = found.body
+    assert found is not None
+    return int(found.lineno)
+
+
+def architecture() -> str:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    return DECIDED.sub(lambda row: f"`{row[1]}:{line_of(row[1], row[2])}` `{row[2]}` |", text)
+
+
+DECIDED = re.compile(r"`([\w/]+\.py):\d+` `([\w.]+)` \|")
+
 FILES = {
+    "docs/architecture.md": architecture,
     "crds/inferencefunctions.yaml": crd,
     "deploy/helm/dormouse/files/inferencefunctions.yaml": crd,
     "docs/reference/inferencefunction.md": reference,

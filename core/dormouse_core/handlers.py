@@ -136,7 +136,6 @@ class Context:
 
 Inputs = Mapping[str, NDArray[Any]]
 States = dict[str, NDArray[Any]]
-Outputs = Mapping[str, Any]
 
 
 class Handler:

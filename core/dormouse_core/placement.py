@@ -138,13 +138,6 @@ def apply(seen: Placement, transition: Transition) -> Placement:
     return Placement(seen.shards, seen.ready, seen.leaving, owners, moves)
 
 
-def hand_over(seen: Placement, shard: int) -> Placement:
-    """What is observed once the owner of `shard` has done its planned move."""
-    owners, moves = dict(seen.owners), dict(seen.moves)
-    owners[shard] = moves.pop(shard)
-    return Placement(seen.shards, seen.ready, seen.leaving, owners, moves)
-
-
 def check(before: Placement, transition: Transition) -> None:
     """The invariant of every transition. AssertionError says which part broke."""
     match transition:

@@ -3,8 +3,6 @@ start time and memory in every worker for a dozen series."""
 
 from collections.abc import Iterable, Mapping
 
-from dormouse_core.errors import Code
-
 Sample = tuple[Mapping[str, str], float]
 
 
@@ -18,7 +16,3 @@ def family(name: str, kind: str, text: str, samples: Iterable[Sample]) -> str:
 
 def _escape(label: str) -> str:
     return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-def code_name(code: int) -> str:
-    return Code(code).name
