@@ -542,7 +542,7 @@ HELD_BYTES = 1 * GIB
 NAMESPACE_HELD_FUNCTIONS = 2
 CONNECTION_HELD_FRACTION = 0.25
 HELD_STREAMS = 10_000
-KEPT_STREAMS_FRACTION = 0.25
+KEPT_FRACTION = 0.25
 CONNECTION_STREAMS = 4_096
 CONNECTION_WATCHES = 1_024
 CONNECTION_REFLECTIONS = 64
@@ -569,7 +569,7 @@ SCALE = (
     Limit("HELD_CALLS", "calls of a function that wait in a gateway", "calls", "our own", "each call: RESOURCE_EXHAUSTED"),
     Limit(
         "HELD_BYTES",
-        "bodies of waiting calls in a gateway; of several namespaces, those for one at most what is left for all others",
+        "bodies of waiting calls in a gateway; of several namespaces, those for one leave room for all others",
         "bytes",
         "our own",
         "each call: RESOURCE_EXHAUSTED",
@@ -592,11 +592,12 @@ SCALE = (
         "each stream: RESOURCE_EXHAUSTED",
     ),
     Limit(
-        "KEPT_STREAMS_FRACTION",
-        "of these, what is kept in equal parts for the namespaces that have functions; of the rest one has at most as many as are left",
+        "KEPT_FRACTION",
+        "of these and of these bytes, what is kept in equal parts for the namespaces that have functions; of the rest one has at most as "
+        "much as is left",
         "",
         "our own: the last of many namespaces has a part, the first of two has half",
-        "each stream: RESOURCE_EXHAUSTED",
+        "each stream, each call: RESOURCE_EXHAUSTED",
     ),
     Limit("CONNECTION_STREAMS", "`ModelStreamInfer` on one connection", "streams", "our own", "each stream: RESOURCE_EXHAUSTED"),
     Limit("CONNECTION_WATCHES", "`Health/Watch` on one connection", "streams", "our own", "each stream: RESOURCE_EXHAUSTED"),

@@ -1,10 +1,11 @@
-"""Which streams may be open in a gateway, where several namespaces share it: one tenant's, however many connections they come from, leave
-room for all others'.
+"""What one tenant's callers may hold in a gateway, from however many connections, where several namespaces share it: streams that are open,
+bytes of messages that wait.
 
-A stream is somebody's once it has named a function that there is: its namespace's, to its end. A quarter of what may be open is kept in
-equal parts for the namespaces that have functions; of the rest, one holds at most as much as is left for all others. So of two each gets
-half; and however many others take what they can get, the last has its part. A namespace that is alone has everything.
+A quarter of what may be held is kept in equal parts for the namespaces that have functions; of the rest, one holds at most as much as is
+left for all others. So of two each gets half; and however many others take what they can get, the last has its part. A namespace that is
+alone has everything.
 
+A stream is somebody's once it has named a function that there is: its namespace's, to its end.
 Streams that are nobody's take what room there is and keep nobody out: where the gateway is full, the connection that has most of them loses
 its oldest to the next that opens. So who names a function at once is let in, and who opens silent streams without end loses his own.
 """
@@ -13,21 +14,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Set
 
 from dormouse_core.errors import ResourceExhausted
-from dormouse_core.limits import HELD_STREAMS, KEPT_STREAMS_FRACTION
+from dormouse_core.limits import HELD_STREAMS, KEPT_FRACTION
 
 
-def admits(held: Mapping[str, int], namespace: str, known: Set[str], limit: int) -> bool:
-    """Whether one more of `namespace` leaves room for all others. `held`: streams by namespace, of which `limit` may be open together;
-    `known`: the namespaces that have functions."""
+def admits(held: Mapping[str, int], namespace: str, known: Set[str], limit: int, size: int = 1) -> bool:
+    """Whether `size` more of `namespace` leave room for all others. `held`: by namespace, together at most `limit`; `known`: the namespaces
+    that have functions."""
     sharing = known | held.keys() | {namespace}
     if len(sharing) == 1:
         return True
-    part = int(KEPT_STREAMS_FRACTION * limit) // len(sharing)
-    mine = held.get(namespace, 0) + 1 - part
-    if mine <= 0:
-        return True
-    beyond = sum(max(count - part, 0) for count in held.values()) + 1
-    return mine <= limit - part * len(sharing) - beyond
+    part = int(KEPT_FRACTION * limit) // len(sharing)
+    mine = held.get(namespace, 0) + size - part
+    others = sum(max(count - part, 0) for other, count in held.items() if other != namespace)
+    return mine <= 0 or 2 * mine <= limit - part * len(sharing) - others
 
 
 class OpenStream:

@@ -3,9 +3,10 @@ takes all of it; and for one namespace, so that calls of one tenant's functions 
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from dormouse_core.errors import ResourceExhausted
+from dormouse_core.shares import admits
 
 from dormouse_gateway import metrics
 
@@ -31,17 +32,14 @@ class Bodies:
         self._add(-size, connection)
 
     @contextlib.contextmanager
-    def within(self, size: int, namespace: str, *, alone: bool = False) -> Iterator[None]:
-        """A message that was taken is for `namespace`, until this is left. ResourceExhausted: it holds as much as is left for all others.
-
-        So one namespace gets half, two a third each, and some is always left for the next. A single message is always taken. `alone`: there
-        is nobody to leave room for.
-        """
+    def within(self, size: int, namespace: str, known: Set[str]) -> Iterator[None]:
+        """A message that was taken is for `namespace`, until this is left. `known`: the namespaces that have functions. ResourceExhausted:
+        it has its share (`dormouse_core.shares`). A single message is always taken."""
         found = self._for[namespace]
-        if found and not alone and found + size > self._limit - self.held:
+        if found and not admits(self._for, namespace, known, self._limit, size):
             raise ResourceExhausted(
-                f"the gateway holds {found} bytes of waiting messages for the namespace {namespace}, as much as is left for all others; "
-                "try again later"
+                f"the gateway holds {found} bytes of waiting messages for the namespace {namespace}, its share of {self._limit}: "
+                "the rest is left for other namespaces; try again later"
             )
         self._for[namespace] += size
         try:

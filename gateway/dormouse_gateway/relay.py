@@ -173,7 +173,7 @@ class Relay:
         """The same for a call that was read and counted: one message of a stream, which takes its answer in parts where there are some."""
         call = Held(request, named, None if part is None else Parts(part), fresh=request.attempt > 1)
         try:
-            with self.bodies.within(len(request.message), named.namespace, alone=self._table.alone(named.namespace)):
+            with self.bodies.within(len(request.message), named.namespace, self._table.namespaces()):
                 return await self._named(call, timestamp)
         except DormouseError as error:
             return refuse(error)

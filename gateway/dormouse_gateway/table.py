@@ -279,15 +279,12 @@ class Table:
     def labels(self) -> set[str]:
         return set(self._entries)
 
-    def alone(self, namespace: str) -> bool:
-        """No other namespace has functions."""
-        return self._having() <= {namespace}
-
     def sharing(self, label: str) -> frozenset[str]:
-        """The namespaces that have functions, this one among them; none, where it is not known as a function's."""
-        return self._having() if label in self._entries else frozenset()
+        """The namespaces that have functions, by the label of one; none, where it is not known as one's."""
+        return self.namespaces() if label in self._entries else frozenset()
 
-    def _having(self) -> frozenset[str]:
+    def namespaces(self) -> frozenset[str]:
+        """That have functions."""
         if self._namespaces is None:
             self._namespaces = frozenset(label.partition("/")[0] for label in self._entries)
         return self._namespaces

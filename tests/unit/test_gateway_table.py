@@ -177,11 +177,11 @@ def test_shard_maps_hold_any_place() -> None:
     assert text.isprintable()
 
 
-def test_whether_a_namespace_is_alone() -> None:
+def test_namespaces_that_have_functions_and_whether_a_function_is_known() -> None:
     told = Told()
-    assert told.table.alone("speech")
-    assert not told.table.alone("other")
+    assert told.table.namespaces() == {"speech"}
+    assert told.table.sharing("other/f") == set()
     told.put(KEYS.function("other", "f"), entry().SerializeToString())
-    assert not told.table.alone("speech")
+    assert told.table.namespaces() == told.table.sharing("other/f") == {"speech", "other"}
     told.put(KEYS.function("other", "f"), None)
-    assert told.table.alone("speech")
+    assert told.table.namespaces() == {"speech"}

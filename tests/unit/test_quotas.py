@@ -68,30 +68,29 @@ def test_of_what_is_held_a_connection_has_its_share() -> None:
 
 
 def test_nobody_holds_more_than_is_left_for_all_others() -> None:
-    bodies, open_ = Bodies(1000), contextlib.ExitStack()
+    open_ = contextlib.ExitStack()
 
-    def take(namespace: str, size: int = 10) -> int:
+    def take(bodies: Bodies, namespace: str, known: set[str], size: int = 10) -> int:
         """How many of `size` are taken for `namespace`."""
         for count in range(1000):
             bodies.take(size)
             try:
-                open_.enter_context(bodies.within(size, namespace))
+                open_.enter_context(bodies.within(size, namespace, known))
             except ResourceExhausted:
                 bodies.give(size)
                 return count
         return 1000
 
-    assert take("a") == 50, "one gets half"
-    assert take("b") == 25
-    assert take("c") > 10, "and some is left for the next"
-    assert take("d") > 0
-    open_.close()
-    alone = Bodies(1000)
+    two, many, alone = Bodies(1000), Bodies(1000), Bodies(1000)
+    assert take(two, "a", {"a", "b"}) == 50, "one gets half"
+    assert take(two, "b", {"a", "b"}) == 31, "a part of its own, and half of what is left"
+    names = {f"n{n}" for n in range(12)}
+    assert min(take(many, each, names) for each in sorted(names)) == 1000 // 4 // 12 // 10, "the last has its part"
     for size in (900, 50):
         alone.take(size)
-        open_.enter_context(alone.within(size, "a", alone=True))
+        open_.enter_context(alone.within(size, "a", {"a"}))
     open_.close()
-    assert not bodies._for
+    assert (two._for, many._for, alone._for) == ({}, {}, {})
 
 
 async def messages(service: str) -> AsyncIterator[bytes]:
