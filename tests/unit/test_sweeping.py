@@ -53,6 +53,30 @@ async def test_ended_and_expired_sessions_of_a_sleeping_function_are_removed_and
 
 
 @simulated
+async def test_more_than_one_transaction_takes_are_removed_in_several() -> None:
+    """The store takes 128 operations at once."""
+    s = Sleeping()
+    for n in range(4 * SHARDS * 128):
+        s.put(f"s{n}", ended=True)
+    await asyncio.sleep(12.0)
+    await s.sweeper.once()
+    assert s.stored() == []
+
+
+@simulated
+async def test_as_many_tombstones_are_written_once_the_store_has_room() -> None:
+    s = Sleeping()
+    people = People(s)
+    keys = [s.put(f"s{n}", tenant="t") for n in range(4 * SHARDS * 128)]
+    full = FullStore(s)
+    assert await people.delete(tenant="t") == len(keys)
+    full.room = True
+    await people.owed.pay()
+    assert all(record_of(s, key).body.tombstone for key in keys)
+    assert people.owed.shards == {}
+
+
+@simulated
 async def test_an_expired_session_of_a_sleeping_function_counts_no_longer_though_its_record_stays() -> None:
     s = Sleeping(removal_wait=600.0)
     sweeping = asyncio.create_task(s.sweeper.run())
