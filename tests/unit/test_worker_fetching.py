@@ -245,7 +245,7 @@ def test_a_body_whose_length_is_not_told_is_taken_to_its_end(secure: Server, hea
 
 def test_a_transfer_that_the_server_breaks_off_is_passing(secure: Server, tmp_path: Path) -> None:
     secure.answers["/m.onnx"] = (200, CHUNKED, b"fffff\r\nmod")
-    with pytest.raises(ModelUnavailable, match=r"the transfer broke off: IncompleteRead\(3 bytes read.*, 3 times"):
+    with pytest.raises(ModelUnavailable, match=r"the transfer broke off: IncompleteRead\(\d bytes read.*, 3 times"):
         fetch(f"https://{secure.host}/m.onnx")
     assert left(tmp_path) == []
 
