@@ -6,6 +6,7 @@ found out, in either direction. It is no part of CI, which has no such database 
 """
 
 import argparse
+import http.client
 import json
 import pathlib
 import re
@@ -105,11 +106,11 @@ def describe(database: str, package: Package, places: Iterable[str], identifier:
 
 def _fetch(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
+        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=SECONDS) as answer:
             found = json.load(answer)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise Unanswered(f"{url}: {reason}") from error
     if not isinstance(found, dict):
@@ -130,8 +131,9 @@ def main(arguments: Sequence[str] | None = None, root: pathlib.Path = ROOT) -> i
             describe(given.database, package, packages[package], identifier)
             for package, identifier in sorted(set(ask(given.database, list(packages))))
         ]
-    except Unanswered as error:
-        print(f"the database could not be asked, so NOTHING is known about {len(packages)} locked packages: {error}", file=sys.stderr)
+    except (Unanswered, AttributeError, KeyError, TypeError) as error:  # the latter: an answer of another form than OSV's
+        reason = str(error) if isinstance(error, Unanswered) else f"{given.database} did not answer as OSV does ({error!r})"
+        print(f"the database could not be asked, so NOTHING is known about {len(packages)} locked packages: {reason}", file=sys.stderr)
         return 2
     accepted = [each for each in found if {each.identifier, *each.aliases} & set(given.accept)]
     for each in found:

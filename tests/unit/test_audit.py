@@ -114,7 +114,19 @@ def test_nothing_known_is_nothing_known(database: str, tmp_path: Path, capsys: p
     assert "2 locked packages, 0 known vulnerabilities" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("broken", [b"", b"<html>a proxy's page</html>", b"[]", b"{}", b'{"results": [{}]}'])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"",
+        b"<html>a proxy's page</html>",
+        b"[]",
+        b"{}",
+        b'{"results": [{}]}',
+        b'{"results": [5, []]}',
+        b'{"results": [{"vulns": [{}]}, {}]}',
+        b"{}{",
+    ],
+)
 def test_no_answer_is_not_taken_for_nothing_known(broken: bytes, database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Database.broken = broken
     assert audit.main(["--database", database], project(tmp_path, "attrs==26.1.0")) == 2
@@ -123,9 +135,13 @@ def test_no_answer_is_not_taken_for_nothing_known(broken: bytes, database: str, 
     assert said.out == ""
 
 
-def test_nor_is_nobody_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert audit.main(["--database", "http://127.0.0.1:1"], project(tmp_path, "attrs==26.1.0")) == 2
-    assert "NOTHING is known" in capsys.readouterr().err
+@pytest.mark.parametrize("nobody", ["http://127.0.0.1:1", "nonsense", "http://[", "ftp://127.0.0.1:1"])
+def test_nor_is_nobody_there(nobody: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In one sentence, and with another status than for what is known."""
+    assert audit.main(["--database", nobody], project(tmp_path, "attrs==26.1.0")) == 2
+    said = capsys.readouterr()
+    assert "NOTHING is known" in said.err
+    assert (said.err.count("\n"), said.out) == (1, "")
 
 
 def test_everything_that_is_locked_is_asked_about(database: str, capsys: pytest.CaptureFixture[str]) -> None:
