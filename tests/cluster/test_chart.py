@@ -233,6 +233,10 @@ def test_values_of_an_older_release_are_taken(default: Rendered, helm: str) -> N
     """`helm upgrade --reuse-values`: what is new is absent, and as strict and as open as by default."""
     absent = ("workers.policy=null", "etcd.fairShares=null", "networkPolicies.workers=null", "image.digest=null", "etcd.image.digest=null")
     assert operator_settings(render(helm, *absent)) == operator_settings(default)
+    [agent] = [
+        each["args"] for _, pod in render(helm, "gateway.maxStreams=null").pods() for each in containers(pod) if each["name"] == "agent"
+    ]
+    assert not [word for word in agent if word.startswith("--max-streams")]
     assert operator_settings(render(helm, "etcd.fairShares=false")).fair_shares is False
 
 

@@ -153,7 +153,9 @@ podSelector:
 - --max-message-bytes={{ int64 .Values.gateway.maxMessageBytes }}
 - --max-held={{ int64 .Values.gateway.maxHeld }}
 - --max-held-bytes={{ int64 .Values.gateway.maxHeldBytes }}
-- --max-streams={{ int64 .Values.gateway.maxStreams }}
+{{- with .Values.gateway.maxStreams }}
+- --max-streams={{ int64 . }}
+{{- end }}
 - --concurrency={{ .Values.gateway.concurrency }}
 - --drain-seconds={{ .Values.gateway.drainSeconds }}
 - --min-drain-seconds={{ .Values.gateway.minDrainSeconds }}
