@@ -82,6 +82,38 @@ def test_the_revision_is_the_one_that_is_served_and_the_wanted_one_is_told_besid
         assert message == f"opset 99 found (revision {NEW[:8]}; {OLD[:8]} serves)"
 
 
+@pytest.mark.parametrize(
+    ("proved", "problem", "kept", "wanted", "phase"),
+    [
+        (NEW, False, False, 0, "Asleep"),  # it is told to go, and serves until it has gone
+        (OLD, False, True, 0, "Ready"),  # the new revision is being proved: it serves until then
+        ("", True, False, 0, "Ready"),  # tried until its problem is gone
+        (OLD, True, True, 0, "Asleep"),  # the one before sleeps, whatever the new one's problem is
+        (OLD, True, True, 1, "Ready"),
+    ],
+)
+def test_the_phase_while_a_worker_serves(proved: str, problem: bool, kept: bool, wanted: int, phase: str) -> None:
+    world = made(proved=proved, problem=problem)
+    world.entry.proved_spec = AUTO if kept else b""
+    world.add(worker("w0", revision=proved or NEW))
+    assert told(world, wanted).phase == phase
+
+
+@pytest.mark.parametrize(
+    ("proved", "status", "reason"), [(NEW, "True", "Proved"), (OLD, "Unknown", "Verifying"), ("", "Unknown", "Verifying")]
+)
+def test_whether_a_worker_has_loaded_the_model(proved: str, status: str, reason: str) -> None:
+    found = condition(told(made(proved=proved), 0), "ModelReady")
+    assert (found.status, found.reason) == (status, reason)
+
+
+def test_while_workers_of_two_revisions_serve_those_of_the_proved_one_are_ready() -> None:
+    world = made()
+    world.add(worker("new"), worker("old", revision=OLD))
+    seen = told(world, 1)
+    assert (seen.ready_replicas, list(seen.workers), dict(seen.owners)) == (1, ["new"], {})
+
+
 def test_the_problem_is_the_condition() -> None:
     seen = condition(told(made(problem=True), 0), "ModelReady")
     assert (seen.status, seen.reason, seen.message) == ("False", "ModelInvalid", "opset 99 found")
@@ -125,6 +157,7 @@ def test_owners_are_live_ones_only() -> None:
     world.own("dead", [3])
     seen = status(world.seen(), Decision(1, ""), Times(), 1, owners=True)
     assert dict(seen.owners) == {0: "a", 1: "a"}
+    assert not told(world, 1).owners, "a shard each, for who asks for them"
 
 
 @pytest.mark.parametrize(("rows", "reason", "status"), [(32, "Independent", "True"), (0, "Dependent", "False"), (0, "NoBatch", "False")])

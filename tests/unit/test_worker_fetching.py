@@ -370,6 +370,7 @@ def test_a_folder_of_a_bucket_is_what_is_below_it_and_a_whole_bucket_is_one(buck
         found = {str(each.relative_to(path / root)): each.read_bytes() for each in path.rglob("*") if each.is_file()}
         assert found == {"m.onnx": BODY, "w/w.bin": b"w", "empty.txt": b""}
         [listed] = [parse_qs(urlsplit(asked).query) for asked, _ in bucket.asked if "list-type" in asked]
+        assert [asked for asked, _ in bucket.asked].count("/models/v1/m.onnx") == 1, "only what is empty is asked for twice"
         assert listed.get("prefix") == ([f"{uri.rpartition('models/')[2]}"] if root == "" else None)
 
 
