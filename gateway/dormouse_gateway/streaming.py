@@ -32,7 +32,8 @@ Count = Callable[[int], None]
 
 
 class Streaming:
-    """All streams of one agent. `nonce` is new for every process; `count` is told the code of every answer. `stamps`: of all its keys."""
+    """All streams of one agent. `nonce` is new for every process; `count` is told the code of every answer, and of every stream that has no
+    room. `stamps`: of all its keys."""
 
     def __init__(
         self,
@@ -74,6 +75,7 @@ class Streaming:
             with self._quotas.taken("streams", metadata) as opened:
                 await self._serve(metadata, context, deadline, opened)
         except ResourceExhausted as full:
+            self._count(full.code)
             end(context, refuse(full))
 
     async def _serve(self, metadata: dict[str, str], context: Any, deadline: float, opened: OpenStream) -> None:
@@ -165,6 +167,7 @@ class Serving:
             if self._refusal is None:
                 raise
             reply = self._refusal
+            self._count(reply.code)
         finally:
             self._finished = True
             tasks = [reader, *self._steps]

@@ -222,6 +222,7 @@ def test_a_namespaces_streams_leave_room_for_anothers_from_whatever_connections(
         near = [opened(sim, "n", "f") for _ in range(6)]
         await asyncio.gather(*(each.answers(1, 5) for each in near))
         assert len(refused(hog)) == 20, "nobody that runs is cut for them"
+        assert Counter(sim.counted) == {0: 16, Code.RESOURCE_EXHAUSTED: 20}
         await left([*hog, *near])
 
     simulate(body, max_streams=20)
