@@ -122,17 +122,18 @@ def test_one_that_does_not_lead_stands_in_where_nobody_leads() -> None:
     run(body, leading=False)
 
 
-def test_it_does_so_at_twice_what_a_leader_waits_for() -> None:
+@pytest.mark.parametrize(("leading", "part"), [(True, 0.1), (False, 0.2)])
+def test_it_does_so_at_twice_what_a_leader_waits_for(leading: bool, part: float) -> None:
     async def body(store: MemoryMembers, space: Space) -> None:
         await asyncio.sleep(3)
-        written = 0
-        while not store.done:
+        written, before = 0, len(store.done)
+        while len(store.done) == before:
             store.put("one session", 64 * 1024)
             written += 64 * 1024
             await asyncio.sleep(0.05)
-        assert 0.2 * QUOTA <= written <= 0.25 * QUOTA
+        assert part * QUOTA <= written <= (part + 0.05) * QUOTA
 
-    run(body, leading=False)
+    run(body, leading=leading)
 
 
 def test_an_idle_store_is_left_alone() -> None:
@@ -152,6 +153,7 @@ def test_history_is_kept_for_a_while_where_there_is_room() -> None:
     async def body(store: MemoryMembers, space: Space) -> None:
         await asyncio.sleep(5)
         at: list[tuple[float, int]] = []
+        kept: list[float] = []
         seen = len(store.done)
         for _ in range(50 * 20):
             store.put("one session", 16 * 1024)
@@ -159,10 +161,11 @@ def test_history_is_kept_for_a_while_where_there_is_room() -> None:
             for did in store.done[seen:]:
                 revision = int(did.split()[1])
                 written = next(when for when, after in at if after >= revision)
-                assert store.clock.monotonic() - written >= limits.HISTORY_SECONDS - 0.15
+                kept.append(store.clock.monotonic() - written)
             seen = len(store.done)
             await asyncio.sleep(0.02)
-        assert seen > 4
+        assert len(kept) > 4
+        assert 0.85 <= min(kept) <= 1.1
 
     run(body)
 
