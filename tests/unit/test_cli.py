@@ -1,5 +1,6 @@
 """The command line: what it takes, where it looks, what it prints, and how it refuses."""
 
+import dataclasses
 import os
 import socket
 import subprocess
@@ -14,6 +15,8 @@ from dormouse.commands import _function
 from dormouse.home import Home, Run
 from dormouse_core import limits
 from dormouse_core.errors import FailedPrecondition, InvalidArgument, Unavailable
+from dormouse_operator import settings
+from dormouse_operator.kubernetes import options
 from dormouse_proto import control_pb2
 
 
@@ -68,6 +71,12 @@ def test_sizes_of_the_store_and_of_messages(capsys: pytest.CaptureFixture[str]) 
         with pytest.raises(SystemExit):
             parser.parse_args(["up", "d", option, str(size + 1)])
         assert f"at most {size >> 20}MiB, is allowed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("of", [settings.Settings, options.Options], ids=["one machine", "a cluster"])
+def test_an_operator_that_is_told_no_quota_takes_etcds_own_default(of: type) -> None:
+    [quota] = [field.default for field in dataclasses.fields(of) if field.name == "store_quota"]
+    assert quota == 2 << 30
 
 
 def test_up_needs_a_folder_and_nothing_else() -> None:
