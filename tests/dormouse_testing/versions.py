@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,9 @@ PACKAGES = ("cli", "core", "gateway", "kit", "operator", "proto", "worker")
 NOW = "now"
 
 
-def checked_out(commit: str, folder: Path) -> Path | None:
-    """The code of `commit` in `folder`; None: this clone's history does not have it."""
-    done = subprocess.run(["git", "-C", str(ROOT), "archive", commit, *PACKAGES], capture_output=True)
+def checked_out(commit: str, folder: Path, paths: Sequence[str] = PACKAGES) -> Path | None:
+    """What `commit` has of `paths`, in `folder`; None: this clone's history does not have it."""
+    done = subprocess.run(["git", "-C", str(ROOT), "archive", commit, *paths], capture_output=True)
     if done.returncode:
         return None
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:

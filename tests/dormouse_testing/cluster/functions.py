@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from dormouse_core import headernames
 from dormouse_proto import inference_pb2, inference_pb2_grpc
 
 from dormouse_testing.cluster.client import CHART, Cluster, eventually
@@ -144,9 +145,10 @@ class Dormouse:
 
     # ------------------------------------------------------------------------------------------------------------------ calls
 
-    def call(self, name: str, add: int = 1, *, session: str = "", timeout: float | None = 60.0) -> int:
-        """The total that the function answers."""
-        metadata = [*self._metadata(name), *([("dormouse-session", session)] if session else [])]
+    def call(self, name: str, add: int = 1, *, session: str = "", key: str = "", timeout: float | None = 60.0) -> int:
+        """The total that the function answers. `key`: the call's idempotency key."""
+        more = {headernames.SESSION: session, headernames.IDEMPOTENCY_KEY: key}
+        metadata = [*self._metadata(name), *((header, value) for header, value in more.items() if value)]
         stub = inference_pb2_grpc.GRPCInferenceServiceStub(self.channel)
         reply = stub.ModelInfer(_request(name, add), timeout=timeout, metadata=metadata)
         return int(struct.unpack("<q", reply.raw_output_contents[0])[0])

@@ -57,18 +57,19 @@ def etcd(layout: Layout) -> None:
         build(ETCD, Path(folder))
 
 
-def dormouse() -> None:
-    """The project's image from this tree, as deploy/docker/Dockerfile says. Only what it copies is in the context: no caches, no tests."""
+def dormouse(root: Path = ROOT, tag: str = DORMOUSE) -> None:
+    """The project's image from this tree or another, as deploy/docker/Dockerfile says. Only what it copies is in the context: no caches, no
+    tests."""
     base()
     with tempfile.TemporaryDirectory() as folder:
         for name in CONTEXT:
-            source, target = ROOT / name, Path(folder, name)
+            source, target = root / name, Path(folder, name)
             target.parent.mkdir(parents=True, exist_ok=True)
             if source.is_dir():
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy2(source, target)
-        build(DORMOUSE, Path(folder), "-f", f"{folder}/deploy/docker/Dockerfile", "--build-arg", f"BASE={BASE}", "--layers")
+        build(tag, Path(folder), "-f", f"{folder}/deploy/docker/Dockerfile", "--build-arg", f"BASE={BASE}", "--layers")
 
 
 def models() -> None:
