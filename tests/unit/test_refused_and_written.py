@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
-from dormouse_core.errors import Unavailable
+from dormouse_core.errors import FailedPrecondition, Unavailable
 from dormouse_core.keys import Function, Keys
 from dormouse_core.limits import LEASE_SECONDS
 from dormouse_core.seams import Delete, Item, Put, Txn
@@ -124,6 +124,10 @@ async def test_what_people_change(name: str, fault: Fault) -> None:
     revision = answer if isinstance(answer, int) else answer[-1]
     if name == "deleted" and fault is FULL:
         assert (revision, after, registering.ending) == (0, before, {state_pb2.FunctionEntry.FromString(after.value).uid})
+        for change in ("configured", "scaled"):
+            with pytest.raises(FailedPrecondition, match="is being deleted"):
+                await CHANGES[change](registering)
+        assert store.etcd.item(ENTRY) == before
         return
     assert after != before
     assert revision == after.mod_revision
