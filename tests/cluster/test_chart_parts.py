@@ -106,6 +106,8 @@ def test_pods_are_spread_placed_and_pulled_as_the_values_say(default: Rendered, 
         for part in PARTS:
             spread = [each["topologyKey"] for each in pod(rendered, part)["spec"].get("topologySpreadConstraints", ())]
             assert spread == (["kubernetes.io/hostname"] if part in parts else []), part
+    [constraint] = pod(default, "gateway")["spec"]["topologySpreadConstraints"]
+    assert constraint["matchLabelKeys"] == ["pod-template-hash"], "those that are on their way out do not count"
     for part in PARTS:
         spec = pod(three, part)["spec"]
         assert (spec["nodeSelector"], spec["tolerations"], spec["priorityClassName"]) == ({"disk": "ssd"}, [{"key": "t"}], "high")
@@ -162,7 +164,7 @@ def test_a_gateway_listens_for_callers_and_scrapers_alone_and_takes_pods_for_wor
     taken = gateway_arguments(default)
     assert (taken.xds, taken.admin) == ("unix:/run/dormouse/xds.sock", "/run/dormouse/envoy.sock")
     assert taken.pods, "an address of its own is no worker's"
-    assert taken.metrics == 9090
+    assert (taken.metrics, taken.metrics_host) == (9090, "0.0.0.0"), "scrapers come from other pods"
     assert {"localhost", "127.0.0.1"} <= taken.own_names
     assert (taken.store_ca, taken.store_password_file) == ("/etc/dormouse/tls/ca.crt", "/etc/dormouse/users/gateway")
 
