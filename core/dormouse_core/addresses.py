@@ -14,8 +14,8 @@ from dormouse_core import headernames
 
 UNIX = "unix:"
 PATH_BYTES = 107  # of a Unix socket
-"""Metadata of every call that a gateway sends to a worker: who sent it. No gateway takes such a call from outside: it has been in one."""
 BY_ENVOY, BY_RELAY = "envoy", "relay"
+"""Metadata of every call that a gateway sends to a worker: who sent it. No gateway takes such a call from outside: it has been in one."""
 CAME_BACK = f"the call came back to a gateway ({headernames.HOPS}): the address of a worker of its function is a gateway's"
 WAIT_SECONDS = 5.0  # a kubelet tells its pod's address about when it starts the container
 

@@ -6,6 +6,23 @@ uids are not. Every key of the installation is under ``/dormouse/{installation}/
 
 from dataclasses import dataclass
 
+DIGITS = 9
+"""Of a number in a key, at most: Python reads 4,300 digits and then raises, and shards are a few thousand."""
+NAME = 253
+"""Characters of a worker's name, at most: a pod's, with what follows it."""
+
+
+def number(text: str) -> int | None:
+    """The number that `text`, a part of a key, is as we write it; None: nobody of ours wrote this. A function's worker may write any bytes
+    below its function's prefixes, digits of other scripts and a second spelling of a number among them."""
+    ours = len(text) <= DIGITS and text.isascii() and text.isdigit() and (text == "0" or text[0] != "0")
+    return int(text) if ours else None
+
+
+def named(text: str) -> bool:
+    """Whether `text`, a part of a key, may be a worker's name."""
+    return 0 < len(text) <= NAME and text.isascii() and text.isprintable() and "/" not in text
+
 
 @dataclass(frozen=True, slots=True)
 class Function:

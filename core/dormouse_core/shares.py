@@ -2,8 +2,8 @@
 bytes of messages that wait.
 
 A quarter of what may be held is kept in equal parts for the namespaces that have functions; of the rest, one holds at most as much as is
-left for all others. So of two each gets half; and however many others take what they can get, the last has its part. A namespace that is
-alone has everything.
+left for all others. So of two the first gets half, the second three in ten; and however many others take what they can get, the last has
+its part. A namespace that is alone has everything.
 
 A stream is somebody's once it has named a function that there is: its namespace's, to its end.
 Streams that are nobody's take what room there is and keep nobody out: where the gateway is full, the connection that has most of them loses
@@ -20,13 +20,13 @@ from dormouse_core.limits import HELD_STREAMS, KEPT_FRACTION
 def admits(held: Mapping[str, int], namespace: str, known: Set[str], limit: int, size: int = 1) -> bool:
     """Whether `size` more of `namespace` leave room for all others. `held`: by namespace, together at most `limit`; `known`: the namespaces
     that have functions."""
-    sharing = known | held.keys() | {namespace}
-    if len(sharing) == 1:
+    sharing = len(known) + sum(other not in known for other in held) + (namespace not in known and namespace not in held)
+    if sharing == 1:
         return True
-    part = int(KEPT_FRACTION * limit) // len(sharing)
+    part = int(KEPT_FRACTION * limit) // sharing
     mine = held.get(namespace, 0) + size - part
     others = sum(max(count - part, 0) for other, count in held.items() if other != namespace)
-    return mine <= 0 or 2 * mine <= limit - part * len(sharing) - others
+    return mine <= 0 or 2 * mine <= limit - part * sharing - others
 
 
 class OpenStream:
@@ -56,9 +56,11 @@ class OpenStreams:
     def open(self, connection: str) -> OpenStream:
         """One more, nobody's yet. ResourceExhausted: there is no room for it."""
         if len(self._open) >= self._limit:
-            loser = next(iter(self._ranks.get(self._most, ())), None)
-            if loser is None or len(self._nobodys.get(connection, ())) >= self._most:
+            most = self._ranks.get(self._most, {})
+            if not most:
                 raise ResourceExhausted(f"{self._limit} streams are open in this gateway, which is what is allowed; try again later")
+            # Also where who opens has as many: with one on each connection it is no worse than the others. Its own, where nobody else has.
+            loser = next((other for other in most if other != connection), connection)
             lost = next(iter(self._nobodys[loser]))
             self.leave(lost)
             lost.end(

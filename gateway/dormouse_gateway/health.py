@@ -44,9 +44,9 @@ class Health:
         name = self._enter(service)
         last = -1
         try:
-            if name.label is not None:
-                named(name.label)
             while not self._closing:
+                if name.label is not None:
+                    named(name.label)  # again: a function may appear while it is watched
                 changed = name.changed
                 if name.status != last:
                     last = name.status

@@ -122,12 +122,15 @@ async def lasting(stream: AsyncGenerator[bytes], opened: OpenStream) -> AsyncIte
     """The same, until its place goes to another: ResourceExhausted."""
     lost: ResourceExhausted | None = None
     waiting: asyncio.Task[bytes | None] | None = None
+    serving = asyncio.current_task()
 
     def end(error: ResourceExhausted) -> None:
         nonlocal lost
         lost = error
-        if waiting is not None:
+        if waiting is not None and not waiting.done():
             waiting.cancel()
+        elif serving is not None:
+            serving.cancel()  # it writes to who does not read
 
     async def following() -> bytes | None:
         return await anext(stream, None)

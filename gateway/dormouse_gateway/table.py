@@ -12,7 +12,7 @@ from typing import TypeVar
 from dormouse_core import addresses, deaths, spec
 from dormouse_core.errors import Code, DeadlineExceeded, DormouseError, FailedPrecondition, NotFound, Unavailable
 from dormouse_core.keys import Function as Identity
-from dormouse_core.keys import Keys
+from dormouse_core.keys import Keys, named, number
 from dormouse_core.seams import Event, Item
 from dormouse_core.spec.objects import FunctionSpec
 from dormouse_proto import state_pb2
@@ -157,13 +157,16 @@ class Map:
         if kind == "workers":
             self.workers.pop(name, None)
             if item is not None:
+                if not named(name):
+                    raise Unreadable(f"{name!r} is no worker's name")
                 self.workers[name] = _worker(name, item, self.guard.rule)
         elif kind == "shards":
-            if not name.isdigit():
+            shard = number(name)
+            if shard is None:
                 raise Unreadable(f"{name!r} is no shard")
-            self.shards.pop(int(name), None)
+            self.shards.pop(shard, None)
             if item is not None:
-                self.shards[int(name)] = Shard(_parse(state_pb2.ShardEntry, item).owner, item.mod_revision)
+                self.shards[shard] = Shard(_parse(state_pb2.ShardEntry, item).owner, item.mod_revision)
 
     def believed(self) -> dict[str, Worker]:
         return {name: worker for name, worker in self.workers.items() if (name, worker.address) not in self.guard.refused}

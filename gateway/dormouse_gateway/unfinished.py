@@ -23,7 +23,6 @@ from dormouse_core.limits import (
 )
 from dormouse_core.seams import Clock
 
-"""Metadata: the word that announcements in this stream begin with."""
 ENDED = "the stream's message was not whole after {:.0f} s, and others need the gateway's room for it; send it again"
 
 

@@ -120,9 +120,7 @@ class Links:
         broken_at = self._clock.monotonic()
         while True:
             try:
-                await self._once(worker, address)
-            except Refused:
-                self._set_gone(worker, f"refused at {address}")
+                await self._attempt(worker, address)
             except Unreachable as error:
                 log.event("the control stream broke", worker=worker, error=str(error))
             except Exception as error:  # a bug of ours, or a report that nobody foresaw: it concerns this worker, who is heard again
@@ -131,6 +129,12 @@ class Links:
             if self._clock.monotonic() - broken_at < 0.2:
                 await self._clock.sleep(0.2)
             broken_at = self._clock.monotonic()
+
+    async def _attempt(self, worker: str, address: str) -> None:
+        try:
+            await self._once(worker, address)
+        except Refused:
+            self._set_gone(worker, f"refused at {address}")
 
     async def _once(self, worker: str, address: str) -> None:
         stream = await self._dialer.open(address)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from dormouse_core import lifetimes, transactions
 from dormouse_core.errors import Unavailable
-from dormouse_core.keys import Function, Keys
+from dormouse_core.keys import Function, Keys, number
 from dormouse_core.limits import TXN_OPS
 from dormouse_core.seams import Clock, Compare, CreatedIs, ModIs, Put, Store, StoreError, Txn
 from dormouse_kit import log
@@ -101,11 +101,14 @@ class Owed:
                     del self._doubted[uid]
             except StoreError:
                 return
+            except Exception as error:  # of ours, or of what a worker of the function wrote: the others are settled all the same
+                log.warning("deletions that an operator left unfinished stay so", function=one.function.label, raised=error)
 
     async def _floors(self, function: Function) -> dict[int, int]:
         prefix = self._keys.floors(function)
         items = (await self._store.list(prefix)).items
-        return {int(item.key.removeprefix(prefix)): item.mod_revision for item in items if item.key.removeprefix(prefix).isdigit()}
+        found = ((number(item.key.removeprefix(prefix)), item.mod_revision) for item in items)
+        return {shard: mod for shard, mod in found if shard is not None}
 
     async def _settle(self, one: _Doubted, floors: dict[int, int]) -> None:
         """Where a comparison fails, some have an entry already, or a floor has changed: one by one."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from dormouse_core import lifetimes, records, transactions
 from dormouse_core.errors import DataLoss, FailedPrecondition
-from dormouse_core.keys import Function, Keys
+from dormouse_core.keys import Function, Keys, number
 from dormouse_core.lifetimes import Batch, Due, Tally
 from dormouse_core.limits import TXN_OPS
 from dormouse_core.seams import Clock, Item, Store, StoreError
@@ -30,6 +30,7 @@ REST_FACTOR = 4.0  # between two scans of a function: so many times as long as t
 TOGETHER = 4  # removals that are under way at the same time
 SHORTEST_REST = 0.5
 RETRY = 5.0  # after a scan that failed
+FAILED = 60.0  # and after one that raised what is no trouble of the store's
 MOST = TXN_OPS - 1  # operations of a removal: it also compares the leader
 MOST_A_SCAN = 20_000  # removals in one scan; what is left is due still
 
@@ -97,6 +98,9 @@ class Sweeper:
                 except StoreError as error:
                     log.event("sessions could not be swept", function=registered.function.label, error=str(error))
                     state.rest_until = self._clock.monotonic() + RETRY
+                except Exception as error:  # of ours, or of what a worker of the function wrote: the others are swept all the same
+                    log.warning("sessions could not be swept", function=registered.function.label, raised=error)
+                    state.rest_until = self._clock.monotonic() + FAILED
             elif state.tally is not None:
                 self._tell(uid, state.tally)
 
@@ -153,10 +157,10 @@ class Sweeper:
         now_us = self._now_us()
         if now_us is None or lifetimes.due_us(glance, scanned.tally.wait_us) > now_us or scanned.found >= MOST_A_SCAN:
             return
-        shard = item.key[len(base) :].partition("/")[0]
-        if shard.isdigit():
+        shard = number(item.key[len(base) :].partition("/")[0])
+        if shard is not None:
             scanned.found += 1
-            scanned.due.setdefault(int(shard), {})[item.key] = Due(item.mod_revision, glance)
+            scanned.due.setdefault(shard, {})[item.key] = Due(item.mod_revision, glance)
 
     async def _remove_all(self, function: Function, due: Mapping[int, Mapping[str, Due]]) -> list[Due]:
         """What was removed. What was not is looked at again in the next scan."""

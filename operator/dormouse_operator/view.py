@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from dormouse_core import addresses, entries
-from dormouse_core.keys import Function, Keys
+from dormouse_core.keys import Function, Keys, named, number
 from dormouse_core.observations import FunctionSeen, MoveSeen, ShardSeen, WorkerSeen
 from dormouse_core.reaching import Reaches
 from dormouse_core.seams import Clock, Instance, Item
@@ -135,10 +135,10 @@ class View:
             if kind == "workers":
                 self._worker_changed(Function(namespace, function, uid), table, name, after)
             elif kind == "shards":
-                _put(table.shards, int(name), after, _shard)
+                _put(table.shards, _number(name), after, _shard)
             elif kind == "moves":
-                _put(table.moves, int(name), after, _move)
-        except (entries.Unreadable, ValueError) as error:
+                _put(table.moves, _number(name), after, _move)
+        except entries.Unreadable as error:
             log.warning("an entry cannot be read", key=key, error=str(error))
         if not (table.claims or table.shards or table.moves):
             self._maps.pop(uid, None)
@@ -150,6 +150,8 @@ class View:
             table.claims.pop(name, None)
             self._leave(table, name)
             return
+        if not named(name):
+            raise entries.Unreadable(f"{name!r} is no worker's name")
         entry = entries.parse(state_pb2.WorkerEntry, after)
         before = table.claims.get(name)
         same = before is not None and (before.entry.address, before.entry.instance) == (entry.address, entry.instance)
@@ -315,6 +317,13 @@ def _entry(item: Item) -> state_pb2.FunctionEntry | None:
     except entries.Unreadable as error:
         log.warning("a function's entry cannot be read", key=item.key, error=str(error))
         return None
+
+
+def _number(name: str) -> int:
+    found = number(name)
+    if found is None:
+        raise entries.Unreadable(f"{name!r} is no shard")
+    return found
 
 
 def _put(table: dict[int, T], shard: int, item: Item | None, parse: Callable[[Item], T]) -> None:

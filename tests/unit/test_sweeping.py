@@ -665,3 +665,61 @@ def test_negative_control_without_taking_its_map_first_records_are_left(monkeypa
         assert [key for key in await left_by_a_function_that_ends_under_an_owner_that_commits() if "/data/" in key]
 
     play()
+
+
+# ------------------------------------------------------------------------------------------------------- keys that nobody of ours wrote
+
+STRANGE = ("²", "٣", "9" * 5000, "\udcff", "-1", "01")
+
+
+@simulated
+async def test_records_below_what_is_no_shard_are_left_and_the_others_are_removed() -> None:
+    s = Sleeping(2)
+    s.put("ended", ended=True)
+    item = s.store.etcd.item(s.key("ended"))
+    assert item is not None
+    for name in STRANGE:
+        s.write(f"{KEYS.states(s.functions[0])}{name}/x", item.value)
+    sweeping = asyncio.create_task(s.sweeper.run())
+    await asyncio.sleep(60.0)
+    assert not sweeping.done()
+    assert s.store.etcd.item(s.key("ended")) is None
+    sweeping.cancel()
+
+
+@simulated
+async def test_an_error_with_one_function_keeps_no_other_from_being_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    s = Sleeping(2)
+    s.put("ended", ended=True)
+    scan = s.sweeper._scan
+
+    async def failing(registered: Any, state: Any) -> None:
+        if registered.function == s.functions[1]:
+            raise ValueError("nobody foresaw it")
+        await scan(registered, state)
+
+    monkeypatch.setattr(s.sweeper, "_scan", failing)
+    sweeping = asyncio.create_task(s.sweeper.run())
+    await asyncio.sleep(60.0)
+    assert not sweeping.done()
+    assert not s.stored()
+    sweeping.cancel()
+
+
+@simulated
+async def test_floors_of_what_is_no_shard_keep_no_leader_from_settling_the_others() -> None:
+    s = Sleeping()
+    function = s.functions[0]
+    for name in ("1", *STRANGE):
+        s.write(f"{KEYS.floors(function)}{name}", state_pb2.Floor().SerializeToString())
+    registered = s.store.etcd.item(KEYS.function(function.namespace, function.name))
+    assert registered is not None
+
+    async def hear(function: Function, shard: int, sessions: object) -> None: ...
+
+    owed = Owed(s.store, s.clock, KEYS, s.leader_new, hear)
+    owed.doubt(function, registered.create_revision, [1])
+    await owed.settle()
+    assert (function.uid, 1) not in owed
+    after = s.store.etcd.item(KEYS.shard(function, 1))
+    assert after is not None

@@ -267,7 +267,7 @@ class Transport:
 
     def _sweep(self) -> None:
         now = time.monotonic()
-        wrong: list[Exception] = []
+        wrong: list[tuple[Call, Exception]] = []
         for call in list(self._open):
             try:
                 if call.deadline <= now:
@@ -275,9 +275,12 @@ class Transport:
                 elif now - call.since >= SWEEP:
                     call.poll()
             except Exception as error:  # the trouble of one call: the deadlines of the others pass all the same
-                wrong.append(error)
-        if wrong:
-            log.warning("calls could not be looked after", calls=len(wrong), raised=wrong[0])
+                wrong.append((call, error))
+        for call, raised in wrong:
+            log.warning("a call could not be looked after", raised=raised)
+            call.since = float("inf")  # not again: twenty times a second it would say the same
+            if call.deadline <= now:
+                call.deadline = float("inf")
         self._sweeping = bool(self._open)
         if self._sweeping:
             asyncio.get_running_loop().call_later(SWEEP, self._sweep)

@@ -54,7 +54,7 @@ def txn_request(txn: Txn) -> bytes:
     request.compare.extend(map(_compare, txn.compares))
     add = request.success.add
     for write in txn.writes:
-        key = write.key.encode()
+        key = raw(write.key)
         if isinstance(write, Put):
             put = add().request_put
             put.key = key
@@ -70,31 +70,41 @@ def txn_request(txn: Txn) -> bytes:
 
 def _compare(compare: Compare) -> Any:
     if isinstance(compare, ModIs):
-        return rpc_pb2.Compare(target=_MOD, result=_EQUAL, key=compare.key.encode(), mod_revision=compare.revision)
+        return rpc_pb2.Compare(target=_MOD, result=_EQUAL, key=raw(compare.key), mod_revision=compare.revision)
     if isinstance(compare, CreatedIs):
-        return rpc_pb2.Compare(target=_CREATE, result=_EQUAL, key=compare.key.encode(), create_revision=compare.revision)
-    return rpc_pb2.Compare(target=_CREATE, result=_GREATER, key=compare.key.encode(), create_revision=0)
+        return rpc_pb2.Compare(target=_CREATE, result=_EQUAL, key=raw(compare.key), create_revision=compare.revision)
+    return rpc_pb2.Compare(target=_CREATE, result=_GREATER, key=raw(compare.key), create_revision=0)
 
 
 def get_request(keys: Sequence[str], revision: int) -> bytes:
     """Single keys in one transaction of reads."""
     request = rpc_pb2.TxnRequest()
     for key in keys:
-        request.success.add(request_range=rpc_pb2.RangeRequest(key=key.encode(), revision=revision))
+        request.success.add(request_range=rpc_pb2.RangeRequest(key=raw(key), revision=revision))
     encoded: bytes = request.SerializeToString()
     return encoded
 
 
 def range_request(prefix: str, *, start: str, limit: int, revision: int, keys_only: bool) -> bytes:
-    begin = prefix.encode()
-    key = start.encode() + b"\0" if start and start >= prefix else begin or b"\0"
+    begin = raw(prefix)
+    key = raw(start) + b"\0" if start and start >= prefix else begin or b"\0"
     request = rpc_pb2.RangeRequest(key=key, range_end=prefix_end(begin), limit=limit, revision=revision, keys_only=keys_only)
     encoded: bytes = request.SerializeToString()
     return encoded
 
 
+def text(key: bytes) -> str:
+    """A key of the store's. Who may write below a prefix may write what is no UTF-8: such bytes become halves of pairs, which are no name
+    of anything, and `raw` makes them what they were."""
+    return key.decode("utf-8", "surrogateescape")
+
+
+def raw(key: str) -> bytes:
+    return key.encode("utf-8", "surrogateescape")
+
+
 def item(kv: Any) -> Item:
-    return Item(kv.key.decode(), kv.value, kv.mod_revision, kv.create_revision, kv.lease)
+    return Item(text(kv.key), kv.value, kv.mod_revision, kv.create_revision, kv.lease)
 
 
 def listing(response: Any, revision: int) -> Listing:

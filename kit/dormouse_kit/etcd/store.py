@@ -56,7 +56,7 @@ class EtcdStore:
             revision = revision or response.header.revision
             for part in response.responses:
                 for kv in part.response_range.kvs:
-                    found[kv.key.decode()] = messages.item(kv)
+                    found[messages.text(kv.key)] = messages.item(kv)
         return revision, found
 
     async def list(

@@ -27,7 +27,7 @@ _ON_DEMAND: Final = -1  # the watch id of answers to progress requests
 
 
 def create_request(prefix: str, revision: int) -> bytes:
-    key = prefix.encode()
+    key = messages.raw(prefix)
     create = rpc_pb2.WatchCreateRequest(
         key=key or b"\0", range_end=messages.prefix_end(key), start_revision=revision, progress_notify=True, fragment=True
     )
@@ -108,4 +108,4 @@ async def _read(call: Any) -> Any:
 def _event(event: Any) -> Event:
     kv = event.kv
     deleted = event.type == kv_pb2.Event.DELETE
-    return Event(kv.key.decode(), kv.mod_revision, None if deleted else messages.item(kv))
+    return Event(messages.text(kv.key), kv.mod_revision, None if deleted else messages.item(kv))

@@ -6,7 +6,7 @@ The list and the watch both report what they saw key by key, with the revision a
 
 from typing import Protocol
 
-from dormouse_core.keys import Function, Keys
+from dormouse_core.keys import Function, Keys, number
 from dormouse_core.seams import Clock, Item, Listing, Store, StoreError, WatchBatch
 from dormouse_kit import log
 from dormouse_kit.following import follow
@@ -61,15 +61,7 @@ class MapWatch:
         log.event("the watch was cut", prefix=self._prefix, reason=str(why))
 
     def shard_of(self, key: str) -> int | None:
-        return _number(key, self._shards)
+        return number(key[len(self._shards) :]) if key.startswith(self._shards) else None
 
     def move_of(self, key: str) -> int | None:
-        return _number(key, self._moves)
-
-
-def _number(key: str, prefix: str) -> int | None:
-    """The shard's number behind `prefix`; None for other keys, and for a key that nobody of ours wrote."""
-    if not key.startswith(prefix):
-        return None
-    text = key[len(prefix) :]
-    return int(text) if text.isascii() and text.isdigit() else None
+        return number(key[len(self._moves) :]) if key.startswith(self._moves) else None

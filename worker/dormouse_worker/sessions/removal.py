@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from dormouse_core import lifetimes, records, transactions
 from dormouse_core.errors import DataLoss, FailedPrecondition
-from dormouse_core.keys import Function, Keys
+from dormouse_core.keys import Function, Keys, number
 from dormouse_core.lifetimes import Batch, Due, Tally
 from dormouse_core.limits import TXN_OPS
 from dormouse_core.ownership import Status
@@ -142,8 +142,8 @@ class Sweeper:
         base = self._keys.states(self._function)
         async for page in scanning.pages(self._store, self._clock, prefix, rate):
             for item in page.items:
-                number = item.key[len(base) :].partition("/")[0]
-                if number.isdigit() and (one := seen.get(int(number))) is not None:
+                shard = number(item.key[len(base) :].partition("/")[0])
+                if shard is not None and (one := seen.get(shard)) is not None:
                     self._look(item, one, most)
             for one in seen.values():
                 one.revision = page.revision
@@ -162,7 +162,7 @@ class Sweeper:
     # ---------------------------------------------------------------------------------------------------------------- removals
 
     async def _remove_all(self, seen: Mapping[int, "_Seen"]) -> None:
-        due = {number: one.due for number, one in seen.items() if one.due and one.failed is None}
+        due = {shard: one.due for shard, one in seen.items() if one.due and one.failed is None}
         if not due:
             return
         copies = await scanning.quarantined(self._store, self._keys, self._function, due)
@@ -171,8 +171,8 @@ class Sweeper:
                 part = wave[at : at + TOGETHER]
                 removals = [self._remove(batch, seen, copies) for batch in part]
                 for batch, outcome in zip(part, await asyncio.gather(*removals, return_exceptions=True), strict=True):
-                    for number in batch if outcome is not None else ():
-                        seen[number].failed = outcome
+                    for shard in batch if outcome is not None else ():
+                        seen[shard].failed = outcome
 
     async def _remove(self, batch: Batch, seen: Mapping[int, "_Seen"], copies: Mapping[str, tuple[str, ...]]) -> None:
         shards = [seen[number].shard for number in batch if seen[number].failed is None and seen[number].is_owned()]
