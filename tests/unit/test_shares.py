@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import pytest
 from dormouse_core import shares
@@ -345,5 +345,27 @@ def test_a_watch_ends_where_its_place_goes_to_another_and_as_it_did_where_its_ca
         with pytest.raises(asyncio.CancelledError):
             await second
         assert (closed, heard) == ([True, True], [b"1", b"1"])
+
+    simloop.run(main())
+
+
+def test_a_stream_that_writes_to_who_does_not_read_ends_too_when_it_loses_its_place() -> None:
+    async def endless() -> AsyncGenerator[bytes]:
+        while True:
+            yield b"1"
+
+    async def main() -> None:
+        streams, began = OpenStreams(1), asyncio.Event()
+
+        async def reflection() -> None:
+            async for _ in lasting(endless(), streams.open("1")):  # type: ignore[arg-type]
+                began.set()
+                await asyncio.Event().wait()  # the write that nobody takes
+
+        serving = asyncio.create_task(reflection())
+        await began.wait()
+        streams.open("2")
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(serving, 1)
 
     simloop.run(main())
