@@ -1,7 +1,9 @@
 """The path, end to end, on real parts: from zero, through deaths and scaling, to sleep, and awake again; and a clean end."""
 
+import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -348,7 +350,11 @@ def _each_part_says_its_figures(up: Up) -> None:
     for part, figure in (("operator", "dormouse_leading 1.0"), ("agent", "dormouse_leader_connected ")):
         with urllib.request.urlopen(f"http://{addresses[f'{part}_metrics']}/metrics", timeout=10) as answer:
             assert f"\n{figure}" in answer.read().decode()
-    assert 'dormouse_worker_calls_total{code="OK"} 3' in "".join(_asked(path, "/metrics") for path in up.sockets.glob("w*-calls.sock"))
+    figures = ""
+    for path in up.sockets.glob("w*-calls.sock"):
+        with contextlib.suppress(OSError):  # of a worker that has just ended, nobody's any more
+            figures += _asked(path, "/metrics")
+    assert re.search(r'dormouse_worker_calls_total{code="OK"} [123]\b', figures), "three, unless it slept and woke between them"
     assert "downstream_rq_total" in _asked(up.sockets / "envoy.sock", "/stats")
 
 
