@@ -52,7 +52,7 @@ async def steps(store: EtcdStore, seconds: float) -> None:
 
 
 async def fill(store: EtcdStore, prefix: str, size: int = 64 * 1024) -> int:
-    """Until etcd refuses: how many keys it took."""
+    """Until etcd refuses: how many keys it took. The one that it refused may be there too (`Full`)."""
     count = 0
     with contextlib.suppress(Full):
         while True:
@@ -122,7 +122,7 @@ async def test_a_full_store_heals_where_nobody_leads(own_server: Own) -> None:
     with pytest.raises(Full):
         await store.grant(3)
     assert await store.keep_alive(lease) == 30, "who is registered stays so"
-    assert len((await store.list("/sessions/")).items) == count, "what exists is readable"
+    assert {item.key for item in (await store.list("/sessions/")).items} >= {f"/sessions/{number}" for number in range(count)}, "readable"
     assert not any(part.succeeded for part in [await store.txn(Txn((ModIs("/shard", 1),), ()))])
     async with looked_after(server, leading=False) as (_, members, _):
         await fill_with_keys(store, "/more/", storage.PATIENCE_SECONDS + 2)  # nothing to drop
