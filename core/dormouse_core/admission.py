@@ -1,8 +1,9 @@
 """Whether a session may begin: `maxCount`, `maxBytes`, and the room that is left in the store. Sessions that exist are not asked, but for
 one thing: near the store's end, those of a namespace that has more than its share stop before everybody's would.
 
-How full the store is, the leader says once a second, and what it says is up to two seconds old: history is told from keys only once it is
-dropped. What a worker has written itself since then, it adds; so the store is passed by what others begin meanwhile.
+How full the store is, the leader says once a second, and what it says is as old as the last compaction: history is told from keys only
+once it is dropped, after `COMPACT_SECONDS` or a tenth of the quota (`COMPACT_FRACTION`). What a worker has written itself since then, it
+adds; so the store is passed by what others begin meanwhile.
 
 A worker counts the sessions of its own shards exactly; of the others it knows what the leader told it last. So with one worker the limits
 are exact, and with several they may be passed by what the others begin between two reports. What is not known refuses nobody: while a

@@ -98,6 +98,14 @@ def test_another_store_starts_workers_anew_and_another_password_changes_the_secr
     assert {kind for (kind, name), text in renewed.items() if before[kind, name] != text} == {"Secret"}
 
 
+@pytest.mark.parametrize("wait", [60.0, 3600.0])
+def test_another_removal_wait_starts_workers_anew(wait: float) -> None:
+    """A worker reads it when it starts, so that one which runs would keep the other."""
+    found = entry(stateful())
+    before, after = digests(found), digests(found, replace(CHOSEN, removal_wait=wait))
+    assert {kind for (kind, name), text in after.items() if before[kind, name] != text} == {"Deployment", "ConfigMap"}
+
+
 # ------------------------------------------------------------------------------------------------------------------ whose they are
 
 

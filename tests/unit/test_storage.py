@@ -114,6 +114,56 @@ def test_negative_control_by_what_was_written_alone_it_is(monkeypatch: pytest.Mo
     run(body)
 
 
+RATES = (0.0005, 0.005, 0.02, 0.05, 0.1, 0.3)  # of the quota a second
+
+
+def heard(rate: float, since: float) -> tuple[float, float]:
+    """Others begin sessions at `rate`, for `since` seconds before 70 % are taken: how long after that the leader's figure says so, in
+    seconds, and what of the quota is taken then."""
+    quota = 2048 * MIB
+    found: list[tuple[float, float]] = []
+
+    async def main() -> None:
+        store = MemoryMembers(SimClock(), quota)
+        space = Space(store, store.clock, quota)
+        loop = asyncio.create_task(space.run(lambda: True))
+        a_second = 20
+        store.put("before", int((limits.STORE_FULL_FRACTION - rate * since) * quota))
+        await asyncio.sleep(15.0)
+        passed = None
+        for number in itertools.count():
+            store.put(f"session {number}", int(rate * quota / a_second))
+            live = sum(store.live.values()) / quota
+            if passed is None and live > limits.STORE_FULL_FRACTION:
+                passed = store.clock.monotonic()
+            if space.used is not None and space.used.fraction > limits.STORE_FULL_FRACTION:
+                assert passed is not None, "nobody is refused before"
+                found.append((store.clock.monotonic() - passed, live - limits.STORE_FULL_FRACTION))
+                break
+            await asyncio.sleep(1 / a_second)
+        loop.cancel()
+        await asyncio.gather(loop, return_exceptions=True)
+
+    simloop.run(main())
+    return found[0]
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_what_others_wrote_counts_once_history_is_dropped(rate: float) -> None:
+    """13 s with what a report takes to reach a worker, and a sixth of the quota at most."""
+    for since in (0.7, 1.3, 2.0):
+        seconds, more = heard(rate, since)
+        assert seconds < 12.0
+        assert more < 1 / 6
+
+
+def test_negative_control_compacted_half_as_often_it_would_count_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "COMPACT_SECONDS", 2 * storage.COMPACT_SECONDS)
+    assert max(heard(RATES[0], since)[0] for since in (0.7, 1.3, 7.0)) > 12.0
+    monkeypatch.setattr(storage, "COMPACT_FRACTION", 2 * storage.COMPACT_FRACTION)
+    assert max(heard(rate, 2.0)[1] for rate in RATES) > 1 / 6
+
+
 def test_one_that_does_not_lead_stands_in_where_nobody_leads() -> None:
     async def body(store: MemoryMembers, space: Space) -> None:
         await steps(store, 60)
