@@ -262,7 +262,11 @@ class Leader:
         """Returns when the deletion has begun. NotFound: no such function."""
         await self.registry.wait_for(await self.registering.delete(namespace, name))
         with contextlib.suppress(NotFound):
-            self._changed(self.find(namespace, name).entry.uid)
+            self.deletion_began(self.find(namespace, name).entry.uid)
+
+    def deletion_began(self, uid: str) -> None:
+        """A full store takes no mark, so the registry does not tell of it."""
+        self._changed(uid)
 
     def find(self, namespace: str, name: str) -> FunctionSeen:
         """NotFound: no such function."""

@@ -444,6 +444,8 @@ def test_a_function_is_deleted_while_the_store_is_full() -> None:
         s.store.hook = refuse_puts
         with pytest.raises(Unavailable, match=r"fn is not changed: the store is full .* deletions are taken"):
             await s.leader.registering.scale("ns", "fn", 1)
+        ordered = len(s.world.ordered)
+        s.agent.hold(uid, 1)  # the gateway has not heard of the deletion: nothing is written that says so
         await s.leader.delete("ns", "fn")
         assert s.phase() == "Deleting"
         with pytest.raises(FailedPrecondition, match="is being deleted"):
@@ -451,8 +453,25 @@ def test_a_function_is_deleted_while_the_store_is_full() -> None:
         await s.world.until(lambda: s.world.entry() is None)
         assert [i.key for i in s.world.store.etcd.range(KEYS.root, "", 0, 0, False).items if uid in i.key] == []
         assert not s.world.living()
+        assert {count for _, count in s.world.ordered[ordered:]} == {0}, "what is held wakes nobody"
         s.store.hook = None
         assert await s.apply(manifest()) == "created"
+
+    simulated(story)
+
+
+def test_a_deletion_that_a_leader_began_in_a_full_store_and_did_not_end_is_asked_for_again() -> None:
+    async def story(s: Scene) -> None:
+        await s.awake(2)
+        s.store.hook = refuse_puts
+        await s.leader.delete("ns", "fn")
+        await s.stop_leading()
+        await s.lead()  # with room, or nobody would
+        await asyncio.sleep(10.0)
+        assert s.phase() == "Ready"
+        s.store.hook = refuse_puts
+        await s.leader.delete("ns", "fn")
+        await s.world.until(lambda: s.world.entry() is None)
 
     simulated(story)
 

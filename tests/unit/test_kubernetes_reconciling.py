@@ -6,25 +6,27 @@ import pytest
 from dormouse_core.errors import Code
 from dormouse_core.keys import Keys
 from dormouse_core.seams import Put, Txn
+from dormouse_core.spec import parse_manifest
 from dormouse_operator.kubernetes import names
 from dormouse_operator.kubernetes.api import Object
 from dormouse_operator.kubernetes.manifests import build_all
 from dormouse_operator.kubernetes.objects import Objects
 from dormouse_operator.kubernetes.reconciling import Reconciler
-from dormouse_operator.kubernetes.registry import Registry
+from dormouse_operator.kubernetes.registry import NameInUse, Registry
 from dormouse_operator.kubernetes.settings import Settings
 from dormouse_operator.kubernetes.statuses import Said
 from dormouse_proto import state_pb2
 from dormouse_testing.clock import SimClock
 from dormouse_testing.manifests import Data, onnx
-from dormouse_testing.memory_store import MemoryStore
+from dormouse_testing.memory_store import FULL, FULL_APPLIED, Fault, MemoryStore
 
 KEYS = Keys("default")
 KEY = ("default", "vad")
 
 
 class World:
-    """A reconciler between one object and a store in memory. `said`: the conditions of the last round; `applied`: revisions."""
+    """A reconciler between one object and a store in memory. `said`: the conditions of the last round; `applied`: revisions. `ended`,
+    `removed`: uids of functions whose deletion has begun, and whose objects were removed."""
 
     def __init__(self) -> None:
         self.clock = SimClock()
@@ -32,15 +34,17 @@ class World:
         self.objects = Objects(self.clock, lambda key: None, lambda: None)
         self.said: list[Said] = []
         self.applied: list[str] = []
+        self.ended: list[str] = []
+        self.removed: list[str] = []
         self.version = 0
         self.kept: state_pb2.FunctionEntry | None = None
 
     async def lead(self) -> None:
         result = await self.store.txn(Txn((), (Put(KEYS.leader, b"me"),)))
-        registry: Any = Registry(self.store, KEYS, self.clock, result.revision)
+        self.registry: Any = Registry(self.store, KEYS, self.clock, result.revision)
         self.reconciler = Reconciler(
-            self.clock, self.objects, registry, self, self, self, self,  # type: ignore[arg-type]  # the rest is played by this world
-            entry=lambda uid: self.kept, status=lambda uid: None, waiting=lambda uid: "",
+            self.clock, self.objects, self.registry, self, self, self, self,  # type: ignore[arg-type]  # the rest is played by this world
+            entry=self.entry, status=lambda uid: None, waiting=lambda uid: "", began=self.ended.append,
         )  # fmt: skip
 
     async def round(self, manifest: Data, *, generation: int, **annotations: str) -> None:
@@ -58,6 +62,9 @@ class World:
 
     # ---------------------------------------------------------------------------------- a mirror, an applier, credentials, a teller
 
+    def entry(self, uid: str) -> state_pb2.FunctionEntry | None:
+        return self.kept if self.kept is not None and self.kept.uid == uid else None
+
     async def wait_for(self, revision: int) -> bool:
         key = KEYS.function(*KEY)
         self.kept = state_pb2.FunctionEntry.FromString((await self.store.get([key]))[1][key].value)
@@ -67,7 +74,12 @@ class World:
         build_all(entry, Settings())
         self.applied.append(entry.revision)
 
+    async def remove(self, entry: state_pb2.FunctionEntry) -> None:
+        self.removed.append(entry.uid)
+
     async def ensure(self, entry: state_pb2.FunctionEntry) -> None: ...
+
+    def forget(self, uid: str) -> None: ...
 
     async def tell(self, found: Object, told: object, said: list[Said]) -> None:
         self.said = said
@@ -127,3 +139,26 @@ async def test_what_the_installations_policy_refuses_is_told_with_its_field_and_
     await world.reconciler._round(KEY)
     assert len(world.applied) == 1
     assert world.reconciler.refused("u", world.kept.revision) is None
+
+
+@pytest.mark.parametrize("fault", [None, FULL, FULL_APPLIED], ids=["room", "full", "full-and-written"])
+async def test_the_deletion_of_a_function_whose_object_is_gone_begins_once_also_in_a_full_store(world: World, fault: Fault | None) -> None:
+    """A full store takes no mark, and what follows it are deletions, so the leader is told, and nothing else says that it is deleted."""
+    await world.round(onnx(), generation=1)
+    await world.reconciler.gone(*KEY, "another")
+    assert world.ended == []
+    if fault is not None:
+        world.store.fault("txn", fault)
+    for _ in range(2):
+        await world.reconciler.gone(*KEY, "u")
+    assert (world.ended, world.removed[-1]) == (["u"], "u")
+    _, items = await world.store.get([KEYS.function(*KEY)])
+    marked = state_pb2.FunctionEntry.FromString(items[KEYS.function(*KEY)].value).deleting
+    assert (marked, world.registry.ending) == ((False, {"u"}) if fault is FULL else (True, set()))
+    if fault is FULL:
+        world.registry.ending.clear()  # the next leader, which knows of no deletion, has no object either
+        await world.reconciler.gone(*KEY, "u")
+        assert world.ended == ["u", "u"]
+    wanted = parse_manifest(onnx())
+    with pytest.raises(NameInUse):
+        await world.registry.keep({"metadata": {**onnx()["metadata"], "uid": "next"}}, wanted)

@@ -98,12 +98,12 @@ async def test_an_object_of_the_same_name_waits_until_the_first_is_gone(world: W
 
 async def test_the_end_of_an_object_marks_its_function_once_and_nobody_elses(world: World) -> None:
     await world.keep(onnx())
-    assert await world.registry.forget("default", "vad", "another") == 0
-    assert await world.registry.forget("default", "nobody", "u") == 0
+    assert await world.registry.forget("default", "vad", "another") is False
+    assert await world.registry.forget("default", "nobody", "u") is False
     assert not (await world.entry()).deleting
-    assert await world.registry.forget("default", "vad", "u") > 0
+    assert await world.registry.forget("default", "vad", "u") is True
     assert (await world.entry()).deleting
-    assert await world.registry.forget("default", "vad", "u") == 0
+    assert await world.registry.forget("default", "vad", "u") is False
 
 
 @pytest.mark.parametrize("fault", [REPLY_LOST, REQUEST_LOST])

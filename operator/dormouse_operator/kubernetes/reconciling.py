@@ -56,7 +56,8 @@ class _Round:
 
 
 class Reconciler:
-    """`entry(uid)`, `status(uid)`: what the leader has of a function; None: nothing (yet). `waiting(uid)`: what its pods wait for."""
+    """`entry(uid)`, `status(uid)`: what the leader has of a function; None: nothing (yet). `waiting(uid)`: what its pods wait for.
+    `began(uid)` is called when a function's deletion has begun."""
 
     def __init__(
         self,
@@ -71,6 +72,7 @@ class Reconciler:
         entry: Entries,
         status: Statuses,
         waiting: Callable[[str], str],
+        began: Callable[[str], None],
     ) -> None:
         self._clock = clock
         self._objects = objects
@@ -82,6 +84,7 @@ class Reconciler:
         self._entry = entry
         self._status = status
         self._waiting = waiting
+        self._began = began
         self._known: dict[str, _Known] = {}
         self._rounds: dict[Key, _Round] = {}
         self._room = asyncio.Semaphore(TOGETHER)
@@ -255,6 +258,7 @@ class Reconciler:
         try:
             if await self._registry.forget(namespace, name, uid):
                 log.event("the object is gone: the function is deleted", function=f"{namespace}/{name}", uid=uid)
+                self._began(uid)
             entry = self._entry(uid)
             if entry is not None:
                 await self._applier.remove(entry)

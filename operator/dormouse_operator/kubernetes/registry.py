@@ -41,9 +41,9 @@ class Registry(Registering):
 
         return await self._change(wanted.metadata.namespace, wanted.metadata.name, change)
 
-    async def forget(self, namespace: str, name: str, uid: str) -> int:
-        """The object is gone: marks its function, whose workers end, then its map goes, then its sessions. 0: it is marked already, or
-        another's by now."""
+    async def forget(self, namespace: str, name: str, uid: str) -> bool:
+        """The object is gone: begins its function's deletion, in which its workers end, then its map goes, then its sessions. False: it was
+        begun before, or the name is another's by now."""
 
         def change(entry: state_pb2.FunctionEntry | None) -> state_pb2.FunctionEntry | None:
             if entry is None or entry.uid != uid or entry.deleting:
@@ -51,9 +51,10 @@ class Registry(Registering):
             return marked(entry)
 
         try:
-            return (await self._change(namespace, name, change))[1]
+            await self._change(namespace, name, change)
         except NotFound:
-            return 0
+            return False
+        return True
 
     async def apply(self, manifest: str, *, refresh: bool = False) -> NoReturn:
         raise FailedPrecondition("in a cluster functions are applied with kubectl")

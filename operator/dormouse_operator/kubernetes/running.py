@@ -92,6 +92,7 @@ class Term:
             entry=self._entry,
             status=self.leader.status_of,
             waiting=self.provider.waiting,
+            began=self.leader.deletion_began,
         )
         self.watching = Watching(found, settings.namespaces, self.objects.heard)
         self.survey = Survey(
