@@ -25,7 +25,8 @@ SEEN = """
         status = dict(line.split(":\\t") for line in open("/proc/self/status").read().splitlines() if line.startswith("Sig"))
         return {
             "executable": sys.executable, "prefix": sys.prefix, "base": sys._base_executable,
-            "blocked": status["SigBlk"], "ignored": status["SigIgn"],
+            "cwd": os.getcwd(), "blocked": status["SigBlk"], "ignored": status["SigIgn"],
+            "path": [path for path in sys.path if path not in ("", os.getcwd(), os.path.dirname(__file__))],
             "environment": {name: value for name, value in sorted(os.environ.items()) if name not in ("LC_CTYPE", "PWD", "SHLVL", "_")},
         }
     PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); import seen, json; print(json.dumps(seen.seen()))"
@@ -83,7 +84,7 @@ def call(worker: WorkerProcess, value: float = 1.0) -> np.ndarray:
 
 
 def test_a_handler_finds_what_a_script_finds(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """11.O4. Its own interpreter again, another one, a system's tool; environment, open files, signals."""
+    """11.O4. Its own interpreter again, another one, a system's tool; environment, modules, folder, open files, signals."""
     if not Path(OTHER).exists():
         pytest.skip(f"no {OTHER}")
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):  # ignored where a shell started the tests in the background, or by nohup
