@@ -189,7 +189,7 @@ def entry(settings: Settings, correction_us: int = 0) -> Resource:
     stream from its start: their routes have none, unless they hold much metadata. Those have one that ends nobody until the overload
     manager shortens it.
 
-    An agent that restarts is away for a moment: calls wait for it. A unary call that was in the relay is sent again
+    An agent that restarts is away for some seconds: calls wait for it. A unary call that was in the relay is sent again
     under its key; the relay knows by the count of tries that it may have run. A stream is sent again only if it never
     connected.
     """
@@ -202,7 +202,7 @@ def entry(settings: Settings, correction_us: int = 0) -> Resource:
         policy = {
             "retry_on": again,
             "num_retries": 20,
-            "retry_back_off": {"base_interval": "0.1s", "max_interval": "0.5s"},
+            "retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"},
         }
         return {
             "match": {**path, "headers": list(headers)},

@@ -81,7 +81,7 @@ class EtcdServer:
 
     def ready(self) -> None:
         assert self.process is not None
-        limit = time.monotonic() + 20
+        limit = time.monotonic() + 60
         while not self._healthy():
             if self.process.poll() is not None or time.monotonic() > limit:
                 self.kill()
@@ -126,7 +126,7 @@ class EtcdServer:
     def post(self, path: str, body: dict[str, object]) -> None:
         """A call of etcd's JSON gateway, for what the seam has no method for."""
         request = urllib.request.Request(f"http://{self.endpoint}/v3/{path}", data=json.dumps(body).encode())
-        with urllib.request.urlopen(request, timeout=5) as reply:
+        with urllib.request.urlopen(request, timeout=30) as reply:
             reply.read()
 
     @staticmethod

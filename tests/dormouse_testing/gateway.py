@@ -32,6 +32,7 @@ from dormouse_kit.processes import python
 from dormouse_proto import inference_pb2, state_pb2
 
 from dormouse_testing.ports import free_port
+from dormouse_testing.workers import metric_of
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 ENVOY_ACTIVE = 30.0  # seconds until a gateway must be up
@@ -115,15 +116,23 @@ class Gateway:
         """Envoy's admin."""
         return await envoy.admin(str(self.admin), method, target)
 
-    async def routed(self, label: str, contains: str = "") -> None:
-        """Returns when Envoy has the function's route (and in it the text `contains`)."""
-        for _ in range(500):
+    async def routed(self, label: str, contains: str = "", lacks: str = "\0") -> None:
+        """Returns when Envoy has the function's route (and in it the text `contains`, and not the text `lacks`)."""
+        limit = time.monotonic() + 30
+        while time.monotonic() < limit:
             for scope in json.loads(await self.ask("/config_dump?resource=dynamic_scoped_route_configs")).get("configs", []):
                 for each in scope.get("scoped_route_configs", []):
-                    if each["name"] == label and contains in json.dumps(each):
+                    if each["name"] == label and contains in (text := json.dumps(each)) and lacks not in text:
                         return
             await asyncio.sleep(0.02)
         raise AssertionError(f"no route for {label}")
+
+    async def held(self, count: int) -> None:
+        """Returns when so many calls wait in the relay."""
+        limit = time.monotonic() + 60
+        while (found := await asyncio.to_thread(metric_of, self.metrics, "dormouse_relay_held")) != count:
+            assert time.monotonic() < limit, f"{found:g} calls are held"
+            await asyncio.sleep(0.02)
 
     def relay_calls(self, code: str = "") -> float:
         """How many ModelInfer calls the relay has answered, by its metrics."""

@@ -37,7 +37,7 @@ class TritonStream:
         self._process.stdin.write(json.dumps({"do": order, **arguments}) + "\n")
         self._process.stdin.flush()
 
-    def result(self, seconds: float = 60.0) -> Any:
+    def result(self, seconds: float = 90.0) -> Any:
         line = self._lines.get(timeout=seconds)
         assert line, "the client has ended"
         return json.loads(line)

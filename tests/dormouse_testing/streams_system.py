@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -114,18 +115,29 @@ def owners(system: System, name: str) -> set[str]:
 def scale(system: System, name: str, count: int) -> None:
     system.command("scale", name, str(count))
     system.wait(name, lambda status: status["readyReplicas"] == count)
-    limit = time.monotonic() + 30
-    while len(owners(system, name)) != count:
-        assert time.monotonic() < limit
-        time.sleep(0.05)
+    system.until(lambda: len(owners(system, name)) == count)
+
+
+def kill_an_owner(system: System, name: str) -> None:
+    """SIGKILL to a worker that owns shards; one that died just before may still stand beside some."""
+
+    def killed() -> bool:
+        for worker in owners(system, name):
+            with contextlib.suppress(AssertionError, ProcessLookupError):
+                os.kill(system.process_of(worker), signal.SIGKILL)
+                return True
+        return False
+
+    system.until(killed)
 
 
 def pid_of(system: System, word: str) -> int:
     """The process with `word` alone on its command line, or as its program."""
     for pid in system.processes():
-        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        if word in words or words[0].endswith(f"/{word}"):
-            return pid
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            if word in words or words[0].endswith(f"/{word}"):
+                return pid
     raise AssertionError(f"no process of {word}")
 
 
@@ -144,7 +156,7 @@ def workers(system: System, function: str) -> list[str]:
     return found
 
 
-def settles(read: Callable[[], float], seconds: float = 5.0) -> float:
+def settles(read: Callable[[], float], seconds: float = 20.0) -> float:
     """What `read` says once it is 0, or after `seconds`."""
     limit = time.monotonic() + seconds
     while (found := read()) and time.monotonic() < limit:

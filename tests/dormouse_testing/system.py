@@ -78,6 +78,18 @@ class System:
             assert time.monotonic() < limit, f"{name} after {seconds:g} s: {status or refusal}\n{self.log[-3000:]}"
             time.sleep(0.1)
 
+    def until(self, true: Callable[[], object], seconds: float = 60.0) -> None:
+        """An error that a person is told is no answer yet: a leader may be on its way."""
+        limit, refusal = time.monotonic() + seconds, ""
+        while True:
+            try:
+                if true():
+                    return
+            except DormouseError as error:
+                refusal = str(error)
+            assert time.monotonic() < limit, f"{refusal}\n{self.log[-3000:]}"
+            time.sleep(0.05)
+
     def wait_proved(self, name: str) -> None:
         self.wait(name, lambda s: any(c["type"] == "ModelReady" and c["status"] == "True" for c in s["conditions"]))
 
@@ -102,7 +114,7 @@ class System:
                         return int(children[0])
         raise AssertionError(f"no process of worker {worker}")
 
-    def stop(self, seconds: float = 30.0) -> int:
+    def stop(self, seconds: float = 60.0) -> int:
         """SIGINT, as Ctrl-C; the exit status."""
         assert self.process is not None
         if self.process.poll() is None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 from dormouse import parts
+from dormouse_core.errors import DormouseError
 from dormouse_kit.processes import find_etcd
 from onnx import TensorProto, helper
 
@@ -110,7 +111,7 @@ class Up:
     def gateway(self) -> str:
         return str(self.run["gateway"])
 
-    def wait_ready(self, seconds: float = 30.0) -> None:
+    def wait_ready(self, seconds: float = 60.0) -> None:
         self.until(lambda: "  ready " in self.log or self.process.poll() is not None, seconds)
         assert self.process.poll() is None, self.log
 
@@ -122,13 +123,19 @@ class Up:
     def get(self, name: str, *, owners: bool = False) -> dict[str, Any]:
         return told.status(self.folder, name, owners=owners)
 
-    def until_phase(self, name: str, *phases: str, seconds: float = 30.0) -> None:
+    def until_phase(self, name: str, *phases: str, seconds: float = 60.0) -> None:
         self.until(lambda: self.get(name)["phase"] in phases, seconds)
 
-    def until(self, true: Callable[[], object], seconds: float = 30.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not true():
-            assert time.monotonic() < deadline, self.log[-8000:]
+    def until(self, true: Callable[[], object], seconds: float = 60.0) -> None:
+        """An error that a caller or a person is told is no answer yet: a leader may be on its way."""
+        deadline, refusal = time.monotonic() + seconds, ""
+        while True:
+            try:
+                if true():
+                    return
+            except DormouseError as error:
+                refusal = str(error)
+            assert time.monotonic() < deadline, f"{refusal}\n{self.log[-8000:]}"
             time.sleep(0.05)
 
     def part(self, name: str) -> int:
@@ -149,7 +156,11 @@ class Up:
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         self.process.send_signal(number)
-        return self.process.wait(15)
+        return self.process.wait(60)
+
+    def nobody_left(self) -> None:
+        """Returns when none of its processes is there any more: what is killed with another takes a moment to be gone."""
+        self.until(lambda: not processes_of(self.folder), 30)
 
     def close(self) -> None:
         if self.process.poll() is None:

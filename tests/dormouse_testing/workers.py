@@ -95,7 +95,7 @@ class WorkerProcess:
     def client(self) -> "Client":
         return Client(self.address)
 
-    def stop(self, seconds: float = 20.0) -> int:
+    def stop(self, seconds: float = 60.0) -> int:
         """SIGTERM; the exit status."""
         assert self.process is not None
         if self.process.poll() is None:
@@ -195,7 +195,7 @@ def outputs_of(reply: inference_pb2.ModelInferResponse) -> dict[str, np.ndarray]
     }
 
 
-def patient(call: Callable[[], Any], seconds: float = 15.0) -> Any:
+def patient(call: Callable[[], Any], seconds: float = 60.0) -> Any:
     """What a relay does: sends again while the worker says `dormouse-again`, or is not there."""
     limit = time.monotonic() + seconds
     while True:
@@ -221,7 +221,7 @@ def give_shards(endpoint: str, installation: str, shards: int, *, name: str = "f
 async def _give(endpoint: str, keys: Keys, function: Function, shards: int, besides: Sequence[str]) -> str:
     store = EtcdStore([endpoint])
     try:
-        limit = time.monotonic() + 20
+        limit = time.monotonic() + 60
         while True:
             workers = (await store.list(keys.workers(function))).items
             names = [item.key.removeprefix(keys.workers(function)) for item in workers]

@@ -44,6 +44,20 @@ async def follow(store: Store, seen: list[bytes], stands: asyncio.Event) -> None
             seen.extend(event.item.value for event in batch.events if event.item)
 
 
+async def standing(store: Store, seen: list[bytes]) -> asyncio.Task[None]:
+    """A watch that stands, begun again for as long as the connection is one that was just lost."""
+    async with asyncio.timeout(20):
+        while True:
+            stands = asyncio.Event()
+            task, stood = asyncio.create_task(follow(store, seen, stands)), asyncio.create_task(stands.wait())
+            await asyncio.wait({task, stood}, return_when=asyncio.FIRST_COMPLETED)
+            stood.cancel()
+            if stands.is_set():
+                return task
+            with pytest.raises(StoreError):
+                await task
+
+
 async def value_of(store: Store) -> tuple[bytes, int]:
     """Reads until the store answers."""
     async with asyncio.timeout(20):
@@ -58,7 +72,7 @@ async def value_of(store: Store) -> tuple[bytes, int]:
 
 async def until(store: Store, value: bytes, revision: int) -> None:
     """The key gets `value` at or after `revision`."""
-    async with asyncio.timeout(5), aclosing(store.watch(KEY, revision)) as batches:
+    async with asyncio.timeout(20), aclosing(store.watch(KEY, revision)) as batches:
         async for batch in batches:
             if any(event.item and event.item.value == value for event in batch.events):
                 return
@@ -109,7 +123,8 @@ async def test_no_acknowledged_write_is_lost_or_doubled_over_kills(own_etcd: Etc
         while not stop.is_set():
             following = b"%d" % (counted + 1)
             try:
-                result = await store.txn(put(following, revision), timeout=2)
+                # Longer than a busy machine stands still: who gives up on an etcd that lives may be overtaken by its own write.
+                result = await store.txn(put(following, revision), timeout=30)
             except StoreError as error:
                 unknown += not error.definite
                 value, revision = await value_of(store)
@@ -120,14 +135,16 @@ async def test_no_acknowledged_write_is_lost_or_doubled_over_kills(own_etcd: Etc
 
     async with client(own_etcd.endpoint) as store:
         counting = asyncio.create_task(count(store))
-        for _ in range(3):
-            await asyncio.sleep(0.3)
-            await asyncio.to_thread(own_etcd.kill)
-            await asyncio.to_thread(own_etcd.start)
-        await asyncio.sleep(0.3)
+        async with asyncio.timeout(120):
+            for kills in range(4):
+                while counted < 15 * (kills + 1):
+                    assert not counting.done(), counting.exception()
+                    await asyncio.sleep(0.02)
+                if kills < 3:
+                    await asyncio.to_thread(own_etcd.kill)
+                    await asyncio.to_thread(own_etcd.start)
         stop.set()
         await counting
-        assert counted > 50
         assert (await value_of(store))[0] == b"%d" % counted
         events = 0
         async with asyncio.timeout(10), aclosing(store.watch(KEY, 1)) as batches:
@@ -144,7 +161,7 @@ async def test_what_was_never_sent_is_definite(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="no etcd endpoint could be reached") as caught:
             await store.txn(put(b""), timeout=0.5)
         assert caught.value.definite
-        assert time.monotonic() - began < 5, "as long as was asked for, not as long as a process waits for its store"
+        assert time.monotonic() - began < 15, "as long as was asked for, not as long as a process waits for its store"
 
 
 async def test_a_store_that_comes_up_later_is_found(own_etcd: EtcdServer) -> None:
@@ -169,7 +186,7 @@ async def test_frozen_the_watch_ends_and_the_write_is_unknown(own_etcd: EtcdServ
         assert not caught.value.definite
         with pytest.raises(StoreError):
             await watching_task
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 0.9 * watching.LOST_AFTER, "by the probe, long before its own silence would have ended it"
         own_etcd.thaw()
         value, _ = await value_of(store)
         assert value in (b"before", b"late"), "unknown is the truth: etcd may read the transaction before it reads that nobody waits for it"
@@ -177,15 +194,15 @@ async def test_frozen_the_watch_ends_and_the_write_is_unknown(own_etcd: EtcdServ
 
 async def test_a_lease_over_a_short_freeze(own_etcd: EtcdServer) -> None:
     async with client(own_etcd.endpoint) as store:
-        lease = await store.grant(5)
+        lease = await store.grant(30)
         own_etcd.freeze()
         with pytest.raises(StoreError):
             await store.keep_alive(lease)
         own_etcd.thaw()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             while True:
                 try:
-                    assert await store.keep_alive(lease) == 5
+                    assert await store.keep_alive(lease) == 30
                     break
                 except StoreError:
                     await asyncio.sleep(0.05)
@@ -273,14 +290,11 @@ async def test_a_black_hole_loses_no_lease_and_moves_watches(etcd_server: EtcdSe
         hole.hold()
         with pytest.raises(StoreError):
             await watching_task
-        assert time.monotonic() - began < 3.5
+        assert time.monotonic() - began < 0.9 * watching.LOST_AFTER, "by the probe, long before its own silence would have ended it"
         seen: list[bytes] = []
-        stands.clear()
-        watching_task = asyncio.create_task(follow(store, seen, stands))
-        await stands.wait()
+        watching_task = await standing(store, seen)
         await store.txn(put(b"moved"))
-        assert time.monotonic() - began < 5
-        await asyncio.sleep(max(0, began + 5 - time.monotonic()))
+        await asyncio.sleep(max(0, began + 5 - time.monotonic()))  # longer than the lease
         assert election.leading
         assert seen == [b"moved"]
         watching_task.cancel()
@@ -297,7 +311,7 @@ async def test_a_silent_idle_connection_is_found_by_the_probe(etcd_server: EtcdS
         hole.hold()
         with pytest.raises(StoreError):
             await watching_task
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 0.9 * watching.LOST_AFTER
         hole.open()
         await value_of(store)
         assert hole.accepted >= 2, "a new connection, not the one that was given up"
@@ -317,7 +331,7 @@ async def test_a_stream_whose_channel_is_closed_before_its_headers_were_sent(etc
         writing = asyncio.ensure_future(connections.write(call, b"") if guarded else call.write(b""))
         await asyncio.sleep(0.1)
         await channel.close()
-        done, _ = await asyncio.wait({writing}, timeout=1)
+        done, _ = await asyncio.wait({writing}, timeout=20 if guarded else 1)
         assert bool(done) is guarded
         writing.cancel()
 
@@ -327,7 +341,7 @@ async def test_a_silent_watch_says_that_it_is_alive(etcd_server: EtcdServer, mon
     async with client(etcd_server.endpoint) as store:
         revision = (await store.txn(put(b"x"))).revision
         batches = []
-        async with asyncio.timeout(5), aclosing(store.watch("/dormouse/nobody/", revision + 1)) as watch:
+        async with asyncio.timeout(20), aclosing(store.watch("/dormouse/nobody/", revision + 1)) as watch:
             async for batch in watch:
                 batches.append(batch)
                 if len(batches) == 4:
@@ -357,8 +371,8 @@ async def test_a_full_store_refuses_and_can_still_be_read(tmp_path: Path, own_se
         refused = None
         for number in range(40):
             try:
-                await store.txn(put(bytes(1_000_000), key=f"/dormouse/faults/{number % 2}"))
-            except StoreError as error:
+                await store.txn(put(bytes(1_000_000), key=f"/dormouse/faults/{number % 2}"), timeout=30)
+            except Full as error:
                 refused = error
                 break
         assert refused is not None
@@ -387,7 +401,7 @@ async def written_though_refused(endpoint: str) -> int:
             for n in range(100):
                 key = f"/dormouse/faults/{who}/{n}"
                 try:
-                    await store.txn(put(bytes(16 << 10), key=key))
+                    await store.txn(put(bytes(16 << 10), key=key), timeout=30)
                 except Full:
                     refused.append(key)
                     return
@@ -423,12 +437,12 @@ async def test_users_and_their_tokens(own_etcd: EtcdServer) -> None:
         await follow_key(store, stands)
     await store.list("/dormouse/")
     watching_task = asyncio.create_task(follow_key(store, stands))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await stands.wait()
     watching_task.cancel()
-    lease = await store.grant(5)
+    lease = await store.grant(30)
     connection.metadata = (("hasleader", "true"), ("token", "ended.1"))
-    assert await store.keep_alive(lease) == 5
+    assert await store.keep_alive(lease) == 30
     await store.close()
 
 
@@ -446,9 +460,9 @@ async def test_tls(tmp_path: Path, own_server: Callable[..., EtcdServer]) -> Non
     server = own_server("--cert-file", str(cert), "--key-file", str(key), "--client-cert-auth", "--trusted-ca-file", str(ca), tls=True)
     store = EtcdStore([f"https://{server.endpoint}"], tls=TlsFiles(ca, cert, key))
     assert (await store.txn(put(b"secret"))).succeeded
-    lease = await store.grant(5)
+    lease = await store.grant(30)
     access = {"endpoints": [f"https://{server.endpoint}"], "ca": str(ca), "cert": str(cert), "key": str(key)}
-    assert await asyncio.to_thread(JsonStore(access).keep_alive, lease) == 5, "so does a supervisor"
+    assert await asyncio.to_thread(JsonStore(access).keep_alive, lease) == 30, "so does a supervisor"
     await store.close()
     without = EtcdStore([f"https://{server.endpoint}"], tls=TlsFiles(ca))
     with pytest.raises(StoreError):

@@ -1,10 +1,12 @@
 """Starts, restarts and ends of the gateway's parts, under calls."""
 
 import asyncio
+import contextlib
 import json
 import signal
+import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import grpc
 import grpc.aio
@@ -46,6 +48,15 @@ async def both(world: World, worker: FakeWorker) -> None:
     await world.own(steps, "w", list(range(8)))
 
 
+AWAY = 4.0  # seconds that an agent may be away: Envoy tries to reach it for 5 s at least
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not true():  # noqa: ASYNC110 - a state of another process
+            await asyncio.sleep(0.02)
+
+
 class Load:
     """Calls one after the other, of both functions, until `stop`; `bad` keeps what was not OK."""
 
@@ -57,15 +68,20 @@ class Load:
 
     async def __aenter__(self) -> "Load":
         self._tasks = [asyncio.create_task(self._call(model)) for model in ("plain", "steps")]
-        await asyncio.sleep(0.5)
+        await self.more()
         return self
+
+    async def more(self, count: int = 30) -> None:
+        """Returns when so many more were answered."""
+        before = self.good
+        await until(lambda: self.good >= before + count or bool(self.bad))
 
     async def _call(self, model: str) -> None:
         async with self._gateway.channel() as channel:
             number = 0
             while not self._ended:
                 number += 1
-                answer = await infer(channel, request(model, number if model == "steps" else None))
+                answer = await infer(channel, request(model, number if model == "steps" else None), timeout=30)
                 if answer.code is Code.OK:
                     self.good += 1
                 else:
@@ -77,28 +93,42 @@ class Load:
         await asyncio.gather(*self._tasks)
 
 
+def listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1):
+        return True
+    return False
+
+
 async def test_the_agent_restarts_without_a_bad_call(etcd_server: EtcdServer, installation: str, world: World, worker: FakeWorker) -> None:
     await both(world, worker)
     asleep = await world.function("asleep")
     with running(etcd_server.endpoint, installation) as gateway:
         await gateway.routed("default/steps", "map")
         async with Load(gateway) as load, gateway.channel() as channel:
-            held = asyncio.create_task(infer(channel, request("asleep"), timeout=30))
-            await asyncio.sleep(0.3)
-            assert gateway.agent is not None
-            gateway.agent.kill()
-            gateway.agent.wait()
-            await asyncio.sleep(0.5)
-            new = asyncio.create_task(infer(channel, request("asleep"), timeout=30))
-            await asyncio.sleep(0.5)
-            assert not held.done(), held.result()
-            assert not new.done(), new.result()
-            gateway.start_agent()
-            await asyncio.sleep(2)
-            await world.register(asleep, worker)
-            assert [(await call).code for call in (held, new)] == [Code.OK, Code.OK]
+            for _ in range(5):  # a start that takes longer than calls wait, since the machine is busy, shows nothing
+                held = asyncio.create_task(infer(channel, request("asleep"), timeout=60))
+                await gateway.held(1)
+                assert gateway.agent is not None
+                gateway.agent.kill()
+                gateway.agent.wait()
+                began = time.monotonic()
+                new = asyncio.create_task(infer(channel, request("asleep"), timeout=60))
+                await load.more()
+                assert not held.done(), held.result()
+                assert not new.done(), new.result()
+                gateway.start_agent()
+                await until(lambda: listens(gateway.relay))
+                took = time.monotonic() - began
+                await load.more()
+                await world.register(asleep, worker)
+                found = [(await call).code for call in (held, new)]
+                if found == [Code.OK, Code.OK] or took < AWAY:
+                    break
+                await world.unregister(asleep, worker.name)
+                await gateway.routed(asleep.label)
+            assert found == [Code.OK, Code.OK]
         assert load.bad == []
-        assert load.good > 100
 
 
 async def test_envoy_without_an_agent_is_not_ready(etcd_server: EtcdServer, installation: str, world: World, worker: FakeWorker) -> None:
@@ -140,7 +170,7 @@ async def test_a_gateway_without_a_store_is_not_ready_and_heals(own_etcd: EtcdSe
             own_etcd.kill()
             await asyncio.sleep(1)
             async with gateway.channel() as channel:
-                unknown = await infer(channel, request("nobody"))
+                unknown = await infer(channel, request("nobody"), timeout=30)
                 assert unknown.code is Code.UNAVAILABLE, "whether it exists is not known"
                 assert "the store did not answer" in unknown.details
             own_etcd.start()
@@ -165,30 +195,30 @@ async def test_a_stopping_envoy_lets_calls_end(etcd_server: EtcdServer, installa
     with running(etcd_server.endpoint, installation) as gateway:
         await gateway.routed("default/steps", "map")
         async with gateway.channel() as channel:
-            calls = [asyncio.create_task(infer(channel, request("steps", n))) for n in range(1, 20)]
-            await asyncio.sleep(0.3)
+            calls = [asyncio.create_task(infer(channel, request("steps", n), timeout=30)) for n in range(1, 20)]
+            await until(lambda: len(worker.calls) == 19)
             assert gateway.envoy is not None
             gateway.envoy.send_signal(signal.SIGTERM)
             assert {each.code for each in await asyncio.gather(*calls)} == {Code.OK}
-        assert await asyncio.to_thread(gateway.envoy.wait, 8) == 0
+        assert await asyncio.to_thread(gateway.envoy.wait, 30) == 0
 
 
-@pytest.mark.parametrize(("seconds", "served"), [("2", True), ("0", False)])  # 0: the negative control
+@pytest.mark.parametrize(("seconds", "served"), [("5", True), ("0", False)])  # 0: the negative control
 async def test_a_stopping_envoy_serves_who_has_not_heard_of_it(
     etcd_server: EtcdServer, installation: str, world: World, worker: FakeWorker, seconds: str, served: bool
 ) -> None:
     """kube-proxies and load balancers hear later than the pod that it goes. Nobody calls when it is told."""
     await both(world, worker)
-    with running(etcd_server.endpoint, installation, "--min-drain-seconds", seconds, "--drain-seconds", "2") as gateway:
+    with running(etcd_server.endpoint, installation, "--min-drain-seconds", seconds, "--drain-seconds", "5") as gateway:
         await gateway.routed("default/steps", "map")
         assert gateway.envoy is not None
         gateway.envoy.send_signal(signal.SIGTERM)
         began, codes = time.monotonic(), []
-        while time.monotonic() - began < 1.5:
+        while time.monotonic() - began < 1.5 or (not served and set(codes) == {Code.OK} and time.monotonic() - began < 30):
             async with gateway.channel() as channel:  # a connection of its own each time
                 codes.append((await infer(channel, request("steps", 1 + len(codes)))).code)
         assert (set(codes) == {Code.OK}) is served, codes
-        assert await asyncio.to_thread(gateway.envoy.wait, 8) == 0
+        assert await asyncio.to_thread(gateway.envoy.wait, 30) == 0
         assert "calls are still under way" not in gateway.log("dormouse_gateway.envoy"), "also where both times are the same"
 
 
@@ -220,11 +250,7 @@ async def test_a_killed_starter_takes_envoy_with_it(etcd_server: EtcdServer, ins
         assert gateway.envoy is not None
         gateway.envoy.kill()
         gateway.envoy.wait()
-        for _ in range(100):
-            if not gateway.ready():
-                break
-            await asyncio.sleep(0.02)
-        assert not gateway.ready()
+        await until(lambda: not gateway.ready())
 
 
 def refused_by(served: xds.Server) -> dict[str, str]:
@@ -260,10 +286,7 @@ async def test_resources_that_envoy_refuses_harm_no_other_function(etcd_server: 
         async with gateway.channel() as channel:
             for n in range(20):
                 assert (await infer(channel, request(f"good{n}"))).code is Code.OK, n
-        for _ in range(100):
-            if set(refused_by(served)) == {"default/bad", "default/hosts"}:
-                break
-            await asyncio.sleep(0.02)
+        await until(lambda: set(refused_by(served)) == {"default/bad", "default/hosts"})
         refused = refused_by(served)
         assert set(refused) == {"default/bad", "default/hosts"}
         assert "cluster" in refused["default/bad"]
@@ -272,11 +295,7 @@ async def test_resources_that_envoy_refuses_harm_no_other_function(etcd_server: 
         snapshot.put("default/hosts", resources(Route("default", "hosts", "u", (worker.address,)), settings))
         snapshot.publish()
         await gateway.routed("default/hosts", "uid")
-        for _ in range(100):
-            if not refused_by(served):
-                break
-            await asyncio.sleep(0.02)
-        assert refused_by(served) == {}
+        await until(lambda: not refused_by(served))
     finally:
         gateway.stop()
         await server.stop(0)

@@ -38,13 +38,19 @@ def running_now() -> asyncio.Event:
 
 
 @pytest.fixture
-async def worker(running_now: asyncio.Event) -> AsyncIterator[FakeWorker]:
+def let_go() -> asyncio.Event:
+    """To be set for the neighbour's step to end."""
+    return asyncio.Event()
+
+
+@pytest.fixture
+async def worker(running_now: asyncio.Event, let_go: asyncio.Event) -> AsyncIterator[FakeWorker]:
     made = await FakeWorker("w").start()
 
     async def slow(seen: Seen) -> None:
         if seen.request.id == "slow":
             running_now.set()
-            await asyncio.sleep(1)
+            await let_go.wait()
 
     made.behave = slow
     yield made
@@ -78,15 +84,16 @@ def many(size: int, entry: int) -> Metadata:
 
 
 async def running_step(channel: grpc.aio.Channel, running_now: asyncio.Event) -> "asyncio.Task[Answer]":
-    """A step of somebody else on the same connection, at the worker for a second from now."""
-    step = asyncio.create_task(infer(channel, request("steps", 2, id="slow")))
-    await running_now.wait()
+    """A step of somebody else on the same connection, at the worker until it is let go."""
+    step = asyncio.create_task(infer(channel, request("steps", 2, id="slow"), timeout=60))
+    async with asyncio.timeout(60):
+        await running_now.wait()
     return step
 
 
 async def unary(channel: grpc.aio.Channel, method: str, message: bytes, metadata: Metadata) -> tuple[grpc.StatusCode, str]:
     try:
-        await channel.unary_unary(method)(message, metadata=metadata, timeout=10)
+        await channel.unary_unary(method)(message, metadata=metadata, timeout=20)
     except grpc.aio.AioRpcError as error:
         return error.code(), error.details() or ""
     return Code.OK, ""
@@ -94,7 +101,7 @@ async def unary(channel: grpc.aio.Channel, method: str, message: bytes, metadata
 
 async def streamed(channel: grpc.aio.Channel, metadata: Metadata) -> tuple[grpc.StatusCode, str]:
     """Writes nothing before it has seen that it is not refused: grpcio would tell of the message that it could not send."""
-    call = channel.stream_stream(f"{SERVICE}ModelStreamInfer")(metadata=metadata, timeout=10)
+    call = channel.stream_stream(f"{SERVICE}ModelStreamInfer")(metadata=metadata, timeout=20)
     ended = asyncio.ensure_future(call.code())
     refused, _ = await asyncio.wait([ended], timeout=0.5)
     if not refused:
@@ -138,12 +145,14 @@ async def test_within_the_limit_a_call_goes_wherever_it_goes(
 
 @pytest.mark.parametrize("metadata", BEYOND, ids=lambda given: f"{len(given)}")
 async def test_beyond_the_limit_that_call_alone_is_refused(
-    gateway: Gateway, world: World, worker: FakeWorker, running_now: asyncio.Event, metadata: Metadata
+    gateway: Gateway, world: World, worker: FakeWorker, running_now: asyncio.Event, let_go: asyncio.Event, metadata: Metadata
 ) -> None:
     await prepared(gateway, world, worker)
     async with gateway.channel() as channel:
         neighbour = await running_step(channel, running_now)
         found = await everywhere(channel, metadata)
+        assert not neighbour.done()
+        let_go.set()
         assert (await neighbour).code is Code.OK
     assert len(worker.calls) == 1, "the neighbour's"
     for code, text in found.values():
@@ -158,7 +167,7 @@ async def test_beyond_the_limit_that_call_alone_is_refused(
     ids=["bytes", "entries"],
 )
 async def test_what_is_too_large_to_be_read_harms_nobody_either(
-    gateway: Gateway, world: World, worker: FakeWorker, running_now: asyncio.Event, metadata: Metadata
+    gateway: Gateway, world: World, worker: FakeWorker, running_now: asyncio.Event, let_go: asyncio.Event, metadata: Metadata
 ) -> None:
     """Envoy resets the call; there is no way to have it say why."""
     await prepared(gateway, world, worker)
@@ -166,6 +175,7 @@ async def test_what_is_too_large_to_be_read_harms_nobody_either(
         neighbour = await running_step(channel, running_now)
         code, _ = await unary(channel, INFER, request("steps", 1).SerializeToString(), metadata)
         assert code is Code.INTERNAL
+        let_go.set()
         assert (await neighbour).code is Code.OK
 
 
