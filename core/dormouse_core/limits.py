@@ -543,6 +543,8 @@ NAMESPACE_HELD_FUNCTIONS = 2
 CONNECTION_HELD_FRACTION = 0.25
 HELD_STREAMS = 10_000
 KEPT_FRACTION = 0.25
+OPENING_SECONDS = 16
+CONNECTION_OPENED_STREAMS = 16
 CONNECTION_STREAMS = 4_096
 CONNECTION_WATCHES = 1_024
 CONNECTION_REFLECTIONS = 64
@@ -598,6 +600,21 @@ SCALE = (
         "",
         "our own: the last of many namespaces has a part, the first of two has half",
         "each stream, each call: RESOURCE_EXHAUSTED",
+    ),
+    Limit(
+        "OPENING_SECONDS",
+        "as many streams as may be open are let in at once, a part by each of Envoy's threads, and then as many in this time; beyond that, "
+        "those of connections that have not had an equal part",
+        "seconds",
+        "measured: to refuse one takes the agent most of a millisecond, and this is a third of its time",
+        "Envoy: RESOURCE_EXHAUSTED",
+    ),
+    Limit(
+        "CONNECTION_OPENED_STREAMS",
+        "what a connection may open in it in any case",
+        "streams",
+        "our own: who opens few is let in",
+        "by construction",
     ),
     Limit("CONNECTION_STREAMS", "`ModelStreamInfer` on one connection", "streams", "our own", "each stream: RESOURCE_EXHAUSTED"),
     Limit("CONNECTION_WATCHES", "`Health/Watch` on one connection", "streams", "our own", "each stream: RESOURCE_EXHAUSTED"),

@@ -23,6 +23,7 @@ Json = dict[str, Any]
 TYPE = "type.googleapis.com/"
 ENTRY = "+"  # the scope that every call enters with; its one cluster is the relay
 RELAY_CLUSTER = "relay"
+OPENING, MESSAGES = "dormouse.opening", "dormouse.messages"  # filters for streams alone
 READ_BYTES = 16 * limits.KIB
 MANY_FRAMES = 1_000_000  # more than one for each call that a connection carries, resets of calls that ended meanwhile included
 MANY = 100_000  # where Envoy wants a number and we mean "not this one": the relay and the workers have the limits
@@ -105,6 +106,15 @@ def metadata_source() -> str:
         "CAME_BACK": json.dumps(addresses.CAME_BACK),
     }
     return "".join(f"local {name} = {value}\n" for name, value in head.items()) + script("metadata.lua")
+
+
+def opening_source(settings: Settings) -> str:
+    """opening.lua behind the limits that it needs: of each thread."""
+    head = (
+        f"local OPENED, LEAST = {settings.max_streams // settings.concurrency}, {limits.CONNECTION_OPENED_STREAMS}\n"
+        f"local SECONDS = {limits.OPENING_SECONDS}\n"
+    )
+    return head + script("opening.lua")
 
 
 def messages_source(settings: Settings) -> str:
@@ -221,6 +231,11 @@ def connection_manager(settings: Settings) -> Json:
         ],
         "http_filters": [
             extension(
+                OPENING,
+                "envoy.extensions.filters.http.lua.v3.Lua",
+                default_source_code={"inline_string": opening_source(settings)},
+            ),
+            extension(
                 "dormouse.metadata",
                 "envoy.extensions.filters.http.lua.v3.Lua",
                 default_source_code={"inline_string": metadata_source()},
@@ -236,7 +251,7 @@ def connection_manager(settings: Settings) -> Json:
                 default_source_code={"inline_string": lua_source(settings)},
             ),
             extension(
-                "dormouse.messages",
+                MESSAGES,
                 "envoy.extensions.filters.http.lua.v3.Lua",
                 default_source_code={"inline_string": messages_source(settings)},
             ),

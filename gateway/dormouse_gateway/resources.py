@@ -17,6 +17,8 @@ from google.protobuf.message import Message
 
 from dormouse_gateway.bootstrap import (
     ENTRY,
+    MESSAGES,
+    OPENING,
     RELAY_CLUSTER,
     TYPE,
     Json,
@@ -43,7 +45,9 @@ EVER = "2592000s"  # an idle timeout that only the overload manager lets pass
 Name = tuple[str, str]  # type URL and resource name
 
 
-UNANNOUNCED: Json = {"dormouse.messages": {"@type": TYPE + "envoy.extensions.filters.http.lua.v3.LuaPerRoute", "disabled": True}}
+NO_STREAM: Json = {
+    name: {"@type": TYPE + "envoy.extensions.filters.http.lua.v3.LuaPerRoute", "disabled": True} for name in (OPENING, MESSAGES)
+}
 """For the routes of unary calls, whose messages wait in Envoy until they are whole."""
 
 
@@ -160,7 +164,7 @@ def scope(route: Route, settings: Settings, needs: tuple[tuple[Name, str], ...])
     one = {
         "match": {"prefix": "/"},
         "metadata": {"filter_metadata": {"envoy.filters.http.lua": metadata}},
-        "typed_per_filter_config": UNANNOUNCED,
+        "typed_per_filter_config": NO_STREAM,
         # 0s: the relay's hold and every try would count. Worker and relay enforce the limits; the caller's deadline resets the stream.
         # The idle timeout of the entry's route ends here: the message is whole.
         "route": {
@@ -216,9 +220,9 @@ def entry(settings: Settings, correction_us: int = 0) -> Resource:
     for path in UNARY:
         again = f"{once},reset" if path == INFER else once
         routes += [
-            to_relay({"path": path}, whole, heavy, again=again, idle=EVER, typed_per_filter_config=UNANNOUNCED),
-            to_relay({"path": path}, whole, again=again, typed_per_filter_config=UNANNOUNCED),
-            to_relay({"path": path}, again=again, idle=f"{limits.MESSAGE_STALL_SECONDS}s", typed_per_filter_config=UNANNOUNCED),
+            to_relay({"path": path}, whole, heavy, again=again, idle=EVER, typed_per_filter_config=NO_STREAM),
+            to_relay({"path": path}, whole, again=again, typed_per_filter_config=NO_STREAM),
+            to_relay({"path": path}, again=again, idle=f"{limits.MESSAGE_STALL_SECONDS}s", typed_per_filter_config=NO_STREAM),
         ]
     routes += [
         to_relay({"prefix": "/"}, heavy, again=once, idle=EVER, typed_per_filter_config=unbuffered),

@@ -315,3 +315,8 @@ def manager(config: dict[str, Any]) -> dict[str, Any]:
     """The HTTP connection manager of a bootstrap's listener for callers."""
     (found,) = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
     return found["typed_config"]  # type: ignore[no-any-return]
+
+
+def without_filter(config: dict[str, Any], name: str) -> None:
+    filters = manager(config)["http_filters"]
+    filters[:] = [each for each in filters if each["name"] != name]

@@ -1,4 +1,4 @@
-"""router.lua's functions, run where they run in earnest: inside Envoy. A listener of its own answers lines of
+"""The functions of router.lua, or of another script, run where they run in earnest: inside Envoy. A listener of its own answers lines of
 questions with lines of answers.
 """
 
@@ -7,7 +7,7 @@ import http.client
 import json
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ local asked = {
   stamp = function(clock, correction) return Router.stamp(clock, correction) end,
   maker = function() return Router.maker() end,
   owner = function(map, hosts, key) return Router.owner(map, hosts, key) or "" end,
+  admits = function(connection, now) return Opening.admits(connection, tonumber(now)) and "yes" or "no" end,
   request = function(s)
     local model, sequence = Router.read_request({getBytes = function(_, i, n) return s:sub(i + 1, i + n) end}, 0, #s)
     return model .. "\\0" .. (sequence or "")
@@ -78,12 +79,12 @@ class Lua:
 
 
 @contextlib.contextmanager
-def running(settings: Settings) -> Iterator[Lua]:
+def running(settings: Settings, source: Callable[[Settings], str] = lua_source) -> Iterator[Lua]:
     port = free_port()
     lua = extension(
         "envoy.filters.http.lua",
         "envoy.extensions.filters.http.lua.v3.Lua",
-        default_source_code={"inline_string": lua_source(settings) + HARNESS},
+        default_source_code={"inline_string": source(settings) + HARNESS},
     )
     buffer = extension("envoy.filters.http.buffer", "envoy.extensions.filters.http.buffer.v3.Buffer", max_request_bytes=64 << 20)
     manager = extension(

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from dormouse_core import limits
+from dormouse_gateway.bootstrap import MESSAGES
 from dormouse_proto import health_pb2, inference_pb2
 from dormouse_testing import hostile
 from dormouse_testing.etcd_server import EtcdServer
@@ -23,8 +24,7 @@ WATCH = b"/grpc.health.v1.Health/Watch"
 
 
 def without_announcements(config: dict[str, Any]) -> None:
-    filters = hostile.manager(config)["http_filters"]
-    hostile.manager(config)["http_filters"] = [each for each in filters if each["name"] != "dormouse.messages"]
+    hostile.without_filter(config, MESSAGES)
 
 
 def agent_mib(seen: hostile.Scene, key: str = "VmHWM") -> float:

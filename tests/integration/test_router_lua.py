@@ -8,9 +8,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from dormouse_core import limits
 from dormouse_core.errors import DormouseError
 from dormouse_core.sessions import session_key, shard_of
 from dormouse_gateway import naming
+from dormouse_gateway.bootstrap import opening_source
 from dormouse_gateway.resources import shard_map
 from dormouse_gateway.settings import Settings
 from dormouse_proto import inference_pb2
@@ -201,3 +203,24 @@ def test_what_cannot_be_read_is_not_guessed(lua: Lua) -> None:
         different += 1
         assert (model.decode(), found.decode()) == (request.model_name, expected)
     assert different > 50
+
+
+def test_who_opens_few_streams_is_let_in_while_others_open_without_end() -> None:
+    now, most, least = 1_790_000_000_000, limits.HELD_STREAMS, limits.CONNECTION_OPENED_STREAMS
+    with running(Settings(concurrency=1), opening_source) as lua:
+
+        def opens(connection: str, times: int, at: float = 0) -> int:
+            """How many of so many that a connection opens at this second are let through."""
+            return lua.texts([("admits", connection, now + round(1000 * at))] * times).count("yes")
+
+        assert opens("many", most) == most, "nobody else opens any"
+        assert opens("many", 100) == 0
+        assert opens("honest", 200) == 200, "within its part"
+        others = [opens(f"other-{number}", most // 20) for number in range(20)]
+        assert sum(others) < 2.5 * most
+        assert opens("late", 1) == 1
+        crowd = [opens(f"crowd-{number}", least) for number in range(most // least)]
+        assert set(crowd) == {least}, "however many there are"
+        assert opens("many", 1, at=1) == 0
+        assert opens("late", 1, at=-5) == 1, "a clock that is set back"
+        assert opens("many", 10, at=10 * limits.OPENING_SECONDS) == 10

@@ -70,6 +70,10 @@ SHOWN = {
         ("CONNECTION_STREAMS", "CONNECTION_WATCHES", "CONNECTION_REFLECTIONS"),
         "unit/test_quotas.py::test_a_connection_has_its_share_and_takes_no_others",
     ),
+    **dict.fromkeys(
+        ("OPENING_SECONDS", "CONNECTION_OPENED_STREAMS"),
+        "integration/test_router_lua.py::test_who_opens_few_streams_is_let_in_while_others_open_without_end",
+    ),
     "HELD_STREAMS": "unit/test_shares.py::test_at_the_limit_who_has_named_a_function_stays_and_the_most_silent_loses",
     "KEPT_FRACTION": "unit/test_shares.py::test_of_two_each_gets_half_and_of_many_the_last_its_part",
     "CONNECTION_HELD_FRACTION": "unit/test_quotas.py::test_of_what_is_held_a_connection_has_its_share",
