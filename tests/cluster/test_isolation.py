@@ -232,6 +232,57 @@ def test_workers_dial_the_store_and_nothing_else_where_the_values_say_so(home: D
     eventually("they are open again", lambda: set(worker.dial(shut).values()) == {OPEN}, 60)
 
 
+EARLY = """
+import socket, time
+from typing import ClassVar
+from dormouse import Handler, Tensor
+
+def opened():
+    found, end = 0, time.monotonic() + 2
+    while time.monotonic() < end:
+        try:
+            socket.create_connection(("PLACE", 443), 0.2).close()
+            found += 1
+        except OSError:
+            pass
+    return found
+
+FOUND = opened()
+
+class Early(Handler):
+    inputs: ClassVar = [Tensor("add", "INT64", [1])]
+    outputs: ClassVar = [Tensor("total", "INT64", [1])]
+
+    def step(self, inputs, state, ctx):
+        return {"total": inputs["add"] + FOUND}
+"""
+
+
+def early(api: str) -> dict[str, Any]:
+    code = EARLY.replace("PLACE", api)
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "early"}, "data": {"early.py": code}}
+
+
+def test_a_new_pods_ways_out_are_closed_before_its_handlers_first_packet(away: Dormouse) -> None:
+    """`networkPolicies.workers.egress`. A handler dials the API server from its first line on, for two seconds: in no new pod does it get
+    through, neither the function's first nor one that wakes it. Control: without the policy it does."""
+    api = away.cluster.get("service", "kubernetes", "default")["spec"]["clusterIP"]
+    handler = {"model": {"uri": "configmap://early"}, "handler": "early:Early"}
+    away.apply(early(api), echo("early-open", **handler))
+    assert away.call("early-open", 0) > 0
+    values = ["networkPolicies.workers.egress=true", "networkPolicies.workers.dns[0].ipBlock.cidr=0.0.0.0/0"]
+    words = [word for value in values for word in ("--set", value)]
+    away.cluster.helm("upgrade", RELEASE, str(CHART), "-n", SYSTEM, "--reuse-values", *words, "--wait", "--timeout", "60s")
+    try:
+        away.apply(echo("early", **handler))
+        for _ in range(2):
+            assert away.call("early", 0) == 0
+            away.asleep("early")
+    finally:
+        away.delete("early", "early-open")
+        away.cluster.helm("rollback", RELEASE, "-n", SYSTEM, "--wait", "--timeout", "60s")
+
+
 # ------------------------------------------------------------------------------------------------------------------ what a call claims
 
 

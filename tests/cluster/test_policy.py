@@ -2,7 +2,7 @@
 
 import grpc
 import pytest
-from dormouse_testing.cluster.client import eventually
+from dormouse_testing.cluster.client import CHART, eventually
 from dormouse_testing.cluster.functions import RELEASE, SYSTEM, Dormouse, echo
 from dormouse_testing.manifests import Data
 
@@ -45,3 +45,34 @@ def test_the_installations_own_is_refused_in_its_namespace(base: Dormouse) -> No
     finally:
         there.delete("root-thief")
         there.close()
+
+
+TAGGED, DIGESTED = "registry.example/handlers:1", f"registry.example/handlers@sha256:{'0' * 64}"
+
+
+@pytest.mark.usefixtures("unharmed")
+def test_an_image_without_a_digest_is_refused_where_the_policy_demands_one(base: Dormouse) -> None:
+    """`workers.policy.imageDigests`. Control: before it, the same image by its tag becomes a pod, which nobody has to pull for that."""
+
+    def policy(*values: str) -> None:
+        words = [word for value in values for word in ("--set", f"workers.policy.{value}")]
+        base.cluster.helm("upgrade", RELEASE, str(CHART), "-n", SYSTEM, "--reuse-values", *words, "--wait", "--timeout", "60s")
+
+    def function(name: str, image: str) -> Data:
+        return echo(name, minReplicas=1, workers={"image": image})
+
+    def applied(name: str) -> bool:
+        return base.condition(name, "Applied").get("status") == "True"
+
+    policy("images={registry.example/*}")
+    try:
+        base.apply(function("tag-allowed", TAGGED))
+        eventually("its pod is made", lambda: applied("tag-allowed") and base.pods("tag-allowed"))
+        policy("imageDigests=true")
+        base.apply(function("by-tag", TAGGED), function("by-digest", DIGESTED))
+        assert "name@sha256:... is allowed" in base.reason("by-tag", "Applied", "NotAllowed")
+        eventually("a digest is allowed", lambda: applied("by-digest") and base.pods("by-digest"))
+        assert not base.pods("by-tag")
+    finally:
+        base.delete("tag-allowed", "by-tag", "by-digest")
+        policy("images=null", "imageDigests=false")
