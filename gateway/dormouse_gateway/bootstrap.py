@@ -48,10 +48,15 @@ def host_name(text: str) -> str:
     return text.removeprefix(UNIX)
 
 
-def http2(**options: Any) -> Json:
+# The agent runs beside its Envoy: nothing cuts it off, and one that is busy or has no processor for some seconds must not lose all the
+# streams that it carries. One that stands still for longer is ended by its probe.
+AGENT_STANDSTILL_SECONDS = 10
+
+
+def http2(*, answers_in: int = 2, **options: Any) -> Json:
     """Protocol options of a cluster that speaks HTTP/2.
 
-    Keepalive of 1 s with 2 s to answer: a peer that is frozen or cut off resets its calls, which sends them to the relay.
+    Keepalive of 1 s with `answers_in` seconds to answer: a peer that is frozen or cut off resets its calls, which sends them to the relay.
     """
     name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
     protocol = {
@@ -62,7 +67,7 @@ def http2(**options: Any) -> Json:
         # resets many calls at once.
         "max_outbound_frames": MANY_FRAMES,
         "max_outbound_control_frames": MANY_FRAMES,
-        "connection_keepalive": {"interval": "1s", "timeout": "2s"},
+        "connection_keepalive": {"interval": "1s", "timeout": f"{answers_in}s"},
         **options,
     }
     return {
@@ -81,12 +86,13 @@ def circuit_breakers() -> Json:
 
 
 def static_cluster(name: str, endpoint: Json) -> Json:
+    """One of the agent's."""
     return {
         "name": name,
         "type": "STATIC",
         "connect_timeout": "1s",
         "circuit_breakers": circuit_breakers(),
-        "typed_extension_protocol_options": http2(),
+        "typed_extension_protocol_options": http2(answers_in=AGENT_STANDSTILL_SECONDS),
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": endpoint}}]}]},
     }
 

@@ -278,6 +278,18 @@ def test_a_message_that_is_too_large_ends_its_stream(system: System) -> None:
         assert "larger than max" in found["error"]
 
 
+def test_an_agent_that_stands_still_for_some_seconds_loses_no_stream(system: System) -> None:
+    with triton_stream(system.address) as client:
+        assert client.do("turns", model="counter", sequence=970, count=3, **X)["values"] == [1.0, 2.0, 3.0]
+        agent = pid_of(system, "dormouse_gateway")
+        os.kill(agent, signal.SIGSTOP)
+        try:
+            time.sleep(4.5)  # longer than a worker may take to answer a ping
+        finally:
+            os.kill(agent, signal.SIGCONT)
+        assert client.do("turns", model="counter", sequence=970, count=2, first=3, **X)["values"] == [4.0, 5.0]
+
+
 def test_an_agent_that_dies_ends_its_streams_and_the_next_stream_goes_on(system: System) -> None:
     """Envoy's own text where nothing was answered yet; behind an answer it can only reset the stream."""
     with triton_stream(system.address) as client, triton_stream(system.address) as silent:
