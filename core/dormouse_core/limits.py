@@ -539,7 +539,7 @@ LIVENESS = (
 
 HELD_CALLS = 10_000
 HELD_BYTES = 1 * GIB
-NAMESPACE_HELD_FUNCTIONS = 2
+WAITING_FUNCTIONS = 3
 CONNECTION_HELD_FRACTION = 0.25
 HELD_STREAMS = 10_000
 KEPT_FRACTION = 0.25
@@ -577,10 +577,10 @@ SCALE = (
         "each call: RESOURCE_EXHAUSTED",
     ),
     Limit(
-        "NAMESPACE_HELD_FUNCTIONS",
-        "as many functions' waiting calls a namespace may have in a gateway",
+        "WAITING_FUNCTIONS",
+        "as many functions' waiting calls a gateway has; of several namespaces, those for one leave room for all others",
         "functions",
-        "our own: no tenant takes all",
+        "our own: beside others one namespace may still hold a function's",
         "each call: RESOURCE_EXHAUSTED",
     ),
     Limit(
@@ -595,8 +595,8 @@ SCALE = (
     ),
     Limit(
         "KEPT_FRACTION",
-        "of these and of these bytes, what is kept in equal parts for the namespaces that have functions; of the rest one has at most as "
-        "much as is left",
+        "of these, and of waiting calls and their bytes, what is kept in equal parts for the namespaces that have functions; of the rest "
+        "one has at most as much as is left",
         "",
         "our own: the last of many namespaces has a part, the first of two has half",
         "each stream, each call: RESOURCE_EXHAUSTED",

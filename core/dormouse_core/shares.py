@@ -1,5 +1,5 @@
 """What one tenant's callers may hold in a gateway, from however many connections, where several namespaces share it: streams that are open,
-bytes of messages that wait.
+calls that wait and the bytes of their messages.
 
 A quarter of what may be held is kept in equal parts for the namespaces that have functions; of the rest, one holds at most as much as is
 left for all others. So of two the first gets half, the second three in ten; and however many others take what they can get, the last has
@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Set
 
 from dormouse_core.errors import ResourceExhausted
-from dormouse_core.limits import HELD_STREAMS, KEPT_FRACTION
+from dormouse_core.limits import HELD_CALLS, HELD_STREAMS, KEPT_FRACTION, WAITING_FUNCTIONS
 
 
 def admits(held: Mapping[str, int], namespace: str, known: Set[str], limit: int, size: int = 1) -> bool:
@@ -27,6 +27,36 @@ def admits(held: Mapping[str, int], namespace: str, known: Set[str], limit: int,
     mine = held.get(namespace, 0) + size - part
     others = sum(max(count - part, 0) for other, count in held.items() if other != namespace)
     return mine <= 0 or 2 * mine <= limit - part * sharing - others
+
+
+class WaitingCalls:
+    """Calls that wait in a gateway, of whatever method: for a worker, or for what a worker says of its model."""
+
+    def __init__(self, limit: int = WAITING_FUNCTIONS * HELD_CALLS) -> None:
+        self._limit = limit
+        self._of: Counter[str] = Counter()  # by namespace
+        self._all = 0
+
+    def __len__(self) -> int:
+        return self._all
+
+    def enter(self, namespace: str, known: Set[str]) -> None:
+        """One more; `leave` ends it. `known`: the namespaces that have functions. ResourceExhausted: there is no room for it."""
+        if self._all >= self._limit:
+            raise ResourceExhausted(f"{self._limit} calls wait in this gateway, which is what is allowed; try again later")
+        if not admits(self._of, namespace, known, self._limit):
+            raise ResourceExhausted(
+                f"{self._of[namespace]} calls of the namespace {namespace} wait in this gateway, its share of {self._limit}: "
+                "the rest is left for other namespaces; try again later"
+            )
+        self._all += 1
+        self._of[namespace] += 1
+
+    def leave(self, namespace: str) -> None:
+        self._all -= 1
+        self._of[namespace] -= 1
+        if not self._of[namespace]:
+            del self._of[namespace]
 
 
 class OpenStream:

@@ -61,7 +61,8 @@ class Agent:
             time=self.skew,
         )
         namespace = settings.default_namespace
-        self.methods = Methods(self.table, reads, clock, sender, default_namespace=namespace, clock_off=lambda: self.skew.off)
+        off, waiting = (lambda: self.skew.off), self.relay.waiting
+        self.methods = Methods(self.table, reads, clock, sender, default_namespace=namespace, clock_off=off, waiting=waiting)
         self.health = Health(self.methods)
         self.quotas = Quotas(self.table.sharing, settings.max_streams)
         self.streaming = Streaming(

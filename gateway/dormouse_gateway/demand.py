@@ -1,6 +1,5 @@
 """What the relay knows of demand: calls that wait, by function. The leader wakes a sleeping function by it."""
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,7 +24,6 @@ class Demand:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._counts: dict[str, _Count] = {}
-        self._in: Counter[str] = Counter()  # calls that wait, by namespace
         self.on_first: Callable[[], None] = lambda: None
 
     def arrived(self, label: str, uid: str) -> None:
@@ -35,24 +33,16 @@ class Demand:
         count = self._counts.get(label)
         return 0 if count is None else count.held
 
-    def held_in(self, namespace: str) -> int:
-        return self._in[namespace]
-
     def hold(self, label: str, uid: str) -> None:
         count = self._of(label, uid)
         self._settle(count)
         count.held += 1
-        self._in[label.partition("/")[0]] += 1
         metrics.HELD.labels(label).set(count.held)
         if count.held == 1:
             self.on_first()
 
     def release(self, label: str, uid: str) -> None:
         """`uid`: the one that `hold` was told. A function that was made anew in the meantime has counts of its own."""
-        namespace = label.partition("/")[0]
-        self._in[namespace] -= 1
-        if not self._in[namespace]:
-            del self._in[namespace]
         count = self._counts.get(label)
         if count is None or count.uid != uid:
             return

@@ -6,12 +6,14 @@ wait for the proof.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from dormouse_core import describing, headernames, statistics
 from dormouse_core.errors import Code, DeadlineExceeded, DormouseError, InvalidArgument, NotFound, Unavailable
 from dormouse_core.seams import Clock, Reply, StoreError, Transport
+from dormouse_core.shares import WaitingCalls
 from dormouse_proto import health_pb2, inference_pb2
 from google.protobuf.message import DecodeError, Message
 
@@ -40,8 +42,10 @@ class Methods:
         *,
         default_namespace: str = "default",
         clock_off: Callable[[], bool] = lambda: False,
+        waiting: WaitingCalls | None = None,
     ) -> None:
-        """`clock_off`: whether this gateway's clock is known to be off."""
+        """`clock_off`: whether this gateway's clock is known to be off. `waiting`: this gateway's, the relay's among them."""
+        self._waiting = WaitingCalls() if waiting is None else waiting
         self._clock_off = clock_off
         self._table = table
         self._reads = reads
@@ -192,30 +196,35 @@ class Methods:
 
     async def _proved(self, request: Request, asked: Any) -> Function:
         """The function, once a worker has said what its model is; that of an older revision serves until the new one is proved."""
-        began = self._clock.monotonic()
-        while True:
-            wake = asyncio.Event()
-            self._room.enter(wake)
-            try:
-                function = await self._function(request, asked)
-                if function.entry.proved_revision:
-                    return function
-                refusal = function.refusal()
-                if refusal is not None:
-                    raise refusal
-                now = self._clock.monotonic()
-                hold = function.spec.timeouts.hold
-                left = hold.seconds - (now - began)
-                if now >= request.deadline:
-                    raise DeadlineExceeded(f"the deadline passed; no worker has loaded function {function.label} yet")
-                if left <= 0:
-                    raise Unavailable(f"no worker has loaded function {function.label} within its hold limit of {hold}")
-                async with asyncio.timeout(min(left, request.deadline - now, CHECK_SECONDS)):
-                    await wake.wait()
-            except TimeoutError:
-                continue
-            finally:
-                self._room.leave(wake)
+        began, held = self._clock.monotonic(), False
+        with contextlib.ExitStack() as waiting:
+            while True:
+                wake = asyncio.Event()
+                self._room.enter(wake)
+                try:
+                    function = await self._function(request, asked)
+                    if function.entry.proved_revision:
+                        return function
+                    refusal = function.refusal()
+                    if refusal is not None:
+                        raise refusal
+                    now = self._clock.monotonic()
+                    hold = function.spec.timeouts.hold
+                    left = hold.seconds - (now - began)
+                    if now >= request.deadline:
+                        raise DeadlineExceeded(f"the deadline passed; no worker has loaded function {function.label} yet")
+                    if left <= 0:
+                        raise Unavailable(f"no worker has loaded function {function.label} within its hold limit of {hold}")
+                    if not held:
+                        self._waiting.enter(namespace := function.entry.namespace, self._table.namespaces())
+                        waiting.callback(self._waiting.leave, namespace)
+                        held = True
+                    async with asyncio.timeout(min(left, request.deadline - now, CHECK_SECONDS)):
+                        await wake.wait()
+                except TimeoutError:
+                    continue
+                finally:
+                    self._room.leave(wake)
 
 
 def serving(function: Function) -> bool:

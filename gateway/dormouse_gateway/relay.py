@@ -31,6 +31,7 @@ from dormouse_core.errors import (
 )
 from dormouse_core.seams import Clock, Part, Reply, StoreError, Transport
 from dormouse_core.sessions import shard_of
+from dormouse_core.shares import WaitingCalls
 
 from dormouse_gateway import metrics, naming
 from dormouse_gateway.bodies import Bodies
@@ -119,6 +120,7 @@ class Relay:
         self._default_namespace = default_namespace
         self._max_held = max_held
         self.bodies = Bodies(max_held_bytes, limits.CONNECTION_HELD_FRACTION)
+        self.waiting = WaitingCalls(limits.WAITING_FUNCTIONS * max_held)
         self._rooms: dict[str, Room] = {}
         self._gates: dict[str, dict[str, Gate]] = {}  # by function, then by worker
         self._count = 0
@@ -329,9 +331,7 @@ class Relay:
         if call.counted is None:
             if self.demand.held(call.named.label) >= self._max_held:
                 raise ResourceExhausted(f"{self._max_held} calls of function {call.named.label} wait already; try again later")
-            most = limits.NAMESPACE_HELD_FUNCTIONS * self._max_held
-            if self.demand.held_in(call.named.namespace) >= most:
-                raise ResourceExhausted(f"{most} calls of the namespace {call.named.namespace} wait already; try again later")
+            self.waiting.enter(call.named.namespace, self._table.namespaces())
             call.counted, call.since = function.entry.uid, now
             self.demand.hold(call.named.label, call.counted)
         hold = function.spec.timeouts.hold
@@ -380,6 +380,7 @@ class Relay:
         """It waits no more."""
         if call.counted is not None:
             self.demand.release(call.named.label, call.counted)
+            self.waiting.leave(call.named.namespace)
             call.waited += self._clock.monotonic() - call.since
             call.counted = None
 

@@ -77,7 +77,7 @@ SHOWN = {
     "HELD_STREAMS": "unit/test_shares.py::test_at_the_limit_who_has_named_a_function_stays_and_the_most_silent_loses",
     "KEPT_FRACTION": "unit/test_shares.py::test_of_two_each_gets_half_and_of_many_the_last_its_part",
     "CONNECTION_HELD_FRACTION": "unit/test_quotas.py::test_of_what_is_held_a_connection_has_its_share",
-    "NAMESPACE_HELD_FUNCTIONS": "unit/test_relay.py::test_limits_of_the_hold_by_namespace",
+    "WAITING_FUNCTIONS": "unit/test_relay.py::test_waiting_calls_of_a_namespace_leave_room_for_others",
     "HELD_CALLS": "unit/test_relay.py::test_unless_told_otherwise_ten_thousand_calls_and_a_gibibyte_are_held",
     "HELD_BYTES": "unit/test_relay.py::test_unless_told_otherwise_ten_thousand_calls_and_a_gibibyte_are_held",
     # The store.

@@ -2,18 +2,22 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from dormouse_core import headernames, limits
 from dormouse_core.errors import ResourceExhausted
+from dormouse_core.seams import Reply
 from dormouse_gateway.bodies import Bodies
 from dormouse_gateway.health import Health
 from dormouse_gateway.methods import Methods
+from dormouse_gateway.paths import INFERENCE
 from dormouse_gateway.quotas import Quotas
 from dormouse_gateway.reads import STRANGERS, Reads
-from dormouse_proto import health_pb2
+from dormouse_gateway.relay import Request
+from dormouse_proto import health_pb2, inference_pb2
 from dormouse_testing import simloop
 from dormouse_testing.relaying import Sim
 
@@ -91,6 +95,39 @@ def test_nobody_holds_more_than_is_left_for_all_others() -> None:
         open_.enter_context(alone.within(size, "a", {"a"}))
     open_.close()
     assert (two._for, many._for, alone._for) == ({}, {}, {})
+
+
+def test_calls_that_wait_for_what_a_worker_says_count_with_the_others() -> None:
+    """`ModelMetadata` of functions that no worker has loaded: beyond its namespace's share refused, and another's calls wait as before."""
+    method = f"{INFERENCE}ModelMetadata"
+
+    async def body() -> None:
+        async with Sim(max_held=3).running() as sim:
+            reads, waiting = Reads(sim.world.keys, sim.store), sim.relay.waiting
+            methods = Methods(sim.table, reads, sim.clock, sim.workers, waiting=waiting)
+            for namespace in ("hog", "default"):
+                await sim.world.function("new", uid=namespace, namespace=namespace, proved_revision="")
+            await asyncio.sleep(1)
+
+            def ask(name: str) -> "asyncio.Task[Reply]":
+                message = inference_pb2.ModelMetadataRequest(name=name).SerializeToString()
+                return asyncio.create_task(methods.call(Request(method, message, {}, math.inf)))
+
+            calls = [ask("hog/new") for _ in range(6)]
+            await asyncio.sleep(1)
+            refused = [(await each).details for each in calls if each.done()]
+            assert len(refused) == 2
+            assert refused[0].startswith("4 calls of the namespace hog wait in this gateway")
+            neighbour = ask("new")
+            await asyncio.sleep(1)
+            assert not neighbour.done()
+            assert len(waiting) == 5
+            for each in (*calls, neighbour):
+                each.cancel()
+            await asyncio.gather(*calls, neighbour, return_exceptions=True)
+            assert len(waiting) == 0
+
+    simloop.run(body())
 
 
 async def messages(service: str) -> AsyncIterator[bytes]:

@@ -629,21 +629,22 @@ def test_unless_told_otherwise_ten_thousand_calls_and_a_gibibyte_are_held(told: 
     simulate(body, **{name: getattr(settings, name) for name in told})
 
 
-def test_limits_of_the_hold_by_namespace() -> None:
-    """Three functions of a namespace have no more waiting calls than two may; another namespace waits as before."""
+def test_waiting_calls_of_a_namespace_leave_room_for_others() -> None:
+    """Three functions' worth wait in a gateway: of two namespaces the first has half of it, however many functions it has."""
 
     async def body(sim: Sim) -> None:
         await stateless(sim)
         for name in ("a", "b", "c"):
             await sim.world.function(name, uid=name, namespace="hog")
         await asyncio.sleep(0.1)
-        held = [sim.call(f"hog/{name}") for name in "aaabbb"]
+        held = [sim.call(f"hog/{name}") for name in "aabb"]
         await asyncio.sleep(0.1)
         full = await sim.call("hog/c")
-        assert (full.code, full.details) == (Code.RESOURCE_EXHAUSTED, "6 calls of the namespace hog wait already; try again later")
-        neighbour = sim.call("plain")
+        assert full.code == Code.RESOURCE_EXHAUSTED
+        assert full.details.startswith("4 calls of the namespace hog wait in this gateway, its share of 9")
+        neighbours = [sim.call("plain") for _ in range(2)]
         await asyncio.sleep(0.1)
-        assert not neighbour.done()
+        assert not any(each.done() for each in neighbours)
         held.pop().cancel()
         await asyncio.sleep(0.1)
         held.append(sim.call("hog/c"))
@@ -652,9 +653,31 @@ def test_limits_of_the_hold_by_namespace() -> None:
         for each in held:
             each.cancel()
         await asyncio.sleep(0.1)
-        assert sim.relay.demand.held_in("hog") == 0
+        assert len(sim.relay.waiting) == 2
         await stateless(sim, A)
-        assert (await neighbour).code == 0
+        assert {(await each).code for each in neighbours} == {0}
+        assert len(sim.relay.waiting) == 0
+
+    simulate(body, max_held=3)
+
+
+def test_negative_control_in_one_namespace_they_would_take_all_and_the_neighbour_would_be_refused() -> None:
+    async def body(sim: Sim) -> None:
+        await stateless(sim)
+        for name in ("a", "b", "c"):
+            await sim.world.function(name, uid=name)
+        await asyncio.sleep(0.1)
+        held = [sim.call(name) for name in "aaabbbccc"]
+        await asyncio.sleep(0.1)
+        assert not any(each.done() for each in held)
+        full = await sim.call("plain")
+        assert (full.code, full.details) == (
+            Code.RESOURCE_EXHAUSTED,
+            "9 calls wait in this gateway, which is what is allowed; try again later",
+        )
+        for each in held:
+            each.cancel()
+        await asyncio.sleep(0.1)
 
     simulate(body, max_held=3)
 
