@@ -9,6 +9,7 @@ Linux ties it to the *thread* that forked: start children from a thread that liv
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -35,6 +36,41 @@ def python(module: str) -> list[str]:
     return [sys.executable, "-P", "-m", module]
 
 
+class _Streams(asyncio.subprocess.SubprocessStreamProtocol):
+    """`begun`: its transport, also where nobody is told of it."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(limit=1 << 16, loop=loop)
+        self.begun: asyncio.Future[asyncio.SubprocessTransport] = loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        assert isinstance(transport, asyncio.SubprocessTransport)
+        self.begun.set_result(transport)
+
+
+def _pidfd() -> bool:
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):  # not Linux, an older kernel, a sandbox
+        return False
+    return True
+
+
+def _wait_without_threads() -> None:
+    """Python 3.11 starts a thread for each child, to wait for its end. Where the machine has none left the child runs and has nobody.
+    Later Pythons take a descriptor by themselves, as is done here."""
+    if sys.version_info >= (3, 12) or not _pidfd():
+        return
+    watcher = asyncio.get_child_watcher()
+    if not isinstance(watcher, asyncio.PidfdChildWatcher):
+        watcher = asyncio.PidfdChildWatcher()
+        asyncio.set_child_watcher(watcher)
+    if not watcher.is_active():
+        watcher.attach_loop(asyncio.get_running_loop())
+
+
 class Child:
     """A child process in a session of its own, so that a terminal's Ctrl-C reaches only its parent, which ends it in order."""
 
@@ -53,14 +89,33 @@ class Child:
         cwd: Path | None = None,
         death_signal: signal.Signals = signal.SIGKILL,
     ) -> "Child":
-        """`log`: gets stdout and stderr, appended; None: they are ours. `env`: the whole environment. `death_signal`: if we end first."""
+        """`log`: gets stdout and stderr, appended; None: they are ours. `env`: the whole environment. `death_signal`: if we end first.
+        OSError: it could not be started, as where the machine has no process or thread left to give; it does not run then."""
+        _wait_without_threads()
+        loop = asyncio.get_running_loop()
         wrapped = [sys.executable, "-I", "-S", "-c", _WRAPPER, str(os.getpid()), str(int(death_signal)), *command]
         with contextlib.ExitStack() as stack:
             output = stack.enter_context(log.open("ab")) if log else None
-            process = await asyncio.create_subprocess_exec(
-                *wrapped, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, env=env, cwd=cwd, start_new_session=True
-            )
-        return cls(name, process)
+            streams = _Streams()
+            try:
+                transport, _ = await loop.subprocess_exec(
+                    lambda: streams,
+                    *wrapped,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    env=env,
+                    cwd=cwd,
+                    start_new_session=True,
+                )
+            except RuntimeError as error:  # it runs, and no thread is left to wait for it
+                transport = await streams.begun
+                process = transport.get_extra_info("subprocess")
+                process.kill()
+                process.wait()
+                transport.close()
+                raise OSError(errno.EAGAIN, str(error)) from error
+        return cls(name, asyncio.subprocess.Process(transport, streams, loop))
 
     @property
     def pid(self) -> int:

@@ -6,6 +6,7 @@ import signal
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,63 @@ async def test_a_parent_that_is_gone_before_the_child_asked(tmp_path: Path) -> N
     command = [sys.executable, "-I", "-S", "-c", processes._WRAPPER, "1", str(int(signal.SIGKILL)), *SLEEP]
     child = await asyncio.create_subprocess_exec(*command)
     assert await child.wait() == 128 + signal.SIGKILL
+
+
+def no_thread(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def children() -> set[int]:
+    """Of the main thread, those that only wait to be buried left out."""
+    found = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return {int(pid) for pid in found if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"}
+
+
+async def test_a_child_takes_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("threading.Thread.start", no_thread)
+    child = await Child.start("exits", [sys.executable, "-c", "raise SystemExit(3)"])
+    assert await child.wait() == 3
+
+
+@pytest.fixture
+def watched_by_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As where there are no descriptors of processes."""
+    if sys.version_info >= (3, 12):
+        pytest.skip("this Python chooses by itself")
+    monkeypatch.setattr("dormouse_kit.processes._pidfd", lambda: False)
+    monkeypatch.setattr("threading.Thread.start", no_thread)
+    before = asyncio.get_child_watcher()
+    asyncio.set_child_watcher(asyncio.ThreadedChildWatcher())
+    yield
+    asyncio.set_child_watcher(before)
+
+
+@pytest.mark.usefixtures("watched_by_threads")
+async def test_a_child_that_no_thread_is_left_for_does_not_run() -> None:
+    before = children()
+    with pytest.raises(OSError, match="can't start new thread"):
+        await Child.start("sleep", SLEEP)
+    assert children() == before
+
+
+async def test_negative_control_by_asyncio_alone_it_would_run_and_be_nobodys() -> None:
+    """In a process of its own, which leaves a child behind."""
+    if sys.version_info >= (3, 12):
+        pytest.skip("this Python chooses by itself")
+    program = textwrap.dedent("""
+        import asyncio, os, sys, threading
+        def no_thread(*_):
+            raise RuntimeError("can't start new thread")
+        threading.Thread.start = no_thread
+        async def main():
+            try:
+                await asyncio.create_subprocess_exec(sys.executable, "-c", "import time; time.sleep(60)", stdout=asyncio.subprocess.DEVNULL)
+            except RuntimeError:
+                print(open(f"/proc/self/task/{os.getpid()}/children").read(), flush=True)
+                os._exit(0)
+        asyncio.run(main())
+    """)
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
+    pid = int((await parent.communicate())[0])
+    assert running(pid)
+    os.kill(pid, signal.SIGKILL)
