@@ -17,7 +17,7 @@ import numpy as np
 from dormouse_core.callkeys import CallKey
 from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Delete, Item, Listing, Put, Txn, TxnResult, WatchBatch
-from dormouse_core.sessions import session_key
+from dormouse_core.sessions.names import session_key
 from dormouse_kit.clock import SystemClock
 from dormouse_kit.etcd import EtcdStore
 from dormouse_proto import state_pb2

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from dormouse_core import callkeys, headernames, modelnames, sessions, wire
+from dormouse_core import callkeys, headernames, modelnames, wire
 from dormouse_core.errors import InvalidArgument, Unavailable
+from dormouse_core.sessions.names import session_key
 from dormouse_proto import inference_pb2
 from google.protobuf.message import DecodeError
 
@@ -20,7 +21,7 @@ class Named:
     namespace: str
     name: str
     session: str = ""
-    """The session's key (dormouse_core.sessions), '' where the call has none."""
+    """The session's key (`dormouse_core.sessions.names`), '' where the call has none."""
 
     @property
     def label(self) -> str:
@@ -103,7 +104,7 @@ def infer(metadata: Mapping[str, str], request: inference_pb2.ModelInferRequest,
         raise InvalidArgument(f"sequence_id: {in_message!r} found, but the metadata {headernames.SESSION} says {in_metadata!r}")
     session: int | str = in_metadata if in_metadata is not None else in_message or ""
     field = headernames.SESSION if in_metadata is not None else "sequence_id"
-    return Named(named.namespace, named.name, sessions.session_key(metadata.get(headernames.TENANT, ""), session, field))
+    return Named(named.namespace, named.name, session_key(metadata.get(headernames.TENANT, ""), session, field))
 
 
 def flag(request: inference_pb2.ModelInferRequest, name: str) -> bool:

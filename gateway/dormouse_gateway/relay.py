@@ -30,7 +30,7 @@ from dormouse_core.errors import (
     Unavailable,
 )
 from dormouse_core.seams import Clock, Part, Reply, StoreError, Transport
-from dormouse_core.sessions import shard_of
+from dormouse_core.sessions.names import shard_of
 from dormouse_core.shares import WaitingCalls
 
 from dormouse_gateway import metrics, naming

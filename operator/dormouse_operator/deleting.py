@@ -24,7 +24,7 @@ from dormouse_core.limits import TENANT_CHARACTERS
 from dormouse_core.observations import FunctionSeen
 from dormouse_core.records import Body
 from dormouse_core.seams import Clock, CreatedIs, Delete, Full, Item, Store, StoreError, Txn
-from dormouse_core.sessions import shard_of
+from dormouse_core.sessions.names import shard_of
 from dormouse_kit import log
 from dormouse_proto import control_pb2
 

@@ -1,10 +1,11 @@
 """Sessions as they lie in the store, a page at a time, joined with who owns them now. Reading wakes nobody."""
 
-from dormouse_core import records, sessions
+from dormouse_core import records
 from dormouse_core.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from dormouse_core.keys import Function, Keys
 from dormouse_core.observations import FunctionSeen
 from dormouse_core.seams import Compacted, Item, Store, StoreError
+from dormouse_core.sessions.names import shard_of
 from dormouse_proto import control_pb2, state_pb2
 
 DEFAULT_LIMIT = 100
@@ -33,7 +34,7 @@ async def _one(store: Store, keys: Keys, function: Function, seen: FunctionSeen,
         raise InvalidArgument(f'session: "{session}" found, tenant/i:NUMBER or tenant/s:NAME is allowed, as the list shows it')
     if not session.isascii():
         raise InvalidArgument(f'session: "{session}" found, percent-encoded text is allowed, as the list shows it')
-    shard = sessions.shard_of(session, seen.entry.shards)
+    shard = shard_of(session, seen.entry.shards)
     key = keys.state(function, shard, session)
     revision, items = await store.get([key])
     if key not in items:

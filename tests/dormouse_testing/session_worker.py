@@ -12,7 +12,7 @@ from dormouse_core.clocks import Reading
 from dormouse_core.errors import Again, Unavailable
 from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Put, Txn
-from dormouse_core.sessions import session_key, shard_of
+from dormouse_core.sessions.names import session_key, shard_of
 from dormouse_proto import state_pb2
 from dormouse_worker.sessions import Answer, Failed, Outcome, Ran, Sessions, Settings, StateInfo, Step
 
@@ -110,7 +110,7 @@ class Worker:
         for shard in shards or range(SHARDS):
             await give(self.store, shard, self.name)
         await asyncio.sleep(0.1)
-        assert {s.number for s in self.sessions._shards.owned()} >= set(shards or range(SHARDS))
+        assert {s.number for s in self.sessions.machine.owned()} >= set(shards or range(SHARDS))
 
     def submit(self, name: str, n: Any, at: int = 0, **options: Any) -> "asyncio.Future[Answer]":
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()

@@ -8,7 +8,7 @@ from dormouse_core import records
 from dormouse_core.keys import Function, Keys
 from dormouse_core.records import Body
 from dormouse_core.seams import Put, Txn
-from dormouse_core.sessions import session_key, shard_of
+from dormouse_core.sessions.names import session_key, shard_of
 from dormouse_core.spec import parse_manifest, spec_to_json
 from dormouse_operator.counting import Counts
 from dormouse_operator.sweeping import Sweeper

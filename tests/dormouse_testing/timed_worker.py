@@ -6,7 +6,7 @@ from typing import Any
 
 from dormouse_core.callkeys import CallKey
 from dormouse_core.seams import Item
-from dormouse_core.sessions import session_key, shard_of
+from dormouse_core.sessions.names import session_key, shard_of
 from dormouse_worker.sessions import Answer, Step
 
 from dormouse_testing.clock import SimClock

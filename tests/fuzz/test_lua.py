@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from dormouse_core.errors import DormouseError
-from dormouse_core.sessions import session_key
+from dormouse_core.sessions.names import session_key
 from dormouse_gateway import naming
 from dormouse_gateway.settings import Settings
 from dormouse_proto import inference_pb2

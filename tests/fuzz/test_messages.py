@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from dormouse_core.errors import Code, DormouseError, InvalidArgument
 from dormouse_core.keys import Function
-from dormouse_core.sessions import session_key
+from dormouse_core.sessions.names import session_key
 from dormouse_core.tensors import DATATYPES, encode_raw
 from dormouse_gateway import naming
 from dormouse_testing import fuzzing

@@ -14,7 +14,7 @@ from conftest import unavailable
 from dormouse.client import Client
 from dormouse_core.errors import Code, DormouseError
 from dormouse_core.seams import Delete, Full, Put, StoreError, Txn
-from dormouse_core.sessions import session_key, shard_of
+from dormouse_core.sessions.names import session_key, shard_of
 from dormouse_kit.etcd import EtcdStore
 from dormouse_testing.etcd_server import EtcdServer, NoEtcd
 from dormouse_testing.places import page

@@ -9,7 +9,7 @@ import grpc.aio
 import pytest
 from dormouse_core import headernames
 from dormouse_core.keys import Function, Keys
-from dormouse_core.sessions import session_key, shard_of
+from dormouse_core.sessions.names import session_key, shard_of
 from dormouse_core.spec import Duration
 from dormouse_gateway.resources import NOBODY
 from dormouse_kit.etcd import EtcdStore

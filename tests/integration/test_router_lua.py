@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 from dormouse_core import limits
 from dormouse_core.errors import DormouseError
-from dormouse_core.sessions import session_key, shard_of
+from dormouse_core.sessions.names import session_key, shard_of
 from dormouse_gateway import naming
 from dormouse_gateway.bootstrap import opening_source
 from dormouse_gateway.resources import shard_map

@@ -12,7 +12,7 @@ from dormouse_core.callkeys import CallKey
 from dormouse_core.errors import DataLoss, Unavailable
 from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Put, Txn
-from dormouse_core.sessions import session_key, shard_of
+from dormouse_core.sessions.names import session_key, shard_of
 from dormouse_kit.clock import SystemClock
 from dormouse_kit.etcd import EtcdStore
 from dormouse_proto import state_pb2

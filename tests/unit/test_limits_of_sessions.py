@@ -10,12 +10,13 @@ from dormouse_core.callkeys import CallKey
 from dormouse_core.errors import Code
 from dormouse_core.records import Body
 from dormouse_core.seams import MemberSeen
+from dormouse_core.sessions import arrays
+from dormouse_core.sessions.memory import LargeReplies, Shard
 from dormouse_core.steps import KEPT_KEYS, KEPT_REPLY_BYTES
 from dormouse_core.storage import Compact, Defragment, Disarm, Storage
 from dormouse_worker.loading import check_size
 from dormouse_worker.models import ModelInvalid
-from dormouse_worker.sessions import StateInfo, arrays
-from dormouse_worker.sessions.memory import LargeReplies, Shard
+from dormouse_worker.sessions import StateInfo
 
 EMPTY = Found(0, 0, counted=True, ceiling=None)
 

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from dormouse_core.ownership import HOLDING, MINE, TABLE, Event, OutOfOrder, Ownership, Status
+from dormouse_core.sessions.ownership import HOLDING, MINE, TABLE, Event, OutOfOrder, Ownership, Status
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -9,15 +9,15 @@ from dormouse_core.callkeys import CALLERS
 from dormouse_core.errors import Aborted, ResourceExhausted, Unavailable
 from dormouse_core.limits import SESSION_OVERHEAD_BYTES
 from dormouse_core.seams import Put, Txn
-from dormouse_core.sessions import session_key, shard_of
+from dormouse_core.sessions.census import Census
+from dormouse_core.sessions.memory import Phase
+from dormouse_core.sessions.names import session_key, shard_of
 from dormouse_proto import control_pb2, state_pb2
 from dormouse_testing.clock import SimClock, Trusted
 from dormouse_testing.memory_store import REFUSED, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
 from dormouse_testing.session_worker import SHARDS, F, K, give, simulated
 from dormouse_testing.timed_worker import TimedWorker, now_us, state_key, stored
 from dormouse_worker.sessions import Settings
-from dormouse_worker.sessions.census import Census
-from dormouse_worker.sessions.memory import Phase
 from dormouse_worker.sessions.removal import Sweeper
 
 
@@ -607,13 +607,13 @@ async def test_memory_is_bounded_by_bytes_and_the_longest_idle_leave_first() -> 
             await w.call("busy", 1)
             await asyncio.sleep(0.01)
             assert w.sessions.report().memory_bytes <= 100_000 + 3_000
-        held = {key for shard in w.sessions._shards.all for key in shard.sessions}
+        held = {key for shard in w.sessions.machine.shards for key in shard.sessions}
         assert session_key("", "busy") in held
         assert session_key("", "s199") in held
         assert session_key("", "s0") not in held
         report = w.sessions.report()
         assert len(held) * SESSION_OVERHEAD_BYTES < report.memory_bytes
-        assert report.hibernated_bytes == sum(len(i.value) for i in stored(store).values()) - w.sessions._turns.stored_bytes
+        assert report.hibernated_bytes == sum(len(i.value) for i in stored(store).values()) - w.sessions.machine.turns.stored_bytes
         assert report.hibernated_bytes > 10_000
         assert (await w.call("s0", 1)).reply == b"2"
         assert (await w.call("busy", 1)).reply == b"201"
@@ -632,7 +632,7 @@ async def test_the_count_stays_exact() -> None:
         for n in range(400):
             w.submit(f"s{n * 7 % 61}", 1, end=n % 5 == 0)
             if n % 90 == 0:
-                for shard in w.sessions._shards.all:
+                for shard in w.sessions.machine.shards:
                     w.sessions.census.doubt(shard)
             await asyncio.sleep(0.03)
         await asyncio.sleep(1.0)
@@ -642,7 +642,7 @@ async def test_the_count_stays_exact() -> None:
         live = [r for item in items if not (r := records.glance(item.value)).tombstone and r.expires_us > now_us()]
         w.sessions.report()
         assert abs(total.live - len(live)) <= 1, "an expired one counts for up to ttl/256 longer"
-        assert all(s.phase is not Phase.LOADING for shard in w.sessions._shards.all for s in shard.sessions.values())
+        assert all(s.phase is not Phase.LOADING for shard in w.sessions.machine.shards for s in shard.sessions.values())
 
 
 def test_a_removal_never_takes_a_record_that_was_written_since() -> None:

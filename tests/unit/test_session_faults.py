@@ -9,16 +9,18 @@ import pytest
 from dormouse_core import entries, limits, records, steps, transactions
 from dormouse_core.errors import Aborted, Again, Code, DataLoss, DeadlineExceeded, FailedPrecondition, InvalidArgument
 from dormouse_core.seams import Put, Txn
-from dormouse_core.sessions import session_key, shard_of
+from dormouse_core.sessions import groups, moves
+from dormouse_core.sessions.commands import Run
+from dormouse_core.sessions.memory import LargeReplies, Shard
+from dormouse_core.sessions.names import session_key, shard_of
+from dormouse_core.sessions.turns import Turns
 from dormouse_core.steps import Resolution
 from dormouse_proto import state_pb2
 from dormouse_testing.clock import SimClock
 from dormouse_testing.memory_etcd import MemoryEtcd
 from dormouse_testing.memory_store import FULL, FULL_APPLIED, REFUSED, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
 from dormouse_testing.session_worker import SHARDS, SUM, Adder, F, K, Worker, again, error, make, simulated, state_key
-from dormouse_worker.sessions import Answer, Ran, Settings, StateInfo, Step, commits, moves
-from dormouse_worker.sessions.memory import LargeReplies, Session, Shard
-from dormouse_worker.sessions.turns import Turns
+from dormouse_worker.sessions import Answer, Ran, Settings, StateInfo
 
 # ------------------------------------------------------------------------------------------------------------------ large replies
 
@@ -73,19 +75,18 @@ async def test_nor_after_the_shard_went_to_another_worker_and_came_back() -> Non
     store = MemoryStore(SimClock())
     async with Worker(store, "w-1", Numbered()) as a, Worker(store.client(), "w-2", Numbered(1_000)) as b:
         assert not of_another_life(*await two_lives(a, b))
-        assert len(a.sessions._turns._large) == 0, "what was remembered goes with the shard"
+        assert len(a.sessions.machine.turns._large) == 0, "what was remembered goes with the shard"
 
 
 def test_without_a_write_id_of_its_own_it_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: the caller's key and the step's number in place of the write id, and nothing goes with the shard."""
-    ran = Turns._ran
+    ran = Turns.ran
 
-    def name_by_key(self: Turns, session: Session, step: Step, begins: bool, outcome: Any) -> None:
-        number = 1 if begins or session.body is None else session.body.step + 1
-        monkeypatch.setattr(self._write_ids, "next", lambda: f"{step.key.id}/{number}".encode())
-        ran(self, session, step, begins, outcome)
+    def name_by_key(self: Turns, run: Run, outcome: Any) -> None:
+        monkeypatch.setattr(self._write_ids, "next", lambda: f"{run.step.key.id}/{run.number}".encode())
+        ran(self, run, outcome)
 
-    monkeypatch.setattr(Turns, "_ran", name_by_key)
+    monkeypatch.setattr(Turns, "ran", name_by_key)
     monkeypatch.setattr(LargeReplies, "forget", lambda self, shard: None)
 
     @simulated
@@ -102,8 +103,8 @@ async def test_a_session_that_left_memory_still_repeats_its_large_reply() -> Non
     async with Worker(MemoryStore(SimClock()), runner=Numbered()) as w:
         await w.own()
         first = await w.call("s", 1, call_id="c-1")
-        for shard in w.sessions._shards.all:
-            w.sessions._turns.evict(shard, float("inf"))
+        for shard in w.sessions.machine.shards:
+            w.sessions.machine.turns.evict(shard, float("inf"))
         assert w.sessions.report().sessions == 0
         assert (await w.call("s", 1, call_id="c-1")).reply == first.reply
 
@@ -117,7 +118,7 @@ async def test_large_replies_take_no_more_memory_than_they_may() -> None:
             for n in range(1, 10):
                 w.runner.bytes = 1024 * 1024 if n == 1 else 10  # type: ignore[attr-defined]
                 await w.call("s", n, call_id=f"c-{n}", start=n == 1)
-        large = w.sessions._turns._large
+        large = w.sessions.machine.turns._large
         assert (len(large), large.bytes) == (64, 64 * 1024 * 1024)
         w.runner.bytes = 20_000  # type: ignore[attr-defined]
         innocent = await w.call("innocent", 1, call_id="c-x")
@@ -247,8 +248,8 @@ async def break_record(w: Worker, name: str, data: bytes = BROKEN) -> str:
 async def test_a_broken_record_as_large_as_they_get_can_be_begun_again() -> None:
     async with Worker(MemoryStore(SimClock())) as w:
         await w.own()
-        w.sessions._turns._infos = [StateInfo("sum", "sum", "sum", "INT64", (-1,), None, np.zeros(100_000, np.int64))]
-        w.sessions._turns._initial = {"sum": np.zeros(100_000, np.int64)}
+        w.sessions.machine.turns._infos = [StateInfo("sum", "sum", "sum", "INT64", (-1,), None, np.zeros(100_000, np.int64))]
+        w.sessions.machine.turns._initial = {"sum": np.zeros(100_000, np.int64)}
         copy = await break_record(w, "a")
         assert isinstance(error(await w.call("a", 1)), DataLoss)
         assert (await w.call("a", 7, start=True)).reply == b"7"
@@ -260,14 +261,14 @@ async def test_a_broken_record_as_large_as_they_get_can_be_begun_again() -> None
 
 def test_together_with_their_copies_they_could_not_and_an_innocent_session_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: copies in the transaction of the records that replace them, comparisons counted and writes not."""
-    real = commits._transaction
+    real = groups._transaction
 
     def together(group: Any) -> Txn:
         txn = real(group)
         return replace(txn, writes=(*txn.writes, *(pending.quarantine for pending in group if pending.quarantine)))
 
-    monkeypatch.setattr(commits, "_transaction", together)
-    monkeypatch.setattr(commits.Committer, "add", lambda self, pending: self._ready.append(pending))
+    monkeypatch.setattr(groups, "_transaction", together)
+    monkeypatch.setattr(groups.Groups, "add", lambda self, pending: self._ready.append(pending))
 
     @simulated
     async def play() -> None:
@@ -275,10 +276,10 @@ def test_together_with_their_copies_they_could_not_and_an_innocent_session_fails
             await w.own()
             await break_record(w, "large")
             w.runner.reply = b"." * 16_000  # beside the kept replies, the record has 900,000 bytes
-            w.sessions._turns._infos = [StateInfo("sum", "sum", "sum", "INT64", (-1,), None, np.zeros(1, np.int64))]
-            w.sessions._turns._initial = {"sum": np.zeros(100_000, np.int64)}
+            w.sessions.machine.turns._infos = [StateInfo("sum", "sum", "sum", "INT64", (-1,), None, np.zeros(1, np.int64))]
+            w.sessions.machine.turns._initial = {"sum": np.zeros(100_000, np.int64)}
             assert again(await w.call("large", 7, start=True)) is None
-            w.runner.reply, w.sessions._turns._initial = b"", {"sum": np.zeros(1, np.int64)}
+            w.runner.reply, w.sessions.machine.turns._initial = b"", {"sum": np.zeros(1, np.int64)}
             names = [f"s{n}" for n in range(70)]
             for name in names:
                 await break_record(w, name, b"\x01broken")
@@ -342,7 +343,7 @@ async def test_the_broken_bytes_are_there_or_in_quarantine_at_every_moment() -> 
 
 def test_without_the_copy_before_them_they_would_be_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control."""
-    monkeypatch.setattr(commits.Committer, "add", lambda self, pending: self._ready.append(pending))
+    monkeypatch.setattr(groups.Groups, "add", lambda self, pending: self._ready.append(pending))
     with pytest.raises(AssertionError):
         test_the_broken_bytes_are_there_or_in_quarantine_at_every_moment()
 
@@ -374,9 +375,9 @@ async def test_no_group_is_refused_for_its_size() -> None:
 
 @pytest.mark.parametrize("limit", ["TXN_OPS", "TXN_BYTES"])
 def test_negative_control_without_counting_a_group_is_refused_with_every_session_in_it(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commits, limit, 1 << 30)
+    monkeypatch.setattr(groups, limit, 1 << 30)
     if limit == "TXN_OPS":
-        monkeypatch.setattr(commits, "TXN_BYTES", 1 << 30)
+        monkeypatch.setattr(groups, "TXN_BYTES", 1 << 30)
 
     @simulated
     async def play() -> None:
@@ -656,7 +657,7 @@ async def test_a_floor_that_cannot_be_read_refuses_new_sessions_for_a_minute_and
         now = lambda: int(SimClock().now() * 1e6)  # noqa: E731
         await w.call(old, 1, at=now() - 1)
         await garble(w, K.floor(F, 0))
-        w.sessions._turns.evict(w.sessions._shards.all[0], float("inf"))
+        w.sessions.machine.turns.evict(w.sessions.machine.shards[0], float("inf"))
         assert (await w.call(old, 1, at=now())).reply == b"2"
         assert isinstance(error(await w.call(new, 1, at=now())), Aborted)
         await asyncio.sleep(61)

@@ -21,13 +21,13 @@ from dormouse_core.errors import (
     Unavailable,
 )
 from dormouse_core.seams import Delete, Put, Txn
-from dormouse_core.sessions import session_key, shard_of
+from dormouse_core.sessions import groups
+from dormouse_core.sessions.names import session_key, shard_of
 from dormouse_proto import state_pb2
 from dormouse_testing.clock import SimClock
 from dormouse_testing.memory_store import FULL, FULL_APPLIED, REFUSED, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
 from dormouse_testing.session_worker import SHARDS, Adder, F, K, Worker, again, error, give, make, simulated, state_key, times
 from dormouse_worker.sessions import Ran, Settings, StateInfo, registration
-from dormouse_worker.sessions import commits as commits_module
 
 # --------------------------------------------------------------------------------------------------------------------- the hot path
 
@@ -101,7 +101,7 @@ async def test_at_most_two_commits_are_in_flight_and_the_rest_gathers() -> None:
         for n in range(10):
             answers.append(w.submit(f"s{n}", 1))
             await asyncio.sleep(0.001)
-        assert store.calls["txn"] == before + commits_module.IN_FLIGHT
+        assert store.calls["txn"] == before + groups.IN_FLIGHT
         await asyncio.gather(*answers)
         assert store.calls["txn"] == before + 3
 
@@ -472,7 +472,7 @@ async def test_a_record_of_another_state_version_is_left_alone_unless_it_is_acce
 async def test_a_record_over_1_mib_is_refused_after_the_step_and_not_committed() -> None:
     infos = [StateInfo("s", "sum", "sum", "INT64", (-1,), None, np.zeros(1, np.int64))]
     w = Worker(MemoryStore(SimClock()))
-    w.sessions._turns._infos = infos
+    w.sessions.machine.turns._infos = infos
     async with w:
         await w.own()
         await w.call("a", 1)
@@ -480,13 +480,13 @@ async def test_a_record_over_1_mib_is_refused_after_the_step_and_not_committed()
         def grow(call: Any, states: Any, step: int, start: bool, end: bool, done: Any, deadline: float) -> None:
             done(Ran(b"big", {"sum": np.zeros(size // 8, np.int64)}))
 
-        w.sessions._turns._runner = type("R", (), {"run": staticmethod(grow)})()
-        grown = w.sessions._turns._runner
+        w.sessions._runner = type("R", (), {"run": staticmethod(grow)})()
+        grown = w.sessions._runner
         size = 1_600_000
         assert isinstance(error(await w.call("a", 1)), ResourceExhausted)
-        w.sessions._turns._runner = w.runner
+        w.sessions._runner = w.runner
         assert (await w.call("a", 1)).reply == b"2"
-        w.sessions._turns._runner = grown
+        w.sessions._runner = grown
         text = str(error(await w.call("a", 1)))
         found = re.fullmatch(r"the session's record would take (\d+) bytes, at most 1048576 are allowed", text)
         assert found is not None, text
@@ -505,9 +505,9 @@ async def test_a_step_whose_outcome_cannot_be_written_down_fails_and_the_session
         def other(call: Any, states: Any, step: int, start: bool, end: bool, done: Any, deadline: float) -> None:
             done(Ran(b"odd", {"another": np.zeros(1, np.int64)}))
 
-        w.sessions._turns._runner = type("R", (), {"run": staticmethod(other)})()
+        w.sessions._runner = type("R", (), {"run": staticmethod(other)})()
         assert isinstance(error(await asyncio.wait_for(w.call("a", 1), 10)), Internal)
-        w.sessions._turns._runner = w.runner
+        w.sessions._runner = w.runner
         assert (await w.call("a", 1)).reply == b"2"
 
 
@@ -737,4 +737,4 @@ async def test_a_compacted_watch_lists_anew() -> None:
         revision = await give(store, 0, "other", 2)
         await store.compact(revision)
         await asyncio.sleep(1)
-        assert {s.number for s in w.sessions._shards.owned()} == {1}
+        assert {s.number for s in w.sessions.machine.owned()} == {1}

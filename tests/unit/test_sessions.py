@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from dormouse_core.errors import InvalidArgument
-from dormouse_core.sessions import session_key, shard_of
+from dormouse_core.sessions.names import session_key, shard_of
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -12,7 +12,7 @@ from dormouse_core.coordination import Assign
 from dormouse_core.errors import InvalidArgument, NotFound, Unavailable
 from dormouse_core.keys import Function
 from dormouse_core.seams import CreatedIs, Delete, Put, Txn
-from dormouse_core.sessions import session_key, shard_of
+from dormouse_core.sessions.names import session_key, shard_of
 from dormouse_core.spec import Duration, spec_from_json, spec_to_json
 from dormouse_operator.counting import Figures
 from dormouse_operator.deleting import PAGE, Deleter

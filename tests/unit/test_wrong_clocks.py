@@ -7,7 +7,7 @@ from dormouse_core.callkeys import CALLERS, CallKey
 from dormouse_core.clocks import Skew
 from dormouse_core.errors import Aborted
 from dormouse_core.seams import Put, Txn
-from dormouse_core.sessions import session_key
+from dormouse_core.sessions.names import session_key
 from dormouse_gateway.bootstrap import ENTRY
 from dormouse_gateway.resources import SCOPE
 from dormouse_gateway.routes import Routes

@@ -14,7 +14,7 @@ from dormouse_core.callkeys import CallKey, LocalKeys
 from dormouse_core.clocks import Reading
 from dormouse_core.errors import Again, InvalidArgument, Unavailable
 from dormouse_core.keys import Function
-from dormouse_core.sessions import session_key
+from dormouse_core.sessions.names import session_key
 
 from dormouse_worker.frames import Headers
 

@@ -10,6 +10,7 @@ from dormouse_core import limits, records
 from dormouse_core import spec as specs
 from dormouse_core.errors import Internal
 from dormouse_core.keys import Function
+from dormouse_core.sessions import arrays
 from dormouse_core.tensors import as_array, zeros
 from dormouse_core.workerfile import WorkerFile
 from dormouse_proto import state_pb2
@@ -21,7 +22,7 @@ from dormouse_worker.models import ModelInvalid
 from dormouse_worker.reading import Reading
 from dormouse_worker.replies import Encoder
 from dormouse_worker.service import Engine
-from dormouse_worker.sessions import StateInfo, arrays
+from dormouse_worker.sessions import StateInfo
 from dormouse_worker.signatures import Signature, StateSpec
 from dormouse_worker.work import ENDING
 from dormouse_worker.written import Written

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dormouse_core.callkeys import CallKey
 from dormouse_core.errors import Aborted, Code, DormouseError, Internal, InvalidArgument, Unavailable
-from dormouse_core.sessions import shard_of
+from dormouse_core.sessions.names import shard_of
 from dormouse_proto import state_pb2
 from dormouse_worker.sessions import Answer, Step
 

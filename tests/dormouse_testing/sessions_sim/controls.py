@@ -11,13 +11,14 @@ import msgspec
 from dormouse_core import lifetimes, records, steps, transactions
 from dormouse_core.clocks import Skew
 from dormouse_core.seams import Delete, Full, Put, Txn
+from dormouse_core.sessions.commands import Wake
+from dormouse_core.sessions.groups import Groups, Pending
+from dormouse_core.sessions.turns import Turns
 from dormouse_core.steps import Refuse, Resolution
 from dormouse_operator.owing import Owed
 from dormouse_operator.sweeping import Sweeper as LeaderSweeper
 from dormouse_worker.sessions import Answer
-from dormouse_worker.sessions.commits import Committer, Pending
 from dormouse_worker.sessions.removal import Sweeper
-from dormouse_worker.sessions.turns import Turns
 
 from dormouse_testing.sessions_sim.leader import Leader
 
@@ -55,14 +56,14 @@ def _without(bases: bool = False, floors: bool = False) -> Callable[..., Txn]:
 
 
 def reply_before_commit(patch: Patch) -> None:
-    real = Committer.add
+    real = Groups.add
 
-    def add(self: Committer, pending: Pending) -> None:
+    def add(self: Groups, pending: Pending) -> None:
         pending.step.answer(Answer(pending.reply, pending.body.step))
         pending.step.answer = lambda answer: None
         real(self, pending)
 
-    patch(Committer, "add", add)
+    patch(Groups, "add", add)
 
 
 def kept_in_memory_only(patch: Patch) -> None:
@@ -151,8 +152,8 @@ def memory_survives_a_move(patch: Patch) -> None:
             shard.waiting += session.queue
             session.queue.clear()
         shard.running.clear()
-        if shard.quiet is not None:
-            shard.quiet.set()
+        if shard.parked:
+            self._out.append(Wake(shard))
 
     patch(Turns, "empty", empty)
     fence_only(patch)

@@ -11,9 +11,9 @@ import numpy as np
 from dormouse_core.errors import Again, DormouseError, Internal, Unavailable
 from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Put, Txn
+from dormouse_core.sessions.groups import Pending
 from dormouse_proto import state_pb2
 from dormouse_worker.sessions import Answer, Failed, Outcome, Ran, Sessions, Settings, StateInfo, Step
-from dormouse_worker.sessions.commits import Pending
 
 from dormouse_testing import simloop
 from dormouse_testing.clock import SimClock
@@ -255,7 +255,7 @@ class World:
                 keys=KEYS,
                 time=timed.skew,
             )
-            committer = process.sessions._turns.committer
+            committer = process.sessions.machine.turns.groups
             committer.add = partial(self._written, committer.add)  # type: ignore[method-assign]
             self.trace(f"{name} starts, its clock {clock.skew:+.3f} s")
             self.instances[instance] = process

@@ -17,20 +17,11 @@ on the store's comparisons alone (the fence and each record's own revision), nev
 A stateless function's worker needs the first part alone: `Registration` with start(), drain(), close() and `lost`.
 """
 
-from dormouse_worker.sessions.boundary import (
-    Answer,
-    Failed,
-    Outcome,
-    Ran,
-    Runner,
-    SessionsReport,
-    Settings,
-    StateInfo,
-    States,
-    Step,
-)
+from dormouse_core.sessions.boundary import Answer, Failed, Outcome, Ran, Settings, StateInfo, States, Step
+
+from dormouse_worker.sessions.driver import Sessions
+from dormouse_worker.sessions.ports import Runner, SessionsReport
 from dormouse_worker.sessions.registration import Registration
-from dormouse_worker.sessions.service import Sessions
 
 __all__ = [
     "Answer",

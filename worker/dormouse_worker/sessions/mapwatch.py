@@ -13,12 +13,15 @@ from dormouse_kit.following import follow
 
 
 class Listener(Protocol):
-    def listed(self, listing: Listing) -> None:
-        """A linearizable read of the whole of ``map/{F}/``."""
+    def listed(self, revision: int, shards: dict[int, Item], moves: dict[int, Item]) -> None:
+        """A linearizable read of the whole of ``map/{F}/``, by the numbers of shards."""
 
     def shard_changed(self, shard: int, item: Item | None, revision: int) -> None: ...
 
     def move_changed(self, shard: int, item: Item | None, revision: int) -> None: ...
+
+    def heard(self, revision: int) -> None:
+        """After changes, and without any: everything up to `revision` was seen."""
 
 
 class MapWatch:
@@ -42,26 +45,24 @@ class MapWatch:
     async def _list(self) -> int:
         listing = await self._store.list(self._prefix)
         self.revision = listing.revision  # lower where the store was restored
-        self._listener.listed(listing)
+        self._listener.listed(listing.revision, self._numbered(listing, self._shards), self._numbered(listing, self._moves))
         return listing.revision
 
     async def _heard(self, batch: WatchBatch) -> None:
         # Events first: a step that is refused "not mine" in between must not think that it has seen this revision.
         for event in batch.events:
-            shard = self.shard_of(event.key)
-            if shard is not None:
+            if (shard := self._number(event.key, self._shards)) is not None:
                 self._listener.shard_changed(shard, event.item, event.mod_revision)
-            else:
-                shard = self.move_of(event.key)
-                if shard is not None:
-                    self._listener.move_changed(shard, event.item, event.mod_revision)
+            elif (shard := self._number(event.key, self._moves)) is not None:
+                self._listener.move_changed(shard, event.item, event.mod_revision)
         self.revision = max(self.revision, batch.revision)
+        self._listener.heard(batch.revision)
 
     def _ended(self, why: StoreError) -> None:
         log.event("the watch was cut", prefix=self._prefix, reason=str(why))
 
-    def shard_of(self, key: str) -> int | None:
-        return number(key[len(self._shards) :]) if key.startswith(self._shards) else None
+    def _numbered(self, listing: Listing, prefix: str) -> dict[int, Item]:
+        return {shard: item for item in listing.items if (shard := self._number(item.key, prefix)) is not None}
 
-    def move_of(self, key: str) -> int | None:
-        return number(key[len(self._moves) :]) if key.startswith(self._moves) else None
+    def _number(self, key: str, prefix: str) -> int | None:
+        return number(key[len(prefix) :]) if key.startswith(prefix) else None

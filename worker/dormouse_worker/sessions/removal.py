@@ -15,25 +15,32 @@ shards wait for the few milliseconds: their commits compare the floors, which th
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from dormouse_core import lifetimes, records, transactions
 from dormouse_core.errors import DataLoss, FailedPrecondition
 from dormouse_core.keys import Function, Keys, number
 from dormouse_core.lifetimes import Batch, Due, Tally
 from dormouse_core.limits import TXN_OPS
-from dormouse_core.ownership import Status
 from dormouse_core.seams import Clock, Item, Store, StoreError
+from dormouse_core.sessions.census import Census
+from dormouse_core.sessions.memory import Phase, Session, Shard
+from dormouse_core.sessions.ownership import Status
 from dormouse_kit import log, scanning
-
-from dormouse_worker.sessions.census import Census
-from dormouse_worker.sessions.memory import Phase, Session, Shard
-from dormouse_worker.sessions.turns import Turns
 
 TICK_SECONDS = 0.25
 TOGETHER = 4  # shards that are read, or removals that are under way, at the same time
 RETRY_SECONDS = 1.0
 CREATING_SECONDS = 0.1  # a removal waits so long for sessions that are being created; beyond, they are created on the floor that it makes
 MOST_A_ROUND = 20_000  # removals, the shards alike; what is left is due still, and read again
+
+
+class Told(Protocol):
+    def created(self, shard: Shard) -> None:
+        """A removal has ended: sessions that are to be created go on."""
+
+    def forget(self, session: Session) -> None:
+        """Its record is another by now, or gone."""
 
 
 class Sweeper:
@@ -46,7 +53,7 @@ class Sweeper:
         clock: Clock,
         keys: Keys,
         census: Census,
-        turns: Turns,
+        told: Told,
         now_us: Callable[[], int | None],
     ) -> None:
         self.removed = 0
@@ -55,7 +62,7 @@ class Sweeper:
         self._clock = clock
         self._keys = keys
         self._census = census
-        self._turns = turns
+        self._told = told
         self._now_us = now_us
         self._news = asyncio.Event()
         self._said = ""
@@ -187,7 +194,7 @@ class Sweeper:
         finally:
             for shard in shards:
                 shard.removing = False
-                self._turns.created(shard)
+                self._told.created(shard)
         if not removed and len(shards) > 1:
             for shard in shards:
                 await self._remove({shard.number: batch[shard.number]}, seen, copies)
@@ -239,7 +246,7 @@ class Sweeper:
             for due in free.values():
                 self._census.changed(shard, result.revision, due.glance, None)
         for session in sessions:
-            self._turns.forget(session)
+            self._told.forget(session)
         return True
 
     def _session(self, shard: Shard, key: str) -> Session | None:
@@ -252,7 +259,7 @@ class Sweeper:
         for shard in shards:
             self._census.doubt(shard)
         for session in sessions:
-            self._turns.forget(session)
+            self._told.forget(session)
 
 
 @dataclass(slots=True)

@@ -1,77 +1,84 @@
-"""Which shards are this worker's: follows the map, reads entries, empties memories, refuses what belongs elsewhere.
+"""Which shards are this worker's: follows the map, reads entries, empties memories, refuses what belongs elsewhere; and what a worker's
+sessions are told and asked, as a whole.
 
-The decisions are `dormouse_core.ownership`'s; this loop feeds it what the watch and the reads saw, and acts on what came out (rules
-*fence*, *handoff* and *again*).
+One shard's state is `ownership`'s; this feeds it what the watch and the reads saw, and acts on what came out (rules *fence*, *handoff* and
+*again*).
 """
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+
+from dormouse_proto import state_pb2
 
 from dormouse_core import entries
 from dormouse_core.backoff import Backoff
+from dormouse_core.clocks import Reading
 from dormouse_core.entries import T
 from dormouse_core.errors import Again
 from dormouse_core.keys import Function, Keys
-from dormouse_core.ownership import HOLDING, MINE, Event, Status
-from dormouse_core.seams import Clock, Item, Listing, Store, StoreError
-from dormouse_core.sessions import shard_of
-from dormouse_kit import log
-from dormouse_proto import state_pb2
-
-from dormouse_worker.sessions.boundary import Step
-from dormouse_worker.sessions.census import Census
-from dormouse_worker.sessions.mapwatch import MapWatch
-from dormouse_worker.sessions.memory import Shard
-from dormouse_worker.sessions.moves import Mover
-from dormouse_worker.sessions.turns import Turns
+from dormouse_core.seams import Clock, Item, StoreError
+from dormouse_core.sessions.boundary import Settings, StateInfo, Step
+from dormouse_core.sessions.census import Census
+from dormouse_core.sessions.commands import Acquired, Changed, Get, GetAll, Outbox, Plan, Say, Start, Wait, Wake
+from dormouse_core.sessions.memory import Shard
+from dormouse_core.sessions.moves import Mover
+from dormouse_core.sessions.names import shard_of
+from dormouse_core.sessions.ownership import HOLDING, MINE, Event, Status
+from dormouse_core.sessions.turns import Turns
 
 RETRY_SECONDS = 0.2
 OLDER = Backoff(0.002, RETRY_SECONDS)
 READ_ALL_FROM = 8  # so many entries and more are read as one range
 
 
-class Shards:
+class Machine:
+    """Events come in as calls; what is to be done about them is in `out` when the call returns. `worker`: a name that no process had
+    before. `time`: what sessions expire by."""
+
     def __init__(
         self,
         function: Function,
-        count: int,
-        store: Store,
+        settings: Settings,
+        states: Sequence[StateInfo],
         clock: Clock,
+        time: Reading,
         *,
         worker: str,
         keys: Keys,
-        spawn: Callable[..., "asyncio.Task[None]"],
     ) -> None:
-        self.all = [Shard(n, keys.shard(function, n), keys.floor(function, n)) for n in range(count)]
-        self.on_change: Callable[[], None] = lambda: None
-        self.watch = MapWatch(function, store, clock, keys, self)
-        self.mover = Mover(function, store, clock, keys, self, spawn)
-        self.turns: Turns
-        self.census: Census
-        self.on_owned: Callable[[], None] = lambda: None
-        self._function = function
+        self.out = out = Outbox()
+        self.shards = [Shard(n, keys.shard(function, n), keys.floor(function, n)) for n in range(settings.shards)]
+        self.census = Census(settings, clock.monotonic, self.owned)
+        self.turns = Turns(
+            function, settings, states, clock, time, self.census, self.shards, self.entry_read, out, worker=worker, keys=keys
+        )
+        self.ran = self.turns.ran
+        """What came of a `Run`: (run, outcome)."""
+        self._mover = Mover(function, clock, keys, self, out, settings.step_limit)
+        self._map_revision = 0  # everything up to here was seen of the map
         self._prefix = keys.shards(function)
-        self._store = store
-        self._clock = clock
         self._worker = worker
-        self._spawn = spawn
         self._unread: dict[Shard, None] = {}
         self._older = 0  # reads in a row that left a shard to be read again
         self._left: Again | None = None
         self._lost: list[int] = []
         self._said: set[str] = set()
 
+    def soon(self) -> None:
+        """A turn of the loop has ended: what came together is done together."""
+        self.out.turn_ended()
+
     # ------------------------------------------------------------------------------------------------------------- from callers
 
     def submit(self, step: Step) -> None:
-        all_shards = self.all
+        self.turns.open += 1
+        all_shards = self.shards
         shard = all_shards[shard_of(step.session, len(all_shards))]
         status = shard.own.status
         if status is Status.OWNED:
             self.turns.offer(shard, step)
         elif status in HOLDING:
             shard.waiting.append(step)
-        elif self._left is None and shard.own.behind(step.rev, self.watch.revision):
+        elif self._left is None and shard.own.behind(step.rev, self._map_revision):
             # Whoever sent it here has a newer map than our watch: it may be right (rule *newest-map*).
             shard.waiting.append(step)
             shard.own.asked()
@@ -80,24 +87,37 @@ class Shards:
             self._refuse(shard, step)
 
     def owned(self) -> list[Shard]:
-        return [shard for shard in self.all if shard.own.status in MINE]
+        return [shard for shard in self.shards if shard.own.status in MINE]
 
     @property
     def settled(self) -> bool:
         """No shard is this worker's, and none is about to be."""
-        return not any(shard.own.status in MINE or shard.own.status is Status.READING for shard in self.all)
+        return not any(shard.own.status in MINE or shard.own.status is Status.READING for shard in self.shards)
 
     def stop(self) -> None:
         """No step starts any more, anywhere; running ones end. `leave` follows when they have."""
-        for shard in self.all:
+        for shard in self.shards:
             if shard.own.status is Status.OWNED:
                 shard.own.moving(Event.MOVE_DUE)
 
     def leave(self, again: Again) -> None:
         """Owns nothing from now on, whatever the map says."""
         self._left = again
-        for shard in self.all:
+        for shard in self.shards:
             self._after(shard, shard.own.status, shard.own.moving(Event.LEFT))
+
+    def refuse(self, step: Step, again: Again, text: str) -> None:
+        """Without a look at whose it is."""
+        self.turns.open += 1
+        self.turns.refuse(step, again, text)
+
+    def replaced(self, key: str) -> None:
+        """Somebody else has written this session's record."""
+        shard = self.shards[shard_of(key, len(self.shards))]
+        session = shard.sessions.get(key)
+        if session is not None:
+            self.turns.forget(session)
+        self.census.doubt(shard)
 
     def _refuse(self, shard: Shard, step: Step) -> None:
         if self._left is not None:
@@ -107,28 +127,26 @@ class Shards:
 
     # ----------------------------------------------------------------------------------------------------------- from the store
 
-    def listed(self, listing: Listing) -> None:
-        found: dict[int, Item] = {}
-        moves: dict[int, Item] = {}
-        for item in listing.items:
-            if (number := self.watch.shard_of(item.key)) is not None:
-                found[number] = item
-            elif (number := self.watch.move_of(item.key)) is not None:
-                moves[number] = item
-        for shard in self.all:
-            move = moves.get(shard.number)
-            self._move(shard, move, listing.revision)
-            self.entry_read(shard, found.get(shard.number), listing.revision)
+    def listed(self, revision: int, shards: Mapping[int, Item], moves: Mapping[int, Item]) -> None:
+        """A linearizable read of the function's whole part of the map, by the numbers of shards."""
+        self._map_revision = revision  # lower where the store was restored
+        for shard in self.shards:
+            self._move(shard, moves.get(shard.number), revision)
+            self.entry_read(shard, shards.get(shard.number), revision)
+
+    def heard(self, revision: int) -> None:
+        """The watch has shown everything up to `revision`."""
+        self._map_revision = max(self._map_revision, revision)
 
     def shard_changed(self, shard: int, item: Item | None, revision: int) -> None:
-        if shard < len(self.all):
-            it = self.all[shard]
+        if shard < len(self.shards):
+            it = self.shards[shard]
             was = it.own.status
             self._after(it, was, it.own.seen(self._mine(self._entry(item)), revision))
 
     def move_changed(self, shard: int, item: Item | None, revision: int) -> None:
-        if shard < len(self.all):
-            self._move(self.all[shard], item, revision)
+        if shard < len(self.shards):
+            self._move(self.shards[shard], item, revision)
 
     def entry_read(self, shard: Shard, item: Item | None, revision: int) -> None:
         was = shard.own.status
@@ -153,7 +171,7 @@ class Shards:
         except entries.Unreadable as error:
             if str(error) not in self._said:
                 self._said.add(str(error))
-                log.warning("an entry cannot be read", function=self._function.label, error=str(error))
+                self.out.append(Say("an entry cannot be read", {"error": str(error)}))
             return None
 
     def _move(self, shard: Shard, item: Item | None, revision: int) -> None:
@@ -164,11 +182,10 @@ class Shards:
         shard.move = (move.target, item.mod_revision) if move and item else None
         if move is None and shard.own.status is Status.STOPPING and self._left is None:
             shard.own.moving(Event.MOVE_GONE)
-            if shard.quiet is not None:
-                shard.quiet.set()
-            self.resumed(shard)
+            self.out.append(Wake(shard))
+            self._resumed(shard)
         else:
-            self.mover.consider(shard)
+            self._mover.consider(shard)
 
     def _after(self, shard: Shard, was: Status, emptied: bool) -> None:
         """Acts on a change of ownership."""
@@ -178,8 +195,9 @@ class Shards:
             self.census.forget(shard)
         if status is Status.OWNED:
             if was is not Status.OWNED or emptied:
-                self.resumed(shard)
-                self.on_owned()
+                self._resumed(shard)
+                self.census.acquired()
+                self.out.append(Acquired())
         elif status is Status.READING:
             self._read_soon(shard)
         elif status is Status.LOST:
@@ -189,31 +207,31 @@ class Shards:
                 self._refuse(shard, step)
             if was in MINE:
                 if not self._lost:
-                    asyncio.get_running_loop().call_soon(self._say_lost)
+                    self.out.soon(self._say_lost)
                 self._lost.append(shard.number)
-                self.on_change()
+                self.out.append(Changed())
 
     def _say_lost(self) -> None:
         """One line for all that went in one turn of the loop."""
         lost, self._lost = sorted(self._lost), []
-        log.event("shards left", function=self._function.label, count=len(lost), first=lost[0], last=lost[-1])
+        self.out.append(Say("shards left", {"count": len(lost), "first": lost[0], "last": lost[-1]}, warning=False))
 
     # ----------------------------------------------------------------------------------------------------------- from the mover
 
     def stopped(self, shard: Shard) -> None:
-        self.on_change()
+        self.out.append(Changed())
 
-    def resumed(self, shard: Shard) -> None:
+    def _resumed(self, shard: Shard) -> None:
         """Owned, newly or again: what waited runs."""
         if shard.stopped_us:
             shard.stopped_us = 0
-            self.on_change()
+            self.out.append(Changed())
         for session in list(shard.sessions.values()):
             self.turns.pump(session)
         waiting, shard.waiting = shard.waiting, []
         for step in waiting:
             self.turns.offer(shard, step)
-        self.mover.consider(shard)
+        self._mover.consider(shard)
 
     def handed_over(self, shard: Shard) -> None:
         self._after(shard, Status.HANDING, True)
@@ -222,26 +240,26 @@ class Shards:
 
     def _read_soon(self, shard: Shard) -> None:
         if not self._unread:
-            asyncio.get_running_loop().call_soon(lambda: self._spawn(self._read(), "read of shard entries"))
+            self.out.soon(lambda: self.out.append(Start(self._read(), "read of shard entries")))
         self._unread[shard] = None
 
-    async def _read(self) -> None:
+    def _read(self) -> Plan[None]:
         if self._older:
             # Read and still not as new as the watch: once, that is a race. Again and again, the store is not the one that the watch knows.
-            await self._clock.sleep(OLDER.after(self._older))
+            yield Wait(OLDER.after(self._older))
         unread, self._unread = self._unread, {}
         keys = [shard.entry_key for shard in unread]
         while True:
             try:
                 if len(keys) < READ_ALL_FROM:
-                    revision, items = await self._store.get(keys)
+                    revision, items = yield Get(keys)
                 else:
-                    listing = await self._store.list(self._prefix)
+                    listing = yield GetAll(self._prefix)
                     revision, items = listing.revision, {item.key: item for item in listing.items}
                 break
             except StoreError as error:
-                log.warning("shard entries cannot be read", function=self._function.label, error=str(error))
-                await self._clock.sleep(RETRY_SECONDS)
+                self.out.append(Say("shard entries cannot be read", {"error": str(error)}))
+                yield Wait(RETRY_SECONDS)
         for shard in unread:
             if shard.own.status is Status.READING:
                 self.entry_read(shard, items.get(shard.entry_key), revision)

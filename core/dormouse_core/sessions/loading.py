@@ -5,19 +5,18 @@ only if the entry is still the one that this worker owns, and a session that is 
 steps arrive together (a function that wakes, a shard that moved) are read together.
 """
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from dormouse_core.limits import TXN_OPS
-from dormouse_core.seams import Item, Store, StoreError
-
-from dormouse_worker.sessions.memory import Session, Shard
+from dormouse_core.seams import Item, StoreError
+from dormouse_core.sessions.commands import Get, Outbox, Plan, Start
+from dormouse_core.sessions.memory import Session, Shard
 
 SESSIONS_A_READ = TXN_OPS // 3  # each reads up to three keys
 
 
-class Listener(Protocol):
+class Found(Protocol):
     def entry_read(self, shard: Shard, item: Item | None, revision: int) -> None:
         """A linearizable read of a shard's entry, made by the way."""
 
@@ -28,36 +27,35 @@ class Listener(Protocol):
 
 
 class Loader:
-    def __init__(self, store: Store, listener: Listener, spawn: Callable[..., object]) -> None:
-        self._store = store
-        self._listener = listener
-        self._spawn = spawn
+    def __init__(self, found: Found, out: Outbox) -> None:
+        self._found = found
+        self._out = out
         self._wanted: list[Session] = []
 
     def want(self, session: Session) -> None:
         if not self._wanted:
-            asyncio.get_running_loop().call_soon(self._send)
+            self._out.soon(self._send)
         self._wanted.append(session)
 
     def _send(self) -> None:
         wanted, self._wanted = self._wanted, []
         for i in range(0, len(wanted), SESSIONS_A_READ):
-            self._spawn(self._load(wanted[i : i + SESSIONS_A_READ]), "load")
+            self._out.append(Start(self._load(wanted[i : i + SESSIONS_A_READ]), "load"))
 
-    async def _load(self, sessions: Sequence[Session]) -> None:
+    def _load(self, sessions: Sequence[Session]) -> Plan[None]:
         shards = list(dict.fromkeys(session.shard for session in sessions))
         keys = [key for shard in shards for key in (shard.entry_key, shard.floor_key)]
         try:
-            revision, items = await self._store.get([*keys, *(session.state_key for session in sessions)])
+            revision, items = yield Get([*keys, *(session.state_key for session in sessions)])
         except StoreError as error:
             for session in sessions:
                 if not session.dropped:
-                    self._listener.load_failed(session, error)
+                    self._found.load_failed(session, error)
             return
         for shard in shards:
             item = items.get(shard.entry_key)
             if item is None or item.mod_revision != shard.own.fence:
-                self._listener.entry_read(shard, item, revision)  # drops this shard's sessions, unless the read is old news
+                self._found.entry_read(shard, item, revision)  # drops this shard's sessions, unless the read is old news
         for session in sessions:
             if session.dropped:
                 continue
@@ -66,4 +64,4 @@ class Loader:
                 # Older than the fence: the record may be older than the acquisition, too. Read once more.
                 self.want(session)
             else:
-                self._listener.loaded(session, items.get(session.state_key), items.get(session.shard.floor_key))
+                self._found.loaded(session, items.get(session.state_key), items.get(session.shard.floor_key))

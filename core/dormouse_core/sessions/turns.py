@@ -5,10 +5,7 @@ to run goes to the runner at once, so many sessions' steps run together; one tha
 before the commit is known (rule *commit-first*). A session that is in memory costs no read.
 """
 
-import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 from dormouse_core import lifetimes, records, steps
 from dormouse_core.clocks import Reading
@@ -25,16 +22,15 @@ from dormouse_core.errors import (
 )
 from dormouse_core.keys import Function, Keys
 from dormouse_core.limits import RECORD_BYTES, SESSION_OVERHEAD_BYTES
-from dormouse_core.ownership import Status
 from dormouse_core.seams import Clock, Item, Put, StoreError
-from dormouse_kit import log
-
-from dormouse_worker.sessions import arrays
-from dormouse_worker.sessions.boundary import Answer, Failed, Outcome, Runner, Settings, StateInfo, States, Step
-from dormouse_worker.sessions.census import Census
-from dormouse_worker.sessions.commits import Committer, Pending
-from dormouse_worker.sessions.loading import Loader
-from dormouse_worker.sessions.memory import LargeReplies, Phase, Session, Shard, glance_of, is_large
+from dormouse_core.sessions import arrays
+from dormouse_core.sessions.boundary import Answer, Failed, Outcome, Settings, StateInfo, States, Step
+from dormouse_core.sessions.census import Census
+from dormouse_core.sessions.commands import Outbox, Run, Say, Tell, Wake
+from dormouse_core.sessions.groups import Groups, Pending
+from dormouse_core.sessions.loading import Loader
+from dormouse_core.sessions.memory import LargeReplies, Phase, Session, Shard, glance_of, is_large
+from dormouse_core.sessions.ownership import Status
 
 
 class WriteIds:
@@ -49,16 +45,11 @@ class WriteIds:
         return self._prefix + self._count.to_bytes(6, "big")
 
 
-class Reads(Protocol):
-    def entry_read(self, shard: Shard, item: Item | None, revision: int) -> None: ...
+EntryRead = Callable[[Shard, Item | None, int], None]
 
 
 class Turns:
-    """`loader`, `committer` and `census` are set by whoever composes the parts: they call back here."""
-
-    loader: Loader
-    committer: Committer
-    census: Census
+    """`entry_read` is told of each linearizable read of a shard's entry that is made by the way: (shard, item, revision)."""
 
     def __init__(
         self,
@@ -66,14 +57,20 @@ class Turns:
         settings: Settings,
         states: Sequence[StateInfo],
         clock: Clock,
-        runner: Runner,
         time: Reading,
+        census: Census,
+        shards: Sequence[Shard],
+        entry_read: EntryRead,
+        out: Outbox,
         *,
         worker: str,
         keys: Keys,
-        reads: Reads,
     ) -> None:
         self.function = function
+        self.census = census
+        self.entry_read = entry_read
+        self.groups = Groups(clock, self, out)
+        self.loader = Loader(self, out)
         self.sessions = 0
         self.state_bytes = 0
         self.stored_bytes = 0  # of the records of sessions in memory
@@ -86,15 +83,14 @@ class Turns:
         self._infos = states
         self._initial: States = {info.input: info.initial for info in states}
         self._clock = clock
-        self._runner = runner
         self._time = time
         self._keys = keys
-        self._reads = reads
+        self._shards = shards
+        self._out = out
         self._write_ids = WriteIds(worker)
         self._large = LargeReplies()
         self._flushing = False
         self._shrinking = False
-        self.all_shards: Callable[[], Iterable[Shard]] = lambda: ()
 
     # -------------------------------------------------------------------------------------------------------------- a step's turn
 
@@ -162,12 +158,7 @@ class Turns:
             number = 1 if begins or body is None else body.step + 1
             session.phase = Phase.RUNNING
             session.shard.running[session] = now
-            done = partial(self._ran, session, step, begins)
-            try:
-                self._runner.run(step.call, states, number, begins, step.end, done, min(step.deadline, now + self._settings.step_limit))
-            except Exception as error:
-                log.warning("the runner raised", function=self.function.label, error=repr(error))
-                done(Failed(Internal(f"the step could not be run: {error}")))
+            self._out.append(Run(session, step, states, number, begins, min(step.deadline, now + self._settings.step_limit)))
         elif isinstance(decision, steps.Repeat):
             self._repeat(step, decision.kept)
         elif decision.confirm and session.confirmed is not step:
@@ -190,14 +181,12 @@ class Turns:
 
     def answer(self, step: Step, answer: Answer) -> None:
         self.open -= 1
-        try:
-            step.answer(answer)
-        except Exception as error:  # one caller's trouble must not reach the other sessions of its group
-            log.warning("an answer could not be given", function=self.function.label, error=repr(error))
+        self._out.append(Tell(step, answer))
 
     # ----------------------------------------------------------------------------------------------------------- after it ran
 
-    def _ran(self, session: Session, step: Step, begins: bool, outcome: Outcome) -> None:
+    def ran(self, run: Run, outcome: Outcome) -> None:
+        session, step, begins = run.session, run.step, run.begins
         if isinstance(outcome, Failed):
             self._not_committed(session, step, outcome.error)
             return
@@ -226,26 +215,33 @@ class Turns:
             self._not_committed(session, step, error)
             return
         except Exception as error:  # else the session would run for ever
-            log.warning("a step's outcome could not be written down", function=self.function.label, error=repr(error))
+            self._out.append(Say("a step's outcome could not be written down", {"error": repr(error)}))
             self._not_committed(session, step, Internal(text_of(error)))
             return
         pending = Pending(session, step, next_body, states, data, write_id, outcome.reply)
         if session.broken:
             key = self._keys.quarantine(self.function, session.shard.number, session.key, session.base)
             pending.quarantine = Put(key, session.broken)
-        self.committer.add(pending)
+        self.groups.add(pending)
         if not self._flushing:
             self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._out.soon(self._flush)
 
     def _flush(self) -> None:
         """Once for all the steps that ended in one turn of the loop: they go in one transaction."""
         self._flushing = False
-        self.committer.flush()
+        self.groups.flush()
+
+    def _over(self, session: Session) -> None:
+        """A step of `session` neither runs nor commits any more."""
+        shard = session.shard
+        shard.running.pop(session, None)
+        if shard.parked and not shard.running:
+            self._out.append(Wake(shard))
+        self.census.settled(session)
 
     def _not_committed(self, session: Session, step: Step, error: DormouseError) -> None:
-        session.shard.ended(session)
-        self.census.settled(session)
+        self._over(session)
         session.phase = Phase.IDLE
         self.answer(step, Answer(None, 0, error))
         self.pump(session)
@@ -253,8 +249,7 @@ class Turns:
     def committed(self, pending: Pending, revision: int) -> None:
         session = pending.session
         body = pending.body
-        session.shard.ended(session)
-        self.census.settled(session)
+        self._over(session)
         if not session.dropped:
             self.census.changed(session.shard, revision, glance_of(session), records.glance_of(body, len(pending.data)))
             session.base = revision
@@ -279,8 +274,7 @@ class Turns:
 
     def _ended(self, pending: Pending, answer: Answer, drop: bool) -> None:
         session = pending.session
-        session.shard.ended(session)
-        self.census.settled(session)
+        self._over(session)
         session.phase = Phase.IDLE
         if drop:
             self.census.doubt(session.shard)
@@ -324,7 +318,7 @@ class Turns:
                 session.trouble = error
                 if isinstance(error, DataLoss):
                     session.broken = record.value
-                log.warning("a record cannot be read", function=self.function.label, session=session.key, error=error.message)
+                self._out.append(Say("a record cannot be read", {"session": session.key, "error": error.message}))
         self._account(session, len(record.value) if record else 0)
         session.phase = Phase.IDLE
         self.pump(session)
@@ -341,7 +335,7 @@ class Turns:
         session.state_bytes, session.stored = size, stored
         if self.memory_bytes > self._settings.memory_bytes > 0 and not self._shrinking:
             self._shrinking = True
-            asyncio.get_running_loop().call_soon(self._shrink)
+            self._out.soon(self._shrink)
 
     @property
     def memory_bytes(self) -> int:
@@ -351,7 +345,7 @@ class Turns:
     def _shrink(self) -> None:
         """The longest idle leave memory until a tenth of the bound is free. The store has them."""
         self._shrinking = False
-        idle = [s for shard in self.all_shards() for s in shard.sessions.values() if s.phase is Phase.IDLE and not s.queue]
+        idle = [s for shard in self._shards for s in shard.sessions.values() if s.phase is Phase.IDLE and not s.queue]
         idle.sort(key=lambda session: session.used)
         enough = self._settings.memory_bytes * 9 // 10
         for session in idle:
@@ -384,8 +378,8 @@ class Turns:
             shard.waiting += self.drop(session)
         self._large.forget(shard)
         shard.running.clear()
-        if shard.quiet is not None:
-            shard.quiet.set()
+        if shard.parked:
+            self._out.append(Wake(shard))
 
     def evict(self, shard: Shard, before: float) -> None:
         """Sessions that were not used since then, on the monotonic clock, leave memory; the store has them."""
@@ -398,10 +392,6 @@ class Turns:
             self.open -= 1
         else:
             self.answer(step, Answer(None, 0, Unavailable(text, again)))
-
-    # the committer's and the loader's way to the shard's entry
-    def entry_read(self, shard: Shard, item: Item | None, revision: int) -> None:
-        self._reads.entry_read(shard, item, revision)
 
 
 def _insert(queue: list[Step], step: Step) -> None:

@@ -11,8 +11,8 @@ may still land are sent again, under the same write ids: whichever copy lands, i
 (rule *read-outcome*).
 """
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from typing import Protocol
 
 from dormouse_core import lifetimes, records, steps, transactions
@@ -20,11 +20,11 @@ from dormouse_core.backoff import Backoff
 from dormouse_core.errors import Again, DormouseError, Unavailable
 from dormouse_core.limits import TXN_BYTES, TXN_OPS
 from dormouse_core.records import Body, Kept
-from dormouse_core.seams import Clock, Full, Item, Put, Store, StoreError, Txn
+from dormouse_core.seams import Clock, Full, Item, Put, StoreError, Txn
+from dormouse_core.sessions.boundary import States, Step
+from dormouse_core.sessions.commands import Get, Outbox, Plan, Start, Transact, Wait
+from dormouse_core.sessions.memory import Session, Shard
 from dormouse_core.steps import Resolution
-
-from dormouse_worker.sessions.boundary import States, Step
-from dormouse_worker.sessions.memory import Session, Shard
 
 IN_FLIGHT = 2
 TIMEOUT_SECONDS = 5.0
@@ -49,7 +49,7 @@ class Pending:
         self.quarantine: Put | None = None
 
 
-class Listener(Protocol):
+class Outcomes(Protocol):
     def committed(self, pending: Pending, revision: int) -> None: ...
 
     def landed(self, pending: Pending, kept: Kept) -> None:
@@ -61,27 +61,26 @@ class Listener(Protocol):
     def entry_read(self, shard: Shard, item: Item | None, revision: int) -> None: ...
 
 
-class Committer:
-    def __init__(self, store: Store, clock: Clock, listener: Listener, spawn: Callable[..., object]) -> None:
+class Groups:
+    def __init__(self, clock: Clock, outcomes: Outcomes, out: Outbox) -> None:
         self.in_flight = 0
-        self._store = store
         self._clock = clock
-        self._listener = listener
-        self._spawn = spawn
+        self._outcomes = outcomes
+        self._out = out
         self._ready: list[Pending] = []
-        self._copying = 0
-        self._one_copy = asyncio.Lock()  # they are large
+        self._to_copy: deque[tuple[Pending, Put]] = deque()  # the first is being copied
 
     @property
     def busy(self) -> bool:
-        return bool(self._ready) or self.in_flight > 0 or self._copying > 0
+        return bool(self._ready) or self.in_flight > 0 or bool(self._to_copy)
 
     def add(self, pending: Pending) -> None:
         if pending.quarantine is None:
             self._ready.append(pending)
         else:
-            self._copying += 1
-            self._spawn(self._copy(pending, pending.quarantine), "quarantine")
+            self._to_copy.append((pending, pending.quarantine))
+            if len(self._to_copy) == 1:
+                self._out.append(Start(self._copy(), "quarantine"))
 
     def flush(self) -> None:
         """To be called once everything that ended together was added."""
@@ -89,7 +88,7 @@ class Committer:
             group = self._take()
             if group:
                 self.in_flight += 1
-                self._spawn(self._commit(group), "commit")
+                self._out.append(Start(self._commit(group), "commit"))
 
     def _take(self) -> list[Pending]:
         """The next group, in the order in which the steps ended. Steps whose shard or session is gone by now are refused on the way."""
@@ -118,24 +117,23 @@ class Committer:
             group.append(pending)
         del self._ready[:taken]
         for pending in late:
-            self._listener.refused(pending, dropped("its shard has moved"), True)
+            self._outcomes.refused(pending, dropped("its shard has moved"), True)
         return group
 
-    async def _copy(self, pending: Pending, copy: Put) -> None:
-        """Lets `pending` be committed once the broken record that it replaces is in quarantine."""
-        try:
-            async with self._one_copy:
-                refusal = await self._preserved(pending, copy)
-        finally:
-            self._copying -= 1
-        if refusal is not None:
-            error, drop = refusal
-            self._listener.refused(pending, error, drop)
-        else:
-            self._ready.append(pending)
-            self.flush()
+    def _copy(self) -> Plan[None]:
+        """Lets steps be committed once the broken records that they replace are in quarantine: one at a time, for they are large."""
+        while self._to_copy:
+            pending, copy = self._to_copy[0]
+            refusal = yield from self._preserved(pending, copy)
+            self._to_copy.popleft()
+            if refusal is not None:
+                error, drop = refusal
+                self._outcomes.refused(pending, error, drop)
+            else:
+                self._ready.append(pending)
+                self.flush()
 
-    async def _preserved(self, pending: Pending, copy: Put) -> tuple[DormouseError, bool] | None:
+    def _preserved(self, pending: Pending, copy: Put) -> Plan[tuple[DormouseError, bool] | None]:
         session = pending.session
         shard = session.shard
         txn = transactions.preserve((shard.entry_key, pending.fence), (session.state_key, session.base), copy)
@@ -144,14 +142,14 @@ class Committer:
         while not session.dropped:
             full: Full | None = None
             try:
-                if (await self._store.txn(txn, timeout=TIMEOUT_SECONDS)).succeeded:
+                if (yield Transact(txn, TIMEOUT_SECONDS)).succeeded:
                     return None
             except StoreError as error:
                 if error.definite:
                     return _refusal(error, False), False
                 full = error if isinstance(error, Full) else None
             try:
-                revision, items = await self._store.get(keys)
+                revision, items = yield Get(keys)
             except StoreError:
                 revision, items = 0, {}
             if copy.key in items:
@@ -159,44 +157,45 @@ class Committer:
             if revision:
                 entry, record = items.get(shard.entry_key), items.get(session.state_key)
                 if entry is None or entry.mod_revision != pending.fence:
-                    self._listener.entry_read(shard, entry, revision)
+                    self._outcomes.entry_read(shard, entry, revision)
                     return dropped("its shard has moved"), True
                 if record is None or record.mod_revision != session.base:
                     return dropped("its record was written by another"), True
                 if full is not None:
                     return _refusal(full, False), False
-            await self._clock.sleep(next(waits))
+            yield Wait(next(waits))
         return dropped("its shard has moved"), True
 
-    async def _commit(self, group: list[Pending]) -> None:
-        try:
-            waits = AGAIN.pauses()
-            may_land = False  # an earlier copy may be on its way still
-            while group:
-                try:
-                    result = await self._store.txn(_transaction(group), timeout=TIMEOUT_SECONDS)
-                    if result.succeeded:
-                        for pending in group:
-                            self._listener.committed(pending, result.revision)
-                        return
-                except StoreError as error:
-                    if error.definite:
-                        for pending in group:
-                            self._listener.refused(pending, _refusal(error, may_land), may_land)
-                        return
-                    if isinstance(error, Full):
-                        # It may have been written, but is not under way any more: what is found unwritten stays so.
-                        for pending in await self._sort(group):
-                            self._listener.refused(pending, _refusal(error, may_land), may_land)
-                        return
-                    may_land = True
-                    await self._clock.sleep(next(waits))
-                group = await self._sort(group)
-        finally:
-            self.in_flight -= 1
-            self.flush()
+    def _commit(self, group: list[Pending]) -> Plan[None]:
+        yield from self._committed(group)
+        self.in_flight -= 1
+        self.flush()
 
-    async def _sort(self, group: Sequence[Pending]) -> list[Pending]:
+    def _committed(self, group: list[Pending]) -> Plan[None]:
+        waits = AGAIN.pauses()
+        may_land = False  # an earlier copy may be on its way still
+        while group:
+            try:
+                result = yield Transact(_transaction(group), TIMEOUT_SECONDS)
+                if result.succeeded:
+                    for pending in group:
+                        self._outcomes.committed(pending, result.revision)
+                    return
+            except StoreError as error:
+                if error.definite:
+                    for pending in group:
+                        self._outcomes.refused(pending, _refusal(error, may_land), may_land)
+                    return
+                if isinstance(error, Full):
+                    # It may have been written, but is not under way any more: what is found unwritten stays so.
+                    for pending in (yield from self._sort(group)):
+                        self._outcomes.refused(pending, _refusal(error, may_land), may_land)
+                    return
+                may_land = True
+                yield Wait(next(waits))
+            group = yield from self._sort(group)
+
+    def _sort(self, group: Sequence[Pending]) -> Plan[list[Pending]]:
         """Finds out what became of each; returns those that may still land, to be sent again."""
         shards = list(dict.fromkeys(pending.session.shard for pending in group))
         keys = [shard.entry_key for shard in shards]
@@ -205,10 +204,10 @@ class Committer:
         waits = AGAIN.pauses()
         while True:
             try:
-                revision, items = await self._store.get(keys)
+                revision, items = yield Get(keys)
                 break
             except StoreError:
-                await self._clock.sleep(next(waits))
+                yield Wait(next(waits))
         again: list[Pending] = []
         for pending in group:
             session = pending.session
@@ -217,23 +216,23 @@ class Committer:
             match _resolve(pending, seen, items, int(self._clock.now() * 1e6)):
                 case Resolution.COMMITTED:
                     assert record is not None
-                    self._listener.committed(pending, record.mod_revision)
+                    self._outcomes.committed(pending, record.mod_revision)
                 case Resolution.LANDED:
                     kept = steps.kept_of(seen.body, pending.step) if seen else None
                     assert kept is not None
-                    self._listener.landed(pending, kept)
+                    self._outcomes.landed(pending, kept)
                 case Resolution.UNKNOWN:
-                    self._listener.refused(pending, steps.too_old(pending.step.key), True)
+                    self._outcomes.refused(pending, steps.too_old(pending.step.key), True)
                 case Resolution.RESEND:
                     again.append(pending)
                 case Resolution.LOST:
-                    self._listener.refused(pending, dropped("its shard has moved"), True)
+                    self._outcomes.refused(pending, dropped("its shard has moved"), True)
                 case Resolution.DROPPED:
-                    self._listener.refused(pending, dropped("its record was written by another"), True)
+                    self._outcomes.refused(pending, dropped("its record was written by another"), True)
         for shard in shards:
             entry = items.get(shard.entry_key)
             if entry is None or entry.mod_revision != shard.own.fence:
-                self._listener.entry_read(shard, entry, revision)
+                self._outcomes.entry_read(shard, entry, revision)
         return again
 
 

@@ -3,17 +3,15 @@
 All of it is a copy of what the store has, or was asked for and can be refused. Losing it costs a read.
 """
 
-import asyncio
 import enum
 from collections import OrderedDict
 
 from dormouse_core import lifetimes, limits, records
 from dormouse_core.errors import DormouseError
 from dormouse_core.limits import KEPT_REPLY_MEMORY_BYTES
-from dormouse_core.ownership import Ownership
 from dormouse_core.records import Body, Glance
-
-from dormouse_worker.sessions.boundary import States, Step
+from dormouse_core.sessions.boundary import States, Step
+from dormouse_core.sessions.ownership import Ownership
 
 
 class Phase(enum.Enum):
@@ -78,10 +76,10 @@ class Shard:
         "large",
         "move",
         "move_known",
-        "mover",
+        "moving",
         "number",
         "own",
-        "quiet",
+        "parked",
         "removing",
         "running",
         "sessions",
@@ -99,19 +97,13 @@ class Shard:
         self.waiting: list[Step] = []
         self.move: tuple[str, int] | None = None  # planned next owner, the plan's mod_revision
         self.move_known = 0
-        self.mover: asyncio.Task[None] | None = None
-        self.quiet: asyncio.Event | None = None  # somebody waits for `running` to become empty
+        self.moving = False  # a plan moves it
+        self.parked = False  # that plan waits for `running` to become empty
         self.large: set[bytes] = set()  # write ids of its steps whose replies `LargeReplies` has
         self.removing = False  # records are being removed: sessions that would be created wait, for the floor changes
         self.floor_mod = 0  # of the newest floor that this worker read or wrote; a read of an older one is old news
         self.floor_us = 0
         self.stopped_us = 0  # since when it has not been served for a planned move, wall time; 0: it is
-
-    def ended(self, session: Session) -> None:
-        """A step of `session` neither runs nor commits any more."""
-        self.running.pop(session, None)
-        if self.quiet is not None and not self.running:
-            self.quiet.set()
 
 
 def glance_of(session: Session) -> Glance | None:

@@ -7,14 +7,14 @@ expected) the shard is counted again.
 
 from collections.abc import Callable, Sequence
 
+from dormouse_proto import control_pb2
+
 from dormouse_core import admission
 from dormouse_core.errors import DormouseError
 from dormouse_core.lifetimes import Tally
 from dormouse_core.records import Glance
-from dormouse_proto import control_pb2
-
-from dormouse_worker.sessions.boundary import Settings
-from dormouse_worker.sessions.memory import Session, Shard
+from dormouse_core.sessions.boundary import Settings
+from dormouse_core.sessions.memory import Session, Shard
 
 Change = tuple[int, Glance | None, Glance | None]
 
@@ -31,7 +31,7 @@ class Count:
 
 
 class Census:
-    def __init__(self, settings: Settings, monotonic: Callable[[], float]) -> None:
+    def __init__(self, settings: Settings, monotonic: Callable[[], float], owned: Callable[[], Sequence[Shard]]) -> None:
         self._settings = settings
         self._monotonic = monotonic
         self._counts: dict[int, Count] = {}
@@ -44,7 +44,7 @@ class Census:
         self._others: tuple[int, int] | None = None  # sessions and bytes in other workers' shards; None: nobody has said it yet
         self._known = (0, 0)  # of the whole function when it was said
         self._moved = False  # shards came or went since then
-        self.owned: Callable[[], Sequence[Shard]] = lambda: ()
+        self.owned = owned
 
     def tally(self) -> Tally:
         return Tally(int(self._settings.ttl * 1e6), int(self._settings.removal_wait * 1e6))

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-from dormouse_core.errors import DataLoss, FailedPrecondition, Internal, InvalidArgument
-from dormouse_core.tensors import decode_raw, encode_raw, size_of
 from dormouse_proto import state_pb2
 
-from dormouse_worker.sessions.boundary import StateInfo, States
+from dormouse_core.errors import DataLoss, FailedPrecondition, Internal, InvalidArgument
+from dormouse_core.sessions.boundary import StateInfo, States
+from dormouse_core.tensors import decode_raw, encode_raw, size_of
 
 
 def encode(infos: Sequence[StateInfo], states: States) -> list[state_pb2.Tensor]:
