@@ -5,7 +5,7 @@
 Events are calls: `submit`, `ran`, `listed`, `shard_changed`, `leave` and the like. What is to be done about them is in an `Outbox`, as
 commands, when the call returns; whoever drives the machine does it (`dormouse_worker.sessions`). What waits for the store or for time is a
 *plan*: a generator that yields what it waits for and is sent what came of it. Between two of its lines nothing else happens; at each yield
-anything may. So the interruptions of a plan are its yields, and `tests/unit/test_interruptions.py` plays them all.
+anything may. So the interruptions of a plan are its yields, and `tests/simulation/test_interruptions.py` plays them.
 
 | part | decides |
 | --- | --- |

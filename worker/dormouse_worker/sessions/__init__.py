@@ -1,5 +1,5 @@
-"""Everything that a worker knows about sessions: which shards are its own, what state each session has, which step runs next, and when a
-step is acknowledged.
+"""Drives the session machine (`dormouse_core.sessions`), which knows which shards are this worker's, what state each session has, which
+step runs next, and when a step is acknowledged. This side has the store, the runner, the clock, the lease and the loops.
 
 The contract: a step that was acknowledged is in the store, on top of the step before it, exactly once; a step that was not run and will
 never be committed is refused with `Unavailable.again`; anything else ends in an error that says that the outcome is not known. Safety rests
