@@ -3,11 +3,12 @@
 from collections.abc import Awaitable, Callable
 
 import pytest
-from dormouse_core import records, sessions
+from dormouse_core import records
 from dormouse_core.errors import FailedPrecondition, InvalidArgument, NotFound
 from dormouse_core.keys import Function
 from dormouse_core.records import Body
 from dormouse_core.seams import Put, Txn
+from dormouse_core.sessions.names import session_key, shard_of
 from dormouse_operator import listing
 from dormouse_proto import control_pb2, state_pb2
 from dormouse_testing import simloop
@@ -17,7 +18,7 @@ from dormouse_testing.leader_world import KEYS
 from dormouse_testing.memory_store import MemoryStore
 
 FUNCTION = Function("ns", "fn", "uid-1")
-NAMES = [sessions.session_key(tenant, name) for tenant in ("", "t/x") for name in ("a", "a/b", "ä ü", "x" * 128, 7, -7)]
+NAMES = [session_key(tenant, name) for tenant in ("", "t/x") for name in ("a", "a/b", "ä ü", "x" * 128, 7, -7)]
 
 
 def record(step: int, *, ended: bool = False) -> bytes:
@@ -30,7 +31,7 @@ def on_a_store(story: Callable[[MemoryStore, World], Awaitable[None]]) -> None:
     async def main() -> None:
         store, world = MemoryStore(SimClock()), World()
         for step, name in enumerate(NAMES, 1):
-            key = KEYS.state(FUNCTION, sessions.shard_of(name, 8), name)
+            key = KEYS.state(FUNCTION, shard_of(name, 8), name)
             await store.txn(Txn((), (Put(key, record(step)),)))
         await story(store, world)
         await store.close()
@@ -73,7 +74,7 @@ def test_a_listing_goes_on_after_a_compaction() -> None:
 
 def test_one_session_with_its_tensors() -> None:
     async def story(store: MemoryStore, world: World) -> None:
-        shard = sessions.shard_of(NAMES[2], 8)
+        shard = shard_of(NAMES[2], 8)
         world.add(worker("a"))
         world.own("a", [shard])
         (one,) = (await ask(store, world, session=NAMES[2])).sessions
@@ -94,7 +95,7 @@ def test_a_record_that_does_not_verify_is_shown_as_such() -> None:
     async def story(store: MemoryStore, world: World) -> None:
         broken = bytearray(record(1))
         broken[-1] ^= 1
-        key = KEYS.state(FUNCTION, sessions.shard_of("/s:broken", 8), "/s:broken")
+        key = KEYS.state(FUNCTION, shard_of("/s:broken", 8), "/s:broken")
         await store.txn(Txn((), (Put(key, bytes(broken)),)))
         found = {s.session: s for s in (await ask(store, world)).sessions}
         assert len(found) == len(NAMES) + 1
