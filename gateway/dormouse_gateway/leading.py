@@ -42,6 +42,7 @@ class Registration:
 
     async def run(self) -> None:
         """Until cancelled. A lease that ended, or a store that is away, is no reason to stop: calls go on being served."""
+        away = False
         while True:
             try:
                 if not self._lease:
@@ -52,8 +53,13 @@ class Registration:
                     log.event("the agent's lease ended; registering anew")
                     self._lease = 0
                     continue
-            except StoreError as away:
-                log.event("the agent's lease was not renewed", reason=str(away))
+            except StoreError as error:
+                if not away:
+                    log.event("the agent's lease was not renewed", reason=str(error))
+                away = True
+                await self._clock.sleep(RETRY_SECONDS)  # twice before the lease ends, also where one that is lost takes a second
+                continue
+            away = False
             await self._clock.sleep(LEASE_KEEPALIVE_SECONDS)
 
     def rewound(self) -> None:

@@ -61,6 +61,17 @@ def test_a_clock_that_was_ahead_leaves_no_timestamp_ahead(lua: Lua) -> None:
     assert len(set(makers)) == 3
 
 
+@pytest.mark.parametrize(("day", "back", "makers"), [(1, -0.001, 1), (2, 3.0, 2)])
+def test_a_clock_that_goes_back_was_wrong_from_the_bound_of_clocks_on(lua: Lua, day: int, back: float, makers: int) -> None:
+    """By less, its keys go on above those before: gateways that differ by so much are right."""
+    now = 1_990_000_000_000_000 + day * 86_400_000_000
+    behind = now - round((limits.CLOCK_SKEW_SECONDS + back) * 1e6)
+    lua.texts([("stamp", now, 0)])
+    before = lua.texts([("maker",)])
+    lua.texts([("stamp", behind + call * 1_100_000, 0) for call in range(3)])
+    assert len({*before, *lua.texts([("maker",)])}) == makers
+
+
 def test_percent_encoding(lua: Lua) -> None:
     texts = [bytes([each]) for each in range(256)] + [text.encode() for text in STRINGS]
     assert lua.texts([("encode", text) for text in texts]) == [quote(text, safe="") for text in texts]

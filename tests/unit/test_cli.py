@@ -79,6 +79,12 @@ def test_an_operator_that_is_told_no_quota_takes_etcds_own_default(of: type) -> 
     assert quota == 2 << 30
 
 
+def test_the_help_says_how_long_the_removal_wait_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main.parser().parse_args(["up", "--help"])
+    assert "by default 10m or more" in " ".join(capsys.readouterr().out.split())
+
+
 def test_up_needs_a_folder_and_nothing_else() -> None:
     options = main.parser().parse_args(["up", "d"])
     assert (options.directory, options.port, options.removal_wait) == ("d", 8001, None)

@@ -114,11 +114,12 @@ def test_the_deadline_runs_from_the_stop() -> None:
     shard = min(world.moves)
     assert act(world, now=1000.0, wanted=2) == [], "an owner that has not stopped is still serving"
     world.stopped[shard] = 1000.0
-    assert act(world, now=1000.0 + HANDOFF_DEADLINE - 0.01, wanted=2) == []
-    (action,) = act(world, now=1000.0 + HANDOFF_DEADLINE, wanted=2)
+    deadline = 1000.0 + limits.HANDOFF_DEADLINE_SECONDS
+    assert act(world, now=deadline - 0.01, wanted=2) == []
+    (action,) = act(world, now=deadline, wanted=2)
     assert isinstance(action, Failover)
     assert action.shards == (shard,)
-    assert coordination.next_deadline(world.seen()) == 1000.0 + HANDOFF_DEADLINE
+    assert coordination.next_deadline(world.seen()) == deadline
 
 
 def test_a_plan_to_a_worker_that_died_is_made_anew() -> None:

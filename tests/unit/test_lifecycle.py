@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from dormouse_core import lifecycle, limits
+from dormouse_core import lifecycle, limits, separate
 from dormouse_core.autoscaling import Autoscaler, Decision, Scaling, Workers
 from dormouse_core.demand import Averages, Measured
 from dormouse_core.errors import Code
@@ -355,6 +355,7 @@ def test_an_entry_keeps_some_forms_and_workers_find_the_others(monkeypatch: pyte
     (step,) = entry_steps(served_by(batching(), a=batching("kept", "x" * 2000)))
     assert isinstance(step, Separate)
     assert [len(each.why) for each in step.batching.alone] == [limits.FORM_CHARACTERS]
+    assert separate.joined(batching("kept", "5"), batching("another", "7", "8", "9")) == batching("another", "7", "8")
 
 
 def test_a_worker_that_does_not_say_what_it_loaded_takes_nothing_away() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from dormouse_core import limits
+from dormouse_worker.worker import TAKER
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = {"KIB", "MIB", "GIB"}
@@ -119,7 +120,7 @@ SHOWN = {
     "SESSION_OVERHEAD_BYTES": "unit/test_removal.py::test_memory_is_bounded_by_bytes_and_the_longest_idle_leave_first",
     # Liveness and time.
     "LEASE_SECONDS": "integration/test_worker_held.py::test_a_stopped_process_loses_its_lease_in_its_time",
-    "LEASE_KEEPALIVE_SECONDS": "unit/test_worker_hanging.py::test_the_lease_is_renewed_for_a_step_that_may_run_and_for_nothing_else",
+    "LEASE_KEEPALIVE_SECONDS": "unit/test_leases.py::test_two_renewals_of_three_may_be_lost",
     "CLOCK_SKEW_SECONDS": "unit/test_clocks.py::test_how_far_a_clock_may_be_off",
     "CLOCK_TRUST_SECONDS": "unit/test_clocks.py::test_without_a_leader_a_measure_is_good_for_its_time",
     "PROBE_SECONDS": "unit/test_worker_hanging.py::test_an_interpreter_is_asked_each_second_and_killed_at_the_third_silence",
@@ -133,8 +134,8 @@ SHOWN = {
     "TERMINATION_GRACE_SECONDS": "unit/test_kubernetes_pods.py::test_a_pod_of_any_valid_function_is_restricted_or_is_refused_by_us",
     # Batching.
     "BATCH_SIZE": "unit/test_worker_joining.py::test_by_default_the_experiment_decides",
-    "BATCHING_SECONDS": "unit/test_worker_independence.py::test_its_time_is_bounded",
-    "BATCHING_BYTES": "unit/test_worker_independence.py::test_its_memory_is_bounded",
+    "BATCHING_SECONDS": "unit/test_worker_joining.py::test_the_experiment_has_the_time_that_is_stated",
+    "BATCHING_BYTES": "unit/test_worker_independence.py::test_at_its_bound_of_memory_it_is_made_and_beyond_it_is_not",
     "FORMS_KEPT": "unit/test_lifecycle.py::test_an_entry_keeps_some_forms_and_workers_find_the_others",
     "FORM_CHARACTERS": "unit/test_lifecycle.py::test_an_entry_keeps_some_forms_and_workers_find_the_others",
     **dict.fromkeys(
@@ -254,4 +255,5 @@ def test_what_we_send_fits_into_what_is_below() -> None:
     assert limits.MANIFEST_BYTES < limits.ETCD_REQUEST_BYTES
     assert limits.MESSAGE_BYTES <= limits.MESSAGE_BYTES_MAX
     assert limits.LEASE_SECONDS >= 3 * limits.LEASE_KEEPALIVE_SECONDS
+    assert 2 * TAKER <= limits.TERMINATION_GRACE_SECONDS, "who waits for a taker in vain still has time to commit"
     assert limits.FUNCTION_NAME_CHARACTERS + len("-0123456789") == 63

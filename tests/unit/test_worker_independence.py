@@ -203,6 +203,23 @@ def test_its_memory_is_bounded() -> None:
     assert str(limits.BATCHING_BYTES) in verdict.message
 
 
+@pytest.mark.parametrize("most", [limits.BATCH_SIZE, limits.BATCH_SIZE_MAX])
+def test_at_its_bound_of_memory_it_is_made_and_beyond_it_is_not(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """As many rows as run together where nobody says how many, however many are said: of those so many as there is room for are tried."""
+    width = 16
+    monkeypatch.setattr(limits, "BATCHING_BYTES", 4 * width * limits.BATCH_SIZE)
+    largest = 0
+
+    def model(x: np.ndarray) -> np.ndarray:
+        nonlocal largest
+        largest = max(largest, x.nbytes)
+        return x
+
+    assert isinstance(judged(model, (Port("x", "FP32", ("n", width), 0),), most=most), Shown)
+    assert largest == limits.BATCHING_BYTES
+    assert isinstance(judged(model, (Port("x", "FP32", ("n", width + 1), 0),), most=most), Unknown)
+
+
 # ------------------------------------------------------------------------------------------------------------- comparing, drawing
 
 
@@ -248,6 +265,16 @@ def test_what_is_rounded_by_less_than_the_tolerance_is_joined_and_by_more_is_not
     ports, outs = (Port("x", datatype, ("n", 4), 0),), (Out("y", datatype),)
     assert isinstance(judged(rounded(datatype, 0.7 * TOLERATED[datatype]), ports, outs), Shown)
     assert isinstance(judged(rounded(datatype, 1.5 * TOLERATED[datatype]), ports, outs), Mixed)
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "FP64"])
+def test_an_element_that_is_small_beside_others_has_a_tolerance_by_its_own_measure(datatype: str) -> None:
+    """A hundred times the other, of the largest that it is in any row."""
+    ports, outs = (Port("x", datatype, ("n", 4), 0),), (Out("y", datatype),)
+    for part, kind in ((0.7, Shown), (1.5, Mixed)):
+        model = rounded(datatype, part * 100 * TOLERATED[datatype])
+        large, small = np.array([1, 1, 1, 0]), np.array([0, 0, 0, 1e-4])
+        assert isinstance(judged(lambda x: (large * np.sign(x) + small * model(x)).astype(x.dtype), ports, outs), kind)  # noqa: B023
 
 
 @pytest.mark.parametrize("datatype", TOLERATED)

@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from dormouse_testing import models
 from dormouse_testing.models import FLOAT, INT64, node, write
 from dormouse_testing.onnx_calls import infer, load, most_rows, raw
 from dormouse_worker import joining
-from dormouse_worker.independence import Shown
+from dormouse_worker.independence import Shown, Unknown
 from dormouse_worker.layouts import Layout, Tensor, layouts
 from dormouse_worker.models import ModelInvalid
 from dormouse_worker.runtimes.onnx import OnnxRuntime
@@ -33,6 +34,15 @@ def told(path: Path, *states: specs.StateSpec, **batching: Any) -> state_pb2.Bat
 def centred(path: Path) -> Path:
     nodes = [node("ReduceMean", ["x"], ["m"], axes=[0], keepdims=1), node("Sub", ["x", "m"], ["y"])]
     return write(path, nodes, [("x", FLOAT, ["time", 4])], [("y", FLOAT, ["time", 4])])
+
+
+def test_the_experiment_has_the_time_that_is_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of processor time, and three times that by the clock."""
+    ends: list[tuple[float, float]] = []
+    monkeypatch.setattr(joining, "_verdict", lambda model, layout, most, until: ends.append(until) or Unknown("not tried"))
+    monkeypatch.setattr(joining, "time", SimpleNamespace(thread_time=lambda: 100.0, monotonic=lambda: 1000.0))
+    assert told(models.double(tmp_path / "m.onnx")).reason == "NotShown"
+    assert {*ends} == {(100.0 + limits.BATCHING_SECONDS, 1000.0 + 3 * limits.BATCHING_SECONDS)}
 
 
 def unranked(path: Path) -> Path:
