@@ -105,6 +105,7 @@ def test_the_whole_path(up: Up) -> None:
 
     up.command("scale", "total", "auto")
     up.until_phase("total", "Asleep")
+    assert "Exception in callback" not in up.log, "workers that drain leave no traceback"
     listed = up.command("sessions", "total").stdout
     assert all(f"/s:voice-{n}" in listed for n in range(4))
     assert "hibernated" in listed

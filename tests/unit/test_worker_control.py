@@ -7,6 +7,7 @@ from typing import Any
 from dormouse_proto import control_pb2, state_pb2
 from dormouse_testing import simloop
 from dormouse_worker import frames
+from dormouse_worker.asgi import Exchange
 from dormouse_worker.control import Control
 
 HELLO = control_pb2.WorkerOrder.Hello
@@ -132,3 +133,15 @@ def test_a_leader_that_names_no_election_is_of_an_earlier_release_and_obeyed() -
         await earlier.say(NO_TAKER)
 
     assert told(story) == ["no taker"]
+
+
+async def test_who_waits_for_a_caller_may_be_cancelled_and_pyvoys_future_is_not() -> None:
+    """It is answered when the call ends. pyvoy logs a traceback where it cannot: each drain left one."""
+    answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+    exchange = Exchange({"path": "/", "method": "POST", "headers": []}, lambda: answer, None, 1)  # type: ignore[arg-type]  # it sends nothing
+    waiting = asyncio.create_task(exchange.chunk())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert not answer.done()
+    answer.set_result({"type": "http.disconnect"})

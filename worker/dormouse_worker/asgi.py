@@ -301,7 +301,9 @@ class Exchange:
 
     async def chunk(self) -> tuple[bytes, bool]:
         """(bytes, more to come). ConnectionError: the caller is gone."""
-        event = await self._receive()
+        # Whoever waits here may be cancelled, as at the end of a drain. pyvoy still answers when the call ends, and logs a traceback where
+        # its future is cancelled by then.
+        event = await asyncio.shield(self._receive())
         if event["type"] != "http.request":
             raise ConnectionResetError("the caller is gone")
         return event["body"], event["more_body"]
