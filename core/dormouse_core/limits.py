@@ -58,6 +58,8 @@ HPACK_TABLE_BYTES = 4 * KIB + 512
 CONNECTION_CALLS = 10_000
 MESSAGE_STALL_SECONDS = 30
 PRESSED_STALL_SECONDS = 1
+UNREAD_SECONDS = 120
+PRESSED_UNREAD_SECONDS = 5
 MESSAGE_LARGE_BYTES = 8 * KIB
 UNFINISHED_BYTES = 256 * MIB
 UNFINISHED_CONNECTION_BYTES = 128 * MIB
@@ -165,6 +167,20 @@ MESSAGES = (
         "seconds",
         "our own: longer than honest networks pause",
         "Envoy: RESOURCE_EXHAUSTED",
+    ),
+    Limit(
+        "UNREAD_SECONDS",
+        "in which a caller reads the last 1 MiB of a reply, which waits for it in the gateway",
+        "seconds",
+        "our own: honest callers read more than 9 KB in a second",
+        "Envoy: the call is reset",
+    ),
+    Limit(
+        "PRESSED_UNREAD_SECONDS",
+        "the same where Envoy's heap is filled to 65 %",
+        "seconds",
+        "our own: longer than honest networks take for it",
+        "Envoy: the call is reset",
     ),
     Limit(
         "MESSAGE_LARGE_BYTES",

@@ -220,6 +220,7 @@ def connection_manager(settings: Settings) -> Json:
         # metadata.lua refuses what is beyond limits.METADATA_BYTES, with a code and a text; Envoy would reset it without either.
         "max_request_headers_kb": limits.METADATA_HARD_BYTES // limits.KIB,
         "stream_idle_timeout": "0s",  # held calls are silent for as long as they are held; some routes have one (resources.entry)
+        "stream_flush_timeout": f"{limits.UNREAD_SECONDS}s",  # by default as the one above: without end
         "request_timeout": "0s",
         "request_headers_timeout": "10s",  # headers come in one piece from an honest client
         "drain_timeout": "5s",
@@ -282,7 +283,8 @@ def overload(settings: Settings) -> Json:
     """What Envoy does as its heap fills: each step harms fewer than the next.
 
     1. Calls that hold memory without progress have less and less time: those whose message is unfinished, and those with much metadata
-       (the routes with an idle timeout, resources.entry). Nobody else has such a timer.
+       (the routes with an idle timeout, resources.entry), and those whose caller does not read the end of the reply. Nobody else has such a
+       timer.
     2. The calls whose bodies take most are reset.
     3. New calls are refused.
     """
@@ -305,7 +307,10 @@ def overload(settings: Settings) -> Json:
 
     timers = {
         "@type": TYPE + "envoy.config.overload.v3.ScaleTimersOverloadActionConfig",
-        "timer_scale_factors": [{"timer": "HTTP_DOWNSTREAM_STREAM_IDLE", "min_timeout": f"{limits.PRESSED_STALL_SECONDS}s"}],
+        "timer_scale_factors": [
+            {"timer": "HTTP_DOWNSTREAM_STREAM_IDLE", "min_timeout": f"{limits.PRESSED_STALL_SECONDS}s"},
+            {"timer": "HTTP_DOWNSTREAM_STREAM_FLUSH", "min_timeout": f"{limits.PRESSED_UNREAD_SECONDS}s"},
+        ],
     }
     return {
         "refresh_interval": "0.1s",

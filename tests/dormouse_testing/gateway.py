@@ -202,6 +202,8 @@ class FakeWorker:
         answer = inference_pb2.ModelInferResponse(model_name=seen.request.model_name, id=seen.request.id)
         answer.parameters["worker"].string_param = self.name
         answer.parameters["bytes"].int64_param = sum(len(each) for each in seen.request.raw_input_contents)
+        if "reply" in seen.request.parameters:  # bytes, of a large one
+            answer.raw_output_contents.append(bytes(seen.request.parameters["reply"].int64_param))
         return answer.SerializeToString()
 
 

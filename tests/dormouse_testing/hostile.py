@@ -64,8 +64,9 @@ def unfinished(size: int, announced: int = 16 * MIB) -> bytes:
 class Attacker:
     """One connection. What comes back is counted: `resets` by code, `ended` streams."""
 
-    def __init__(self, address: str, *, acknowledge: bool = True) -> None:
-        """`acknowledge`: it takes the gateway's settings, of which one is the size of the headers' table."""
+    def __init__(self, address: str, *, acknowledge: bool = True, reads: bool = True) -> None:
+        """`acknowledge`: it takes the gateway's settings, of which one is the size of the headers' table. `reads`: it opens windows for its
+        answers; else no stream of its has one."""
         host, _, port = address.rpartition(":")
         self._acknowledge = acknowledge
         self._stream = -1
@@ -77,7 +78,8 @@ class Attacker:
         self._grown = threading.Condition()
         self._over: set[int] = set()
         self._socket = socket.create_connection((host, int(port)), 60)
-        self._socket.sendall(PREFACE + frame(_SETTINGS, 0, 0, b"\0\4" + _WINDOW) + frame(_GROW, 0, 0, _WINDOW))
+        opening = (b"\0\4" + _WINDOW, frame(_GROW, 0, 0, _WINDOW)) if reads else (b"\0\4" + bytes(4), b"")
+        self._socket.sendall(PREFACE + frame(_SETTINGS, 0, 0, opening[0]) + opening[1])
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 

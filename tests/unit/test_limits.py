@@ -62,6 +62,10 @@ SHOWN = {
         ("ENVOY_HEAP_FRACTION", "ENVOY_HEAP_MACHINE_FRACTION", "ENVOY_HEAP_BYTES"),
         "unit/test_envoy_limits.py::test_the_heap_follows_the_memory_that_there_is",
     ),
+    **dict.fromkeys(
+        ("UNREAD_SECONDS", "PRESSED_UNREAD_SECONDS"),
+        "hostile/test_unread.py::test_replies_that_nobody_reads_are_dropped_where_memory_is_short",
+    ),
     "CLIENT_MESSAGE_BYTES": "integration/test_bad_input.py::test_large_replies",
     "ENVOY_CIRCUIT_BREAKER": "integration/test_gateway_crowd.py::test_negative_control_with_envoys_own_limits_they_would_be_refused",
     "STREAM_MESSAGES": "unit/test_streams.py::test_a_window_of_messages_and_of_bytes",

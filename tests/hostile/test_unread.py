@@ -1,0 +1,63 @@
+"""A caller that asks for large replies and never opens a window for them: what the gateway holds of them, and for how long."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import pytest
+from dormouse_core import limits
+from dormouse_testing import hostile
+from dormouse_testing.etcd_server import EtcdServer
+from dormouse_testing.gateway import request
+from dormouse_testing.hostile import MIB, Attacker, Scene, codes, headers, message, neighbours, scene
+
+HEAP = 128
+SIZE = 600_000  # less than what the overload manager looks at when it resets those that hold most
+STALL = limits.PRESSED_UNREAD_SECONDS
+
+
+@contextlib.asynccontextmanager
+async def attacked(endpoint: str, installation: str, without: Callable[[dict[str, Any]], None] | None = None) -> AsyncIterator[Scene]:
+    """Four connections, each with 60 calls at once whose replies nobody reads: 137 MiB."""
+    async with scene(endpoint, installation, "--max-heap-bytes", f"{HEAP * MIB}", without=without) as seen:
+        call = request("open")
+        call.parameters["reply"].int64_param = SIZE
+        made = [Attacker(seen.gateway.listen, reads=False) for _ in range(4)]
+        block, body = headers(), message(call)
+        for attacker in made:
+            await attacker.many(60, lambda attacker=attacker: attacker.call(block, body, end=True))  # type: ignore[misc]
+        async with asyncio.timeout(60):
+            while await pressure(seen) < 66:  # noqa: ASYNC110 - Envoy's own figure
+                await asyncio.sleep(0.1)
+        yield seen
+        for attacker in made:
+            attacker.close()
+
+
+async def pressure(seen: Scene) -> int:
+    """Of Envoy's heap, in percent."""
+    return (await seen.stats("fixed_heap.pressure"))["overload.envoy.resource_monitors.fixed_heap.pressure"]
+
+
+async def test_replies_that_nobody_reads_are_dropped_where_memory_is_short(etcd_server: EtcdServer, installation: str) -> None:
+    async with attacked(etcd_server.endpoint, installation) as seen, neighbours(seen.gateway, 2) as near:
+        began = time.monotonic()
+        async with asyncio.timeout(10 * STALL):
+            while await pressure(seen) >= 66:  # noqa: ASYNC110 - the same
+                await asyncio.sleep(0.1)
+        print(f"the heap was short for {time.monotonic() - began:.1f} s; {await seen.stats('tx_flush_timeout')}")
+        assert sum((await seen.stats("tx_flush_timeout")).values()) > 0
+        assert codes(near).keys() == {grpc.StatusCode.OK}, [each.texts for each in near]
+
+
+@pytest.mark.slow
+async def test_negative_control_without_a_limit_they_stay_for_as_long_as_their_caller(etcd_server: EtcdServer, installation: str) -> None:
+    def unlimited(config: dict[str, Any]) -> None:
+        del hostile.manager(config)["stream_flush_timeout"]
+
+    async with attacked(etcd_server.endpoint, installation, unlimited) as seen:
+        await asyncio.sleep(4 * STALL)
+        assert await pressure(seen) >= 66
