@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from dormouse_core import callkeys, deaths
 from dormouse_core.errors import Again, Code, ResourceExhausted
-from dormouse_core.seams import Reply
+from dormouse_core.seams import Delete, Reply, Txn
 from dormouse_core.spec import Duration, Timeouts
 from dormouse_gateway import gates, relay, table, turns
 from dormouse_gateway.settings import parse
@@ -998,6 +998,20 @@ def test_a_held_call_hears_of_the_problem_and_of_the_deletion() -> None:
         await sim.world.register(function, None, name="w", address=A)
         reply = await held
         assert (reply.code, "made again" in reply.details) == (Code.UNAVAILABLE, True), "it was meant for the one that is gone"
+
+    simulate(body)
+
+
+def test_a_held_call_hears_of_a_deletion_of_which_nothing_was_written() -> None:
+    """As in a full store: the function is not marked, and then it is gone."""
+
+    async def body(sim: Sim) -> None:
+        await stateless(sim)
+        held = sim.call("plain")
+        await asyncio.sleep(1)
+        assert not held.done()
+        await sim.world.store.txn(Txn((), (Delete(sim.world.keys.function("default", "plain")),)))
+        assert (await held).code == Code.NOT_FOUND
 
     simulate(body)
 
