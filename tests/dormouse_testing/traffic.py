@@ -14,6 +14,7 @@ from dormouse_core.keys import Keys
 from dormouse_kit.etcd import EtcdStore
 from dormouse_proto import inference_pb2, inference_pb2_grpc
 
+LEAST = 100  # sessions that end, however slow the machine is
 FIRST = 10_000_000  # the number of a caller's first session: its own number times this
 
 
@@ -112,7 +113,7 @@ class Traffic:
 
     async def _caller(self, stub: inference_pb2_grpc.GRPCInferenceServiceStub, number: int, until: float) -> None:
         n = 0
-        while time.monotonic() < until:
+        while time.monotonic() < until or (self.ended <= LEAST and time.monotonic() < until + 60):
             n += 1
             session = number * FIRST + n
             if await self._step(stub, session, start=True, end=False):

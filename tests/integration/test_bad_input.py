@@ -5,7 +5,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,6 +15,7 @@ from dormouse_core import limits
 from dormouse_core.errors import Code, DormouseError
 from dormouse_proto import inference_pb2, inference_pb2_grpc
 from dormouse_testing import models
+from dormouse_testing.streams_system import pid_of
 from dormouse_testing.system import System, manifest
 from dormouse_testing.workers import Client, outputs_of, request_of
 from grpc import StatusCode
@@ -23,6 +23,7 @@ from grpc import StatusCode
 STATES = {"states": [{"input": "state", "output": "stateN", "shape": [-1, 4], "batchAxis": 0, "initial": "zeros"}]}
 ROW = np.ones((1, 4), np.float32)
 
+MOODY = {"runtime": "python", "model": {"uri": "file://moods"}, "handler": "moods:Moody", "sessions": {}}
 HANDLER = """
 import time
 import dormouse
@@ -61,17 +62,12 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         "counter": {"runtime": "onnx", "model": {"uri": "file://counter.onnx"}, "sessions": STATES},
         "broken": {"runtime": "onnx", "model": {"uri": "file://broken.onnx"}},
         "absent": {"runtime": "onnx", "model": {"uri": "file://absent.onnx"}, "timeouts": {"hold": "5s"}},
-        "moods": {
-            "runtime": "python",
-            "model": {"uri": "file://moods"},
-            "handler": "moods:Moody",
-            "sessions": {},
-            "timeouts": {"step": "2s"},
-        },
+        "moods": MOODY | {"timeouts": {"step": "3s"}},
+        "talkative": MOODY,
     }.items():
         (folder / f"{name}.yaml").write_text(manifest(name, **spec, **awake))
     with System(folder) as running:
-        for name in ("double", "threshold", "counter", "moods"):
+        for name in ("double", "threshold", "counter", "moods", "talkative"):
             running.wait_proved(name)
         yield running
 
@@ -173,7 +169,7 @@ def test_a_message_above_the_limit_is_refused_with_the_limit(client: Client) -> 
 
 
 def saying(size: int) -> inference_pb2.ModelInferRequest:
-    return request_of("moods", mood=np.array([b"say %d" % size], object))
+    return request_of("talkative", mood=np.array([b"say %d" % size], object))
 
 
 @pytest.mark.parametrize("by", [grpc.Compression.NoCompression, grpc.Compression.Gzip], ids=["envoy", "relay"])
@@ -182,7 +178,7 @@ def test_large_replies(client: Client, system: System, by: grpc.Compression) -> 
     session = [("dormouse-session", f"large-{by.name}")]
 
     def say(stub: Any, size: int) -> int:
-        return int(outputs_of(stub.ModelInfer(saying(size), metadata=session, compression=by, timeout=30))["count"].flat[0])
+        return int(outputs_of(stub.ModelInfer(saying(size), metadata=session, compression=by, timeout=60))["count"].flat[0])
 
     around = 500
     assert say(client.stub, limits.MESSAGE_BYTES - around) == 1
@@ -283,16 +279,14 @@ def test_a_refused_step_changes_no_state(client: Client) -> None:
 def test_a_handler_that_raises_and_one_that_never_returns(client: Client) -> None:
     def feel(text: bytes, session: str) -> int:
         request = request_of("moods", mood=np.array([text], object))
-        return int(outputs_of(client.infer(request, [("dormouse-session", session)], 30))["count"].flat[0])
+        return int(outputs_of(client.infer(request, [("dormouse-session", session)], 60))["count"].flat[0])
 
     assert feel(b"fine", "one") == 1
     raising = request_of("moods", mood=np.array([b"raise"], object))
     refused(client, raising, StatusCode.INTERNAL, "no mood for this", metadata=[("dormouse-session", "one")])
     assert feel(b"fine", "one") == 2, "a step that raised must not count"
     hanging = request_of("moods", mood=np.array([b"hang"], object))
-    began = time.monotonic()
-    refused(client, hanging, StatusCode.DEADLINE_EXCEEDED, "2", metadata=[("dormouse-session", "two")])
-    assert time.monotonic() - began < 10
+    refused(client, hanging, StatusCode.DEADLINE_EXCEEDED, "longer than 3 s (timeouts.step)", metadata=[("dormouse-session", "two")])
     assert feel(b"fine", "one") == 3, "another session goes on, with its state"
     assert feel(b"fine", "two") == 1, "the step that hung did not count"
 
@@ -303,8 +297,8 @@ def test_a_model_that_does_not_load_and_one_that_is_not_there(client: Client, sy
     assert "broken.onnx" in text or "protobuf" in text.lower(), text
     system.wait("absent", lambda s: s["phase"] == "Failed")
     refused(client, request_of("absent", x=ROW), StatusCode.UNAVAILABLE, "absent.onnx", timeout=30)
-    reasons = {c["reason"] for c in system.get("broken")["conditions"]} | {c["reason"] for c in system.get("absent")["conditions"]}
-    assert {"ModelInvalid", "ModelUnavailable"} <= reasons
+    for name, reason in (("broken", "ModelInvalid"), ("absent", "ModelUnavailable")):
+        system.wait(name, lambda s: reason in {c["reason"] for c in s["conditions"]})  # noqa: B023
 
 
 def test_a_manifest_with_a_wrong_field_is_refused_with_the_field(system: System) -> None:
@@ -324,20 +318,18 @@ def test_a_manifest_with_a_wrong_field_is_refused_with_the_field(system: System)
 def test_a_store_that_is_away_fails_steps_and_nothing_else(client: Client, system: System) -> None:
     assert counted(client, "away").tolist() == [[1, 1, 1, 1]]
     client.infer(request_of("double", x=ROW))
-    etcd = next(pid for pid in system.processes() if b"etcd" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0])
+    etcd = pid_of(system, "etcd")
     os.kill(etcd, signal.SIGSTOP)
     try:
         step = request_of("counter", x=ROW)
-        began = time.monotonic()
         with pytest.raises(grpc.RpcError) as caught:
             client.infer(step, [("dormouse-session", "away"), ("dormouse-idempotency-key", "k")], timeout=8)
         assert caught.value.code() in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED), caught.value.details()
-        assert time.monotonic() - began < 12
         np.testing.assert_array_equal(outputs_of(client.infer(request_of("double", x=ROW)))["y"], 2 * ROW)
     finally:
         os.kill(etcd, signal.SIGCONT)
     reply = None
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 60
     while reply is None and time.monotonic() < limit:
         with contextlib.suppress(grpc.RpcError):  # until the store's clients have found it again
             reply = client.infer(

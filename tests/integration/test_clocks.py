@@ -84,7 +84,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shifted]:
 
 
 def step(client: Client, function: str, sequence: int, *, start: bool = False) -> float:
-    return float(client.infer(function, {"x": row(1)}, sequence_id=sequence, start=start, timeout=30).outputs["y"][0, 0])
+    return float(client.infer(function, {"x": row(1)}, sequence_id=sequence, start=start, timeout=60).outputs["y"][0, 0])
 
 
 def deviates(gateway: Gateway) -> float:
@@ -121,8 +121,9 @@ def test_a_gateway_beyond_the_bound_says_so_and_those_within_it_serve(system: Sh
     wrong = known(system, HOUR)
     system.up.until(lambda: serves(wrong.listen) == (False, False))
     for offset in (2.0, -2.0):
-        assert serves(known(system, offset).listen) == (True, True)
-    assert serves(system.up.gateway) == (True, True)
+        within = known(system, offset)
+        system.up.until(lambda: serves(within.listen) == (True, True))  # noqa: B023
+    system.up.until(lambda: serves(system.up.gateway) == (True, True))
     with Client(wrong.listen) as late, Client(system.up.gateway) as right:  # who calls it all the same loses nothing
         assert step(right, "total", 1, start=True) == 1.0
         assert [step(client, "total", 1) for client in (late, right, late, right)] == [2.0, 3.0, 4.0, 5.0]
@@ -185,6 +186,12 @@ def workers(up: Up) -> list[str]:
     return re.findall(r"worker ready worker=(\S+) function=default/ahead", up.log)
 
 
+def an_hour_ahead(text: str) -> bool:
+    """To a second: how exactly a clock is measured is the machine's."""
+    found = re.search(r"(\d+\.\d) s ahead of the others' median", text)
+    return found is not None and abs(float(found[1]) - HOUR) < 1
+
+
 def owners(up: Up) -> set[str]:
     return set(up.get("ahead", owners=True)["owners"].values())
 
@@ -195,7 +202,7 @@ def test_a_worker_an_hour_ahead_serves_nothing_and_its_shards_move_with_all_thei
     with Client(up.gateway) as client:
         for count in (1.0, 2.0, 3.0):
             assert [step(client, "ahead", n, start=count == 1) for n in sessions] == [count] * len(sessions)
-        (right,) = workers(up)
+        (right,) = owners(up)
         (instance,) = [i for i in up.supervisors() if right.startswith(i)]
         shifted.ahead(up.folder, worker=HOUR)
         supervisor = up.supervisors()[instance]
@@ -214,7 +221,7 @@ def test_a_worker_an_hour_ahead_serves_nothing_and_its_shards_move_with_all_thei
         error = caught.value
         assert isinstance(error, grpc.Call)
         assert (error.code(), dict(error.trailing_metadata() or ()).get("dormouse-again")) == (grpc.StatusCode.UNAVAILABLE, "clock")
-        assert "3600.0 s ahead of the others' median" in (error.details() or "")
+        assert an_hour_ahead(error.details() or ""), error.details()
         shifted.ahead(up.folder)
         up.command("scale", "ahead", "2")
         for count in (4.0, 5.0):
@@ -258,8 +265,7 @@ def test_a_leader_an_hour_ahead_resigns_where_two_others_agree_and_calls_go_on(s
                 assert step(client, "total", 4, start=count == 1) == count
                 assert second.poll() is None, path.read_text()
                 assert time.monotonic() < limit, f"{up.log[-3000:]}\nthe second:\n{path.read_text()}"
-            assert "the leader's clock is off" in up.log
-            assert "3600.0 s ahead of the others' median" in up.log.rpartition("the leader's clock is off")[2]
+            up.until(lambda: an_hour_ahead(up.log.partition("the leader's clock is off")[2]))
             gateway = system.gateways[2.0]
             up.until(lambda: metric_of(gateway.metrics, "dormouse_leader_connected") == 1)
             limit = time.monotonic() + 3  # in which everybody meets the next
@@ -274,4 +280,4 @@ def test_a_leader_an_hour_ahead_resigns_where_two_others_agree_and_calls_go_on(s
         shifted.ahead(up.folder)
         second.send_signal(signal.SIGCONT)
         second.terminate()
-        second.wait(20)
+        second.wait(60)

@@ -33,7 +33,9 @@ class Mine(dormouse.Handler):
         if mode == 1:
             raise ValueError("no")
         if mode == 2:
-            await asyncio.sleep(2.0)
+            with open(__file__ + ".begun", "a") as file:
+                file.write("x")
+            await asyncio.sleep(5.0)
         return {"y": inputs["mode"]}
 """
 
@@ -71,15 +73,17 @@ def test_relay_and_worker_count_what_callers_saw(system: System) -> None:
     with system.client() as client:
         good, bad, slow = (request_of("mine", mode=np.array([mode], np.int64)) for mode in range(3))
         calls = [ask(request) for request in (good, bad, request_of("mine", nope=np.zeros(1, np.int64))) for _ in range(10)]
-        calls += [ask(slow, 1.5) for _ in range(10)]  # enough to come to the worker, less than it takes
-        gone = [ask(slow) for _ in range(10)]
-        seen.update(call.code().name for call in calls)
+        calls += [ask(slow, 3.0) for _ in range(10)]  # enough to come to the worker, less than it takes
+        gone = [ask(slow, 60.0) for _ in range(10)]
+        begun = system.folder / "code" / "mine.py.begun"
+        system.until(lambda: begun.exists() and len(begun.read_text()) == 20)
         for call in gone:
             call.cancel()
             seen["CANCELLED"] += 1
+        seen.update(call.code().name for call in calls)
     assert seen == dict.fromkeys(("OK", "INTERNAL", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "CANCELLED"), 10)
     for address, pattern, first in ((agent, relays, before[0]), (worker, theirs, before[1])):
-        limit = time.monotonic() + 5
+        limit = time.monotonic() + 30
         while (found := counted(address, pattern) - first).total() < 50 and time.monotonic() < limit:
             time.sleep(0.05)
         assert {code: found[code] for code in ("OK", "INTERNAL", "INVALID_ARGUMENT")} == dict.fromkeys(

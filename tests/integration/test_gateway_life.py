@@ -14,6 +14,7 @@ import pytest
 from dormouse_core.keys import Keys
 from dormouse_gateway import xds
 from dormouse_gateway.bootstrap import bootstrap
+from dormouse_gateway.paths import STREAM
 from dormouse_gateway.resources import CLUSTER, Route, entry, pack, resource, resources
 from dormouse_gateway.settings import parse
 from dormouse_gateway.snapshot import Snapshot
@@ -129,6 +130,42 @@ async def test_the_agent_restarts_without_a_bad_call(etcd_server: EtcdServer, in
                 await gateway.routed(asleep.label)
             assert found == [Code.OK, Code.OK]
         assert load.bad == []
+
+
+async def test_negative_control_with_a_workers_two_seconds_an_agent_that_stands_still_loses_its_stream(
+    etcd_server: EtcdServer, installation: str, world: World, worker: FakeWorker
+) -> None:
+    """A call that waits in it is sent again, which a stream is not."""
+    function = await world.function("asleep")
+    gateway = Gateway(etcd_server.endpoint, installation)
+    config = bootstrap(parse(gateway.options, "test"))
+    for cluster in config["static_resources"]["clusters"]:
+        (options,) = cluster["typed_extension_protocol_options"].values()
+        options["explicit_http_config"]["http2_protocol_options"]["connection_keepalive"]["timeout"] = "2s"
+
+    async def message() -> AsyncIterator[bytes]:
+        yield request("asleep").SerializeToString()
+
+    gateway.start_agent()
+    gateway.start_envoy_with(json.dumps(config))
+    try:
+        gateway.wait_ready()
+        await gateway.routed(function.label)
+        async with gateway.channel() as channel:
+            call = asyncio.create_task(infer(channel, request("asleep"), timeout=60))
+            stream = channel.stream_stream(STREAM)(message(), timeout=60)
+            await gateway.held(2)
+            assert gateway.agent is not None
+            gateway.agent.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(4.5)
+            gateway.agent.send_signal(signal.SIGCONT)
+            await world.register(function, worker)
+            assert (await call).code is Code.OK
+            with pytest.raises(grpc.aio.AioRpcError) as broken:
+                [each async for each in stream]
+            assert broken.value.code() is Code.UNAVAILABLE
+    finally:
+        gateway.stop()
 
 
 async def test_envoy_without_an_agent_is_not_ready(etcd_server: EtcdServer, installation: str, world: World, worker: FakeWorker) -> None:

@@ -57,29 +57,29 @@ def listed(up: Up, name: str, *more: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("up", ["6s"], indirect=True)  # longer than it takes to fall asleep
 def test_the_fourth_live_session_is_refused_and_each_is_removed_after_its_time_also_asleep(up: Up) -> None:
-    begun: list[float] = []  # when each was answered
+    begun: list[tuple[float, float]] = []  # when each was asked for, and answered: its life began between the two
     with Client(up.gateway) as client:
-        client.infer("few", {"x": row(1)}, sequence_id=1000, start=True, timeout=30)  # awake
+        client.infer("few", {"x": row(1)}, sequence_id=1000, start=True, timeout=60)  # awake
         time.sleep(1.1)
         for n in range(1, 201):
             asked, refused = time.monotonic(), None
             try:
-                client.infer("few", {"x": row(1)}, sequence_id=n, start=True, timeout=30)
-                begun.append(time.monotonic())
+                client.infer("few", {"x": row(1)}, sequence_id=n, start=True, timeout=60)
+                begun.append((asked, time.monotonic()))
             except DormouseError as error:
                 refused = error
             if refused is None:
-                assert sum(begun[-1] - at < 0.9 for at in begun) <= 3, "a fourth was taken"
+                assert sum(begun[-1][1] - at < 0.9 for at, _ in begun) <= 3, "a fourth was taken"
             else:
                 assert refused.code is Code.RESOURCE_EXHAUSTED, refused
                 assert refused.message == "spec.sessions.maxCount: 3 sessions found, at most 3 are allowed"
-                assert sum(asked - at < 1.1 for at in begun) >= 3, "three lived"
+                assert sum(asked - at < 1.1 for _, at in begun) >= 3, "three lived"
         assert 3 <= len(begun) < 200
     up.until_phase("few", "Asleep")
     workers = len(up.supervisors())
-    assert listed(up, "few"), "their owner has left them there"
-    up.until(lambda: not listed(up, "few"), 20.0)
-    assert time.monotonic() - begun[-1] > 6.0, "and not before their time"
+    assert listed(up, "few") or time.monotonic() - begun[-1][0] > 7.0, "their owner has left them there, unless their time had come"
+    up.until(lambda: not listed(up, "few"), 30.0)
+    assert time.monotonic() - begun[-1][0] > 6.0, "and not before their time"
     up.until(lambda: (up.get("few")["sessions"], up.get("few")["hibernatedBytes"]) == (0, "0"))
     assert (up.get("few")["phase"], len(up.supervisors())) == ("Asleep", workers), "nobody was woken"
 
@@ -88,7 +88,7 @@ def test_sessions_are_deleted_awake_and_asleep_and_no_neighbour_is_harmed(up: Up
     with Client(up.gateway) as client:
 
         def step(session: str, tenant: str = "") -> float:
-            return float(client.infer("long", {"x": row(1)}, session=session, tenant=tenant, timeout=30).outputs["y"][0, 0])
+            return float(client.infer("long", {"x": row(1)}, session=session, tenant=tenant, timeout=60).outputs["y"][0, 0])
 
         tenants = ("", "a", "a/b", "ab")
         for tenant in tenants:
@@ -107,7 +107,7 @@ def test_sessions_are_deleted_awake_and_asleep_and_no_neighbour_is_harmed(up: Up
         assert "deleted: 2" in up.command("sessions", "long", "--tenant", "a/b", "--delete").stdout
         assert "deleted: 1" in up.command("sessions", "long", "/s:two", "--delete").stdout
         assert up.command("sessions", "long", "/s:none", "--delete", check=False).stderr.strip().endswith("has no session /s:none")
-        up.until(lambda: up.get("long")["sessions"] == 4, 20.0)
+        up.until(lambda: up.get("long")["sessions"] == 4)
         assert (up.get("long")["phase"], len(up.supervisors())) == ("Asleep", workers), "nobody was woken"
         assert [step("one", "a/b"), step("two"), step("one", "ab"), step("one")] == [1.0, 1.0, 4.0, 2.0]
 
@@ -208,7 +208,7 @@ def begin(up: Up, sessions: range, at_once: int) -> tuple[int, list[DormouseErro
     def one(number: int) -> bool:
         try:
             with Client(up.gateway) as client:
-                client.infer("many", {"x": row(1)}, sequence_id=number, start=True, timeout=30)
+                client.infer("many", {"x": row(1)}, sequence_id=number, start=True, timeout=60)
         except DormouseError as error:
             refused.append(error)
             return False

@@ -24,7 +24,7 @@ async def printed(log: Path, text: str) -> None:
     """Waits for it in a thread: a file has no event."""
 
     def look() -> None:
-        limit = time.monotonic() + 10
+        limit = time.monotonic() + 60
         while not log.exists() or text not in log.read_text():
             assert time.monotonic() < limit
             time.sleep(0.01)
@@ -43,7 +43,7 @@ async def test_stop_is_sigterm_first(tmp_path: Path) -> None:
     child = await Child.start("sleep", SLEEP, log=tmp_path / "log")
     await printed(tmp_path / "log", "up")
     assert child.returncode is None
-    assert await child.stop(grace=5) == -signal.SIGTERM
+    assert await child.stop(grace=60) == -signal.SIGTERM
     assert child.returncode == -signal.SIGTERM
 
 
@@ -52,7 +52,7 @@ async def test_a_child_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: 
     await printed(tmp_path / "log", "up")
     began = time.monotonic()
     assert await child.stop(grace=0.3) == -signal.SIGKILL
-    assert 0.3 <= time.monotonic() - began < 5
+    assert 0.3 <= time.monotonic() - began < 30
 
 
 async def test_stopping_what_has_ended_sends_nothing(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ async def test_children_end_with_a_parent_that_is_killed(tmp_path: Path, guarded
     await asyncio.sleep(0.3)  # the wrapper has asked by now, or the parent's pid tells it
     parent.kill()
     await parent.wait()
-    limit = time.monotonic() + (5 if guarded else 0.5)
+    limit = time.monotonic() + (30 if guarded else 0.5)
     while running(pid) and time.monotonic() < limit:
         time.sleep(0.02)  # noqa: ASYNC251 - nothing else runs on this loop, and a foreign process's end has no event
     assert running(pid) is not guarded

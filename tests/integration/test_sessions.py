@@ -93,7 +93,7 @@ class Scene:
     async def owned_by(self, name: str) -> float:
         """Seconds until `name` owns every shard."""
         began = time.monotonic()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 if self.workers[name].report().shards == SHARDS:
                     break
@@ -144,6 +144,17 @@ class Caller:
             return Answer(None, 0, Unavailable("the owner died"))
 
 
+async def further(callers: list[Caller], tasks: "list[asyncio.Task[None]]", steps: int = 3) -> None:
+    """Returns when each caller has gone so many steps on."""
+    before = [caller.count for caller in callers]
+    async with asyncio.timeout(60):
+        while any(caller.count < count + steps for caller, count in zip(callers, before, strict=True)):
+            for task in tasks:
+                if task.done():
+                    task.result()
+            await asyncio.sleep(0.02)
+
+
 async def test_handoff_and_failover_lose_and_repeat_nothing(etcd_server: EtcdServer, installation: str) -> None:
     scene = Scene(etcd_server.endpoint, installation)
     try:
@@ -153,13 +164,13 @@ async def test_handoff_and_failover_lose_and_repeat_nothing(etcd_server: EtcdSer
         await scene.owned_by("a-1")
         callers = [Caller(scene, n) for n in range(16)]
         tasks = [asyncio.create_task(caller.run()) for caller in callers]
-        await asyncio.sleep(0.3)
+        await further(callers, tasks)
 
         await scene.start("b-1")
         await scene.plan("b-1")
         handoff = await scene.owned_by("b-1")
         assert first.report().shards == 0
-        await asyncio.sleep(0.3)
+        await further(callers, tasks)
 
         # The owner is cut off in the middle of its work, as by SIGKILL: what it sent may land, nothing more comes.
         await scene.start("c-1")
@@ -169,15 +180,14 @@ async def test_handoff_and_failover_lose_and_repeat_nothing(etcd_server: EtcdSer
             task.cancel()
         await scene.fail_over("c-1")
         failover = await scene.owned_by("c-1")
-        await asyncio.sleep(0.3)
+        await further(callers, tasks)
 
         for caller in callers:
             caller.stop = True
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await asyncio.gather(*tasks)
         print(f"handoff of {SHARDS} shards {handoff * 1000:.0f} ms, failover {failover * 1000:.0f} ms after the leader's write")
         print(f"{sum(c.count for c in callers)} steps, {sum(c.retries for c in callers)} retries")
-        assert all(caller.count > 5 for caller in callers)
         assert {owner for owner, _, _ in (await scene.entries()).values()} == {"c-1"}
     finally:
         await scene.close()
@@ -192,17 +202,15 @@ async def test_a_stalled_store_costs_time_and_nothing_else(own_etcd: EtcdServer)
         await scene.owned_by("a-1")
         callers = [Caller(scene, n) for n in range(4)]
         tasks = [asyncio.create_task(caller.run()) for caller in callers]
-        await asyncio.sleep(0.3)
-        before = sum(caller.count for caller in callers)
+        await further(callers, tasks)
         own_etcd.freeze()
         await asyncio.sleep(0.7 + random.random() * 0.3)
         own_etcd.thaw()
-        await asyncio.sleep(0.5)
+        await further(callers, tasks)
         for caller in callers:
             caller.stop = True
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await asyncio.gather(*tasks)
-        assert sum(caller.count for caller in callers) > before + 4
         assert not scene.workers["a-1"].lost.is_set()
     finally:
         await scene.close()
@@ -222,7 +230,7 @@ async def test_broken_records_as_large_as_a_request_and_many_at_once_are_begun_a
             answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
             key = CallKey(time.time_ns() // 1000, f"g-{name}-{start}")
             worker.submit(Step(session_key("", name), key, b"d", start, False, True, None, answered.set_result))
-            return await asyncio.wait_for(answered, 20)
+            return await asyncio.wait_for(answered, 60)
 
         for name, size in names.items():
             session = session_key("", name)

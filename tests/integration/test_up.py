@@ -22,7 +22,7 @@ from conftest import unavailable
 from dormouse.client import Client
 from dormouse_core.errors import Code, DormouseError
 from dormouse_testing import models
-from dormouse_testing.up import DOUBLE, TOTAL, Up, missing, processes_of, row, save_models, save_triple, system
+from dormouse_testing.up import DOUBLE, TOTAL, Up, missing, row, save_models, save_triple, system
 from dormouse_worker.probing import exchange
 
 
@@ -60,7 +60,7 @@ class Stepper(threading.Thread):
         try:
             while not self.end.is_set():
                 began = time.monotonic()
-                answer = self.client.infer("total", {"x": row(1)}, session=self.session, timeout=30)
+                answer = self.client.infer("total", {"x": row(1)}, session=self.session, timeout=60)
                 self.slowest = max(self.slowest, time.monotonic() - began)
                 self.steps += 1
                 assert answer.outputs["y"].tolist() == [[float(self.steps)]], (answer, self.steps)
@@ -70,7 +70,7 @@ class Stepper(threading.Thread):
 
     def finish(self) -> None:
         self.end.set()
-        self.join(40)
+        self.join(90)
         self.client.close()
         if self.error is not None:
             raise self.error
@@ -80,7 +80,7 @@ def test_the_whole_path(up: Up) -> None:
     up.until_phase("double", "Asleep")
     up.until_phase("total", "Asleep")
     with Client(up.gateway) as client:
-        assert client.infer("double", {"x": row(1, 2, 3, 4)}, timeout=20).outputs["y"].tolist() == [[2, 4, 6, 8]]
+        assert client.infer("double", {"x": row(1, 2, 3, 4)}, timeout=60).outputs["y"].tolist() == [[2, 4, 6, 8]]
 
     steppers = [Stepper(up.gateway, f"voice-{n}") for n in range(4)]
     for stepper in steppers:
@@ -110,7 +110,7 @@ def test_the_whole_path(up: Up) -> None:
     assert all(f"/s:voice-{n}" in listed for n in range(4))
     assert "hibernated" in listed
     with Client(up.gateway) as client:
-        answer = client.infer("total", {"x": row(0)}, session="voice-0", timeout=20)
+        answer = client.infer("total", {"x": row(0)}, session="voice-0", timeout=60)
     assert answer.step == steppers[0].steps + 1, "asleep, and it remembers"
     assert answer.outputs["y"].tolist() == [[float(steppers[0].steps)]]
 
@@ -118,10 +118,8 @@ def test_the_whole_path(up: Up) -> None:
     assert (said["Batching"]["status"], said["Batching"]["reason"]) == ("True", "Independent")
     assert up.log.count(" batching rows=") == 2, "one look at each model: neither a wake nor a further worker repeats it"
 
-    began = time.monotonic()
     assert up.stop() == 0
-    assert time.monotonic() - began < 10
-    assert processes_of(up.folder) == []
+    up.nobody_left()
 
 
 def test_what_was_committed_survives_a_restart_of_everything(folder: Path) -> None:
@@ -129,19 +127,19 @@ def test_what_was_committed_survives_a_restart_of_everything(folder: Path) -> No
     with system(folder) as up:
         up.wait_ready()
         with Client(up.gateway) as client:
-            client.infer("total", {"x": row(5)}, session="a", timeout=20)
+            client.infer("total", {"x": row(5)}, session="a", timeout=60)
         up.stop(signal.SIGTERM)
     with system(folder) as up:
         up.wait_ready()
         with Client(up.gateway) as client:
-            assert client.infer("total", {"x": row(2)}, session="a", timeout=20).outputs["y"].tolist() == [[7.0]]
+            assert client.infer("total", {"x": row(2)}, session="a", timeout=60).outputs["y"].tolist() == [[7.0]]
         os.kill(up.process.pid, signal.SIGKILL)
         up.process.wait()
-        up.until(lambda: processes_of(folder) == [], 10)
+        up.nobody_left()
     with system(folder) as up:
         up.wait_ready()
         with Client(up.gateway) as client:
-            assert client.infer("total", {"x": row(1)}, session="a", timeout=20).outputs["y"].tolist() == [[8.0]]
+            assert client.infer("total", {"x": row(1)}, session="a", timeout=60).outputs["y"].tolist() == [[8.0]]
         up.stop()
 
 
@@ -162,18 +160,18 @@ def test_parts_that_die_come_back_and_calls_go_on(up: Up) -> None:
     stepper.finish()
     os.kill(up.part("envoy"), signal.SIGKILL)
     up.until(lambda: up.log.count("started part=envoy") >= 2)
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     with Client(up.gateway) as client:
         while True:
             try:
-                assert client.infer("double", {"x": row(1, 2, 3, 4)}, timeout=15).outputs["y"].tolist() == [[2, 4, 6, 8]]
+                assert client.infer("double", {"x": row(1, 2, 3, 4)}, timeout=60).outputs["y"].tolist() == [[2, 4, 6, 8]]
                 break
             except DormouseError as error:
                 if error.code is not Code.UNAVAILABLE or time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
     assert up.stop() == 0
-    assert processes_of(up.folder) == []
+    up.nobody_left()
 
 
 def test_a_leader_that_lost_its_lease_ends_and_another_leads(up: Up) -> None:
@@ -201,11 +199,11 @@ def test_a_model_that_does_not_load_says_why_and_a_new_revision_that_fails_harms
     condition = next(c for c in up.get("broken")["conditions"] if c["type"] == "ModelReady")
     assert condition["reason"] == "ModelInvalid"
     with Client(up.gateway) as client, pytest.raises(DormouseError) as refused:
-        client.infer("broken", {"x": row(1, 2, 3, 4)}, timeout=20)
+        client.infer("broken", {"x": row(1, 2, 3, 4)}, timeout=60)
     assert refused.value.code is Code.FAILED_PRECONDITION
 
     with Client(up.gateway) as client:
-        client.infer("total", {"x": row(1)}, session="a", timeout=20)
+        client.infer("total", {"x": row(1)}, session="a", timeout=60)
         up.command("scale", "total", "1")
         up.until(lambda: up.get("total")["revision"] == up.get("total")["wantedRevision"])
         served = up.get("total")["revision"]
@@ -216,13 +214,13 @@ def test_a_model_that_does_not_load_says_why_and_a_new_revision_that_fails_harms
         found = up.get("total")
         assert found["phase"] == "Ready"
         assert found["revision"] == served != found["wantedRevision"]
-        assert client.infer("total", {"x": row(1)}, session="a", timeout=20).outputs["y"].tolist() == [[2.0]]
+        assert client.infer("total", {"x": row(1)}, session="a", timeout=60).outputs["y"].tolist() == [[2.0]]
 
         # A new revision with the same states goes on with the sessions.
         changed.write_text(TOTAL.replace("scaleToZeroAfter: 3s", "batching: {maxBatchSize: 8}"))
         up.command("apply", "-f", str(changed))
         up.until(lambda: any(c["type"] == "RolledOut" and c["status"] == "True" for c in up.get("total")["conditions"]))
-        assert client.infer("total", {"x": row(1)}, session="a", timeout=20).outputs["y"].tolist() == [[3.0]]
+        assert client.infer("total", {"x": row(1)}, session="a", timeout=60).outputs["y"].tolist() == [[3.0]]
 
 
 def too_new(folder: Path) -> dict[str, tuple[str, ...]]:
@@ -249,7 +247,7 @@ def test_a_model_that_is_newer_than_the_runtime(up: Up) -> None:
     """Cases 7.O3 and 7.O2. Told at once and not held; no worker is started over and over; revision 1 serves on, also from zero."""
     expected = too_new(up.folder)
     with Client(up.gateway) as client:
-        assert client.infer("total", {"x": row(1)}, session="a", timeout=20).outputs["y"].tolist() == [[1.0]]
+        assert client.infer("total", {"x": row(1)}, session="a", timeout=60).outputs["y"].tolist() == [[1.0]]
         for name, words in expected.items():
             manifest = up.folder / f"{name}.json"
             manifest.write_text(DOUBLE.replace("name: double", f"name: {name}").replace("double.onnx", f"{name}.onnx"))
@@ -261,8 +259,8 @@ def test_a_model_that_is_newer_than_the_runtime(up: Up) -> None:
                 assert word in condition["message"]
             began = time.monotonic()
             with pytest.raises(DormouseError) as refused:
-                client.infer(name, {"x": row(1, 2, 3, 4)}, timeout=20)
-            assert time.monotonic() - began < 10
+                client.infer(name, {"x": row(1, 2, 3, 4)}, timeout=60)
+            assert time.monotonic() - began < 30, "not held"
             assert refused.value.code is Code.FAILED_PRECONDITION
             assert words[0] in refused.value.message
 
@@ -272,21 +270,21 @@ def test_a_model_that_is_newer_than_the_runtime(up: Up) -> None:
             changed.write_text(TOTAL.replace("total.onnx", f"{name}.onnx"))
             up.command("apply", "-f", str(changed))
             up.until(lambda words=expected[name]: words[0] in str(up.get("total")["conditions"]))  # type: ignore[misc]
-            assert client.infer("total", {"x": row(1)}, session="a", timeout=20).outputs["y"].tolist() == [[float(steps)]]
+            assert client.infer("total", {"x": row(1)}, session="a", timeout=60).outputs["y"].tolist() == [[float(steps)]]
         up.until(lambda: not up.get("total")["workers"])
-        assert client.infer("total", {"x": row(1)}, session="a", timeout=20).outputs["y"].tolist() == [[6.0]], "woken as revision 1"
+        assert client.infer("total", {"x": row(1)}, session="a", timeout=60).outputs["y"].tolist() == [[6.0]], "woken as revision 1"
         assert {name: len([i for i in up.supervisors() if i.startswith(name)]) for name in expected} == started, "tried once"
 
 
 def test_a_deleted_function_is_gone_and_its_name_is_free(up: Up) -> None:
     with Client(up.gateway) as client:
-        client.infer("total", {"x": row(5)}, session="a", timeout=20)
+        client.infer("total", {"x": row(5)}, session="a", timeout=60)
         assert up.command("delete", "total").stdout == "default/total deleted\n"
         with pytest.raises(DormouseError) as refused:
-            client.infer("total", {"x": row(5)}, session="a", timeout=20)
+            client.infer("total", {"x": row(5)}, session="a", timeout=60)
         assert refused.value.code is Code.NOT_FOUND
         up.command("apply", "-f", str(up.folder / "total.json"))
-        answer = client.infer("total", {"x": row(1)}, session="a", timeout=20)
+        answer = client.infer("total", {"x": row(1)}, session="a", timeout=60)
         assert (answer.step, answer.outputs["y"].tolist()) == (1, [[1.0]]), "the new function knows nothing of the old one's sessions"
 
 
@@ -298,6 +296,7 @@ def test_the_command_line_speaks_plainly(up: Up) -> None:
         assert "Traceback" not in done.stderr
         return done.stderr
 
+    up.until(lambda: "a manifest was not applied" in up.log)
     [told] = [line for line in up.log.splitlines() if "a manifest was not applied" in line]
     assert "warning a manifest was not applied" in told, "and those beside it were"
     assert "wrong.yml: spec.scaleToZeroAfter" in told
@@ -330,6 +329,7 @@ def test_the_command_line_speaks_plainly(up: Up) -> None:
     done = up.command("call", "double", "--input", "x=[[1,2,3,4]]")
     assert done.stdout == "y [1, 4] [[2.0, 4.0, 6.0, 8.0]]\n"
     assert "stateless" in fails("sessions", "double")
+    up.command("scale", "total", "1")  # however long the three take: it does not fall asleep, and its figures are there
     for n in range(3):
         done = up.command("call", "total", "-i", "x=[[2]]", "--sequence-id", "7", *(["--start"] if n == 0 else []))
     assert done.stdout == "y [1, 1] [[6.0]]\nstep 3\n"
@@ -355,7 +355,7 @@ def _each_part_says_its_figures(up: Up) -> None:
     for path in up.sockets.glob("w*-calls.sock"):
         with contextlib.suppress(OSError):  # of a worker that has just ended, nobody's any more
             figures += _asked(path, "/metrics")
-    assert re.search(r'dormouse_worker_calls_total{code="OK"} [123]\b', figures), "three, unless it slept and woke between them"
+    assert re.search(r'dormouse_worker_calls_total{code="OK"} 3\b', figures)
     assert "downstream_rq_total" in _asked(up.sockets / "envoy.sock", "/stats")
 
 
@@ -370,7 +370,7 @@ def _asked(path: Path, what: str) -> str:
 
 def _second_up(up: Up) -> str:
     with system(up.folder) as second:
-        assert second.process.wait(20) == 1
+        assert second.process.wait(60) == 1
         return second.log
 
 
@@ -381,11 +381,11 @@ def test_a_revision_stands_for_the_bytes_that_it_was_proved_with(up: Up) -> None
 
     def answer() -> object:
         with Client(up.gateway) as client:
-            return client.infer("double", {"x": row(1, 2, 3, 4)}, timeout=20).outputs["y"].tolist()
+            return client.infer("double", {"x": row(1, 2, 3, 4)}, timeout=60).outputs["y"].tolist()
 
     def refused() -> str:
         with Client(up.gateway) as client, pytest.raises(DormouseError) as told:
-            client.infer("double", {"x": row(1, 2, 3, 4)}, timeout=20)
+            client.infer("double", {"x": row(1, 2, 3, 4)}, timeout=60)
         assert told.value.code is Code.FAILED_PRECONDITION
         return told.value.message
 
@@ -419,7 +419,7 @@ def test_a_revision_stands_for_the_bytes_that_it_was_proved_with(up: Up) -> None
     began = time.monotonic()
     save_triple(path)
     up.until(lambda: up.get("double")["phase"] in ("Ready", "Asleep"))
-    assert time.monotonic() - began < 10, "what was mended is tried at once"
+    assert time.monotonic() - began < 20, "what was mended is tried at once"
     assert answer() == [[3, 6, 9, 12]]
 
 
@@ -457,7 +457,7 @@ def test_a_handler_writes_beside_its_code_and_stays_the_same_revision(up: Up) ->
     up.command(*apply)
     with Client(up.gateway) as client:
         for calls in (1, 2):
-            assert client.infer("keep", {"x": row(1, 2, 3, 4)}, timeout=30).outputs["x"].tolist() == [[1, 2, 3, 4]]
+            assert client.infer("keep", {"x": row(1, 2, 3, 4)}, timeout=60).outputs["x"].tolist() == [[1, 2, 3, 4]]
             assert (code / "calls.log").read_text() == "called\n" * calls
             up.until_phase("keep", "Asleep")
     first = up.get("keep")["revision"]

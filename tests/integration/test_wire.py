@@ -79,7 +79,8 @@ def test_a_model_by_the_name_that_it_had_elsewhere(client: Client) -> None:
     assert client.stub.ModelMetadata(inference_pb2.ModelMetadataRequest(name="DOUBLE")).name == "DOUBLE"
 
 
-def test_statistics_count_what_ran(client: Client) -> None:
+def test_statistics_count_what_ran(up: Up, client: Client) -> None:
+    up.command("scale", "total", "1")  # a worker's figures end with it: it does not fall asleep, however long this takes
     request = inference_pb2.ModelStatisticsRequest(name="total")
     for step in range(5):
         client.infer(request_of("total", x=row(1)), [("dormouse-session", "counted")])
@@ -91,7 +92,8 @@ def test_statistics_count_what_ran(client: Client) -> None:
     inner = stats.inference_stats
     assert (inner.success.count, inner.fail.count, stats.execution_count) == (5, 1, 5)
     assert 0 < inner.compute_infer.ns <= inner.success.ns
-    assert abs(stats.last_inference / 1000 - time.time()) < 10
+    assert abs(stats.last_inference / 1000 - time.time()) < 60
+    up.command("scale", "total", "auto")
 
 
 def test_an_index_shows_at_most_the_function_addressed(client: Client) -> None:
@@ -117,7 +119,7 @@ def test_an_index_shows_at_most_the_function_addressed(client: Client) -> None:
 )  # fmt: skip
 def test_administration_is_refused(client: Client, method: str) -> None:
     with pytest.raises(grpc.RpcError) as raised:
-        client.channel.unary_unary(SERVICE + method)(b"", timeout=5)
+        client.channel.unary_unary(SERVICE + method)(b"", timeout=20)
     assert code_of(raised) == (
         grpc.StatusCode.UNIMPLEMENTED,
         f"{method}: refused; functions are not administered by their callers' port",
@@ -152,19 +154,19 @@ def test_health_is_watched(up: Up, client: Client) -> None:
 
     thread = threading.Thread(target=listen)
     thread.start()
-    assert found.get(timeout=5) == Health.SERVICE_UNKNOWN
+    assert found.get(timeout=60) == Health.SERVICE_UNKNOWN
     (up.folder / "late.manifest").write_text(DOUBLE.replace("name: double", "name: late"))
     up.command("apply", "-f", str(up.folder / "late.manifest"))
-    status = found.get(timeout=20)
+    status = found.get(timeout=60)
     if status == Health.NOT_SERVING:  # not proved yet
-        status = found.get(timeout=20)
+        status = found.get(timeout=60)
     assert status == Health.SERVING
     up.command("delete", "late")
     while status != Health.SERVICE_UNKNOWN:
-        status = found.get(timeout=20)
+        status = found.get(timeout=60)
     call.cancel()
-    thread.join(10)
-    assert found.get(timeout=5) == -1
+    thread.join(60)
+    assert found.get(timeout=20) == -1
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])

@@ -32,7 +32,9 @@ HANDLER = """
             if mode == 2:
                 raise ResourceExhausted("too much")
             if mode == 3:
-                await asyncio.sleep(1.0)
+                with open(__file__ + ".begun", "a") as file:
+                    file.write("x")
+                await asyncio.sleep(4.0)
             return {"y": inputs["mode"]}
 """
 
@@ -48,7 +50,7 @@ def worker(tmp_path: Path, etcd_server: EtcdServer, installation: str) -> Iterat
 
 
 def counted(worker: WorkerProcess) -> dict[str, int]:
-    text = urllib.request.urlopen(f"http://{worker.address}/metrics", timeout=5).read().decode()
+    text = urllib.request.urlopen(f"http://{worker.address}/metrics", timeout=20).read().decode()
     return {code: int(float(n)) for code, n in re.findall(r'dormouse_worker_calls_total{code="(\w+)"} (\S+)', text)}
 
 
@@ -71,13 +73,15 @@ def test_codes_are_those_that_callers_saw(worker: WorkerProcess) -> None:
             assert seen(client, mode(1)) == "INTERNAL"
             assert seen(client, mode(2)) == "RESOURCE_EXHAUSTED"
             assert seen(client, request_of("fn", nope=np.array([1], np.int64))) == "INVALID_ARGUMENT"
-        late = [client.stub.ModelInfer.future(mode(3), timeout=0.3) for _ in range(10)]
-        assert {call.code() for call in late} == {grpc.StatusCode.DEADLINE_EXCEEDED}
-        gone = [client.stub.ModelInfer.future(mode(3), timeout=20) for _ in range(10)]
-        time.sleep(0.3)
+        late = [client.stub.ModelInfer.future(mode(3), timeout=2.0) for _ in range(10)]  # enough to come there, less than it takes
+        gone = [client.stub.ModelInfer.future(mode(3), timeout=60) for _ in range(10)]
+        begun, limit = worker.folder / "code" / "mine.py.begun", time.monotonic() + 30
+        while not begun.exists() or len(begun.read_text()) < 20:
+            assert time.monotonic() < limit
+            time.sleep(0.02)
         for call in gone:
             call.cancel()
-        limit = time.monotonic() + 5
+        assert {call.code() for call in late} == {grpc.StatusCode.DEADLINE_EXCEEDED}
         while sum(counted(worker).values()) < 60 and time.monotonic() < limit:
             time.sleep(0.05)
         found = counted(worker)
@@ -124,11 +128,11 @@ def test_a_step_that_lost_its_fence_and_was_sent_on_counts_once(tmp_path: Path, 
             def step(at: Client, session: int, seconds: float) -> int:
                 request = request_of("fn", seconds=np.array([seconds], np.float32))
                 metadata = [("dormouse-session", f"s{session}"), ("dormouse-idempotency-key", f"key-{session}-{seconds}")]
-                return int(outputs_of(at.infer(request, metadata))["y"][0])
+                return int(outputs_of(at.infer(request, metadata, 60))["y"][0])
 
             def lost(session: int) -> bool:
                 with pytest.raises(grpc.RpcError) as refused:
-                    step(client, session, 1.5)
+                    step(client, session, 4)
                 error: Any = refused.value
                 told = [*(error.initial_metadata() or ()), *(error.trailing_metadata() or ())]
                 return error.code() is grpc.StatusCode.UNAVAILABLE and "dormouse-again" in dict(told)
@@ -137,10 +141,12 @@ def test_a_step_that_lost_its_fence_and_was_sent_on_counts_once(tmp_path: Path, 
             assert [patient(lambda n=n: step(client, n, 0)) for n in sessions] == [1] * 10  # type: ignore[misc]
             before = counted(workers[0])["OK"], metric_of(workers[0].address, "dormouse_worker_refusals_total")
             running = [pool.submit(lost, session) for session in sessions]
-            time.sleep(0.5)
+            limit = time.monotonic() + 30
+            while metric_of(workers[0].address, "dormouse_worker_active_calls") < 10:
+                assert time.monotonic() < limit
             give_shards(etcd_server.endpoint, installation, 8, besides=[first])
             assert all(each.result() for each in running)
-            assert [patient(lambda n=n: step(other, n, 1.5)) for n in sessions] == [2] * 10  # type: ignore[misc]
+            assert list(pool.map(lambda n: patient(lambda: step(other, n, 4)), sessions)) == [2] * 10
             assert sum(counted(workers[0]).values()) == before[0]
             assert metric_of(workers[0].address, "dormouse_worker_refusals_total") - before[1] == 10
             assert counted(workers[1]) == {"OK": 10}

@@ -148,12 +148,12 @@ def test_step_count_and_refusals_are_in_metadata(start: Start, own: Callable[...
     models.counter(tmp_path / "counter.onnx")
     worker = start(COUNTER)
     with worker.client() as client:
-        call = client.stub.ModelInfer.future(request_of("fn", x=ONE), metadata=[("dormouse-session", "a")], timeout=5)
+        call = client.stub.ModelInfer.future(request_of("fn", x=ONE), metadata=[("dormouse-session", "a")], timeout=20)
         assert call.code() is grpc.StatusCode.UNAVAILABLE
         assert "not-mine" in str(call.initial_metadata()) + str(call.trailing_metadata())
         own()
         patient(lambda: client.step(ONE, "a"))
-        call = client.stub.ModelInfer.future(request_of("fn", x=ONE), metadata=[("dormouse-session", "a")], timeout=5)
+        call = client.stub.ModelInfer.future(request_of("fn", x=ONE), metadata=[("dormouse-session", "a")], timeout=20)
         assert ("dormouse-step", "2") in [tuple(pair) for pair in call.initial_metadata()]
 
 
@@ -258,7 +258,7 @@ def test_a_child_that_is_killed_while_it_starts_is_replaced(tmp_path: Path, etcd
     worker.start()
     try:
         for number in range(1, kills + 1):
-            limit = time.monotonic() + 20
+            limit = time.monotonic() + 60
             while not started.exists() or len(started.read_text()) < number:
                 assert time.monotonic() < limit, worker.log
                 time.sleep(0.01)
@@ -270,7 +270,7 @@ def test_a_child_that_is_killed_while_it_starts_is_replaced(tmp_path: Path, etcd
             assert worker.stop() == 0
         else:
             assert worker.process is not None
-            assert worker.process.wait(10) == 1
+            assert worker.process.wait(60) == 1
             text = "the worker ended with status -9 before it was ready, 3 times in a row"
             assert json.loads(worker.reason.read_text()) == {"code": 14, "reason": "WorkerFailed", "message": text}
     finally:
@@ -300,7 +300,7 @@ def test_a_killed_child_never_acknowledges_half(start: Start, own: Callable[...,
                         statuses.append(error.code())
                         raise
 
-                reply = patient(call, 20)
+                reply = patient(call)
                 count += 1
                 assert outputs_of(reply)["y"][0, 0] == count
                 steps[n] = count
@@ -308,7 +308,7 @@ def test_a_killed_child_never_acknowledges_half(start: Start, own: Callable[...,
 
     def stepped(least: dict[int, int]) -> None:
         """Every caller has come so far, or is gone for a reason that the end tells."""
-        limit = time.monotonic() + 30
+        limit = time.monotonic() + 60
         while any(steps[n] < count for n, count in least.items()) and all(thread.is_alive() for thread in threads):
             assert time.monotonic() < limit, steps
             time.sleep(0.01)
@@ -344,17 +344,15 @@ def test_a_step_that_never_returns_is_answered_and_ends_the_child(start: Start, 
                 return {"y": state["sum"]}
         """,
     )
-    spec |= {"sessions": {"shards": 8}, "timeouts": {"step": "500ms"}}
+    spec |= {"sessions": {"shards": 8}, "timeouts": {"step": "2s"}}
     worker = start(spec)
     name = own()
     with worker.client() as client:
         assert patient(lambda: client.step(np.array([5], np.float32), "s")).tolist() == [5]
         old = worker.child
-        began = time.monotonic()
         code, text = fails(lambda: client.step(np.array([-1], np.float32), "s"))
         assert code is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert "0.5 s" in text
-        assert time.monotonic() - began < 4
+        assert "longer than 2 s (timeouts.step)" in text
         # Others go on meanwhile, on the second thread where there are two CPUs; the session itself waits for the next owner.
         own([name])
         assert patient(lambda: client.step(np.array([2], np.float32), "s")).tolist() == [7], "the late step changed nothing"
@@ -384,7 +382,7 @@ def test_an_interpreter_that_hangs_is_killed(start: Start, tmp_path: Path) -> No
         began = time.monotonic()
         code, _ = fails(lambda: client.infer(request_of("fn", x=np.array([-1], np.float32)), timeout=30))
         assert code is grpc.StatusCode.UNAVAILABLE
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 25
         patient(lambda: client.infer(request_of("fn", x=np.array([1], np.float32))))
         assert worker.child != old
 
@@ -484,7 +482,7 @@ def test_calls_that_nobody_waits_for_are_not_run(start: Start, tmp_path: Path) -
     worker = start(spec)
     threads = len(os.sched_getaffinity(0))
     with worker.client() as client:
-        request = request_of("fn", x=np.array([1], np.float32))
+        request = request_of("fn", x=np.array([3], np.float32))
         calls = [client.stub.ModelInfer.future(request, timeout=0.1) for _ in range(20)]
         calls += [client.stub.ModelInfer.future(request, timeout=30) for _ in range(10)]
         time.sleep(0.3)
@@ -492,7 +490,7 @@ def test_calls_that_nobody_waits_for_are_not_run(start: Start, tmp_path: Path) -
             call.cancel()
         began = time.monotonic()
         reply = client.infer(request_of("fn", x=np.array([0], np.float32)))
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 10
         assert outputs_of(reply)["y"][0] <= threads * 2 + 1
 
 
@@ -500,19 +498,24 @@ def test_busy_beyond_max_concurrency(start: Start, tmp_path: Path) -> None:
     spec = handler(
         tmp_path,
         """
-        import asyncio
+        import asyncio, pathlib
         from dormouse_core.handlers import Handler, Tensor
         class Mine(Handler):
             inputs = [Tensor("x", "FP32", [1])]
             outputs = [Tensor("y", "FP32", [1])]
             async def step(self, inputs, state, ctx):
-                await asyncio.sleep(float(inputs["x"][0]))
+                while not pathlib.Path(__file__).with_name("go").exists():
+                    await asyncio.sleep(0.01)
                 return {"y": inputs["x"]}
         """,
     )
     worker = start(spec | {"maxConcurrency": 4})
     with worker.client() as client:
-        calls = [client.stub.ModelInfer.future(request_of("fn", x=np.array([1], np.float32)), timeout=20) for _ in range(10)]
+        calls = [client.stub.ModelInfer.future(request_of("fn", x=np.array([1], np.float32)), timeout=60) for _ in range(10)]
+        limit = time.monotonic() + 30
+        while sum(call.done() for call in calls) < 6 and time.monotonic() < limit:
+            time.sleep(0.02)
+        (tmp_path / "handlers" / "go").touch()
         codes = [call.code() for call in calls]
         refused = [call for call in calls if call.code() is grpc.StatusCode.UNAVAILABLE]
         assert codes.count(grpc.StatusCode.OK) == 4
@@ -529,7 +532,7 @@ def broken(folder: Path, spec: dict[str, Any], endpoint: str) -> dict[str, Any]:
     worker.start()
     try:
         assert worker.process is not None
-        assert worker.process.wait(20) == 1
+        assert worker.process.wait(60) == 1
         found: dict[str, Any] = json.loads(worker.reason.read_text())
         return found
     finally:
@@ -592,7 +595,7 @@ def test_the_control_stream(start: Start, own: Callable[..., str], tmp_path: Pat
 
     with worker.client() as client:
         patient(lambda: client.step(ONE, "s"))
-        stream = control_pb2_grpc.WorkerStub(client.channel).Control(requests(), timeout=30)
+        stream = control_pb2_grpc.WorkerStub(client.channel).Control(requests(), timeout=60)
         first = next(stream)
         assert (first.worker, first.uid, first.ready) == (name, "uid-1", True)
         assert [t.name for t in first.metadata.inputs] == ["x"]
@@ -608,7 +611,7 @@ def test_the_control_stream(start: Start, own: Callable[..., str], tmp_path: Pat
         assert any(report.draining for report in reports)
         assert reports[-1].shards == 0
     assert worker.process is not None
-    assert worker.process.wait(20) == 0
+    assert worker.process.wait(60) == 0
 
 
 def test_a_drain_for_which_nobody_finds_a_taker_ends_within_the_grace_period(start: Start, own: Callable[..., str], tmp_path: Path) -> None:
@@ -631,10 +634,10 @@ def test_a_drain_for_which_nobody_finds_a_taker_ends_within_the_grace_period(sta
         assert client.step(ONE, "s").tolist() == [[2] * 4], "it serves on meanwhile"
         for _ in stream:
             pass
-        assert 10 < time.monotonic() - began < 16
+        assert 10 < time.monotonic() - began < 30
         ended.set()
     assert worker.process is not None
-    assert worker.process.wait(20) == 0
+    assert worker.process.wait(60) == 0
 
 
 def test_a_worker_that_is_asked_to_leave_without_a_store_leaves(tmp_path: Path, own_etcd: EtcdServer) -> None:
@@ -647,5 +650,5 @@ def test_a_worker_that_is_asked_to_leave_without_a_store_leaves(tmp_path: Path, 
             assert patient(lambda: client.step(ONE, "s")).tolist() == [[1] * 4]
         own_etcd.kill()
         began = time.monotonic()
-        worker.stop(30)
-        assert time.monotonic() - began < 16
+        worker.stop(60)
+        assert time.monotonic() - began < 30

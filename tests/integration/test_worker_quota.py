@@ -25,7 +25,7 @@ def cgroup() -> Iterator[Path]:
     folder = CPU / f"dormouse-test-{os.getpid()}"
     folder.mkdir()
     yield folder
-    limit = time.monotonic() + 5
+    limit = time.monotonic() + 30
     while (folder / "cgroup.procs").read_text().split() and time.monotonic() < limit:
         time.sleep(0.05)
     folder.rmdir()
@@ -79,9 +79,10 @@ def paced(started: WorkerProcess, calls: int = 150, rate: float = 50.0) -> list[
     request = request_of("wide", x=np.ones((8, 1024), np.float32))
     took = []
     with started.client() as client:
-        begin = time.monotonic()
-        for number in range(calls):
-            time.sleep(max(0.0, begin + number / rate - time.monotonic()))
+        due = time.monotonic()
+        for _ in range(calls):
+            time.sleep(max(0.0, due - time.monotonic()))
+            due = max(due, time.monotonic()) + 1 / rate  # after a stall it does not catch up: that would be another rate
             sent = time.monotonic()
             client.infer(request)
             took.append(1000 * (time.monotonic() - sent))
@@ -98,13 +99,14 @@ def test_threads_are_as_many_as_the_quota_and_the_affinity_allow(tmp_path: Path,
     """The first worker is the negative control: with neither a quota nor an affinity of one CPU, several threads compute."""
     assert len(os.sched_getaffinity(0)) > 1, "on one core all of these are the same"
 
-    def count(name: str, under: Sequence[str]) -> int:
+    def count(name: str, under: Sequence[str], looks: int = 1) -> int:
+        """The most of several looks: where the machine is busy, one thread may do nearly all for a while."""
         with worker(tmp_path, name, under, hidden=4096) as started:
-            found = computing(started)
+            found = max(computing(started) for _ in range(looks))
             assert "affinity" not in started.log
             return found
 
-    assert count("all", []) > 1
+    assert count("all", [], looks=4) > 1
     assert count("taskset", on_cpus(1)) == 1
     assert count("1", in_cgroup(cgroup, 1)) == 1
     assert count("500m", in_cgroup(cgroup, 0.5)) == 1

@@ -143,7 +143,7 @@ def test_a_message_above_the_limit(client: Client, compression: grpc.Compression
     request = good()
     request.raw_input_contents[0] = bytes(65 << 20)
     with pytest.raises(grpc.RpcError) as raised:
-        client.stub.ModelInfer(request, compression=compression, timeout=20)
+        client.stub.ModelInfer(request, compression=compression, timeout=60)
     assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "67108864" in raised.value.details()
 
@@ -158,7 +158,7 @@ def test_many_short_deadlines_leave_nothing_behind(worker: WorkerProcess, client
     calls = [client.stub.ModelInfer.future(good(), timeout=0.001 + 0.001 * (n % 4)) for n in range(1000)]
     codes = {call.code() for call in calls}
     assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.DEADLINE_EXCEEDED}
-    limit = time.monotonic() + 5
+    limit = time.monotonic() + 30
     while metric(worker, "dormouse_worker_active_calls") and time.monotonic() < limit:
         time.sleep(0.05)
     assert metric(worker, "dormouse_worker_active_calls") == 0
@@ -191,7 +191,7 @@ def test_metadata_methods(client: Client) -> None:
 @pytest.mark.parametrize("method", ["RepositoryModelLoad", "TraceSetting", "SystemSharedMemoryRegister", "RepositoryIndex"])
 def test_administration_is_refused(client: Client, method: str) -> None:
     with pytest.raises(grpc.RpcError) as raised:
-        client.channel.unary_unary(f"/inference.GRPCInferenceService/{method}")(b"", timeout=5)
+        client.channel.unary_unary(f"/inference.GRPCInferenceService/{method}")(b"", timeout=20)
     assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert method in raised.value.details()
 
@@ -199,7 +199,7 @@ def test_administration_is_refused(client: Client, method: str) -> None:
 def metric(worker: WorkerProcess, name: str) -> float:
     import urllib.request
 
-    text = urllib.request.urlopen(f"http://{worker.address}/metrics", timeout=5).read().decode()
+    text = urllib.request.urlopen(f"http://{worker.address}/metrics", timeout=20).read().decode()
     return next(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name + " "))
 
 
@@ -213,17 +213,21 @@ def test_a_drain_loses_no_call(tmp_path: Path) -> None:
         def call() -> None:
             while not stop.is_set():
                 try:
-                    client.infer(good(), timeout=5)
+                    client.infer(good(), timeout=30)
                     outcomes.append("ok")
                 except grpc.RpcError as error:
                     again = dict(error.trailing_metadata() or ()) | dict(error.initial_metadata() or ())
-                    outcomes.append(again.get("dormouse-again", str(error)))
+                    if "failed to connect" not in str(error.details()):  # it has left: that call did not begin
+                        outcomes.append(again.get("dormouse-again", str(error)))
                     return
 
         threads = [threading.Thread(target=call) for _ in range(4)]
         for thread in threads:
             thread.start()
-        time.sleep(0.3)
+        limit = time.monotonic() + 60
+        while len(outcomes) <= 50:
+            assert time.monotonic() < limit, outcomes
+            time.sleep(0.01)
         stopper = threading.Timer(0.5, stop.set)
         stopper.start()
         assert worker.stop() == 0

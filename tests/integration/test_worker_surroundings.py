@@ -166,7 +166,7 @@ def test_what_a_handler_prints_logs_and_raises_is_in_the_log(start: Start) -> No
         r"warning mine: through logging", r"warning py\.warnings: .*mine\.py:\d+: UserWarning: a warning.*",
         r'warning a step raised error=.*the reason.* trace="Traceback .*mine\.py.*, line 11, in step.*',
     ]  # fmt: skip
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + 60
     while missing := [text for text in wanted if not re.search(rf"^\S+Z worker tests/fn  {text}$", worker.log, re.MULTILINE)]:
         assert time.monotonic() < limit, (missing, worker.log)
         time.sleep(0.05)
@@ -179,7 +179,7 @@ def test_the_level_of_the_log_is_a_setting(start: Start, monkeypatch: pytest.Mon
     monkeypatch.setenv("DORMOUSE_LOG_LEVEL", "info")
     worker = start(LOUD)
     call(worker)
-    assert re.search(r"worker tests/fn  info mine: at info$", worker.log, re.MULTILINE), worker.log
+    until(lambda: re.search(r"worker tests/fn  info mine: at info$", worker.log, re.MULTILINE))
 
 
 def test_a_flood_stops_nobody(start: Start) -> None:
@@ -194,7 +194,7 @@ def test_a_flood_stops_nobody(start: Start) -> None:
         lines = len(re.findall(r"\| line \d+$", worker.log, re.MULTILINE))
         return lines + sum(int(number) for number in re.findall(r"\((\d+) lines were printed faster", worker.log))
 
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 60
     while told() < 200_000:
         assert time.monotonic() < limit
         time.sleep(0.2)
@@ -250,7 +250,7 @@ def test_what_a_handler_raises_ends_its_call_whatever_its_own_methods_do(start: 
             call(worker, 1)
         assert raised.value.code() is grpc.StatusCode.INTERNAL
         assert raised.value.details() == "Evil, which has no text: its __str__ raises"
-        assert len(re.findall(r'worker tests/fn  warning a step raised error="Evil, .* trace=".*mine\.py', worker.log)) == calls, worker.log
+        until(lambda: len(re.findall(r'worker tests/fn  warning a step raised error="Evil, .* trace=".*mine\.py', worker.log)) == calls)  # noqa: B023
         assert call(worker, 2).tolist() == [2]
     with pytest.raises(grpc.RpcError, match="NoText: "):
         call(worker, 8)
@@ -264,8 +264,8 @@ def test_a_worker_whose_event_loop_is_ended_ends_at_once(start: Start, value: fl
     child = worker.child
     with contextlib.suppress(grpc.RpcError):
         call(worker, value)
-    until(lambda: worker.children and worker.child != child, 3.0)
-    assert said in worker.log
+    until(lambda: worker.children[:1] not in ([], [child]), 10.0)
+    until(lambda: said in worker.log)
     until(lambda: worker.log.count("worker ready") == 2, 60)
 
 
@@ -291,7 +291,7 @@ def test_no_process_that_a_handler_left_behind_outlives_the_worker_or_holds_its_
     assert 2 <= int(found[1]) <= 4, "a pool's process, and one whose parent has ended, may end by themselves"
 
 
-def until(true: Callable[[], object], seconds: float = 10.0) -> None:
+def until(true: Callable[[], object], seconds: float = 60.0) -> None:
     limit = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < limit
@@ -300,14 +300,21 @@ def until(true: Callable[[], object], seconds: float = 10.0) -> None:
 
 def descendants(pid: int) -> list[int]:
     found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            found += [child, *descendants(child)]
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                for child in map(int, (task / "children").read_text().split()):
+                    found += [child, *descendants(child)]
     return found
 
 
 def links(pid: int) -> set[str]:
-    return {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    found = set()
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(entry))
+    return found
 
 
 def listening(pid: int, port: int) -> set[int]:

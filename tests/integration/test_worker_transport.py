@@ -37,7 +37,7 @@ def envoy(folder: Path, change: Callable[[dict[str, Any]], None] = lambda protoc
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, env=bootstrap.environment(os.environ), stdout=log, stderr=log)
     try:
-        limit = time.monotonic() + 20
+        limit = time.monotonic() + 60
         while not answers(port):
             assert process.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < limit
@@ -57,7 +57,7 @@ def channel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpc.Channel]:
 def code(channel: grpc.Channel, path: str, how: str) -> grpc.StatusCode:
     call = channel.unary_unary(path).with_call
     try:
-        return call(b"x", metadata=[("how", how)], timeout=10)[1].code()  # type: ignore[no-any-return]
+        return call(b"x", metadata=[("how", how)], timeout=30)[1].code()  # type: ignore[no-any-return]
     except grpc.RpcError as error:
         return error.code()  # type: ignore[no-any-return]
 
@@ -84,7 +84,7 @@ def cancelled_calls(port: int, count: int) -> bool:
 
     fields = {":method": "POST", ":scheme": "http", ":path": bootstrap.INFER, ":authority": "a", "content-type": "application/grpc"}
     headers = b"".join(b"\0" + bytes([len(k)]) + k.encode() + bytes([len(v)]) + v.encode() for k, v in fields.items())
-    with socket.create_connection(("127.0.0.1", port), 10) as sock:
+    with socket.create_connection(("127.0.0.1", port), 60) as sock:
         sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""))
         for begin in range(0, count, 100):
             streams = range(2 * begin + 1, 2 * (begin + 100) + 1, 2)
