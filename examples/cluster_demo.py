@@ -31,7 +31,7 @@ class Installed:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
 
-    def wait(self, what: str, true: Callable[[], Any], seconds: float = 60.0) -> Any:
+    def wait(self, what: str, true: Callable[[], Any], seconds: float = 120.0) -> Any:
         until = time.monotonic() + seconds
         while True:
             with contextlib.suppress(ClusterError, Untrue):  # the deadline decides
@@ -50,7 +50,7 @@ class Installed:
         found = self.cluster.get("pods", "", SPACE, "-l", f"dormouse.dev/function={name}")
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
-    def reaches(self, name: str, phase: str, ready: int, seconds: float = 60.0) -> None:
+    def reaches(self, name: str, phase: str, ready: int, seconds: float = 120.0) -> None:
         """Until the object says so and the pods agree."""
 
         def true() -> bool:
@@ -186,7 +186,7 @@ def story(cluster: Cluster, before: set[tuple[str, str, str]]) -> None:
     say("helm uninstall: left are the CustomResourceDefinition, etcd's volume and two Secrets, as its notes say")
     cluster.kubectl("delete", "pvc,secret", "-n", SYSTEM, "-l", KEPT)
     cluster.kubectl("delete", "crd", CRD)
-    check(not extra(cluster, before, SYSTEM), f"left after all: {extra(cluster, before, SYSTEM)}")
+    dormouse.wait("nothing is left", lambda: not extra(cluster, before, SYSTEM))
     say("and these go by the two commands of the notes: nothing is left")
 
 

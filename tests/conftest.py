@@ -14,10 +14,11 @@ from dormouse_testing.cluster.client import Cluster
 from dormouse_testing.cluster.layout import ClusterError
 from dormouse_testing.cluster.sharing import Shared
 from dormouse_testing.etcd_server import EtcdServer, NoEtcd
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# Hypothesis' own limit of 200 ms an example measures the machine: a busy one fails a decision that takes 0.7 ms.
-settings.register_profile("dormouse", deadline=None)
+# Hypothesis' own limits, of 200 ms an example and of a second for drawing ten, measure the machine: a busy one fails a decision that takes
+# 0.7 ms.
+settings.register_profile("dormouse", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("dormouse")
 
 

@@ -64,7 +64,7 @@ def stepping(dormouse: Dormouse) -> Iterator[None]:
         nonlocal count
         while not ended:
             count += 1
-            assert dormouse.call("steady", 1, session=session, timeout=5) == count
+            assert dormouse.call("steady", 1, session=session, timeout=15) == count
             time.sleep(0.1)
         return count
 
@@ -85,7 +85,7 @@ def test_changes_are_handled_after_the_api_server_restarted_three_times(own: Dor
         session, count = str(away), 0
         while not restart.done():
             count += 1
-            assert own.call("steady", 1, session=session, timeout=5) == count
+            assert own.call("steady", 1, session=session, timeout=15) == count
             time.sleep(0.05)
         restart.result()
     own.apply(echo("after"))

@@ -286,7 +286,7 @@ def test_gateways_are_replaced_and_no_caller_is_refused(dormouse: Dormouse) -> N
         caller = Dormouse(dormouse.cluster, dormouse.address, dormouse.space)
         while not ended.is_set():
             try:
-                caller.call("one", 0, session="0", timeout=10)
+                caller.call("one", 0, session="0", timeout=30)
             except grpc.RpcError as error:
                 codes.append(f"{stays=}: {error.code().name}: {error.details()}")
             else:

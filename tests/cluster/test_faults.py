@@ -28,10 +28,10 @@ def hopeless(dormouse: Dormouse, name: str, reason: str, *cause: str) -> None:
     began = time.monotonic()
     patient = dormouse.pool.submit(dormouse.refused, name, None)
     code, text = dormouse.refused(name, 5.0)
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 10
     assert code == grpc.StatusCode.DEADLINE_EXCEEDED or (code == grpc.StatusCode.UNAVAILABLE and all(word in text for word in cause)), text
     code, text = patient.result()
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 20
     assert code == grpc.StatusCode.UNAVAILABLE
     assert all(word in text for word in cause), text
     message = dormouse.reason(name, "ModelReady", reason, max(1.0, began + 30 - time.monotonic()))

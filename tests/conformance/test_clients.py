@@ -126,7 +126,7 @@ def said(client: str, address: str) -> dict[str, dict[str, Any]]:
     if not Path(command[0]).exists():
         unavailable(f"{client} is not here: make conformance (grpcurl and the Go client need a go on PATH)")
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([*command, address], capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run([*command, address], capture_output=True, text=True, timeout=300, env=environment)
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert done.returncode == 0, done.stderr[-3000:]
     return {answer["call"]: answer for answer in answers}

@@ -92,9 +92,9 @@ class Attacker:
         out += [frame(_DATA, 0, self._stream, body[at : at + FRAME]) for at in range(0, len(body), FRAME)]
         return b"".join([*out, frame(_DATA, _END_STREAM, self._stream, b"")] if end else out)
 
-    def pour(self, block: bytes, bodies: Sequence[Sequence[bytes]], seconds: float) -> int:
+    def pour(self, block: bytes, bodies: Sequence[Sequence[bytes]], seconds: float, idle: float = 1.0) -> int:
         """Calls with these pieces of bodies, side by side, within the windows that the gateway grants: the bytes that were sent. Until all
-        are, or nothing more was granted for a second, or time is up. Of one connection: no other calls have bodies."""
+        are, or nothing more was granted for `idle` seconds, or time is up. Of one connection: no other calls have bodies."""
         calls = []
         for pieces in bodies:
             self.send(self.call(block))
@@ -116,7 +116,7 @@ class Attacker:
                         calls.remove(one)
             if sent == before:
                 with self._grown:
-                    if not self._grown.wait(1.0):
+                    if not self._grown.wait(idle):
                         break
         return sent
 
@@ -196,7 +196,7 @@ class Neighbour:
         async with self.gateway.channel() as channel:
             for number in range(1_000_000):
                 began = time.monotonic()
-                answer = await infer(channel, request("steps", number % 50 + 1), timeout=20)
+                answer = await infer(channel, request("steps", number % 50 + 1), timeout=60)
                 self.codes[answer.code] += 1
                 self.texts |= {answer.details} - {""}
                 self.seconds.append(time.monotonic() - began)
@@ -219,6 +219,13 @@ async def neighbours(gateway: Gateway, count: int = 4) -> AsyncIterator[list[Nei
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until(true: Callable[[], object], seconds: float = 60.0) -> None:
+    """Or time is up: whoever asks judges."""
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:  # noqa: ASYNC110 - what others count
+        await asyncio.sleep(0.05)
 
 
 def codes(found: Sequence[Neighbour]) -> Counter[grpc.StatusCode]:

@@ -20,7 +20,7 @@ from dormouse_worker.link import Link
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-QUICK = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 ANYTHING = st.none() | st.integers() | st.text(max_size=9)
 JSON = ANYTHING | st.lists(ANYTHING, max_size=3) | st.dictionaries(st.sampled_from(["result", "TTL", "problem", "x"]), ANYTHING, max_size=3)
 ANSWERS = st.one_of(

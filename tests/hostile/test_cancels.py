@@ -23,9 +23,9 @@ class Others:
 
     def __init__(self, seen: Scene, channel: grpc.aio.Channel) -> None:
         self._seen = seen
-        self.held = [asyncio.create_task(infer(channel, request("asleep", n + 1), timeout=60)) for n in range(8)]
-        self.running = [asyncio.create_task(infer(channel, request("open", id="wait"), timeout=60)) for n in range(8)]
-        self.streams: list[Any] = [channel.stream_stream(f"{SERVICE}ModelStreamInfer")(timeout=60) for _ in range(6)]
+        self.held = [asyncio.create_task(infer(channel, request("asleep", n + 1), timeout=180)) for n in range(8)]
+        self.running = [asyncio.create_task(infer(channel, request("open", id="wait"), timeout=180)) for n in range(8)]
+        self.streams: list[Any] = [channel.stream_stream(f"{SERVICE}ModelStreamInfer")(timeout=180) for _ in range(6)]
 
     async def cut(self) -> int:
         """How many streams ended."""
@@ -96,7 +96,7 @@ async def test_negative_control_with_envoys_own_limits_the_streams_of_others_are
         attacker = await attack(seen, "relay", 2000)
         attacker.close()
         for _ in range(1200):
-            if await others.cut():
+            if await others.cut() == 6:
                 break
             await asyncio.sleep(0.05)
         assert await others.cut() == 6

@@ -60,7 +60,7 @@ def test_up_imports_nothing_from_the_current_folder(tmp_path: Path) -> None:
     try:
         up.wait_ready()
         with Client(up.gateway) as client:
-            assert outputs_of(client.infer(request_of("double", x=row(1, 2, 3, 4)), timeout=30))["y"].tolist() == [[2, 4, 6, 8]]
+            assert outputs_of(client.infer(request_of("double", x=row(1, 2, 3, 4)), timeout=90))["y"].tolist() == [[2, 4, 6, 8]]
         assert up.stop() == 0
     finally:
         up.close()
@@ -72,10 +72,10 @@ def test_negative_control_without_the_flag_each_part_would(tmp_path: Path, numbe
     mark = plant(tmp_path)
     command = [*commands(tmp_path)[number], "--help"]
     assert "-P" in command
-    subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=30, check=True)
+    subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=90, check=True)
     assert not mark.exists()
     command.remove("-P")
-    subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=30, check=False)
+    subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=90, check=False)
     assert mark.exists()
 
 
@@ -132,7 +132,7 @@ def worker(tmp_path: Path, etcd_server: EtcdServer, installation: str) -> Callab
 
 def call(running: WorkerProcess) -> list[bytes]:
     with running.client() as client:
-        return list(outputs_of(client.infer(request_of("fn", x=np.array([1], np.float32)), timeout=30))["y"])
+        return list(outputs_of(client.infer(request_of("fn", x=np.array([1], np.float32)), timeout=90))["y"])
 
 
 def test_a_handlers_folder_replaces_no_module_and_its_own_are_found(worker: Callable[[str, str], WorkerProcess], tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_negative_control_in_front_it_would_replace_them(
     running = worker("mine", HANDLER)
     running.start()
     try:
-        limit = time.monotonic() + 20
+        limit = time.monotonic() + 60
         while not (tmp_path / "handlers" / "imported").exists():
             assert time.monotonic() < limit
             time.sleep(0.05)
@@ -168,5 +168,5 @@ def test_a_handler_with_a_name_that_is_taken_is_told_so(worker: Callable[[str, s
     running = worker("queue", "import dormouse\nclass Mine(dormouse.Handler): ...\n")
     running.start()
     assert running.process is not None
-    assert running.process.wait(30) == 1
+    assert running.process.wait(90) == 1
     assert "the module queue is the standard library's: rename the handler's own" in running.reason.read_text()

@@ -60,7 +60,7 @@ def write(up: Up) -> int:
 
 def answered(up: Up) -> bool:
     with Client(up.gateway) as client:
-        return bool((client.infer("double", {"x": np.ones((1, 4), np.float32)}, timeout=20).outputs["y"] == 2).all())
+        return bool((client.infer("double", {"x": np.ones((1, 4), np.float32)}, timeout=60).outputs["y"] == 2).all())
 
 
 def test_whatever_key_a_worker_writes_every_part_goes_on(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from dormouse_proto import inference_pb2
 from dormouse_testing import hostile
 from dormouse_testing.etcd_server import EtcdServer
 from dormouse_testing.gateway import INFER, Answer, infer, request
-from dormouse_testing.hostile import MIB, Attacker, codes, headers, indexed, message, neighbours, scene, unfinished
+from dormouse_testing.hostile import MIB, Attacker, codes, headers, indexed, message, neighbours, scene, unfinished, until
 from dormouse_testing.http2 import literal
 
 Code = grpc.StatusCode
@@ -59,10 +59,7 @@ async def test_headers_that_repeat_one_hold_nothing(etcd_server: EtcdServer, ins
         before = seen.envoy_mib()
         attacker = Attacker(seen.gateway.listen, acknowledge=acknowledge)
         await repeated(attacker, 3000)
-        for _ in range(200):
-            if attacker.ended >= 3000:
-                break
-            await asyncio.sleep(0.1)
+        await until(lambda: attacker.ended >= 3000)
         assert attacker.ended >= 3000, "each is refused at once"
         assert seen.envoy_mib() - before < 40
         attacker.close()
@@ -74,15 +71,15 @@ async def test_negative_control_without_counting_them_they_fill_the_heap(etcd_se
         before = seen.envoy_mib()
         attacker = Attacker(seen.gateway.listen)
         await repeated(attacker, 3000)
-        await until_quiet(seen)
+        await until(lambda: seen.envoy_mib() - before > 80)
         assert seen.envoy_mib() - before > 80
         attacker.close()
 
 
 async def held(channel: grpc.aio.Channel, seen: hostile.Scene) -> tuple["asyncio.Task[Answer]", Any]:
     """What is silent for good reasons: a call that waits for a worker, and a stream before its first message."""
-    call = asyncio.create_task(infer(channel, request("asleep", 1), timeout=60))
-    stream: Any = channel.stream_stream(f"{SERVICE}ModelStreamInfer")(timeout=60)
+    call = asyncio.create_task(infer(channel, request("asleep", 1), timeout=180))
+    stream: Any = channel.stream_stream(f"{SERVICE}ModelStreamInfer")(timeout=180)
     await seen.under_way(2)
     return call, stream
 
@@ -100,6 +97,7 @@ async def test_bodies_that_never_end_are_ended_and_nobody_else_is(etcd_server: E
             for _ in range(heap * 3 // 2 // 12):
                 await asyncio.to_thread(attacker.send, attacker.call(block, body))
                 await asyncio.sleep(0.12)
+            await until(lambda: attacker.ended + attacker.resets.total() > 0)
             assert attacker.ended + attacker.resets.total() > 0
             assert seen.envoy_mib() < heap * CONTAINER
             attacker.close()
@@ -123,10 +121,7 @@ async def test_negative_control_without_shedding_neighbours_are_refused(etcd_ser
             await asyncio.sleep(0)
             if Code.RESOURCE_EXHAUSTED in codes(near):
                 break
-        for _ in range(100):
-            if Code.RESOURCE_EXHAUSTED in codes(near):
-                break
-            await asyncio.sleep(0.05)
+        await until(lambda: Code.RESOURCE_EXHAUSTED in codes(near))
         attacker.close()
     assert codes(near)[Code.RESOURCE_EXHAUSTED] > 0
     assert set().union(*(each.texts for each in near)) == {"the gateway is short of memory; try again later"}
@@ -157,6 +152,7 @@ async def test_calls_with_much_metadata_are_ended_when_memory_is_short(etcd_serv
             block = headers(hostile.STREAM, literal(b"x-t", b"a" * 60_000))
             await attacker.many(2500, lambda: attacker.call(block), per=1)
             await until_quiet(seen)
+            await until(lambda: attacker.ended > 0)
             assert attacker.ended > 0
             assert seen.envoy_mib() < HEAP * CONTAINER
             attacker.close()

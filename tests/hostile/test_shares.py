@@ -37,7 +37,7 @@ def fill(up: Up, namespace: str) -> tuple[int, DormouseError | None]:
     with Client(up.gateway) as client:
         for n in range(QUOTA // SIZE):
             try:
-                client.infer(f"{namespace}/wide", {"x": row(1)}, session=f"s{n}", timeout=30)
+                client.infer(f"{namespace}/wide", {"x": row(1)}, session=f"s{n}", timeout=60)
             except DormouseError as error:
                 return n, error
             time.sleep(0.01)
@@ -61,7 +61,7 @@ class Neighbour:
                 try:
                     for wanted in (1.0, 2.0, 3.0):
                         since = time.monotonic()
-                        found = client.infer("total", {"x": row(1)}, session=f"n{self.began}", timeout=30).outputs["y"][0, 0]
+                        found = client.infer("total", {"x": row(1)}, session=f"n{self.began}", timeout=60).outputs["y"][0, 0]
                         self.longest = max(self.longest, time.monotonic() - since)
                         assert found == wanted
                     self.began += 1
@@ -74,7 +74,7 @@ class Neighbour:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(40)
+        self._thread.join(70)
 
 
 def test_a_namespace_that_fills_the_store_stops_at_its_share_and_no_other_is_refused(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_namespace_that_fills_the_store_stops_at_its_share_and_no_other_is_ref
         before = neighbour.began
         up.until(lambda: neighbour.began > before + 20)
         with Client(up.gateway) as client:
-            client.infer("hog/wide", {"x": row(1)}, session="s0", timeout=30)
+            client.infer("hog/wide", {"x": row(1)}, session="s0", timeout=60)
     assert neighbour.refused == []
     print(f"the neighbour began {neighbour.began} sessions; its longest call took {neighbour.longest:.3f} s")
 

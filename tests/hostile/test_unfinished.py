@@ -74,11 +74,11 @@ async def streaming(seen: hostile.Scene) -> AsyncIterator[Streamer]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def attack(seen: hostile.Scene, connections: int, each: int) -> list[Attacker]:
+async def attack(seen: hostile.Scene, connections: int, each: int, seconds: float = 8, idle: float = 1) -> list[Attacker]:
     """So many streams on so many connections, with 12 of 16 MiB of a message, of which the gateway takes what it takes in some seconds."""
     made = [Attacker(seen.gateway.listen) for _ in range(connections)]
     block, body = headers(STREAM), unfinished(12 * MIB)
-    sent = await asyncio.gather(*(asyncio.to_thread(one.pour, block, [[body]] * each, 8) for one in made))
+    sent = await asyncio.gather(*(asyncio.to_thread(one.pour, block, [[body]] * each, seconds, idle) for one in made))
     print(f"{sum(sent) / MIB:.0f} MiB were taken of {connections * each * 12}")
     assert all(one.closed == "" for one in made), "the gateway did not end a connection"
     return made
@@ -92,8 +92,10 @@ async def test_messages_of_streams_that_never_end_have_a_share_and_nobody_waits(
         grown = agent_mib(seen) - before
         print(f"the agent grew by {grown:.0f} MiB, Envoy has {seen.envoy_mib():.0f}; a stream's longest answer {streamer.longest:.2f} s")
         assert grown < limits.UNFINISHED_CONNECTION_BYTES / MIB + 40
+        await hostile.until(lambda: streamer.answers > answers)
         assert streamer.answers > answers
         share = limits.UNFINISHED_CONNECTION_BYTES // (16 * MIB)
+        await hostile.until(lambda: attacker.ended >= 40 - share)
         assert attacker.ended == 40 - share, "within its share a message may take as long as it likes; the others are refused"
         attacker.close()
     assert codes(near).keys() == {Code.OK}, [each.texts for each in near]
@@ -106,10 +108,7 @@ async def test_from_many_connections_the_oldest_are_ended(etcd_server: EtcdServe
         before = agent_mib(seen)
         attackers = await attack(seen, 6, 6)
         answers = streamer.answers
-        for _ in range(200):
-            if streamer.answers > answers + 2:
-                break
-            await asyncio.sleep(0.05)
+        await hostile.until(lambda: streamer.answers > answers + 2 and any(each.ended for each in attackers))
         grown = agent_mib(seen) - before
         print(f"the agent grew by {grown:.0f} MiB; {sum(each.ended for each in attackers)} streams ended; {streamer.longest:.2f} s")
         assert grown < ROOM + 80
@@ -124,7 +123,8 @@ async def test_from_many_connections_the_oldest_are_ended(etcd_server: EtcdServe
 async def test_negative_control_without_announcements_the_relay_holds_all_of_it(etcd_server: EtcdServer, installation: str) -> None:
     async with scene(etcd_server.endpoint, installation, without=without_announcements) as seen:
         before = agent_mib(seen)
-        [attacker] = await attack(seen, 1, 40)
+        [attacker] = await attack(seen, 1, 40, 60, 5)
+        await hostile.until(lambda: agent_mib(seen) - before > 250, 30)
         grown = agent_mib(seen) - before
         print(f"the agent grew by {grown:.0f} MiB")
         assert grown > 250
@@ -147,7 +147,7 @@ async def test_every_message_arrives_as_it_was_however_its_bytes_come(
 ) -> None:
     """In one piece, and byte by byte around each prefix."""
     async with scene(etcd_server.endpoint, installation) as seen, seen.gateway.channel() as channel:
-        stream: Any = channel.stream_stream(f"{SERVICE}ModelStreamInfer")(timeout=60)
+        stream: Any = channel.stream_stream(f"{SERVICE}ModelStreamInfer")(timeout=120)
         calls = [request("open", size=size) for size in sizes]
         for call in calls:
             await stream.write(call.SerializeToString())
@@ -167,10 +167,7 @@ async def test_every_message_arrives_as_it_was_however_its_bytes_come(
             edges += [at + n for n in (1, 2, 3, 4, 5, 6) if at + n < len(raw)]
             at += 5 + call.ByteSize()
         pieces = [raw[begin:end] for begin, end in zip(edges, [*edges[1:], len(raw)], strict=True)]
-        assert await asyncio.to_thread(slow.pour, headers(STREAM), [pieces], 20) == len(raw)
-        for _ in range(400):
-            if len(seen.worker.calls) == len(calls):
-                break
-            await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(slow.pour, headers(STREAM), [pieces], 90, 20) == len(raw)
+        await hostile.until(lambda: len(seen.worker.calls) == len(calls))
         assert [each.request for each in seen.worker.calls] == calls
         slow.close()

@@ -161,8 +161,12 @@ def apart(system: Shifted, skew: float) -> float:
 @pytest.mark.parametrize("skew", [0.09, 2.0])
 def test_two_gateways_that_differ_refuse_nothing_of_a_waiting_caller(system: Shifted, skew: float) -> None:
     addresses = (known(system, skew).listen, known(system, -skew).listen)
-    system.up.until(lambda: apart(system, skew) < CALL)
-    assert refused(addresses, round(skew * 100), 60) == []
+    for _ in range(5):  # what was measured anew on a busy machine, while they were called, may be off for a moment
+        system.up.until(lambda: apart(system, skew) < CALL)
+        errors = refused(addresses, round(skew * 100), 60)
+        if not errors or apart(system, skew) < CALL:
+            break
+    assert errors == []
 
 
 def test_negative_control_without_its_correction_a_gateway_that_is_behind_has_starts_refused(system: Shifted) -> None:

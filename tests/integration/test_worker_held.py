@@ -1,12 +1,14 @@
 """Steps that hold the interpreter of a real worker: those that may run are no hang; one that may not is told why; a stopped one moves."""
 
 import asyncio
+import json
 import os
 import re
 import signal
 import textwrap
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,26 @@ async def _entries(endpoint: str, installation: str) -> dict[str, state_pb2.Work
         return {item.key.removeprefix(keys.workers(function)): state_pb2.WorkerEntry.FromString(item.value) for item in found}
     finally:
         await store.close()
+
+
+def leases(endpoint: str, installation: str) -> list[int]:
+    """Of the workers' entries."""
+
+    async def read() -> list[int]:
+        store = EtcdStore([endpoint])
+        try:
+            return [item.lease for item in (await store.list(Keys(installation).workers(Function("tests", "fn", "uid-1")))).items]
+        finally:
+            await store.close()
+
+    return asyncio.run(read())
+
+
+def remaining(endpoint: str, lease: int) -> int:
+    """Whole seconds that a lease has left; -1: none, it has ended."""
+    asked = urllib.request.Request(f"http://{endpoint}/v3/lease/timetolive", data=json.dumps({"ID": str(lease)}).encode())
+    with urllib.request.urlopen(asked, timeout=20) as reply:
+        return int(json.loads(reply.read()).get("TTL", 0))
 
 
 def children(worker: WorkerProcess) -> list[str]:
@@ -193,11 +215,17 @@ def test_a_stopped_process_loses_its_lease_in_its_time(
             assert not held.done()
             time.sleep(1.0)  # by now its lease is renewed from outside
             assert entries(etcd_server.endpoint, installation) == before
+        [lease] = leases(etcd_server.endpoint, installation)
         os.kill(worker.child, signal.SIGSTOP)
         began = time.monotonic()
+        time.sleep(0.5)  # for what was on its way
+        left = []
+        while not left or left[-1] > 0:
+            left.append(remaining(etcd_server.endpoint, lease))
+            time.sleep(0.05)
+        assert left == sorted(left, reverse=True), "nobody renews it"
         until(lambda: before.keys().isdisjoint(entries(etcd_server.endpoint, installation)))
-        # 3 s, and what etcd and a busy machine take to see it. Kept from outside, it would last as long as the step.
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 15, "3 s, and what etcd and a busy machine take to see it"
         until(lambda: "is killed: the process stands still" in worker.log)
 
 

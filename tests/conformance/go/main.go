@@ -100,7 +100,7 @@ func main() {
 	}
 	defer connection.Close()
 	client := inference.NewGRPCInferenceServiceClient(connection)
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 240*time.Second)
 	defer cancel()
 
 	live, err := client.ServerLive(ctx, &inference.ServerLiveRequest{})

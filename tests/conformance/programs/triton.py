@@ -71,6 +71,7 @@ def brain() -> Any:
 
 
 def statistics() -> Any:
+    plain("double", 4)  # a worker's figures are of its own life, and it may have slept
     found = CLIENT.get_inference_statistics("double", as_json=True)["model_stats"][0]
     return [found["name"], int(found["inference_count"]) >= 1, int(found["inference_stats"]["success"]["count"]) >= 1]
 
@@ -81,7 +82,7 @@ def asynchronous() -> Any:
     answers: queue.Queue[Any] = queue.Queue()
     given = [tensor("x", np.array([[1, 2, 3, 4]], np.float32), "FP32")]
     CLIENT.async_infer("double", given, lambda result, error: answers.put(error or result.as_numpy("y").tolist()))
-    return answers.get(timeout=20)
+    return answers.get(timeout=60)
 
 
 # ------------------------------------------------------------------------------------------------------------------------- streams
@@ -107,7 +108,7 @@ class Stream:
 
     def answer(self, output: str = "OUTPUT") -> list[Any]:
         """[id, the first number of `output`]. An error with a status is raised, one that came in the stream is its text alone."""
-        result, error = self._answers.get(timeout=30)
+        result, error = self._answers.get(timeout=60)
         if error is not None:
             if error.status() is not None:
                 raise error
@@ -169,7 +170,7 @@ def streamed_to_nobody() -> Any:
 
 
 def streamed_late() -> Any:
-    with stream(stream_timeout=0.5) as opened:
+    with stream(stream_timeout=1.5) as opened:
         opened.send("sleepy", "seconds", np.array([3], np.float32), "FP32")
         return opened.answer("slept")
 
@@ -187,7 +188,7 @@ def stopped() -> Any:
         time.sleep(0.2)
         began = time.monotonic()
         CLIENT.stop_stream(cancel_requests=True)
-        return time.monotonic() - began < 1
+        return time.monotonic() - began < 2
 
 
 def plain(model: str, width: int = 1, **options: Any) -> Any:

@@ -146,7 +146,7 @@ class Cluster:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def eventually(what: str, look: Callable[[], T], seconds: float = 30.0) -> T:
+def eventually(what: str, look: Callable[[], T], seconds: float = 60.0) -> T:
     """What `look` returns once it is true; ClusterErrors on the way count as not yet."""
     deadline = time.monotonic() + seconds
     problem = ""

@@ -128,13 +128,13 @@ class Dormouse:
 
         return eventually(f"{kind} of {name} has the reason {reason}", look, seconds)
 
-    def phase(self, name: str, *phases: str, seconds: float = 60.0) -> None:
+    def phase(self, name: str, *phases: str, seconds: float = 120.0) -> None:
         eventually(f"{name} is {' or '.join(phases)}", lambda: self.status(name).get("phase") in phases, seconds)
 
-    def ready(self, name: str, count: int, seconds: float = 60.0) -> None:
+    def ready(self, name: str, count: int, seconds: float = 120.0) -> None:
         eventually(f"{name} has {count} workers", lambda: self.status(name).get("readyReplicas") == count, seconds)
 
-    def asleep(self, name: str, seconds: float = 60.0) -> None:
+    def asleep(self, name: str, seconds: float = 120.0) -> None:
         """And no pod is left."""
         self.phase(name, "Asleep", seconds=seconds)
         eventually(f"no pod of {name} is left", lambda: not self.pods(name), seconds)
