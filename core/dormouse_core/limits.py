@@ -587,7 +587,8 @@ SCALE = (
     Limit("HELD_CALLS", "calls of a function that wait in a gateway", "calls", "our own", "each call: RESOURCE_EXHAUSTED"),
     Limit(
         "HELD_BYTES",
-        "bodies of waiting calls in a gateway; of several namespaces, those for one leave room for all others",
+        "bodies of waiting calls in a gateway, and replies that wait for their caller; of several namespaces, those for one leave room for "
+        "all others",
         "bytes",
         "our own",
         "each call: RESOURCE_EXHAUSTED",

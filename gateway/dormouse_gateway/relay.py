@@ -150,8 +150,9 @@ class Relay:
             if not gates:
                 self._gates.pop(label, None)
 
-    async def call(self, request: Request) -> Reply:
-        """The whole answer to one `ModelInfer`. Cancelling it cancels what is under way; nothing is sent afterwards."""
+    async def call(self, request: Request, held: contextlib.ExitStack | None = None) -> Reply:
+        """The whole answer to one `ModelInfer`. Cancelling it cancels what is under way; nothing is sent afterwards. `held`: of the answer,
+        what is to be closed when it has left."""
         size, connection = len(request.message), request.metadata.get(headernames.CONNECTION, "")
         try:
             self.bodies.take(size, connection)
@@ -165,7 +166,10 @@ class Relay:
             if verified:
                 request = replace(request, metadata=naming.restamped(request.metadata, now_us))
             timestamp = naming.timestamp(request.metadata, message, now_us, verified)
-            return await self.step(request, named, timestamp)
+            reply = await self.step(request, named, timestamp)
+            if held is not None:
+                held.enter_context(self.unread(len(reply.message), named, connection))
+            return reply
         except DormouseError as error:
             return refuse(error)
         finally:
@@ -179,6 +183,16 @@ class Relay:
                 return await self._named(call, timestamp)
         except DormouseError as error:
             return refuse(error)
+
+    @contextlib.contextmanager
+    def unread(self, size: int, named: naming.Named, connection: str) -> Iterator[None]:
+        """So many bytes of an answer wait for their caller, until this is left. ResourceExhausted: there is no room for them."""
+        self.bodies.take(size, connection)
+        try:
+            with self.bodies.within(size, named.namespace, self._table.namespaces()):
+                yield
+        finally:
+            self.bodies.give(size, connection)
 
     # -------------------------------------------------------------------------------------------------------------- one call
 

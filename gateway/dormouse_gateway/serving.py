@@ -82,11 +82,10 @@ class Handler(grpc.GenericRpcHandler):
         return serve
 
     def _unary(self, method: str) -> Callable[[Any, Any], Awaitable[bytes]]:
-        answer = self._relay.call if method == INFER else self._methods.call
-
         async def serve(_: Any, context: Any) -> bytes:
             left = context.time_remaining()
             deadline = math.inf if left is None else self._clock.monotonic() + left
+            held = contextlib.ExitStack()
             try:
                 if method not in UNARY:
                     raise unimplemented(method)  # unread: Envoy holds only the messages of those that it knows until they are whole
@@ -94,7 +93,12 @@ class Handler(grpc.GenericRpcHandler):
                 if message is grpc.aio.EOF:
                     raise InvalidArgument("message: the call ended without a whole one; a unary call carries one message")
                 metadata = naming.single(context.invocation_metadata() or ())
-                reply = await answer(Request(method, message, metadata, deadline, attempt(metadata)))
+                request = Request(method, message, metadata, deadline, attempt(metadata))
+                if method == INFER:
+                    context.add_done_callback(lambda _: held.close())  # gRPC's library holds the answer until its caller has read it
+                    reply = await self._relay.call(request, held)
+                else:
+                    reply = await self._methods.call(request)
             except DormouseError as error:
                 reply = refuse(error)
             except asyncio.CancelledError:

@@ -6,6 +6,7 @@ asks for the first of them to end it as its status.
 """
 
 import asyncio
+import contextlib
 import math
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -151,6 +152,7 @@ class Serving:
         self._room = asyncio.Event()  # something was written
         self._steps: set[asyncio.Task[None]] = set()
         self._taken = 0  # bytes that count as held in the relay
+        self._unread: dict[Step, contextlib.ExitStack] = {}  # what their answers count, until they are written
         self._ended = False  # nothing more is read
         self._finished = False
         self._draining = False
@@ -176,6 +178,8 @@ class Serving:
             self._whole()
             self._relay.bodies.give(self._taken, self._connection)
             await asyncio.gather(*tasks, return_exceptions=True)
+            for unread in self._unread.values():
+                unread.close()
         if reply is not None:
             end(self._context, reply)
 
@@ -264,6 +268,8 @@ class Serving:
                 await self._context.write(out.response)
                 self._writing = False
             stream.written(out)
+            if out.last and out.step is not None and (unread := self._unread.pop(out.step, None)) is not None:
+                unread.close()
             if out.last and out.step is not None and out.step.refusal is None:
                 self._give(out.step.size)
             self._room.set()
@@ -297,6 +303,13 @@ class Serving:
         except Exception as bug:  # the caller must get an answer, and the other steps theirs
             log.warning("the relay failed", error=repr(bug))
             reply = refuse(Internal("the gateway's relay failed; its log names the cause"))
+        unread = contextlib.ExitStack()
+        try:
+            unread.enter_context(self._relay.unread(len(reply.message), step.named, self._connection))
+        except ResourceExhausted as full:  # it ran, and may be asked for again under its key
+            self.interrupt(full)
+            return
+        self._unread[step] = unread
         self._stream.done(step, reply)
         self._begin()
         self._wake.set()

@@ -7,11 +7,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 import pytest
 from dormouse_core import shares
 from dormouse_core.errors import Code, ResourceExhausted
-from dormouse_core.seams import Delete, Txn
+from dormouse_core.seams import Delete, Reply, Txn
 from dormouse_core.shares import OpenStream, OpenStreams, admits
 from dormouse_gateway.serving import lasting
+from dormouse_proto import inference_pb2
 from dormouse_testing import simloop
-from dormouse_testing.relaying import Caller, Sim, infers
+from dormouse_testing.relaying import Caller, Sent, Sim, infers
 from dormouse_testing.streaming_sim import A, simulate
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -279,6 +280,58 @@ def test_silent_streams_and_those_of_no_function_keep_nobody_out() -> None:
         await left([*silent, quiet, *near])
 
     simulate(body, max_streams=20)
+
+
+async def large(sent: Sent) -> Reply:
+    """1,000 bytes and some."""
+    return Reply(0, inference_pb2.ModelInferResponse(id=sent.id, raw_output_contents=[bytes(1000)]).SerializeToString())
+
+
+async def unread(sim: Sim, model: str) -> list[Caller]:
+    """Ten callers, each on a connection of its own, who do not read their answers."""
+    callers = []
+    for n in range(10):
+        callers.append(sim.open({"dormouse-connection": str(n)}))
+        callers[-1].stop_reading()
+        callers[-1].send(model, "x")
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(1)
+    return callers
+
+
+def test_answers_that_nobody_reads_leave_room_for_anothers() -> None:
+    async def body(sim: Sim) -> None:
+        await functions(sim)
+        sim.workers.behave[A] = large
+        hog = await unread(sim, "hog/f")
+        assert len(refused(hog)) == 6, "four of ten are less than half of what may be"
+        assert all("bytes of waiting messages for the namespace hog, its share of 10000" in text for text in refused(hog))
+        near = [opened(sim, "n", "f") for _ in range(2)]
+        await asyncio.gather(*(each.answers(1, 5) for each in near))
+        for each in hog:
+            each.read_on()
+        await asyncio.sleep(1)
+        assert [len(each.responses) for each in hog if not each.task.done()] == [1] * 4
+        assert sim.relay.bodies.held == 0
+        await left([*hog, *near])
+
+    simulate(body, max_held_bytes=10_000)
+
+
+def test_negative_control_in_one_namespace_unread_answers_take_all() -> None:
+    async def body(sim: Sim) -> None:
+        await functions(sim)
+        await sim.world.store.txn(Txn((), (Delete(f"{sim.world.keys.functions}hog/f"),)))
+        await asyncio.sleep(1)
+        sim.workers.behave[A] = large
+        first = await unread(sim, "f")
+        assert len(refused(first)) == 1
+        near = opened(sim, "n", "f")
+        await near.ended()
+        assert "the gateway holds 10000 bytes of waiting messages" in near.details
+        await left(first)
+
+    simulate(body, max_held_bytes=10_000)
 
 
 @pytest.mark.parametrize("end", ["half close", "cancel", "deadline", "status", "unread", "bug", "drain", "share", "place"])
