@@ -13,9 +13,12 @@ from dormouse_testing import hostile
 from dormouse_testing.etcd_server import EtcdServer
 from dormouse_testing.gateway import request
 from dormouse_testing.hostile import MIB, Attacker, Scene, codes, headers, message, neighbours, scene
+from dormouse_testing.http2 import literal
+from dormouse_testing.workers import metric_of
 
 HEAP = 128
 SIZE = 600_000  # less than what the overload manager looks at when it resets those that hold most
+SERIES = "dormouse_relay_body_bytes"
 STALL = limits.PRESSED_UNREAD_SECONDS
 
 
@@ -61,3 +64,25 @@ async def test_negative_control_without_a_limit_they_stay_for_as_long_as_their_c
     async with attacked(etcd_server.endpoint, installation, unlimited) as seen:
         await asyncio.sleep(4 * STALL)
         assert await pressure(seen) >= 66
+
+
+async def test_replies_that_nobody_reads_count_in_the_relay_until_their_caller_goes(etcd_server: EtcdServer, installation: str) -> None:
+    """Four calls that Envoy leaves to the relay, with replies of 4 MB; of 32 MiB a connection has a quarter."""
+    async with scene(etcd_server.endpoint, installation, "--max-held-bytes", f"{32 * MIB}") as seen:
+
+        async def held(least: int, most: int) -> None:
+            async with asyncio.timeout(20):
+                while not least <= await asyncio.to_thread(metric_of, seen.gateway.metrics, SERIES) <= most:  # noqa: ASYNC110 - its figure
+                    await asyncio.sleep(0.05)
+
+        call = request("open")
+        call.parameters["reply"].int64_param = 4_000_000
+        attacker = Attacker(seen.gateway.listen, reads=False)
+        block = headers(more=literal(b"grpc-encoding", b"gzip"))
+        await attacker.many(4, lambda: attacker.call(block, message(call), end=True))
+        async with asyncio.timeout(20):
+            while attacker.ended < 2:  # noqa: ASYNC110 - frames have no event
+                await asyncio.sleep(0.05)
+        await held(8_000_000, 8 * MIB)
+        attacker.close()
+        await held(0, 0)
