@@ -119,7 +119,7 @@ async def test_streams_that_are_opened_at_once_are_refused_before_the_agent_has_
         assert count < MOST * (1 + (time.monotonic() - began) / limits.OPENING_SECONDS + sum(1 / n for n in range(2, 11)))
         assert told == {"answered": 8}
         assert longest < 10
-        assert "lease" not in seen.gateway.log("dormouse_gateway")
+        assert "the agent's lease ended" not in seen.gateway.log("dormouse_gateway")
 
 
 async def test_negative_control_without_the_guard_the_agent_has_them_all(etcd_server: EtcdServer, installation: str) -> None:
