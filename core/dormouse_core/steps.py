@@ -28,7 +28,7 @@ class Call(Protocol):
     """What the rules look at in a call."""
 
     @property
-    def session(self) -> str: ...  # dormouse_core.sessions.session_key
+    def session(self) -> str: ...  # dormouse_core.sessions.names.session_key
     @property
     def key(self) -> CallKey: ...
     @property

@@ -76,6 +76,7 @@ class History:
         self.parked: list[tuple[str, Any, Plan[None]]] = []
         self.interfered: set[str] = set()
         self.calls = calls
+        self.untold: list[Step] = []  # submitted and not answered
         time = Trusted(self.clock)
         self.machines = {name: Machine(F, Settings(1, "v1"), STATES, self.clock, time, worker=name, keys=KEYS) for name in WORKERS}
         self.seen = dict.fromkeys(WORKERS, 0)
@@ -189,16 +190,18 @@ class History:
             call.after = frozenset(one.digit for one in self.calls if one.session == call.session and one.ended == "acknowledged")
         name, rev = self.owner()[0], self.etcd.revision
         digest = b"%d" % call.digit
-        answer = partial(self.answered, call)
-        step = Step(session_key("", call.session), call.key, digest, call.start, False, True, call, answer, rev=rev)
+        step = Step(session_key("", call.session), call.key, digest, call.start, False, True, call, lambda answer: None, rev=rev)
+        step.answer = partial(self.answered, call, step)
+        self.untold.append(step)
         call.step = step  # type: ignore[attr-defined]
         self.machines[name].submit(step)
         self.act(name)
 
-    def answered(self, call: Call, answer: Answer) -> None:
+    def answered(self, call: Call, step: Step, answer: Answer) -> None:
         self.say(f"  {call.session}.{call.digit}: {answer.reply if answer.error is None else answer.error.message}")
-        if call.ended == "acknowledged":
+        if step not in self.untold:
             raise self.broken("answered twice")
+        self.untold.remove(step)
         if answer.reply is not None:
             call.ended = "acknowledged"
             call.sums.append(int(answer.reply))
@@ -321,6 +324,12 @@ class History:
     # ----------------------------------------------------------------------------------------------------------------- promises
 
     def check(self) -> None:
+        if not all(step.cancelled for step in self.untold):
+            raise self.broken("a step was not answered")
+        if not self.items:
+            for name, machine in self.machines.items():
+                if machine.turns.open or machine.turns.groups.busy or machine.shards[0].running or machine.shards[0].moving:
+                    raise self.broken(f"nothing is left to happen, and {name} waits for something")
         for item in self.items:  # what was late lands at the very last
             if "late" in item.label:
                 item.happen()

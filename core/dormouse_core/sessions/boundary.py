@@ -79,7 +79,7 @@ class Answer:
 class Step:
     """One call inside a session, as the transport read it."""
 
-    session: str  # dormouse_core.sessions.session_key
+    session: str  # dormouse_core.sessions.names.session_key
     key: CallKey
     digest: bytes  # of the decoded request (rule *same-request*)
     start: bool  # sequence_start: begins the session anew, whatever is there

@@ -121,17 +121,20 @@ class Groups:
         return group
 
     def _copy(self) -> Plan[None]:
-        """Lets steps be committed once the broken records that they replace are in quarantine: one at a time, for they are large."""
-        while self._to_copy:
-            pending, copy = self._to_copy[0]
+        """Lets the first step be committed once the broken record that it replaces is in quarantine: one at a time, for they are large."""
+        pending, copy = self._to_copy[0]
+        try:
             refusal = yield from self._preserved(pending, copy)
+        finally:
             self._to_copy.popleft()
-            if refusal is not None:
-                error, drop = refusal
-                self._outcomes.refused(pending, error, drop)
-            else:
-                self._ready.append(pending)
-                self.flush()
+            if self._to_copy:
+                self._out.append(Start(self._copy(), "quarantine"))
+        if refusal is not None:
+            error, drop = refusal
+            self._outcomes.refused(pending, error, drop)
+        else:
+            self._ready.append(pending)
+            self.flush()
 
     def _preserved(self, pending: Pending, copy: Put) -> Plan[tuple[DormouseError, bool] | None]:
         session = pending.session
@@ -167,9 +170,11 @@ class Groups:
         return dropped("its shard has moved"), True
 
     def _commit(self, group: list[Pending]) -> Plan[None]:
-        yield from self._committed(group)
-        self.in_flight -= 1
-        self.flush()
+        try:
+            yield from self._committed(group)
+        finally:
+            self.in_flight -= 1
+            self.flush()
 
     def _committed(self, group: list[Pending]) -> Plan[None]:
         waits = AGAIN.pauses()

@@ -33,7 +33,6 @@ class Session:
         "floor_us",
         "key",
         "phase",
-        "pumping",
         "queue",
         "shard",
         "state_bytes",
@@ -52,7 +51,6 @@ class Session:
         self.phase = Phase.LOADING
         self.dropped = False  # no longer its shard's: whoever still holds it must not use it
         self.used = 0.0
-        self.pumping = False
         self.base = 0  # the record's mod_revision, 0: there is none
         self.body: Body | None = None
         self.trouble: DormouseError | None = None  # why the record could not be decoded

@@ -90,7 +90,7 @@ for _row in TABLE.values():
 
 
 class OutOfOrder(Exception):
-    """An event that the table does not foresee in this state: an error in the loops, never a caller's fault."""
+    """An event that the table does not foresee in this state: an error of the machine, never a caller's fault."""
 
 
 class Ownership:

@@ -1,7 +1,7 @@
 """The steps of each session, one at a time, in the order of their keys (rule *one-at-a-time*).
 
 A step's turn comes when the step before it has its outcome. Then `steps.admit` decides on the record as it is known here; a step that is
-to run goes to the runner at once, so many sessions' steps run together; one that ran goes to the committer, and its caller hears nothing
+to run goes to the runner at once, so many sessions' steps run together; one that ran joins a group, and its caller hears nothing
 before the commit is known (rule *commit-first*). A session that is in memory costs no read.
 """
 
@@ -110,12 +110,8 @@ class Turns:
 
     def pump(self, session: Session) -> None:
         """Gives the next steps of `session` their turns, until one runs, or is to be read for, or none is left."""
-        if session.pumping:
-            return  # a step that ended within its own turn: the loop below goes on
-        session.pumping = True
         while session.queue and self._may_turn(session):
             self._turn(session, session.queue.pop(0))
-        session.pumping = False
 
     def _may_turn(self, session: Session) -> bool:
         shard = session.shard

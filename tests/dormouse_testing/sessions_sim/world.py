@@ -255,8 +255,8 @@ class World:
                 keys=KEYS,
                 time=timed.skew,
             )
-            committer = process.sessions.machine.turns.groups
-            committer.add = partial(self._written, committer.add)  # type: ignore[method-assign]
+            groups = process.sessions.machine.turns.groups
+            groups.add = partial(self._written, groups.add)  # type: ignore[method-assign]
             self.trace(f"{name} starts, its clock {clock.skew:+.3f} s")
             self.instances[instance] = process
             try:

@@ -225,6 +225,8 @@ class Sessions:
                 doing[type(command)](command)
         finally:
             self._acting = False
+            if out:  # one of them raised, which is its caller's to hear; the others are done all the same
+                asyncio.get_running_loop().call_soon(self._act)
 
     def _run(self, run: Run) -> None:
         step = run.step
@@ -250,7 +252,10 @@ class Sessions:
         asyncio.get_running_loop().call_soon(self._turn_ended)
 
     def _turn_ended(self) -> None:
-        self.machine.soon()
+        try:
+            self.machine.soon()
+        except Exception as error:
+            self._failed("end of a turn", error)
         self._act()
 
     def _start(self, start: Start) -> None:
@@ -271,6 +276,8 @@ class Sessions:
         try:
             while True:
                 wanted = plan.send(said) if failed is None else plan.throw(failed)
+                if isinstance(wanted, Quiet):
+                    self._quiet[wanted.shard] = asyncio.Event()  # before anything is done that may wake it
                 self._act()
                 try:
                     said, failed = await self._wait_for(wanted), None
@@ -278,6 +285,8 @@ class Sessions:
                     said, failed = None, error
         except StopIteration:
             self._act()
+        finally:
+            plan.close()  # now, and not when its memory is collected: it may have something to put right
 
     async def _wait_for(self, wanted: Waited) -> Any:
         match wanted:
@@ -290,7 +299,6 @@ class Sessions:
             case Wait(seconds):
                 await self._clock.sleep(seconds)
             case Quiet(shard):
-                self._quiet[shard] = asyncio.Event()
                 try:
                     await self._quiet[shard].wait()
                 finally:
@@ -323,7 +331,10 @@ class Sessions:
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            # A bug of ours. The loop that died leaves steps without answers, which no caller can tell from a slow one: better no worker.
-            log.warning("a loop of the sessions failed", function=self.function.label, loop=task.get_name(), error=repr(error))
-            self.registration.lost.set()
-            self._lost()
+            self._failed(task.get_name(), error)
+
+    def _failed(self, what: str, error: BaseException) -> None:
+        """A bug of ours. What died leaves steps without answers, which no caller can tell from slow ones: better no worker."""
+        log.warning("a loop of the sessions failed", function=self.function.label, loop=what, error=repr(error))
+        self.registration.lost.set()
+        self._lost()

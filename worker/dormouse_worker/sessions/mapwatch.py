@@ -1,7 +1,7 @@
 """A worker's view of its function's part of the map: shard entries and planned moves.
 
 The list and the watch both report what they saw key by key, with the revision at which it was so; who listens keeps the newest of each
-(rule *newest-map*). `revision`: everything up to here was seen.
+(rule *newest-map*).
 """
 
 from typing import Protocol
@@ -26,7 +26,7 @@ class Listener(Protocol):
 
 class MapWatch:
     def __init__(self, function: Function, store: Store, clock: Clock, keys: Keys, listener: Listener) -> None:
-        self.revision = 0
+        self._listed = 0  # the revision of the newest list
         self._prefix = keys.map(function)
         self._shards = keys.shards(function)
         self._moves = keys.moves(function)
@@ -40,11 +40,11 @@ class MapWatch:
 
     async def run(self) -> None:
         """Watches from behind the first list, until it is cancelled."""
-        await follow(self._store, self._clock, self._prefix, read=self._list, heard=self._heard, ended=self._ended, seen=self.revision)
+        await follow(self._store, self._clock, self._prefix, read=self._list, heard=self._heard, ended=self._ended, seen=self._listed)
 
     async def _list(self) -> int:
         listing = await self._store.list(self._prefix)
-        self.revision = listing.revision  # lower where the store was restored
+        self._listed = listing.revision
         self._listener.listed(listing.revision, self._numbered(listing, self._shards), self._numbered(listing, self._moves))
         return listing.revision
 
@@ -55,7 +55,6 @@ class MapWatch:
                 self._listener.shard_changed(shard, event.item, event.mod_revision)
             elif (shard := self._number(event.key, self._moves)) is not None:
                 self._listener.move_changed(shard, event.item, event.mod_revision)
-        self.revision = max(self.revision, batch.revision)
         self._listener.heard(batch.revision)
 
     def _ended(self, why: StoreError) -> None:
