@@ -620,6 +620,34 @@ async def test_a_plan_that_is_taken_back_while_stopped() -> None:
 
 
 @simulated
+async def test_a_plan_that_comes_after_one_was_taken_back_is_followed_though_the_shard_is_never_without_a_step() -> None:
+    store = MemoryStore(SimClock())
+    async with Worker(store) as w, Worker(store.client(), "w-2"):
+        await w.own()
+        first, second = [name for name in (f"s{n}" for n in range(40)) if shard_of(session_key("", name), SHARDS) == 0][:2]
+        w.runner.hold = True
+        old = w.submit(first, 1)
+        await asyncio.sleep(0.02)
+        await plan(store, 0, "w-2")
+        await asyncio.sleep(0.05)
+        assert w.sessions.report().stopped
+        await store.txn(Txn((), (Delete(K.move(F, 0)),)))
+        await asyncio.sleep(0.05)
+        await plan(store, 0, "w-2")
+        await asyncio.sleep(0.05)
+        young = w.submit(second, 1)
+        await asyncio.sleep(0.02)
+        w.runner.held.pop(0)()
+        await old
+        await asyncio.sleep(0.05)
+        assert w.sessions.report().stopped
+        w.runner.release()
+        await young
+        await asyncio.sleep(0.3)
+        assert w.sessions.report().shards == SHARDS - 1
+
+
+@simulated
 async def test_a_drain_hands_over_and_a_drain_without_taker_commits_and_leaves() -> None:
     store = MemoryStore(SimClock())
     async with Worker(store) as w, Worker(store.client(), "w-2") as other:
