@@ -414,7 +414,25 @@ async def written_though_refused(endpoint: str) -> int:
     return len(there)
 
 
-async def test_users_and_their_tokens(own_etcd: EtcdServer) -> None:
+@pytest.mark.parametrize("patience", [None, 0.1])  # the second: the negative control
+async def test_an_etcd_that_is_slow_with_passwords_is_waited_for(
+    own_server: Callable[..., EtcdServer], monkeypatch: pytest.MonkeyPatch, patience: float | None
+) -> None:
+    server = own_server("--bcrypt-cost", "13")  # half a second and more
+    await asyncio.to_thread(_enable_auth, server)
+    if patience is not None:
+        monkeypatch.setattr(connections, "AUTHENTICATE_SECONDS", patience)
+    store = EtcdStore([server.endpoint], user="worker", password="secret")
+    if patience is None:
+        assert (await store.txn(put(b"mine"), timeout=60)).succeeded
+    else:
+        with pytest.raises(StoreError, match="no etcd endpoint could be reached"):
+            await store.txn(put(b"mine"), timeout=3)
+    await store.close()
+
+
+async def test_users_and_their_tokens(own_server: Callable[..., EtcdServer]) -> None:
+    own_etcd = own_server("--bcrypt-cost", "4")
     await asyncio.to_thread(_enable_auth, own_etcd)
     wrong = EtcdStore([own_etcd.endpoint], user="worker", password="wrong")
     with pytest.raises(StoreError, match="authentication failed") as caught:

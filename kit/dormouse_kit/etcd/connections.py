@@ -29,6 +29,9 @@ from dormouse_kit.etcd.dialling import first_of
 from dormouse_kit.grpc_options import UNLIMITED, Options
 
 CONNECT_SECONDS: Final = 1.0
+AUTHENTICATE_SECONDS: Final = 10.0
+"""etcd takes a tenth of a second of a processor for each password, and all clients come at once when it was away: one that gave up soon and
+asked again would add to what it waits for."""
 PROBE_AFTER: Final = 1.0  # of silence
 PROBE_TIMEOUT: Final = 2.0  # until a probe counts as unanswered
 PAUSE: Final = Backoff(0.02, 0.3)  # after a connection that did not last
@@ -204,7 +207,7 @@ class Connections:
             connection = Connection(endpoint, channel)
             if self._user:
                 try:
-                    await connection.authenticate(self._user, self._credentials.password(), CONNECT_SECONDS)
+                    await connection.authenticate(self._user, self._credentials.password(), AUTHENTICATE_SECONDS)
                 except grpc.aio.AioRpcError as error:
                     refused = messages.store_error("Authenticate", endpoint, error)
                     if refused.definite:
