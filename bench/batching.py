@@ -23,7 +23,7 @@ from dormouse_core import spec as specs
 from dormouse_testing import models
 from dormouse_testing.models import FLOAT, node, write
 from dormouse_testing.workers import WorkerProcess, request_of
-from dormouse_worker.bootstrap import INFER
+from dormouse_worker.process.bootstrap import INFER
 from dormouse_worker.runtimes.onnx import OnnxRuntime
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -21,7 +21,7 @@ from dormouse_core.sessions.names import session_key
 from dormouse_kit.clock import SystemClock
 from dormouse_kit.etcd import EtcdStore
 from dormouse_proto import state_pb2
-from dormouse_worker.sessions import Answer, Outcome, Ran, Sessions, Settings, StateInfo, Step
+from dormouse_worker.sessions import Answer, Outcome, Ran, Sessions, SessionSettings, StateInfo, Step
 
 FUNCTION = Function("bench", "steps", "uid")
 KEYS = Keys("bench")
@@ -109,7 +109,7 @@ async def measure(callers: int, shards: int, seconds: float, state: int, reply: 
     infos = [StateInfo("s", "s", "s", "FP32", (1, state), 0, np.zeros((1, state), np.float32))]
     sessions = Sessions(
         FUNCTION,
-        Settings(shards, "v1"),
+        SessionSettings(shards, "v1"),
         infos,
         store,
         SystemClock(),

@@ -22,7 +22,7 @@ import numpy as np
 from dormouse_testing import models
 from dormouse_testing.etcd_server import EtcdServer
 from dormouse_testing.workers import WorkerProcess, give_shards, request_of, spec_file
-from dormouse_worker.bootstrap import INFER
+from dormouse_worker.process.bootstrap import INFER
 
 GOAL = 8_000
 

@@ -30,7 +30,7 @@ KINDS = {
     "examples/vad.yaml": "yaml",
     "examples/vad/voice.wav": "wav",
     "proto/control.proto": "proto",
-    "gateway/dormouse_gateway/router.lua": "lua",
+    "gateway/dormouse_gateway/envoy/router.lua": "lua",
 }
 FILES = [str(ROOT / name) for name in KINDS]
 

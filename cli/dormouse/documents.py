@@ -29,7 +29,7 @@ class Document:
 
 
 @dataclass(slots=True)
-class Reading:
+class DocumentReading:
     """What was found. `others`, `faults`: a sentence each."""
 
     documents: list[Document] = field(default_factory=list)
@@ -37,9 +37,9 @@ class Reading:
     faults: list[str] = field(default_factory=list)
 
 
-def read(names: Iterable[str]) -> Reading:
+def read(names: Iterable[str]) -> DocumentReading:
     """`names`: files, folders (theirs are read in the order of their names, those of folders below are not), or - for standard input."""
-    reading, seen = Reading(), dict[str, str]()
+    reading, seen = DocumentReading(), dict[str, str]()
     for name in names:
         folder = name != STDIN and Path(name).is_dir()
         for where, path in _files(name) if folder else [("standard input" if name == STDIN else name, name)]:
@@ -60,7 +60,7 @@ def _files(folder: str) -> list[tuple[str, str]]:
     return [(path.name, str(path)) for path in found]
 
 
-def _take(reading: Reading, seen: dict[str, str], where: str, text: bytes) -> None:
+def _take(reading: DocumentReading, seen: dict[str, str], where: str, text: bytes) -> None:
     try:
         whole = list(_numbered(specs.read_all(text)))
     except InvalidArgument as error:

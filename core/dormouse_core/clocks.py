@@ -205,7 +205,7 @@ class Skew:
         return round(self._clock.monotonic() * 1e6)
 
 
-class Reading(Protocol):
+class TimeReading(Protocol):
     """What expiry and timestamps ask for: a process's `Skew`, or a clock that a test trusts."""
 
     def now_us(self) -> int | None:
@@ -277,7 +277,7 @@ class Rising:
     ahead, and so would be every timestamp for as long as it was: they go on from what it says now, in another `life`. The two are not
     comparable: a life is a maker of keys of its own (`callkeys`)."""
 
-    def __init__(self, skew: Reading) -> None:
+    def __init__(self, skew: TimeReading) -> None:
         self.life = 0
         self._skew = skew
         self._last_us = 0

@@ -5,7 +5,7 @@ name (Secrets, service accounts, priority classes, ...) is the installation's to
 nothing else. Dormouse's own objects are refused whatever the policy says: another function's user in the store, and in the installation's
 namespace everything that the installation itself consists of.
 
-`refusals` is asked before anything becomes a pod (`dormouse_operator.kubernetes.pods`). On one machine nothing of it has an effect.
+`refusals` is asked before anything becomes a pod (`dormouse_operator.kubernetes.objects.pod`). On one machine nothing of it has an effect.
 """
 
 import re

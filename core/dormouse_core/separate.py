@@ -1,8 +1,9 @@
 """Calls that were to run together and must not: what a worker finds while it serves, kept with the proof of its revision.
 
 The experiment at a model's loading says `Independent` of the sizes that it tried. Other sizes are forms of their own
-(`dormouse_worker.forms`): the first two calls of one are compared, alone and together. A form that fails is told to the leader, which
-writes it beside the experiment's result: the status says so, and no other worker joins calls of that form, one that wakes or one that runs.
+(`dormouse_worker.batches.forms`): the first two calls of one are compared, alone and together. A form that fails is told to the leader,
+which writes it beside the experiment's result: the status says so, and no other worker joins calls of that form, one that wakes or one
+that runs.
 
 Forms belong to a result of the experiment, by its key: another file, manifest or runtime has other ones.
 """

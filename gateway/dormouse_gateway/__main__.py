@@ -16,26 +16,30 @@ from dormouse_kit.etcd import EtcdStore, TlsFiles
 from dormouse_kit.grpc_options import server_options
 from dormouse_kit.metrics import serve as serve_metrics
 
-from dormouse_gateway import leading, metrics, serving, transport, xds
-from dormouse_gateway.demand import Demand
-from dormouse_gateway.health import Health
-from dormouse_gateway.methods import Methods
-from dormouse_gateway.quotas import Quotas
-from dormouse_gateway.reach import Reach
-from dormouse_gateway.reads import Reads
-from dormouse_gateway.relay import Relay
-from dormouse_gateway.routes import Routes
-from dormouse_gateway.settings import Settings, parse
-from dormouse_gateway.snapshot import Snapshot
-from dormouse_gateway.streaming import Streaming
-from dormouse_gateway.table import Guard, Table
-from dormouse_gateway.watching import Watching
+from dormouse_gateway import metrics
+from dormouse_gateway.envoy import xds
+from dormouse_gateway.envoy.snapshot import Snapshot
+from dormouse_gateway.leader import leading
+from dormouse_gateway.leader.demand import Demand
+from dormouse_gateway.leader.reach import Reach
+from dormouse_gateway.relay import transport
+from dormouse_gateway.relay.relaying import Relay
+from dormouse_gateway.serving import port as serving
+from dormouse_gateway.serving.health import Health
+from dormouse_gateway.serving.methods import Methods
+from dormouse_gateway.serving.quotas import Quotas
+from dormouse_gateway.serving.streaming import Streaming
+from dormouse_gateway.settings import GatewaySettings, parse
+from dormouse_gateway.watching.keeping import Watching
+from dormouse_gateway.watching.reads import Reads
+from dormouse_gateway.watching.routes import Routes
+from dormouse_gateway.watching.table import Guard, Table
 
 
 class Agent:
     """Everything of one agent, made but not started. `store` is opened and closed by the caller."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: GatewaySettings, store: Store) -> None:
         self._settings = settings
         clock = SystemClock()
         self.skew = Skew(clock)
@@ -78,7 +82,7 @@ class Agent:
         self.routes = Routes(self.table, self.snapshot, settings)
         self.xds = xds.Server(self.snapshot)
         self._watching = Watching(self.table, keys, store, clock, self._changed)
-        self._registration = leading.Registration(store, clock, keys, self.name, settings.relay)
+        self._registration = leading.GatewayRegistration(store, clock, keys, self.name, settings.relay)
         reports = leading.Reports(
             self.name,
             self.demand,
@@ -173,14 +177,14 @@ def bind(server: grpc.aio.Server, address: str) -> None:
         os.umask(before)
 
 
-def open_store(settings: Settings) -> EtcdStore:
+def open_store(settings: GatewaySettings) -> EtcdStore:
     files = [Path(text) if text else None for text in (settings.store_ca, settings.store_cert, settings.store_key)]
     tls = TlsFiles(*files) if any(files) else None
     password = Path(settings.store_password_file) if settings.store_password_file else ""
     return EtcdStore(settings.store, tls=tls, user=settings.store_user, password=password)
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: GatewaySettings) -> None:
     store = open_store(settings)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

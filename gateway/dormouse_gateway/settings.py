@@ -12,7 +12,7 @@ UNIX = addresses.UNIX
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class GatewaySettings:
     listen: str = "127.0.0.1:8001"
     """Where callers connect, IP:port."""
     relay: str = "127.0.0.1:8002"
@@ -89,9 +89,9 @@ class Settings:
         return self.relay.startswith(UNIX)
 
 
-def parse(arguments: Sequence[str] | None, program: str) -> Settings:
+def parse(arguments: Sequence[str] | None, program: str) -> GatewaySettings:
     """Settings from the command line; exits with a readable message when one is wrong."""
-    default = Settings()
+    default = GatewaySettings()
     parser = argparse.ArgumentParser(prog=program)
     parser.add_argument("--store", action="append", metavar="HOST:PORT", help="an etcd endpoint; may be given several times")
     for option in ("ca", "cert", "key", "user", "password-file"):
@@ -120,6 +120,6 @@ def parse(arguments: Sequence[str] | None, program: str) -> Settings:
     options["own_names"] = frozenset(name.lower() for name in options.pop("own_name"))
     options["store"] = tuple(options["store"] or default.store)
     try:
-        return Settings(**options)
+        return GatewaySettings(**options)
     except ValueError as wrong:
         parser.error(str(wrong))

@@ -1,7 +1,7 @@
 """What lies in a model's folder and is not of the model: `.dormouseignore`.
 
 A line is a name within the folder, or a pattern of `fnmatch`; one that ends in / is a folder with all that is in it. Lines that begin with
-# say nothing. People write it, and a worker adds what its own handler writes (`dormouse_worker.written`).
+# say nothing. People write it, and a worker adds what its own handler writes (`dormouse_worker.fetching.written`).
 """
 
 import fnmatch

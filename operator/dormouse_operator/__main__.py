@@ -19,11 +19,11 @@ from dormouse_operator.dialing import GrpcDialer
 from dormouse_operator.leading import Leader
 from dormouse_operator.providers import LocalProvider
 from dormouse_operator.registering import Registering
-from dormouse_operator.settings import Settings
+from dormouse_operator.settings import OperatorSettings
 from dormouse_operator.space import Space
 
 
-async def run(s: Settings, alone: bool = False) -> int:
+async def run(s: OperatorSettings, alone: bool = False) -> int:
     """The exit code; `terms.CLOCK`: to be run again, `alone`."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

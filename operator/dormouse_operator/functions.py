@@ -33,7 +33,7 @@ Written = lifecycle.Prove | lifecycle.Separate | lifecycle.Report | lifecycle.Fo
 
 
 @dataclass(slots=True)
-class Parts:
+class LoopParts:
     """What every function's loop shares."""
 
     clock: Clock
@@ -50,7 +50,7 @@ class Parts:
 class FunctionLoop:
     """The life of one uid under one leader."""
 
-    def __init__(self, uid: str, parts: Parts) -> None:
+    def __init__(self, uid: str, parts: LoopParts) -> None:
         self.uid = uid
         self.decision = Decision(0, "not decided yet", valid=False)
         self.decided = False

@@ -21,7 +21,7 @@ from dormouse_operator import metrics, status
 from dormouse_operator.counting import Counts
 from dormouse_operator.deleting import Deleter
 from dormouse_operator.demands import Demands
-from dormouse_operator.functions import FunctionLoop, Parts
+from dormouse_operator.functions import FunctionLoop, LoopParts
 from dormouse_operator.links import Dialer, Links
 from dormouse_operator.mirror import Mirror
 from dormouse_operator.orphans import Orphans
@@ -93,7 +93,7 @@ class Leader:
         self._orphans = Orphans(store, clock, keys, self.view, leader_new)
         self._provider = provider
         writer = Writer(store, keys, leader_new, self._owed)
-        self._parts = Parts(clock, self.view, self.demands, provider, writer, self.registry, self._maps, looked)
+        self._parts = LoopParts(clock, self.view, self.demands, provider, writer, self.registry, self._maps, looked)
         self._looked = looked
         self._loops: dict[str, FunctionLoop] = {}
         self._tasks: set[asyncio.Task[None]] = set()

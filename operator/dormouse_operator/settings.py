@@ -9,7 +9,7 @@ from dormouse_core.spec.durations import Duration
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class OperatorSettings:
     store: tuple[str, ...] = ("127.0.0.1:2379",)
     store_ca: str = ""
     store_cert: str = ""
@@ -35,9 +35,9 @@ class Settings:
     """Seconds from a session's end to its removal; None: see `lifetimes.removal_wait`."""
 
 
-def parse(arguments: Sequence[str] | None) -> Settings:
+def parse(arguments: Sequence[str] | None) -> OperatorSettings:
     """Settings from the command line; exits with a readable message when one is wrong."""
-    default = Settings()
+    default = OperatorSettings()
     parser = argparse.ArgumentParser(prog="dormouse_operator")
     parser.add_argument(
         "--local", action="store_true", required=True, help="one machine, workers by `dormouse up`; --kubernetes has options of its own"
@@ -67,7 +67,7 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     listen = options["listen"]
     if not listen.startswith("unix:") and not ((port := listen.rpartition(":")[2]).isdigit() and 0 < int(port) < 65536):
         parser.error(f"--listen: {listen!r} found, unix:PATH or IP:port with a port from 1 to 65535 is allowed")
-    return Settings(**options)
+    return OperatorSettings(**options)
 
 
 def _wait(text: str) -> float:

@@ -14,7 +14,7 @@ from dormouse_core import storage
 from dormouse_core.policies import Policy
 from dormouse_gateway import settings as gateway_settings
 from dormouse_operator.kubernetes import options
-from dormouse_operator.kubernetes.settings import Settings
+from dormouse_operator.kubernetes.settings import ClusterSettings
 from dormouse_testing.cluster.charts import Object, Refused, Rendered, containers, render
 from dormouse_testing.cluster.client import CHART
 from dormouse_testing.cluster.layout import ROOT
@@ -240,7 +240,7 @@ def test_values_of_an_older_release_are_taken(default: Rendered, helm: str) -> N
     assert operator_settings(render(helm, "etcd.fairShares=false")).fair_shares is False
 
 
-def operator_settings(rendered: Rendered) -> Settings:
+def operator_settings(rendered: Rendered) -> ClusterSettings:
     """As the operator reads them."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         file.write(rendered.one("ConfigMap", "dormouse-operator")["data"]["functions.json"])

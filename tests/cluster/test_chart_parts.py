@@ -156,7 +156,7 @@ def test_etcd_answers_nobody_in_the_clear_and_no_member_that_it_does_not_know(de
     assert words["auth-token"] == "simple"
 
 
-def gateway_arguments(rendered: Rendered) -> gateway_settings.Settings:
+def gateway_arguments(rendered: Rendered) -> gateway_settings.GatewaySettings:
     return gateway_settings.parse(container(rendered, "gateway", "agent")["args"], "gateway")
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dormouse_operator.kubernetes
-from dormouse_operator.kubernetes import kinds
-from dormouse_operator.kubernetes.kinds import APPLIED, FUNCTIONS, PODS, SECRETS, Kind
+from dormouse_operator.kubernetes.api import kinds
+from dormouse_operator.kubernetes.api.kinds import APPLIED, FUNCTIONS, PODS, SECRETS, Kind
 from dormouse_testing.cluster.charts import Object, render
 
 Right = tuple[str, str, str]  # API group, resource, verb

@@ -5,9 +5,9 @@ from typing import Any
 
 from dormouse_core import spec as specs
 from dormouse_core.policies import Policy
-from dormouse_operator.kubernetes import names
-from dormouse_operator.kubernetes.api import Object
-from dormouse_operator.kubernetes.registry import timestamp
+from dormouse_operator.kubernetes.api.http import Object
+from dormouse_operator.kubernetes.objects import names
+from dormouse_operator.kubernetes.objects.registry import timestamp
 from dormouse_operator.registering import with_spec
 from dormouse_proto import state_pb2
 

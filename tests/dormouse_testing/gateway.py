@@ -24,7 +24,7 @@ from dormouse_core import spec
 from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Delete, Put, Store, Txn
 from dormouse_core.spec.objects import FunctionSpec, Model, SessionsSpec, StateSpec, Timeouts
-from dormouse_gateway import envoy
+from dormouse_gateway.envoy import process as envoy
 from dormouse_gateway.settings import parse
 from dormouse_kit.clock import TEST_OFFSET
 from dormouse_kit.grpc_options import channel_options, server_options

@@ -20,7 +20,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from dormouse_core.keys import Function, Keys
-from dormouse_gateway.bootstrap import bootstrap
+from dormouse_gateway.envoy.bootstrap import bootstrap
 from dormouse_gateway.settings import parse
 from dormouse_kit.etcd import EtcdStore
 from dormouse_proto import inference_pb2

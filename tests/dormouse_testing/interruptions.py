@@ -18,7 +18,7 @@ from dormouse_core.errors import Again, Unavailable
 from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Delete, Full, Put, StoreError, Txn
 from dormouse_core.sessions import arrays
-from dormouse_core.sessions.boundary import Answer, Ran, Settings, StateInfo, Step
+from dormouse_core.sessions.boundary import Answer, Ran, SessionSettings, StateInfo, Step
 from dormouse_core.sessions.commands import Acquired, Get, GetAll, Plan, Quiet, Run, Soon, Start, Tell, Transact, Wait, Waited, Wake
 from dormouse_core.sessions.machine import Machine
 from dormouse_core.sessions.names import session_key
@@ -78,7 +78,7 @@ class History:
         self.calls = calls
         self.untold: list[Step] = []  # submitted and not answered
         time = Trusted(self.clock)
-        self.machines = {name: Machine(F, Settings(1, "v1"), STATES, self.clock, time, worker=name, keys=KEYS) for name in WORKERS}
+        self.machines = {name: Machine(F, SessionSettings(1, "v1"), STATES, self.clock, time, worker=name, keys=KEYS) for name in WORKERS}
         self.seen = dict.fromkeys(WORKERS, 0)
         for name in WORKERS:
             self.write(Put(KEYS.worker(F, name), b""))
@@ -373,7 +373,7 @@ def written() -> bytes:
     """The record of a session that has lived before: its sum is 10 ** 8."""
     step = Step("", CallKey(1, "g-8"), b"", False, False, True, None, lambda answer: None)
     now_us = int(ManualClock().now() * 1e6)
-    body = steps.advance(None, None, 0, step, True, b"", now_us, int(1e6 * Settings(1, "v1").ttl), "v1", b"w-0/0")
+    body = steps.advance(None, None, 0, step, True, b"", now_us, int(1e6 * SessionSettings(1, "v1").ttl), "v1", b"w-0/0")
     return records.encode(body, arrays.encode(STATES, {"sum": np.array([10**8])}), b"w-0/0")
 
 

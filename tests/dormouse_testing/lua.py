@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dormouse_gateway.bootstrap import extension, lua_source, socket_address
-from dormouse_gateway.envoy import command
-from dormouse_gateway.settings import Settings
+from dormouse_gateway.envoy.bootstrap import extension, lua_source, socket_address
+from dormouse_gateway.envoy.process import command
+from dormouse_gateway.settings import GatewaySettings
 
 from dormouse_testing.ports import free_port
 
@@ -79,7 +79,7 @@ class Lua:
 
 
 @contextlib.contextmanager
-def running(settings: Settings, source: Callable[[Settings], str] = lua_source) -> Iterator[Lua]:
+def running(settings: GatewaySettings, source: Callable[[GatewaySettings], str] = lua_source) -> Iterator[Lua]:
     port = free_port()
     lua = extension(
         "envoy.filters.http.lua",

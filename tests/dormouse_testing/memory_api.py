@@ -3,8 +3,8 @@
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from dormouse_operator.kubernetes.api import ApiError, Change, Listed, Object, key_of
-from dormouse_operator.kubernetes.kinds import Kind
+from dormouse_operator.kubernetes.api.http import ApiError, Change, Listed, Object, key_of
+from dormouse_operator.kubernetes.api.kinds import Kind
 
 
 class MemoryApi:

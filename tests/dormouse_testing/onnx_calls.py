@@ -13,10 +13,10 @@ from dormouse_core import limits
 from dormouse_core import spec as specs
 from dormouse_core.errors import Code, InvalidArgument
 from dormouse_proto import inference_pb2, state_pb2
-from dormouse_worker import memorylimit
-from dormouse_worker.batching import Batcher
-from dormouse_worker.replies import Encoder
-from dormouse_worker.requests import Decoder
+from dormouse_worker.batches.batching import Batcher
+from dormouse_worker.batches.replies import Encoder
+from dormouse_worker.batches.requests import Decoder
+from dormouse_worker.process import memorylimit
 from dormouse_worker.runtimes.onnx import OnnxRuntime
 from dormouse_worker.sessions import Failed, Outcome, Ran
 

@@ -3,10 +3,10 @@
 from typing import Any
 
 from dormouse_core.seams import Instance, Wanted
-from dormouse_operator.kubernetes.api import Object
-from dormouse_operator.kubernetes.kinds import DEPLOYMENTS, PODS
-from dormouse_operator.kubernetes.provider import KubernetesProvider, trim, trim_pod
-from dormouse_operator.kubernetes.reflecting import Reflector
+from dormouse_operator.kubernetes.api.http import Object
+from dormouse_operator.kubernetes.api.kinds import DEPLOYMENTS, PODS
+from dormouse_operator.kubernetes.api.reflecting import Reflector
+from dormouse_operator.kubernetes.pods.provider import KubernetesProvider, trim, trim_pod
 from dormouse_proto import state_pb2
 
 from dormouse_testing.clock import ManualClock

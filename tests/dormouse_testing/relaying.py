@@ -12,15 +12,15 @@ from dormouse_core import limits
 from dormouse_core.errors import Again
 from dormouse_core.keys import Keys
 from dormouse_core.seams import Part, Reply
-from dormouse_gateway.demand import Demand
+from dormouse_gateway.leader.demand import Demand
+from dormouse_gateway.leader.reach import LIVE
 from dormouse_gateway.paths import INFER, STREAM
-from dormouse_gateway.quotas import Quotas
-from dormouse_gateway.reach import LIVE
-from dormouse_gateway.reads import Reads
-from dormouse_gateway.relay import Relay, Request
-from dormouse_gateway.streaming import Streaming
-from dormouse_gateway.table import Table
-from dormouse_gateway.watching import Watching
+from dormouse_gateway.relay.relaying import Relay, Request
+from dormouse_gateway.serving.quotas import Quotas
+from dormouse_gateway.serving.streaming import Streaming
+from dormouse_gateway.watching.keeping import Watching
+from dormouse_gateway.watching.reads import Reads
+from dormouse_gateway.watching.table import Table
 from dormouse_proto import inference_pb2
 
 from dormouse_testing.clock import SimClock

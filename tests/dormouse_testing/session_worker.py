@@ -8,13 +8,13 @@ from typing import Any, ParamSpec
 
 import numpy as np
 from dormouse_core.callkeys import CallKey
-from dormouse_core.clocks import Reading
+from dormouse_core.clocks import TimeReading
 from dormouse_core.errors import Again, Unavailable
 from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Put, Txn
 from dormouse_core.sessions.names import session_key, shard_of
 from dormouse_proto import state_pb2
-from dormouse_worker.sessions import Answer, Failed, Outcome, Ran, Sessions, Settings, StateInfo, Step
+from dormouse_worker.sessions import Answer, Failed, Outcome, Ran, Sessions, SessionSettings, StateInfo, Step
 
 from dormouse_testing import simloop
 from dormouse_testing.clock import SimClock, Trusted
@@ -77,9 +77,9 @@ class Worker:
     store: MemoryStore
     name: str = "w-1"
     runner: Adder = field(default_factory=Adder)
-    settings: Settings = field(default_factory=lambda: Settings(SHARDS, "v1", ttl=1000.0))
+    settings: SessionSettings = field(default_factory=lambda: SessionSettings(SHARDS, "v1", ttl=1000.0))
     states: list[StateInfo] = field(default_factory=lambda: SUM)
-    time: Reading = field(default_factory=lambda: Trusted(SimClock()))
+    time: TimeReading = field(default_factory=lambda: Trusted(SimClock()))
     sessions: Sessions = field(init=False)
 
     def __post_init__(self) -> None:

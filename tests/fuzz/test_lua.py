@@ -12,7 +12,7 @@ import pytest
 from dormouse_core.errors import DormouseError
 from dormouse_core.sessions.names import session_key
 from dormouse_gateway import naming
-from dormouse_gateway.settings import Settings
+from dormouse_gateway.settings import GatewaySettings
 from dormouse_proto import inference_pb2
 from dormouse_testing import fuzzing
 from dormouse_testing.lua import Lua, running
@@ -24,7 +24,7 @@ INPUTS: dict[str, tuple[str, list[int]]] = {"x": ("FP32", [-1, 3]), "b": ("BYTES
 
 @pytest.fixture(scope="module")
 def lua() -> Iterator[Lua]:
-    with running(Settings(concurrency=1)) as made:
+    with running(GatewaySettings(concurrency=1)) as made:
         yield made
 
 

@@ -16,11 +16,11 @@ from dormouse_core.sessions.names import session_key
 from dormouse_core.tensors import DATATYPES, encode_raw
 from dormouse_gateway import naming
 from dormouse_testing import fuzzing
-from dormouse_worker import calls, frames
-from dormouse_worker.calls import SessionReader
-from dormouse_worker.replies import Encoder
-from dormouse_worker.requests import Decoder, Digester
-from dormouse_worker.signatures import Signature, TensorSpec
+from dormouse_worker.batches.replies import Encoder
+from dormouse_worker.batches.requests import Decoder, Digester
+from dormouse_worker.models.signatures import Signature, TensorSpec
+from dormouse_worker.transport import calls, frames
+from dormouse_worker.transport.calls import SessionReader
 
 TOLD = {Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED, Code.UNIMPLEMENTED, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED}
 INPUTS: dict[str, tuple[str, list[int]]] = {

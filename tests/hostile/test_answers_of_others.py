@@ -12,11 +12,11 @@ import pytest
 from dormouse import parts, supervisors
 from dormouse.home import Home
 from dormouse_core.errors import DormouseError
-from dormouse_gateway import envoy
+from dormouse_gateway.envoy import process as envoy
 from dormouse_kit import log
-from dormouse_worker import probing, supervisor
-from dormouse_worker.jsonstore import JsonStore, Refused
-from dormouse_worker.link import Link
+from dormouse_worker.process import probing, supervisor
+from dormouse_worker.process.jsonstore import JsonStore, Refused
+from dormouse_worker.process.link import Link
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 

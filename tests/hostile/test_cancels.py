@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import pytest
 from dormouse_core import limits
-from dormouse_gateway.bootstrap import RELAY_CLUSTER
+from dormouse_gateway.envoy.bootstrap import RELAY_CLUSTER
 from dormouse_proto import inference_pb2
 from dormouse_testing.etcd_server import EtcdServer
 from dormouse_testing.gateway import infer, request

@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 from dormouse_core import limits
-from dormouse_gateway.bootstrap import OPENING, RELAY_CLUSTER
+from dormouse_gateway.envoy.bootstrap import OPENING, RELAY_CLUSTER
 from dormouse_proto import health_pb2, inference_pb2
 from dormouse_testing.etcd_server import EtcdServer
 from dormouse_testing.gateway import request

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from dormouse_core import limits
-from dormouse_gateway.bootstrap import MESSAGES
+from dormouse_gateway.envoy.bootstrap import MESSAGES
 from dormouse_proto import health_pb2, inference_pb2
 from dormouse_testing import hostile
 from dormouse_testing.etcd_server import EtcdServer

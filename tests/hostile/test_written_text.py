@@ -14,10 +14,10 @@ from dormouse_core import proposing
 from dormouse_core.errors import InvalidArgument, text_of
 from dormouse_core.plain import plain
 from dormouse_kit import log
-from dormouse_operator.kubernetes import problems
+from dormouse_operator.kubernetes.pods import problems
 from dormouse_proto import control_pb2, state_pb2
 from dormouse_testing.logged import logged
-from dormouse_worker.printed import Printed
+from dormouse_worker.process.printed import Printed
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -18,7 +18,7 @@ from dormouse_kit.etcd import EtcdStore, TlsFiles, connections, watching
 from dormouse_testing.etcd_server import EtcdServer
 from dormouse_testing.ports import free_port
 from dormouse_testing.proxy import Proxy
-from dormouse_worker.jsonstore import JsonStore
+from dormouse_worker.process.jsonstore import JsonStore
 
 KEY = "/dormouse/faults/a"
 

@@ -11,7 +11,7 @@ from dormouse_kit.etcd import EtcdStore
 from dormouse_kit.etcd.connections import Connection, Connections
 from dormouse_kit.etcd.users import ROOT, Grant, Users
 from dormouse_testing.etcd_server import EtcdServer
-from dormouse_worker.jsonstore import JsonStore, Refused
+from dormouse_worker.process.jsonstore import JsonStore, Refused
 
 PASSWORD = "correct horse"
 

@@ -15,7 +15,7 @@ import grpc.aio
 import pytest
 from dormouse_core import limits
 from dormouse_core.keys import Keys
-from dormouse_gateway.bootstrap import bootstrap
+from dormouse_gateway.envoy.bootstrap import bootstrap
 from dormouse_gateway.settings import parse
 from dormouse_kit.etcd import EtcdStore
 from dormouse_testing.etcd_server import EtcdServer

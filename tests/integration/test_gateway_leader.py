@@ -11,8 +11,8 @@ import pytest
 from dormouse_core.clocks import Skew
 from dormouse_core.keys import Keys
 from dormouse_core.seams import Put, Txn
-from dormouse_gateway.demand import Demand
-from dormouse_gateway.leading import LeaderStream, Registration, Reports
+from dormouse_gateway.leader.demand import Demand
+from dormouse_gateway.leader.leading import GatewayRegistration, LeaderStream, Reports
 from dormouse_kit import log
 from dormouse_kit.clock import SystemClock
 from dormouse_kit.etcd import EtcdStore
@@ -107,7 +107,7 @@ async def test_a_leader_that_is_away_is_said_to_be_away_once(
 
 async def test_the_agents_entry_lives_as_long_as_its_lease(etcd_server: EtcdServer, installation: str) -> None:
     store, keys = EtcdStore([etcd_server.endpoint]), Keys(installation)
-    registration = Registration(store, SystemClock(), keys, "agent-1", "127.0.0.1:8002")
+    registration = GatewayRegistration(store, SystemClock(), keys, "agent-1", "127.0.0.1:8002")
     running = asyncio.create_task(registration.run())
     key = keys.gateway("agent-1")
 

@@ -12,12 +12,12 @@ import grpc
 import grpc.aio
 import pytest
 from dormouse_core.keys import Keys
-from dormouse_gateway import xds
-from dormouse_gateway.bootstrap import bootstrap
+from dormouse_gateway.envoy import xds
+from dormouse_gateway.envoy.bootstrap import bootstrap
+from dormouse_gateway.envoy.resources import CLUSTER, Route, entry, pack, resource, resources
+from dormouse_gateway.envoy.snapshot import Snapshot
 from dormouse_gateway.paths import STREAM
-from dormouse_gateway.resources import CLUSTER, Route, entry, pack, resource, resources
 from dormouse_gateway.settings import parse
-from dormouse_gateway.snapshot import Snapshot
 from dormouse_kit.etcd import EtcdStore
 from dormouse_proto import envoy
 from dormouse_testing.etcd_server import EtcdServer

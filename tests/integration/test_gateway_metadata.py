@@ -10,7 +10,7 @@ import pytest
 from dormouse_core import limits
 from dormouse_core.keys import Keys
 from dormouse_core.spec import Duration
-from dormouse_gateway.bootstrap import bootstrap
+from dormouse_gateway.envoy.bootstrap import bootstrap
 from dormouse_gateway.settings import parse
 from dormouse_kit.etcd import EtcdStore
 from dormouse_proto import inference_pb2

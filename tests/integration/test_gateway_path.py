@@ -11,7 +11,7 @@ from dormouse_core import headernames
 from dormouse_core.keys import Function, Keys
 from dormouse_core.sessions.names import session_key, shard_of
 from dormouse_core.spec import Duration
-from dormouse_gateway.resources import NOBODY
+from dormouse_gateway.envoy.resources import NOBODY
 from dormouse_kit.etcd import EtcdStore
 from dormouse_testing.etcd_server import EtcdServer
 from dormouse_testing.gateway import FakeWorker, Gateway, Refuse, Seen, Timeouts, Wire, World, infer, request, running

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import grpc
 import grpc.aio
 import pytest
-from dormouse_gateway.transport import Channels, GrpcTransport
+from dormouse_gateway.relay.transport import Channels, GrpcTransport
 from dormouse_testing.gateway import INFER, FakeWorker, Refuse, Seen, Wire, request
 from dormouse_testing.http2 import PREFACE
 from dormouse_testing.ports import free_port

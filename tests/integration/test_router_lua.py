@@ -12,9 +12,9 @@ from dormouse_core import limits
 from dormouse_core.errors import DormouseError
 from dormouse_core.sessions.names import session_key, shard_of
 from dormouse_gateway import naming
-from dormouse_gateway.bootstrap import opening_source
-from dormouse_gateway.resources import shard_map
-from dormouse_gateway.settings import Settings
+from dormouse_gateway.envoy.bootstrap import opening_source
+from dormouse_gateway.envoy.resources import shard_map
+from dormouse_gateway.settings import GatewaySettings
 from dormouse_proto import inference_pb2
 from dormouse_testing.lua import Lua, running
 from google.protobuf.message import DecodeError
@@ -26,7 +26,7 @@ STRINGS = ["7", "a/b", "../a", "a%2Fb", "a b", "é", "e\u0301", "\0", "\n", "~-.
 
 @pytest.fixture(scope="module")
 def lua() -> Iterator[Lua]:
-    with running(Settings(own_names=frozenset({"gateway.dormouse", "front.example.com"}), concurrency=1)) as made:
+    with running(GatewaySettings(own_names=frozenset({"gateway.dormouse", "front.example.com"}), concurrency=1)) as made:
         yield made
 
 
@@ -218,7 +218,7 @@ def test_what_cannot_be_read_is_not_guessed(lua: Lua) -> None:
 
 def test_who_opens_few_streams_is_let_in_while_others_open_without_end() -> None:
     now, most, least = 1_790_000_000_000, limits.HELD_STREAMS, limits.CONNECTION_OPENED_STREAMS
-    with running(Settings(concurrency=1), opening_source) as lua:
+    with running(GatewaySettings(concurrency=1), opening_source) as lua:
 
         def opens(connection: str, times: int, at: float = 0) -> int:
             """How many of so many that a connection opens at this second are let through."""

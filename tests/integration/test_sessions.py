@@ -17,7 +17,7 @@ from dormouse_kit.clock import SystemClock
 from dormouse_kit.etcd import EtcdStore
 from dormouse_proto import state_pb2
 from dormouse_testing.etcd_server import EtcdServer
-from dormouse_worker.sessions import Answer, Outcome, Ran, Sessions, Settings, StateInfo, Step
+from dormouse_worker.sessions import Answer, Outcome, Ran, Sessions, SessionSettings, StateInfo, Step
 
 SHARDS = 8
 F = Function("ns", "count", "uid")
@@ -54,7 +54,7 @@ class Scene:
         self.stores[name] = EtcdStore([self.endpoint])
         sessions = Sessions(
             F,
-            Settings(SHARDS, "v1"),
+            SessionSettings(SHARDS, "v1"),
             STATES,
             self.stores[name],
             SystemClock(),

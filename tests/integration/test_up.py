@@ -23,7 +23,7 @@ from dormouse.client import Client
 from dormouse_core.errors import Code, DormouseError
 from dormouse_testing import models
 from dormouse_testing.up import DOUBLE, TOTAL, Up, missing, row, save_models, save_triple, system
-from dormouse_worker.probing import exchange
+from dormouse_worker.process.probing import exchange
 
 
 @pytest.fixture

@@ -174,7 +174,7 @@ def test_without_a_keeper_of_the_lease_the_held_worker_loses_its_sessions(
     start: Start, tmp_path: Path, etcd_server: EtcdServer, installation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control: the supervisor knows that the step may run, but nobody renews."""
-    monkeypatch.setenv("PYTHONPATH", str(broken(tmp_path, "dormouse_worker.keeping", "keep", "lambda *_: None")))
+    monkeypatch.setenv("PYTHONPATH", str(broken(tmp_path, "dormouse_worker.process.keeping", "keep", "lambda *_: None")))
     worker = start(handler(tmp_path, HOLDS["native"]))
     with worker.client() as client:
         patient(lambda: client.step(number(1), "a"))
@@ -188,7 +188,7 @@ def test_without_a_keeper_of_the_lease_the_held_worker_loses_its_sessions(
 @pytest.mark.slow
 def test_without_marks_a_step_that_may_run_is_a_hang(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control of the verdict."""
-    monkeypatch.setenv("PYTHONPATH", str(broken(tmp_path, "dormouse_worker.marks", "Marks.begin", "lambda *_: None")))
+    monkeypatch.setenv("PYTHONPATH", str(broken(tmp_path, "dormouse_worker.process.marks", "Marks.begin", "lambda *_: None")))
     worker = start(handler(tmp_path, HOLDS["native"]))
     with worker.client() as client:
         patient(lambda: client.step(number(1), "a"))
@@ -234,7 +234,7 @@ def test_without_asking_the_process_a_stopped_one_keeps_its_lease(
     start: Start, tmp_path: Path, etcd_server: EtcdServer, installation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control: while a step may run, the marks alone look the same."""
-    monkeypatch.setenv("PYTHONPATH", str(broken(tmp_path, "dormouse_worker.probing", "alive", "lambda *_: True")))
+    monkeypatch.setenv("PYTHONPATH", str(broken(tmp_path, "dormouse_worker.process.probing", "alive", "lambda *_: True")))
     worker = start(handler(tmp_path, HOLDS["native"]))
     with worker.client() as client:
         patient(lambda: client.step(number(1), "a"))

@@ -107,7 +107,7 @@ def test_without_restoring_another_python_runs_as_ours(start: Start, tmp_path: P
     """The negative control."""
     broken = tmp_path / "broken"
     broken.mkdir()
-    (broken / "sitecustomize.py").write_text("import dormouse_worker.surroundings as module\nmodule.restore = lambda *_: None\n")
+    (broken / "sitecustomize.py").write_text("import dormouse_worker.process.surroundings as module\nmodule.restore = lambda *_: None\n")
     monkeypatch.setenv("PYTHONPATH", str(broken))
     worker = start("""
         import os, subprocess, sys

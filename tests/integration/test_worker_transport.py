@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 from dormouse_testing.ports import free_port
-from dormouse_worker import bootstrap, probing
+from dormouse_worker.process import bootstrap, probing
 
 HOWS = ["at once", "after the headers", "in the body", "wrong type"]
 

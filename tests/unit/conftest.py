@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-LIMIT = 45.0
+LIMIT = 150.0
 """Seconds of a whole test, fixtures included. The slowest takes some seconds; a machine of several developers is slow."""
 AGAIN = 5.0
 LAST = 3

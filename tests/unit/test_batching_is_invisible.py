@@ -9,9 +9,9 @@ import pytest
 from dormouse_core.limits import BATCHING_TOLERANCE_FP32
 from dormouse_testing.onnx_calls import infer, load, raw
 from dormouse_testing.random_graphs import random_calls, random_model
-from dormouse_worker import deciding, joining, mixing
-from dormouse_worker.forms import Form, Forms
-from dormouse_worker.independence import Shown
+from dormouse_worker.batches.forms import Form, Forms
+from dormouse_worker.rows import deciding, joining, mixing
+from dormouse_worker.rows.independence import Shown
 
 GRAPHS = 32
 CALLS = 16

@@ -73,7 +73,7 @@ def test_sizes_of_the_store_and_of_messages(capsys: pytest.CaptureFixture[str]) 
         assert f"at most {size >> 20}MiB, is allowed" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("of", [settings.Settings, options.Options], ids=["one machine", "a cluster"])
+@pytest.mark.parametrize("of", [settings.OperatorSettings, options.Options], ids=["one machine", "a cluster"])
 def test_an_operator_that_is_told_no_quota_takes_etcds_own_default(of: type) -> None:
     [quota] = [field.default for field in dataclasses.fields(of) if field.name == "store_quota"]
     assert quota == 2 << 30

@@ -7,19 +7,19 @@ import pytest
 from dormouse_core.clocks import Skew
 from dormouse_core.errors import Again, DormouseError
 from dormouse_core.keys import Function, Keys
-from dormouse_gateway.methods import SERVICE
-from dormouse_gateway.methods import Methods as GatewayMethods
 from dormouse_gateway.paths import HEALTH
-from dormouse_gateway.relay import Request
-from dormouse_gateway.table import Table
+from dormouse_gateway.relay.relaying import Request
+from dormouse_gateway.serving.methods import SERVICE
+from dormouse_gateway.serving.methods import Methods as GatewayMethods
+from dormouse_gateway.watching.table import Table
 from dormouse_proto import health_pb2, inference_pb2
 from dormouse_testing.clock import ManualClock
-from dormouse_worker.asgi import Exchange
-from dormouse_worker.counters import Counters
-from dormouse_worker.methods import Methods
-from dormouse_worker.service import Service
-from dormouse_worker.signatures import Signature, TensorSpec
-from dormouse_worker.worker import Worker
+from dormouse_worker.models.signatures import Signature, TensorSpec
+from dormouse_worker.serving.counters import Counters
+from dormouse_worker.serving.methods import Methods
+from dormouse_worker.serving.service import Service
+from dormouse_worker.serving.worker import Worker
+from dormouse_worker.transport.asgi import Exchange
 
 TOLD = "the clock of this machine is 3600.0 s ahead of the others' median"
 

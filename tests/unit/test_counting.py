@@ -8,7 +8,7 @@ from dormouse_core.errors import ResourceExhausted, Unavailable
 from dormouse_core.storage import Used
 from dormouse_operator.counting import Counts, Figures
 from dormouse_proto import control_pb2, state_pb2
-from dormouse_worker import memorylimit
+from dormouse_worker.process import memorylimit
 
 GIB = 1 << 30
 

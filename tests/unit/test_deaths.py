@@ -6,7 +6,7 @@ import signal
 import pytest
 from dormouse_core import deaths
 from dormouse_proto import state_pb2
-from dormouse_worker import keeping, memorylimit
+from dormouse_worker.process import keeping, memorylimit
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -3,12 +3,12 @@
 import random
 
 import pytest
-from dormouse_gateway.delta import CHUNK, Answer, Ask, DeltaStream
-from dormouse_gateway.resources import CLUSTER, ENDPOINTS, SCOPE, TYPES, Resource, Route, entry, resources
-from dormouse_gateway.settings import Settings
-from dormouse_gateway.snapshot import Snapshot
+from dormouse_gateway.envoy.delta import CHUNK, Answer, Ask, DeltaStream
+from dormouse_gateway.envoy.resources import CLUSTER, ENDPOINTS, SCOPE, TYPES, Resource, Route, entry, resources
+from dormouse_gateway.envoy.snapshot import Snapshot
+from dormouse_gateway.settings import GatewaySettings
 
-SETTINGS = Settings()
+SETTINGS = GatewaySettings()
 
 
 class FakeEnvoy:

@@ -24,7 +24,7 @@ def put(folder: Path, **files: str) -> None:
         (folder / name.replace("_", ".")).write_text(text)
 
 
-def functions(reading: documents.Reading) -> list[str]:
+def functions(reading: documents.DocumentReading) -> list[str]:
     return [document.function for document in reading.documents]
 
 

@@ -22,8 +22,8 @@ from dormouse_core.steps import Refuse, Repeat, Run
 from dormouse_core.tensors import decode_raw
 from dormouse_proto import control_pb2, state_pb2
 from dormouse_testing.functions_seen import World, instance, worker
-from dormouse_worker.requests import Decoder, Digester
-from dormouse_worker.signatures import Signature, TensorSpec
+from dormouse_worker.batches.requests import Decoder, Digester
+from dormouse_worker.models.signatures import Signature, TensorSpec
 from google.protobuf import descriptor_pb2
 
 EARLIER: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors" / "earlier.json").read_text())

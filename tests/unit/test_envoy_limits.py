@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 from dormouse_core import limits
-from dormouse_gateway import bootstrap, envoy, resources
-from dormouse_gateway.methods import Methods
+from dormouse_gateway.envoy import bootstrap, resources
+from dormouse_gateway.envoy import process as envoy
 from dormouse_gateway.paths import INFER, UNARY
-from dormouse_gateway.settings import Settings
+from dormouse_gateway.serving.methods import Methods
+from dormouse_gateway.settings import GatewaySettings
 from dormouse_proto import envoy as protos
 from dormouse_testing.clock import ManualClock
 from google.protobuf import json_format
@@ -25,7 +26,7 @@ def routes(made: resources.Resource) -> list[dict[str, Any]]:
 
 def idle(path: str, *present: str) -> float:
     """Seconds of the idle timeout of the entry's route for a call, 0: none."""
-    for route in routes(resources.entry(Settings())):
+    for route in routes(resources.entry(GatewaySettings())):
         match = route["match"]
         fits = match.get("path") == path if "path" in match else path.startswith(match["prefix"])
         if fits and {each["name"] for each in match.get("headers", [])} <= set(present):
@@ -49,7 +50,7 @@ def test_a_stream_has_none_unless_it_holds_much(path: str) -> None:
 
 def test_a_functions_route_ends_the_timer_of_the_entrys() -> None:
     route = resources.Route("default", "f", "u", ("127.0.0.1:1",))
-    assert [each["route"]["idle_timeout"] for each in routes(resources.scope(route, Settings(), ()))] == ["0s"]
+    assert [each["route"]["idle_timeout"] for each in routes(resources.scope(route, GatewaySettings(), ()))] == ["0s"]
 
 
 def test_the_unary_methods_are_those_that_are_answered() -> None:
@@ -65,7 +66,7 @@ def test_a_shared_connection_stands_more_resets_than_it_carries_calls() -> None:
 
 
 def test_a_connection_may_have_as_many_calls_held_as_the_relay_holds_of_a_function() -> None:
-    manager = bootstrap.bootstrap(Settings())["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    manager = bootstrap.bootstrap(GatewaySettings())["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     assert manager["http2_protocol_options"]["max_concurrent_streams"] == 10_000
     assert limits.CONNECTION_CALLS >= limits.HELD_CALLS
 
@@ -75,12 +76,12 @@ def test_the_heap_follows_the_memory_that_there_is() -> None:
     assert envoy.heap_bytes(None, 8 * GIB) == 2 * GIB == limits.ENVOY_HEAP_MACHINE_FRACTION * 8 * GIB
     assert envoy.heap_bytes(64 * GIB, 8 * GIB) == 2 * GIB, "a limit that is none"
     assert envoy.heap_bytes(None, 640 * GIB) == limits.ENVOY_HEAP_BYTES
-    assert envoy.sized(Settings(max_heap_bytes=5)).max_heap_bytes == 5
-    assert envoy.sized(Settings()).max_heap_bytes > 0
+    assert envoy.sized(GatewaySettings(max_heap_bytes=5)).max_heap_bytes == 5
+    assert envoy.sized(GatewaySettings()).max_heap_bytes > 0
 
 
 def test_what_is_shed_comes_before_what_is_refused() -> None:
-    actions = bootstrap.overload(Settings())["actions"]
+    actions = bootstrap.overload(GatewaySettings())["actions"]
     ends = [
         trigger.get("scaled", {}).get("saturation_threshold") or trigger["threshold"]["value"]
         for action in actions

@@ -6,7 +6,8 @@ import pytest
 from dormouse_core.errors import Code
 from dormouse_core.keys import Function
 from dormouse_core.seams import Reply
-from dormouse_gateway import flights, relay
+from dormouse_gateway.relay import flights
+from dormouse_gateway.relay import relaying as relay
 from dormouse_testing import simloop
 from dormouse_testing.relaying import RESET, Sent, Sim, good
 from dormouse_testing.streaming_sim import say, talking

@@ -8,8 +8,8 @@ import pytest
 from dormouse_core.headernames import BROKEN
 from dormouse_core.seams import Reply
 from dormouse_core.spec.objects import FunctionSpec, Model
-from dormouse_gateway.flights import GRACE_GONE, GRACE_MOVED, Flights, lost
-from dormouse_gateway.table import Function, Shard, Worker
+from dormouse_gateway.relay.flights import GRACE_GONE, GRACE_MOVED, Flights, lost
+from dormouse_gateway.watching.table import Function, Shard, Worker
 from dormouse_proto import state_pb2
 from dormouse_testing import simloop
 

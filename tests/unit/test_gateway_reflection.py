@@ -1,7 +1,7 @@
 """Reflection: what is told of services and files, and that the answers resolve with nothing else at hand."""
 
 import pytest
-from dormouse_gateway import reflection
+from dormouse_gateway.serving import reflection
 from dormouse_proto import reflection_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool
 

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from dormouse_gateway.bootstrap import bootstrap, lua_source
-from dormouse_gateway.envoy import unchunked
-from dormouse_gateway.settings import Settings, parse
+from dormouse_gateway.envoy.bootstrap import bootstrap, lua_source
+from dormouse_gateway.envoy.process import unchunked
+from dormouse_gateway.settings import GatewaySettings, parse
 
 
 @pytest.mark.parametrize(
@@ -29,11 +29,11 @@ def test_the_command_line_becomes_settings() -> None:
     settings = parse(["--store", "a:1", "--store", "b:2", "--own-name", "Front.Example"], "gateway")
     assert settings.store == ("a:1", "b:2")
     assert settings.own_names == {"front.example"}
-    assert parse([], "gateway") == Settings()
+    assert parse([], "gateway") == GatewaySettings()
 
 
 def test_no_limit_by_accident() -> None:
-    made = bootstrap(Settings(own_names=frozenset({"front.example"})))
+    made = bootstrap(GatewaySettings(own_names=frozenset({"front.example"})))
     json.dumps(made)
     manager = made["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     for key in ("stream_idle_timeout", "request_timeout"):
@@ -48,7 +48,7 @@ def test_no_limit_by_accident() -> None:
 
 
 def test_lua_gets_its_settings() -> None:
-    source = lua_source(Settings(relay="10.0.0.1:8002", default_namespace="team", own_names=frozenset({"front.example"})))
+    source = lua_source(GatewaySettings(relay="10.0.0.1:8002", default_namespace="team", own_names=frozenset({"front.example"})))
     assert 'local DEFAULT_NAMESPACE = "team"\nlocal RELAY = "10.0.0.1:8002"\nlocal OWN_NAMES = {["front.example"] = true}\n' in source
 
 

@@ -8,9 +8,9 @@ from dormouse_core.keys import Function as Identity
 from dormouse_core.keys import Keys
 from dormouse_core.seams import Event, Item
 from dormouse_core.spec.objects import FunctionSpec, Model
-from dormouse_gateway.resources import NOBODY, SCOPE, Route, resources, shard_map
-from dormouse_gateway.settings import Settings
-from dormouse_gateway.table import Function, Table
+from dormouse_gateway.envoy.resources import NOBODY, SCOPE, Route, resources, shard_map
+from dormouse_gateway.settings import GatewaySettings
+from dormouse_gateway.watching.table import Function, Table
 from dormouse_proto import envoy, state_pb2
 
 KEYS = Keys()
@@ -155,7 +155,7 @@ def test_a_new_listing_replaces_everything() -> None:
 
 def test_the_scope_says_what_lua_needs() -> None:
     route = Route("speech", "vad", "u1", ("10.0.0.1:9000", "10.0.0.2:9000"), (0, -1, 1), rev=77)
-    _, _, scope = resources(route, Settings())
+    _, _, scope = resources(route, GatewaySettings())
     read: Any = envoy.message("envoy.config.route.v3.ScopedRouteConfiguration").FromString(scope.body)
     one = read.route_configuration.virtual_hosts[0].routes[0]
     metadata = dict(one.metadata.filter_metadata["envoy.filters.http.lua"])

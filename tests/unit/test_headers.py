@@ -19,7 +19,7 @@ def test_no_name_is_written_beside_the_table() -> None:
         for name in literal.findall(path.read_text(encoding="utf-8"))
         if name in NAMES and path.name != "headernames.py"
     }
-    assert found == {"operator/dormouse_operator/kubernetes/names.py: dormouse-function"}, "a label's value, no header"
+    assert found == {"operator/dormouse_operator/kubernetes/objects/names.py: dormouse-function"}, "a label's value, no header"
 
 
 def test_lua_knows_no_other_names() -> None:

@@ -12,7 +12,8 @@ from dormouse_testing import hostile_models, models
 from dormouse_testing.hostile_models import MODELS, Hostile
 from dormouse_testing.models import FLOAT, node, write
 from dormouse_testing.onnx_calls import infer, load, raw
-from dormouse_worker import deciding, forms, graphs, independence
+from dormouse_worker.batches import forms
+from dormouse_worker.rows import deciding, graphs, independence
 
 CALLS = 86
 """Not a multiple of 32: the last joined run is a smaller one."""

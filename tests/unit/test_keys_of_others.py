@@ -3,7 +3,7 @@
 import pytest
 from dormouse_core.keys import Function, Keys, named, number
 from dormouse_core.seams import Event, Item
-from dormouse_gateway.table import Table
+from dormouse_gateway.watching.table import Table
 from dormouse_kit.etcd import messages
 from dormouse_operator.view import View
 from dormouse_testing.clock import ManualClock

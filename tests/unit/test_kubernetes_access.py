@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 from dormouse_core.errors import FailedPrecondition
-from dormouse_operator.kubernetes import access
-from dormouse_operator.kubernetes.access import Access, Token, find, kubeconfig
+from dormouse_operator.kubernetes.api import access
+from dormouse_operator.kubernetes.api.access import Access, Token, find, kubeconfig
 
 PEM = "-----BEGIN CERTIFICATE-----"
 

@@ -8,13 +8,13 @@ import pytest
 from dormouse_core import spec as specs
 from dormouse_core.errors import Unavailable
 from dormouse_core.seams import Wanted
-from dormouse_operator.kubernetes import editing, names
-from dormouse_operator.kubernetes.api import ApiError
-from dormouse_operator.kubernetes.applying import Applier, NotApplied
-from dormouse_operator.kubernetes.kinds import BUDGETS, CONFIG_MAPS, DEPLOYMENTS, POLICIES, SECRETS, SERVICES
-from dormouse_operator.kubernetes.provider import KubernetesProvider, trim, trim_to_metadata
-from dormouse_operator.kubernetes.reflecting import Reflector
-from dormouse_operator.kubernetes.settings import Settings
+from dormouse_operator.kubernetes.api.http import ApiError
+from dormouse_operator.kubernetes.api.kinds import BUDGETS, CONFIG_MAPS, DEPLOYMENTS, POLICIES, SECRETS, SERVICES
+from dormouse_operator.kubernetes.api.reflecting import Reflector
+from dormouse_operator.kubernetes.objects import editing, names
+from dormouse_operator.kubernetes.objects.applying import Applier, NotApplied
+from dormouse_operator.kubernetes.pods.provider import KubernetesProvider, trim, trim_to_metadata
+from dormouse_operator.kubernetes.settings import ClusterSettings
 from dormouse_operator.registering import with_spec
 from dormouse_proto import state_pb2
 from dormouse_testing.clock import ManualClock
@@ -49,7 +49,7 @@ class World:
         clock = ManualClock()
         self.copies = {kind: Reflector(self.api, clock, kind) for kind in KINDS}
         self.pods = Reflector(self.api, clock, DEPLOYMENTS)
-        self.applier = Applier(self.api, Settings(store_secret=b"s"), self.copies)
+        self.applier = Applier(self.api, ClusterSettings(store_secret=b"s"), self.copies)
         self.provider = KubernetesProvider(
             self.api, clock, self.pods, self.copies[DEPLOYMENTS], lambda uid, revision: None, self.missing.append
         )  # fmt: skip
@@ -97,7 +97,7 @@ async def test_how_many_replicas_there_are_is_not_its_to_say() -> None:
     key = (DEPLOYMENTS.plural, "ns", names.deployment("vad", function.revision))
     scaled = world.api.objects[key]
     world.api.objects[key] = {**scaled, "spec": {**scaled["spec"], "replicas": 5}}
-    world.applier.settings = Settings(store_secret=b"s", image="dormouse:next")
+    world.applier.settings = ClusterSettings(store_secret=b"s", image="dormouse:next")
     assert (key[2], "replaced") in await world.apply(function)
     assert world.api.objects[key]["spec"]["replicas"] == 5
 

@@ -4,12 +4,12 @@ import asyncio
 from typing import Any
 
 import pytest
-from dormouse_operator.kubernetes import names
-from dormouse_operator.kubernetes.api import ApiError, Object
-from dormouse_operator.kubernetes.budgets import ALL, Budgets, at_once
-from dormouse_operator.kubernetes.kinds import BUDGETS, PODS
-from dormouse_operator.kubernetes.reflecting import PATIENCE, Reflector
-from dormouse_operator.kubernetes.settings import Settings
+from dormouse_operator.kubernetes.api.http import ApiError, Object
+from dormouse_operator.kubernetes.api.kinds import BUDGETS, PODS
+from dormouse_operator.kubernetes.api.reflecting import PATIENCE, Reflector
+from dormouse_operator.kubernetes.objects import names
+from dormouse_operator.kubernetes.objects.budgets import ALL, Budgets, at_once
+from dormouse_operator.kubernetes.settings import ClusterSettings
 from dormouse_testing.clock import ManualClock
 from dormouse_testing.memory_api import MemoryApi
 
@@ -80,7 +80,7 @@ def test_negative_control_with_a_fixed_budget_it_would_never_end() -> None:
 class World:
     def __init__(self) -> None:
         self.api, clock = MemoryApi(), ManualClock()
-        settings = Settings(system_namespace="system", gateway="dormouse-gateway.system.svc")
+        settings = ClusterSettings(system_namespace="system", gateway="dormouse-gateway.system.svc")
         self.pods, self.copies = (Reflector(self.api, clock, kind) for kind in (PODS, BUDGETS))
         self.budgets = Budgets(self.api, clock, settings, self.pods, self.copies, "dormouse-operator-1")
         self.clock = clock

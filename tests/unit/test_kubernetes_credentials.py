@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from dormouse_core.keys import Keys
 from dormouse_core.seams import StoreError
-from dormouse_operator.kubernetes.credentials import Credentials
-from dormouse_operator.kubernetes.manifests import store_password
-from dormouse_operator.kubernetes.settings import Settings
+from dormouse_operator.kubernetes.objects.credentials import Credentials
+from dormouse_operator.kubernetes.objects.manifests import store_password
+from dormouse_operator.kubernetes.settings import ClusterSettings
 from dormouse_testing.cluster_objects import entry
 from dormouse_testing.manifests import onnx
 
@@ -38,7 +38,7 @@ class Users:
         return [name for name in self.there if name.startswith(prefix)]
 
 
-CHOSEN = Settings(store_secret=b"root")
+CHOSEN = ClusterSettings(store_secret=b"root")
 
 
 def credentials(users: Any) -> Credentials:

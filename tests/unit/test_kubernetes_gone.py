@@ -5,12 +5,12 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
-from dormouse_operator.kubernetes import names
-from dormouse_operator.kubernetes.api import Change, Object
-from dormouse_operator.kubernetes.kinds import DEPLOYMENTS, Kind
-from dormouse_operator.kubernetes.objects import Objects
-from dormouse_operator.kubernetes.reconciling import Reconciler
-from dormouse_operator.kubernetes.reflecting import Reflector
+from dormouse_operator.kubernetes.api.http import Change, Object
+from dormouse_operator.kubernetes.api.kinds import DEPLOYMENTS, Kind
+from dormouse_operator.kubernetes.api.known import Objects
+from dormouse_operator.kubernetes.api.reflecting import Reflector
+from dormouse_operator.kubernetes.objects import names
+from dormouse_operator.kubernetes.watching.reconciling import Reconciler
 from dormouse_testing.clock import ManualClock
 from dormouse_testing.manifests import onnx
 from dormouse_testing.memory_api import MemoryApi

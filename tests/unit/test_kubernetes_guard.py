@@ -5,9 +5,9 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from dormouse_operator.kubernetes.api import ApiError, Object
+from dormouse_operator.kubernetes.api.http import ApiError, Object
+from dormouse_operator.kubernetes.api.kinds import Kind
 from dormouse_operator.kubernetes.control import Guard, Refused
-from dormouse_operator.kubernetes.kinds import Kind
 from dormouse_testing.memory_api import MemoryApi
 
 USER = {"username": "anna", "uid": "7", "groups": ["team"], "extra": {"scopes": ["a"]}}

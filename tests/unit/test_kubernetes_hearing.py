@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from dormouse_core.keys import Function
-from dormouse_operator.kubernetes.api import ApiError, HttpApi, Listed, Object
-from dormouse_operator.kubernetes.credentials import Credentials
+from dormouse_operator.kubernetes.api.http import ApiError, HttpApi, Listed, Object
+from dormouse_operator.kubernetes.api.kinds import FUNCTIONS
+from dormouse_operator.kubernetes.api.known import Key, Objects
 from dormouse_operator.kubernetes.health import Health
-from dormouse_operator.kubernetes.kinds import FUNCTIONS
-from dormouse_operator.kubernetes.objects import Key, Objects
-from dormouse_operator.kubernetes.surveying import BLIND, DEAF_LISTS, Survey
+from dormouse_operator.kubernetes.objects.credentials import Credentials
+from dormouse_operator.kubernetes.watching.surveying import BLIND, DEAF_LISTS, Survey
 from dormouse_operator.view import Registered
 from dormouse_proto import state_pb2
 from dormouse_testing.clock import ManualClock

@@ -7,23 +7,23 @@ from dataclasses import replace
 import pytest
 from dormouse_core import workerfile
 from dormouse_core.spec import SCALING_FIELDS
-from dormouse_operator.kubernetes import names
-from dormouse_operator.kubernetes.kinds import APPLIED, BUDGETS, CONFIG_MAPS, DEPLOYMENTS, POLICIES, SECRETS, SERVICES, Kind, kind_of
-from dormouse_operator.kubernetes.manifests import Manifest, build_all, digest
-from dormouse_operator.kubernetes.settings import Settings
+from dormouse_operator.kubernetes.api.kinds import APPLIED, BUDGETS, CONFIG_MAPS, DEPLOYMENTS, POLICIES, SECRETS, SERVICES, Kind, kind_of
+from dormouse_operator.kubernetes.objects import names
+from dormouse_operator.kubernetes.objects.manifests import Manifest, build_all, digest
+from dormouse_operator.kubernetes.settings import ClusterSettings
 from dormouse_proto import state_pb2
 from dormouse_testing.cluster_objects import PERMISSIVE, entry
 from dormouse_testing.manifests import Data, onnx, stateful
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-CHOSEN = Settings(store_secret=b"root", store_ca="CA", policy=PERMISSIVE)
+CHOSEN = ClusterSettings(store_secret=b"root", store_ca="CA", policy=PERMISSIVE)
 SCALED = {
     "replicas": 3, "minReplicas": 2, "maxReplicas": 7, "scaleMetric": "rps", "scaleTarget": 5, "scaleToZeroAfter": "7m",
 }  # fmt: skip
 
 
-def of(kind: Kind, found: state_pb2.FunctionEntry, chosen: Settings = CHOSEN) -> list[Manifest]:
+def of(kind: Kind, found: state_pb2.FunctionEntry, chosen: ClusterSettings = CHOSEN) -> list[Manifest]:
     return [each for each in build_all(found, chosen) if kind_of(each) is kind]
 
 
@@ -31,7 +31,7 @@ def named(manifest: Data, name: str, namespace: str = "ns") -> Data:
     return {**manifest, "metadata": {"name": name, "namespace": namespace}}
 
 
-def digests(found: state_pb2.FunctionEntry, chosen: Settings = CHOSEN) -> dict[tuple[str, str], str]:
+def digests(found: state_pb2.FunctionEntry, chosen: ClusterSettings = CHOSEN) -> dict[tuple[str, str], str]:
     return {(each["kind"], each["metadata"]["name"]): digest(each) for each in build_all(found, chosen)}
 
 
@@ -143,17 +143,17 @@ def test_two_functions_of_one_name_choose_different_pods() -> None:
 # ------------------------------------------------------------------------------------------------------------------ what they say
 
 
-def decoded(found: state_pb2.FunctionEntry, chosen: Settings) -> dict[str, str]:
+def decoded(found: state_pb2.FunctionEntry, chosen: ClusterSettings) -> dict[str, str]:
     [made] = of(SECRETS, found, chosen)
     return {name: base64.b64decode(text).decode() for name, text in made["data"].items()}
 
 
 def test_a_secret_holds_what_the_settings_say_and_nothing_else() -> None:
     found = entry(onnx())
-    tls = Settings(store_ca="CA", store_cert="CERT", store_key="KEY", store_auth=False)
+    tls = ClusterSettings(store_ca="CA", store_cert="CERT", store_key="KEY", store_auth=False)
     assert decoded(found, tls) == {"ca.crt": "CA", "tls.crt": "CERT", "tls.key": "KEY"}
-    assert set(decoded(found, Settings(store_secret=b"root"))) == {"password"}
-    assert of(SECRETS, found, Settings(store_auth=False)) == []
+    assert set(decoded(found, ClusterSettings(store_secret=b"root"))) == {"password"}
+    assert of(SECRETS, found, ClusterSettings(store_auth=False)) == []
 
 
 def test_a_functions_password_is_its_own_and_is_derived() -> None:

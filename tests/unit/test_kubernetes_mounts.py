@@ -2,8 +2,8 @@
 
 import pytest
 from dormouse_core.errors import Code
-from dormouse_operator.kubernetes.api import Object
-from dormouse_operator.kubernetes.problems import mount_failure, starting
+from dormouse_operator.kubernetes.api.http import Object
+from dormouse_operator.kubernetes.pods.problems import mount_failure, starting
 from dormouse_testing.cluster_objects import NOW, container, pod, timestamp, waits
 
 MISSING = 'MountVolume.SetUp failed for volume "code" : configmap "code" not found'

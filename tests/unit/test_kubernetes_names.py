@@ -3,9 +3,9 @@
 import re
 from typing import Any
 
-from dormouse_operator.kubernetes import names
-from dormouse_operator.kubernetes.manifests import build_all
-from dormouse_operator.kubernetes.settings import Settings
+from dormouse_operator.kubernetes.objects import names
+from dormouse_operator.kubernetes.objects.manifests import build_all
+from dormouse_operator.kubernetes.settings import ClusterSettings
 from dormouse_testing.cluster_objects import entry
 from dormouse_testing.manifests import onnx
 from hypothesis import given, settings
@@ -30,7 +30,7 @@ def labels_in(data: Any) -> list[str]:
 @settings(max_examples=60, deadline=None)
 @given(NAMES | st.just(LONGEST), st.uuids().map(str))
 def test_every_name_and_label_fits(name: str, uid: str) -> None:
-    made = build_all(entry({**onnx(), "metadata": {"name": name}}, uid=uid), Settings(store_secret=b"s"))
+    made = build_all(entry({**onnx(), "metadata": {"name": name}}, uid=uid), ClusterSettings(store_secret=b"s"))
     for each in made:
         assert LABEL.fullmatch(each["metadata"]["name"]), each["metadata"]["name"]
         assert all(VALUE.fullmatch(value) for value in labels_in(each))

@@ -1,9 +1,9 @@
 """What a cluster's provider counts: unknown is not zero, and each replica is counted once, with a pod or without."""
 
 import pytest
-from dormouse_operator.kubernetes.kinds import PODS
-from dormouse_operator.kubernetes.reflecting import PATIENCE
-from dormouse_operator.kubernetes.registry import timestamp
+from dormouse_operator.kubernetes.api.kinds import PODS
+from dormouse_operator.kubernetes.api.reflecting import PATIENCE
+from dormouse_operator.kubernetes.objects.registry import timestamp
 from dormouse_testing.cluster_objects import NOW, container, deployment, forbidden, pod, unschedulable, waits
 from dormouse_testing.provider_world import REASON, RUNS, World
 from hypothesis import given

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from dormouse_core.policies import Policy
 from dormouse_operator.kubernetes.options import Options, parse
-from dormouse_operator.kubernetes.settings import Settings
+from dormouse_operator.kubernetes.settings import ClusterSettings
 
 FILE: dict[str, Any] = {
     "namespaces": ["a", "b"], "systemNamespace": "sys", "image": "i", "imagePullPolicy": "Never", "imagePullSecrets": ["s"],
@@ -34,12 +34,12 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str, file: Path | None =
 def test_nothing_said_is_the_defaults_with_a_store_without_users() -> None:
     found = parsed()
     assert found.store == Options().store
-    assert found.functions == Settings(store_auth=False)
+    assert found.functions == ClusterSettings(store_auth=False)
 
 
 def test_every_field_of_the_file_becomes_a_setting(tmp_path: Path) -> None:
     found = parsed("--installation", "mine", "--store", "e0:2379", "--store", "e1:2379", file=tmp_path / "f.json")
-    assert found.functions == Settings(
+    assert found.functions == ClusterSettings(
         namespaces=("a", "b"), system_namespace="sys", image="i", image_pull_policy="Never", image_pull_secrets=("s",), gateway="g.svc",
         gateway_port=81, cluster_domain="c.local", resources={"limits": {"cpu": 1}}, network_policies=False,
         ingress_from=({"podSelector": {}},), egress_to=({"ports": [{"port": 2379}]},),
@@ -47,8 +47,8 @@ def test_every_field_of_the_file_becomes_a_setting(tmp_path: Path) -> None:
         removal_wait=90.0, fair_shares=False,
         policy=Policy(claims=("models-*",), image_digests=True), reserved=("dormouse-*",),
     )  # fmt: skip
-    told = {each.name for each in fields(Settings) if getattr(found.functions, each.name) != getattr(Settings(), each.name)}
-    assert {each.name for each in fields(Settings)} - told == {"store_ca", "store_cert", "store_key", "store_secret"}
+    told = {each.name for each in fields(ClusterSettings) if getattr(found.functions, each.name) != getattr(ClusterSettings(), each.name)}
+    assert {each.name for each in fields(ClusterSettings)} - told == {"store_ca", "store_cert", "store_key", "store_secret"}
 
 
 @pytest.mark.parametrize(

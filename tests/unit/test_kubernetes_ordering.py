@@ -2,11 +2,11 @@
 
 import pytest
 from dormouse_core.errors import Unavailable
-from dormouse_operator.kubernetes import names
-from dormouse_operator.kubernetes.api import ApiError
-from dormouse_operator.kubernetes.kinds import PODS
-from dormouse_operator.kubernetes.provider import LONGEST_HINT
-from dormouse_operator.kubernetes.registry import timestamp
+from dormouse_operator.kubernetes.api.http import ApiError
+from dormouse_operator.kubernetes.api.kinds import PODS
+from dormouse_operator.kubernetes.objects import names
+from dormouse_operator.kubernetes.objects.registry import timestamp
+from dormouse_operator.kubernetes.pods.provider import LONGEST_HINT
 from dormouse_proto import state_pb2
 from dormouse_testing.cluster_objects import NOW, deployment, pod
 from dormouse_testing.provider_world import REASON, RUNS, World, function

@@ -9,8 +9,8 @@ import pytest
 from dormouse_core.errors import InvalidArgument
 from dormouse_core.limits import TERMINATION_GRACE_SECONDS
 from dormouse_core.spec import Workers, spec_from_json
-from dormouse_operator.kubernetes.pods import PORT, build_pod_template
-from dormouse_operator.kubernetes.settings import Settings
+from dormouse_operator.kubernetes.objects.pod import PORT, build_pod_template
+from dormouse_operator.kubernetes.settings import ClusterSettings
 from dormouse_testing.cluster_objects import PERMISSIVE, entry
 from dormouse_testing.manifests import Data, onnx, python
 from hypothesis import given, settings
@@ -25,9 +25,9 @@ RESERVED = ("/etc/dormouse", "/mnt/model", "/var/lib/dormouse", "/tmp", "/dev", 
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
 
 
-def template(manifest: Data, chosen: Settings | None = None) -> Data:
+def template(manifest: Data, chosen: ClusterSettings | None = None) -> Data:
     found = entry(manifest)
-    return build_pod_template(found, spec_from_json(found.spec), chosen or Settings(policy=PERMISSIVE), store={})
+    return build_pod_template(found, spec_from_json(found.spec), chosen or ClusterSettings(policy=PERMISSIVE), store={})
 
 
 # ------------------------------------------------------------------------------------------------------------------ the standard
@@ -123,7 +123,7 @@ WORKERS = st.fixed_dictionaries(
     },
 )
 CHOSEN = st.builds(
-    Settings, policy=st.just(PERMISSIVE), store_auth=st.booleans(), store_ca=st.sampled_from(["", "PEM"]),
+    ClusterSettings, policy=st.just(PERMISSIVE), store_auth=st.booleans(), store_ca=st.sampled_from(["", "PEM"]),
     image_pull_secrets=st.sampled_from([(), ("pull",)]),
 )  # fmt: skip
 STEPS = st.integers(1, 24 * 3600 * 1000)
@@ -131,7 +131,7 @@ STEPS = st.integers(1, 24 * 3600 * 1000)
 
 @settings(max_examples=250, deadline=None)
 @given(st.sampled_from(URIS), WORKERS, STEPS, CHOSEN)
-def test_a_pod_of_any_valid_function_is_restricted_or_is_refused_by_us(uri: str, workers: Data, step: int, chosen: Settings) -> None:
+def test_a_pod_of_any_valid_function_is_restricted_or_is_refused_by_us(uri: str, workers: Data, step: int, chosen: ClusterSettings) -> None:
     refused = ""
     try:
         found = template(onnx(model={"uri": uri}, workers=workers, timeouts={"step": f"{step}ms"}), chosen)

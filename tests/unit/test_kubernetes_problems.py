@@ -4,9 +4,9 @@ import json
 
 import pytest
 from dormouse_core.errors import Code
-from dormouse_operator.kubernetes import problems
-from dormouse_operator.kubernetes.api import Object
-from dormouse_operator.kubernetes.problems import MUTE_ENDS, Verdict, judge
+from dormouse_operator.kubernetes.api.http import Object
+from dormouse_operator.kubernetes.pods import problems
+from dormouse_operator.kubernetes.pods.problems import MUTE_ENDS, Verdict, judge
 from dormouse_testing.cluster_objects import NOW, container, deployment, ended, forbidden, pod, timestamp, unschedulable, waits
 from hypothesis import given
 from hypothesis import strategies as st

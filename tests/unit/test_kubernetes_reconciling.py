@@ -7,14 +7,14 @@ from dormouse_core.errors import Code
 from dormouse_core.keys import Keys
 from dormouse_core.seams import Put, Txn
 from dormouse_core.spec import parse_manifest
-from dormouse_operator.kubernetes import names
-from dormouse_operator.kubernetes.api import Object
-from dormouse_operator.kubernetes.manifests import build_all
-from dormouse_operator.kubernetes.objects import Objects
-from dormouse_operator.kubernetes.reconciling import Reconciler
-from dormouse_operator.kubernetes.registry import NameInUse, Registry
-from dormouse_operator.kubernetes.settings import Settings
-from dormouse_operator.kubernetes.statuses import Said
+from dormouse_operator.kubernetes.api.http import Object
+from dormouse_operator.kubernetes.api.known import Objects
+from dormouse_operator.kubernetes.objects import names
+from dormouse_operator.kubernetes.objects.manifests import build_all
+from dormouse_operator.kubernetes.objects.registry import NameInUse, Registry
+from dormouse_operator.kubernetes.settings import ClusterSettings
+from dormouse_operator.kubernetes.telling.statuses import Said
+from dormouse_operator.kubernetes.watching.reconciling import Reconciler
 from dormouse_proto import state_pb2
 from dormouse_testing.clock import SimClock
 from dormouse_testing.manifests import Data, onnx
@@ -71,7 +71,7 @@ class World:
         return True
 
     async def apply(self, entry: state_pb2.FunctionEntry) -> None:
-        build_all(entry, Settings())
+        build_all(entry, ClusterSettings())
         self.applied.append(entry.revision)
 
     async def remove(self, entry: state_pb2.FunctionEntry) -> None:

@@ -7,9 +7,9 @@ from dormouse_core import spec as specs
 from dormouse_core.errors import Aborted, FailedPrecondition, Unavailable
 from dormouse_core.keys import Keys
 from dormouse_core.seams import Put, Txn
-from dormouse_operator.kubernetes import names
-from dormouse_operator.kubernetes.api import Object
-from dormouse_operator.kubernetes.registry import NameInUse, Registry, seconds, timestamp
+from dormouse_operator.kubernetes.api.http import Object
+from dormouse_operator.kubernetes.objects import names
+from dormouse_operator.kubernetes.objects.registry import NameInUse, Registry, seconds, timestamp
 from dormouse_proto import state_pb2
 from dormouse_testing.clock import ManualClock
 from dormouse_testing.cluster_objects import NOW

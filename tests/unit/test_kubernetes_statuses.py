@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from dormouse_operator.kubernetes.api import Object
-from dormouse_operator.kubernetes.registry import seconds, timestamp
-from dormouse_operator.kubernetes.settings import Settings
-from dormouse_operator.kubernetes.statuses import Said, build_status, differs, news
+from dormouse_operator.kubernetes.api.http import Object
+from dormouse_operator.kubernetes.objects.registry import seconds, timestamp
+from dormouse_operator.kubernetes.settings import ClusterSettings
+from dormouse_operator.kubernetes.telling.statuses import Said, build_status, differs, news
 from dormouse_proto import control_pb2
 from dormouse_testing.cluster_objects import NOW
 from hypothesis import given
@@ -30,7 +30,7 @@ def told(*conditions: Said, **fields: Any) -> control_pb2.FunctionStatus:
 
 
 def built(found: Object, what: control_pb2.FunctionStatus | None = None, *said: Said, now: float = NOW) -> Object:
-    return build_status(found, what, said, Settings(), now)
+    return build_status(found, what, said, ClusterSettings(), now)
 
 
 def condition(status: Object, kind: str) -> Object:

@@ -4,11 +4,11 @@ import logging
 from typing import Any
 
 import pytest
-from dormouse_operator.kubernetes.api import ApiError, Object
-from dormouse_operator.kubernetes.kinds import EVENTS, FUNCTIONS, Kind
-from dormouse_operator.kubernetes.settings import Settings
-from dormouse_operator.kubernetes.statuses import Said
-from dormouse_operator.kubernetes.telling import SELDOM, Teller
+from dormouse_operator.kubernetes.api.http import ApiError, Object
+from dormouse_operator.kubernetes.api.kinds import EVENTS, FUNCTIONS, Kind
+from dormouse_operator.kubernetes.settings import ClusterSettings
+from dormouse_operator.kubernetes.telling.statuses import Said
+from dormouse_operator.kubernetes.telling.teller import SELDOM, Teller
 from dormouse_proto import control_pb2
 from dormouse_testing.clock import ManualClock
 from dormouse_testing.memory_api import MemoryApi
@@ -44,7 +44,7 @@ class World:
     def __init__(self) -> None:
         self.api, self.clock = Server(), ManualClock()
         self.found: Object = self.api.put(FUNCTIONS, {"metadata": {"namespace": "ns", "name": "f", "uid": "u", "generation": 1}})
-        self.teller = Teller(self.api, self.clock, Settings(), "operator-1")
+        self.teller = Teller(self.api, self.clock, ClusterSettings(), "operator-1")
 
     async def tell(self, *conditions: Said, said: list[Said] | None = None, **fields: Any) -> bool:
         """Whether it was written."""
@@ -104,7 +104,7 @@ async def test_another_operator_does_not_say_again_what_stands_in_the_status() -
     world = World()
     await world.tell(READY, INVALID)
     before = world.sentences
-    world.teller = Teller(world.api, world.clock, Settings(), "operator-2")
+    world.teller = Teller(world.api, world.clock, ClusterSettings(), "operator-2")
     await world.tell(READY, INVALID, sessions=9)
     assert world.sentences == before
 

@@ -3,13 +3,13 @@
 import asyncio
 
 import pytest
-from dormouse_operator.kubernetes import names
-from dormouse_operator.kubernetes.api import ApiError, Object
-from dormouse_operator.kubernetes.kinds import DEPLOYMENTS, EVENTS, PODS, Kind
-from dormouse_operator.kubernetes.provider import KubernetesProvider
-from dormouse_operator.kubernetes.reflecting import Reflector
-from dormouse_operator.kubernetes.registry import timestamp
-from dormouse_operator.kubernetes.tending import INTERVAL, RENEW, Care, Tending, care
+from dormouse_operator.kubernetes.api.http import ApiError, Object
+from dormouse_operator.kubernetes.api.kinds import DEPLOYMENTS, EVENTS, PODS, Kind
+from dormouse_operator.kubernetes.api.reflecting import Reflector
+from dormouse_operator.kubernetes.objects import names
+from dormouse_operator.kubernetes.objects.registry import timestamp
+from dormouse_operator.kubernetes.pods.provider import KubernetesProvider
+from dormouse_operator.kubernetes.pods.tending import INTERVAL, RENEW, Care, Tending, care
 from dormouse_testing.clock import ManualClock
 from dormouse_testing.cluster_objects import NOW, container, deployment, ended, forbidden, pod, waits
 from dormouse_testing.memory_api import MemoryApi

@@ -6,7 +6,7 @@ import pytest
 from dormouse_core import modeluris
 from dormouse_core.errors import InvalidArgument
 from dormouse_core.spec import Volume
-from dormouse_operator.kubernetes.volumes import build_volumes
+from dormouse_operator.kubernetes.objects.volumes import build_volumes
 from dormouse_testing.manifests import Data
 from hypothesis import given
 from hypothesis import strategies as st

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 from dormouse_core.keys import Keys
-from dormouse_gateway.leading import Registration as GatewayRegistration
+from dormouse_gateway.leader.leading import GatewayRegistration
 from dormouse_testing.clock import SimClock
 from dormouse_testing.memory_store import REFUSED, MemoryStore
 from dormouse_testing.session_worker import F, K, simulated
-from dormouse_worker.sessions import Registration
+from dormouse_worker.sessions import WorkerRegistration
 
 Made = contextlib.AbstractAsyncContextManager[None]
 GATEWAYS = Keys("t")
@@ -18,7 +18,7 @@ GATEWAYS = Keys("t")
 
 @contextlib.asynccontextmanager
 async def worker(store: MemoryStore) -> AsyncIterator[None]:
-    made = Registration(F, store, SimClock(), worker="w-1", address="a:1", instance="w", revision="r", keys=K)
+    made = WorkerRegistration(F, store, SimClock(), worker="w-1", address="a:1", instance="w", revision="r", keys=K)
     await made.start()
     yield
     await made.close()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from dormouse_core import limits
-from dormouse_worker.worker import TAKER
+from dormouse_worker.serving.worker import TAKER
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = {"KIB", "MIB", "GIB"}

@@ -11,15 +11,15 @@ from dormouse_core.errors import Again, Code, InvalidArgument, ResourceExhausted
 from dormouse_core.keys import Function
 from dormouse_gateway import naming
 from dormouse_proto import inference_pb2
-from dormouse_worker import calls, frames
-from dormouse_worker.batching import Batcher
-from dormouse_worker.counters import Counters
-from dormouse_worker.replies import Encoder
-from dormouse_worker.requests import Request
-from dormouse_worker.service import Service
+from dormouse_worker.batches.batching import Batcher
+from dormouse_worker.batches.replies import Encoder
+from dormouse_worker.batches.requests import Request
+from dormouse_worker.models.signatures import Signature, TensorSpec
+from dormouse_worker.serving.counters import Counters
+from dormouse_worker.serving.service import Service
+from dormouse_worker.serving.settings import WorkerIdentity
 from dormouse_worker.sessions import Failed, Outcome, Ran
-from dormouse_worker.settings import Settings
-from dormouse_worker.signatures import Signature, TensorSpec
+from dormouse_worker.transport import calls, frames
 
 NOW = 1_700_000_000_000_000
 READER = calls.SessionReader(Function("ns", "fn", "u"), "nonce")
@@ -71,7 +71,7 @@ def test_the_id_behind_a_timestamp_has_the_limit_to_itself() -> None:
 
 
 def test_a_worker_holds_a_call_to_what_the_gateway_says_and_to_the_highest_setting() -> None:
-    highest = Settings(worker="w", instance="i", listen="", advertise="").message_bytes
+    highest = WorkerIdentity(worker="w", instance="i", listen="", advertise="").message_bytes
     assert highest == Request().reply_bytes == limits.MESSAGE_BYTES_MAX == 64 << 20
     assert calls.message_bytes({}, highest) == highest
     assert calls.message_bytes({b"dormouse-max-message": b"100"}, highest) == 100

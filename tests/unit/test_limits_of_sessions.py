@@ -14,8 +14,8 @@ from dormouse_core.sessions import arrays
 from dormouse_core.sessions.memory import LargeReplies, Shard
 from dormouse_core.steps import KEPT_KEYS, KEPT_REPLY_BYTES
 from dormouse_core.storage import Compact, Defragment, Disarm, Storage
-from dormouse_worker.loading import check_size
-from dormouse_worker.models import ModelInvalid
+from dormouse_worker.models.refusals import ModelInvalid
+from dormouse_worker.serving.loading import check_size
 from dormouse_worker.sessions import StateInfo
 
 EMPTY = Found(0, 0, counted=True, ceiling=None)

@@ -20,13 +20,13 @@ from dormouse_core.errors import Code, DormouseError
 from dormouse_core.keys import Keys
 from dormouse_core.spec import parse_manifest
 from dormouse_core.workerfile import StoreAccess, WorkerFile
-from dormouse_gateway.leading import LeaderStream
+from dormouse_gateway.leader.leading import LeaderStream
 from dormouse_kit.election import Election
 from dormouse_kit.etcd import connections
 from dormouse_kit.etcd.connections import Connections
-from dormouse_operator.kubernetes.api import Change
-from dormouse_operator.kubernetes.copies import Copies
-from dormouse_operator.kubernetes.kinds import Kind
+from dormouse_operator.kubernetes.api.http import Change
+from dormouse_operator.kubernetes.api.kinds import Kind
+from dormouse_operator.kubernetes.pods.copies import Copies
 from dormouse_operator.kubernetes.running import Term
 from dormouse_operator.links import Links
 from dormouse_proto import control_pb2
@@ -34,13 +34,14 @@ from dormouse_testing.clock import ManualClock
 from dormouse_testing.manifests import onnx
 from dormouse_testing.memory_api import MemoryApi
 from dormouse_testing.memory_store import MemoryStore
-from dormouse_worker import asgi, batching
-from dormouse_worker.asgi import Transport
-from dormouse_worker.batching import Batcher
-from dormouse_worker.replies import Encoder
-from dormouse_worker.requests import Request
-from dormouse_worker.signatures import Signature, TensorSpec
-from dormouse_worker.worker import LOST, Worker
+from dormouse_worker.batches import batching
+from dormouse_worker.batches.batching import Batcher
+from dormouse_worker.batches.replies import Encoder
+from dormouse_worker.batches.requests import Request
+from dormouse_worker.models.signatures import Signature, TensorSpec
+from dormouse_worker.serving.worker import LOST, Worker
+from dormouse_worker.transport import asgi
+from dormouse_worker.transport.asgi import Transport
 
 
 class Bug(Exception):

@@ -4,7 +4,7 @@ import pytest
 from dormouse_core.errors import InvalidArgument
 from dormouse_core.keys import Function
 from dormouse_gateway import naming
-from dormouse_worker.calls import SessionReader
+from dormouse_worker.transport.calls import SessionReader
 
 UNWRITABLE = ["ü".encode(), b"a\xff", b"a\tb", b"a\x00"]
 

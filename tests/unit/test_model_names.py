@@ -10,8 +10,8 @@ from dormouse_core.errors import InvalidArgument
 from dormouse_core.spec.objects import DNS_LABEL
 from dormouse_gateway import naming
 from dormouse_proto import inference_pb2
-from dormouse_worker.requests import Decoder
-from dormouse_worker.signatures import Signature, TensorSpec
+from dormouse_worker.batches.requests import Decoder
+from dormouse_worker.models.signatures import Signature, TensorSpec
 from hypothesis import given
 from hypothesis import strategies as st
 

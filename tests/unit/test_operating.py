@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from dormouse_core import separate
 from dormouse_core.errors import Code, Internal
-from dormouse_worker import bootstrap
+from dormouse_worker.process import bootstrap
 from dormouse_worker.runtimes import python
 
 ROOT = Path(__file__).resolve().parents[2]

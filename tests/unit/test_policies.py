@@ -7,9 +7,9 @@ import pytest
 from dormouse_core import policies
 from dormouse_core.policies import NotAllowed, Own, Policy
 from dormouse_core.spec import Workers, spec_from_json
-from dormouse_operator.kubernetes import names
-from dormouse_operator.kubernetes.manifests import build_all, proved
-from dormouse_operator.kubernetes.settings import Settings
+from dormouse_operator.kubernetes.objects import names
+from dormouse_operator.kubernetes.objects.manifests import build_all, proved
+from dormouse_operator.kubernetes.settings import ClusterSettings
 from dormouse_testing.cluster_objects import PERMISSIVE, entry
 from dormouse_testing.manifests import Data, onnx, python
 
@@ -206,19 +206,19 @@ def sources(manifests: list[Data]) -> set[str]:
 
 def test_nothing_is_made_of_a_function_that_asks_for_what_it_may_not_have() -> None:
     with pytest.raises(NotAllowed, match="victim-store"):
-        build_all(entry(python(workers=THIEF)), Settings(policy=PERMISSIVE))
+        build_all(entry(python(workers=THIEF)), ClusterSettings(policy=PERMISSIVE))
 
 
 def test_negative_control_without_the_policy_its_pod_has_anothers_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "check", lambda *_: None)
-    assert "victim-store" in sources(build_all(entry(python(workers=THIEF)), Settings()))
+    assert "victim-store" in sources(build_all(entry(python(workers=THIEF)), ClusterSettings()))
 
 
 def test_what_was_proved_under_an_older_policy_does_not_stand_in_the_way_of_what_mends_it() -> None:
     before, mended = entry(python(workers={"serviceAccountName": "admin"})), entry(python(maxConcurrency=7))
     mended.proved_spec, mended.proved_revision = before.spec, before.revision
     assert proved(mended) is not None
-    made = build_all(mended, Settings())
+    made = build_all(mended, ClusterSettings())
     assert [each["metadata"]["labels"][names.REVISION] for each in made if each["kind"] == "Deployment"] == [mended.revision]
-    made = build_all(mended, Settings(policy=PERMISSIVE))
+    made = build_all(mended, ClusterSettings(policy=PERMISSIVE))
     assert len([each for each in made if each["kind"] == "Deployment"]) == 2

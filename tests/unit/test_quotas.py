@@ -10,13 +10,13 @@ import pytest
 from dormouse_core import headernames, limits
 from dormouse_core.errors import ResourceExhausted
 from dormouse_core.seams import Reply
-from dormouse_gateway.bodies import Bodies
-from dormouse_gateway.health import Health
-from dormouse_gateway.methods import Methods
 from dormouse_gateway.paths import INFERENCE
-from dormouse_gateway.quotas import Quotas
-from dormouse_gateway.reads import STRANGERS, Reads
-from dormouse_gateway.relay import Request
+from dormouse_gateway.relay.bodies import Bodies
+from dormouse_gateway.relay.relaying import Request
+from dormouse_gateway.serving.health import Health
+from dormouse_gateway.serving.methods import Methods
+from dormouse_gateway.serving.quotas import Quotas
+from dormouse_gateway.watching.reads import STRANGERS, Reads
 from dormouse_proto import health_pb2, inference_pb2
 from dormouse_testing import simloop
 from dormouse_testing.relaying import Sim

@@ -5,7 +5,7 @@ import asyncio
 from dormouse_core.errors import Code
 from dormouse_core.reaching import FRESH_SECONDS, Reaches
 from dormouse_core.seams import Reply
-from dormouse_gateway.reach import TRY_SECONDS
+from dormouse_gateway.leader.reach import TRY_SECONDS
 from dormouse_proto import control_pb2
 from dormouse_testing import simloop
 from dormouse_testing.relaying import RESET, Sent, Sim, good

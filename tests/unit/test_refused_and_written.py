@@ -12,7 +12,7 @@ from dormouse_core.keys import Function, Keys
 from dormouse_core.limits import LEASE_SECONDS
 from dormouse_core.seams import Delete, Item, Put, Txn
 from dormouse_core.sessions.names import session_key, shard_of
-from dormouse_gateway.leading import Registration as GatewayRegistration
+from dormouse_gateway.leader.leading import GatewayRegistration
 from dormouse_kit.election import Election
 from dormouse_operator.owing import Owed
 from dormouse_operator.registering import Registering
@@ -26,12 +26,12 @@ from dormouse_testing.memory_store import FULL, FULL_APPLIED, Fault, MemoryStore
 from dormouse_testing.session_worker import SHARDS, F, K, Worker, simulated
 from dormouse_testing.sleeping import Sleeping
 from dormouse_testing.timed_worker import TimedWorker, stored
-from dormouse_worker.sessions import Registration, Settings
+from dormouse_worker.sessions import SessionSettings, WorkerRegistration
 
 ROOT = Path(__file__).parents[2]
 DELETIONS = "nothing but deletions, which a full store takes"
 WRITERS: dict[str, tuple[str, ...]] = {
-    "gateway/dormouse_gateway/leading.py": ("test_a_gateways_entry",),
+    "gateway/dormouse_gateway/leader/leading.py": ("test_a_gateways_entry",),
     "kit/dormouse_kit/election.py": ("test_an_election",),
     "operator/dormouse_operator/deleting.py": (
         "test_a_tombstone_that_a_store_took_as_it_became_full_is_a_deletion",
@@ -43,7 +43,7 @@ WRITERS: dict[str, tuple[str, ...]] = {
     "operator/dormouse_operator/registering.py": ("test_what_people_change",),
     "operator/dormouse_operator/sweeping.py": ("test_a_removal_by_the_leader",),
     "operator/dormouse_operator/writes.py": ("test_what_the_leader_writes",),
-    "worker/dormouse_worker/jsonstore.py": ("nobody is told what became of a supervisor's word; it is read where it stands",),
+    "worker/dormouse_worker/process/jsonstore.py": ("nobody is told what became of a supervisor's word; it is read where it stands",),
     "core/dormouse_core/sessions/groups.py": (
         "test_the_broken_bytes_are_there_or_in_quarantine_at_every_moment",
         "test_what_a_full_store_refuses_is_read_before_anybody_is_told",
@@ -343,7 +343,7 @@ async def test_a_gateway_that_leaves_before_it_knows_that_it_registered_leaves_n
 @simulated
 async def test_a_workers_entry(fault: Fault) -> None:
     store = MemoryStore(SimClock())
-    registration = Registration(F, store, SimClock(), worker="w-1", address="a:1", instance="w", revision="r", keys=K)
+    registration = WorkerRegistration(F, store, SimClock(), worker="w-1", address="a:1", instance="w", revision="r", keys=K)
     key = K.worker(F, "w-1")
     refusing(store, fault)
     await registration.start()
@@ -384,7 +384,7 @@ async def test_a_handoff(fault: Fault) -> None:
 @simulated
 async def test_a_removal_by_the_owner(fault: Fault) -> None:
     store = MemoryStore(SimClock())
-    async with TimedWorker(store, settings=Settings(SHARDS, "v1", ttl=50.0, removal_wait=5.0)) as w:
+    async with TimedWorker(store, settings=SessionSettings(SHARDS, "v1", ttl=50.0, removal_wait=5.0)) as w:
         await w.own()
         await w.call("a", 1, start=True)
         await w.call("a", 1, end=True)

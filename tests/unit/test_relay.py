@@ -12,8 +12,10 @@ from dormouse_core import callkeys, deaths
 from dormouse_core.errors import Again, Code, ResourceExhausted
 from dormouse_core.seams import Delete, Reply, Txn
 from dormouse_core.spec import Duration, Timeouts
-from dormouse_gateway import gates, relay, table, turns
+from dormouse_gateway.relay import gates, turns
+from dormouse_gateway.relay import relaying as relay
 from dormouse_gateway.settings import parse
+from dormouse_gateway.watching import table
 from dormouse_proto import state_pb2
 from dormouse_testing import simloop
 from dormouse_testing.gateway import request

@@ -17,12 +17,12 @@ from dormouse_testing.clock import SimClock, Trusted
 from dormouse_testing.memory_store import REFUSED, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
 from dormouse_testing.session_worker import SHARDS, F, K, give, simulated
 from dormouse_testing.timed_worker import TimedWorker, now_us, state_key, stored
-from dormouse_worker.sessions import Settings
+from dormouse_worker.sessions import SessionSettings
 from dormouse_worker.sessions.removal import Sweeper
 
 
-def brief(**more: Any) -> Settings:
-    return Settings(SHARDS, "v1", **{"ttl": 10.0, "removal_wait": 10.0, "evict_after": 600.0, **more})
+def brief(**more: Any) -> SessionSettings:
+    return SessionSettings(SHARDS, "v1", **{"ttl": 10.0, "removal_wait": 10.0, "evict_after": 600.0, **more})
 
 
 def floor(store: MemoryStore, name: str) -> int:
@@ -111,7 +111,7 @@ def begun_beside_a_key_from_ahead() -> list[int]:
 
     @simulated
     async def play() -> None:
-        async with TimedWorker(MemoryStore(SimClock()), settings=Settings(1, "v1", ttl=600.0, removal_wait=2.0)) as w:
+        async with TimedWorker(MemoryStore(SimClock()), settings=SessionSettings(1, "v1", ttl=600.0, removal_wait=2.0)) as w:
             await give(w.store, 0, w.name)
             await asyncio.sleep(0.5)
             await w.call("ahead", 1, at=now_us() + 30_000_000, start=True, end=True, call_id="c-own", by=(CALLERS, now_us()))
@@ -140,7 +140,7 @@ def crowd(removals: list[int]) -> None:
     async def play() -> None:
         store = MemoryStore(SimClock())
         store.hook = lambda method, request: Fault(request_delay=0.02, reply_delay=0.02) if method == "txn" else None
-        async with TimedWorker(store, settings=Settings(1, "v1", ttl=3.0, removal_wait=0.5)) as w:
+        async with TimedWorker(store, settings=SessionSettings(1, "v1", ttl=3.0, removal_wait=0.5)) as w:
             await give(store, 0, w.name)
             await asyncio.sleep(0.5)
             answers = []
@@ -174,7 +174,7 @@ def test_negative_control_without_their_wait_for_the_removal_they_are(monkeypatc
 async def test_a_session_that_begins_again_at_the_moment_of_its_removal_begins_once() -> None:
     store = MemoryStore(SimClock())
     store.hook = lambda method, request: Fault(request_delay=0.02, reply_delay=0.02) if method == "txn" else None
-    async with TimedWorker(store, settings=Settings(1, "v1", ttl=3.0, removal_wait=0.5)) as w:
+    async with TimedWorker(store, settings=SessionSettings(1, "v1", ttl=3.0, removal_wait=0.5)) as w:
         await give(store, 0, w.name)
         await asyncio.sleep(0.5)
         again = 0
@@ -225,7 +225,7 @@ def latest(latency: float) -> float:
     @simulated
     async def play() -> None:
         store = MemoryStore(SimClock())
-        async with TimedWorker(store, settings=Settings(64, "v1", ttl=60.0, removal_wait=10.0)) as w:
+        async with TimedWorker(store, settings=SessionSettings(64, "v1", ttl=60.0, removal_wait=10.0)) as w:
             for shard in range(64):
                 await give(store, shard, w.name)
             await asyncio.sleep(1.0)

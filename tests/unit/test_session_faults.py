@@ -20,7 +20,7 @@ from dormouse_testing.clock import SimClock
 from dormouse_testing.memory_etcd import MemoryEtcd
 from dormouse_testing.memory_store import FULL, FULL_APPLIED, REFUSED, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
 from dormouse_testing.session_worker import SHARDS, SUM, Adder, F, K, Worker, again, error, make, simulated, state_key
-from dormouse_worker.sessions import Answer, Ran, Settings, StateInfo
+from dormouse_worker.sessions import Answer, Ran, SessionSettings, StateInfo
 
 # ------------------------------------------------------------------------------------------------------------------ large replies
 
@@ -403,7 +403,7 @@ class Counting(Adder):
 def versions(store: MemoryStore, fills: bool = True) -> tuple[Worker, Worker, Worker]:
     """The old one, the new one with a state more, the old one again after a rollback: each reads the other's records."""
     count = StateInfo("count", "count", "count", "INT64", (1,), None, np.full(1, 100, np.int64), fills=fills)
-    old, new = Settings(SHARDS, "v1", accepts=frozenset({"v2"})), Settings(SHARDS, "v2", accepts=frozenset({"v1"}))
+    old, new = SessionSettings(SHARDS, "v1", accepts=frozenset({"v2"})), SessionSettings(SHARDS, "v2", accepts=frozenset({"v1"}))
     return (
         Worker(store.client(), "w-1", settings=old),
         Worker(store.client(), "w-2", Counting(), settings=new, states=[*SUM, count]),
@@ -455,7 +455,7 @@ async def test_a_start_on_a_record_of_an_unknown_version_begins_again() -> None:
     async with Worker(store.client(), "w-1") as w:
         await w.own()
         await w.call("a", 5, at=900, call_id="c-1")
-    async with Worker(store.client(), "w-2", settings=Settings(SHARDS, "v2")) as w:
+    async with Worker(store.client(), "w-2", settings=SessionSettings(SHARDS, "v2")) as w:
         await w.own()
         assert isinstance(error(await w.call("a", 1, at=950)), FailedPrecondition)
         assert (await w.call("a", 5, at=950, call_id="c-1", start=True)).reply == b"5", "the same call, sent again"
@@ -470,7 +470,7 @@ async def after_a_rollback_from_a_revision_that_reads_no_other() -> Answer:
     async with Worker(store.client(), "w-1") as w:
         await w.own()
         await w.call("a", 5)
-    async with Worker(store.client(), "w-2", settings=Settings(SHARDS, "v2")) as w:
+    async with Worker(store.client(), "w-2", settings=SessionSettings(SHARDS, "v2")) as w:
         await w.own()
         await w.call("a", 1)
     async with Worker(store.client(), "w-3") as w:

@@ -27,7 +27,7 @@ from dormouse_proto import state_pb2
 from dormouse_testing.clock import SimClock
 from dormouse_testing.memory_store import FULL, FULL_APPLIED, REFUSED, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
 from dormouse_testing.session_worker import SHARDS, Adder, F, K, Worker, again, error, give, make, simulated, state_key, times
-from dormouse_worker.sessions import Ran, Settings, StateInfo, registration
+from dormouse_worker.sessions import Ran, SessionSettings, StateInfo, registration
 
 # --------------------------------------------------------------------------------------------------------------------- the hot path
 
@@ -187,7 +187,7 @@ class Timed(Adder):
 @simulated
 async def test_a_step_may_run_for_the_functions_limit_from_its_turn_or_until_its_callers_deadline() -> None:
     runner = Timed()
-    async with Worker(MemoryStore(SimClock()), runner=runner, settings=Settings(SHARDS, "v1", ttl=1000.0, step_limit=30.0)) as w:
+    async with Worker(MemoryStore(SimClock()), runner=runner, settings=SessionSettings(SHARDS, "v1", ttl=1000.0, step_limit=30.0)) as w:
         await w.own()
         runner.hold = True
         steps = [w.submit("a", 1), w.submit("a", 1), w.submit("b", 1, deadline=SimClock().monotonic() + 10)]
@@ -455,12 +455,12 @@ async def test_a_record_of_another_state_version_is_left_alone_unless_it_is_acce
         await w.own()
         await w.call("a", 1)
     revision = store.etcd.item(state_key("a"))
-    newer = Worker(store.client(), "w-2", settings=Settings(SHARDS, "v2"))
+    newer = Worker(store.client(), "w-2", settings=SessionSettings(SHARDS, "v2"))
     async with newer as w:
         await w.own()
         assert isinstance(error(await w.call("a", 1)), FailedPrecondition)
         assert store.etcd.item(state_key("a")) == revision
-    async with Worker(store.client(), "w-3", settings=Settings(SHARDS, "v2", accepts=frozenset({"v1"}))) as w:
+    async with Worker(store.client(), "w-3", settings=SessionSettings(SHARDS, "v2", accepts=frozenset({"v1"}))) as w:
         await w.own()
         assert (await w.call("a", 1)).reply == b"2"
         item = store.etcd.item(state_key("a"))
@@ -513,7 +513,7 @@ async def test_a_step_whose_outcome_cannot_be_written_down_fails_and_the_session
 
 @simulated
 async def test_an_idle_session_leaves_memory_and_comes_back() -> None:
-    w = Worker(MemoryStore(SimClock()), settings=Settings(SHARDS, "v1", evict_after=5.0))
+    w = Worker(MemoryStore(SimClock()), settings=SessionSettings(SHARDS, "v1", evict_after=5.0))
     async with w:
         await w.own()
         await w.call("a", 1)

@@ -9,7 +9,7 @@ from dormouse_core import shares
 from dormouse_core.errors import Code, ResourceExhausted
 from dormouse_core.seams import Delete, Reply, Txn
 from dormouse_core.shares import OpenStream, OpenStreams, admits
-from dormouse_gateway.serving import lasting
+from dormouse_gateway.serving.port import lasting
 from dormouse_proto import inference_pb2
 from dormouse_testing import simloop
 from dormouse_testing.relaying import Caller, Sent, Sim, infers
@@ -342,7 +342,7 @@ def test_a_place_is_given_back_however_a_stream_ends(end: str, monkeypatch: pyte
         await functions(sim)
         metadata = {"dormouse-connection": "1", **({"triton_grpc_error": "true"} if end == "status" else {})}
         if end == "bug":
-            monkeypatch.setattr("dormouse_gateway.streams.Stream.receive", lambda *_, **__: 1 / 0)
+            monkeypatch.setattr("dormouse_gateway.serving.streams.Stream.receive", lambda *_, **__: 1 / 0)
         if end == "share":
             monkeypatch.setattr(shares, "admits", lambda *_: False)
         caller = sim.open(metadata, timeout=5 if end == "deadline" else None)

@@ -66,7 +66,8 @@ def test_two_hundred_sequences_on_one_stream_without_waiting() -> None:
 
 def test_without_one_step_at_a_time_they_would_overtake_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """The guard of the test above, taken away: the relay's own turns hold back the second step, but a third passes it by."""
-    from dormouse_gateway import streams, turns
+    from dormouse_gateway.relay import turns
+    from dormouse_gateway.serving import streams
 
     def all_at_once(self: streams.Stream, line: streams.Line) -> None:
         flying = [step for step in line.steps if step.reply is None and step not in self._ready and id(step) not in begun]

@@ -6,7 +6,8 @@ import pytest
 from dormouse_core import limits, streamed
 from dormouse_core.errors import Again, Code
 from dormouse_core.seams import Reply
-from dormouse_gateway import sending, streaming
+from dormouse_gateway.relay import sending
+from dormouse_gateway.serving import streaming
 from dormouse_proto import inference_pb2
 from dormouse_testing.relaying import RESET, Sent, Sim, again
 from dormouse_testing.streaming_sim import DONE, A, say, simulate, stateful, talking
@@ -66,10 +67,10 @@ def test_after_the_first_part_the_call_is_not_sent_again() -> None:
 def test_without_that_the_caller_would_get_the_first_parts_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """The guard of the test above, taken away."""
 
-    async def forget(self: sending.Parts, message: bytes) -> None:
+    async def forget(self: sending.PartsTaker, message: bytes) -> None:
         await self.take(message)
 
-    monkeypatch.setattr(sending.Parts, "__call__", forget)
+    monkeypatch.setattr(sending.PartsTaker, "__call__", forget)
 
     async def body(sim: Sim) -> None:
         async def breaks(sent: Sent) -> Reply:

@@ -5,8 +5,8 @@ from dormouse_core import limits, streamed
 from dormouse_core.callkeys import split
 from dormouse_core.errors import Code, InvalidArgument, ResourceExhausted
 from dormouse_core.seams import Reply
-from dormouse_gateway import streams
-from dormouse_gateway.streams import Step, Stream
+from dormouse_gateway.serving import streams
+from dormouse_gateway.serving.streams import Step, Stream
 from dormouse_proto import inference_pb2
 from dormouse_testing.gateway import request
 from hypothesis import given, settings

@@ -46,7 +46,7 @@ LAST = "\n\ndef test_another():\n    pass\n"
 def run(folder: Path, test: str, limit: float = 0.5) -> tuple[int, str]:
     (folder / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
     (folder / "conftest.py").write_text(
-        CONFTEST.read_text().replace("LIMIT = 45.0", f"LIMIT = {limit}").replace("AGAIN = 5.0", "AGAIN = 0.5")
+        CONFTEST.read_text().replace("LIMIT = 150.0", f"LIMIT = {limit}").replace("AGAIN = 5.0", "AGAIN = 0.5")
     )
     (folder / "test_hanging.py").write_text(HEAD + test + LAST)
     ended = subprocess.run(PYTEST, cwd=folder, capture_output=True, text=True, timeout=50)

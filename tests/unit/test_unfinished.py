@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from dormouse_core.errors import ResourceExhausted
 from dormouse_core.limits import MESSAGE_STALL_SECONDS, PRESSED_STALL_SECONDS
-from dormouse_gateway.unfinished import Place, Unfinished, announced, small
+from dormouse_gateway.serving.unfinished import Place, Unfinished, announced, small
 from dormouse_testing import simloop
 from dormouse_testing.clock import SimClock
 

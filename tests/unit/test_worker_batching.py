@@ -10,13 +10,13 @@ import pytest
 from dormouse_core import limits
 from dormouse_core.errors import Again, Code, Decoupled, DormouseError, FailedPrecondition, Unavailable
 from dormouse_proto import inference_pb2, state_pb2
-from dormouse_worker import batching
-from dormouse_worker.asgi import error_headers
-from dormouse_worker.batching import Batcher, as_error
-from dormouse_worker.replies import Encoder
-from dormouse_worker.requests import Request
+from dormouse_worker.batches import batching
+from dormouse_worker.batches.batching import Batcher, as_error
+from dormouse_worker.batches.replies import Encoder
+from dormouse_worker.batches.requests import Request
+from dormouse_worker.models.signatures import Signature, StateSpec, TensorSpec
 from dormouse_worker.sessions import Failed, Outcome, Ran
-from dormouse_worker.signatures import Signature, StateSpec, TensorSpec
+from dormouse_worker.transport.asgi import error_headers
 
 X = TensorSpec("x", "FP32", (-1, 1), axis=0)
 Y = TensorSpec("y", "FP32", (-1, 1))

@@ -6,9 +6,9 @@ from typing import Any
 
 from dormouse_proto import control_pb2, state_pb2
 from dormouse_testing import simloop
-from dormouse_worker import frames
-from dormouse_worker.asgi import Exchange
-from dormouse_worker.control import Control
+from dormouse_worker.serving.control import Control
+from dormouse_worker.transport import frames
+from dormouse_worker.transport.asgi import Exchange
 
 HELLO = control_pb2.WorkerOrder.Hello
 NO_TAKER = control_pb2.WorkerOrder(no_taker=control_pb2.WorkerOrder.NoTaker())

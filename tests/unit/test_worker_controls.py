@@ -13,11 +13,11 @@ from dormouse_proto import inference_pb2
 from dormouse_testing import models, sequence_models
 from dormouse_testing.onnx_calls import load
 from dormouse_testing.workers import request_of
-from dormouse_worker.batching import Batcher
-from dormouse_worker.controls import ControlSpec
-from dormouse_worker.models import ModelInvalid
-from dormouse_worker.replies import Encoder
-from dormouse_worker.requests import Decoder
+from dormouse_worker.batches.batching import Batcher
+from dormouse_worker.batches.replies import Encoder
+from dormouse_worker.batches.requests import Decoder
+from dormouse_worker.models.controls import ControlSpec
+from dormouse_worker.models.refusals import ModelInvalid
 from dormouse_worker.runtimes.onnx import OnnxRuntime
 from dormouse_worker.sessions import Outcome, Ran
 

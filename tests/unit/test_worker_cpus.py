@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from dormouse_worker import cpus
+from dormouse_worker.process import cpus
 
 
 def tree(root: Path, files: dict[str, str]) -> None:

@@ -13,7 +13,7 @@ from dormouse_core.tensors import DATATYPES, encode_raw
 from dormouse_proto import inference_pb2
 from dormouse_testing import models
 from dormouse_testing.onnx_calls import infer, load, raw
-from dormouse_worker.models import ModelInvalid
+from dormouse_worker.models.refusals import ModelInvalid
 from onnx import TensorProto, helper
 
 ONNX = {"BOOL": 9, "INT8": 3, "INT16": 5, "INT32": 6, "INT64": 7, "UINT8": 2, "UINT16": 4, "UINT32": 12, "UINT64": 13,

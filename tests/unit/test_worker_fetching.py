@@ -22,7 +22,7 @@ from dormouse_testing.ports import free_port
 from dormouse_worker import fetching
 from dormouse_worker.fetching import buckets, downloads, hub
 from dormouse_worker.fetching.downloads import PARTIAL, Passing, Source, download
-from dormouse_worker.models import ModelInvalid, ModelUnavailable
+from dormouse_worker.models.refusals import ModelInvalid, ModelUnavailable
 
 BODY = b"model" * 100_000
 DIGEST = hashlib.sha256(BODY).hexdigest()

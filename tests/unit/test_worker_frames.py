@@ -6,7 +6,7 @@ import zlib
 
 import pytest
 from dormouse_core.errors import Code, DormouseError, InvalidArgument, ResourceExhausted
-from dormouse_worker import frames
+from dormouse_worker.transport import frames
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -11,7 +11,7 @@ import pytest
 from dormouse_testing import models
 from dormouse_testing.models import FLOAT, node, write
 from dormouse_testing.random_graphs import random_model
-from dormouse_worker import graphs, mixing
+from dormouse_worker.rows import graphs, mixing
 from onnx import helper
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

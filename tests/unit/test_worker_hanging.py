@@ -10,10 +10,10 @@ import pytest
 from dormouse_core import hanging, limits
 from dormouse_core.hanging import Run
 from dormouse_proto import state_pb2
-from dormouse_worker import keeping, supervisor
-from dormouse_worker.marks import Marks
+from dormouse_worker.batches.work import Runs, Work
+from dormouse_worker.process import keeping, supervisor
+from dormouse_worker.process.marks import Marks
 from dormouse_worker.runtimes.python import Stepping
-from dormouse_worker.work import Runs, Work
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from dormouse_core import limits
 from dormouse_core.tensors import bf16_from_fp32
-from dormouse_worker.comparing import apart, difference, wide
-from dormouse_worker.drawing import MANNERS, SCALARS, Choice, Port, draw
-from dormouse_worker.forms import Form, Trial
-from dormouse_worker.independence import Late, Mixed, Out, Shown, Unknown, Verdict, experiment
+from dormouse_worker.batches.forms import Form, Trial
+from dormouse_worker.rows.comparing import apart, difference, wide
+from dormouse_worker.rows.drawing import MANNERS, SCALARS, Choice, Port, draw
+from dormouse_worker.rows.independence import Late, Mixed, Out, Shown, Unknown, Verdict, experiment
 
 X = Port("x", "FP32", ("n", 4), 0)
 Y = Out("y", "FP32")

@@ -15,10 +15,10 @@ from dormouse_proto import state_pb2
 from dormouse_testing import models
 from dormouse_testing.models import FLOAT, INT64, node, write
 from dormouse_testing.onnx_calls import infer, load, most_rows, raw
-from dormouse_worker import joining
-from dormouse_worker.independence import Shown, Unknown
-from dormouse_worker.layouts import Layout, Tensor, layouts
-from dormouse_worker.models import ModelInvalid
+from dormouse_worker.models.refusals import ModelInvalid
+from dormouse_worker.rows import joining
+from dormouse_worker.rows.independence import Shown, Unknown
+from dormouse_worker.rows.layouts import Layout, Tensor, layouts
 from dormouse_worker.runtimes.onnx import OnnxRuntime
 from onnx import helper
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from dormouse_worker import __main__ as main
-from dormouse_worker import supervisor
+from dormouse_worker.process import supervisor
 
 
 @pytest.mark.parametrize(("words", "folders"), [(["--admin", "/run/a.sock"], 0), ([], 1)])

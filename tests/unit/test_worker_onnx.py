@@ -11,9 +11,9 @@ from dormouse_core.tensors import decode_raw, encode_raw
 from dormouse_proto import inference_pb2
 from dormouse_testing import models
 from dormouse_testing.onnx_calls import infer, load, raw
-from dormouse_worker import loading, methods
 from dormouse_worker.fetching import fetch
-from dormouse_worker.models import ModelInvalid, ModelUnavailable
+from dormouse_worker.models.refusals import ModelInvalid, ModelUnavailable
+from dormouse_worker.serving import loading, methods
 
 
 def floats(*values: float) -> bytes:
@@ -188,7 +188,7 @@ def test_fetching(tmp_path: Path) -> None:
 def initial(tmp_path: Path, value: Any, shape: list[int]) -> np.ndarray:
     state = specs.StateSpec(input="state", output="stateN", shape=shape, batch_axis=0, initial=value)
     inner = load(models.identity(tmp_path / "m.onnx", models.FLOAT, [None] * len(shape))).signature
-    from dormouse_worker.signatures import StateSpec
+    from dormouse_worker.models.signatures import StateSpec
 
     assert inner.max_batch
     return loading.initial(state, StateSpec("state", "stateN", "FP32", tuple(shape), 0), tmp_path / "m.onnx")

@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from dormouse_worker import printed
-from dormouse_worker.printed import Printed
+from dormouse_worker.process import printed
+from dormouse_worker.process.printed import Printed
 
 
 def lines(made: Printed) -> list[str]:

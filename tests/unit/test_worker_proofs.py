@@ -12,8 +12,8 @@ from dormouse_testing import simloop
 from dormouse_testing.clock import SimClock
 from dormouse_testing.manifests import onnx
 from dormouse_testing.memory_store import MemoryStore
-from dormouse_worker import proofs
-from dormouse_worker.models import ContentChanged
+from dormouse_worker.models.refusals import ContentChanged
+from dormouse_worker.serving import proofs
 
 A, B = "a" * 64, "b" * 64
 Files = dict[str, str]

@@ -12,9 +12,10 @@ from dormouse_core.workerfile import StoreAccess, WorkerFile
 from dormouse_kit import contents, ignoring
 from dormouse_testing import models
 from dormouse_testing.manifests import onnx
-from dormouse_worker import loading, reading, written
-from dormouse_worker.models import ModelInvalid, ModelUnavailable
-from dormouse_worker.reading import Reading
+from dormouse_worker.fetching import reading, written
+from dormouse_worker.fetching.reading import ContentReading
+from dormouse_worker.models.refusals import ModelInvalid, ModelUnavailable
+from dormouse_worker.serving import loading
 
 
 @pytest.fixture
@@ -38,15 +39,15 @@ def test_what_was_loaded_says_its_content(file: WorkerFile, path: Path) -> None:
 
 def test_files_with_the_seal_of_the_proof_are_not_read(file: WorkerFile, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contents, "SETTLED", -1e9)
-    sealed = Reading(path, file).seal
+    sealed = ContentReading(path, file).seal
     proved = msgspec.structs.replace(file, content="what it was", seal=sealed)
-    assert Reading(path, proved).digest() == "what it was"
+    assert ContentReading(path, proved).digest() == "what it was"
     path.write_bytes(path.read_bytes())
-    assert Reading(path, proved).digest() == contents.digest(path), "another seal: it is read"
+    assert ContentReading(path, proved).digest() == contents.digest(path), "another seal: it is read"
 
 
 def test_a_file_that_changes_while_it_loads_is_neither(file: WorkerFile, path: Path) -> None:
-    reading = Reading(path, file)
+    reading = ContentReading(path, file)
     path.write_bytes(b"something else")
     with pytest.raises(ModelUnavailable, match=r"m\.onnx (changed while it was loaded|cannot be read)"):
         reading.digest()
@@ -58,7 +59,7 @@ def test_whatever_reading_raises_is_told_and_not_waited_for(file: WorkerFile, pa
 
     monkeypatch.setattr(contents, "read", failed)
     with pytest.raises(ModelUnavailable, match="cannot be read: something else"):
-        Reading(path, file).digest()
+        ContentReading(path, file).digest()
 
 
 HANDLER = """
@@ -215,5 +216,5 @@ def test_what_was_written_just_now_is_looked_at_again(file: WorkerFile, path: Pa
     monkeypatch.setattr(reading.time, "sleep", lambda seconds: (waited.append(seconds), path.write_bytes(b"more" * len(waited)))[0])
     path.write_bytes(b"more")
     with pytest.raises(ModelUnavailable, match=r"m\.onnx is being written"):
-        Reading(path, file)
+        ContentReading(path, file)
     assert len(waited) == reading.SETTLING

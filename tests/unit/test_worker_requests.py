@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from dormouse_core.errors import InvalidArgument, ResourceExhausted
 from dormouse_proto import inference_pb2
-from dormouse_worker.replies import Encoder
-from dormouse_worker.requests import Decoder, Digester, Request
-from dormouse_worker.signatures import Signature, StateSpec, TensorSpec
+from dormouse_worker.batches.replies import Encoder
+from dormouse_worker.batches.requests import Decoder, Digester, Request
+from dormouse_worker.models.signatures import Signature, StateSpec, TensorSpec
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -9,7 +9,7 @@ from dormouse_core.spec import parse_manifest
 from dormouse_core.workerfile import StoreAccess, WorkerFile
 from dormouse_testing import models
 from dormouse_testing.manifests import onnx
-from dormouse_worker import loading, membership
+from dormouse_worker.serving import loading, membership
 
 STATE = {"input": "state", "output": "stateN", "shape": [-1, 4], "batchAxis": 0}
 

@@ -13,13 +13,13 @@ from dormouse_core import limits, streamed
 from dormouse_core.errors import Again, Code, DeadlineExceeded, Decoupled, Unavailable
 from dormouse_core.handlers import Context, Handler, State, Tensor
 from dormouse_proto import inference_pb2
-from dormouse_worker import frames
-from dormouse_worker.asgi import Call, Transport, error_headers
-from dormouse_worker.replies import Encoder
-from dormouse_worker.requests import Request
+from dormouse_worker.batches.replies import Encoder
+from dormouse_worker.batches.requests import Request
 from dormouse_worker.runtimes.python import HandlerRunner, PythonRuntime
 from dormouse_worker.sessions import Failed, Outcome, Ran
-from dormouse_worker.streamed import FRAMED, StreamedCall, part, unsent
+from dormouse_worker.transport import frames
+from dormouse_worker.transport.asgi import Call, Transport, error_headers
+from dormouse_worker.transport.streamed import FRAMED, StreamedCall, part, unsent
 
 Event = dict[str, Any]
 

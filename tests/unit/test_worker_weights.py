@@ -17,7 +17,7 @@ from dormouse_core.errors import DormouseError
 from dormouse_kit import contents
 from dormouse_kit.windows import Window
 from dormouse_testing import models
-from dormouse_worker.models import ModelInvalid
+from dormouse_worker.models.refusals import ModelInvalid
 from dormouse_worker.runtimes import weights
 from dormouse_worker.runtimes.onnx import OnnxRuntime
 
@@ -127,7 +127,7 @@ def test_nor_is_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: 
 LOAD = """
 import sys
 from pathlib import Path
-from dormouse_worker import memorylimit
+from dormouse_worker.process import memorylimit
 from dormouse_worker.runtimes import weights
 from dormouse_worker.runtimes.onnx import OnnxRuntime
 weights._has_room = lambda place, size: sys.argv[2] == "copied"

@@ -5,8 +5,8 @@ from typing import Any
 from dormouse_core.addresses import WAIT_SECONDS, Rule
 from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Event, Item
-from dormouse_gateway.table import Guard, Table
-from dormouse_operator.kubernetes.reflecting import PATIENCE
+from dormouse_gateway.watching.table import Guard, Table
+from dormouse_operator.kubernetes.api.reflecting import PATIENCE
 from dormouse_operator.view import View
 from dormouse_proto import state_pb2
 from dormouse_testing.clock import ManualClock

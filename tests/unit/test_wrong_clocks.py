@@ -8,12 +8,12 @@ from dormouse_core.clocks import Skew
 from dormouse_core.errors import Aborted
 from dormouse_core.seams import Put, Txn
 from dormouse_core.sessions.names import session_key
-from dormouse_gateway.bootstrap import ENTRY
-from dormouse_gateway.resources import SCOPE
-from dormouse_gateway.routes import Routes
-from dormouse_gateway.settings import Settings as GatewaySettings
-from dormouse_gateway.snapshot import Snapshot
-from dormouse_gateway.table import Table
+from dormouse_gateway.envoy.bootstrap import ENTRY
+from dormouse_gateway.envoy.resources import SCOPE
+from dormouse_gateway.envoy.snapshot import Snapshot
+from dormouse_gateway.settings import GatewaySettings
+from dormouse_gateway.watching.routes import Routes
+from dormouse_gateway.watching.table import Table
 from dormouse_operator import terms
 from dormouse_operator.timekeeping import Timekeeper
 from dormouse_proto import control_pb2
@@ -21,7 +21,7 @@ from dormouse_testing import simloop
 from dormouse_testing.clock import SimClock
 from dormouse_testing.memory_store import MemoryStore
 from dormouse_testing.session_worker import SHARDS, K, Worker, simulated
-from dormouse_worker.sessions import Answer, Settings, Step
+from dormouse_worker.sessions import Answer, SessionSettings, Step
 
 HOUR = 3600.0
 
@@ -47,7 +47,7 @@ def test_a_worker_an_hour_ahead_begins_no_live_session_anew(told: bool) -> None:
     @simulated
     async def go() -> None:
         store = MemoryStore(SimClock())
-        settings = Settings(SHARDS, "v1", ttl=HOUR)
+        settings = SessionSettings(SHARDS, "v1", ttl=HOUR)
         wrong = Skew(SimClock(HOUR + 1))
         if told:
             wrong.heard(wrong.mark(), now_us(), 0, 3)
@@ -71,7 +71,7 @@ def test_negative_control_by_its_own_clock_it_would_begin_anew(monkeypatch: pyte
 def test_without_a_leader_a_session_goes_on_beyond_its_time_instead_of_beginning_anew() -> None:
     @simulated
     async def go() -> None:
-        async with Worker(MemoryStore(SimClock()), settings=Settings(SHARDS, "v1", ttl=1.0), time=Skew(SimClock())) as worker:
+        async with Worker(MemoryStore(SimClock()), settings=SessionSettings(SHARDS, "v1", ttl=1.0), time=Skew(SimClock())) as worker:
             await worker.own()
             await call(worker, 1, CallKey(now_us(), "g-a-1"))
             await asyncio.sleep(10)

@@ -5,8 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from dormouse_gateway.snapshot import Snapshot
-from dormouse_gateway.xds import Server
+from dormouse_gateway.envoy.snapshot import Snapshot
+from dormouse_gateway.envoy.xds import Server
 
 
 async def test_an_envoy_that_leaves_leaves_nothing_waiting() -> None:

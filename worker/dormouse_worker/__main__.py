@@ -7,7 +7,7 @@ import os
 import socket
 import tempfile
 
-from dormouse_worker import bootstrap, supervisor
+from dormouse_worker.process import bootstrap, supervisor
 
 TERMINATION_LOG = "/dev/termination-log"
 

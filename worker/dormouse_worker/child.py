@@ -22,14 +22,15 @@ from dormouse_core import workerfile
 from dormouse_core.errors import Code, DormouseError, text_of
 from dormouse_kit import log
 
-from dormouse_worker import loading, surroundings
-from dormouse_worker.asgi import task_factory
-from dormouse_worker.link import FD, SETTINGS, Link
-from dormouse_worker.marks import Marks
-from dormouse_worker.models import ContentChanged, ModelInvalid, ModelUnavailable
-from dormouse_worker.sessions import Registration
-from dormouse_worker.settings import Settings
-from dormouse_worker.worker import Worker
+from dormouse_worker.models.refusals import ContentChanged, ModelInvalid, ModelUnavailable
+from dormouse_worker.process import surroundings
+from dormouse_worker.process.link import FD, SETTINGS, Link
+from dormouse_worker.process.marks import Marks
+from dormouse_worker.serving import loading
+from dormouse_worker.serving.settings import WorkerIdentity
+from dormouse_worker.serving.worker import Worker
+from dormouse_worker.sessions import WorkerRegistration
+from dormouse_worker.transport.asgi import task_factory
 
 GC_THRESHOLD = 20_000
 """Calls make no cycles, so looking for them after every 700 new objects is work for nothing."""
@@ -66,7 +67,7 @@ def end() -> NoReturn:
     os._exit(FAILED)
 
 
-def keep_from_outside(registration: Registration, marks: Marks, link: Link) -> None:
+def keep_from_outside(registration: WorkerRegistration, marks: Marks, link: Link) -> None:
     """What the supervisor needs to renew the lease, or to leave word in the entry, while this interpreter is held."""
     registration.on_renewed = marks.renewed
     registration.kept = lambda: marks.kept_at
@@ -80,7 +81,7 @@ def keep_from_outside(registration: Registration, marks: Marks, link: Link) -> N
 def start() -> Worker:
     """Loads everything that needs no event loop, and has the rest started on the one that pyvoy will make."""
     link = Link(socket.socket(fileno=int(os.environ[FD])))
-    settings = Settings(**json.loads(os.environ[SETTINGS]))
+    settings = WorkerIdentity(**json.loads(os.environ[SETTINGS]))
     surroundings.restore(settings.before, (FD, SETTINGS), settings.listen)
     for stream in (sys.stdout, sys.stderr):
         cast(TextIO, stream).reconfigure(line_buffering=True)  # type: ignore[attr-defined]
@@ -104,7 +105,7 @@ def start() -> Worker:
         link.sock.setblocking(False)
         member = None
         if file is not None:
-            from dormouse_worker.membership import Membership  # brings grpc with it, whose loop is this one
+            from dormouse_worker.serving.membership import Membership  # brings grpc with it, whose loop is this one
 
             where = {"address": settings.advertise, "instance": settings.instance}
             member = Membership(file, loaded, worker=settings.worker, time=worker.skew, **where)

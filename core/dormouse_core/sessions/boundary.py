@@ -40,7 +40,7 @@ class StateInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class SessionSettings:
     """What the sessions need of a function's spec. Times are in seconds."""
 
     shards: int

@@ -13,7 +13,7 @@ from dormouse_core import admission
 from dormouse_core.errors import DormouseError
 from dormouse_core.lifetimes import Tally
 from dormouse_core.records import Glance
-from dormouse_core.sessions.boundary import Settings
+from dormouse_core.sessions.boundary import SessionSettings
 from dormouse_core.sessions.memory import Session, Shard
 
 Change = tuple[int, Glance | None, Glance | None]
@@ -31,7 +31,7 @@ class Count:
 
 
 class Census:
-    def __init__(self, settings: Settings, monotonic: Callable[[], float], owned: Callable[[], Sequence[Shard]]) -> None:
+    def __init__(self, settings: SessionSettings, monotonic: Callable[[], float], owned: Callable[[], Sequence[Shard]]) -> None:
         self._settings = settings
         self._monotonic = monotonic
         self._counts: dict[int, Count] = {}

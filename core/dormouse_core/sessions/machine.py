@@ -11,12 +11,12 @@ from dormouse_proto import state_pb2
 
 from dormouse_core import entries
 from dormouse_core.backoff import Backoff
-from dormouse_core.clocks import Reading
+from dormouse_core.clocks import TimeReading
 from dormouse_core.entries import T
 from dormouse_core.errors import Again
 from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Clock, Item, StoreError
-from dormouse_core.sessions.boundary import Settings, StateInfo, Step
+from dormouse_core.sessions.boundary import SessionSettings, StateInfo, Step
 from dormouse_core.sessions.census import Census
 from dormouse_core.sessions.commands import Acquired, Changed, Get, GetAll, Outbox, Plan, Say, Start, Wait, Wake
 from dormouse_core.sessions.memory import Shard
@@ -37,10 +37,10 @@ class Machine:
     def __init__(
         self,
         function: Function,
-        settings: Settings,
+        settings: SessionSettings,
         states: Sequence[StateInfo],
         clock: Clock,
-        time: Reading,
+        time: TimeReading,
         *,
         worker: str,
         keys: Keys,

@@ -8,7 +8,7 @@ before the commit is known (rule *commit-first*). A session that is in memory co
 from collections.abc import Callable, Sequence
 
 from dormouse_core import lifetimes, records, steps
-from dormouse_core.clocks import Reading
+from dormouse_core.clocks import TimeReading
 from dormouse_core.errors import (
     Again,
     DataLoss,
@@ -24,7 +24,7 @@ from dormouse_core.keys import Function, Keys
 from dormouse_core.limits import RECORD_BYTES, SESSION_OVERHEAD_BYTES
 from dormouse_core.seams import Clock, Item, Put, StoreError
 from dormouse_core.sessions import arrays
-from dormouse_core.sessions.boundary import Answer, Failed, Outcome, Settings, StateInfo, States, Step
+from dormouse_core.sessions.boundary import Answer, Failed, Outcome, SessionSettings, StateInfo, States, Step
 from dormouse_core.sessions.census import Census
 from dormouse_core.sessions.commands import Outbox, Run, Say, Tell, Wake
 from dormouse_core.sessions.groups import Groups, Pending
@@ -54,10 +54,10 @@ class Turns:
     def __init__(
         self,
         function: Function,
-        settings: Settings,
+        settings: SessionSettings,
         states: Sequence[StateInfo],
         clock: Clock,
-        time: Reading,
+        time: TimeReading,
         census: Census,
         shards: Sequence[Shard],
         entry_read: EntryRead,

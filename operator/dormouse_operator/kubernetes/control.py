@@ -13,8 +13,8 @@ import grpc
 import grpc.aio
 from dormouse_core.spec.objects import GROUP
 
-from dormouse_operator.kubernetes.api import Api, ApiError, Object
-from dormouse_operator.kubernetes.kinds import FUNCTIONS, Kind
+from dormouse_operator.kubernetes.api.http import Api, ApiError, Object
+from dormouse_operator.kubernetes.api.kinds import FUNCTIONS, Kind
 
 TOKEN_REVIEWS = Kind("authentication.k8s.io/v1", "TokenReview", "tokenreviews")
 ACCESS_REVIEWS = Kind("authorization.k8s.io/v1", "SubjectAccessReview", "subjectaccessreviews")

@@ -13,7 +13,7 @@ from dormouse_core.policies import Policy
 from dormouse_core.spec.durations import Duration
 from dormouse_core.spec.objects import DNS_LABEL
 
-from dormouse_operator.kubernetes.settings import Settings
+from dormouse_operator.kubernetes.settings import ClusterSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ class Options:
     """Where people's calls are answered, host:port; the API server says who may ask."""
     metrics: int = 9090
     """The port of /metrics and /healthz; 0: any free one."""
-    functions: Settings = field(default_factory=Settings)
+    functions: ClusterSettings = field(default_factory=ClusterSettings)
 
-    def settings_now(self) -> Settings:
+    def settings_now(self) -> ClusterSettings:
         """With the certificates as they are in their files now. OSError: they cannot be read."""
         ca, cert, key = map(_text, (self.store_ca, self.store_cert, self.store_key))
         return replace(self.functions, store_ca=ca, store_cert=cert, store_key=key)
@@ -54,13 +54,13 @@ class _File(msgspec.Struct, kw_only=True, rename="camel", forbid_unknown_fields=
     """The file's fields: those of `Settings` that are not about the store."""
 
     namespaces: list[str] = []
-    system_namespace: str = Settings().system_namespace
-    image: str = Settings().image
-    image_pull_policy: str = Settings().image_pull_policy
+    system_namespace: str = ClusterSettings().system_namespace
+    image: str = ClusterSettings().image
+    image_pull_policy: str = ClusterSettings().image_pull_policy
     image_pull_secrets: list[str] = []
-    gateway: str = Settings().gateway
-    gateway_port: int = Settings().gateway_port
-    cluster_domain: str = Settings().cluster_domain
+    gateway: str = ClusterSettings().gateway
+    gateway_port: int = ClusterSettings().gateway_port
+    cluster_domain: str = ClusterSettings().cluster_domain
     resources: dict[str, Any] = {}
     policy: Policy = Policy()
     reserved: list[str] = []
@@ -104,13 +104,13 @@ def parse(arguments: Sequence[str]) -> Options:
         parser.error(f"{error}" if isinstance(error, OSError) else f"--functions: {path}: {error}")
 
 
-def _settings(file: _File, given: dict[str, Any]) -> Settings:
+def _settings(file: _File, given: dict[str, Any]) -> ClusterSettings:
     """With how workers reach the store: as we do, by users of their own."""
     fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in msgspec.structs.asdict(file).items()}
     fields["removal_wait"] = Duration(file.removal_wait).seconds if file.removal_wait else None
     ca, cert, key = (_text(given[name]) for name in ("store_ca", "store_cert", "store_key"))
     secret = Path(given["store_password_file"]).read_bytes().strip() if given["store_password_file"] else b""
-    return Settings(
+    return ClusterSettings(
         **fields,
         installation=given["installation"],
         store=given["store"],

@@ -24,25 +24,26 @@ from dormouse_proto import state_pb2
 
 from dormouse_operator import services, store_users, terms
 from dormouse_operator.dialing import GrpcDialer
-from dormouse_operator.kubernetes import access, metrics
-from dormouse_operator.kubernetes.api import Api, HttpApi
-from dormouse_operator.kubernetes.applying import Applier
-from dormouse_operator.kubernetes.budgets import Budgets
+from dormouse_operator.kubernetes import metrics
+from dormouse_operator.kubernetes.api import access
+from dormouse_operator.kubernetes.api.http import Api, HttpApi
+from dormouse_operator.kubernetes.api.kinds import BUDGETS
+from dormouse_operator.kubernetes.api.known import Objects
 from dormouse_operator.kubernetes.control import Guard
-from dormouse_operator.kubernetes.copies import Copies
-from dormouse_operator.kubernetes.credentials import Credentials
 from dormouse_operator.kubernetes.health import Health
-from dormouse_operator.kubernetes.kinds import BUDGETS
-from dormouse_operator.kubernetes.objects import Objects
+from dormouse_operator.kubernetes.objects.applying import Applier
+from dormouse_operator.kubernetes.objects.budgets import Budgets
+from dormouse_operator.kubernetes.objects.credentials import Credentials
+from dormouse_operator.kubernetes.objects.registry import Registry
+from dormouse_operator.kubernetes.objects.rotating import Rotating
 from dormouse_operator.kubernetes.options import Options
-from dormouse_operator.kubernetes.provider import KubernetesProvider
-from dormouse_operator.kubernetes.reconciling import Reconciler
-from dormouse_operator.kubernetes.registry import Registry
-from dormouse_operator.kubernetes.rotating import Rotating
-from dormouse_operator.kubernetes.surveying import Survey
-from dormouse_operator.kubernetes.telling import Teller
-from dormouse_operator.kubernetes.tending import Tending
-from dormouse_operator.kubernetes.watching import Watching
+from dormouse_operator.kubernetes.pods.copies import Copies
+from dormouse_operator.kubernetes.pods.provider import KubernetesProvider
+from dormouse_operator.kubernetes.pods.tending import Tending
+from dormouse_operator.kubernetes.telling.teller import Teller
+from dormouse_operator.kubernetes.watching.handlers import Watching
+from dormouse_operator.kubernetes.watching.reconciling import Reconciler
+from dormouse_operator.kubernetes.watching.surveying import Survey
 from dormouse_operator.leading import Leader
 from dormouse_operator.space import Space
 

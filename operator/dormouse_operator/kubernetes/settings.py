@@ -8,7 +8,7 @@ from dormouse_core.policies import Own, Policy
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ClusterSettings:
     installation: str = "default"
     """Chooses the keys in the store and the labels of objects. One cluster and one store may have several."""
     namespaces: tuple[str, ...] = ()

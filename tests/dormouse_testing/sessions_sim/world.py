@@ -13,7 +13,7 @@ from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Put, Txn
 from dormouse_core.sessions.groups import Pending
 from dormouse_proto import state_pb2
-from dormouse_worker.sessions import Answer, Failed, Outcome, Ran, Sessions, Settings, StateInfo, Step
+from dormouse_worker.sessions import Answer, Failed, Outcome, Ran, Sessions, SessionSettings, StateInfo, Step
 
 from dormouse_testing import simloop
 from dormouse_testing.clock import SimClock
@@ -233,7 +233,7 @@ class World:
             timed = self.machines.start()
             clock = timed.clock
             process = Process(name, self.client(name, clock), timed)
-            settings = Settings(
+            settings = SessionSettings(
                 shards=self.shape.shards,
                 state_version="v1",
                 ttl=self.shape.ttl,

@@ -17,7 +17,7 @@ from dormouse_core.modeluris import ModelUri
 
 from dormouse_worker.fetching import local
 from dormouse_worker.fetching.downloads import Source, download
-from dormouse_worker.models import ModelInvalid, ModelUnavailable
+from dormouse_worker.models.refusals import ModelInvalid, ModelUnavailable
 
 FOLDER = "DORMOUSE_MODELS"  # the environment variable that names where downloads go
 

@@ -17,7 +17,7 @@ from obstore.exceptions import NotFoundError, PermissionDeniedError, Unauthentic
 from obstore.store import GCSStore, S3Store
 
 from dormouse_worker.fetching.downloads import PASSING, Passing
-from dormouse_worker.models import ModelUnavailable
+from dormouse_worker.models.refusals import ModelUnavailable
 
 LIMITS: dict[str, Any] = {"timeout": timedelta(seconds=600), "connect_timeout": timedelta(seconds=10)}
 RETRIES: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=30)}

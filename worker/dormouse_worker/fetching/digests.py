@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from dormouse_kit import contents
 
-from dormouse_worker.models import ModelInvalid
+from dormouse_worker.models.refusals import ModelInvalid
 
 
 def compare(name: str, names: Sequence[str], found: str, sha256: str) -> None:

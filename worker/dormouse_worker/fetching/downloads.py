@@ -12,7 +12,7 @@ from dormouse_core.backoff import Backoff
 from dormouse_kit import log
 
 from dormouse_worker.fetching import digests
-from dormouse_worker.models import ModelInvalid, ModelUnavailable
+from dormouse_worker.models.refusals import ModelInvalid, ModelUnavailable
 
 PARTIAL = ".partial"
 TRIES = 3

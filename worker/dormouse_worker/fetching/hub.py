@@ -14,7 +14,7 @@ from dormouse_core.errors import text_of
 from dormouse_core.modeluris import ModelUri
 
 from dormouse_worker.fetching import web
-from dormouse_worker.models import ModelInvalid, ModelUnavailable
+from dormouse_worker.models.refusals import ModelInvalid, ModelUnavailable
 
 ENDPOINT = "https://huggingface.co"
 PAGE = 64 << 20

@@ -4,7 +4,7 @@ import pathlib
 
 from dormouse_core.modeluris import ModelUri
 
-from dormouse_worker.models import ModelInvalid, ModelUnavailable
+from dormouse_worker.models.refusals import ModelInvalid, ModelUnavailable
 
 
 def below(root: str, model: ModelUri, what: str) -> pathlib.Path:

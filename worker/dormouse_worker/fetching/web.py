@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from dormouse_core.modeluris import ModelUri
 
 from dormouse_worker.fetching.downloads import PASSING, Passing
-from dormouse_worker.models import ModelInvalid, ModelUnavailable
+from dormouse_worker.models.refusals import ModelInvalid, ModelUnavailable
 
 SILENCE = 30.0  # seconds for which a server may say nothing
 CHUNK = 1 << 20

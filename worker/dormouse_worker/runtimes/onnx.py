@@ -19,18 +19,14 @@ from dormouse_core import spec as specs
 from dormouse_core.tensors import as_array, from_onnx, zeros
 from dormouse_proto import state_pb2
 
-from dormouse_worker import graphs, joining
-from dormouse_worker.controls import FLAGS, IDS, ControlSpec
-from dormouse_worker.models import ModelInvalid
+from dormouse_worker.models.controls import FLAGS, IDS, ControlSpec
+from dormouse_worker.models.refusals import InvalidElement, ModelInvalid
+from dormouse_worker.models.signatures import Signature, StateSpec, TensorSpec, shape_text
+from dormouse_worker.rows import graphs, joining
 from dormouse_worker.runtimes import weights
-from dormouse_worker.signatures import Signature, StateSpec, TensorSpec, shape_text
 
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 _OPTIONAL = "optional("
-
-
-class InvalidElement(Exception):
-    """A BYTES element that an ONNX string cannot hold."""
 
 
 class OnnxRuntime:

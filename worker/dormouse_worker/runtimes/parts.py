@@ -14,10 +14,10 @@ from dormouse_core import limits
 from dormouse_core.errors import Code, DeadlineExceeded, DormouseError, ResourceExhausted
 from dormouse_core.handlers import Declaration
 
-from dormouse_worker import streamed
-from dormouse_worker.replies import Encoder
-from dormouse_worker.requests import Request
-from dormouse_worker.streamed import StreamedCall
+from dormouse_worker.batches.replies import Encoder
+from dormouse_worker.batches.requests import Request
+from dormouse_worker.transport import streamed
+from dormouse_worker.transport.streamed import StreamedCall
 
 AHEAD = 8
 """Parts that a thread may make before the first of them is sent."""
@@ -25,7 +25,7 @@ LOOK = 0.05
 """Seconds after which a step that waits for its reader looks whether there is one."""
 
 
-class Parts:
+class PartsSender:
     def __init__(self, request: Request, declaration: Declaration, encoder: Encoder, monotonic: Callable[[], float], until: float) -> None:
         """`until`: monotonic; the step limit."""
         self._request = request

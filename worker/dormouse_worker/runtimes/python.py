@@ -25,15 +25,15 @@ from dormouse_core.errors import DeadlineExceeded, DormouseError, FailedPrecondi
 from dormouse_core.handlers import Context, Declaration, declaration_of
 from dormouse_kit import log
 
-from dormouse_worker.batching import as_error
-from dormouse_worker.models import ModelInvalid
-from dormouse_worker.replies import Encoder
-from dormouse_worker.requests import Request
+from dormouse_worker.batches.batching import as_error
+from dormouse_worker.batches.replies import Encoder
+from dormouse_worker.batches.requests import Request
+from dormouse_worker.batches.work import Figures, Runs, States, Work
+from dormouse_worker.models.refusals import ModelInvalid
+from dormouse_worker.models.signatures import Signature, StateSpec, TensorSpec
 from dormouse_worker.runtimes import own
-from dormouse_worker.runtimes.parts import Parts
+from dormouse_worker.runtimes.parts import PartsSender
 from dormouse_worker.sessions import Failed, Outcome, Ran
-from dormouse_worker.signatures import Signature, StateSpec, TensorSpec
-from dormouse_worker.work import Figures, Runs, States, Work
 
 TRACEBACKS = 10
 """A second: a handler that always fails must not fill the log."""
@@ -186,8 +186,8 @@ class HandlerRunner:
         # The handler may keep what it returned or left in `state`: copies, so that it cannot change a session behind the protocol's back.
         return {name: np.array(array, copy=True) for name, array in states.items()}
 
-    def _parts(self, work: Work, began: float) -> Parts:
-        return Parts(work.request, self._declaration, self._encoder, self._monotonic, began + self.runs.limit)
+    def _parts(self, work: Work, began: float) -> PartsSender:
+        return PartsSender(work.request, self._declaration, self._encoder, self._monotonic, began + self.runs.limit)
 
     def _dropped(self, work: Work) -> None:
         self.figures.waiting -= 1

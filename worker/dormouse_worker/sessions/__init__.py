@@ -14,26 +14,26 @@ on the store's comparisons alone (the fence and each record's own revision), nev
     await sessions.close()            # revokes the lease
     sessions.lost                     # an asyncio.Event: the lease ended for good; the process ends, or registers under a new name
 
-A stateless function's worker needs the first part alone: `Registration` with start(), drain(), close() and `lost`.
+A stateless function's worker needs the first part alone: `WorkerRegistration` with start(), drain(), close() and `lost`.
 """
 
-from dormouse_core.sessions.boundary import Answer, Failed, Outcome, Ran, Settings, StateInfo, States, Step
+from dormouse_core.sessions.boundary import Answer, Failed, Outcome, Ran, SessionSettings, StateInfo, States, Step
 
 from dormouse_worker.sessions.driver import Sessions
 from dormouse_worker.sessions.ports import Runner, SessionsReport
-from dormouse_worker.sessions.registration import Registration
+from dormouse_worker.sessions.registration import WorkerRegistration
 
 __all__ = [
     "Answer",
     "Failed",
     "Outcome",
     "Ran",
-    "Registration",
     "Runner",
+    "SessionSettings",
     "Sessions",
     "SessionsReport",
-    "Settings",
     "StateInfo",
     "States",
     "Step",
+    "WorkerRegistration",
 ]

@@ -9,11 +9,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-from dormouse_core.clocks import Reading, Skew
+from dormouse_core.clocks import Skew, TimeReading
 from dormouse_core.errors import Again, Internal
 from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Clock, Item, Store, StoreError
-from dormouse_core.sessions.boundary import Failed, Outcome, Settings, StateInfo, Step
+from dormouse_core.sessions.boundary import Failed, Outcome, SessionSettings, StateInfo, Step
 from dormouse_core.sessions.commands import (
     Acquired,
     Changed,
@@ -39,7 +39,7 @@ from dormouse_proto import control_pb2
 
 from dormouse_worker.sessions.mapwatch import MapWatch
 from dormouse_worker.sessions.ports import Runner, SessionsReport
-from dormouse_worker.sessions.registration import Registration
+from dormouse_worker.sessions.registration import WorkerRegistration
 from dormouse_worker.sessions.removal import Sweeper
 
 POLL_SECONDS = 0.01
@@ -52,7 +52,7 @@ class Sessions:
     def __init__(
         self,
         function: Function,
-        settings: Settings,
+        settings: SessionSettings,
         states: Sequence[StateInfo],
         store: Store,
         clock: Clock,
@@ -63,7 +63,7 @@ class Sessions:
         instance: str,
         revision: str,
         keys: Keys,
-        time: Reading | None = None,
+        time: TimeReading | None = None,
     ) -> None:
         self.function = function
         self.on_change: Callable[[], None] = lambda: None
@@ -76,7 +76,7 @@ class Sessions:
         self._leaving = asyncio.Event()  # no taker: what is owned is given up
         self._acting = False
         self._quiet: dict[Shard, asyncio.Event] = {}
-        self.registration = Registration(
+        self.registration = WorkerRegistration(
             function, store, clock, worker=worker, address=address, instance=instance, revision=revision, keys=keys
         )
         self.registration.on_lost = self._lost

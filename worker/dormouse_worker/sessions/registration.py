@@ -8,8 +8,8 @@ A name is registered once. When the lease has ended, the name is dead, whatever 
 ends or registers under a new name (rule *new-names*). Between "no answer for a whole lease time" and "the store says that it ended" the
 worker does not know; it then takes no new steps (`lapsed`), so that their callers look for another owner instead of waiting here.
 
-A step that holds this interpreter also holds the renewal. The supervisor then renews in its place (`dormouse_worker.keeping`), and says
-when.
+A step that holds this interpreter also holds the renewal. The supervisor then renews in its place (`dormouse_worker.process.keeping`), and
+says when.
 
 One that is asked to leave while the store does not answer has nobody to hand over to and nothing that it could commit: it counts its lease
 as lost after `FORSAKEN_SECONDS`, rather than wait until it is killed.
@@ -31,7 +31,7 @@ FORSAKEN_SECONDS = 10.0
 TRIES = 25
 
 
-class Registration:
+class WorkerRegistration:
     def __init__(
         self, function: Function, store: Store, clock: Clock, *, worker: str, address: str, instance: str, revision: str, keys: Keys
     ) -> None:

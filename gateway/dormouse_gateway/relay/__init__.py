@@ -1,0 +1,1 @@
+"""The slow path: calls that Envoy alone cannot send."""

@@ -1,0 +1,1 @@
+"""The routing table, kept like the store."""

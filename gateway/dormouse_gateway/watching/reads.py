@@ -1,0 +1,95 @@
+"""Linearizable reads of one function: its entry and its map.
+
+A call that was refused needs what the store says *now*: a read that began before the refusal may be as stale as the
+map that misled it. So a call joins only a read that has not begun; at most one is under way a function, and the next
+is shared by all who ask meanwhile. Thousands of calls whose worker died cost two reads.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from dormouse_core.keys import Function as Identity
+from dormouse_core.keys import Keys
+from dormouse_core.seams import Store, StoreError
+
+from dormouse_gateway import metrics
+from dormouse_gateway.watching.table import Function, Guard, Unreadable, function_of, read_map
+
+STRANGERS = 8
+"""Reads under way for functions that are not in the watched table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    revision: int  # what is older than this is stale
+    history: int  # while it is that of `Reads`: revisions of a store that was restored since mean nothing
+    function: Function | None  # None: no such function
+
+
+class Reads:
+    def __init__(self, keys: Keys, store: Store, guard: Guard | None = None) -> None:
+        self._keys = keys
+        self._guard = guard or Guard()
+        self._store = store
+        self.history = 0
+        self._running: dict[str, asyncio.Task[Read]] = {}
+        self._next: dict[str, asyncio.Task[Read]] = {}
+        self._waiting: dict[str, asyncio.Task[Read]] = {}
+        self._strangers = asyncio.Semaphore(STRANGERS)
+
+    def rewound(self) -> None:
+        """The store was restored to an earlier revision: what was read before is not newer than anything."""
+        self.history += 1
+
+    async def stranger(self, label: str) -> Read:
+        """The same of a function that the watched table lacks: a few at a time, for callers may make up names without end."""
+        task = self._waiting.get(label)
+        if task is None:
+            task = self._waiting[label] = asyncio.create_task(self._stranger(label))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(task)
+
+    async def _stranger(self, label: str) -> Read:
+        async with self._strangers:
+            del self._waiting[label]  # it begins: who comes later wants a later one
+            return await self.function(label)
+
+    async def function(self, label: str) -> Read:
+        """What the store says after this was called. StoreError, Unreadable."""
+        if label in self._next:
+            task = self._next[label]
+        elif label in self._running:
+            task = self._next[label] = asyncio.create_task(self._read(label, after=self._running[label]))
+        else:
+            task = self._running[label] = asyncio.create_task(self._read(label))
+        # Shielded: one caller's cancellation must not end the read of the others. If all are cancelled, nobody asks for its exception.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(task)
+
+    async def _read(self, label: str, after: "asyncio.Task[Read] | None" = None) -> Read:
+        me = asyncio.current_task()
+        assert me is not None
+        if after is not None:
+            await asyncio.wait([after])
+            self._running[label] = self._next.pop(label)
+        try:
+            read = await self._fetch(label)
+            metrics.READS.labels("found" if read.function else "absent").inc()
+            return read
+        except (StoreError, Unreadable):
+            metrics.READS.labels("failed").inc()
+            raise
+        finally:
+            if self._running.get(label) is me:
+                del self._running[label]
+
+    async def _fetch(self, label: str) -> Read:
+        key = f"{self._keys.functions}{label}"
+        revision, found = await self._store.get([key])
+        item = found.get(key)
+        if item is None:
+            return Read(revision, self.history, None)
+        function = function_of(item, None)
+        identity = Identity(function.entry.namespace, function.entry.name, function.entry.uid)
+        listing = await self._store.list(self._keys.map(identity))
+        return Read(listing.revision, self.history, function_of(item, read_map(self._keys, identity, listing.items, self._guard)))

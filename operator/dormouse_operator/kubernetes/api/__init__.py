@@ -1,0 +1,1 @@
+"""The API server: requests, kinds, copies of what it has."""

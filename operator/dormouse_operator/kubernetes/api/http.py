@@ -1,0 +1,218 @@
+"""The API server over HTTP: the six requests that the operator makes, on aiohttp, which kopf brings.
+
+The official client is generated, synchronous and takes more memory than all of the rest of the operator. What matters here is small: every
+request ends (a limit for each, and the kernel's keepalive for watches, so that a black hole is noticed in half a minute however silent the
+watch is), the token is read anew when its file changes, and an error says what the server said.
+"""
+
+import json
+import socket
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import aiohttp
+
+from dormouse_operator.kubernetes.api.access import Access
+from dormouse_operator.kubernetes.api.kinds import Kind
+
+Object = dict[str, Any]
+
+TIMEOUT = 10.0  # seconds for anything but a watch
+PAGE = 500
+WATCH_SECONDS = 240  # after which the server ends a watch, and we begin the next
+KEEPALIVE = (10, 5, 3)  # seconds idle, seconds between probes, probes: a peer that is gone is noticed after 25 s
+OPEN = "OPEN"
+_MERGE = "application/merge-patch+json"
+
+
+class ApiError(Exception):
+    """The server's answer, or its absence. `code` is HTTP's; 0: no answer, and whether a write happened is not known."""
+
+    def __init__(self, code: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+
+    @property
+    def missing(self) -> bool:
+        return self.code == 404
+
+    @property
+    def conflict(self) -> bool:
+        """409: it exists already, or was changed meanwhile."""
+        return self.code == 409
+
+    @property
+    def gone(self) -> bool:
+        """410: the history that was asked for is no more; list anew."""
+        return self.code == 410
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A complete list."""
+
+    version: str
+    items: list[Object]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """`kind`: ADDED, MODIFIED, DELETED or BOOKMARK; or OPEN, which the server does not send: the watch stands."""
+
+    kind: str
+    object: Object
+
+
+class Api(Protocol):
+    """What the operator asks of an API server; the tests have one in a dictionary. All raise ApiError."""
+
+    async def list(self, kind: Kind, namespace: str = "", *, labels: str = "", fields: str = "") -> Listed: ...
+
+    def watch(self, kind: Kind, namespace: str = "", *, labels: str = "", version: str) -> AsyncGenerator[Change, None]: ...
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Object: ...
+
+    async def create(self, kind: Kind, manifest: Object) -> Object: ...
+
+    async def replace(self, kind: Kind, manifest: Object) -> Object: ...
+
+    async def patch(self, kind: Kind, namespace: str, name: str, changes: Object, *, part: str = "") -> Object: ...
+
+    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> None: ...
+
+
+class HttpApi:
+    """One session. Belongs to the event loop in which it is made."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        connector = aiohttp.TCPConnector(ssl=access.context(), socket_factory=_socket, limit=64)
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT, sock_connect=TIMEOUT)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, headers={"User-Agent": "dormouse-operator"})
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def list(self, kind: Kind, namespace: str = "", *, labels: str = "", fields: str = "") -> Listed:
+        """All pages; a list that could not be read to its end is an error, never a shorter list."""
+        items: list[Object] = []
+        params = {"limit": str(PAGE)} | ({"labelSelector": labels} if labels else {}) | ({"fieldSelector": fields} if fields else {})
+        while True:
+            page = await self._send("GET", kind.path(namespace), params=params)
+            items += page["items"]
+            metadata = page["metadata"]
+            if not metadata.get("continue"):
+                return Listed(metadata["resourceVersion"], items)
+            params["continue"] = metadata["continue"]
+
+    async def watch(self, kind: Kind, namespace: str = "", *, labels: str = "", version: str) -> AsyncGenerator[Change, None]:
+        """Ends when the server ends it; then watch on from the last version."""
+        params = {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": version, "timeoutSeconds": str(WATCH_SECONDS)}
+        if labels:
+            params["labelSelector"] = labels
+        timeout = aiohttp.ClientTimeout(total=WATCH_SECONDS + 30, sock_connect=TIMEOUT)
+        url = self._access.server + kind.path(namespace)
+        try:
+            async with self._session.get(url, params=params, headers=self._headers(), timeout=timeout) as response:
+                await _check(response)
+                yield Change(OPEN, {})
+                async for line in _lines(response.content):
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        status = event["object"]
+                        raise ApiError(status.get("code", 500), status.get("reason", ""), status.get("message", "the watch failed"))
+                    yield Change(event["type"], event["object"])
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise ApiError(0, "NoAnswer", f"the watch of {kind.plural} broke: {error!r}") from error
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Object:
+        return await self._send("GET", kind.path(namespace, name))
+
+    async def create(self, kind: Kind, manifest: Object) -> Object:
+        return await self._send("POST", kind.path(manifest["metadata"].get("namespace", "")), body=manifest)
+
+    async def replace(self, kind: Kind, manifest: Object) -> Object:
+        """Only if the object is still the one whose resourceVersion `manifest` has."""
+        metadata = manifest["metadata"]
+        return await self._send("PUT", kind.path(metadata["namespace"], metadata["name"]), body=manifest)
+
+    async def patch(self, kind: Kind, namespace: str, name: str, changes: Object, *, part: str = "") -> Object:
+        """A merge patch (RFC 7386): null removes, lists are replaced."""
+        return await self._send("PATCH", kind.path(namespace, name, part), body=changes, content=_MERGE)
+
+    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> None:
+        """The object of this uid, and what it owns after it. One that is gone, or is another by now, is no error."""
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        try:
+            await self._send("DELETE", kind.path(namespace, name), body=body)
+        except ApiError as error:
+            if not (error.missing or error.conflict):
+                raise
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        content: str = "application/json",
+    ) -> Object:
+        headers = self._headers() | ({"Content-Type": content} if body is not None else {})
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            async with self._session.request(method, self._access.server + path, params=params, data=data, headers=headers) as response:
+                await _check(response)
+                answer: Object = json.loads(await response.read())
+                return answer
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise ApiError(0, "NoAnswer", f"the API server does not answer: {error!r}") from error
+
+    def _headers(self) -> dict[str, str]:
+        token = self._access.token.read()
+        return {"Accept": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+
+
+async def _check(response: aiohttp.ClientResponse) -> None:
+    if response.status < 400:
+        return
+    text = (await response.read()).decode(errors="replace")
+    try:
+        status = json.loads(text)
+        reason, message = status.get("reason", ""), status.get("message", "")
+    except (ValueError, AttributeError):
+        reason, message = "", ""
+    raise ApiError(response.status, reason, message or text[:500] or response.reason or f"HTTP {response.status}")
+
+
+async def _lines(stream: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
+    """aiohttp's own `readline` refuses lines over 64 KiB by default; an object may have a megabyte."""
+    rest = bytearray()
+    async for chunk in stream.iter_any():
+        rest += chunk
+        *whole, last = rest.split(b"\n")
+        rest = bytearray(last)
+        for line in whole:
+            if line:
+                yield bytes(line)
+
+
+def _socket(address: Any) -> socket.socket:
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    idle, between, probes = KEEPALIVE
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, between)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, (idle + between * probes) * 1000)
+    return made
+
+
+def key_of(found: Object) -> tuple[str, str]:
+    """(namespace, name)"""
+    metadata = found["metadata"]
+    return metadata.get("namespace", ""), metadata["name"]

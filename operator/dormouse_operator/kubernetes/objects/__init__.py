@@ -1,0 +1,1 @@
+"""What a function consists of in a cluster, made and kept."""

@@ -1,0 +1,92 @@
+"""`functions/` in the store, as the objects of the cluster say.
+
+An object's uid is its function's: an object that was deleted and made again under its name is another function, and waits until the first
+one's sessions are gone. What people may ask of the registry on one machine (apply, scale, delete) is the API server's here.
+"""
+
+import datetime
+import hashlib
+from typing import NoReturn
+
+from dormouse_core import spec as specs
+from dormouse_core.errors import FailedPrecondition, NotFound
+from dormouse_core.spec import InferenceFunction
+from dormouse_proto import state_pb2
+
+from dormouse_operator.kubernetes.api.http import Object
+from dormouse_operator.kubernetes.objects import names
+from dormouse_operator.registering import Registering, manifest_of, marked, with_spec
+
+
+class NameInUse(FailedPrecondition):
+    """The name still belongs to a function that was deleted and is not gone yet."""
+
+
+class Registry(Registering):
+    async def keep(self, found: Object, wanted: InferenceFunction) -> tuple[state_pb2.FunctionEntry, int]:
+        """The entry as the object `found` wants it (`wanted`: what it says), and the revision at which the store has it. NameInUse: not
+        yet; FailedPrecondition: it changes what may not change; Unavailable, Aborted: ask again. What is already so is not written."""
+        uid = found["metadata"]["uid"]
+
+        def change(entry: state_pb2.FunctionEntry | None) -> state_pb2.FunctionEntry | None:
+            asked = edition_of(found)
+            if entry is None:
+                return with_spec(_new(found, wanted), wanted.spec, asked)
+            if entry.uid != uid or entry.deleting:
+                raise NameInUse("An older function of this name is being deleted; this one begins when that one's sessions are gone.")
+            specs.validate_update(manifest_of(entry), wanted)
+            edition = asked or entry.edition
+            same = (entry.spec, entry.edition) == (specs.spec_to_json(wanted.spec), edition)
+            return None if same else with_spec(entry, wanted.spec, edition)
+
+        return await self._change(wanted.metadata.namespace, wanted.metadata.name, change)
+
+    async def forget(self, namespace: str, name: str, uid: str) -> bool:
+        """The object is gone: begins its function's deletion, in which its workers end, then its map goes, then its sessions. False: it was
+        begun before, or the name is another's by now."""
+
+        def change(entry: state_pb2.FunctionEntry | None) -> state_pb2.FunctionEntry | None:
+            if entry is None or entry.uid != uid or entry.deleting:
+                raise NotFound(uid)
+            return marked(entry)
+
+        try:
+            await self._change(namespace, name, change)
+        except NotFound:
+            return False
+        return True
+
+    async def apply(self, manifest: str, *, refresh: bool = False) -> NoReturn:
+        raise FailedPrecondition("in a cluster functions are applied with kubectl")
+
+    async def scale(self, namespace: str, name: str, replicas: int | None) -> NoReturn:
+        raise FailedPrecondition(f"in a cluster functions are scaled with kubectl: kubectl -n {namespace} scale ifn {name} --replicas=N")
+
+    async def delete(self, namespace: str, name: str) -> NoReturn:
+        raise FailedPrecondition(f"in a cluster functions are deleted with kubectl: kubectl -n {namespace} delete ifn {name}")
+
+
+def edition_of(found: Object) -> str:
+    """What the object's annotation asks for: its content read again whenever it has a value that it did not have before. Empty: nothing,
+    and a function stays at the edition that it has."""
+    asked = (found["metadata"].get("annotations") or {}).get(names.REFRESH, "")
+    return hashlib.sha256(str(asked).encode()).hexdigest()[:12] if asked else ""
+
+
+def _new(found: Object, wanted: InferenceFunction) -> state_pb2.FunctionEntry:
+    return state_pb2.FunctionEntry(
+        namespace=wanted.metadata.namespace,
+        name=wanted.metadata.name,
+        uid=found["metadata"]["uid"],
+        shards=wanted.spec.sessions.shards if wanted.spec.sessions else 0,
+        created_us=int(seconds(found["metadata"]["creationTimestamp"]) * 1_000_000),
+    )
+
+
+def seconds(timestamp: str) -> float:
+    """Kubernetes' text of a time (RFC 3339), in seconds since the epoch."""
+    return datetime.datetime.fromisoformat(timestamp).timestamp()
+
+
+def timestamp(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(int(seconds), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,1 @@
+"""The InferenceFunctions that there are, and one object's round."""

@@ -1,0 +1,134 @@
+"""kopf: the watch of InferenceFunctions.
+
+It runs in a thread with an event loop of its own, because an operator of kopf's that ends cancels every task of its loop that it did not
+find there at its start, and takes the process's signal handlers; ours lead a system. Only `on.event` is used: no annotation, no finalizer,
+no peering (`standalone`), no write of any kind. What it hears goes to `Objects`, which judges nothing by one event.
+
+Should it end, it is begun again; should it go deaf (a watch that is open and brings nothing), `Objects.missed` says so, and it is begun
+again too. Objects are handled meanwhile, at the pace of the complete lists.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import kopf
+from dormouse_core.backoff import Backoff
+from dormouse_core.spec.objects import GROUP, VERSION
+from dormouse_kit import log
+
+from dormouse_operator.kubernetes.api.access import Access
+from dormouse_operator.kubernetes.api.http import Object
+from dormouse_operator.kubernetes.api.kinds import FUNCTIONS
+
+RESTART = Backoff(1.0, 30.0)  # after it ended
+STOP = 5.0  # seconds in which it has to end
+HEALTHY = 60.0  # seconds of running after which the next end counts as the first
+
+Heard = Callable[[str | None, Object], None]
+
+
+class Watching:
+    """`heard(kind, object)` is called in the loop of whoever calls `run`. `namespaces` empty: all."""
+
+    def __init__(self, access: Access, namespaces: Sequence[str], heard: Heard) -> None:
+        self._access = access
+        self._namespaces = namespaces
+        self._heard = heard
+        self._again = asyncio.Event()
+
+    def restart(self) -> None:
+        """It is deaf."""
+        self._again.set()
+
+    async def run(self) -> None:
+        """Never returns by itself; cancel it."""
+        failures = 0
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            self._again.clear()
+            why = await self._once(loop)
+            failures = 1 if loop.time() - began > HEALTHY else failures + 1
+            pause = RESTART.after(failures)
+            log.warning("the watch of functions ended and is begun again", why=why, again_in=pause)
+            await asyncio.sleep(pause)
+
+    async def _once(self, loop: asyncio.AbstractEventLoop) -> str:
+        """Why it ended."""
+        stop = threading.Event()
+        ended = loop.create_future()
+
+        def tell(kind: str | None, found: Object) -> None:
+            loop.call_soon_threadsafe(self._heard, kind, found)
+
+        def end(why: str) -> None:
+            if not ended.done():
+                ended.set_result(why)
+
+        def work() -> None:
+            why = "it returned"
+            try:
+                asyncio.run(kopf.operator(**self._arguments(tell, stop)))
+            except BaseException as error:  # whatever it is, it ends this thread, and is told
+                why = repr(error)
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(end, why)
+
+        thread = threading.Thread(target=work, name="kopf", daemon=True)
+        thread.start()
+        again = asyncio.ensure_future(self._again.wait())
+        try:
+            await asyncio.wait({ended, again}, return_when=asyncio.FIRST_COMPLETED)
+            return ended.result() if ended.done() else "it lost events"
+        finally:
+            again.cancel()
+            stop.set()
+            await asyncio.to_thread(thread.join, STOP)
+
+    def _arguments(self, tell: Heard, stop: threading.Event) -> dict[str, Any]:
+        return {
+            "registry": handlers(self._access, tell),
+            "settings": settings(),
+            "standalone": True,
+            "clusterwide": not self._namespaces,
+            "namespaces": list(self._namespaces),
+            "stop_flag": stop,
+        }
+
+
+def handlers(access: Access, tell: Heard) -> kopf.OperatorRegistry:
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry)
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        """Called at the start and whenever the server answers 401: the token's file has the next one by then."""
+        return kopf.ConnectionInfo(
+            server=access.server,
+            ca_data=access.ca or None,
+            certificate_data=access.cert or None,
+            private_key_data=access.key or None,
+            token=access.token.read() or None,
+            insecure=access.insecure or None,
+        )
+
+    @kopf.on.event(GROUP, VERSION, FUNCTIONS.plural, registry=registry)
+    async def event(event: Any, **_: Any) -> None:
+        tell(event["type"], dict(event["object"]))
+
+    return registry
+
+
+def settings() -> kopf.OperatorSettings:
+    chosen = kopf.OperatorSettings()
+    chosen.scanning.disabled = True  # one kind, whose definition is there before we are: no rights to watch definitions are needed
+    chosen.posting.enabled = False
+    chosen.process.ultimate_exiting_timeout = None  # or it kills the process ten minutes after a restart
+    chosen.networking.request_timeout = 10.0
+    chosen.networking.error_backoffs = (0.2, 0.5, 1, 2, 5)
+    chosen.watching.connect_timeout = 10.0
+    chosen.watching.server_timeout = 50
+    chosen.watching.client_timeout = 55.0  # a watch through a black hole ends, whatever the network does
+    chosen.watching.inactivity_timeout = 55.0
+    return chosen

@@ -1,0 +1,1 @@
+"""Calls decoded, run together, and encoded again."""

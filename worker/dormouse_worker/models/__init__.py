@@ -1,0 +1,1 @@
+"""What a function takes and gives, and why a model is not served."""

@@ -1,0 +1,1 @@
+"""The supervisor, and what a process needs of its machine: its child, limits, marks, leftovers."""

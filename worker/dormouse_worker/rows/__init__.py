@@ -1,0 +1,1 @@
+"""Whether the rows of several calls may run together."""

@@ -1,0 +1,1 @@
+"""One worker's life: load, be known, serve, report, drain."""

@@ -1,0 +1,203 @@
+"""A worker's work: calls in, answers out.
+
+Knows tensors and sessions; `asgi` knows frames and the batcher knows runs. For each ModelInfer: read its metadata, decode and check its
+message, then give it to the batcher (stateless) or to the sessions (stateful), which give it to the batcher when its turn comes. Every way
+out ends in exactly one answer.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from dormouse_core import headernames
+from dormouse_core.clocks import Skew
+from dormouse_core.errors import Again, Code, DeadlineExceeded, Decoupled, DormouseError, Internal, Unavailable
+from dormouse_core.keys import Function
+from dormouse_kit import log
+
+from dormouse_worker.batches.forms import Forms
+from dormouse_worker.batches.requests import Decoder, Digester, Request
+from dormouse_worker.batches.work import Figures, Runs
+from dormouse_worker.models.signatures import Signature
+from dormouse_worker.process.scheduling import Scheduling
+from dormouse_worker.serving.counters import Counters
+from dormouse_worker.sessions import Answer, Failed, Outcome, Runner, Step
+from dormouse_worker.transport import calls, frames, streamed
+from dormouse_worker.transport.asgi import Call, Metadata, Transport
+
+_ALONE, _CALL, _STEP, _TENANT = (name.encode() for name in (headernames.ALONE, headernames.CALL, headernames.STEP, headernames.TENANT))
+
+TAKE = 256
+
+
+class Engine(Runner, Protocol):
+    """A runner as the service sees it: it also tells what it does."""
+
+    runs: Runs
+    figures: Figures
+
+    @property
+    def forms(self) -> Forms | None:
+        """None: calls never run together."""
+
+
+class Steps(Protocol):
+    """The sessions, as the service sees them."""
+
+    def submit(self, step: Step) -> None: ...
+    def cancel(self, step: Step) -> None: ...
+
+
+class Service:
+    def __init__(
+        self,
+        function: Function,
+        signature: Signature,
+        engine: Engine,
+        transport: Transport,
+        *,
+        names: tuple[str, ...],
+        nonce: str,
+        max_concurrency: int,
+        counters: Counters,
+        skew: Skew | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.function = function
+        self.signature = signature
+        self.engine = engine
+        self.counters = counters
+        self.ready = False
+        self.closing = False
+        """Every call is refused with `draining`: the process is about to end."""
+        self.sessions: Steps | None = None
+        self.arrivals = 0
+        self._transport = transport
+        self._decoder = Decoder(signature, names)
+        self._digester = Digester(function.path, signature)
+        self._reader = calls.SessionReader(function, nonce, skew) if signature.states else None
+        self._skew = skew
+        self._correlation = next((control for control in signature.controls if control.kind == "id"), None)
+        self._limit = max_concurrency
+        self._monotonic = monotonic
+        self._scheduling = Scheduling()
+        transport.ready = self.turn
+        transport.ended = self._ended
+
+    # ------------------------------------------------------------------------------------------------------------------- calls
+    def turn(self) -> None:
+        """Begins every call that waits."""
+        transport = self._transport
+        taken = transport.take(TAKE)
+        self.arrivals += len(taken)
+        self.counters.change(len(taken))
+        for call in taken:
+            try:
+                self._begin(call)
+            except DormouseError as error:
+                transport.refuse(call, error)
+            except Exception as error:
+                log.warning("a call failed inside the worker", error=repr(error))
+                transport.refuse(call, Internal(f"the worker failed: {error!r}"))
+        self._scheduling.turn(self.counters.active)
+
+    def _begin(self, call: Call) -> None:
+        if self.closing:
+            raise Unavailable("this worker ends", Again.DRAINING)
+        if not self.ready:
+            raise Unavailable("this worker is not ready", Again.NOT_MINE)
+        if self.counters.active > self._limit:
+            raise Unavailable(f"{self._limit} calls are active in this worker (maxConcurrency)", Again.BUSY)
+        if self._skew is not None and self._skew.off:
+            raise Unavailable(self._skew.text(), Again.CLOCK)
+        headers = calls.read(call.headers)
+        calls.check_function(headers, self.function)
+        timeout = headers.get(b"grpc-timeout")
+        if timeout is not None:
+            call.deadline = call.since + frames.timeout(timeout)
+            if call.deadline <= self._monotonic():
+                raise DeadlineExceeded("the caller's deadline passed before the call was read")
+        if self.signature.decoupled and not call.streams:
+            raise Decoupled("ModelInfer RPC doesn't support models with decoupled transaction policy; ModelStreamInfer does")
+        self.counters.bytes_in += len(call.body)
+        limit = calls.message_bytes(headers, self._transport.limit)
+        request = self._decoder.decode(frames.unframe(call.body, headers, limit))
+        request.reply_bytes = limit
+        request.call = call
+        request.call_key = calls.text(headers.get(_CALL, b""))
+        request.alone = request.alone or _ALONE in headers
+        call.body = b""
+        if self._reader is None:
+            self.engine.run(request, {}, 0, False, False, lambda outcome: self._ran(call, outcome), call.deadline)
+        else:
+            self._step(call, request, headers, self._reader)
+
+    def _step(self, call: Call, request: Request, headers: frames.Headers, reader: calls.SessionReader) -> None:
+        sessions = self.sessions
+        if sessions is None:
+            raise Unavailable("this worker owns no sessions yet", Again.NOT_MINE)
+        of = reader.read(headers, request.message.parameters)
+        request.session = str(of.session)
+        if self._correlation is not None:
+            request.correlation = self._correlation.id(of.session)
+        request.tenant = calls.text(headers.get(_TENANT, b""))
+        request.key = str(of.call_key)
+        step = Step(
+            session=of.key,
+            key=of.call_key,
+            digest=self._digester.digest(request),
+            start=of.start,
+            end=of.end,
+            create=of.create,
+            call=request,
+            answer=lambda answer: self._answered(call, answer),
+            rev=of.rev,
+            deadline=call.deadline,
+        )
+        call.on_gone = lambda: sessions.cancel(step)
+        sessions.submit(step)
+
+    # ----------------------------------------------------------------------------------------------------------------- answers
+    def _ran(self, call: Call, outcome: Outcome) -> None:
+        if isinstance(outcome, Failed):
+            self._transport.refuse(call, outcome.error)
+        else:
+            self._ok(call, outcome.reply, None)
+
+    def _answered(self, call: Call, answer: Answer) -> None:
+        if answer.error is not None:
+            self._transport.refuse(call, answer.error)
+        elif answer.reply is not None:
+            call.kept = answer.kept
+            self._ok(call, answer.reply, [(_STEP, b"%d" % answer.step)] if answer.step else None)
+        else:
+            self._transport.refuse(call, Internal("the step has neither reply nor error"))
+
+    def _ok(self, call: Call, message: bytes, metadata: Metadata) -> None:
+        if call.streams:
+            sent = self.signature.decoupled and not call.kept  # as the handler made them
+            body = b"" if sent else streamed.unsent(message)
+        elif message.startswith(streamed.FRAMED):
+            error = "the step is committed; its reply was streamed by an earlier revision of the function, which this one does not do"
+            self._transport.refuse(call, DormouseError(error, Code.ALREADY_EXISTS))
+            return
+        else:
+            body = frames.frame(message)
+        self.counters.bytes_out += len(message)
+        self._transport.reply(((call, body, metadata),))
+
+    def _ended(self, call: Call, error: DormouseError | None) -> None:
+        counters = self.counters
+        counters.change(-1)
+        seconds = self._monotonic() - call.since
+        if error is not None:
+            counters.failed(error, seconds)
+        elif call.kept:
+            counters.kept += 1
+        else:
+            counters.codes[0] += 1
+            counters.ok_seconds += seconds
+
+    def healthy(self) -> bool:
+        """The probe's answer: no run is older than its step limit allows."""
+        return not self.engine.runs.hangs(self._monotonic())

@@ -1,0 +1,1 @@
+"""From HTTP/2's bytes to calls and back."""
