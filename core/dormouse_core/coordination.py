@@ -21,7 +21,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dormouse_core import limits, placement
+from dormouse_core import choosing, limits, placement
 from dormouse_core.observations import FunctionSeen, WorkerSeen
 
 HANDOFF_DEADLINE = limits.HANDOFF_DEADLINE_SECONDS  # from the stop that the owner reported (rule *handoff*)
@@ -76,8 +76,7 @@ Action = Assign | Failover | Plan | Cancel | NoTaker
 def receivers(seen: FunctionSeen) -> list[WorkerSeen]:
     """Who may be given shards, in the order of their names."""
     able = sorted((w for w in seen.workers.values() if w.serving), key=lambda w: w.name)
-    target = [w for w in able if w.revision == seen.entry.revision]
-    found = target if target or seen.proved else able
+    found = choosing.receivers(able, seen.entry.revision, is_proved=seen.proved)
     return [w for w in found if not w.cut_off] or found  # where none is reached, nothing is gained by a move
 
 

@@ -16,12 +16,11 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from dormouse_core import deaths, headernames, limits
+from dormouse_core import choosing, deaths, headernames, limits
 from dormouse_core.backoff import Backoff
 from dormouse_core.clocks import Skew, TimeReading
 from dormouse_core.errors import (
     Code,
-    DeadlineExceeded,
     DormouseError,
     Internal,
     InvalidArgument,
@@ -29,6 +28,7 @@ from dormouse_core.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from dormouse_core.holding import Patience
 from dormouse_core.seams import Clock, Part, Reply, StoreError, Transport
 from dormouse_core.sessions.names import shard_of
 from dormouse_core.shares import WaitingCalls
@@ -317,8 +317,8 @@ class Relay:
         ready = [worker for worker in takers if self._open(call, function, worker, now)]
         if not ready:
             return None
-        least = min(self._gate(function, worker).flying for worker in ready)
-        return self._random.choice([worker for worker in ready if self._gate(function, worker).flying == least])
+        least = choosing.least_busy({worker.name: self._gate(function, worker).flying for worker in ready})
+        return function.workers[self._random.choice(least)]
 
     def _gate(self, function: Function, worker: Worker) -> Gate:
         gates = self._gates.setdefault(function.label, {})
@@ -348,17 +348,16 @@ class Relay:
             self.waiting.enter(call.named.namespace, self._table.namespaces())
             call.counted, call.since = function.entry.uid, now
             self.demand.hold(call.named.label, call.counted)
-        hold = function.spec.timeouts.hold
-        left = hold.seconds - call.waited - (now - call.since)
-        if now >= call.request.deadline:
-            raise DeadlineExceeded(f"the deadline passed while the call waited: {call.reason}")
-        if left <= 0:
-            raise Unavailable(f"no worker of {call.named.label} could serve the call within the hold limit of {hold}: {call.reason}")
+        patience, waited = Patience(function.spec.timeouts.hold, call.request.deadline), call.waited + now - call.since
+        late = f"the deadline passed while the call waited: {call.reason}"
+        long = f"no worker of {call.named.label} could serve the call within the hold limit of {patience.hold}: {call.reason}"
+        if (refusal := patience.refusal(now, waited, late=late, long=long)) is not None:
+            raise refusal
         pause, gates = self._pause(call, function, now)
         for gate in gates:
             gate.room.enter(call.wake)
         try:
-            async with asyncio.timeout(max(0.0, min(left, call.request.deadline - now, pause))):
+            async with asyncio.timeout(max(0.0, min(patience.left(now, waited), pause))):
                 await call.wake.wait()
                 call.avoid.clear()
         except TimeoutError:

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from dormouse_core import describing, headernames, statistics
-from dormouse_core.errors import Code, DeadlineExceeded, DormouseError, InvalidArgument, NotFound, Unavailable
+from dormouse_core.errors import Code, DormouseError, InvalidArgument, NotFound, Unavailable
+from dormouse_core.holding import Patience
 from dormouse_core.seams import Clock, Reply, StoreError, Transport
 from dormouse_core.shares import WaitingCalls
 from dormouse_proto import health_pb2, inference_pb2
@@ -209,17 +210,17 @@ class Methods:
                     if refusal is not None:
                         raise refusal
                     now = self._clock.monotonic()
-                    hold = function.spec.timeouts.hold
-                    left = hold.seconds - (now - began)
-                    if now >= request.deadline:
-                        raise DeadlineExceeded(f"the deadline passed; no worker has loaded function {function.label} yet")
-                    if left <= 0:
-                        raise Unavailable(f"no worker has loaded function {function.label} within its hold limit of {hold}")
+                    patience = Patience(function.spec.timeouts.hold, request.deadline)
+                    late = f"the deadline passed; no worker has loaded function {function.label} yet"
+                    long = f"no worker has loaded function {function.label} within its hold limit of {patience.hold}"
+                    refusal = patience.refusal(now, now - began, late=late, long=long)
+                    if refusal is not None:
+                        raise refusal
                     if not held:
                         self._waiting.enter(namespace := function.entry.namespace, self._table.namespaces())
                         waiting.callback(self._waiting.leave, namespace)
                         held = True
-                    async with asyncio.timeout(min(left, request.deadline - now, CHECK_SECONDS)):
+                    async with asyncio.timeout(min(patience.left(now, now - began), CHECK_SECONDS)):
                         await wake.wait()
                 except TimeoutError:
                     continue

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from dormouse_core import addresses, deaths, spec
+from dormouse_core import addresses, choosing, deaths, spec
 from dormouse_core.errors import Code, DeadlineExceeded, DormouseError, FailedPrecondition, NotFound, Unavailable
 from dormouse_core.keys import Function as Identity
 from dormouse_core.keys import Keys, named, number
@@ -71,12 +71,9 @@ class Function:
         return None if entry is None else self.workers.get(entry.owner)
 
     def takers(self) -> list[Worker]:
-        """Workers that take stateless calls: of the wanted revision; of the proved one only until the wanted one is proved, never after."""
-        ready = [worker for worker in self.workers.values() if not worker.draining]
-        wanted = [worker for worker in ready if worker.revision == self.entry.revision]
-        if wanted or self.entry.proved_revision == self.entry.revision:
-            return wanted
-        return [worker for worker in ready if worker.revision == self.entry.proved_revision]
+        """Workers that take stateless calls."""
+        serving = (worker for worker in self.workers.values() if not worker.draining)
+        return choosing.takers(serving, self.entry.revision, self.entry.proved_revision)
 
     def served(self) -> bool:
         """Somebody serves, so that a problem of the wanted revision need not concern callers."""
