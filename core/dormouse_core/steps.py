@@ -271,6 +271,7 @@ class Resolution(enum.Enum):
     LOST = "the shard's entry is not the one that I own, and the write has not landed: it never can now"
     DROPPED = "the record, or the floor that it was created on, is another, and the write has not landed: it never can now"
     UNKNOWN = "the record was written or removed by another, and the call's key may have been forgotten since: it may have been committed"
+    ERASED = "record and entry are gone: deleted while the store was full, and the tombstone that would tell is owed still"
 
 
 def resolve(
@@ -298,6 +299,9 @@ def resolve(
     """
     if seen is not None and seen.write_id == write_id:
         return Resolution.COMMITTED
+    if not seen_base and not seen_fence:
+        # `transactions.erase`: it may have been written before, and no floor tells yet (rule *owed-tombstones*).
+        return Resolution.ERASED
     if seen_base == base and (floor is None or seen_floor == floor):
         return Resolution.RESEND if seen_fence == fence else Resolution.LOST
     if seen is None:

@@ -4,8 +4,10 @@ A failing seed is printed with the command that plays it again, step by step. ``
 """
 
 import os
+from typing import Any
 
 import pytest
+from dormouse_core import steps
 from dormouse_testing.sessions_sim import controls, world
 from dormouse_testing.sessions_sim.history import Violation
 
@@ -35,6 +37,30 @@ def test_the_same_seed_is_the_same_history() -> None:
             world.run(seed, trace=trace.append)
         assert traces[0] == traces[1]
         assert len(traces[0]) > 20
+
+
+ERASED = (2942, 3790, 4207, 12110)
+"""Seeds in which a step landed in a store that became full, and its session was deleted before its worker had read what became of it."""
+UNCOUNTED = (2534, 3435, 6318, 7548, 8636, 14075, 15340, 18381)
+"""Seeds in which a read of how many records there are failed, and the shard that it was for moved on."""
+
+
+@pytest.mark.parametrize("seed", [*ERASED, *UNCOUNTED])
+def test_what_broke_a_promise_once(seed: int) -> None:
+    play(seed)
+
+
+def test_without_owed_in_mind_what_was_erased_would_be_called_never_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = steps.resolve
+
+    def resolve(call: Any, **seen: Any) -> steps.Resolution:
+        found = real(call, **seen)
+        return steps.Resolution.LOST if found is steps.Resolution.ERASED else found
+
+    monkeypatch.setattr(steps, "resolve", resolve)
+    for seed in ERASED:
+        with pytest.raises(Violation, match="false-again"):
+            world.run(seed)
 
 
 def test_histories_are_eventful() -> None:

@@ -448,6 +448,23 @@ async def test_counts_survive_restarts_and_moves() -> None:
 
 
 @simulated
+async def test_what_the_store_holds_at_most_is_asked_again_where_that_failed_and_the_shard_has_gone() -> None:
+    store = MemoryStore(SimClock())
+    async with TimedWorker(store, settings=brief(ttl=1000.0)) as w:
+        await w.own(0)
+        await asyncio.sleep(0.5)
+        store.fault("list", REFUSED)
+        await give(store, 1, w.name)
+        await asyncio.sleep(0.1)
+        assert w.sessions.census.ceiling is None, "its read failed"
+        await give(store, 1, "w-2", 2)
+        await asyncio.sleep(2.0)
+        assert w.sessions.census.ceiling == 0
+        name = next(f"s{n}" for n in range(100) if shard_of(session_key("", f"s{n}"), SHARDS) == 0)
+        assert (await w.call(name, 1, start=True)).error is None, "though nobody has said what others have"
+
+
+@simulated
 async def test_sessions_that_come_with_their_shards_are_not_counted_as_others_too() -> None:
     store = MemoryStore(SimClock())
     names = {shard: next(f"s{n}" for n in range(1000) if shard_of(session_key("", f"s{n}"), SHARDS) == shard) for shard in range(SHARDS)}

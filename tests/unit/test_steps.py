@@ -362,7 +362,8 @@ def test_every_unknown_outcome() -> None:
         "never": (b"other", (), 49),
     }
     states = (*kept, "as it was", "gone", "unreadable")
-    for entry, record, creates, floor in itertools.product((True, False), states, (True, False), (3, 4)):
+    for seen_fence, record, creates, floor in itertools.product((5, 6, 0), states, (True, False), (3, 4)):
+        entry = seen_fence == 5
         base = 0 if creates else 7
         seen = None
         if record in kept:
@@ -377,7 +378,7 @@ def test_every_unknown_outcome() -> None:
                 fence=5,
                 base=base,
                 floor=3 if creates else None,
-                seen_fence=5 if entry else 6,
+                seen_fence=seen_fence,
                 seen_base={"as it was": base, "gone": 0}.get(record, 9),
                 seen=seen,
                 seen_floor=floor,
@@ -385,7 +386,9 @@ def test_every_unknown_outcome() -> None:
             )
             never = Resolution.DROPPED if entry else Resolution.LOST
             as_it_was = record == "as it was" or (record == "gone" and creates)
-            if as_it_was and (floor == 3 or not creates):
+            if not seen_fence and (record == "gone" or (record == "as it was" and creates)):
+                expected = Resolution.ERASED
+            elif as_it_was and (floor == 3 or not creates):
                 expected = Resolution.RESEND if entry else Resolution.LOST
             elif record in ("gone", "as it was"):
                 expected = Resolution.UNKNOWN if floor_us == 50 else never
@@ -398,7 +401,7 @@ def test_every_unknown_outcome() -> None:
                     "never": never,
                     "unreadable": Resolution.UNKNOWN,
                 }[record]
-            assert found is expected, (entry, record, creates, floor, floor_us)
+            assert found is expected, (seen_fence, record, creates, floor, floor_us)
 
 
 def test_the_versions_known_are_named() -> None:

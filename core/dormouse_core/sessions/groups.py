@@ -228,6 +228,9 @@ class Groups:
                     self._outcomes.landed(pending, kept)
                 case Resolution.UNKNOWN:
                     self._outcomes.refused(pending, steps.too_old(pending.step.key), True)
+                case Resolution.ERASED:
+                    text = "whether the step is committed is not known: its record and its shard's entry are gone from the store"
+                    self._outcomes.refused(pending, Unavailable(text), True)
                 case Resolution.RESEND:
                     again.append(pending)
                 case Resolution.LOST:

@@ -96,6 +96,7 @@ class Sweeper:
         self._census.check()
         if new:
             self._census.ceiling = None
+        if owned and self._census.ceiling is None:  # also where the last try failed, and what was new has gone since
             listing = await self._store.list(self._keys.states(self._function), limit=1, keys_only=True)
             self._census.ceiling = listing.count
         due = new or [shard for shard in owned if self._is_due(shard)]
