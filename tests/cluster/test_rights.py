@@ -20,7 +20,7 @@ OWN_NAMESPACE = "budgets.py"  # reads the gateways' budget and pods, and the ope
 
 def test_rights_are_those_that_the_operator_uses(helm: str) -> None:
     functions, system = set[Right](), set[Right]()
-    for path in sorted(Path(dormouse_operator.kubernetes.__file__).parent.glob("*.py")):
+    for path in sorted(Path(dormouse_operator.kubernetes.__file__).parent.rglob("*.py")):
         for kind, verb, part in _requests(path):
             right = _right(kind, verb, part)
             if path.name != OWN_NAMESPACE or verb == "patch":
