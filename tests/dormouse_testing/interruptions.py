@@ -52,6 +52,7 @@ class Call:
     after: frozenset[int] = frozenset()  # digits of the session that were acknowledged before it was sent first
     sums: list[int] = field(default_factory=list)
     ended: str = ""  # "acknowledged", "not run" or "unknown"
+    step: Step | None = None  # its last copy
 
 
 @dataclass(eq=False)
@@ -169,7 +170,7 @@ class History:
             self.act(name)
 
     def cancel(self) -> None:
-        step = getattr(self.calls[0], "step", None)
+        step = self.calls[0].step
         if step is not None and not self.calls[0].ended:
             step.cancelled = True
             self.calls[0].ended = "unknown"
@@ -193,7 +194,7 @@ class History:
         step = Step(session_key("", call.session), call.key, digest, call.start, False, True, call, lambda answer: None, rev=rev)
         step.answer = partial(self.answered, call, step)
         self.untold.append(step)
-        call.step = step  # type: ignore[attr-defined]
+        call.step = step
         self.machines[name].submit(step)
         self.act(name)
 
