@@ -24,6 +24,7 @@ def test_functions_are_deleted_while_the_store_is_full(dormouse: Dormouse) -> No
     names = ("awake", "asleep")
     dormouse.apply(counter("awake", minReplicas=1), counter("asleep"), echo("steady", minReplicas=1))
     for name in names:
+        dormouse.phase(name, "Ready", "Asleep")
         assert [dormouse.call(name, 1, session="s") for _ in range(2)] == [1, 2]
     dormouse.ready("steady", 1)
     dormouse.asleep("asleep")

@@ -283,6 +283,7 @@ def test_a_new_pods_ways_out_close_as_soon_as_the_network_knows_it(away: Dormous
     api = away.cluster.get("service", "kubernetes", "default")["spec"]["clusterIP"]
     handler = {"model": {"uri": "configmap://early"}, "handler": "early:Early"}
     away.apply(early(api), echo("early-open", **handler))
+    away.phase("early-open", "Ready", "Asleep")
     assert away.call("early-open", 0) > 7_500
     values = ["networkPolicies.workers.egress=true", "networkPolicies.workers.dns[0].ipBlock.cidr=0.0.0.0/0"]
     words = [word for value in values for word in ("--set", value)]
@@ -290,6 +291,7 @@ def test_a_new_pods_ways_out_close_as_soon_as_the_network_knows_it(away: Dormous
     try:
         eventually("an operator with these values leads", lambda: "Egress" in ways(away, "early-open"), 60)
         away.apply(echo("early", **handler))
+        away.phase("early", "Ready", "Asleep")
         for _ in range(2):
             assert away.call("early", 0) < 6_000, "milliseconds"
             away.asleep("early")
