@@ -64,6 +64,9 @@ MESSAGE_LARGE_BYTES = 8 * KIB
 UNFINISHED_BYTES = 256 * MIB
 UNFINISHED_CONNECTION_BYTES = 128 * MIB
 STREAM_WINDOW_BYTES = 64 * KIB
+RESET_HEAP_FRACTION = 0.8
+RESET_ALL_HEAP_FRACTION = 0.9
+RESET_BYTES = 64 * KIB
 ENVOY_HEAP_FRACTION = 0.75
 ENVOY_HEAP_MACHINE_FRACTION = 0.25
 ENVOY_HEAP_BYTES = 4 * GIB
@@ -210,6 +213,21 @@ MESSAGES = (
         "HTTP/2's own; gRPC's library would let it grow",
         "HTTP/2's flow control",
     ),
+    Limit(
+        "RESET_HEAP_FRACTION",
+        "of Envoy's heap, from where on calls and streams that hold most of it are reset, as long as it is so full",
+        "",
+        "our own",
+        "Envoy: the call is reset",
+    ),
+    Limit(
+        "RESET_ALL_HEAP_FRACTION",
+        "from where on everybody is who holds RESET_BYTES, the largest first",
+        "",
+        "our own: below 95 %, from where on everybody is refused",
+        "Envoy: the call is reset",
+    ),
+    Limit("RESET_BYTES", "the least that is held there", "bytes", "our own", "as above"),
     Limit(
         "ENVOY_HEAP_FRACTION",
         "of its container's memory: Envoy's heap",

@@ -61,6 +61,11 @@ class GatewaySettings:
     store_password_file: str = ""
 
     @property
+    def pressure(self) -> str:
+        """The file by which Envoy's starter tells it how short of memory it is."""
+        return f"{self.admin}.pressure"
+
+    @property
     def workers(self) -> addresses.Rule:
         """What an entry may give as a worker's address."""
         own = {self.listen, self.relay, self.xds, f"{UNIX}{self.admin}", *self.store}

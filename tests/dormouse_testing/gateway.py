@@ -25,6 +25,7 @@ from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Delete, Put, Store, Txn
 from dormouse_core.spec.objects import FunctionSpec, Model, SessionsSpec, StateSpec, Timeouts
 from dormouse_gateway.envoy import process as envoy
+from dormouse_gateway.envoy.shedding import Pressure
 from dormouse_gateway.settings import parse
 from dormouse_kit.clock import TEST_OFFSET
 from dormouse_kit.grpc_options import channel_options, server_options
@@ -63,7 +64,8 @@ class Gateway:
         self.envoy = self._start("dormouse_gateway.envoy", ahead)
 
     def start_envoy_with(self, config: str) -> None:
-        """Envoy alone, with another bootstrap."""
+        """Envoy alone, with another bootstrap; nobody tells it how short of memory it is."""
+        Pressure(Path(parse(self.options, "test").pressure))
         path = self.folder / "envoy.json"
         path.write_text(config)
         with (self.folder / "dormouse_gateway.envoy.log").open("ab") as log:

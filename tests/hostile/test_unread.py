@@ -12,14 +12,16 @@ from dormouse_core import limits
 from dormouse_testing import hostile
 from dormouse_testing.etcd_server import EtcdServer
 from dormouse_testing.gateway import request
-from dormouse_testing.hostile import MIB, Attacker, Scene, codes, headers, message, neighbours, scene
+from dormouse_testing.hostile import MIB, STREAM, Attacker, Scene, codes, headers, message, neighbours, scene
 from dormouse_testing.http2 import literal
 from dormouse_testing.workers import metric_of
 
 HEAP = 128
 SIZE = 600_000  # less than what the overload manager looks at when it resets those that hold most
+STREAMED, STREAMS = 900_000, 240  # of a stream Envoy holds up to a MiB before it asks for no more
+FULLEST = 95  # percent of the heap: everybody is refused
 SERIES = "dormouse_relay_body_bytes"
-SHORT, FULL = 66, 75  # percent of the heap: from where on timers are shortest, and what is taken; from 95 on all are refused
+SHORT, FULL = 66, 75  # percent of the heap: from where on timers are shortest, and what is taken; from FULLEST on all are refused
 STALL = limits.PRESSED_UNREAD_SECONDS
 
 
@@ -71,6 +73,63 @@ async def test_negative_control_without_a_limit_they_stay_for_as_long_as_their_c
     async with attacked(etcd_server.endpoint, installation, unlimited) as seen:
         await asyncio.sleep(4 * STALL)
         assert await pressure(seen) >= SHORT
+
+
+@contextlib.asynccontextmanager
+async def streamed(endpoint: str, installation: str, without: Callable[[dict[str, Any]], None] | None = None) -> AsyncIterator[Scene]:
+    """240 streams that are open, and then get a reply of 900 KB each that nobody reads: more than the heap. None ends by itself."""
+    async with scene(endpoint, installation, "--max-heap-bytes", f"{HEAP * MIB}", without=without) as seen:
+        call = request("open", id="held")
+        call.parameters["reply"].int64_param = STREAMED
+        with contextlib.ExitStack() as ends:
+            made = [Attacker(seen.gateway.listen, reads=False) for _ in range(8)]
+            for attacker in made:
+                ends.callback(attacker.close)
+            block, body = headers(STREAM), message(call)
+            for _ in range(STREAMS // len(made)):
+                for attacker in made:
+                    attacker.send(attacker.call(block, body))
+                await asyncio.sleep(0.01)
+            async with asyncio.timeout(60):
+                while len(seen.worker.calls) < STREAMS:  # noqa: ASYNC110 - what the worker counts
+                    await asyncio.sleep(0.1)
+            seen.go.set()
+            yield seen
+
+
+async def shed(seen: Scene) -> int:
+    """Streams that were reset for what they hold."""
+    return (await seen.stats("reset_high_memory_stream.count")).get("envoy.overload_actions.reset_high_memory_stream.count", 0)
+
+
+async def test_streams_that_nobody_reads_are_reset_until_there_is_room(etcd_server: EtcdServer, installation: str) -> None:
+    async with streamed(etcd_server.endpoint, installation) as seen:
+        began = time.monotonic()
+        async with asyncio.timeout(60):
+            while not await shed(seen) or await pressure(seen) > 100 * limits.RESET_ALL_HEAP_FRACTION:  # noqa: ASYNC110 - the same
+                await asyncio.sleep(0.1)
+        reset, most = await shed(seen), seen.envoy_mib()
+        print(f"there was room after {time.monotonic() - began:.1f} s; {reset} streams were reset, {most:.0f} MiB at most")
+        async with neighbours(seen.gateway, 2) as near:
+            await asyncio.sleep(2.0)
+        assert codes(near).keys() == {grpc.StatusCode.OK}, [each.texts for each in near]
+
+
+@pytest.mark.slow
+async def test_negative_control_without_shedding_streams_that_nobody_reads_stay(etcd_server: EtcdServer, installation: str) -> None:
+    def none(config: dict[str, Any]) -> None:
+        actions = config["overload_manager"]["actions"]
+        actions[:] = [each for each in actions if not each["name"].endswith("reset_high_memory_stream")]
+
+    async with streamed(etcd_server.endpoint, installation, none) as seen:
+        async with asyncio.timeout(60):
+            while await pressure(seen) < FULLEST:  # noqa: ASYNC110 - the same
+                await asyncio.sleep(0.1)
+        await asyncio.sleep(10.0)
+        assert await pressure(seen) >= FULLEST
+        async with neighbours(seen.gateway, 2) as near:
+            await asyncio.sleep(1.0)
+        assert codes(near).keys() == {grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
 async def test_replies_that_nobody_reads_count_in_the_relay_until_their_caller_goes(etcd_server: EtcdServer, installation: str) -> None:

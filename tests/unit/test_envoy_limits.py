@@ -82,11 +82,9 @@ def test_the_heap_follows_the_memory_that_there_is() -> None:
 
 def test_what_is_shed_comes_before_what_is_refused() -> None:
     actions = bootstrap.overload(GatewaySettings())["actions"]
-    ends = [
-        trigger.get("scaled", {}).get("saturation_threshold") or trigger["threshold"]["value"]
-        for action in actions
-        for trigger in action["triggers"]
-    ]
+    timers, resets, refusals = (trigger for action in actions for trigger in action["triggers"])
+    ends = [timers["scaled"]["saturation_threshold"], limits.RESET_ALL_HEAP_FRACTION, refusals["threshold"]["value"]]
+    assert resets == {"name": bootstrap.PRESSURE, "scaled": {"scaling_threshold": 0.0, "saturation_threshold": 1.0}}
     assert [action["name"].rpartition(".")[2] for action in actions] == [
         "reduce_timeouts",
         "reset_high_memory_stream",

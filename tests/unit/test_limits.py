@@ -66,6 +66,10 @@ SHOWN = {
         ("UNREAD_SECONDS", "PRESSED_UNREAD_SECONDS"),
         "hostile/test_unread.py::test_replies_that_nobody_reads_are_dropped_where_memory_is_short",
     ),
+    **dict.fromkeys(
+        ("RESET_HEAP_FRACTION", "RESET_ALL_HEAP_FRACTION", "RESET_BYTES"),
+        "hostile/test_unread.py::test_streams_that_nobody_reads_are_reset_until_there_is_room",
+    ),
     "CLIENT_MESSAGE_BYTES": "integration/test_bad_input.py::test_large_replies",
     "ENVOY_CIRCUIT_BREAKER": "integration/test_gateway_crowd.py::test_negative_control_with_envoys_own_limits_they_would_be_refused",
     "STREAM_MESSAGES": "unit/test_streams.py::test_a_window_of_messages_and_of_bytes",

