@@ -18,9 +18,11 @@ from dormouse_kit.etcd import EtcdStore, TlsFiles, connections, watching
 from dormouse_testing.etcd_server import EtcdServer
 from dormouse_testing.ports import free_port
 from dormouse_testing.proxy import Proxy
+from dormouse_testing.workers import metric_of
 from dormouse_worker.process.jsonstore import JsonStore
 
 KEY = "/dormouse/faults/a"
+ASKED = r'grpc_server_started_total{grpc_method="Authenticate".*}'
 
 
 def put(value: bytes, revision: int | None = None, key: str = KEY) -> Txn:
@@ -418,6 +420,7 @@ async def written_though_refused(endpoint: str) -> int:
 async def test_an_etcd_that_is_slow_with_passwords_is_waited_for(
     own_server: Callable[..., EtcdServer], monkeypatch: pytest.MonkeyPatch, patience: float | None
 ) -> None:
+    """And asked once: attempts beside it would each add to what it waits for."""
     server = own_server("--bcrypt-cost", "13")  # half a second and more
     await asyncio.to_thread(_enable_auth, server)
     if patience is not None:
@@ -425,9 +428,28 @@ async def test_an_etcd_that_is_slow_with_passwords_is_waited_for(
     store = EtcdStore([server.endpoint], user="worker", password="secret")
     if patience is None:
         assert (await store.txn(put(b"mine"), timeout=60)).succeeded
+        assert await asked(server) == 1
     else:
         with pytest.raises(StoreError, match="no etcd endpoint could be reached"):
             await store.txn(put(b"mine"), timeout=3)
+    await store.close()
+
+
+async def asked(server: EtcdServer) -> int:
+    """How often etcd was asked for a token."""
+    return round(await asyncio.to_thread(metric_of, server.endpoint, ASKED))
+
+
+async def test_all_calls_that_a_token_was_refused_of_ask_for_one(own_server: Callable[..., EtcdServer]) -> None:
+    server = own_server("--bcrypt-cost", "4")
+    await asyncio.to_thread(_enable_auth, server)
+    store = EtcdStore([server.endpoint], user="worker", password="secret")
+    assert (await store.txn(put(b"mine"))).succeeded
+    before = await asked(server)
+    connection = await store._connections.get(1)
+    connection.metadata = (("hasleader", "true"), ("token", "ended.1"))
+    assert all(result.succeeded for result in await asyncio.gather(*(store.txn(put(b"%d" % n), timeout=20) for n in range(30))))
+    assert await asked(server) == before + 1
     await store.close()
 
 

@@ -31,7 +31,7 @@ from dormouse_kit.grpc_options import UNLIMITED, Options
 CONNECT_SECONDS: Final = 1.0
 AUTHENTICATE_SECONDS: Final = 10.0
 """etcd takes a tenth of a second of a processor for each password, and all clients come at once when it was away: one that gave up soon and
-asked again would add to what it waits for."""
+asked again, or asked twice at a time, would add to what it waits for."""
 PROBE_AFTER: Final = 1.0  # of silence
 PROBE_TIMEOUT: Final = 2.0  # until a probe counts as unanswered
 PAUSE: Final = Backoff(0.02, 0.3)  # after a connection that did not last
@@ -56,6 +56,7 @@ _UNARY: Final = {
     "Defragment": ("/etcdserverpb.Maintenance/Defragment", rpc_pb2.DefragmentResponse.FromString),
     "Authenticate": ("/etcdserverpb.Auth/Authenticate", rpc_pb2.AuthenticateResponse.FromString),
 }
+Metadata = tuple[tuple[str, str], ...]
 _PROBE: Final = rpc_pb2.RangeRequest(key=b"\0", serializable=True, limit=1, keys_only=True).SerializeToString()
 
 
@@ -74,12 +75,13 @@ class Connection:
         self.watch: Any = channel.stream_stream(
             "/etcdserverpb.Watch/Watch", request_serializer=None, response_deserializer=rpc_pb2.WatchResponse.FromString
         )
-        self.metadata: tuple[tuple[str, str], ...] = (("hasleader", "true"),)
+        self.metadata: Metadata = (("hasleader", "true"),)
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why
         self.opened = self.heard = asyncio.get_running_loop().time()
         self.proved = False  # an answer came over it
         self.checked = False  # the store behind it has the history that is known
         self.guards: list[asyncio.Task[None]] = []
+        self.renewing: asyncio.Task[None] | None = None
 
     def hear(self) -> None:
         """An answer came."""
@@ -95,6 +97,20 @@ class Connection:
         request = rpc_pb2.AuthenticateRequest(name=user, password=password).SerializeToString()
         response = await self.unary["Authenticate"](request, timeout=timeout)
         self.metadata = (("hasleader", "true"), ("token", response.token))
+
+    async def renew(self, user: str, password: str, used: Metadata, timeout: float) -> bool:
+        """A token in the place of the one in `used`, asked for once for all that were refused with it. False: none in time. AioRpcError."""
+        if self.metadata is not used:
+            return True
+        if self.renewing is None or self.renewing.done():
+            self.renewing = asyncio.create_task(self.authenticate(user, password, AUTHENTICATE_SECONDS), name="etcd authenticate")
+            self.renewing.add_done_callback(lambda task: task.cancelled() or task.exception())  # seen, also where all waiters gave up
+        renewing = self.renewing
+        await asyncio.wait({renewing}, timeout=timeout)
+        if not renewing.done() or renewing.cancelled():
+            return False
+        renewing.result()
+        return True
 
 
 class Connections:
@@ -115,6 +131,7 @@ class Connections:
         self._connecting: asyncio.Task[Connection] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._asking: set[int] = set()  # endpoints, by their places, that were asked for a token and have not answered
         self._short = 0  # connections in a row that did not last
 
     @property
@@ -155,15 +172,14 @@ class Connections:
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
-    async def renew_token(self, connection: Connection, timeout: float) -> bool:
-        """True: a new token is there. etcd's simple tokens end with the member's process and after 5 minutes without use."""
+    async def renew_token(self, connection: Connection, used: Metadata, timeout: float) -> bool:
+        """True: there is another token than in `used`. Simple tokens end with the member's process and after 5 unused minutes."""
         if not self._user:
             return False
         try:
-            await connection.authenticate(self._user, self._credentials.password(), timeout)
+            return await connection.renew(self._user, self._credentials.password(), used, timeout)
         except grpc.aio.AioRpcError as error:
             raise messages.store_error("Authenticate", connection.endpoint, error) from error
-        return True
 
     async def close(self) -> None:
         self._closed = True
@@ -193,6 +209,8 @@ class Connections:
             self.retire(connection, f"{guard.get_name()}: {error!r}")
 
     async def _open(self, place: int) -> Connection | None:
+        if place in self._asking:  # one attempt is as good as several from here on
+            return None
         endpoint = self.endpoints[place]
         credentials = self._credentials.channel()
         channel = (
@@ -202,10 +220,11 @@ class Connections:
         )
         kept = False
         try:
-            if not await _ready(channel):
+            if not await _ready(channel) or place in self._asking:
                 return None
             connection = Connection(endpoint, channel)
             if self._user:
+                self._asking.add(place)
                 try:
                     await connection.authenticate(self._user, self._credentials.password(), AUTHENTICATE_SECONDS)
                 except grpc.aio.AioRpcError as error:
@@ -213,6 +232,8 @@ class Connections:
                     if refused.definite:
                         raise refused from error
                     return None
+                finally:
+                    self._asking.discard(place)
             kept = True
             return connection
         finally:
@@ -277,7 +298,7 @@ async def _close(connection: Connection) -> None:
     probe.cancel()
     await connection.channel.close()
     # The follower ends by itself now. Cancelled, it would leave an operation in gRPC's queue, which may outlive the event loop.
-    await asyncio.wait({follower, probe}, timeout=1)
+    await asyncio.wait({follower, probe} | ({connection.renewing} if connection.renewing else set()), timeout=1)
     follower.cancel()
 
 

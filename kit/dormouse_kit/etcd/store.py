@@ -18,7 +18,7 @@ from dormouse_core.seams import Compacted, Item, Listing, Put, Rewound, StoreErr
 
 from dormouse_kit import log
 from dormouse_kit.etcd import messages, watching
-from dormouse_kit.etcd.connections import PROBE_AFTER, Connection, Connections, write
+from dormouse_kit.etcd.connections import PROBE_AFTER, Connection, Connections, Metadata, write
 from dormouse_kit.etcd.credentials import Password, TlsFiles
 
 _LINEARIZABLE: Final = frozenset({"Txn", "Range"})  # others say how far the member is that answers
@@ -120,6 +120,7 @@ class EtcdStore:
             if again and attempts == 0 and self._connections.several:
                 limit /= 2  # so that a second member can still answer in time: a lease of 3 s has no second to lose
             attempts += 1
+            used = connection.metadata
             try:
                 if not connection.checked:
                     await self._check(connection, limit)
@@ -138,11 +139,11 @@ class EtcdStore:
                 failure = messages.store_error(name, connection.endpoint, error)
                 # Both are refusals without effect, so sending again is no repetition of a transaction.
                 if _INVALID_TOKEN in str(failure) and not renewed:
-                    renewed = await self._connections.renew_token(connection, max(deadline - loop.time(), 0.001))
+                    renewed = await self._connections.renew_token(connection, used, max(deadline - loop.time(), 0.001))
                     if renewed:
                         continue
                 if _OLD_REVISION in str(failure) and loop.time() < deadline:
-                    await self._after_change(connection, attempts, deadline - loop.time())
+                    await self._after_change(connection, attempts, used, deadline - loop.time())
                     continue
                 self._judge(connection, error, began, limit)
             if failure.definite or not again or loop.time() >= deadline:
@@ -169,11 +170,11 @@ class EtcdStore:
             self.on_rewound(why)
             raise Rewound(why)
 
-    async def _after_change(self, connection: Connection, attempts: int, left: float) -> None:
+    async def _after_change(self, connection: Connection, attempts: int, used: Metadata, left: float) -> None:
         """Users are changed in bursts. A simple token is good at any revision; one that names its revision (JWT) has to be had anew."""
         if attempts > 1:
             await asyncio.sleep(min(0.005 * attempts, 0.1))
-            await self._connections.renew_token(connection, max(left, 0.001))
+            await self._connections.renew_token(connection, used, max(left, 0.001))
 
     async def _send(self, connection: Connection, name: str, request: bytes, limit: float) -> Any:
         if name != "LeaseKeepAlive":

@@ -158,13 +158,14 @@ class Users:
         """Each change of a user makes the tokens before it old: then a new one, and again."""
         connection = await self._connections.get(TIMEOUT)
         for _ in range(5):
+            used = connection.metadata
             try:
                 return await self._call(connection, method, **fields)
             except StoreError as error:
                 if not any(text in str(error) for text in _OLD):
                     raise
                 await asyncio.sleep(0)
-                await self._connections.renew_token(connection, TIMEOUT)
+                await self._connections.renew_token(connection, used, TIMEOUT)
         return await self._call(connection, method, **fields)
 
     async def _call(self, connection: Connection, method: str, **fields: Any) -> Any:
