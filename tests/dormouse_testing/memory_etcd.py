@@ -62,6 +62,7 @@ class MemoryEtcd:
         self.clock = clock
         self.revision = 1
         self.compacted = 0
+        self.starts = 0  # on a copy: what was on its way before arrives nowhere
         self.leases: dict[int, _Lease] = {}
         self.listeners = Ordered[Callable[[], None]]()  # called after each change
         self._next_lease = 7_000_001
@@ -79,6 +80,7 @@ class MemoryEtcd:
         """Starts it on a copy. Connections break with that: `MemoryStore.break_watches` for each client."""
         for name, value in copy.deepcopy(files).items():
             setattr(self, name, value)
+        self.starts += 1
 
     # ---------------------------------------------------------------------------------------------------------------- reads
 

@@ -10,13 +10,14 @@ A request that is on its way lands even if whoever sent it was cancelled or gave
 """
 
 import asyncio
+import contextvars
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from dormouse_core.histories import History
-from dormouse_core.seams import Clock, Full, Item, Listing, Rewound, StoreError, Txn, TxnResult, WatchBatch
+from dormouse_core.seams import Clock, Full, Item, Listing, Put, Rewound, StoreError, Txn, TxnResult, WatchBatch
 
 from dormouse_testing.memory_etcd import MemoryEtcd, Ordered
 
@@ -58,8 +59,10 @@ class MemoryStore:
         self.watch_delay = 0.0  # how much later than the store this client's watches see things
         self.calls: dict[str, int] = defaultdict(int)
         self.on_rewound: Callable[[str], None] = lambda why: None
+        self.network: contextvars.Context | None = None  # whose what is on its way is; None: the caller's
         self.notices = True  # when the store has another history; False: as before there was `on_rewound`
         self._history_known = History()
+        self._checked = self.etcd.starts  # of which start the history was looked at
         self._faults: dict[str, deque[Fault]] = defaultdict(deque)
         self._down = False
         self._generation = 0
@@ -118,7 +121,7 @@ class MemoryStore:
 
     async def grant(self, ttl: int) -> int:
         lease = await self._run("grant", ttl, 5.0, lambda: self.etcd.grant(ttl))
-        task = asyncio.create_task(self._end_in_time(lease), name=f"lease {lease}")
+        task = asyncio.create_task(self._end_in_time(lease), name=f"lease {lease}", context=self.network)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return lease
@@ -159,6 +162,7 @@ class MemoryStore:
                     raise StoreError(f"watch of {prefix!r}: the connection broke")
                 if events:
                     complete = events[-1].mod_revision
+                    self._history_known.seen(complete)
                     yield WatchBatch(complete, tuple(events))
         finally:
             self._wakers.discard(changed)
@@ -176,7 +180,7 @@ class MemoryStore:
     async def _run(self, method: str, request: object, timeout: float, apply: Callable[[], T]) -> T:
         fault = self._next_fault(method, request)
         loop = asyncio.get_running_loop()
-        known = self._history_known.revision
+        known, starts = self._history_known.revision, self.etcd.starts
         outcome: asyncio.Future[T] = loop.create_future()
         outcome.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, also where the caller is gone
 
@@ -190,8 +194,11 @@ class MemoryStore:
 
         def land() -> None:
             result: T | StoreError
-            if self._down or fault.lose_request:
+            if self._down or fault.lose_request or self.etcd.starts != starts:
                 answer(StoreError(f"{method}: the store cannot be reached"))
+                return
+            if self._checked != starts and (why := self._another()):
+                answer(Rewound(why))
                 return
             try:
                 result = _refusal(fault.refuse) if fault.refuse and not fault.applied else apply()
@@ -199,24 +206,42 @@ class MemoryStore:
                     result = _refusal(fault.refuse)
             except StoreError as error:
                 result = error
-            if self.notices and (why := self._history_known.answered(1, self.etcd.revision, known)):
-                self.on_rewound(why)
-                result = Rewound(why)
+            self._history_known.answered(1, self.etcd.revision, known)
+            if isinstance(request, Txn) and isinstance(result, TxnResult) and result.succeeded:
+                self._wrote(request, result)
             if fault.lose_reply:
                 result = StoreError(f"{method}: the connection broke")
             if fault.reply_delay:
-                loop.call_later(fault.reply_delay, answer, result)
+                loop.call_later(fault.reply_delay, answer, result, context=self.network)
             else:
                 answer(result)
 
         if fault.request_delay:
-            loop.call_later(fault.request_delay, land)
+            loop.call_later(fault.request_delay, land, context=self.network)
         else:
-            loop.call_soon(land)
+            loop.call_soon(land, context=self.network)
         done, _ = await asyncio.wait({outcome}, timeout=timeout)
         if not done:
             raise StoreError(f"{method}: no answer in {timeout:g} s")
         return outcome.result()
+
+    def _another(self) -> str:
+        """As the product's client asks before its first request on a new connection: why the store has another history, or ''."""
+        self._checked = self.etcd.starts
+        if not self.notices:
+            return ""
+        known, written = self._history_known.revision, self._history_known.written
+        why = self._history_known.answered(1, self.etcd.revision, known)
+        if not why and written is not None and written == self._history_known.written:
+            item = self.etcd.item(written[0])
+            why = self._history_known.found(item.mod_revision if item else 0, 1, self.etcd.revision)
+        if why:
+            self.on_rewound(why)
+        return why
+
+    def _wrote(self, txn: Txn, result: TxnResult) -> None:
+        if key := next((write.key for write in txn.writes if isinstance(write, Put)), ""):
+            self._history_known.wrote(key, result.revision)
 
     async def _end_in_time(self, lease: int) -> None:
         """So that a lease's end is seen by watches though nobody calls."""

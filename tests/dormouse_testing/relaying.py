@@ -205,7 +205,10 @@ class Caller:
         message = request(model, sequence, size, id=ident)
         for name, value in flags.items():
             message.parameters[name].bool_param = value
-        self._messages.put_nowait(message.SerializeToString())
+        self.put(message.SerializeToString())
+
+    def put(self, message: bytes) -> None:
+        self._messages.put_nowait(message)
 
     def half_close(self) -> None:
         self._messages.put_nowait(grpc.aio.EOF)

@@ -65,7 +65,7 @@ class SimLoop(asyncio.SelectorEventLoop):
         raise RuntimeError("simulated time: no subprocesses")
 
 
-def run(main: Coroutine[Any, Any, T], *, limit: float | None = 7_200.0) -> T:
+def run(main: Coroutine[Any, Any, T], *, limit: float | None = 7_200.0, loop: type[SimLoop] = SimLoop) -> T:
     """The result of `main`. Fails after `limit` simulated seconds (None: never), and where a task ended in an exception that nobody saw."""
     unseen: list[BaseException] = []
 
@@ -76,7 +76,7 @@ def run(main: Coroutine[Any, Any, T], *, limit: float | None = 7_200.0) -> T:
         async with asyncio.timeout(limit):
             return await main
 
-    with asyncio.Runner(loop_factory=SimLoop) as runner:
+    with asyncio.Runner(loop_factory=loop) as runner:
         runner.get_loop().set_exception_handler(handler)
         result = runner.run(limited())
     if unseen:

@@ -5,7 +5,9 @@ that lands in the store must be its predecessor plus one call that never had an 
 Every acknowledgement must name a version that was in the store before it.
 """
 
+import copy
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dormouse_core.records import decode  # the real one, whatever a control puts in its place
@@ -35,6 +37,8 @@ class Call:
     gateway: int = 0
     issued_us: int = 0
     """By a clock that is right."""
+    same: str = ""
+    """Calls of a session in which this is the same are made under one key with one content: what one of them did, the others are told."""
 
 
 @dataclass
@@ -66,8 +70,11 @@ def chain_of(data: bytes) -> tuple[int, ...]:
 
 
 class History:
-    def __init__(self, clock_slack_us: int, removal_wait_us: int, ttl_us: int = 0) -> None:
-        """`removal_wait_us`: 0: no record is removed."""
+    def __init__(
+        self, clock_slack_us: int, removal_wait_us: int, ttl_us: int = 0, content: Callable[[bytes], bytes] = lambda reply: reply
+    ) -> None:
+        """`removal_wait_us`: 0: no record is removed. `content`: the chain that a reply has in it."""
+        self._content = content
         self._ttl_us = ttl_us
         self.calls: dict[int, Call] = {}
         self.sessions: dict[str, _Session] = {}
@@ -76,6 +83,9 @@ class History:
         self._landed: set[bytes] = set()  # write ids
         self._denied: set[bytes] = set()  # write ids of steps that were refused with `dormouse-again`
         self._writes: dict[object, list[bytes]] = {}  # by copy of a call
+        self._never: dict[int, str] = {}  # calls of which a client was told that they have no effect: what it was told
+        self._before = 0  # calls up to here were made before the store was restored: what their clients know is of another history
+        self.order: Callable[[int], int] = lambda number: number  # when a call was made, beside others
 
     def of(self, session: str) -> _Session:
         return self.sessions.setdefault(session, _Session())
@@ -109,19 +119,22 @@ class History:
         new = [kept for kept in record.body.kept if before is None or kept.id not in it.kept]
         it.kept = {kept.id for kept in record.body.kept}
         chain = None if record.body.tombstone else chain_of(record.tensors[0].data)
-        replied = chain_of(new[0].reply or b"") if new else ()
+        replied = chain_of(self._content(new[0].reply or b"")) if new else ()
         number = chain[-1] if chain else (replied[-1] if replied else None)
-        version = Version(event.mod_revision, chain, number, new[0].reply if new else None, record.body.expires_us, record.body.step)
+        reply = self._content(new[0].reply) if new and new[0].reply is not None else None
+        version = Version(event.mod_revision, chain, number, reply, record.body.expires_us, record.body.step)
         it.versions.append(version)
         if number is None:
             it.unnamed.append(((before and before.chain) or (), version))
             return
         call = self.calls[number]
+        if number in self._never:
+            raise Violation("applied-later", f"call {number} of {session} takes effect, and its client was told: {self._never[number]}")
         if number in it.applied:
             raise Violation("twice", f"call {number} of {session} takes effect a second time")
         it.applied[number] = version
         self._check_chain(session, call, before, version, now_us)
-        later = [n for n in it.acked if n > number]
+        later = [n for n in it.acked if self.order(n) > self.order(number)]
         if call.start and later:
             raise Violation("late-start", f"start {number} of {session} takes effect after call {later[0]}, issued later, was acknowledged")
 
@@ -162,8 +175,11 @@ class History:
     # ------------------------------------------------------------------------------------------------------------------ clients
 
     def acknowledged(self, call: Call, reply: bytes) -> None:
+        if call.number <= self._before:
+            return
         it = self.of(call.session)
-        version = it.applied.get(call.number) or self._name(it, call, chain_of(reply))
+        reply = self._content(reply)
+        version = it.applied.get(call.number) or self._alike(it, call) or self._name(it, call, chain_of(reply))
         if version is None:
             raise Violation("ack-uncommitted", f"call {call.number} of {call.session} is acknowledged and not in the store")
         expected = version.reply
@@ -175,10 +191,14 @@ class History:
             )
         it.acked[call.number] = reply
 
+    def _alike(self, it: _Session, call: Call) -> Version | None:
+        """The newest version that a call under the same key has made."""
+        return next((it.applied[n] for n in reversed(it.applied) if call.same and self.calls[n].same == call.same), None)
+
     def said_committed(self, call: Call) -> None:
         """The client was told that it is committed and that its reply is no longer kept."""
         it = self.of(call.session)
-        if call.number not in it.applied and not it.unnamed:
+        if call.number > self._before and call.number not in it.applied and not it.unnamed and self._alike(it, call) is None:
             raise Violation("ack-uncommitted", f"call {call.number} of {call.session} is said to be committed and is not in the store")
 
     def _name(self, it: _Session, call: Call, chain: tuple[int, ...]) -> Version | None:
@@ -193,11 +213,34 @@ class History:
     def said_missing(self, call: Call, versions_at_arrival: int, now_us: int) -> None:
         """The client was told that there is no such session."""
         it = self.of(call.session)
+        if call.number <= self._before:
+            return
         if call.number in it.applied:
             raise Violation("reply-differs", f"call {call.number} of {call.session} is committed and answered 'no such session'")
         seen: list[Version | None] = list(it.versions[max(versions_at_arrival - 1, 0) :]) if versions_at_arrival else [None, *it.versions]
         if all(v is not None and v.chain is not None and v.expires_us > now_us + self._slack_us for v in seen):
             raise Violation("false-missing", f"call {call.number} of {call.session} is answered 'no such session', but it lives")
+
+    def said_never(self, call: Call, text: str) -> None:
+        """The client was told that the call has no effect, and nothing of it is under way."""
+        if call.number in self.of(call.session).applied and call.number > self._before:
+            raise Violation("applied-later", f"call {call.number} of {call.session} has taken effect, and its client was told: {text}")
+        self._never[call.number] = text
+
+    # ---------------------------------------------------------------------------------------------------------- a restored store
+
+    def copy(self) -> dict[str, _Session]:
+        return copy.deepcopy(self.sessions)
+
+    def restore(self, sessions: dict[str, _Session]) -> None:
+        """The store is as it was. What clients were told since is void, and so is what they are told of calls that they have made by now."""
+        self.sessions = copy.deepcopy(sessions)
+        self._before = max(self.calls, default=0)
+        self._never.clear()
+
+    def before(self, call: Call) -> bool:
+        """Whether the call was made before the store was restored."""
+        return call.number <= self._before
 
     def refused_as_old(self, call: Call) -> None:
         if call.number not in self.of(call.session).applied:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from dormouse_core import limits
 from dormouse_core.errors import Again, DormouseError, Internal, Unavailable
 from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Put, Txn
@@ -55,6 +56,7 @@ class Shape:
     watch_delays: tuple[float, ...] = (0.0, 0.005, 0.05, 0.5)
     stalls: float = 0.0  # of transactions: applied, the reply lost, and this client's reads take seconds from then on
     callers: int = 1  # of one session; each waits for its own answers only
+    max_count: int = limits.SESSIONS_MAX
     starts: bool = True  # sequences with start and end; else sessions that any step may create
 
 
@@ -109,7 +111,7 @@ class Model:
                 done(Failed(Internal("the handler raised")))
                 return
             after = np.concatenate([chain, np.frombuffer(NUMBER.pack(call.number), np.uint8)])
-            done(Ran(after.tobytes(), {"chain": after}))
+            done(Ran(self._world.reply(call, after.tobytes()), {"chain": after}))
 
         asyncio.get_running_loop().call_later(seconds, finish)
 
@@ -155,6 +157,10 @@ class World:
         self.leader = Leader(self)
         self.etcd.listeners.add(self._observe)
         self.violations: list[BaseException] = []
+
+    def reply(self, call: Any, chain: bytes) -> bytes:
+        """What a step answers whose state is now `chain`."""
+        return chain
 
     def trace(self, text: str) -> None:
         if self._trace is not None:
@@ -225,6 +231,34 @@ class World:
 
     # ------------------------------------------------------------------------------------------------------------------ processes
 
+    def sessions(self, process: "Process", instance: str, address: str, revision: str = "r1") -> Sessions:
+        settings = SessionSettings(
+            shards=self.shape.shards,
+            state_version="v1",
+            ttl=self.shape.ttl,
+            evict_after=self.rng.choice((0.5, 600.0)),
+            step_limit=5.0,
+            removal_wait=self.shape.removal_wait or 600.0,
+            max_count=self.shape.max_count,
+        )
+        made = Sessions(
+            FUNCTION,
+            settings,
+            STATES,
+            process.store,
+            process.timed.clock,
+            Model(self, process),
+            worker=process.name,
+            address=address,
+            instance=instance,
+            revision=revision,
+            keys=KEYS,
+            time=process.timed.skew,
+        )
+        groups = made.machine.turns.groups
+        groups.add = partial(self._written, groups.add)  # type: ignore[method-assign]
+        return made
+
     async def start(self, instance: str) -> Process:
         """Runs until it has a process that registered."""
         while True:
@@ -233,30 +267,7 @@ class World:
             timed = self.machines.start()
             clock = timed.clock
             process = Process(name, self.client(name, clock), timed)
-            settings = SessionSettings(
-                shards=self.shape.shards,
-                state_version="v1",
-                ttl=self.shape.ttl,
-                evict_after=self.rng.choice((0.5, 600.0)),
-                step_limit=5.0,
-                removal_wait=self.shape.removal_wait or 600.0,
-            )
-            process.sessions = Sessions(
-                FUNCTION,
-                settings,
-                STATES,
-                process.store,
-                clock,
-                Model(self, process),
-                worker=name,
-                address=name,
-                instance=instance,
-                revision="r1",
-                keys=KEYS,
-                time=timed.skew,
-            )
-            groups = process.sessions.machine.turns.groups
-            groups.add = partial(self._written, groups.add)  # type: ignore[method-assign]
+            process.sessions = self.sessions(process, instance, name)
             self.trace(f"{name} starts, its clock {clock.skew:+.3f} s")
             self.instances[instance] = process
             try:
