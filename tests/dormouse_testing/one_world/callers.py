@@ -2,11 +2,12 @@
 
 import asyncio
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dormouse_core import headernames
 from dormouse_core.seams import Reply
-from dormouse_core.sessions.names import session_key, shard_of
+from dormouse_core.sessions.names import shard_of
 from dormouse_gateway.envoy.bootstrap import ENTRY
 from dormouse_gateway.paths import INFER
 from dormouse_gateway.relay.relaying import Request
@@ -24,8 +25,14 @@ if TYPE_CHECKING:
     from dormouse_testing.one_world.world import OneWorld
 
 GONE = Reply(14, b"", "the gateway is gone")
-UNKNOWN = (14, 4, 13, 8)
+EXHAUSTED = 8
+UNKNOWN = (14, 4, 13, EXHAUSTED)
 """Codes of answers that say nothing of whether the call has an effect: UNAVAILABLE, DEADLINE_EXCEEDED, INTERNAL, RESOURCE_EXHAUSTED."""
+
+
+SLACK_US = 100_000
+OTHER = 0.2
+"""Of the calls under a key that was used before: they ask something else."""
 
 
 class Caller:
@@ -37,11 +44,12 @@ class Caller:
         self._session = world.session_key(session)
         self._going = False  # in a sequence, as far as it knows
         self._sure = True  # of every call before it is known what became of it
-        self._keys = 0
+        self._used: list[tuple[str, tuple[bool, bool]]] = []
 
     async def run(self) -> None:
         rng, shape = self._world.rng, self._world.shape
         left = shape.calls
+        await asyncio.sleep(shape.begins)
         while left > 0:
             await asyncio.sleep(rng.choice((0.0, 0.01, 0.3, shape.ttl if shape.ttl < 10 else 0.3)))
             gateway = await self._gateway()
@@ -57,21 +65,25 @@ class Caller:
 
     async def _gateway(self) -> Gateway:
         """Some gateway that is there, as far as a caller can see."""
-        while not (found := [g for g in self._world.places.values() if g.ready]):
+        while not (found := [g for g in self._world.places.values() if g.ready]):  # noqa: ASYNC110 - processes come and go
             await asyncio.sleep(0.05)
-        return self._world.rng.choice(found)
+        gateway = self._world.rng.choice(found)
+        if not gateway.stamps.good:
+            self._world.guessed[self._session] = self._world.clock.monotonic()
+        return gateway
 
     # ------------------------------------------------------------------------------------------------------------------- calls
 
-    def _next(self, same: str = "") -> Call:
+    def _next(self, same: str = "", flags: tuple[bool, bool] | None = None) -> Call:
         world, rng, shape = self._world, self._world.rng, self._world.shape
         number = len(world.history.calls) + 1
         start = shape.starts and (not self._going or rng.random() < 0.05)
         end = self._going and rng.random() < shape.ends
+        start, end = flags or (start, end)
         issued = round(world.clock.now() * 1e6)
         call = Call(number, self._session, issued, start, end, start or not shape.starts, 0, issued, same)
         world.history.calls[number] = call
-        self._going = shape.starts and not end
+        self._going = shape.starts and not end and (start or self._going)
         world.trace(f"call {call}")
         return call
 
@@ -89,11 +101,7 @@ class Caller:
     async def _unary(self, gateway: Gateway) -> None:
         world, rng = self._world, self._world.rng
         own = rng.random() < world.shape.own_keys
-        call = self._next()
-        key = ""
-        if own:
-            self._keys += 1
-            key = f"{call.issued_us:016d}-k{call.number}" if rng.random() < 0.5 or world.shape.callers > 1 else f"k{call.number}"
+        call, key = self._keyed() if own else (self._next(), "")
         until = asyncio.get_running_loop().time() + PATIENCE
         gives_up = world.troubled and rng.random() < world.shape.gives_up
         while asyncio.get_running_loop().time() < until:
@@ -102,12 +110,29 @@ class Caller:
             if reply.code not in UNKNOWN:
                 self._judge(call, reply)
                 return
-            if not own or gives_up:
+            if not own or gives_up or reply.code == EXHAUSTED:
                 self._unknown()
                 return
             await asyncio.sleep(rng.uniform(0.005, 0.1))
             gateway = await self._gateway()
         raise AssertionError(f"call {call} has no answer after {PATIENCE} s")
+
+    def _keyed(self) -> tuple[Call, str]:
+        """A call under a key of this caller's own, or under one that it used before for the same request."""
+        world, rng = self._world, self._world.rng
+        if self._used and rng.random() < world.shape.reuses:
+            key, flags = rng.choice(self._used)
+            if rng.random() < OTHER:
+                return self._next(), key
+            return self._next(key, flags), key
+        call = self._next()
+        # A key without a timestamp is known only as long as it is kept: not where others' steps, or a removal, may come between two copies.
+        if world.opaque and rng.random() < 0.5:
+            if world.shape.reuses:
+                call = world.history.calls[call.number] = replace(call, same=f"k{call.number}")
+                self._used.append((call.same, (call.start, call.end)))
+            return call, f"k{call.number}"
+        return call, f"{call.issued_us:016d}-k{call.number}"
 
     async def _sent(self, gateway: Gateway, call: Call, key: str) -> Reply:
         """Once, by one gateway."""
@@ -154,6 +179,8 @@ class Caller:
                 self._judge(call, reply)
         if len(opened.responses) < count:
             self._unknown()
+        if opened.code:
+            world.trace(f"a stream ends with {opened.code} {opened.details}")
 
     async def _opened(self, gateway: Gateway) -> relaying.Caller:
         return relaying.Caller(gateway, None, self._metadata())  # type: ignore[arg-type]  # what it needs of one
@@ -176,12 +203,25 @@ class Caller:
                 history.said_committed(call)
             case 3 if "START flag" in reply.details:
                 self._going = False
+                self._never(call, reply.details)
+            case 3 if "with another content" in reply.details and world.shape.reuses:
+                self._going = False
+                self._never(call, reply.details)
             case 10:
                 self._going = False
-                if self._sure and world.shape.callers == 1 and not world.shape.removal_wait and not history.before(call):
+                guessed = world.clock.monotonic() - world.guessed.get(self._session, -math.inf) < 2 * world.shape.skew + 1.0
+                alone = world.shape.callers == 1 and not world.shape.removal_wait
+                # What a leader owed at its end nobody can name: calls until then are refused in the whole shard.
+                settled = world.settled.get(shard_of(call.session, world.shape.shards), 0) + SLACK_US
+                if self._sure and alone and not guessed and call.issued_us > settled and not history.before(call):
                     history.refused_as_old(call)
             case _:
                 raise Violation("strange", f"call {call} is answered {reply.code} {reply.details}")
+
+    def _never(self, call: Call, text: str) -> None:
+        """Nothing of the call is under way, as far as workers know, and its caller was told that it has no effect."""
+        if not self._world.copies_of.get(call.number) and not self._world.history.before(call):
+            self._world.history.said_never(call, text)
 
 
 def _reply(response: inference_pb2.ModelStreamInferResponse) -> Reply:
@@ -195,6 +235,3 @@ _CODES = {
     "UNAVAILABLE": 14, "DEADLINE_EXCEEDED": 4, "INTERNAL": 13, "RESOURCE_EXHAUSTED": 8, "INVALID_ARGUMENT": 3, "ABORTED": 10,
     "ALREADY_EXISTS": 6,
 }  # fmt: skip
-
-
-__all__ = ["Caller", "session_key"]

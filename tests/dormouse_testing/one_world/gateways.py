@@ -59,6 +59,7 @@ class Way:
                 if worker is None:
                     return NOBODY
                 worker.life.soon(worker.serve, ticket, message, metadata, lambda reply: answer.done() or answer.set_result(reply))
+                world.when_dead(worker.life, lambda: answer.done() or answer.set_result(RESET))
                 if world.troubled and rng.random() < world.shape.resets:
                     await asyncio.sleep(rng.uniform(0.0, 0.2))
                     world.trace(f"a connection to {worker.name} breaks")
@@ -87,7 +88,7 @@ class Stamps(Rising):
 
     def next(self) -> int:
         made = super().next()
-        self._gateway.made[made] = round(self._gateway.world.clock.now() * 1e6)
+        self._gateway.world.made[f"{made:016d}-g-{self._gateway.name}"] = round(self._gateway.world.clock.now() * 1e6)
         return made
 
 
@@ -100,7 +101,6 @@ class Gateway:
         self.name = f"{place}x{world.processes}"
         self.life = Life(self.name)
         self.timed = world.machines.start()
-        self.made: dict[int, int] = {}
         clock, skew, shape = self.timed.clock, self.timed.skew, world.shape
         self.store = world.client(self.name, clock)
         self.table = Table(KEYS)

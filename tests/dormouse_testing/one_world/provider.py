@@ -42,10 +42,12 @@ class Provider:
         for _ in range(wanted.count - len(running)):
             self._count += 1
             name = f"i{self._count}"
-            self._instances[name] = Instance(
-                name, f"{entry.namespace}/{entry.name}", entry.uid, wanted.revision, self._world.clock.now()
-            )
+            self._instances[name] = Instance(name, f"{entry.namespace}/{entry.name}", entry.uid, wanted.revision, self._world.clock.now())
             self._later(self._live(name, wanted.revision))
+
+    @property
+    def stopping(self) -> bool:
+        return any(instance.stopping for instance in self._instances.values())
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work, context=NETWORK)
@@ -57,7 +59,7 @@ class Provider:
         world = self._world
         number = int(name[1:])
         await asyncio.sleep(world.rng.uniform(0.05, 0.6))
-        while not self._instances[name].stopping:
+        while name in self._instances and not self._instances[name].stopping:
             worker = Worker(world, name, f"10.0.0.{number}:9000", revision)
             world.instances[name] = worker  # type: ignore[assignment]
             world.trace(f"{worker.name} starts, its clock {worker.timed.clock.skew:+.3f} s")

@@ -7,7 +7,6 @@ from dormouse_core.errors import DormouseError
 from dormouse_core.seams import StoreError
 from dormouse_proto import control_pb2
 
-from dormouse_testing.one_world.workers import Worker
 from dormouse_testing.sessions_sim.world import FUNCTION
 
 if TYPE_CHECKING:
@@ -44,6 +43,8 @@ class Weather:
                 work.add(task)
         if work:
             await asyncio.wait(work)
+        while shape.rescales and not await self._rescale(shape.replicas[0]):  # noqa: ASYNC110 - until somebody leads
+            await asyncio.sleep(0.5)
 
     async def _still(self) -> None:
         world = self._world
@@ -93,18 +94,23 @@ class Weather:
             world.history.restore(history)
             world.restored()
 
-    async def _rescale(self) -> None:
-        if (operator := self._world.leading()) is not None:
-            replicas = self._world.rng.choice(self._world.shape.replicas)
-            await operator.life.done(self._scaled(operator, replicas))
+    async def _rescale(self, replicas: int | None = -1) -> bool:
+        """Whether it is done. -1: some number."""
+        if (operator := self._world.leading()) is None:
+            return False
+        chosen = self._world.rng.choice(self._world.shape.replicas) if replicas == -1 else replicas
+        return bool(await operator.life.done(self._scaled(operator, chosen)))
 
-    async def _scaled(self, operator: "Operator", replicas: int | None) -> None:
-        if (leader := operator.leader) is not None:
-            self._world.trace(f"replicas: {replicas}")
-            try:
-                await leader.registering.scale(FUNCTION.namespace, FUNCTION.name, replicas)
-            except DormouseError as error:
-                self._world.trace(f"not scaled: {error.message}")
+    async def _scaled(self, operator: "Operator", replicas: int | None) -> bool:
+        if (leader := operator.leader) is None:
+            return False
+        self._world.trace(f"replicas: {replicas}")
+        try:
+            await leader.registering.scale(FUNCTION.namespace, FUNCTION.name, replicas)
+        except DormouseError as error:
+            self._world.trace(f"not scaled: {error.message}")
+            return False
+        return True
 
     async def _delete(self) -> None:
         if (operator := self._world.leading()) is not None:
@@ -120,6 +126,3 @@ class Weather:
             self._world.trace(f"deleted {session}")
         except (DormouseError, StoreError) as error:
             self._world.trace(f"not deleted {session}: {error}")
-
-
-__all__ = ["Weather", "Worker"]

@@ -94,7 +94,8 @@ class Worker:
             answered(self._refusal(error))
             return
         self._waiting[ticket] = (step, answered)
-        self.world.arrived(self, step)
+        stamp, _, gateway = metadata[headernames.CALL].partition("-g-")
+        self.world.arrived(self, step, f"{stamp}-g-{gateway.partition('-')[0].partition('.')[0]}")
         self.sessions.submit(step)
 
     def gone(self, ticket: object) -> None:
@@ -177,6 +178,8 @@ class Worker:
             self.sessions.no_taker()
 
     async def _drain(self) -> None:
+        while not self.ready:  # noqa: ASYNC110 - a worker hears of it once it serves
+            await asyncio.sleep(0.1)
         self.world.trace(f"{self.name} drains")
         self.control.changed()
         alone = asyncio.create_task(self._alone())
@@ -238,8 +241,6 @@ class Line:
         return frames.frame(found), True
 
     async def write(self, message: bytes) -> None:
-        if not self._open:
-            raise ConnectionResetError("the caller is gone")
         later(self._up.put_nowait, message)
 
     async def end(self) -> None:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
-from msgspec.structs import replace
-
 from dormouse_core import spec
 from dormouse_core.errors import Unavailable
 from dormouse_core.seams import Put, Txn
@@ -18,11 +16,13 @@ from dormouse_core.spec.durations import Duration
 from dormouse_operator.registering import with_spec
 from dormouse_proto import inference_pb2, state_pb2
 from dormouse_worker.sessions import Answer, Step
+from msgspec.structs import replace
 
+from dormouse_testing import simloop
 from dormouse_testing.clock import SimClock
 from dormouse_testing.leader_world import manifest
 from dormouse_testing.lives import NETWORK, Life, LivesLoop
-from dormouse_testing.memory_store import Fault, MemoryStore
+from dormouse_testing.memory_store import MemoryStore
 from dormouse_testing.one_world.callers import Caller
 from dormouse_testing.one_world.gateways import Gateway
 from dormouse_testing.one_world.operators import Operator
@@ -31,12 +31,15 @@ from dormouse_testing.one_world.weather import Weather
 from dormouse_testing.one_world.workers import Worker
 from dormouse_testing.sessions_sim import world
 from dormouse_testing.sessions_sim.history import History, Violation
-from dormouse_testing.sessions_sim.machines import EVERY, Machines
+from dormouse_testing.sessions_sim.machines import Machines
 from dormouse_testing.sessions_sim.world import FUNCTION, KEYS
-from dormouse_testing import simloop
 
+ORDER_US = 100_000
+"""Gateways' clocks are compared to so much: they are measured over ways of some milliseconds."""
+REMOVED = 10.0
+"""Seconds that a removal may come late."""
 CANDIDATES = ("op-a", "op-b")
-TRACE_BYTES = 17 * 1024
+LARGE_BYTES = 17 * 1024
 """Of a reply that is too large to be kept in a record."""
 
 
@@ -65,6 +68,8 @@ class Shape(world.Shape):
     """Of replies: too large to be kept."""
     reuses: float = 0.0
     """Of a caller's own keys: used before in the session."""
+    begins: float = 0.0
+    """Seconds after which callers begin: clocks are measured by then."""
     max_held: int = 1000
     max_streams: int = 1000
     operations: int = groups.TXN_OPS
@@ -79,16 +84,24 @@ class OneWorld(world.World):
         self.stores: list[MemoryStore] = []
         slack = 0.05 + 2 * shape.skew
         self.history = History(int(slack * 1e6), int(shape.removal_wait * 1e6), int(shape.ttl * 1e6), chain_in)
+        self.history.order = lambda number: self.stamped.get(number, 0) // ORDER_US
         self.machines = Machines(self.rng, SimClock(), shape.skew, 0.0, measured=False)
         self.places: dict[str, Gateway] = {}
         self.operators: dict[str, Operator] = {}
         self.missing: dict[int, int] = {}  # call -> versions of its session when the copy came that was answered "no such session"
-        self.stamped: dict[int, int] = {}  # call -> when its key was made
+        self.made: dict[str, int] = {}  # a gateway's key up to its number, as {timestamp}-g-{gateway} -> when it was made
+        self.guessed: dict[str, float] = {}  # session -> when a key of it was last made by a clock that nobody had measured
+        self.stamped: dict[int, int] = {}  # call -> when the key of its newest copy was made
         self.copies_of: dict[int, int] = {}  # call -> copies of it that workers have not answered
-        self.gone: list[BaseException] = []
         self.provider = Provider(self)
         self.weather = Weather(self)
         self._steps = 0
+
+    @property
+    def opaque(self) -> bool:
+        """Whether a caller's key without a timestamp tells a call for as long as it is sent again."""
+        shape = self.shape
+        return shape.callers == 1 and not (shape.removal_wait or shape.fills)
 
     def session_key(self, session: int) -> str:
         return session_key("", session if self.shape.starts else str(session))
@@ -164,19 +177,17 @@ class OneWorld(world.World):
     def reply(self, call: Any, chain: bytes) -> bytes:
         made = inference_pb2.ModelInferResponse(id=str(call.number), raw_output_contents=[chain])
         if self.shape.large and call.number % 100 < self.shape.large * 100:
-            made.raw_output_contents.append(bytes(TRACE_BYTES))
+            made.raw_output_contents.append(bytes(LARGE_BYTES))
         encoded: bytes = made.SerializeToString()
         return encoded
 
-    def arrived(self, worker: Worker, step: Step) -> None:
+    def arrived(self, worker: Worker, step: Step, key: str) -> None:
+        """`key`: the gateway's, of this copy."""
         self._steps += 1
         number = step.call.number
         self.copies_of[number] = self.copies_of.get(number, 0) + 1
         self.missing.setdefault(-id(step), len(self.history.of(step.session).versions))
-        maker = step.key.made_by or step.key.id
-        for gateway in self.places.values():
-            if f"g-{gateway.name}" in maker and (at := gateway.made.get(step.key.arrived_us)):
-                self.stamped[number] = at
+        self.stamped[number] = self.made[key]
         self.trace(f"call {number} comes to {worker.name} as {step.key}")
 
     def answered(self, worker: Worker, step: Step, it: Answer) -> None:
@@ -235,6 +246,8 @@ class OneWorld(world.World):
 
     async def _at_the_end(self) -> None:
         """Late transactions may still do harm; then nothing may be left of what has passed."""
+        while self.troubled or self.provider.stopping:  # noqa: ASYNC110 - simulated time costs nothing
+            await asyncio.sleep(0.5)
         await asyncio.sleep(12.0)
         for gateway in self.places.values():
             held = sum(each.held for each in gateway.demand.report())
@@ -242,6 +255,22 @@ class OneWorld(world.World):
         for worker in self.workers():
             report = worker.sessions.report()
             assert (report.running, report.queued) == (0, 0), f"{worker.name} forgets steps: {report}"
+        if self.shape.removal_wait:
+            await asyncio.sleep(self.shape.ttl + self.shape.removal_wait + 2 * self.shape.skew + REMOVED)
+        self._check_keys()
+
+    def _check_keys(self) -> None:
+        """The store has a record for each session that is not over, and nothing of processes that are not."""
+        shape, found = self.shape, [item.key for item in self.etcd.range("").items]
+        records = [key for key in found if key.startswith(KEYS.states(FUNCTION))]
+        if len(records) > (0 if shape.removal_wait else shape.sessions):
+            raise Violation("kept-for-ever", f"{len(records)} records lie there at the end: {records}")
+        expected = {KEYS.leader, KEYS.function(FUNCTION.namespace, FUNCTION.name), *records}
+        expected |= {KEYS.gateway(gateway.name) for gateway in self.places.values()}
+        expected |= {KEYS.worker(FUNCTION, worker.name) for worker in self.workers()}
+        expected |= {key for n in range(shape.shards) for key in (KEYS.shard(FUNCTION, n), KEYS.floor(FUNCTION, n))}
+        if left := [key for key in found if key not in expected]:
+            raise Violation("kept-for-ever", f"what is left behind: {left}")
 
     async def _close(self, tasks: "list[asyncio.Task[Any]]") -> None:
         """Everything goes on for the last time, and is cancelled."""
@@ -276,9 +305,28 @@ def run(seed: int, *, shape: Shape | None = None, trace: Callable[[str], None] |
     return made[0]
 
 
+MOVING = Shape(skew=2.4, gateways=3, begins=4.0)
+"""The reference time moves as the processes whose clocks make it come and go."""
+
+
 def shape_of(seed: int) -> Shape:
-    kinds = (Shape(),)
+    """Seeds differ in what they stress."""
+    kinds = (
+        Shape(),
+        Shape(replicas=(2, 1, 3), rescales=0.5),
+        Shape(replicas=(None,), calls=6, stills=0.1),
+        Shape(callers=2, starts=False, sessions=2, calls=6),
+        Shape(callers=2, sessions=2, calls=6, streams=0.1),
+        Shape(shards=1, sessions=8, calls=4, operations=6, streams=0.6, dies=0.1),
+        Shape(ttl=1.5, removal_wait=0.5, deletes=0.3, calls=6),
+        Shape(ttl=2.0, removal_wait=0.5, starts=False, calls=6, replicas=(2, 0, 1), rescales=0.4),
+        Shape(skew=2.4, gateways=3, begins=4.0, dies=0.0, stills=0.0, crashes=0.0, bad=0.0, resets=0.2),
+        Shape(skew=2.4, starts=False, dies=0.5, calls=6),
+        Shape(large=0.6, own_keys=0.9, resets=0.1),
+        Shape(restores=0.2, calls=12, stills=0.1),
+        Shape(fills=0.6, deletes=0.5, calls=12),
+        Shape(max_count=2, sessions=5, ends=0.4, replicas=(1,)),
+        Shape(max_held=2, max_streams=2, sessions=6, calls=4, streams=0.5, compactions=1.0),
+        Shape(large=0.5, reuses=0.5, own_keys=0.9, resets=0.1, shards=1, sessions=2, calls=14, ends=0.4, bad=0.1),
+    )
     return kinds[seed % len(kinds)]
-
-
-__all__ = ["EVERY", "Fault", "OneWorld", "Shape", "run"]

@@ -233,7 +233,7 @@ class History:
         return copy.deepcopy(self.sessions)
 
     def restore(self, sessions: dict[str, _Session]) -> None:
-        """The store is as it was. What clients were told since is void, and so is what they are told of calls that they have made by now."""
+        """The store is as it was. What clients were told since is void, and what they are told of calls that they have made by now."""
         self.sessions = copy.deepcopy(sessions)
         self._before = max(self.calls, default=0)
         self._never.clear()

@@ -55,6 +55,7 @@ class Shape:
     ends: float = 0.2  # of the calls in a sequence
     watch_delays: tuple[float, ...] = (0.0, 0.005, 0.05, 0.5)
     stalls: float = 0.0  # of transactions: applied, the reply lost, and this client's reads take seconds from then on
+    stale: float = 0.0  # of reads: the answer takes seconds
     callers: int = 1  # of one session; each waits for its own answers only
     max_count: int = limits.SESSIONS_MAX
     starts: bool = True  # sequences with start and end; else sessions that any step may create
@@ -191,6 +192,8 @@ class World:
                 return Fault(request_delay=there, lose_reply=True)
             if method == "get" and self._stalled.get(who, 0.0) > now:
                 return Fault(request_delay=2.0)
+        if self.shape.stale and self.troubled and method == "get" and rng.random() < self.shape.stale:
+            return Fault(request_delay=there, reply_delay=rng.uniform(0.5, 3.0))
         if not self.troubled or rng.random() > self.shape.bad:
             return Fault(request_delay=there, reply_delay=back)
         kind = rng.choice(("request", "reply", "late", "late", "slow", "refuse"))
