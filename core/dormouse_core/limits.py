@@ -432,6 +432,8 @@ KEY_MAKERS = 8
 CLOCK_AHEAD_SECONDS = 60.0
 REMOVAL_WAIT_SECONDS = 600.0
 REMOVAL_WAIT_MARGIN_SECONDS = 60.0
+REPLY_MEMORY_FRACTION = 0.125
+REPLY_MEMORY_BYTES = 2 * MESSAGE_BYTES_MAX
 SESSION_MEMORY_FRACTION = 0.5
 SESSION_MEMORY_UNLIMITED_FRACTION = 0.25
 SESSION_OVERHEAD_BYTES = 2 * KIB
@@ -478,6 +480,14 @@ SESSIONS = (
         "our own: a call that was held may be repeated",
         "by construction",
     ),
+    Limit(
+        "REPLY_MEMORY_FRACTION",
+        "of a worker's memory, or of the machine's: replies in it that wait to be read; from four fifths of it on the largest are dropped",
+        "",
+        "our own: the model and its sessions have the rest",
+        "Envoy in the worker: the call is reset",
+    ),
+    Limit("REPLY_MEMORY_BYTES", "and at least", "bytes", "twice the largest reply", "as above"),
     Limit(
         "SESSION_MEMORY_FRACTION",
         "of the container's memory limit that sessions may take",

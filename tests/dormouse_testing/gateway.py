@@ -25,11 +25,12 @@ from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Delete, Put, Store, Txn
 from dormouse_core.spec.objects import FunctionSpec, Model, SessionsSpec, StateSpec, Timeouts
 from dormouse_gateway.envoy import process as envoy
-from dormouse_gateway.envoy.shedding import Pressure
 from dormouse_gateway.settings import parse
 from dormouse_kit.clock import TEST_OFFSET
+from dormouse_kit.envoyadmin import admin
 from dormouse_kit.grpc_options import channel_options, server_options
 from dormouse_kit.processes import python
+from dormouse_kit.shedding import Pressure
 from dormouse_proto import inference_pb2, state_pb2
 
 from dormouse_testing.ports import free_port
@@ -116,7 +117,7 @@ class Gateway:
 
     async def ask(self, target: str, method: str = "GET") -> str:
         """Envoy's admin."""
-        return await envoy.admin(str(self.admin), method, target)
+        return await admin(str(self.admin), method, target)
 
     async def routed(self, label: str, contains: str = "", lacks: str = "\0") -> None:
         """Returns when Envoy has the function's route (and in it the text `contains`, and not the text `lacks`)."""

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from dormouse_core import limits
+from dormouse_core import limits, shedding
 from dormouse_gateway.envoy import bootstrap, resources
 from dormouse_gateway.envoy import process as envoy
 from dormouse_gateway.paths import INFER, UNARY
@@ -84,7 +84,7 @@ def test_what_is_shed_comes_before_what_is_refused() -> None:
     actions = bootstrap.overload(GatewaySettings())["actions"]
     timers, resets, refusals = (trigger for action in actions for trigger in action["triggers"])
     ends = [timers["scaled"]["saturation_threshold"], limits.RESET_ALL_HEAP_FRACTION, refusals["threshold"]["value"]]
-    assert resets == {"name": bootstrap.PRESSURE, "scaled": {"scaling_threshold": 0.0, "saturation_threshold": 1.0}}
+    assert resets == {"name": shedding.MONITOR, "scaled": {"scaling_threshold": 0.0, "saturation_threshold": 1.0}}
     assert [action["name"].rpartition(".")[2] for action in actions] == [
         "reduce_timeouts",
         "reset_high_memory_stream",

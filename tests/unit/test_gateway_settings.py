@@ -4,8 +4,8 @@ import json
 
 import pytest
 from dormouse_gateway.envoy.bootstrap import bootstrap, lua_source
-from dormouse_gateway.envoy.process import unchunked
 from dormouse_gateway.settings import GatewaySettings, parse
+from dormouse_kit.envoyadmin import unchunked
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,10 @@ SHOWN = {
         "unit/test_removal.py::test_the_wait_is_longer_than_a_call_may_be_held_unless_the_installation_says_otherwise",
     ),
     **dict.fromkeys(
+        ("REPLY_MEMORY_FRACTION", "REPLY_MEMORY_BYTES"),
+        "unit/test_counting.py::test_sessions_take_a_part_of_the_containers_limit_or_of_the_machines_memory",
+    ),
+    **dict.fromkeys(
         ("SESSION_MEMORY_FRACTION", "SESSION_MEMORY_UNLIMITED_FRACTION"),
         "unit/test_counting.py::test_sessions_take_a_part_of_the_containers_limit_or_of_the_machines_memory",
     ),

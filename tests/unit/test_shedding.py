@@ -1,19 +1,17 @@
 """What Envoy is told of its memory, and that it is told as long as it is short."""
 
 import asyncio
-import json
 from pathlib import Path
 
 import pytest
 from dormouse_core import limits
 from dormouse_core.shedding import pressure
-from dormouse_gateway.envoy.shedding import CALM_SECONDS, SHORT_SECONDS, Pressure, Shedding
+from dormouse_gateway.envoy import process
+from dormouse_kit.shedding import CALM_SECONDS, SHORT_SECONDS, Pressure, Shedding
 from dormouse_testing.clock import SimClock
 from dormouse_testing.simloop import run
 from hypothesis import given
 from hypothesis import strategies as st
-
-HEAP = 1_000
 
 
 @given(st.floats(0, limits.RESET_HEAP_FRACTION), st.floats(0, 1))
@@ -36,29 +34,28 @@ def test_everybody_who_holds_much_is_reset_before_everybody_is_refused(filled: f
 
 
 class Envoy:
-    """Its admin: `filled` of the heap; None: it does not answer."""
+    """What is taken of it, one look after another; None: it does not answer."""
 
-    def __init__(self, *filled: int | None) -> None:
-        self.filled = list(filled)
+    def __init__(self, *taken: float | None) -> None:
+        self.taken = list(taken)
         self.asked: list[float] = []
 
-    async def ask(self, method: str, target: str) -> str:
-        assert (method, target) == ("GET", "/memory")
+    async def ask(self) -> float:
         self.asked.append(asyncio.get_running_loop().time())
-        found = self.filled.pop(0)
+        found = self.taken.pop(0)
         if found is None:
             raise OSError("nobody listens")
-        return json.dumps({"allocated": str(found), "heap_size": "0"})
+        return found
 
 
-def test_what_is_said_changes_as_long_as_the_heap_stands_still_and_ends_with_it(tmp_path: Path) -> None:
+def test_what_is_said_changes_as_long_as_nothing_does_and_ends_with_the_shortage(tmp_path: Path) -> None:
     told = Pressure(tmp_path / "pressure")
     assert float((tmp_path / "pressure").read_text()) == 0
     said = []
 
     async def play() -> None:
-        envoy = Envoy(100, 1200, 1200, 1200, None, 1200, 850, 700)
-        shedding = Shedding(SimClock(), envoy.ask, HEAP, told)
+        envoy = Envoy(0.1, 1.2, 1.2, 1.2, None, 1.2, 0.85, 0.7)
+        shedding = Shedding(SimClock(), envoy.ask, told)
         for _ in range(8):
             await shedding.look()
             said.append(float((tmp_path / "pressure").read_text()))
@@ -71,13 +68,32 @@ def test_what_is_said_changes_as_long_as_the_heap_stands_still_and_ends_with_it(
 
 
 def test_it_looks_more_often_as_it_fills(tmp_path: Path) -> None:
-    envoy = Envoy(100, 700, 700, None, 100)
+    envoy = Envoy(0.1, 0.7, 0.7, None, 0.1)
 
     async def play() -> None:
         with pytest.raises(IndexError):
-            await Shedding(SimClock(), envoy.ask, HEAP, Pressure(tmp_path / "pressure")).run()
+            await Shedding(SimClock(), envoy.ask, Pressure(tmp_path / "pressure")).run()
 
     run(play())
     assert [round(b - a, 3) for a, b in zip(envoy.asked, envoy.asked[1:], strict=False)] == [
         CALM_SECONDS, SHORT_SECONDS, SHORT_SECONDS, CALM_SECONDS, CALM_SECONDS,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", ["", "{}", "[]", '{"allocated": null}', '{"allocated": "much"}'])
+async def test_an_answer_that_says_nothing_is_not_known(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    async def admin(path: str, method: str, target: str) -> str:
+        assert (path, method, target) == ("a", "GET", "/memory")
+        return answer
+
+    monkeypatch.setattr(process, "admin", admin)
+    with pytest.raises(OSError, match="cannot be read"):
+        await process.filled("a", 1000)
+
+
+async def test_the_share_of_the_heap(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def admin(path: str, method: str, target: str) -> str:
+        return '{"allocated": "750", "heap_size": "2000"}'
+
+    monkeypatch.setattr(process, "admin", admin)
+    assert await process.filled("a", 1000) == 0.75

@@ -23,7 +23,7 @@ from dormouse_core.errors import Code, DormouseError, text_of
 from dormouse_kit import log
 
 from dormouse_worker.models.refusals import ContentChanged, ModelInvalid, ModelUnavailable
-from dormouse_worker.process import surroundings
+from dormouse_worker.process import surroundings, unread
 from dormouse_worker.process.link import FD, SETTINGS, Link
 from dormouse_worker.process.marks import Marks
 from dormouse_worker.serving import loading
@@ -138,9 +138,10 @@ def start() -> Worker:
         loop.run_forever = run_to_the_end  # type: ignore[method-assign]
 
         def begin() -> None:
-            task = loop.create_task(run())
-            tasks.append(task)
-            task.add_done_callback(ended)
+            for each in (run(), unread.watch(settings.admin)):
+                task = loop.create_task(each)
+                tasks.append(task)
+                task.add_done_callback(ended)
 
         loop.call_soon(begin)
         return loop

@@ -12,7 +12,7 @@ import importlib.resources
 import json
 from typing import Any
 
-from dormouse_core import addresses, headernames, limits, modelnames
+from dormouse_core import addresses, headernames, limits, modelnames, shedding
 from dormouse_kit.clock import offset_for_tests
 
 from dormouse_gateway.paths import UNARY
@@ -23,7 +23,6 @@ Json = dict[str, Any]
 TYPE = "type.googleapis.com/"
 ENTRY = "+"  # the scope that every call enters with; its one cluster is the relay
 RELAY_CLUSTER = "relay"
-PRESSURE = "envoy.resource_monitors.injected_resource"  # what shedding.py says
 OPENING, MESSAGES = "dormouse.opening", "dormouse.messages"  # filters for streams alone
 READ_BYTES = 16 * limits.KIB
 MANY_FRAMES = 1_000_000  # more than one for each call that a connection carries, resets of calls that ended meanwhile included
@@ -286,7 +285,7 @@ def overload(settings: GatewaySettings) -> Json:
     1. Calls that hold memory without progress have less and less time: those whose message is unfinished, and those with much metadata
        (the routes with an idle timeout, resources.entry), and those whose caller does not read the end of the reply. Nobody else has such a
        timer.
-    2. The calls and streams that hold most are reset, as long as it is nearly full (shedding.py).
+    2. The calls and streams that hold most are reset, as long as it is nearly full (`dormouse_core.shedding`).
     3. New calls are refused.
     """
     heap = extension(
@@ -298,12 +297,6 @@ def overload(settings: GatewaySettings) -> Json:
         "envoy.resource_monitors.global_downstream_max_connections",
         "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
         max_active_downstream_connections=50_000,
-    )
-
-    told = extension(
-        PRESSURE,
-        "envoy.extensions.resource_monitors.injected_resource.v3.InjectedResourceConfig",
-        filename=settings.pressure,
     )
 
     def action(name: str, trigger: Json, **more: Any) -> Json:
@@ -321,13 +314,13 @@ def overload(settings: GatewaySettings) -> Json:
     }
     return {
         "refresh_interval": "0.1s",
-        "resource_monitors": [heap, connections, told],
+        "resource_monitors": [heap, connections, shedding.monitor(settings.pressure)],
         "actions": [
             action("reduce_timeouts", between(0.5, 0.65), typed_config=timers),
-            action("reset_high_memory_stream", {"name": PRESSURE, **between(0.0, 1.0)}),
+            shedding.action(),
             action("stop_accepting_requests", {"threshold": {"value": 0.95}}),
         ],
-        "buffer_factory_config": {"minimum_account_to_track_power_of_two": limits.RESET_BYTES.bit_length() - 1},
+        "buffer_factory_config": shedding.TRACKED,
     }
 
 

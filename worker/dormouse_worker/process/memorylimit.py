@@ -1,12 +1,12 @@
-"""How much of its memory a worker's sessions may take: a part of the container's limit, or of the machine's memory where there is none; and
-how much a run takes.
+"""How much of its memory a worker's sessions may take, and replies that nobody reads: a part of the container's limit, or of the machine's
+memory where there is none; and how much a run takes.
 """
 
 import contextlib
 import pathlib
 import re
 
-from dormouse_core.limits import SESSION_MEMORY_FRACTION, SESSION_MEMORY_UNLIMITED_FRACTION
+from dormouse_core.limits import REPLY_MEMORY_BYTES, REPLY_MEMORY_FRACTION, SESSION_MEMORY_FRACTION, SESSION_MEMORY_UNLIMITED_FRACTION
 from dormouse_kit.cgroups import CGROUP, SELF, levels, machine_memory, memory_limit, read
 
 
@@ -18,6 +18,14 @@ def for_sessions(cgroup: pathlib.Path = CGROUP, own: pathlib.Path = SELF, machin
     if found is None or found >= machine:
         return int(machine * SESSION_MEMORY_UNLIMITED_FRACTION)
     return int(found * SESSION_MEMORY_FRACTION)
+
+
+def for_replies(cgroup: pathlib.Path = CGROUP, own: pathlib.Path = SELF, machine: int | None = None) -> int:
+    """Bytes of replies that wait to be read. The arguments are for tests."""
+    found = memory_limit(cgroup, own)
+    whole = machine if machine is not None else machine_memory()
+    part = REPLY_MEMORY_FRACTION * (found if found is not None and found < whole else whole)
+    return max(int(part), REPLY_MEMORY_BYTES)
 
 
 def kills(cgroup: pathlib.Path = CGROUP, own: pathlib.Path = SELF) -> int | None:

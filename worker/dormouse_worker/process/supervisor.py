@@ -105,6 +105,7 @@ class Child:
             "instance": options.instance,
             "listen": options.listen,
             "advertise": options.advertise,
+            "admin": options.admin,
             "log": log,
             "marks": self.marks.fd,
             "before": surroundings.taken(),

@@ -15,6 +15,8 @@ class WorkerIdentity:
     instance: str
     listen: str
     advertise: str
+    admin: str = ""
+    """Envoy's, the path of a Unix socket."""
     spec: str = ""
     standalone: str = ""
     name: str = ""
