@@ -16,9 +16,9 @@ from dormouse_proto import state_pb2
 
 from dormouse_operator import local_contents, services, settings, terms
 from dormouse_operator.dialing import GrpcDialer
+from dormouse_operator.function_entries import FunctionEntries
 from dormouse_operator.leading import Leader
 from dormouse_operator.providers import LocalProvider
-from dormouse_operator.registering import Registering
 from dormouse_operator.settings import OperatorSettings
 from dormouse_operator.space import Space
 
@@ -42,7 +42,7 @@ async def run(s: OperatorSettings, alone: bool = False) -> int:
     try:
         if not await terms.campaigned(election, stop):
             return 0
-        registering = Registering(store, keys, clock, election.election, local_contents.reader(s.model_root, clock))
+        entries = FunctionEntries(store, keys, clock, election.election, local_contents.reader(s.model_root, clock))
         leader = Leader(
             store,
             clock,
@@ -53,7 +53,7 @@ async def run(s: OperatorSettings, alone: bool = False) -> int:
             name=s.name,
             removal_wait=s.removal_wait,
             rule=addresses.Rule(frozenset({s.listen, s.control, s.provider, *s.store}), sockets=True),
-            registering=registering,
+            entries=entries,
             space=space,
         )
         code = await terms.lead(leader, election, stop, lambda: services.serve(leader, s.control, s.listen, server_options()), alone=alone)

@@ -21,12 +21,12 @@ from dormouse_operator import metrics, status
 from dormouse_operator.counting import Counts
 from dormouse_operator.deleting import Deleter
 from dormouse_operator.demands import Demands
+from dormouse_operator.function_entries import FunctionEntries
 from dormouse_operator.functions import FunctionLoop, LoopParts
 from dormouse_operator.links import Dialer, Links
 from dormouse_operator.mirror import Mirror
 from dormouse_operator.orphans import Orphans
 from dormouse_operator.owing import Owed
-from dormouse_operator.registering import Registering
 from dormouse_operator.space import Space
 from dormouse_operator.sweeping import Sweeper
 from dormouse_operator.timekeeping import Timekeeper
@@ -52,7 +52,7 @@ class Leader:
         *,
         leader_new: int,
         name: str,
-        registering: Registering | None = None,
+        entries: FunctionEntries | None = None,
         looked: Callable[[str], None] = lambda uid: None,
         space: Space | None = None,
         removal_wait: float | None = None,
@@ -63,8 +63,8 @@ class Leader:
         self.store = store
         self.clock = clock
         self.keys = keys
-        self.registering = registering or Registering(store, keys, clock, leader_new)
-        self.view = View(keys, clock, self._changed, self.registering.ending, rule=rule, vouch=vouch)
+        self.entries = entries or FunctionEntries(store, keys, clock, leader_new)
+        self.view = View(keys, clock, self._changed, self.entries.ending, rule=rule, vouch=vouch)
         self.demands = Demands(clock, self._changed)
         self.registry = Mirror(store, clock, keys.functions, self.view.function_changed)
         self._maps = Mirror(store, clock, keys.maps, self._map_changed)
@@ -260,7 +260,7 @@ class Leader:
 
     async def delete(self, namespace: str, name: str) -> None:
         """Returns when the deletion has begun. NotFound: no such function."""
-        await self.registry.wait_for(await self.registering.delete(namespace, name))
+        await self.registry.wait_for(await self.entries.delete(namespace, name))
         with contextlib.suppress(NotFound):
             self.deletion_began(self.find(namespace, name).entry.uid)
 

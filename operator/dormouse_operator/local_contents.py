@@ -7,7 +7,7 @@ from dormouse_core.seams import Clock
 from dormouse_core.spec import FunctionSpec
 from dormouse_kit import contents
 
-from dormouse_operator.registering import Content
+from dormouse_operator.function_entries import Content
 
 TRIES = 10
 PAUSE = 0.2

@@ -27,7 +27,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
 
     async def Apply(self, request: control_pb2.ApplyRequest, context: Any) -> control_pb2.ApplyResponse:  # noqa: N802 - gRPC's name
         async def run() -> control_pb2.ApplyResponse:
-            entry, outcome, revision = await self._leader.registering.apply(request.manifest, refresh=request.refresh)
+            entry, outcome, revision = await self._leader.entries.apply(request.manifest, refresh=request.refresh)
             await self._leader.registry.wait_for(revision)
             note = environments.told(spec.spec_from_json(entry.spec))
             return control_pb2.ApplyResponse(function=self._leader.status(entry.namespace, entry.name), outcome=outcome, note=note)
@@ -62,7 +62,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
     async def Scale(self, request: control_pb2.ScaleRequest, context: Any) -> control_pb2.ScaleResponse:  # noqa: N802
         async def run() -> control_pb2.ScaleResponse:
             replicas = request.replicas if request.HasField("replicas") else None
-            entry, revision = await self._leader.registering.scale(request.namespace, request.name, replicas)
+            entry, revision = await self._leader.entries.scale(request.namespace, request.name, replicas)
             await self._leader.registry.wait_for(revision)
             return control_pb2.ScaleResponse(function=self._leader.status(entry.namespace, entry.name))
 

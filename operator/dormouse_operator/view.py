@@ -17,8 +17,8 @@ from dormouse_core.seams import Clock, Instance, Item
 from dormouse_kit import log
 from dormouse_proto import control_pb2, state_pb2
 
+from dormouse_operator.function_entries import marked
 from dormouse_operator.links import Links
-from dormouse_operator.registering import marked
 
 T = TypeVar("T")
 

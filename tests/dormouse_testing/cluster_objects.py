@@ -5,10 +5,10 @@ from typing import Any
 
 from dormouse_core import spec as specs
 from dormouse_core.policies import Policy
+from dormouse_operator.function_entries import with_spec
 from dormouse_operator.kubernetes.api.http import Object
 from dormouse_operator.kubernetes.objects import names
-from dormouse_operator.kubernetes.objects.registry import timestamp
-from dormouse_operator.registering import with_spec
+from dormouse_operator.kubernetes.objects.object_entries import timestamp
 from dormouse_proto import state_pb2
 
 from dormouse_testing.clock import ManualClock

@@ -45,12 +45,12 @@ class Scene:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def apply(self, text: str) -> str:
-        _, outcome, revision = await self.leader.registering.apply(text)
+        _, outcome, revision = await self.leader.entries.apply(text)
         await self.leader.registry.wait_for(revision)
         return outcome
 
     async def scale(self, replicas: int | None) -> None:
-        _, revision = await self.leader.registering.scale("ns", "fn", replicas)
+        _, revision = await self.leader.entries.scale("ns", "fn", replicas)
         await self.leader.registry.wait_for(revision)
 
     @property

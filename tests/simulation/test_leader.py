@@ -306,7 +306,7 @@ def test_a_leader_of_before_writes_nothing() -> None:
         await asyncio.sleep(LEASE + 5)
         assert first.name in s.world.owners().values(), "the store refused every write of the former leader"
         with pytest.raises(Aborted):
-            await old.registering.apply(manifest("v2.onnx"))
+            await old.entries.apply(manifest("v2.onnx"))
         new_store.down = False
         await s.world.until(lambda: s.owned_by(second), 10.0)
         assert old_task is not None
@@ -415,9 +415,9 @@ def test_deleting_removes_everything_and_frees_the_name() -> None:
         uid = s.uid
         await s.store.txn(Txn((), (Put(f"{KEYS.root}data/ns/fn/{uid}/state/3//s:a", b"record"),)))
         await s.store.txn(Txn((), (Put(f"{KEYS.root}data/ns/fn2/other/state/3//s:a", b"a neighbour's"),)))
-        await s.leader.registering.delete("ns", "fn")
+        await s.leader.entries.delete("ns", "fn")
         with pytest.raises(FailedPrecondition, match="is being deleted"):
-            await s.leader.registering.apply(manifest())
+            await s.leader.entries.apply(manifest())
         await s.world.until(lambda: s.world.entry() is None)
         left = [i.key for i in s.world.store.etcd.range(KEYS.root, "", 0, 0, False).items if uid in i.key]
         assert left == []
@@ -443,13 +443,13 @@ def test_a_function_is_deleted_while_the_store_is_full() -> None:
         await s.store.txn(Txn((), (Put(f"{KEYS.root}data/ns/fn/{uid}/state/3//s:a", b"record"),)))
         s.store.hook = refuse_puts
         with pytest.raises(Unavailable, match=r"fn is not changed: the store is full .* deletions are taken"):
-            await s.leader.registering.scale("ns", "fn", 1)
+            await s.leader.entries.scale("ns", "fn", 1)
         ordered = len(s.world.ordered)
         s.agent.hold(uid, 1)  # the gateway has not heard of the deletion: nothing is written that says so
         await s.leader.delete("ns", "fn")
         assert s.phase() == "Deleting"
         with pytest.raises(FailedPrecondition, match="is being deleted"):
-            await s.leader.registering.apply(manifest())
+            await s.leader.entries.apply(manifest())
         await s.world.until(lambda: s.world.entry() is None)
         assert [i.key for i in s.world.store.etcd.range(KEYS.root, "", 0, 0, False).items if uid in i.key] == []
         assert not s.world.living()

@@ -8,6 +8,7 @@ import pytest
 from dormouse_core import spec as specs
 from dormouse_core.errors import Unavailable
 from dormouse_core.seams import Wanted
+from dormouse_operator.function_entries import with_spec
 from dormouse_operator.kubernetes.api.http import ApiError
 from dormouse_operator.kubernetes.api.kinds import BUDGETS, CONFIG_MAPS, DEPLOYMENTS, POLICIES, SECRETS, SERVICES
 from dormouse_operator.kubernetes.api.reflecting import Reflector
@@ -15,7 +16,6 @@ from dormouse_operator.kubernetes.objects import editing, names
 from dormouse_operator.kubernetes.objects.applying import Applier, NotApplied
 from dormouse_operator.kubernetes.pods.provider import KubernetesProvider, trim, trim_to_metadata
 from dormouse_operator.kubernetes.settings import ClusterSettings
-from dormouse_operator.registering import with_spec
 from dormouse_proto import state_pb2
 from dormouse_testing.clock import ManualClock
 from dormouse_testing.manifests import onnx

@@ -3,7 +3,7 @@
 import pytest
 from dormouse_operator.kubernetes.api.kinds import PODS
 from dormouse_operator.kubernetes.api.reflecting import PATIENCE
-from dormouse_operator.kubernetes.objects.registry import timestamp
+from dormouse_operator.kubernetes.objects.object_entries import timestamp
 from dormouse_testing.cluster_objects import NOW, container, deployment, forbidden, pod, unschedulable, waits
 from dormouse_testing.provider_world import REASON, RUNS, World
 from hypothesis import given

@@ -5,7 +5,7 @@ from dormouse_core.errors import Unavailable
 from dormouse_operator.kubernetes.api.http import ApiError
 from dormouse_operator.kubernetes.api.kinds import PODS
 from dormouse_operator.kubernetes.objects import names
-from dormouse_operator.kubernetes.objects.registry import timestamp
+from dormouse_operator.kubernetes.objects.object_entries import timestamp
 from dormouse_operator.kubernetes.pods.provider import LONGEST_HINT
 from dormouse_proto import state_pb2
 from dormouse_testing.cluster_objects import NOW, deployment, pod

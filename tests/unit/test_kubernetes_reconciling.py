@@ -11,7 +11,7 @@ from dormouse_operator.kubernetes.api.http import Object
 from dormouse_operator.kubernetes.api.known import Objects
 from dormouse_operator.kubernetes.objects import names
 from dormouse_operator.kubernetes.objects.manifests import build_all
-from dormouse_operator.kubernetes.objects.registry import NameInUse, Registry
+from dormouse_operator.kubernetes.objects.object_entries import NameInUse, ObjectEntries
 from dormouse_operator.kubernetes.settings import ClusterSettings
 from dormouse_operator.kubernetes.telling.statuses import Said
 from dormouse_operator.kubernetes.watching.reconciling import Reconciler
@@ -41,9 +41,9 @@ class World:
 
     async def lead(self) -> None:
         result = await self.store.txn(Txn((), (Put(KEYS.leader, b"me"),)))
-        self.registry: Any = Registry(self.store, KEYS, self.clock, result.revision)
+        self.entries: Any = ObjectEntries(self.store, KEYS, self.clock, result.revision)
         self.reconciler = Reconciler(
-            self.clock, self.objects, self.registry, self, self, self, self,  # type: ignore[arg-type]  # the rest is played by this world
+            self.clock, self.objects, self.entries, self, self, self, self,  # type: ignore[arg-type]  # the rest is played by this world
             entry=self.entry, status=lambda uid: None, waiting=lambda uid: "", began=self.ended.append,
         )  # fmt: skip
 
@@ -154,11 +154,11 @@ async def test_the_deletion_of_a_function_whose_object_is_gone_begins_once_also_
     assert (world.ended, world.removed[-1]) == (["u"], "u")
     _, items = await world.store.get([KEYS.function(*KEY)])
     marked = state_pb2.FunctionEntry.FromString(items[KEYS.function(*KEY)].value).deleting
-    assert (marked, world.registry.ending) == ((False, {"u"}) if fault is FULL else (True, set()))
+    assert (marked, world.entries.ending) == ((False, {"u"}) if fault is FULL else (True, set()))
     if fault is FULL:
-        world.registry.ending.clear()  # the next leader, which knows of no deletion, has no object either
+        world.entries.ending.clear()  # the next leader, which knows of no deletion, has no object either
         await world.reconciler.gone(*KEY, "u")
         assert world.ended == ["u", "u"]
     wanted = parse_manifest(onnx())
     with pytest.raises(NameInUse):
-        await world.registry.keep({"metadata": {**onnx()["metadata"], "uid": "next"}}, wanted)
+        await world.entries.keep({"metadata": {**onnx()["metadata"], "uid": "next"}}, wanted)

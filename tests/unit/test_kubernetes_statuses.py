@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from dormouse_operator.kubernetes.api.http import Object
-from dormouse_operator.kubernetes.objects.registry import seconds, timestamp
+from dormouse_operator.kubernetes.objects.object_entries import seconds, timestamp
 from dormouse_operator.kubernetes.settings import ClusterSettings
 from dormouse_operator.kubernetes.telling.statuses import Said, build_status, differs, news
 from dormouse_proto import control_pb2

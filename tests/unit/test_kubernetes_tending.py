@@ -7,7 +7,7 @@ from dormouse_operator.kubernetes.api.http import ApiError, Object
 from dormouse_operator.kubernetes.api.kinds import DEPLOYMENTS, EVENTS, PODS, Kind
 from dormouse_operator.kubernetes.api.reflecting import Reflector
 from dormouse_operator.kubernetes.objects import names
-from dormouse_operator.kubernetes.objects.registry import timestamp
+from dormouse_operator.kubernetes.objects.object_entries import timestamp
 from dormouse_operator.kubernetes.pods.provider import KubernetesProvider
 from dormouse_operator.kubernetes.pods.tending import INTERVAL, RENEW, Care, Tending, care
 from dormouse_testing.clock import ManualClock

@@ -14,8 +14,8 @@ from dormouse_core.seams import Delete, Item, Put, Txn
 from dormouse_core.sessions.names import session_key, shard_of
 from dormouse_gateway.leader.leading import GatewayRegistration
 from dormouse_kit.election import Election
+from dormouse_operator.function_entries import FunctionEntries
 from dormouse_operator.owing import Owed
-from dormouse_operator.registering import Registering
 from dormouse_proto import state_pb2
 from dormouse_testing import sleeping
 from dormouse_testing.clock import SimClock
@@ -40,7 +40,7 @@ WRITERS: dict[str, tuple[str, ...]] = {
     ),
     "operator/dormouse_operator/orphans.py": (DELETIONS,),
     "operator/dormouse_operator/owing.py": ("test_what_a_leader_before_this_one_owed", "test_owed_tombstones"),
-    "operator/dormouse_operator/registering.py": ("test_what_people_change",),
+    "operator/dormouse_operator/function_entries.py": ("test_what_people_change",),
     "operator/dormouse_operator/sweeping.py": ("test_a_removal_by_the_leader",),
     "operator/dormouse_operator/writes.py": ("test_what_the_leader_writes",),
     "worker/dormouse_worker/process/jsonstore.py": ("nobody is told what became of a supervisor's word; it is read where it stands",),
@@ -84,7 +84,7 @@ def refusing(store: MemoryStore, fault: Fault, times: int = 1) -> None:
 
 # --------------------------------------------------------------------------------------------------------------------- the registry
 
-Change = Callable[[Registering], Awaitable[tuple[object, ...] | int]]
+Change = Callable[[FunctionEntries], Awaitable[tuple[object, ...] | int]]
 CHANGES: dict[str, Change] = {
     "created": lambda r: r.apply(manifest()),
     "configured": lambda r: r.apply(manifest("v2.onnx")),
@@ -94,11 +94,11 @@ CHANGES: dict[str, Change] = {
 ENTRY = KEYS.function("ns", "fn")
 
 
-def registry(store: MemoryStore) -> Registering:
+def registry(store: MemoryStore) -> FunctionEntries:
     store.etcd.txn(Txn((), (Put(KEYS.leader, b"me"),)))
     leader = store.etcd.item(KEYS.leader)
     assert leader is not None
-    return Registering(store, KEYS, SimClock(), leader.create_revision)
+    return FunctionEntries(store, KEYS, SimClock(), leader.create_revision)
 
 
 @both
@@ -106,33 +106,33 @@ def registry(store: MemoryStore) -> Registering:
 @simulated
 async def test_what_people_change(name: str, fault: Fault) -> None:
     store = MemoryStore(SimClock())
-    registering = registry(store)
+    entries = registry(store)
     if name != "created":
-        await registering.apply(manifest())
+        await entries.apply(manifest())
     before = store.etcd.item(ENTRY)
     refusing(store, fault)
     told_of = ""
     try:
-        answer = await CHANGES[name](registering)
+        answer = await CHANGES[name](entries)
     except Unavailable as error:
         told_of = error.message
         assert store.etcd.item(ENTRY) == before
-        answer = await CHANGES[name](registering)  # asked again
+        answer = await CHANGES[name](entries)  # asked again
     # What follows a deletion are deletions, so it is begun without its mark.
     assert ("is not changed: the store is full" in told_of) == (fault is FULL and name != "deleted")
     after = store.etcd.item(ENTRY)
     assert after is not None
     revision = answer if isinstance(answer, int) else answer[-1]
     if name == "deleted" and fault is FULL:
-        assert (revision, after, registering.ending) == (0, before, {state_pb2.FunctionEntry.FromString(after.value).uid})
+        assert (revision, after, entries.ending) == (0, before, {state_pb2.FunctionEntry.FromString(after.value).uid})
         for change in ("configured", "scaled"):
             with pytest.raises(FailedPrecondition, match="is being deleted"):
-                await CHANGES[change](registering)
+                await CHANGES[change](entries)
         assert store.etcd.item(ENTRY) == before
         return
     assert after != before
     assert revision == after.mod_revision
-    assert not registering.ending
+    assert not entries.ending
     if not isinstance(answer, int):
         assert answer[0] == state_pb2.FunctionEntry.FromString(after.value)
         assert name == "scaled" or answer[1] == name
@@ -143,9 +143,9 @@ async def test_what_people_change(name: str, fault: Fault) -> None:
 async def test_what_people_change_and_the_leader_changes_again_before_it_is_read(name: str) -> None:
     """ "Is not changed" would be untrue: the leader has proved the revision meanwhile, of the entry that was written."""
     store = MemoryStore(SimClock())
-    registering = registry(store)
+    entries = registry(store)
     if name != "created":
-        await registering.apply(manifest())
+        await entries.apply(manifest())
     refused = iter([FULL_APPLIED])
     reads = iter(range(9))
 
@@ -159,7 +159,7 @@ async def test_what_people_change_and_the_leader_changes_again_before_it_is_read
         return next(refused, None) if method == "txn" else None
 
     store.hook = hook
-    answer = await CHANGES[name](registering)
+    answer = await CHANGES[name](entries)
     after = store.etcd.item(ENTRY)
     assert after is not None
     entry = state_pb2.FunctionEntry.FromString(after.value)
@@ -171,7 +171,7 @@ async def test_what_people_change_and_the_leader_changes_again_before_it_is_read
 @simulated
 async def test_negative_control_believed_and_not_read_the_no_would_be_untrue(monkeypatch: pytest.MonkeyPatch) -> None:
     store = MemoryStore(SimClock())
-    registering = registry(store)
+    entries = registry(store)
     read = await store.get([ENTRY])
 
     async def blind(keys: Sequence[str], *, timeout: float = 5.0) -> tuple[int, dict[str, Item]]:
@@ -180,7 +180,7 @@ async def test_negative_control_believed_and_not_read_the_no_would_be_untrue(mon
     monkeypatch.setattr(store, "get", blind)
     refusing(store, FULL_APPLIED)
     with pytest.raises(Unavailable, match="is not changed"):
-        await registering.apply(manifest())
+        await entries.apply(manifest())
     assert store.etcd.item(ENTRY) is not None
 
 

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from dormouse_core.errors import Code, FailedPrecondition
 from dormouse_core.spec import InferenceFunction, InvalidManifest, parse_manifest, schema, validate_update
+from dormouse_core.spec.broken_rules import broken, nodes
 from dormouse_core.spec.canonical import decode_hook
 from dormouse_core.spec.rules import RULES, Rule
-from dormouse_core.spec.ruling import broken, nodes
 from dormouse_testing.manifests import Data, onnx, python, stateful
 from dormouse_testing.structural import with_defaults
 

@@ -13,9 +13,9 @@ import yaml
 
 from dormouse_core import limits
 from dormouse_core.errors import FailedPrecondition, InvalidArgument
+from dormouse_core.spec.broken_rules import broken, broken_by_change
 from dormouse_core.spec.canonical import decode_hook, without_none
 from dormouse_core.spec.objects import API_VERSION, KIND, FunctionSpec, InferenceFunction, Metadata
-from dormouse_core.spec.ruling import broken, broken_by_change
 from dormouse_core.spec.validation import Faults, check, shown
 
 SHOWN_FAULTS = 20

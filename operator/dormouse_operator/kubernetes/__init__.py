@@ -5,7 +5,7 @@ alone runs any of it.
 
 * `objects` knows every InferenceFunction: kopf's watch brings news at once (`watching`), and a complete list every half minute brings what
   a deaf watch lost, and the one proof that an object is gone.
-* `registry` keeps `functions/` in the store as the objects say; an object's uid is its function's.
+* `object_entries` keeps `functions/` in the store as the objects say; an object's uid is its function's.
 * `manifests` (pure) makes what a function consists of in the cluster; `applying` keeps it so: created, changed only where it differs, never
   taken from somebody else.
 * `provider` is the `dormouse_core.seams.Provider` of a cluster: a Deployment for each revision, pods as instances, and in `problems` (pure)

@@ -34,7 +34,7 @@ from dormouse_operator.kubernetes.health import Health
 from dormouse_operator.kubernetes.objects.applying import Applier
 from dormouse_operator.kubernetes.objects.budgets import Budgets
 from dormouse_operator.kubernetes.objects.credentials import Credentials
-from dormouse_operator.kubernetes.objects.registry import Registry
+from dormouse_operator.kubernetes.objects.object_entries import ObjectEntries
 from dormouse_operator.kubernetes.objects.rotating import Rotating
 from dormouse_operator.kubernetes.options import Options
 from dormouse_operator.kubernetes.pods.copies import Copies
@@ -63,7 +63,7 @@ class Term:
         self.provider = KubernetesProvider(api, clock, self.copies.pods, self.copies.deployments, self._refused, self._missing)
         self.copies.follow(self.provider)
         self.budgets = Budgets(api, clock, settings, self.copies.pods, self.copies.applied[BUDGETS], options.name)
-        registry = Registry(store, keys, clock, election)
+        entries = ObjectEntries(store, keys, clock, election)
         self.leader = Leader(
             store,
             clock,
@@ -72,7 +72,7 @@ class Term:
             GrpcDialer(),
             leader_new=election,
             name=options.name,
-            registering=registry,
+            entries=entries,
             looked=self._looked,
             space=space,
             removal_wait=settings.removal_wait,
@@ -85,7 +85,7 @@ class Term:
         self.reconciler = Reconciler(
             clock,
             self.objects,
-            registry,
+            entries,
             self.leader.registry,
             applier,
             credentials,

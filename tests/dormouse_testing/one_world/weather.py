@@ -106,7 +106,7 @@ class Weather:
             return False
         self._world.trace(f"replicas: {replicas}")
         try:
-            await leader.registering.scale(FUNCTION.namespace, FUNCTION.name, replicas)
+            await leader.entries.scale(FUNCTION.namespace, FUNCTION.name, replicas)
         except DormouseError as error:
             self._world.trace(f"not scaled: {error.message}")
             return False

@@ -13,7 +13,7 @@ from dormouse_core.seams import Put, Txn
 from dormouse_core.sessions import groups
 from dormouse_core.sessions.names import session_key
 from dormouse_core.spec.durations import Duration
-from dormouse_operator.registering import with_spec
+from dormouse_operator.function_entries import with_spec
 from dormouse_proto import inference_pb2, state_pb2
 from dormouse_worker.sessions import Answer, Step
 from msgspec.structs import replace

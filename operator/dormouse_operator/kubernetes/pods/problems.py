@@ -18,8 +18,8 @@ from dormouse_core.plain import plain
 from dormouse_proto import state_pb2
 
 from dormouse_operator.kubernetes.api.http import Object
+from dormouse_operator.kubernetes.objects.object_entries import seconds
 from dormouse_operator.kubernetes.objects.pod import CONTAINER
-from dormouse_operator.kubernetes.objects.registry import seconds
 
 UNSCHEDULABLE = 120.0  # seconds for which a node may be waited for
 MUTE_ENDS = 3  # ends without a reason that are taken as accidents before they are called a problem

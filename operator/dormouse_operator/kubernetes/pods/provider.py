@@ -20,8 +20,8 @@ from dormouse_operator.kubernetes.api.kinds import DEPLOYMENTS, PODS
 from dormouse_operator.kubernetes.api.reflecting import Key, Reflector
 from dormouse_operator.kubernetes.objects import names
 from dormouse_operator.kubernetes.objects.editing import with_content
+from dormouse_operator.kubernetes.objects.object_entries import seconds
 from dormouse_operator.kubernetes.objects.pod import CONTAINER, PORT
-from dormouse_operator.kubernetes.objects.registry import seconds
 from dormouse_operator.kubernetes.pods import problems
 from dormouse_operator.kubernetes.pods.problems import Verdict
 

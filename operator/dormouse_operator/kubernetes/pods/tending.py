@@ -18,8 +18,8 @@ from dormouse_operator.kubernetes.api.http import Api, ApiError, Object, key_of
 from dormouse_operator.kubernetes.api.kinds import DEPLOYMENTS, EVENTS, PODS
 from dormouse_operator.kubernetes.api.reflecting import Reflector
 from dormouse_operator.kubernetes.objects import names
+from dormouse_operator.kubernetes.objects.object_entries import seconds, timestamp
 from dormouse_operator.kubernetes.objects.pod import CONTAINER
-from dormouse_operator.kubernetes.objects.registry import seconds, timestamp
 from dormouse_operator.kubernetes.pods import problems
 from dormouse_operator.kubernetes.pods.provider import KubernetesProvider
 

@@ -15,7 +15,7 @@ from dormouse_proto import control_pb2
 
 from dormouse_operator.kubernetes.api.http import Object
 from dormouse_operator.kubernetes.objects import names
-from dormouse_operator.kubernetes.objects.registry import timestamp
+from dormouse_operator.kubernetes.objects.object_entries import timestamp
 from dormouse_operator.kubernetes.settings import ClusterSettings
 
 UNSTEADY = frozenset({"sessions", "hibernatedBytes"})

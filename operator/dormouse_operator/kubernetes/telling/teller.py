@@ -7,7 +7,7 @@ from dormouse_proto import control_pb2
 
 from dormouse_operator.kubernetes.api.http import Api, ApiError, Object
 from dormouse_operator.kubernetes.api.kinds import EVENTS, FUNCTIONS
-from dormouse_operator.kubernetes.objects.registry import timestamp
+from dormouse_operator.kubernetes.objects.object_entries import timestamp
 from dormouse_operator.kubernetes.settings import ClusterSettings
 from dormouse_operator.kubernetes.telling import statuses
 from dormouse_operator.kubernetes.telling.statuses import Said

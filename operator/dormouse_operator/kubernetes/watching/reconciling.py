@@ -21,7 +21,7 @@ from dormouse_operator.kubernetes.api.http import ApiError, Object
 from dormouse_operator.kubernetes.api.known import Key, Objects
 from dormouse_operator.kubernetes.objects.applying import Applier, NotApplied
 from dormouse_operator.kubernetes.objects.credentials import Credentials
-from dormouse_operator.kubernetes.objects.registry import NameInUse, Registry, edition_of
+from dormouse_operator.kubernetes.objects.object_entries import NameInUse, ObjectEntries, edition_of
 from dormouse_operator.kubernetes.telling.statuses import Said
 from dormouse_operator.kubernetes.telling.teller import Teller
 from dormouse_operator.mirror import Mirror
@@ -63,7 +63,7 @@ class Reconciler:
         self,
         clock: Clock,
         objects: Objects,
-        registry: Registry,
+        entries: ObjectEntries,
         mirror: Mirror,
         applier: Applier,
         credentials: Credentials,
@@ -76,7 +76,7 @@ class Reconciler:
     ) -> None:
         self._clock = clock
         self._objects = objects
-        self._registry = registry
+        self._entries = entries
         self._mirror = mirror
         self._applier = applier
         self._credentials = credentials
@@ -198,7 +198,7 @@ class Reconciler:
             return True
         try:
             wanted = specs.parse_manifest({name: part for name, part in found.items() if name != "status"})
-            _, revision = await self._registry.keep(found, wanted)
+            _, revision = await self._entries.keep(found, wanted)
         except NameInUse as error:
             known.accepted = Said("Accepted", "False", "NameInUse", error.message)
             return False
@@ -256,7 +256,7 @@ class Reconciler:
         self._known.pop(uid, None)
         self._teller.forget(uid)
         try:
-            if await self._registry.forget(namespace, name, uid):
+            if await self._entries.forget(namespace, name, uid):
                 log.event("the object is gone: the function is deleted", function=f"{namespace}/{name}", uid=uid)
                 self._began(uid)
             entry = self._entry(uid)

@@ -9,7 +9,7 @@ from dormouse_core.keys import Keys
 from dormouse_core.seams import Put, Txn
 from dormouse_operator.kubernetes.api.http import Object
 from dormouse_operator.kubernetes.objects import names
-from dormouse_operator.kubernetes.objects.registry import NameInUse, Registry, seconds, timestamp
+from dormouse_operator.kubernetes.objects.object_entries import NameInUse, ObjectEntries, seconds, timestamp
 from dormouse_proto import state_pb2
 from dormouse_testing.clock import ManualClock
 from dormouse_testing.cluster_objects import NOW
@@ -25,15 +25,15 @@ class World:
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.store = MemoryStore(self.clock)
-        self.registry = Registry(self.store, KEYS, self.clock, 0)
+        self.entries = ObjectEntries(self.store, KEYS, self.clock, 0)
 
     async def lead(self) -> None:
         result = await self.store.txn(Txn((), (Put(KEYS.leader, b"me"),)))
-        self.registry = Registry(self.store, KEYS, self.clock, result.revision)
+        self.entries = ObjectEntries(self.store, KEYS, self.clock, result.revision)
 
     async def keep(self, manifest: Data, uid: str = "u") -> tuple[state_pb2.FunctionEntry, int]:
         found: Object = {**manifest, "metadata": {**manifest["metadata"], "uid": uid, "creationTimestamp": timestamp(NOW)}}
-        return await self.registry.keep(found, specs.parse_manifest(manifest))
+        return await self.entries.keep(found, specs.parse_manifest(manifest))
 
     async def entry(self) -> state_pb2.FunctionEntry:
         key = KEYS.function("default", "vad")
@@ -90,7 +90,7 @@ async def test_an_object_of_the_same_name_waits_until_the_first_is_gone(world: W
     await world.keep(onnx(), "old")
     with pytest.raises(NameInUse):
         await world.keep(onnx(), "new")
-    await world.registry.forget("default", "vad", "old")
+    await world.entries.forget("default", "vad", "old")
     for uid in ("old", "new"):
         with pytest.raises(NameInUse):
             await world.keep(onnx(), uid)
@@ -98,12 +98,12 @@ async def test_an_object_of_the_same_name_waits_until_the_first_is_gone(world: W
 
 async def test_the_end_of_an_object_marks_its_function_once_and_nobody_elses(world: World) -> None:
     await world.keep(onnx())
-    assert await world.registry.forget("default", "vad", "another") is False
-    assert await world.registry.forget("default", "nobody", "u") is False
+    assert await world.entries.forget("default", "vad", "another") is False
+    assert await world.entries.forget("default", "nobody", "u") is False
     assert not (await world.entry()).deleting
-    assert await world.registry.forget("default", "vad", "u") is True
+    assert await world.entries.forget("default", "vad", "u") is True
     assert (await world.entry()).deleting
-    assert await world.registry.forget("default", "vad", "u") is False
+    assert await world.entries.forget("default", "vad", "u") is False
 
 
 @pytest.mark.parametrize("fault", [REPLY_LOST, REQUEST_LOST])
@@ -117,16 +117,16 @@ async def test_a_write_whose_outcome_is_not_known_is_made_again_without_harm(wor
 async def test_who_no_longer_leads_writes_nothing(world: World) -> None:
     other = World()
     other.store = world.store.client()
-    other.registry = Registry(other.store, KEYS, other.clock, 999)
+    other.entries = ObjectEntries(other.store, KEYS, other.clock, 999)
     with pytest.raises(Aborted):
         await other.keep(onnx())
 
 
 async def test_what_kubectl_does_is_not_done_here(world: World) -> None:
     for asked, text in (
-        (world.registry.apply(""), "kubectl"),
-        (world.registry.scale("ns", "f", 2), "kubectl -n ns scale ifn f"),
-        (world.registry.delete("ns", "f"), "kubectl -n ns delete ifn f"),
+        (world.entries.apply(""), "kubectl"),
+        (world.entries.scale("ns", "f", 2), "kubectl -n ns scale ifn f"),
+        (world.entries.delete("ns", "f"), "kubectl -n ns delete ifn f"),
     ):
         with pytest.raises(FailedPrecondition, match=text):
             await asked

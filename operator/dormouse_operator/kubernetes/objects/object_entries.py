@@ -13,16 +13,16 @@ from dormouse_core.errors import FailedPrecondition, NotFound
 from dormouse_core.spec import InferenceFunction
 from dormouse_proto import state_pb2
 
+from dormouse_operator.function_entries import FunctionEntries, manifest_of, marked, with_spec
 from dormouse_operator.kubernetes.api.http import Object
 from dormouse_operator.kubernetes.objects import names
-from dormouse_operator.registering import Registering, manifest_of, marked, with_spec
 
 
 class NameInUse(FailedPrecondition):
     """The name still belongs to a function that was deleted and is not gone yet."""
 
 
-class Registry(Registering):
+class ObjectEntries(FunctionEntries):
     async def keep(self, found: Object, wanted: InferenceFunction) -> tuple[state_pb2.FunctionEntry, int]:
         """The entry as the object `found` wants it (`wanted`: what it says), and the revision at which the store has it. NameInUse: not
         yet; FailedPrecondition: it changes what may not change; Unavailable, Aborted: ask again. What is already so is not written."""

@@ -27,7 +27,7 @@ async def unknown(spec: specs.FunctionSpec) -> str:
     return ""
 
 
-class Registering:
+class FunctionEntries:
     """Writes of `functions/`. All raise DormouseError; a write whose outcome is not known is UNAVAILABLE, and asking again is safe."""
 
     def __init__(self, store: Store, keys: Keys, clock: Clock, leader_new: int, content: Content = unknown) -> None:
