@@ -15,7 +15,7 @@ from dormouse_kit import log
 
 CALM = 0.65  # of what may be taken
 CALM_SECONDS, SHORT_SECONDS = 0.5, 0.1
-"""Between two looks, below it and from there on."""
+"""Between two looks, below it, unless told otherwise, and from there on."""
 SILENT_LOOKS = 20
 """Unanswered in a row, until it is said: Envoy needs some to start."""
 
@@ -38,8 +38,9 @@ class Pressure:
 class Shedding:
     """`taken()`: the share that is taken of what may be; OSError, ValueError: it is not known."""
 
-    def __init__(self, clock: Clock, taken: Callable[[], Awaitable[float]], told: Pressure) -> None:
+    def __init__(self, clock: Clock, taken: Callable[[], Awaitable[float]], told: Pressure, calm_seconds: float = CALM_SECONDS) -> None:
         self._clock = clock
+        self._calm_seconds = calm_seconds
         self._taken = taken
         self._told = told
         self._silent = 0
@@ -47,7 +48,7 @@ class Shedding:
     async def run(self) -> None:
         while True:
             taken = await self.look()
-            await self._clock.sleep(SHORT_SECONDS if taken is not None and taken >= CALM else CALM_SECONDS)
+            await self._clock.sleep(SHORT_SECONDS if taken is not None and taken >= CALM else self._calm_seconds)
 
     async def look(self) -> float | None:
         """The share. None: it is not known, and what was said stays."""

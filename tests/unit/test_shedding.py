@@ -67,17 +67,16 @@ def test_what_is_said_changes_as_long_as_nothing_does_and_ends_with_the_shortage
     assert said[6:] == [pytest.approx(0.5), 0]
 
 
-def test_it_looks_more_often_as_it_fills(tmp_path: Path) -> None:
+@pytest.mark.parametrize("calm", [CALM_SECONDS, 2.0])
+def test_it_looks_more_often_as_it_fills(tmp_path: Path, calm: float) -> None:
     envoy = Envoy(0.1, 0.7, 0.7, None, 0.1)
 
     async def play() -> None:
         with pytest.raises(IndexError):
-            await Shedding(SimClock(), envoy.ask, Pressure(tmp_path / "pressure")).run()
+            await Shedding(SimClock(), envoy.ask, Pressure(tmp_path / "pressure"), calm).run()
 
     run(play())
-    assert [round(b - a, 3) for a, b in zip(envoy.asked, envoy.asked[1:], strict=False)] == [
-        CALM_SECONDS, SHORT_SECONDS, SHORT_SECONDS, CALM_SECONDS, CALM_SECONDS,
-    ]  # fmt: skip
+    assert [round(b - a, 3) for a, b in zip(envoy.asked, envoy.asked[1:], strict=False)] == [calm, SHORT_SECONDS, SHORT_SECONDS, calm, calm]
 
 
 @pytest.mark.parametrize("answer", ["", "{}", "[]", '{"allocated": null}', '{"allocated": "much"}'])

@@ -10,6 +10,8 @@ from dormouse_kit.shedding import Pressure, Shedding
 
 from dormouse_worker.process import bootstrap, memorylimit
 
+LOOK_SECONDS = 1.0
+"""There are many workers, most of them idle."""
 _PENDING = "http2.pending_send_bytes"
 
 
@@ -26,4 +28,4 @@ async def watch(path: str) -> None:
     async def taken() -> float:
         return await share(path, most)
 
-    await Shedding(SystemClock(), taken, Pressure(Path(bootstrap.pressure(path)))).run()
+    await Shedding(SystemClock(), taken, Pressure(Path(bootstrap.pressure(path))), LOOK_SECONDS).run()
