@@ -79,16 +79,7 @@ class System:
             time.sleep(0.1)
 
     def until(self, true: Callable[[], object], seconds: float = 60.0) -> None:
-        """An error that a person is told is no answer yet: a leader may be on its way."""
-        limit, refusal = time.monotonic() + seconds, ""
-        while True:
-            try:
-                if true():
-                    return
-            except DormouseError as error:
-                refusal = str(error)
-            assert time.monotonic() < limit, f"{refusal}\n{self.log[-3000:]}"
-            time.sleep(0.05)
+        told.until(true, seconds, lambda: self.log)
 
     def wait_proved(self, name: str) -> None:
         self.wait(name, lambda s: any(c["type"] == "ModelReady" and c["status"] == "True" for c in s["conditions"]))

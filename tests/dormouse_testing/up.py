@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 import onnx
 from dormouse import parts
-from dormouse_core.errors import DormouseError
 from dormouse_kit.processes import find_etcd
 from onnx import TensorProto, helper
 
@@ -127,16 +125,7 @@ class Up:
         self.until(lambda: self.get(name)["phase"] in phases, seconds)
 
     def until(self, true: Callable[[], object], seconds: float = 60.0) -> None:
-        """An error that a caller or a person is told is no answer yet: a leader may be on its way."""
-        deadline, refusal = time.monotonic() + seconds, ""
-        while True:
-            try:
-                if true():
-                    return
-            except DormouseError as error:
-                refusal = str(error)
-            assert time.monotonic() < deadline, f"{refusal}\n{self.log[-8000:]}"
-            time.sleep(0.05)
+        told.until(true, seconds, lambda: self.log)
 
     def part(self, name: str) -> int:
         """The pid of the latest process of a part."""
