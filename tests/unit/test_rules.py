@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from dormouse_core import transactions
 from dormouse_core.seams import Txn
+from dormouse_testing.one_world.controls import CONTROLS as OF_ONE_WORLD
 from dormouse_testing.session_model.rules import Rules
 from dormouse_testing.sessions_sim.controls import CONTROLS
 
@@ -80,7 +81,7 @@ def shown(without: str) -> set[str]:
 
 def controls() -> set[str]:
     """All that can be taken away: of the model and of the simulation."""
-    return {field.name for field in dataclasses.fields(Rules)} | {control.name for control in CONTROLS}
+    return {field.name for field in dataclasses.fields(Rules)} | {control.name for control in (*CONTROLS, *OF_ONE_WORLD)}
 
 
 def test_every_control_is_named_with_the_rule_that_it_takes_away() -> None:

@@ -195,6 +195,18 @@ def unfenced_removal(patch: Patch) -> None:
     patch(LeaderSweeper, "_owned", _none)
 
 
+def removal_by_fence_only(patch: Patch) -> None:
+    """A removal compares the shard's entry, and neither the floor nor the records that it takes."""
+    real = transactions.remove
+
+    def remove(keys: Any, function: Any, *args: Any, **given: Any) -> Txn:
+        txn, fences = real(keys, function, *args, **given), keys.shards(function)
+        return replace(txn, compares=tuple(compare for compare in txn.compares if compare.key.startswith(fences)))
+
+    patch(transactions, "remove", remove)
+    patch(Sweeper, "_is_free", lambda self, session, mod: True)  # as in `unfenced_removal`
+
+
 async def _none(*_: object) -> frozenset[int]:
     return frozenset()
 
@@ -264,6 +276,7 @@ CONTROLS = [
     Control("no tombstones", no_tombstone, LOSSES | {"false-missing"}),
     Control("no floors", no_floor, frozenset({"twice", "reply-differs"})),
     Control("removals compare nothing", unfenced_removal, LOSSES | {"removed-early", "false-missing"}),
+    Control("removals compare the fence alone", removal_by_fence_only, LOSSES | {"removed-early", "false-missing"}),
     Control("removal without a wait", removal_at_once, frozenset({"removed-early"})),
     Control("no order of starts", no_start_order, frozenset({"late-start"})),
     Control("one horizon for gateways that differ", one_horizon, frozenset({"false-refusal"})),
