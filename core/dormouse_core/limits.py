@@ -130,19 +130,25 @@ MESSAGES = (
     Limit("METADATA_ENTRY_BYTES", "of which an entry counts beyond its name and value", "bytes", "HTTP/2: RFC 9113, 6.5.2", "as above"),
     Limit(
         "METADATA_HEAVY_BYTES",
-        "metadata from where a call goes by the relay, and is ended while it is silent and the gateway is short of memory",
+        "size of metadata from which on a call goes by the relay, and is ended if it is silent while the gateway is short of memory",
         "bytes",
         "gRPC: the metadata that its servers take by default",
         "each call under pressure: RESOURCE_EXHAUSTED",
     ),
     Limit(
         "METADATA_HARD_BYTES",
-        "metadata from where a call is reset without a text",
+        "size of metadata from which on a call is reset without a message",
         "bytes",
         "our own: a connection holds one unfinished set of headers",
         "each call: INTERNAL",
     ),
-    Limit("METADATA_HARD_ENTRIES", "entries of it from where it is", "entries", "our own: each takes 260 bytes", "each call: INTERNAL"),
+    Limit(
+        "METADATA_HARD_ENTRIES",
+        "entries of metadata from which on it is reset, too",
+        "entries",
+        "our own: each takes 260 bytes",
+        "each call: INTERNAL",
+    ),
     Limit(
         "HPACK_TABLE_BYTES",
         "what a call's compressed headers may bring beyond twice their bytes on the wire",
@@ -173,7 +179,7 @@ MESSAGES = (
     ),
     Limit(
         "UNREAD_SECONDS",
-        "in which a caller reads the last 1 MiB of a reply, which waits for it in the gateway",
+        "in which a caller must read the last 1 MiB of a reply that waits for it in the gateway",
         "seconds",
         "our own: honest callers read more than 9 KB in a second",
         "Envoy: the call is reset",
@@ -208,34 +214,34 @@ MESSAGES = (
     ),
     Limit(
         "STREAM_WINDOW_BYTES",
-        "of a call to the relay that come before it is read",
+        "of a call to the relay that may be sent before the relay reads them",
         "bytes",
         "HTTP/2's own; gRPC's library would let it grow",
         "HTTP/2's flow control",
     ),
     Limit(
         "RESET_HEAP_FRACTION",
-        "of Envoy's heap, from where on calls and streams that hold most of it are reset, as long as it is so full",
+        "fraction of Envoy's heap from which on the calls and streams that hold most of it are reset, as long as it is so full",
         "",
         "our own",
         "Envoy: the call is reset",
     ),
     Limit(
         "RESET_ALL_HEAP_FRACTION",
-        "from where on everybody is who holds RESET_BYTES, the largest first",
+        "fraction of it from which on all that hold RESET_BYTES or more are reset, the largest first",
         "",
-        "our own: below 95 %, from where on everybody is refused",
+        "our own: below 95 %, from which on every call is refused",
         "Envoy: the call is reset",
     ),
-    Limit("RESET_BYTES", "the least that is held there", "bytes", "our own", "as above"),
+    Limit("RESET_BYTES", "RESET_BYTES: what holds less is not reset", "bytes", "our own", "as above"),
     Limit(
         "ENVOY_HEAP_FRACTION",
-        "of its container's memory: Envoy's heap",
+        "fraction of its container's memory that Envoy's heap may take",
         "",
         "measured: it passes its limit by a tenth for a moment",
         "Envoy's overload manager",
     ),
-    Limit("ENVOY_HEAP_MACHINE_FRACTION", "of the machine's, where there is no container", "", "our own", "as above"),
+    Limit("ENVOY_HEAP_MACHINE_FRACTION", "fraction of the machine's memory, where there is no container", "", "our own", "as above"),
     Limit("ENVOY_HEAP_BYTES", "and at most", "bytes", "our own", "as above"),
     Limit(
         "CLIENT_MESSAGE_BYTES",
@@ -328,27 +334,29 @@ STORE = (
     ),
     Limit(
         "STORE_FULL_FRACTION",
-        "of etcd's quota, from where new sessions are refused",
+        "fraction of etcd's quota from which on new sessions are refused",
         "",
         "our own: what exists must be able to go on",
         "each new session: RESOURCE_EXHAUSTED",
     ),
     Limit(
         "STORE_SHARED_FRACTION",
-        "of it, from where a namespace's new sessions are refused that has more than its share: an equal part of the former, by the number "
-        "of namespaces that have functions with sessions",
+        "fraction of it from which on a namespace that has more than its share is refused new sessions; a share is the fraction above, "
+        "divided by the number of namespaces that have functions with sessions",
         "",
-        "our own: half of what sessions may take is anybody's, the other half theirs who have less",
+        "our own: half of what sessions may take is for anybody, the other half for namespaces that have less than their share",
         "each new session: RESOURCE_EXHAUSTED",
     ),
     Limit(
         "STORE_STOP_FRACTION",
-        "of it, from where the steps of such a namespace are refused, but for those that end a session",
+        "fraction of it from which on the steps of such a namespace are refused, except those that end a session",
         "",
         "our own: sessions that grow would stop everybody's at the quota",
         "each step: RESOURCE_EXHAUSTED",
     ),
-    Limit("STORE_ROOM_FRACTION", "of it, below which they are taken again", "", "our own: it does not flap", "the worker"),
+    Limit(
+        "STORE_ROOM_FRACTION", "fraction of it below which new sessions are accepted again", "", "our own: it does not flap", "the worker"
+    ),
     Limit(
         "STORE_FIGURE_SECONDS",
         "age of the store's size beyond which it counts as unknown",
@@ -365,7 +373,7 @@ STORE = (
     ),
     Limit(
         "COMPACT_FRACTION",
-        "of etcd's quota, written since the last compaction: the next comes at once",
+        "fraction of etcd's quota; when it has been written since the last compaction, the next comes at once",
         "",
         "our own: history must not fill the store",
         "the leader; at twice this every operator process",
@@ -386,21 +394,21 @@ STORE = (
     ),
     Limit(
         "DEFRAGMENT_FRACTION",
-        "of etcd's quota, from where a member's file is defragmented if a tenth of the quota is free in it",
+        "fraction of etcd's quota from which on a member's file is defragmented if a tenth of the quota is free in it",
         "",
         "etcd's quota counts free space of the file",
         "the leader, one member at a time",
     ),
     Limit(
         "DEFRAGMENT_BYTES",
-        "of keys in the file of a member that leads etcd's cluster, or is alone, up to which it is defragmented while the store has room",
+        "keys in the file of a member that leads etcd's cluster, or is alone, up to which it is defragmented while the store has room",
         "bytes",
         "our own: nobody's lease is renewed meanwhile",
         "the leader; beyond it only a full store is",
     ),
     Limit(
         "ROOM_FRACTION",
-        "of etcd's quota, below which every member's file must be before NOSPACE is taken back",
+        "fraction of etcd's quota below which every member's file must be before NOSPACE is cleared",
         "",
         "our own: etcd would raise it again at once",
         "every operator process",
@@ -482,7 +490,8 @@ SESSIONS = (
     ),
     Limit(
         "REPLY_MEMORY_FRACTION",
-        "of a worker's memory, or of the machine's: replies in it that wait to be read; from four fifths of it on the largest are dropped",
+        "fraction of a worker's memory, or of the machine's, for replies that wait to be read; from four fifths of it on the "
+        "largest are dropped",
         "",
         "our own: the model and its sessions have the rest",
         "Envoy in the worker: the call is reset",
@@ -490,14 +499,14 @@ SESSIONS = (
     Limit("REPLY_MEMORY_BYTES", "and at least", "bytes", "twice the largest reply", "as above"),
     Limit(
         "SESSION_MEMORY_FRACTION",
-        "of the container's memory limit that sessions may take",
+        "fraction of the container's memory limit that sessions may take",
         "",
         "our own: the rest is the model's",
         "the longest idle sessions leave memory; their records stay",
     ),
     Limit(
         "SESSION_MEMORY_UNLIMITED_FRACTION",
-        "of the machine's memory, where the worker has no memory limit",
+        "fraction of the machine's memory that they may take where the worker has no memory limit",
         "",
         "our own: a machine has several workers",
         "the longest idle sessions leave memory; their records stay",
@@ -551,21 +560,21 @@ LIVENESS = (
     Limit("HANDOFF_DEADLINE_SECONDS", "from a shard's stop to its failover", "seconds", "our own", "the leader"),
     Limit(
         "HANDOFF_QUIET_SECONDS",
-        "steps under way are waited for before a handoff once they are older",
+        "age of a running step from which on a handoff waits for its end before it begins",
         "seconds",
         "our own: a handoff waits for long steps",
         "its owner",
     ),
     Limit(
         "UNREACHABLE_SECONDS",
-        "out of reach of more than half of the gateways, until a living worker's shards are planned away",
+        "time that more than half of the gateways cannot reach a living worker before its shards are planned away",
         "seconds",
         "our own: longer than a connection takes and than a restart in place",
         "the leader",
     ),
     Limit(
         "UNREACHABLE_FAILOVER_SECONDS",
-        "and until those that it has not handed over fail over",
+        "the same before the shards that it has not handed over fail over",
         "seconds",
         "our own: what it runs can answer nobody",
         "the leader",
@@ -623,13 +632,17 @@ SCALE = (
     ),
     Limit(
         "WAITING_FUNCTIONS",
-        "as many functions' waiting calls a gateway has; of several namespaces, those for one leave room for all others",
+        "functions whose HELD_CALLS a gateway has room for together; of several namespaces, those for one leave room for all others",
         "functions",
         "our own: beside others one namespace may still hold a function's",
         "each call: RESOURCE_EXHAUSTED",
     ),
     Limit(
-        "CONNECTION_HELD_FRACTION", "of these, those of one connection", "", "our own: no caller takes all", "each call: RESOURCE_EXHAUSTED"
+        "CONNECTION_HELD_FRACTION",
+        "fraction of these that one connection may take",
+        "",
+        "our own: no caller takes all",
+        "each call: RESOURCE_EXHAUSTED",
     ),
     Limit(
         "HELD_STREAMS",
@@ -640,16 +653,16 @@ SCALE = (
     ),
     Limit(
         "KEPT_FRACTION",
-        "of these, and of waiting calls and their bytes, what is kept in equal parts for the namespaces that have functions; of the rest "
-        "one has at most as much as is left",
+        "fraction of these, and of waiting calls and their bytes, that is kept in equal shares for the namespaces that have functions; of "
+        "the rest one has at most as much as is left",
         "",
-        "our own: the last of many namespaces has a part, the first of two has half",
+        "our own: the last of many namespaces has a share, the first of two has half",
         "each stream, each call: RESOURCE_EXHAUSTED",
     ),
     Limit(
         "OPENING_SECONDS",
-        "as many streams as may be open are let in at once, a part by each of Envoy's threads, and then as many in this time; beyond that, "
-        "those of connections that have not had an equal part",
+        "as many streams as may be open are let in at once, a share by each of Envoy's threads, and then as many in this time; beyond "
+        "that, those of connections that have not had an equal share",
         "seconds",
         "measured: to refuse one takes the agent most of a millisecond, and this is a third of its time",
         "Envoy: RESOURCE_EXHAUSTED",
