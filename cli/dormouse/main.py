@@ -68,40 +68,48 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument(
         "directory",
         metavar="DIR",
-        help="its manifests (*.yaml, *.yml, *.json) are applied, file:// lies under it, data goes to DIR/.dormouse",
+        help="a folder: its manifests (*.yaml, *.yml, *.json) are applied, file:// is a path in it, data goes to DIR/.dormouse",
     )
-    up.add_argument("--port", type=_port, default=8001, help="where callers connect on 127.0.0.1 (8001); 0: any free one")
-    up.add_argument("--etcd", default="", metavar="PATH", help="the etcd to run; by default the one on PATH if it is good enough")
+    up.add_argument(
+        "--port", type=_port, default=8001, help="the port on 127.0.0.1 where callers connect; by default 8001; 0: any free one"
+    )
+    up.add_argument(
+        "--etcd", default="", metavar="PATH", help="the etcd to run; by default the one on PATH, if its version is 3.4.22+ or 3.5.6+"
+    )
     up.add_argument(
         "--etcd-quota",
         type=_size(limits.ETCD_QUOTA_BYTES_MAX),
         default=limits.ETCD_QUOTA_BYTES,
         metavar="SIZE",
-        help=f"of etcd's file (its --quota-backend-bytes), {_named(limits.ETCD_QUOTA_BYTES)} by default; "
+        help=f"the limit of etcd's file (its --quota-backend-bytes); by default {_named(limits.ETCD_QUOTA_BYTES)}, "
         f"at most {_named(limits.ETCD_QUOTA_BYTES_MAX)}",
     )
-    up.add_argument("--etcd-endpoints", action="append", default=[], metavar="HOST:PORT,...", help="use an etcd that runs already")
+    up.add_argument(
+        "--etcd-endpoints", action="append", default=[], metavar="HOST:PORT,...", help="use an etcd that runs already; none is started"
+    )
 
     up.add_argument(
         "--max-message",
         type=_size(limits.MESSAGE_BYTES_MAX),
         default=limits.MESSAGE_BYTES,
         metavar="SIZE",
-        help=f"of a request or reply: {_named(limits.MESSAGE_BYTES)}; at most {_named(limits.MESSAGE_BYTES_MAX)}",
+        help=f"the largest request or reply; by default {_named(limits.MESSAGE_BYTES)}, at most {_named(limits.MESSAGE_BYTES_MAX)}",
     )
     up.add_argument(
         "--removal-wait",
         type=_duration,
         metavar="DURATION",
-        help=f"from a session's end to its removal; by default {limits.REMOVAL_WAIT_SECONDS / 60:g}m or more",
+        help=f"the time from a session's end to its removal; by default {limits.REMOVAL_WAIT_SECONDS / 60:g}m or more",
     )
-    up.add_argument("--installation", default="local", metavar="NAME", help="the part of the store that is this system's (local)")
+    up.add_argument("--installation", default="local", metavar="NAME", help="the name of this system in the store; by default local")
 
     init = commands.add_parser("init", help="write a manifest for an ONNX model, with the states that it seems to have")
-    init.add_argument("model", metavar="MODEL.onnx")
+    init.add_argument("model", metavar="MODEL.onnx", help="the model that the manifest is for")
     init.add_argument("--name", default="", help="the function's name; by default the file's")
-    init.add_argument("-o", "--output", default="", metavar="FILE", help="by default NAME.yaml in this folder; - prints it")
-    init.add_argument("--force", action="store_true", help="write over FILE")
+    init.add_argument(
+        "-o", "--output", default="", metavar="FILE", help="where to write the manifest; by default NAME.yaml in this folder; - prints it"
+    )
+    init.add_argument("--force", action="store_true", help="write over FILE if it exists")
 
     apply = _command(commands, "apply", "create or change functions")
     apply.add_argument(
@@ -116,39 +124,43 @@ def parser() -> argparse.ArgumentParser:
     apply.add_argument("--refresh", action="store_true", help="read the models' content again, each as a new revision")
 
     get = _command(commands, "get", "show functions")
-    get.add_argument("function", nargs="?", default="", metavar="[NAMESPACE/]NAME")
-    get.add_argument("-n", "--namespace", default="", help="only this namespace")
-    get.add_argument("-o", "--output", default="", choices=["", "wide", "yaml", "json"])
-    get.add_argument("-w", "--watch", action="store_true", help="again at every change")
-    get.add_argument("--owners", action="store_true", help="with the owner of each shard (yaml, json)")
+    get.add_argument("function", nargs="?", default="", metavar="[NAMESPACE/]NAME", help="by default all functions")
+    get.add_argument("-n", "--namespace", default="", help="show only functions of this namespace")
+    get.add_argument("-o", "--output", default="", choices=["", "wide", "yaml", "json"], help="the format; by default a table")
+    get.add_argument("-w", "--watch", action="store_true", help="show them again at every change")
+    get.add_argument("--owners", action="store_true", help="show the owner of each shard too (with -o yaml or json)")
 
     scale = _command(commands, "scale", "fix the number of workers, or let the load decide")
     scale.add_argument("function", metavar="[NAMESPACE/]NAME")
-    scale.add_argument("replicas", type=_replicas, metavar="N|auto", help="0: stopped, calls are refused")
+    scale.add_argument(
+        "replicas", type=_replicas, metavar="N|auto", help="the number of workers; 0: stopped, calls are refused; auto: the load decides"
+    )
 
     delete = _command(commands, "delete", "remove a function and its sessions")
     delete.add_argument("function", metavar="[NAMESPACE/]NAME")
-    delete.add_argument("--no-wait", action="store_true", help="do not wait until it is gone")
+    delete.add_argument("--no-wait", action="store_true", help="do not wait until the function is gone")
 
     call = _command(commands, "call", "call a function through the gateway")
     call.add_argument("function", metavar="[NAMESPACE/]NAME")
-    call.add_argument("-i", "--input", action="append", default=[], metavar="NAME=VALUE", help="JSON, or @file.npy")
-    call.add_argument("--session", help="a step of the session of this name")
-    call.add_argument("--sequence-id", type=_sequence_id, help="a step of this Triton sequence: a number, or text")
-    call.add_argument("--start", action="store_true", help="the sequence's first step")
-    call.add_argument("--end", action="store_true", help="the sequence's last step")
-    call.add_argument("--tenant", default="")
+    call.add_argument(
+        "-i", "--input", action="append", default=[], metavar="NAME=VALUE", help="an input, as JSON or @file.npy; may be repeated"
+    )
+    call.add_argument("--session", help="make the call a step of the session of this name")
+    call.add_argument("--sequence-id", type=_sequence_id, help="make the call a step of this Triton sequence: a number, or text")
+    call.add_argument("--start", action="store_true", help="this is the sequence's first step")
+    call.add_argument("--end", action="store_true", help="this is the sequence's last step")
+    call.add_argument("--tenant", default="", help="the tenant that the session belongs to")
     call.add_argument("--key", default="", help="an idempotency key: the same call sent again runs once")
-    call.add_argument("--timeout", type=float, help="seconds")
+    call.add_argument("--timeout", type=float, help="seconds to wait for the reply")
     call.add_argument("--address", help="the gateway, host:port; by default that of --dir")
 
     sessions = _command(commands, "sessions", "list a function's sessions, show one, or delete some")
     sessions.add_argument("function", metavar="[NAMESPACE/]NAME")
-    sessions.add_argument("session", nargs="?", default="", metavar="TENANT/i:N|TENANT/s:NAME")
-    sessions.add_argument("--delete", action="store_true", help="delete this session, or all of --tenant; nobody is woken")
-    sessions.add_argument("--tenant", metavar="T", help='with --delete: all sessions of this tenant; "" is those without one')
-    sessions.add_argument("-o", "--output", default="", choices=["", "yaml", "json"])
-    sessions.add_argument("--limit", type=_limit, default=0, help="at most so many; by default all")
+    sessions.add_argument("session", nargs="?", default="", metavar="TENANT/i:N|TENANT/s:NAME", help="a session, as the list shows it")
+    sessions.add_argument("--delete", action="store_true", help="delete this session, or all of --tenant; no worker is started for it")
+    sessions.add_argument("--tenant", metavar="T", help='with --delete: all sessions of this tenant; "": those without a tenant')
+    sessions.add_argument("-o", "--output", default="", choices=["", "yaml", "json"], help="the format; by default a table")
+    sessions.add_argument("--limit", type=_limit, default=0, help="list at most this many; by default all")
     return top
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dormouse_core import addresses, limits
+from dormouse_kit.etcd.options import add_store_options
 
 FRAME = 5  # gRPC's prefix of a message: flag and length
 UNIX = addresses.UNIX
@@ -98,29 +99,39 @@ def parse(arguments: Sequence[str] | None, program: str) -> GatewaySettings:
     """Settings from the command line; exits with a readable message when one is wrong."""
     default = GatewaySettings()
     parser = argparse.ArgumentParser(prog=program)
-    parser.add_argument("--store", action="append", metavar="HOST:PORT", help="an etcd endpoint; may be given several times")
-    for option in ("ca", "cert", "key", "user", "password-file"):
-        parser.add_argument(f"--store-{option}", default="")
-    parser.add_argument("--installation", default=default.installation)
+    add_store_options(parser)
+    parser.add_argument("--installation", default=default.installation, help="the name of this installation in the store")
     parser.add_argument("--listen", default=default.listen, metavar="IP:PORT", help="where callers connect")
-    parser.add_argument("--listen-relay", dest="relay", default=default.relay, metavar="IP:PORT|unix:PATH")
-    parser.add_argument("--xds", default=default.xds, metavar="unix:PATH")
-    parser.add_argument("--admin", default=default.admin, metavar="PATH", help="Envoy's admin, a Unix socket")
-    parser.add_argument("--metrics", type=int, default=default.metrics, metavar="PORT", help="0: none")
-    parser.add_argument("--metrics-host", default=default.metrics_host)
-    parser.add_argument("--name", default=default.name)
-    parser.add_argument("--pods", action="store_true", help="workers are pods: an address of this machine is no worker's")
-    parser.add_argument("--default-namespace", default=default.default_namespace)
-    parser.add_argument("--own-name", action="append", default=[], metavar="HOST", help="an authority that never names a function")
-    parser.add_argument("--max-message-bytes", type=int, default=default.max_message_bytes)
-    parser.add_argument("--max-held", type=int, default=default.max_held)
-    parser.add_argument("--max-held-bytes", type=int, default=default.max_held_bytes)
-    parser.add_argument("--max-streams", type=int, default=default.max_streams)
-    parser.add_argument("--max-heap-bytes", type=int, default=default.max_heap_bytes)
+    parser.add_argument(
+        "--listen-relay", dest="relay", default=default.relay, metavar="IP:PORT|unix:PATH", help="where the agent's relay listens"
+    )
+    parser.add_argument("--xds", default=default.xds, metavar="unix:PATH", help="where Envoy asks the agent for its configuration")
+    parser.add_argument("--admin", default=default.admin, metavar="PATH", help="the Unix socket of Envoy's admin interface")
+    parser.add_argument("--metrics", type=int, default=default.metrics, metavar="PORT", help="the agent's port for Prometheus; 0: none")
+    parser.add_argument("--metrics-host", default=default.metrics_host, help="the address where --metrics listens")
+    parser.add_argument("--name", default=default.name, help="this agent's name in the store; no two may have one name")
+    parser.add_argument("--pods", action="store_true", help="workers are pods: no worker has an address of this machine")
+    parser.add_argument("--default-namespace", default=default.default_namespace, help="of a function that is named without one")
+    parser.add_argument(
+        "--own-name",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="a host name of the gateway, which never names a function; may be given several times",
+    )
+    parser.add_argument("--max-message-bytes", type=int, default=default.max_message_bytes, help="the largest request or reply")
+    parser.add_argument("--max-held", type=int, default=default.max_held, help="calls of one function that may wait here")
+    parser.add_argument("--max-held-bytes", type=int, default=default.max_held_bytes, help="bytes of all waiting calls together")
+    parser.add_argument("--max-streams", type=int, default=default.max_streams, help="streams that may be open here")
+    parser.add_argument(
+        "--max-heap-bytes", type=int, default=default.max_heap_bytes, help="the limit of Envoy's heap; 0: from the memory limit"
+    )
     parser.add_argument("--concurrency", type=int, default=default.concurrency, help="Envoy's worker threads")
-    parser.add_argument("--log-level", default=default.log_level)
-    parser.add_argument("--drain-seconds", type=float, default=default.drain_seconds)
-    parser.add_argument("--min-drain-seconds", type=float, default=default.min_drain_seconds)
+    parser.add_argument("--log-level", default=default.log_level, help="the level of Envoy's log")
+    parser.add_argument(
+        "--drain-seconds", type=float, default=default.drain_seconds, help="how long a stopping gateway waits for running calls"
+    )
+    parser.add_argument("--min-drain-seconds", type=float, default=default.min_drain_seconds, help="how long it serves new connections")
     options = vars(parser.parse_args(arguments))
     options["own_names"] = frozenset(name.lower() for name in options.pop("own_name"))
     options["store"] = tuple(options["store"] or default.store)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dormouse_core.limits import ETCD_QUOTA_BYTES
 from dormouse_core.spec.durations import Duration
+from dormouse_kit.etcd.options import add_store_options
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +41,24 @@ def parse(arguments: Sequence[str] | None) -> OperatorSettings:
     default = OperatorSettings()
     parser = argparse.ArgumentParser(prog="dormouse_operator")
     parser.add_argument(
-        "--local", action="store_true", required=True, help="one machine, workers by `dormouse up`; --kubernetes has options of its own"
+        "--local",
+        action="store_true",
+        required=True,
+        help="serve one machine, where `dormouse up` starts the workers; --kubernetes has options of its own",
     )
-    parser.add_argument("--store", action="append", metavar="HOST:PORT", help="an etcd endpoint; may be given several times")
-    for option in ("ca", "cert", "key", "user", "password-file"):
-        parser.add_argument(f"--store-{option}", default="")
-    parser.add_argument("--store-quota", type=int, default=default.store_quota, metavar="BYTES", help="etcd's --quota-backend-bytes")
-    parser.add_argument("--installation", default=default.installation)
-    parser.add_argument("--name", default=default.name)
-    parser.add_argument("--control", default=default.control, metavar="unix:PATH")
-    parser.add_argument("--provider", default=default.provider, metavar="unix:PATH")
-    parser.add_argument("--listen", default=default.listen, metavar="IP:PORT|unix:PATH")
-    parser.add_argument("--metrics", type=int, default=default.metrics, metavar="PORT")
-    parser.add_argument("--model-root", default=default.model_root, metavar="DIR")
+    add_store_options(parser)
     parser.add_argument(
-        "--removal-wait", type=_wait, metavar="DURATION", help="from a session's end to its removal; by default 10m or more"
+        "--store-quota", type=int, default=default.store_quota, metavar="BYTES", help="what etcd was given as --quota-backend-bytes"
+    )
+    parser.add_argument("--installation", default=default.installation, help="the name of this installation in the store")
+    parser.add_argument("--name", default=default.name, help="what this process calls itself to workers and in the store")
+    parser.add_argument("--control", default=default.control, metavar="unix:PATH", help="where the command `dormouse` is answered")
+    parser.add_argument("--provider", default=default.provider, metavar="unix:PATH", help="where `dormouse up` starts and stops workers")
+    parser.add_argument("--listen", default=default.listen, metavar="IP:PORT|unix:PATH", help="where gateways' agents report")
+    parser.add_argument("--metrics", type=int, default=default.metrics, metavar="PORT", help="the port for Prometheus; 0: any free one")
+    parser.add_argument("--model-root", default=default.model_root, metavar="DIR", help="the folder in which file:// is a path")
+    parser.add_argument(
+        "--removal-wait", type=_wait, metavar="DURATION", help="the time from a session's end to its removal; by default 10m or more"
     )
     options = vars(parser.parse_args(arguments))
     del options["local"]

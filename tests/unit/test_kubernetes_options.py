@@ -102,7 +102,7 @@ def test_a_certificate_that_is_no_text_is_named_and_ends_no_operator_that_runs(t
     path.write_text("CA")
     running = parsed("--store-ca", str(path))
     path.write_bytes(b"\x30\x82\xff\xfe")
-    assert f"{path}: no text is in it, PEM is allowed" in refused(capsys, "--store-ca", str(path))
+    assert f"{path}: no text found, PEM is allowed" in refused(capsys, "--store-ca", str(path))
     with pytest.raises(OSError, match="PEM is allowed"):
         running.settings_now()
 

@@ -18,12 +18,14 @@ def main() -> None:
     what.add_argument("--spec", metavar="FILE", help="the worker's spec file")
     what.add_argument("--standalone", metavar="MODEL.onnx", help="serve one stateless model without a store, for measurements")
     parser.add_argument("--name", default="model", help="with --standalone: the model's name")
-    parser.add_argument("--max-batch", type=int, help="with --standalone: rows that may run together; by default what is shown")
-    parser.add_argument("--listen", required=True, metavar="HOST:PORT|unix:PATH", help="port 0: a free one")
-    parser.add_argument("--advertise", metavar="HOST:PORT", help="how others reach it; default: --listen")
-    parser.add_argument("--instance", default="worker", help="what the provider calls it: a pod's name")
-    parser.add_argument("--admin", metavar="SOCKET", help="where Envoy's admin interface listens; default: in a temporary folder")
-    parser.add_argument("--reason", metavar="FILE", help=f"where to write why it failed; default: {TERMINATION_LOG} if it is there")
+    parser.add_argument("--max-batch", type=int, help="with --standalone: rows that may run together; by default an experiment decides")
+    parser.add_argument("--listen", required=True, metavar="HOST:PORT|unix:PATH", help="where calls are taken; port 0: any free one")
+    parser.add_argument(
+        "--advertise", metavar="HOST:PORT", help="the address at which gateways and the operator reach it; by default --listen"
+    )
+    parser.add_argument("--instance", default="worker", help="the name of this worker's pod or process")
+    parser.add_argument("--admin", metavar="SOCKET", help="where Envoy's admin interface listens; by default in a temporary folder")
+    parser.add_argument("--reason", metavar="FILE", help=f"where to write why the worker failed; by default {TERMINATION_LOG} if it exists")
     options = parser.parse_args()
     listen = options.listen
     if not listen.startswith(bootstrap.UNIX):

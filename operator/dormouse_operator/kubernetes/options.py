@@ -12,6 +12,7 @@ from dormouse_core.limits import ETCD_QUOTA_BYTES
 from dormouse_core.policies import Policy
 from dormouse_core.spec.durations import Duration
 from dormouse_core.spec.objects import DNS_LABEL
+from dormouse_kit.etcd.options import add_store_options
 
 from dormouse_operator.kubernetes.settings import ClusterSettings
 
@@ -75,18 +76,22 @@ def parse(arguments: Sequence[str]) -> Options:
     """Options from the command line; exits with a readable message when one is wrong."""
     default = Options()
     parser = argparse.ArgumentParser(prog="dormouse_operator --kubernetes")
-    parser.add_argument("--kubernetes", action="store_true", required=True)
-    parser.add_argument("--store", action="append", metavar="HOST:PORT", help="an etcd endpoint; may be given several times")
-    for option in ("ca", "cert", "key", "user", "password-file"):
-        parser.add_argument(f"--store-{option}", default="")
-    parser.add_argument("--store-quota", type=int, default=default.store_quota, metavar="BYTES", help="etcd's --quota-backend-bytes")
-    parser.add_argument("--gateway-password-file", default="", metavar="FILE")
-    parser.add_argument("--installation", default=default.installation)
-    parser.add_argument("--name", default=default.name)
-    parser.add_argument("--listen", default=default.listen, metavar="IP:PORT")
-    parser.add_argument("--control", default=default.control, metavar="HOST:PORT")
-    parser.add_argument("--metrics", type=int, default=default.metrics, metavar="PORT")
-    parser.add_argument("--functions", default="", metavar="FILE", help="JSON: what functions' own objects are made with")
+    parser.add_argument(
+        "--kubernetes", action="store_true", required=True, help="serve a cluster, from a pod; --local has options of its own"
+    )
+    add_store_options(parser)
+    parser.add_argument(
+        "--store-quota", type=int, default=default.store_quota, metavar="BYTES", help="what etcd was given as --quota-backend-bytes"
+    )
+    parser.add_argument("--gateway-password-file", default="", metavar="FILE", help="the password of the gateways' user in the store")
+    parser.add_argument("--installation", default=default.installation, help="the name of this installation in the store")
+    parser.add_argument("--name", default=default.name, help="what this process calls itself to workers and in the store")
+    parser.add_argument("--listen", default=default.listen, metavar="IP:PORT", help="where gateways' agents report")
+    parser.add_argument(
+        "--control", default=default.control, metavar="HOST:PORT", help="where listings and deletions of sessions are answered"
+    )
+    parser.add_argument("--metrics", type=int, default=default.metrics, metavar="PORT", help="of /metrics and /healthz; 0: any free one")
+    parser.add_argument("--functions", default="", metavar="FILE", help="JSON with the settings of functions' pods and other objects")
     given = vars(parser.parse_args(arguments))
     del given["kubernetes"]
     given["store"] = tuple(given["store"] or default.store)
@@ -127,4 +132,4 @@ def _text(path: str) -> str:
     try:
         return Path(path).read_text() if path else ""
     except UnicodeDecodeError as error:
-        raise OSError(f"{path}: no text is in it, PEM is allowed: {error}") from error
+        raise OSError(f"{path}: no text found, PEM is allowed: {error}") from error
