@@ -69,7 +69,7 @@ def _take(reading: DocumentReading, seen: dict[str, str], where: str, text: byte
     for number, data in whole:
         here = f"{where}, document {number}" if len(whole) > 1 else where
         if isinstance(data, dict) and data.get("kind", specs.KIND) != specs.KIND:
-            reading.others.append(f"{here}: {_kind(data)} is no {specs.KIND}; it is left out")
+            reading.others.append(f"{here}: {_kind(data)} is not an {specs.KIND}; it is left out")
             continue
         try:
             document = _document(here, data)

@@ -27,7 +27,7 @@ def init(options: Namespace) -> None:
     target = Path(options.output) if options.output else Path(f"{name}.yaml")
     folder = Path.cwd() if options.output == "-" else target.parent.resolve()
     if not model.resolve().is_relative_to(folder):
-        raise InvalidArgument(f"{model}: not under {folder}, where the manifest would be: file:// leads no further than that folder")
+        raise InvalidArgument(f"{model}: not under {folder}, where the manifest would be: file:// reaches only what is in that folder")
     text = manifest(name, model, f"file://{model.resolve().relative_to(folder).as_posix()}")
     if options.output == "-":
         print(text, end="")
@@ -126,7 +126,7 @@ def _name(model: Path) -> str:
     stem = model.resolve().parent.name if model.stem == "model" else model.stem
     name = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:FUNCTION_NAME_CHARACTERS].strip("-")
     if not name:
-        raise InvalidArgument(f"{model}: no function's name can be made of that; give one with --name")
+        raise InvalidArgument(f"{model}: no function name can be made from this file's name; give one with --name")
     return name
 
 

@@ -24,7 +24,7 @@ def parse(text: str, declared: dict[str, str]) -> tuple[str, Input]:
     try:
         data = json.loads(value)
     except ValueError as error:
-        raise InvalidArgument(f"--input {name}: that is no JSON: {error}") from None
+        raise InvalidArgument(f"--input {name}: not valid JSON: {error}") from None
     return name, Input(_convert(name, data, datatype), datatype)
 
 

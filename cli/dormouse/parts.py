@@ -85,7 +85,7 @@ def choose(gateway: int) -> Ports:
             probe.bind(("127.0.0.1", gateway))
         except OSError as error:
             raise FailedPrecondition(
-                f"port {gateway} on 127.0.0.1 cannot be had ({error.strerror}); choose another with --port, or 0 for any"
+                f"port {gateway} on 127.0.0.1 cannot be used ({error.strerror}); choose another with --port, or 0 for any"
             ) from error
         chosen = probe.getsockname()[1]
         others = [socket.socket() for _ in range(2)]

@@ -160,7 +160,7 @@ class Supervisors:
                 return
             except TimeoutError:
                 if await asyncio.to_thread(_stamp, s.file) != s.stamp:
-                    log.event("the model's files changed: it is tried again", instance=s.instance)
+                    log.event("the model's files changed; the worker starts again", instance=s.instance)
                     return
 
     async def _once(self, s: _Supervisor, spec: Path) -> None:

@@ -101,7 +101,7 @@ def _store(home: Home, sockets: Path, binary: str, given: Sequence[str], quota: 
         return list(given), []
     if binary:
         if not processes.etcd_version(binary):
-            raise InvalidArgument(f"--etcd {binary}: that is no etcd")
+            raise InvalidArgument(f"--etcd {binary}: this is not etcd")
         found: processes.Etcd | None = processes.Etcd(binary, processes.etcd_version(binary))
     else:
         found = processes.find_etcd()

@@ -57,7 +57,7 @@ class Rule:
         if (host, text.rpartition(":")[2]) != (str(ip), str(port)) or "%" in host:
             return f"address: {text!r} found, IP:port in its shortest form is allowed"
         if kind := self._kind(ip):
-            return f"address: {text} is {kind}, which is no worker's"
+            return f"address: {text} is {kind}, which no worker may have"
         if any(_covers(each, ip, port) for each in (*self.own, *more)):
             return f"address: {text} is {_OURS}"
         return ""
@@ -72,15 +72,15 @@ class Rule:
 
     def _kind(self, ip: _IP) -> str:
         if ip.is_unspecified:
-            return "every address of a machine"
+            return "the unspecified address"
         if ip.is_multicast or ip == ipaddress.ip_address("255.255.255.255"):
-            return "of many machines"
+            return "a multicast or broadcast address"
         if ip.is_link_local:
-            return "of the own link, where clouds answer for their machines' credentials"
+            return "a link-local address, where clouds give out their machines' credentials"
         if ip.is_loopback:
-            return "of the machine itself" if self.pods else ""
+            return "a loopback address" if self.pods else ""
         if isinstance(ip, ipaddress.IPv6Address) and (ip.ipv4_mapped or ip.sixtofour or any(ip in each for each in _IPV4)):
-            return "an IPv4 address in another form"
+            return "an IPv4 address written as IPv6"
         return ""
 
 
@@ -110,7 +110,7 @@ def vouched(address: str, held: str | None, waited: float) -> str | None:
     """What an entry's `address` is worth where its pod has the address `held` ('': none yet; None: there is no such pod), `waited` seconds
     after the entry was first seen. Empty: it is believed. None: not yet, nobody connects and nothing is said. Else why it is refused."""
     if held is None:
-        return "its function has no pod of the name that it gives"
+        return "its function has no pod of the name in the entry"
     if not held:
         return None if waited < WAIT_SECONDS else f"its pod has had no address for {WAIT_SECONDS:.0f} s"
     return "" if address == held else f"{address} is not its pod's address, which is {held}"

@@ -120,7 +120,10 @@ def refusal(found: Found, max_count: int, max_bytes: int | None, store: Store, n
         return ResourceExhausted(f"new sessions are refused: {_over(store)}")
     if store.refuses(now):
         used = f"{store.used or 0:.0%}"
-        text = f"new sessions are refused: {used} of the store's quota found in use, at most {STORE_FULL_FRACTION:.0%} are allowed for them"
+        text = (
+            f"new sessions are refused: {used} of the store's quota is in use, at most {STORE_FULL_FRACTION:.0%} are allowed for them; "
+            "end or delete sessions"
+        )
         return ResourceExhausted(text)
     sessions = found.sessions + found.others_sessions
     if sessions >= max_count:
@@ -147,4 +150,4 @@ def stop(store: Store, now: float) -> DormouseError | None:
 
 
 def _over(store: Store) -> str:
-    return f"{store.used or 0:.0%} of the store's quota found in use, and this namespace has more than its share; end or delete sessions"
+    return f"{store.used or 0:.0%} of the store's quota is in use, and this namespace has more than its share; end or delete sessions"

@@ -123,10 +123,10 @@ def _translate(seen: FunctionSeen, step: placement.Transition, ready: frozenset[
         case placement.Give(shard, target):
             entry = seen.shards.get(shard)
             if entry is None:
-                return [(Assign, target, "nobody ever owned it")]
+                return [(Assign, target, "it has never had an owner")]
             if entry.owner in seen.workers:
                 return [(Failover, target, f"{entry.owner} broke its control stream and refuses a new one")]
-            return [(Failover, target, f"the lease of {entry.owner} is gone" if entry.owner else "its entry names nobody")]
+            return [(Failover, target, f"the lease of {entry.owner} is gone" if entry.owner else "its entry names no owner")]
         case placement.Move(_, source, target):
             owner = seen.workers[source]
             if owner.draining or (owner.report is not None and owner.report.draining):
@@ -138,7 +138,7 @@ def _translate(seen: FunctionSeen, step: placement.Transition, ready: frozenset[
             if source in ready:
                 return [(Plan, target, "an even share for every worker")]
             if owner.serving and rolled:
-                return [(Plan, target, f"{source} is of an older revision")]
+                return [(Plan, target, f"{source} runs an older revision")]
             # A healthy owner of the old revision keeps what it has until enough new ones are ready; one that is not ready now is judged
             # by its supervisor and its lease.
             return []

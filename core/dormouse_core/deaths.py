@@ -53,5 +53,5 @@ def apart(known: int, lost: int) -> bool:
 
 def text(worker: str, number: int, reason: int) -> str:
     if reason == MEMORY:
-        return f"worker {worker} was killed by the kernel: it wanted more memory than its limit allows"
+        return f"worker {worker} was killed by the kernel: it used more memory than its limit allows"
     return f"worker {worker} crashed ({signal.Signals(number).name})"

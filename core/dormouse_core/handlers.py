@@ -264,7 +264,7 @@ def _initial_faults(state: State) -> list[str]:
         return [f"{at}: both initial and initial_shape found, one is allowed"]
     if state.initial is None and state.initial_shape is None:
         varies = -1 in state.shape
-        return [f"{at}: shape {list(state.shape)} found without initial or initial_shape: zeros of which size?"] if varies else []
+        return [f"{at}: shape {list(state.shape)} found, initial or initial_shape is required where a dimension varies"] if varies else []
     if state.initial_shape is not None and not _is_shape(state.initial_shape, 0):
         return [f"{at}: initial_shape {state.initial_shape!r} found, a list of sizes of 0 and more is allowed"]
     try:

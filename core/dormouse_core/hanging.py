@@ -29,7 +29,7 @@ def verdict(*, misses: int, unhealthy: bool, held: float | None, limit: float, s
     if unhealthy:
         return f"a run is over its step limit at {misses} probes in a row"
     if still >= PROBE_MISSES:
-        return f"the process stands still: neither its interpreter nor its Envoy answered {still} probes in a row"
+        return f"the process does not respond: neither its interpreter nor its Envoy answered {still} probes in a row"
     if held is None:
         return f"the interpreter did not answer {misses} probes in a row, and no step runs"
     if held > limit:

@@ -33,9 +33,9 @@ class History:
         """A linearizable answer. `known`: `self.revision` when the question was sent. Why its history is another one, or ''; then this
         begins again with it."""
         if self.cluster and cluster != self.cluster:
-            return self._begin(cluster, revision, f"it is another cluster: {cluster:x} found, {self.cluster:x} was known")
+            return self._begin(cluster, revision, f"its cluster ID is {cluster:x}, before it was {self.cluster:x}")
         if revision < known:
-            return self._begin(cluster, revision, f"its revision is {revision}, and {known} was known")
+            return self._begin(cluster, revision, f"its revision is {revision}, before it was {known}")
         self.cluster = cluster
         self.seen(revision)
         return ""
@@ -45,8 +45,8 @@ class History:
         if self.written is None or not 0 < mod < self.written[1]:
             return ""
         key, before = self.written
-        return self._begin(cluster, revision, f"{key} is of revision {mod}, and {before} was written")
+        return self._begin(cluster, revision, f"{key} has revision {mod}, but it was written with {before}")
 
     def _begin(self, cluster: int, revision: int, why: str) -> str:
         self.cluster, self.revision, self.written = cluster, revision, None
-        return f"the store has another history: {why}"
+        return f"the store was restored or replaced: {why}"

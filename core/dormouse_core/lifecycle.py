@@ -136,7 +136,7 @@ def _judge(seen: FunctionSeen) -> list[Step]:
     if target and not any(_agrees(seen, worker) for worker in target):
         worker = target[0]
         assert worker.report is not None
-        why = f"worker {worker.name} found that the model or its runtime is another than the proved one"
+        why = f"worker {worker.name} found a model or runtime that differs from the proved one"
         return [Prove(_with_forms(seen, worker.report.metadata), why)]
     if (news := _separate(seen)) is not None:
         return [news]

@@ -137,7 +137,7 @@ def encode(body: Body, tensors: Iterable[state_pb2.Tensor], write_id: bytes) -> 
 
 def _parse(data: bytes) -> state_pb2.Record:
     if len(data) < _HEAD:
-        raise DataLoss(f"the session's record is {len(data)} bytes long, which is no record")
+        raise DataLoss(f"the session's record is {len(data)} bytes long, at least {_HEAD} are required")
     if data[0] != FORMAT:
         raise FailedPrecondition(f"the session's record has format {data[0]}, this worker reads format {FORMAT}")
     message = data[_HEAD:]

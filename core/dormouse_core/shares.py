@@ -43,7 +43,7 @@ class WaitingCalls:
     def enter(self, namespace: str, known: Set[str]) -> None:
         """One more; `leave` ends it. `known`: the namespaces that have functions. ResourceExhausted: there is no room for it."""
         if self._all >= self._limit:
-            raise ResourceExhausted(f"{self._limit} calls wait in this gateway, which is what is allowed; try again later")
+            raise ResourceExhausted(f"{self._limit} calls wait in this gateway, which is its limit; try again later")
         if not admits(self._of, namespace, known, self._limit):
             raise ResourceExhausted(
                 f"{self._of[namespace]} calls of the namespace {namespace} wait in this gateway, its share of {self._limit}: "
@@ -88,15 +88,15 @@ class OpenStreams:
         if len(self._open) >= self._limit:
             most = self._ranks.get(self._most, {})
             if not most:
-                raise ResourceExhausted(f"{self._limit} streams are open in this gateway, which is what is allowed; try again later")
+                raise ResourceExhausted(f"{self._limit} streams are open in this gateway, which is its limit; try again later")
             # Also where who opens has as many: with one on each connection it is no worse than the others. Its own, where nobody else has.
             loser = next((other for other in most if other != connection), connection)
             lost = next(iter(self._nobodys[loser]))
             self.leave(lost)
             lost.end(
                 ResourceExhausted(
-                    f"{self._limit} streams are open in this gateway, and this one has named no function that there is: "
-                    "others need its place; open it again with a message"
+                    f"{self._limit} streams are open in this gateway, and this one, which has named no function that exists, "
+                    "is closed to make room for others; open it again with a message"
                 )
             )
         made = OpenStream(connection)

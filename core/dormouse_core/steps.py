@@ -106,7 +106,7 @@ def admit(
     for kept in body.kept:
         if kept.id == key.id:
             if kept.digest != call.digest:
-                return Refuse(InvalidArgument(f"the call {key.id!r} was made before with another content: a key names one request"))
+                return Refuse(InvalidArgument(f"the call {key.id!r} was made before with different content: a key names one request"))
             return Repeat(kept)
     if is_too_old(body, key):
         return Refuse(too_old(key))

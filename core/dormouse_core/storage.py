@@ -205,7 +205,7 @@ class Storage:
         written = used - base
         pressed = PRESSED_SECONDS if leading else PRESSED_SECONDS / 2
         if self._compacted_at is None and leading:
-            revision, why = self._revision_before(now, HISTORY_SECONDS), "what is history is not known yet"
+            revision, why = self._revision_before(now, HISTORY_SECONDS), "which revisions are old is not known yet"
         elif written >= tenth or quota - used < pressed * self._rate:
             # History is kept for watches that lag and listings in pages, as long as there is room for it.
             kept = HISTORY_SECONDS if used < quota / 2 else LOOK_SECONDS[0] if used < DEFRAGMENT_FRACTION * quota else 0.0
@@ -293,7 +293,10 @@ class Storage:
         if any(member.size >= room for member in members):
             return Step(None, "the store is full; a defragmentation failed and is tried again", FULL_SECONDS)
         if self._disarmed_at is not None and now - self._disarmed_at < DISARM.after(self._disarms):
-            why = f"the store raised its alarm again at once, with {used} of {quota} bytes taken: is its quota what the operator was told?"
+            why = (
+                f"the store raised its alarm again at once, with {used} of {quota} bytes taken; check that etcd has the quota that the "
+                "operator was given (--store-quota)"
+            )
             return Step(None, why, LOOK_SECONDS[1])
         return Step(Disarm(), f"the store has room again: keys take {used} of {quota} bytes", LOOK_SECONDS[0])
 

@@ -63,7 +63,9 @@ def _check_input(count: "_Count", message: bytes, begin: int, end: int) -> None:
         if number == _SHAPE:
             dimensions += 1 if kind == _VARINT else _varints(message, at, stop, MESSAGE_DIMENSIONS)
             if dimensions > MESSAGE_DIMENSIONS:
-                raise ResourceExhausted(f"inputs.shape: more than {MESSAGE_DIMENSIONS} dimensions found, which is what is allowed")
+                raise ResourceExhausted(
+                    f"inputs.shape: more than {MESSAGE_DIMENSIONS} dimensions found, at most {MESSAGE_DIMENSIONS} are allowed"
+                )
         elif kind == _SIZED and number == _PARAMETERS:
             count.all(message, at, stop)
         elif kind == _SIZED and number == _CONTENTS:
@@ -100,7 +102,7 @@ class _Count:
             if self._fields > MESSAGE_FIELDS:
                 raise ResourceExhausted(
                     f"the message: more than {MESSAGE_FIELDS} inputs, outputs, parameters, raw_input_contents and fields in them found, "
-                    "which is what is allowed"
+                    f"at most {MESSAGE_FIELDS} are allowed"
                 )
             yield found
 
@@ -111,7 +113,7 @@ class _Count:
             if self._elements > MESSAGE_ELEMENTS:
                 raise ResourceExhausted(
                     f"inputs.contents: more than {MESSAGE_ELEMENTS} elements found that are fields of their own (BYTES, or not packed), "
-                    "which is what is allowed"
+                    f"at most {MESSAGE_ELEMENTS} are allowed"
                 )
             yield found
 
@@ -119,8 +121,8 @@ class _Count:
         self._integers += more
         if self._integers > MESSAGE_INTEGERS:
             raise ResourceExhausted(
-                f"inputs.contents: more than {MESSAGE_INTEGERS} integers or BOOLs found, which is what is allowed; raw_input_contents may "
-                "hold more"
+                f"inputs.contents: more than {MESSAGE_INTEGERS} integers or BOOLs found, at most {MESSAGE_INTEGERS} are allowed; "
+                "raw_input_contents may hold more"
             )
 
     def all(self, message: bytes, begin: int, end: int) -> None:
@@ -148,9 +150,9 @@ def _field(message: bytes, first: int, end: int) -> Field:
     elif kind == _FIXED32:
         stop = at + 4
     else:
-        raise InvalidArgument(f"the message is no inference.ModelInferRequest: wire type {kind} found at byte {first}")
+        raise InvalidArgument(f"the message is not an inference.ModelInferRequest: wire type {kind} found at byte {first}")
     if stop > end:
-        raise InvalidArgument(f"the message is no inference.ModelInferRequest: the field at byte {first} ends beyond its end")
+        raise InvalidArgument(f"the message is not an inference.ModelInferRequest: the field at byte {first} ends beyond its end")
     return tag >> 3, kind, first, at, stop
 
 
@@ -166,4 +168,4 @@ def _varint(message: bytes, at: int, end: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         shift += 7
-    raise InvalidArgument(f"the message is no inference.ModelInferRequest: no varint found at byte {at}")
+    raise InvalidArgument(f"the message is not an inference.ModelInferRequest: no varint found at byte {at}")

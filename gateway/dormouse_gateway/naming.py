@@ -91,7 +91,7 @@ def parse(message: bytes) -> inference_pb2.ModelInferRequest:
     try:
         return inference_pb2.ModelInferRequest.FromString(wire.routing(message))
     except DecodeError:
-        raise InvalidArgument("the message is no inference.ModelInferRequest") from None
+        raise InvalidArgument("the message is not an inference.ModelInferRequest") from None
 
 
 def infer(metadata: Mapping[str, str], request: inference_pb2.ModelInferRequest, default_namespace: str) -> Named:

@@ -46,7 +46,7 @@ class Election:
                 if await self._try():
                     break
             except StoreError as error:
-                log.warning("campaign interrupted", key=self.key, error=error)
+                log.warning("could not stand for election; tried again", key=self.key, error=error)
                 await self.clock.sleep(RETRY)
         self._keeping = asyncio.create_task(self._keep(), name="election keepalive")
         log.event("leading", key=self.key, election=self.election)
@@ -62,7 +62,7 @@ class Election:
             try:
                 await self.store.revoke(self._lease)
             except StoreError as error:
-                log.warning("resigned without the store", key=self.key, error=error)
+                log.warning("the store does not answer; the lease of a leader that resigned runs out by itself", key=self.key, error=error)
 
     async def _try(self) -> bool:
         revision, found = await self.store.get([self.key])

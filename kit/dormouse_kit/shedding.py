@@ -60,9 +60,9 @@ class Shedding:
         except (OSError, ValueError) as error:
             self._silent += 1
             if self._silent == SILENT_LOOKS:
-                log.warning("nobody is reset for memory: how much Envoy has taken cannot be asked or said", reason=repr(error))
+                log.warning("no call is reset for memory: Envoy's use of memory cannot be read or set", reason=repr(error))
             return None
         if self._silent >= SILENT_LOOKS:
-            log.event("how much Envoy has taken can be asked and said again")
+            log.event("Envoy's use of memory can be read and set again")
         self._silent = 0
         return taken

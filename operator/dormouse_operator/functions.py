@@ -135,7 +135,7 @@ class FunctionLoop:
             entry.ClearField("problem")
             entry.ClearField("proved_spec")
             editions.remember(entry, entry.revision, step.metadata.content, step.metadata.seal, step.metadata.files)
-            log.event("proved", function=label(seen), revision=entry.revision, why=step.reason)
+            log.event("revision proved", function=label(seen), revision=entry.revision, why=step.reason)
         elif isinstance(step, lifecycle.Separate):
             entry.metadata.batching.CopyFrom(step.batching)
         elif isinstance(step, lifecycle.Forsake):
@@ -143,7 +143,7 @@ class FunctionLoop:
             log.warning("an older revision cannot be started again", function=label(seen), revision=entry.proved_revision, why=step.reason)
         else:
             entry.problem.CopyFrom(step.problem)
-            log.warning("cannot be served", function=label(seen), reason=step.problem.reason, message=step.problem.message)
+            log.warning("the function cannot be served", function=label(seen), reason=step.problem.reason, message=step.problem.message)
         revision = await self._parts.writer.entry(seen, entry)
         if isinstance(step, lifecycle.Separate) and revision:
             for why in step.forms:
@@ -154,7 +154,7 @@ class FunctionLoop:
         revision = await self._parts.writer.purge(seen)
         if not revision:
             return False
-        log.event("deleted", function=label(seen), uid=self.uid)
+        log.event("function deleted", function=label(seen), uid=self.uid)
         return await self._parts.registry.wait_for(revision)
 
     # ------------------------------------------------------------------------------------------------------------------ workers
@@ -171,7 +171,7 @@ class FunctionLoop:
         except DormouseError as error:
             if error.message != self._refused:
                 self._refused = error.message
-                log.warning("the provider did not", function=label(seen), count=step.count, error=error.message)
+                log.warning("could not scale workers", function=label(seen), count=step.count, error=error.message)
             return False
         self._refused = ""
         return True
@@ -214,7 +214,7 @@ class FunctionLoop:
         assert self._parts.view.links is not None
         if await self._parts.view.links.send(action.worker, order):
             self._told.add(action.worker)
-            log.event("no taker", function=label(seen), worker=action.worker, why=action.reason)
+            log.event("told a worker that no other can take its shards", function=label(seen), worker=action.worker, why=action.reason)
 
 
 def label(seen: FunctionSeen) -> str:

@@ -167,7 +167,7 @@ class Leader:
                 try:
                     await loop.run()
                 except Exception as error:
-                    log.warning("a function's loop failed and begins anew", function=label, error=repr(error))
+                    log.warning("a function's loop failed; it starts again", function=label, error=repr(error))
                     await self.clock.sleep(RESTART)
         finally:
             self._loops.pop(loop.uid, None)
@@ -249,12 +249,12 @@ class Leader:
     async def _dismiss(self, stranger: Instance) -> None:
         """An instance of a function that the complete registry does not have: deleted while nobody led."""
         namespace, _, name = stranger.function.partition("/")
-        log.event("an instance of no function", instance=stranger.name, function=stranger.function, uid=stranger.uid)
+        log.event("an instance belongs to no function; it is stopped", instance=stranger.name, function=stranger.function, uid=stranger.uid)
         entry = state_pb2.FunctionEntry(namespace=namespace, name=name, uid=stranger.uid)
         try:
             await self._provider.apply(Wanted(entry, stranger.revision, 0))
         except DormouseError as error:
-            log.warning("the provider did not", instance=stranger.name, error=error.message)
+            log.warning("could not stop the instance", instance=stranger.name, error=error.message)
 
     # ------------------------------------------------------------------------------------------------------------------ for people
 

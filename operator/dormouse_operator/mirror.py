@@ -30,7 +30,7 @@ class Mirror:
         """Never returns; the store's absence is waited out."""
 
         def ended(why: StoreError) -> None:
-            log.event("the watch was cut", prefix=self.prefix, reason=str(why))
+            log.event("the watch broke; it starts again", prefix=self.prefix, reason=str(why))
 
         await follow(self._store, self._clock, self.prefix, read=self._list, heard=self._hear, ended=ended)
 

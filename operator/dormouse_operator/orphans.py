@@ -33,7 +33,7 @@ class Orphans:
                 await self.once()
                 wait = EVERY
             except StoreError as error:
-                log.event("what gone functions left could not be looked for", error=str(error))
+                log.event("the store could not be searched for keys of deleted functions; tried again", error=str(error))
                 wait = RETRY
             await self._clock.sleep(wait)
 
@@ -64,7 +64,7 @@ class Orphans:
             result = await self._store.txn(Txn(guards, (Delete(prefix, prefix=True),)), timeout=DELETE_TIMEOUT)
             if not result.succeeded:
                 return
-        log.event("what a gone function left is removed", function=function.label, uid=function.uid)
+        log.event("removed the keys that a deleted function left in the store", function=function.label, uid=function.uid)
 
 
 def _uid(value: bytes) -> str | None:

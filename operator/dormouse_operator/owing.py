@@ -102,7 +102,11 @@ class Owed:
             except StoreError:
                 return
             except Exception as error:  # of ours, or of what a worker of the function wrote: the others are settled all the same
-                log.warning("deletions that an operator left unfinished stay so", function=one.function.label, raised=error)
+                log.warning(
+                    "deletions that a former leader left unfinished could not be finished; tried again",
+                    function=one.function.label,
+                    raised=error,
+                )
 
     async def _floors(self, function: Function) -> dict[int, int]:
         prefix = self._keys.floors(function)
@@ -116,7 +120,7 @@ class Owed:
         txn = transactions.disown(self._keys, one.function, floors, floor_us, function_new=one.created, leader_new=self._leader_new)
         if (await self._store.txn(txn)).succeeded:
             one.shards -= floors.keys()
-            log.warning("deletions that an operator left unfinished", function=one.function.label, shards=len(floors))
+            log.warning("finished deletions that a former leader left unfinished", function=one.function.label, shards=len(floors))
         elif len(floors) > 1:
             for shard, mod in floors.items():
                 await self._settle(one, {shard: mod})

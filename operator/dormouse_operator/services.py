@@ -102,7 +102,7 @@ class CoordinatorService(control_pb2_grpc.CoordinatorServicer):
             async for report in requests:
                 if not agent:
                     agent = report.agent
-                    log.event("a gateway's agent reports", agent=agent)
+                    log.event("a gateway's agent connected", agent=agent)
                 self._leader.demands.agent(report)
                 self._leader.view.reaches.take(agent, report.reaches, self._leader.clock.monotonic())
                 order = self._leader.timekeeper.agent(report)
@@ -113,7 +113,7 @@ class CoordinatorService(control_pb2_grpc.CoordinatorServicer):
             if agent:
                 self._leader.demands.agent_left(agent)
                 self._leader.timekeeper.forget(agent)
-                log.event("a gateway's agent left", agent=agent)
+                log.event("a gateway's agent disconnected", agent=agent)
 
 
 async def _answer(run: Callable[[], Awaitable[T]], context: Any) -> T:

@@ -43,10 +43,10 @@ class Space:
             try:
                 pause = await self._once(leading())
             except StoreError as error:
-                self._say("the store's space cannot be looked after", str(error))
+                self._say("the store's space cannot be checked", str(error))
                 pause = RETRY_SECONDS
             except Exception as error:  # an error of ours must not end the one thing that heals a full store
-                log.warning("looking after the store's space failed", error=repr(error))
+                log.warning("checking the store's space failed; tried again", error=repr(error))
                 pause = RETRY_SECONDS
             await self._clock.sleep(pause)
 
@@ -89,7 +89,7 @@ class Space:
             case Disarm():
                 await members.disarm()
                 storage.disarmed(self._clock.monotonic())
-                log.event("the store's alarm is taken back", reason=step.why)
+                log.event("cleared the store's alarm (NOSPACE)", reason=step.why)
 
     def _say(self, text: str, reason: str) -> None:
         """Once for each reason: a full store is looked at several times a second. Figures in it change."""

@@ -91,13 +91,13 @@ def _phase(seen: FunctionSeen, wanted: int, serving: int) -> str:
 
 def _ready(seen: FunctionSeen, phase: str, serving: int) -> control_pb2.Condition:
     message = {
-        "Deleting": "It is being deleted.",
+        "Deleting": "The function is being deleted.",
         "Ready": f"Workers that serve it: {serving}.",
-        "Failed": f"It cannot be served: {seen.entry.problem.message}",
-        "Stopped": "replicas is 0: calls are refused until it is scaled up.",
+        "Failed": f"The function cannot be served: {seen.entry.problem.message}",
+        "Stopped": "spec.replicas is 0: calls are refused until the function is scaled up.",
         "Verifying": "A first worker is loading its model.",
         "Waking": "Workers are starting; calls are held.",
-        "Asleep": "It sleeps; the first call wakes it.",
+        "Asleep": "The function sleeps; the first call wakes it.",
     }[phase]
     able = phase in ("Ready", "Waking", "Asleep")
     return control_pb2.Condition(type="Ready", status="True" if able else "False", reason=phase, message=message)
@@ -136,7 +136,7 @@ def _rolled_out(seen: FunctionSeen, wanted: int) -> control_pb2.Condition:
         return control_pb2.Condition(type="RolledOut", status="True", reason="RolledOut", message="No worker of an older revision is left.")
     new = sum(w.serving for w in seen.of_target())
     ready = f"Workers of revision {seen.entry.revision[:8]} ready: {new} of {max(wanted, 1)}."
-    message = f"{ready} Until then those of an older one serve: {len(old)}."
+    message = f"{ready} Until then workers of an older revision serve: {len(old)}."
     return control_pb2.Condition(type="RolledOut", status="False", reason="Progressing", message=message)
 
 

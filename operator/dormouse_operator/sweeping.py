@@ -96,10 +96,10 @@ class Sweeper:
                 try:
                     await self._scan(registered, state)
                 except StoreError as error:
-                    log.event("sessions could not be swept", function=registered.function.label, error=str(error))
+                    log.event("expired sessions could not be removed; tried again", function=registered.function.label, error=str(error))
                     state.rest_until = self._clock.monotonic() + RETRY
                 except Exception as error:  # of ours, or of what a worker of the function wrote: the others are swept all the same
-                    log.warning("sessions could not be swept", function=registered.function.label, raised=error)
+                    log.warning("expired sessions could not be removed; tried again", function=registered.function.label, raised=error)
                     state.rest_until = self._clock.monotonic() + FAILED
             elif state.tally is not None:
                 self._tell(uid, state.tally)

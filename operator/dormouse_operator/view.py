@@ -127,7 +127,7 @@ class View:
     def map_changed(self, key: str, before: Item | None, after: Item | None) -> None:
         parts = key.removeprefix(self._keys.maps).split("/", 4)
         if len(parts) != 5:
-            log.warning("a key that is none of ours", key=key)
+            log.warning("an unknown key is ignored", key=key)
             return
         namespace, function, uid, kind, name = parts
         table = self._maps.setdefault(uid, _Map())
@@ -151,7 +151,7 @@ class View:
             self._leave(table, name)
             return
         if not named(name):
-            raise entries.Unreadable(f"{name!r} is no worker's name")
+            raise entries.Unreadable(f"{name!r} is not a worker's name")
         entry = entries.parse(state_pb2.WorkerEntry, after)
         before = table.claims.get(name)
         same = before is not None and (before.entry.address, before.entry.instance) == (entry.address, entry.instance)
@@ -322,7 +322,7 @@ def _entry(item: Item) -> state_pb2.FunctionEntry | None:
 def _number(name: str) -> int:
     found = number(name)
     if found is None:
-        raise entries.Unreadable(f"{name!r} is no shard")
+        raise entries.Unreadable(f"{name!r} is not a shard's number")
     return found
 
 

@@ -103,7 +103,7 @@ class Writer:
         try:
             return await self._store.txn(txn, timeout=timeout)
         except StoreError as error:
-            log.event("a write's outcome is not known", error=str(error), keys=len(txn.writes))
+            log.event("the outcome of a write to the store is not known", error=str(error), keys=len(txn.writes))
             return None
 
     def _txns(self, seen: FunctionSeen, action: Action) -> Iterator[Txn]:

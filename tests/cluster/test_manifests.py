@@ -137,7 +137,7 @@ REGISTER = """
 
 @pytest.mark.usefixtures("unharmed")
 @pytest.mark.parametrize(
-    ("address", "why"), [("[fe80::1%nowhere]:9000", "in its shortest form"), ("", "its function has no pod of the name that it gives")]
+    ("address", "why"), [("[fe80::1%nowhere]:9000", "in its shortest form"), ("", "its function has no pod of the name in the entry")]
 )
 def test_an_address_that_is_not_its_workers_is_told_and_harms_no_other(base: Dormouse, address: str, why: str) -> None:
     """5.O5. One that no worker can have, and (empty) that of another function's pod, written with the function's rights: nobody connects to

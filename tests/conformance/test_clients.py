@@ -24,11 +24,11 @@ CLIENTS = {
 INVALID, NOT_FOUND, REFUSED, LATE = "InvalidArgument", "NotFound", "Unimplemented", "DeadlineExceeded"
 AWAY, TOO_MUCH = "Unavailable", "ResourceExhausted"
 SEQUENCE = "inference request for sequence {} to model 'sequence' must specify the START flag on the first request of the sequence"
-ADMINISTRATION = "refused; functions are not administered by their callers' port"
-STOPPED = "function default/stopped is stopped: its replicas are 0"
+ADMINISTRATION = "refused; functions are not administered through the callers' port"
+STOPPED = "function default/stopped is stopped: spec.replicas is 0"
 HELD = "no worker of default/stuck could serve the call within the hold limit of 1s: no worker is ready"
 LONG = "sequence_id: a string of 129 characters found, 1 to 128 characters are allowed"
-NOBODY = "there is no function default/none; metadata dormouse-function, the authority or model_name named it, in this order"
+NOBODY = "function default/none not found (looked up from metadata dormouse-function, then authority, then model_name)"
 A, B, C = {"a": [[3, -1]]}, {"b": [[3, -1]]}, {"c": [[True, False]]}
 
 RESULTS: dict[str, Any] = {
@@ -205,4 +205,4 @@ def test_grpcurl_asks(gateway: str, method: str, data: Any, expected: Any) -> No
 def test_grpcurl_is_told_in_words(gateway: str) -> None:
     found = grpcurl(gateway, "inference.GRPCInferenceService/ModelMetadata", data={"name": "none"})
     assert "Code: NotFound" in found.stderr
-    assert "there is no function default/none" in found.stderr
+    assert "function default/none not found" in found.stderr

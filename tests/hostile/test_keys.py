@@ -69,7 +69,7 @@ def test_whatever_key_a_worker_writes_every_part_goes_on(tmp_path: Path) -> None
         assert write(up) == 90
         for _ in range(20):
             assert answered(up)
-        up.until(lambda: "sessions could not be swept" in up.log or up.log.count("cannot be read") > 10)
+        up.until(lambda: "expired sessions could not be removed" in up.log or up.log.count("cannot be read") > 10)
         assert {part: up.part(part) for part in PARTS} == before
         assert ENDED not in up.log
         for part in PARTS:

@@ -178,7 +178,7 @@ def test_filled_with_sessions_to_seventy_percent_then_to_the_last_byte_and_back(
         rate = began / (time.monotonic() - since)
         assert refused is not None
         assert refused.code is Code.RESOURCE_EXHAUSTED, refused
-        assert refused.message.endswith("of the store's quota found in use, at most 70% are allowed for them")
+        assert refused.message.endswith("of the store's quota is in use, at most 70% are allowed for them; end or delete sessions")
         print(f"\n{began} began, {rate:.0f} a second; {refused.message}")
         assert 0.5 * 32 * 16 < began < 0.75 * 32 * 16, "64 KiB each, of 32 MiB, however many of them begin in a second"
         with_store(up, lambda store: fill(store, 16))  # what others write, its worker cannot know
@@ -287,7 +287,7 @@ def test_an_operator_that_ends_with_debts_is_followed_by_one_that_settles_them(u
     assert "deleted: 1" in up.command("sessions", "total", "/s:a", "--delete").stdout
     os.kill(up.part("operator"), signal.SIGKILL)
     with_store(up, empty)
-    up.until(lambda: "deletions that an operator left unfinished" in up.log, 40)
+    up.until(lambda: "deletions that a former leader left unfinished" in up.log, 40)
     assert [step(up, name) for name in (neighbour, "other")] == [2, 2]
     with pytest.raises(DormouseError) as refused:
         step(up, "a")

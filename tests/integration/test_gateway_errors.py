@@ -64,7 +64,7 @@ async def one(model: str) -> AsyncIterator[bytes]:
 @pytest.mark.parametrize(
     ("message", "metadata", "code", "text"),
     [
-        (request("nobody"), (), Code.NOT_FOUND, "there is no function default/nobody"),
+        (request("nobody"), (), Code.NOT_FOUND, "function default/nobody not found"),
         (request("sp/nobody"), (), Code.NOT_FOUND, "sp/nobody"),
         (request(""), (), Code.INVALID_ARGUMENT, "model_name: empty"),
         (request("No Name"), (), Code.INVALID_ARGUMENT, "'No Name' found, name or namespace/name is allowed"),
@@ -77,7 +77,7 @@ async def one(model: str) -> AsyncIterator[bytes]:
         (request("known"), (("dormouse-session", ""),), Code.INVALID_ARGUMENT, "0 characters found"),
         (request("known", "x" * 129), (), Code.INVALID_ARGUMENT, "129 characters found, 1 to 128"),
         (request("known", 7), (("dormouse-tenant", "t" * 129),), Code.INVALID_ARGUMENT, "dormouse-tenant: 129 characters"),
-        (request("stopped", 7), (), Code.UNAVAILABLE, "function default/stopped is stopped: its replicas are 0"),
+        (request("stopped", 7), (), Code.UNAVAILABLE, "function default/stopped is stopped: spec.replicas is 0"),
         (request("invalid"), (), Code.FAILED_PRECONDITION, "opset 99 is not supported (ModelInvalid)"),
         (request("missing"), (), Code.UNAVAILABLE, "404 (ModelUnavailable)"),
         (request("known", 7, size=200_000), (), Code.RESOURCE_EXHAUSTED, "limit of 100000 bytes"),
@@ -107,7 +107,7 @@ async def test_uint64_sequences_and_unreadable_messages(world: World, channel: g
     unsigned.parameters["sequence_id"].uint64_param = 7
     assert "uint64_param found" in (await infer(channel, unsigned)).details
     code, text, _ = await ask(channel, INFER, b"\xff\xff\xff\xff")
-    assert (code, text) == (Code.INVALID_ARGUMENT, "the message is no inference.ModelInferRequest")
+    assert (code, text) == (Code.INVALID_ARGUMENT, "the message is not an inference.ModelInferRequest")
 
 
 async def test_the_authority(gateway: Gateway, world: World) -> None:

@@ -100,7 +100,7 @@ async def test_a_client_notices_it_although_others_have_written_past_what_it_kne
         way.cut()
         way.open()
         assert await first_answer(store) == "rewound"
-        assert "/a is of revision" in told[0]
+        assert "/a has revision" in told[0]
 
 
 # --------------------------------------------------------------------------------------------------------------------- the whole system

@@ -257,7 +257,7 @@ def test_errors_are_in_the_stream_with_tritons_words(system: System) -> None:
         text = "inference request for sequence 991 to model 'counter' must specify the START flag on the first request of the sequence"
         assert (found["error"], found["status"]) == (text, None)
         client.do("send", model="nobody", data=[1], ident="x", **X)
-        assert "there is no function default/nobody" in client.do("answer")["error"]
+        assert "function default/nobody not found" in client.do("answer")["error"]
         assert client.do("turns", model="counter", sequence=992, count=1, **X)["values"] == [1.0], "the stream goes on"
 
 

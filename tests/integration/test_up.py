@@ -313,7 +313,7 @@ def test_the_command_line_speaks_plainly(up: Up) -> None:
     done = up.command("apply", "-f", str(several))
     assert (done.stdout, done.stderr) == (
         "default/double unchanged\ndefault/total unchanged\n",
-        "dormouse: all.yaml, document 2: ConfigMap other is no InferenceFunction; it is left out\n",
+        "dormouse: all.yaml, document 2: ConfigMap other is not an InferenceFunction; it is left out\n",
     )
     (several / "refused.json").write_text(bad.read_text().replace("{name: total}", "{name: total, namespace: default}"))
     (several / "all.yaml").write_text(DOUBLE)

@@ -122,7 +122,7 @@ def test_administration_is_refused(client: Client, method: str) -> None:
         client.channel.unary_unary(SERVICE + method)(b"", timeout=20)
     assert code_of(raised) == (
         grpc.StatusCode.UNIMPLEMENTED,
-        f"{method}: refused; functions are not administered by their callers' port",
+        f"{method}: refused; functions are not administered through the callers' port",
     )
 
 

@@ -226,7 +226,7 @@ def test_a_stopped_process_loses_its_lease_in_its_time(
         assert left == sorted(left, reverse=True), "nobody renews it"
         until(lambda: before.keys().isdisjoint(entries(etcd_server.endpoint, installation)))
         assert time.monotonic() - began < 15, "3 s, and what etcd and a busy machine take to see it"
-        until(lambda: "is killed: the process stands still" in worker.log)
+        until(lambda: "is killed: the process does not respond" in worker.log)
 
 
 @pytest.mark.slow

@@ -559,7 +559,7 @@ def test_models_that_do_not_load(tmp_path: Path) -> None:
     (tmp_path / "link.onnx").symlink_to("/etc/hostname")
     found = onnx("link.onnx")
     assert found["reason"] == "ModelInvalid"
-    assert "leads out of the model root" in found["message"]
+    assert "points outside the model root" in found["message"]
     found = broken(tmp_path, {"runtime": "onnx", "model": {"uri": "https://example.com/m.onnx"}}, "127.0.0.1:1")
     assert (found["code"], found["reason"]) == (14, "ModelUnavailable")
     states = {"states": [{"input": "nope", "output": "stateN", "shape": [-1, 4], "batchAxis": 0}]}

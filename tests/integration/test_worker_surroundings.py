@@ -257,7 +257,7 @@ def test_what_a_handler_raises_ends_its_call_whatever_its_own_methods_do(start: 
     assert worker.child == child
 
 
-@pytest.mark.parametrize(("value", "said"), [(3, 'event loop was ended error="SystemExit: 7"'), (4, "event loop was stopped")])
+@pytest.mark.parametrize(("value", "said"), [(3, 'event loop failed error="SystemExit: 7"'), (4, "event loop was stopped")])
 def test_a_worker_whose_event_loop_is_ended_ends_at_once(start: Start, value: float, said: str) -> None:
     """It would look like one whose interpreter is held by a step that may run, and be kept for as long as that."""
     worker = start(EVIL.format(kind="async def"))

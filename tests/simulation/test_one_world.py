@@ -51,7 +51,7 @@ def test_histories_are_eventful() -> None:
         "full, and applied",
         "no longer kept",
         "START flag",
-        "another content",
+        "different content",
         "maxCount",
         "wait already",
         "not run: an earlier step",

@@ -16,21 +16,21 @@ def test_what_a_pod_may_have_is_taken(address: str) -> None:
 @pytest.mark.parametrize(
     ("address", "why"),
     [
-        ("127.0.0.1:8002", "of the machine itself"),
-        ("127.7.7.7:9000", "of the machine itself"),
-        ("[::1]:9000", "of the machine itself"),
-        ("169.254.169.254:80", "of the own link"),
-        ("[fe80::1]:9000", "of the own link"),
-        ("0.0.0.0:9000", "every address of a machine"),
-        ("[::]:9000", "every address of a machine"),
-        ("224.0.0.1:9000", "of many machines"),
-        ("[ff02::1]:9000", "of many machines"),
-        ("255.255.255.255:9000", "of many machines"),
+        ("127.0.0.1:8002", "a loopback address"),
+        ("127.7.7.7:9000", "a loopback address"),
+        ("[::1]:9000", "a loopback address"),
+        ("169.254.169.254:80", "a link-local address"),
+        ("[fe80::1]:9000", "a link-local address"),
+        ("0.0.0.0:9000", "the unspecified address"),
+        ("[::]:9000", "the unspecified address"),
+        ("224.0.0.1:9000", "a multicast or broadcast address"),
+        ("[ff02::1]:9000", "a multicast or broadcast address"),
+        ("255.255.255.255:9000", "a multicast or broadcast address"),
         ("[::ffff:169.254.169.254]:80", "found, IP:port in its shortest form is allowed"),
-        ("[::ffff:a9fe:a9fe]:80", "an IPv4 address in another form"),
-        ("[64:ff9b::a9fe:a9fe]:80", "an IPv4 address in another form"),
-        ("[2002:a9fe:a9fe::]:80", "an IPv4 address in another form"),
-        ("[::7f00:1]:80", "an IPv4 address in another form"),
+        ("[::ffff:a9fe:a9fe]:80", "an IPv4 address written as IPv6"),
+        ("[64:ff9b::a9fe:a9fe]:80", "an IPv4 address written as IPv6"),
+        ("[2002:a9fe:a9fe::]:80", "an IPv4 address written as IPv6"),
+        ("[::7f00:1]:80", "an IPv4 address written as IPv6"),
         ("10.0.0.9:9002", "a gateway's, the operator's or the store's"),
         ("[fd00::1%eth0]:9000", "found, IP:port in its shortest form is allowed"),
         ("[fd00:0::1]:9000", "found, IP:port in its shortest form is allowed"),
@@ -53,8 +53,8 @@ def test_on_one_machine_the_loopback_is_the_workers_and_only_own_ports_are_refus
     assert MACHINE.refusal("[::1]:9000") == ""
     for own in ("127.0.0.1:8001", "127.0.0.1:8002", "[::1]:2379"):
         assert "not a worker's" in MACHINE.refusal(own)
-    assert "every address" in MACHINE.refusal("0.0.0.0:8002")  # reaches what listens on the loopback
-    assert "another form" in MACHINE.refusal("[::ffff:7f00:1]:8002")
+    assert "the unspecified address" in MACHINE.refusal("0.0.0.0:8002")  # reaches what listens on the loopback
+    assert "written as IPv6" in MACHINE.refusal("[::ffff:7f00:1]:8002")
     assert "not a worker's" in MACHINE.refusal("127.0.0.1:9002", ["127.0.0.1:9002", ""])
 
 
@@ -94,7 +94,7 @@ def test_a_relay_takes_what_its_envoy_could_not_send_and_nothing_that_a_relay_se
 def test_an_entry_is_believed_where_its_pod_has_the_address() -> None:
     assert vouched("10.244.1.7:9000", "10.244.1.7:9000", 0.0) == ""
     assert vouched("10.244.1.8:9000", "10.244.1.7:9000", 0.0) == "10.244.1.8:9000 is not its pod's address, which is 10.244.1.7:9000"
-    assert vouched("10.244.1.7:9000", None, 0.0) == "its function has no pod of the name that it gives"
+    assert vouched("10.244.1.7:9000", None, 0.0) == "its function has no pod of the name in the entry"
 
 
 def test_a_pod_without_an_address_vouches_for_nothing_and_is_waited_for() -> None:

@@ -236,7 +236,7 @@ def test_json_becomes_the_declared_datatype(text: str, datatype: str, expected: 
         ("x", "FP32", "NAME=JSON or NAME=@file.npy"),
         ("=1", "FP32", "NAME=JSON or NAME=@file.npy"),
         ("y=1", "FP32", "has no such input, it has x"),
-        ("x=[1", "FP32", "that is no JSON"),
+        ("x=[1", "FP32", "not valid JSON"),
         ("x=[[1],[1,2]]", "FP32", "all of one length"),
         ('x=["a"]', "FP32", "all of one length"),
         ("x=300", "INT8", "that INT8 does not hold"),
@@ -289,7 +289,9 @@ def test_functions_as_a_table() -> None:
 def test_a_model_that_does_not_load_is_told_below_the_table_even_while_an_older_one_serves(phase: str) -> None:
     failed = status()
     failed.phase = phase
-    failed.conditions.add(type="Ready", status="False" if phase == "Failed" else "True", message="It cannot be served: opset 99 found")
+    failed.conditions.add(
+        type="Ready", status="False" if phase == "Failed" else "True", message="The function cannot be served: opset 99 found"
+    )
     failed.conditions.add(type="ModelReady", status="False", message="opset 99 found")
     failed.conditions.add(type="RolledOut", status="False", message="Workers of revision b ready: 0 of 1.")
     assert printing.functions([failed], "").splitlines()[2:] == ["ns/fn: ModelReady: opset 99 found"]

@@ -23,7 +23,7 @@ class Echo(inference_pb2_grpc.GRPCInferenceServiceServicer):
         metadata = {key: value for key, value in context.invocation_metadata() if not key.startswith(("user-agent", "grpc-"))}
         self.seen.append((request, metadata))
         if request.model_name == "none":
-            context.abort(grpc.StatusCode.NOT_FOUND, "there is no function none")
+            context.abort(grpc.StatusCode.NOT_FOUND, "function none not found")
         if request.model_name == "slow":
             self.release.wait(30)
         step = (("dormouse-step", "3"),)
@@ -84,7 +84,7 @@ def test_the_step_and_the_tensors_come_back(client: Client, echo: Echo, trailing
 
 
 def test_errors_have_grpcs_code_and_wrong_arguments_are_value_errors(client: Client, echo: Echo) -> None:
-    with pytest.raises(DormouseError, match="there is no function none") as refused:
+    with pytest.raises(DormouseError, match="function none not found") as refused:
         client.infer("none", ONE)
     assert refused.value.code is Code.NOT_FOUND
     with pytest.raises(DormouseError) as late:

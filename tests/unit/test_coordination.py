@@ -35,7 +35,7 @@ def owners(world: World) -> Counter[str]:
 def test_the_first_worker_is_assigned_every_shard_at_once() -> None:
     world = World()
     world.add(worker("a"))
-    assert act(world) == [Assign("a", tuple(range(8)), "nobody ever owned it")]
+    assert act(world) == [Assign("a", tuple(range(8)), "it has never had an owner")]
 
 
 def test_a_worker_that_has_just_registered_is_not_waited_for() -> None:

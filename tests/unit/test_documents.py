@@ -35,7 +35,7 @@ def test_a_file_of_several_documents(tmp_path: Path) -> None:
         ("default/a", "all.yaml, document 1"),
         ("default/b", "all.yaml, document 3"),
     ]
-    assert found.others == [f"{tmp_path}/all.yaml, document 2: Service web is no InferenceFunction; it is left out"]
+    assert found.others == [f"{tmp_path}/all.yaml, document 2: Service web is not an InferenceFunction; it is left out"]
     assert found.faults == []
     assert json.loads(found.documents[0].text)["metadata"] == {"name": "a"}
 

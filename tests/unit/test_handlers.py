@@ -81,7 +81,11 @@ WRONG: list[tuple[dict[str, Any], bool, str]] = [
         False,
         "states: 1 found, none is allowed in a function without `sessions` (write `sessions: {}` for a stateful one)",
     ),
-    ({"states": [State("s", "FP32", [-1])]}, True, 'states "s": shape [-1] found without initial or initial_shape: zeros of which size?'),
+    (
+        {"states": [State("s", "FP32", [-1])]},
+        True,
+        'states "s": shape [-1] found, initial or initial_shape is required where a dimension varies',
+    ),
     (
         {"states": [State("s", "FP32", [1], when_missing="zeros")]},
         True,

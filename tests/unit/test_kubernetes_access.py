@@ -102,8 +102,8 @@ def test_a_tokens_file_lies_beside_the_kubeconfig_and_goes_before_a_token(tmp_pa
 @pytest.mark.parametrize(
     ("user", "more", "text"),
     [
-        ({"exec": {"command": "aws"}}, {}, "the user u logs in by a program"),
-        ({"auth-provider": {"name": "gcp"}}, {}, "the user u logs in by a program"),
+        ({"exec": {"command": "aws"}}, {}, "the user u logs in through a program"),
+        ({"auth-provider": {"name": "gcp"}}, {}, "the user u logs in through a program"),
         (None, {"current-context": "gone"}, "contexts has no 'gone'"),
         (None, {"current-context": None}, "contexts has no"),
         (None, {"users": []}, "users has no 'u'"),

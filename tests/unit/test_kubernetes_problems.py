@@ -11,10 +11,10 @@ from dormouse_testing.cluster_objects import NOW, container, deployment, ended, 
 from hypothesis import given
 from hypothesis import strategies as st
 
-IMAGE = "the image registry/image:1 cannot be had: "
+IMAGE = "the image registry/image:1 cannot be pulled: "
 NOT_FOUND = 'rpc error: code = NotFound desc = failed to pull and unpack image "registry/image:1": not found'
 TOLD = json.dumps({"code": 9, "reason": "ModelInvalid", "message": "m.onnx: no such operator"})
-OOM = "the worker does not stay up: it was killed for using more memory than its limit; raise spec.workers.resources.limits.memory"
+OOM = "the worker was killed again and again: it used more memory than its limit; raise spec.workers.resources.limits.memory"
 MUTE = "the worker ended with exit code 1 3 times or more and gave no reason"
 CONFIG = 'secret "keys" not found'
 
@@ -108,7 +108,7 @@ def test_a_sentence_has_a_length_and_one_line() -> None:
 @pytest.mark.parametrize(("since", "problem"), [(1.0, False), (119.0, False), (121.0, True)])
 def test_a_node_is_waited_for_two_minutes_and_then_it_is_a_problem(since: float, problem: bool) -> None:
     found = judge(pod(conditions=[unschedulable(since)], phase="Pending", node=""), NOW)
-    text = "no node takes the worker: 0/3 nodes are available: 3 Insufficient memory."
+    text = "no node can run the worker: 0/3 nodes are available: 3 Insufficient memory."
     if problem:
         assert said(found) == ("Unschedulable", text)
     else:
@@ -118,7 +118,7 @@ def test_a_node_is_waited_for_two_minutes_and_then_it_is_a_problem(since: float,
 def test_a_claim_that_is_not_there_is_no_wait_for_a_node() -> None:
     message = '0/1 nodes are available: persistentvolumeclaim "weights" not found. not found'
     found = judge(pod(conditions=[unschedulable(1.0, message)], phase="Pending", node=""), NOW)
-    assert said(found) == ("VolumeUnavailable", 'a volume of the worker cannot be had: persistentvolumeclaim "weights" not found')
+    assert said(found) == ("VolumeUnavailable", 'a volume of the worker is missing: persistentvolumeclaim "weights" not found')
 
 
 def test_a_pod_that_the_scheduler_has_not_seen_yet_is_no_problem() -> None:

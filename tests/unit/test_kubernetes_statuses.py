@@ -12,7 +12,7 @@ from dormouse_testing.cluster_objects import NOW
 from hypothesis import given
 from hypothesis import strategies as st
 
-ACCEPTED = Said("Accepted", "True", "Accepted", "The object is understood.")
+ACCEPTED = Said("Accepted", "True", "Accepted", "The object is valid.")
 READY = Said("Ready", "True", "Ready", "It serves.")
 TAKEN = "A Service named f exists."
 

@@ -13,7 +13,7 @@ from dormouse_proto import control_pb2
 from dormouse_testing.clock import ManualClock
 from dormouse_testing.memory_api import MemoryApi
 
-ACCEPTED = Said("Accepted", "True", "Accepted", "The object is understood.")
+ACCEPTED = Said("Accepted", "True", "Accepted", "The object is valid.")
 READY = Said("Ready", "True", "Ready", "It serves.")
 INVALID = Said("ModelReady", "False", "ModelInvalid", "m.onnx: no such operator.")
 

@@ -64,7 +64,7 @@ def test_what_a_worker_wrote_itself_since_the_figure_was_taken_counts() -> None:
     store.wrote(1, 13.56)
     answer = refusal(EMPTY, 10, None, store, 13.6)
     assert answer is not None
-    assert answer.message.startswith("new sessions are refused: 70% of the store's quota found in use")
+    assert answer.message.startswith("new sessions are refused: 70% of the store's quota is in use")
     store.wrote(-100, 13.7)
     assert refusal(EMPTY, 10, None, store, 13.7) is None, "they are gone"
     store.wrote(1000, 13.8)

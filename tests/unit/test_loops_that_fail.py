@@ -95,7 +95,7 @@ async def test_one_calls_trouble_keeps_no_others_deadline_from_passing(
         call.deadline = 0.0
         found, error = await ended.get()
         assert (found, error and error.code) == (call, Code.DEADLINE_EXCEEDED)
-    assert events.text.count("a call could not be looked after") == 1, "said once"
+    assert events.text.count("the deadline of a call could not be checked") == 1, "said once"
     transport.leave(wrong)
 
 

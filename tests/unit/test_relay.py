@@ -182,7 +182,7 @@ def test_a_call_whose_workers_die_and_nobody_says_why_takes_three(attempt: int, 
         await stateful(sim, A)
         sim.workers.behave[A] = resets
         reply = await sim.call("steps", 1, attempt=attempt, dormouse_fn=route)
-        tried = "" if sends == 3 else " after a try of Envoy's that failed"
+        tried = "" if sends == 3 else " after Envoy's first try failed"
         text = f"{sends} workers died while this call ran in them{tried}, and it is not sent to another: {relay.NOBODY_SAYS}"
         assert (reply.code, reply.details) == (Code.UNAVAILABLE, text)
         assert len(sim.workers.sent) == sends
@@ -675,7 +675,7 @@ def test_negative_control_in_one_namespace_they_would_take_all_and_the_neighbour
         full = await sim.call("plain")
         assert (full.code, full.details) == (
             Code.RESOURCE_EXHAUSTED,
-            "9 calls wait in this gateway, which is what is allowed; try again later",
+            "9 calls wait in this gateway, which is its limit; try again later",
         )
         for each in held:
             each.cancel()
@@ -964,7 +964,7 @@ def test_functions_that_cannot_be_served_are_refused_at_once() -> None:
         unknown = await sim.call("nobody")
         assert (unknown.code, "default/nobody" in unknown.details) == (Code.NOT_FOUND, True)
         await stateless(sim, replicas=0)
-        assert (await sim.call("plain")).details == "function default/plain is stopped: its replicas are 0"
+        assert (await sim.call("plain")).details == "function default/plain is stopped: spec.replicas is 0"
         problem = state_pb2.Problem(code=9, reason="ModelInvalid", message="opset 99", revision="r1")
         await stateless(sim, problem=problem)
         assert (await sim.call("plain")).code == Code.FAILED_PRECONDITION

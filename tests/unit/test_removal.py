@@ -555,7 +555,7 @@ async def test_other_workers_sessions_and_the_stores_size_count() -> None:
         w.sessions.hear(control_pb2.WorkerOrder.Limits(others_sessions=2))
         assert isinstance((await w.call("b", 1, start=True)).error, ResourceExhausted)
         w.sessions.hear(control_pb2.WorkerOrder.Limits(store_used=0.75))
-        text = "new sessions are refused: 75% of the store's quota found in use, at most 70% are allowed for them"
+        text = "new sessions are refused: 75% of the store's quota is in use, at most 70% are allowed for them; end or delete sessions"
         assert str((await w.call("b", 1, start=True)).error) == text
         assert (await w.call("a", 1)).error is None
         w.sessions.hear(control_pb2.WorkerOrder.Limits(store_used=0.68))

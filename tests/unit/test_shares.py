@@ -390,7 +390,7 @@ def test_a_watch_ends_where_its_place_goes_to_another_and_as_it_did_where_its_ca
         first = asyncio.create_task(watch("1"))
         await asyncio.sleep(1)
         second = asyncio.create_task(watch("2"))
-        with pytest.raises(ResourceExhausted, match="others need its place"):
+        with pytest.raises(ResourceExhausted, match="to make room for others"):
             await first
         assert closed == [True]
         await asyncio.sleep(1)

@@ -126,7 +126,7 @@ def test_a_rollout_is_told() -> None:
     assert (seen.phase, condition(seen, "RolledOut").status) == ("Ready", "False")
     assert list(seen.workers) == ["old"]
     message = condition(seen, "RolledOut").message
-    assert message == f"Workers of revision {NEW[:8]} ready: 0 of 1. Until then those of an older one serve: 1."
+    assert message == f"Workers of revision {NEW[:8]} ready: 0 of 1. Until then workers of an older revision serve: 1."
 
 
 def test_since_when_is_kept_while_nothing_changes() -> None:

@@ -179,7 +179,7 @@ def test_an_error_is_in_the_stream_and_the_stream_goes_on() -> None:
         caller.send("steps", "good", 1)
         await caller.answers(3)
         found = {each.infer_response.id: each for each in caller.responses}
-        assert "there is no function" in found["x"].error_message
+        assert "not found (looked up" in found["x"].error_message
         assert "must specify a non-zero or non-empty correlation ID" in found["no session"].error_message
         assert found["good"].error_message == ""
         assert sorted(sim.counted) == [0, Code.INVALID_ARGUMENT, Code.NOT_FOUND]
@@ -198,7 +198,7 @@ def test_or_it_ends_the_stream_as_its_status() -> None:
         caller.send("nobody", "x", 1)
         await caller.ended()
         assert caller.code == Code.NOT_FOUND
-        assert "there is no function" in caller.details
+        assert "not found (looked up" in caller.details
         assert len(caller.responses) == 1
 
     simulate(body)

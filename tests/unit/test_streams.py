@@ -212,7 +212,7 @@ def test_what_cannot_be_read_is_answered_at_once() -> None:
     assert s.receive(b"\xff", NOW) is None
     assert s.receive(message("Not A Name", "n"), NOW) is None
     found = drain(s)
-    assert "no inference.ModelInferRequest" in found[0].error_message
+    assert "not an inference.ModelInferRequest" in found[0].error_message
     assert "model_name" in found[1].error_message
     assert found[1].infer_response.id == "n"
     assert s.unanswered == 1

@@ -25,7 +25,7 @@ from dormouse_worker.runtimes.python import Stepping
         (61, False, 61.1, 0, "a step has held the interpreter for 61.1 s (61 s are allowed: timeouts.hang)"),
         (3, False, None, 0, "the interpreter did not answer 3 probes in a row, and no step runs"),
         (3, True, 4.0, 0, "a run is over its step limit at 3 probes in a row"),
-        (3, False, 4.0, 3, "the process stands still: neither its interpreter nor its Envoy answered 3 probes in a row"),
+        (3, False, 4.0, 3, "the process does not respond: neither its interpreter nor its Envoy answered 3 probes in a row"),
         (2, True, 70.0, 2, ""),
     ],
 )

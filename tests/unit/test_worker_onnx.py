@@ -206,7 +206,7 @@ def test_first_states(tmp_path: Path) -> None:
         (specs.Initial(file="first.npy"), [-1, 3], "[1, 2]"),
         (specs.Initial(file="none.npy"), [-1, 2], "cannot be read"),
         (specs.Initial(file="object.npy"), [-1, 2], "cannot be read"),
-        (specs.Initial(file="../first.npy"), [-1, 2], "leads out"),
+        (specs.Initial(file="../first.npy"), [-1, 2], "points outside"),
     ):
         with pytest.raises(ModelInvalid) as raised:
             initial(tmp_path, value, shape)  # type: ignore[arg-type]

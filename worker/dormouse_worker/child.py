@@ -128,7 +128,7 @@ def start() -> Worker:
             try:
                 run_forever()
             except BaseException as error:
-                log.warning("the worker's event loop was ended", error=text_of(error), raised=error)
+                log.warning("the worker's event loop failed", error=text_of(error), raised=error)
             else:
                 if worker.drained:
                     return  # Envoy ends

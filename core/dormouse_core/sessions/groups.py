@@ -163,7 +163,7 @@ class Groups:
                     self._outcomes.entry_read(shard, entry, revision)
                     return dropped("its shard has moved"), True
                 if record is None or record.mod_revision != session.base:
-                    return dropped("its record was written by another"), True
+                    return dropped("its record was written by another process"), True
                 if full is not None:
                     return _refusal(full, False), False
             yield Wait(next(waits))
@@ -236,7 +236,7 @@ class Groups:
                 case Resolution.LOST:
                     self._outcomes.refused(pending, dropped("its shard has moved"), True)
                 case Resolution.DROPPED:
-                    self._outcomes.refused(pending, dropped("its record was written by another"), True)
+                    self._outcomes.refused(pending, dropped("its record was written by another process"), True)
         for shard in shards:
             entry = items.get(shard.entry_key)
             if entry is None or entry.mod_revision != shard.own.fence:

@@ -123,7 +123,7 @@ class Machine:
         if self._left is not None:
             self.turns.refuse(step, self._left, f"worker {self._worker} is leaving")
         else:
-            self.turns.refuse(step, Again.NOT_MINE, f"shard {shard.number} is not of worker {self._worker}")
+            self.turns.refuse(step, Again.NOT_MINE, f"worker {self._worker} does not own shard {shard.number}")
 
     # ----------------------------------------------------------------------------------------------------------- from the store
 

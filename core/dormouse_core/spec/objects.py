@@ -49,7 +49,7 @@ class Model(Struct, frozen=True, kw_only=True, rename="camel"):
             pattern=rf"^({'|'.join(SCHEMES)})://[^\x00-\x20\x7f]+$",
             max_length=2048,
             extra={"allowed": f"a URI without spaces that begins with {', '.join(f'{s}://' for s in SCHEMES[:-1])} or {SCHEMES[-1]}://"},
-            description="Where the model lies. file:// is a path under the model root: on one machine the folder of `dormouse up`, in a "
+            description="Where the model is. file:// is a path under the model root: on one machine the folder of `dormouse up`, in a "
             "cluster the image's /models. In a cluster also https://, s3://, gs:// or hf://, from where each worker fetches it, and "
             "pvc:// or configmap://, which are mounted.",
         ),
@@ -213,7 +213,7 @@ class Batching(Struct, frozen=True, kw_only=True, rename="camel"):
                 le=limits.BATCH_SIZE_MAX,
                 description="At most this many rows of several calls run together; one call may have more. 1: every call runs alone. "
                 f"Absent: {limits.BATCH_SIZE} where an experiment at the model's loading shows that rows are independent of each other, "
-                "else 1. A number here also stands where no experiment can be made, and not where one contradicts it: see the condition "
+                "else 1. A number here also holds where no experiment can be made, but not where one contradicts it: see the condition "
                 "Batching.",
             ),
         ]
@@ -276,8 +276,10 @@ class Volume(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Resources(Struct, frozen=True, kw_only=True, rename="camel"):
-    limits: Annotated[KubernetesObject | None, Meta(description="At most so much, as in a pod's spec: {cpu: 2, memory: 1Gi}.")] = None
-    requests: Annotated[KubernetesObject | None, Meta(description="At least so much, as in a pod's spec.")] = None
+    limits: Annotated[
+        KubernetesObject | None, Meta(description="The most that a worker may use, as in a pod's spec: {cpu: 2, memory: 1Gi}.")
+    ] = None
+    requests: Annotated[KubernetesObject | None, Meta(description="What a worker is given in any case, as in a pod's spec.")] = None
 
 
 class Workers(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -326,7 +328,7 @@ class Workers(Struct, frozen=True, kw_only=True, rename="camel"):
 class FunctionSpec(Struct, frozen=True, kw_only=True, rename="camel"):
     runtime: Annotated[
         Literal["onnx", "python"],
-        Meta(description="What runs the function: onnx (a model in ONNX Runtime) or python (a handler class). Does not change."),
+        Meta(description="What runs the function: onnx (a model in ONNX Runtime) or python (a handler class). Cannot be changed."),
     ]
     model: Annotated[
         Model | None, Meta(description="The model. onnx: a .onnx file. python: optional, a folder with the handler's modules and files.")
@@ -347,13 +349,13 @@ class FunctionSpec(Struct, frozen=True, kw_only=True, rename="camel"):
         SessionsSpec | None,
         Meta(
             description="Present: the function is stateful, every call is a step of a session. Absent: stateless. Presence, durability and "
-            "shards do not change."
+            "shards cannot be changed."
         ),
     ] = None
     batching: Annotated[
         Batching,
         Meta(
-            description="How calls run together (onnx): only where nobody can tell but by time. A joined answer is the model's own to a "
+            description="How calls run together (onnx): only where the answers stay the same. A joined answer is the model's own to a "
             "call alone, within the tolerances of limits.md."
         ),
     ] = Batching()

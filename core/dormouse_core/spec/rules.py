@@ -249,7 +249,7 @@ RULES: Sequence[Rule] = (
         "initial",
         "",
         lambda state: state.initial != "zeros" or not _varies(state),
-        "a shape with dimensions that vary needs {shape: [...]} or {file: x.npy}: zeros of which size?",
+        "a shape with dimensions that vary needs {shape: [...]} or {file: x.npy}",
     ),
     Rule(
         "spec.sessions.states[]",
@@ -335,7 +335,7 @@ RULES: Sequence[Rule] = (
         "runtime",
         "self.runtime == oldSelf.runtime",
         lambda old, new: old.runtime == new.runtime,
-        "does not change: make another function",
+        "cannot be changed: make another function",
         changes=True,
     ),
     Rule(
@@ -343,7 +343,7 @@ RULES: Sequence[Rule] = (
         "sessions",
         "has(self.sessions) == has(oldSelf.sessions)",
         lambda old, new: (old.sessions is None) == (new.sessions is None),
-        "a function does not become stateful or stateless: make another function",
+        "a function cannot become stateful or stateless: make another function",
         changes=True,
     ),
     Rule(
@@ -351,7 +351,7 @@ RULES: Sequence[Rule] = (
         "durability",
         "self.durability == oldSelf.durability",
         lambda old, new: old.durability == new.durability,
-        "does not change: make another function",
+        "cannot be changed: make another function",
         changes=True,
     ),
     Rule(
@@ -359,7 +359,7 @@ RULES: Sequence[Rule] = (
         "shards",
         "self.shards == oldSelf.shards",
         lambda old, new: old.shards == new.shards,
-        "does not change: make another function",
+        "cannot be changed: make another function",
         changes=True,
     ),
 )

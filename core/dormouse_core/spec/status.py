@@ -16,7 +16,7 @@ class Condition(Struct, frozen=True, kw_only=True, rename="camel"):
     reason: Annotated[str, Meta(max_length=1024, description="Why, in one CamelCase word.")] = ""
     message: Annotated[str, Meta(max_length=32_768, description="Why, for people.")] = ""
     last_transition_time: Annotated[Time, Meta(description="Since when it is so.")] = ""
-    observed_generation: Annotated[int, Meta(ge=0, description="The metadata.generation that it speaks of.")] = 0
+    observed_generation: Annotated[int, Meta(ge=0, description="The metadata.generation that the condition is about.")] = 0
 
 
 class Status(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -25,7 +25,7 @@ class Status(Struct, frozen=True, kw_only=True, rename="camel"):
     selector: Annotated[str, Meta(max_length=1024, description="The label selector of the workers' pods, for autoscalers.")] = ""
     ready_replicas: Annotated[int, Meta(ge=0, description="Workers that are ready.")] = 0
     sessions: Annotated[int, Meta(ge=0, description="Live sessions, in a worker's memory or in the store.")] = 0
-    hibernated_bytes: Annotated[int, Meta(ge=0, description="Bytes of sessions' records in the store that are in nobody's memory.")] = 0
+    hibernated_bytes: Annotated[int, Meta(ge=0, description="Bytes of sessions' records in the store that no worker has in memory.")] = 0
     asleep_since: Annotated[Time | None, Meta(description="Since when it has no worker; absent while it is awake.")] = None
     revision: Annotated[str, Meta(max_length=64, description="The revision that is served: a worker has loaded it. Empty: none yet.")] = ""
     wanted_revision: Annotated[
@@ -36,7 +36,7 @@ class Status(Struct, frozen=True, kw_only=True, rename="camel"):
         ),
     ] = ""
     url: Annotated[str, Meta(max_length=2048, description="Where to call it.")] = ""
-    observed_generation: Annotated[int, Meta(ge=0, description="The metadata.generation that this status speaks of.")] = 0
+    observed_generation: Annotated[int, Meta(ge=0, description="The metadata.generation that this status is about.")] = 0
     conditions: Annotated[
         list[Condition], Meta(max_length=32, description="What holds and what does not, with reasons.", extra={"map_key": "type"})
     ] = field(default_factory=list)

@@ -184,7 +184,7 @@ def local_replies(settings: GatewaySettings) -> Json:
             mapper(code_is(413), 8, f"the message is larger than the gateway's limit of {limit} bytes (maxMessageBytes)"),
             mapper(flags("UO"), 8, "the gateway has too many calls under way to %REQ(dormouse-function)%"),
             mapper(flags("SI"), 8, stalled),
-            mapper(flags("UH", "NC"), 14, "the gateway has nobody to send the call to; try again"),
+            mapper(flags("UH", "NC"), 14, "the gateway has no host to send the call to; try again"),
             mapper(flags("NR"), 14, "the gateway has no route for the call yet; try again"),
             mapper(flags("UF"), 14, "the gateway could not connect to its agent or to a worker; try again"),
             mapper(flags("UC", "UR", "LR", "UPE"), 14, "the connection broke while the call ran; its outcome is not known"),

@@ -33,7 +33,7 @@ end
 local function check(h)
   if Opening.admits(h:headers():get("dormouse-connection"), tonumber(h:timestamp())) then return end
   h:respond({[":status"] = "200", ["content-type"] = "application/grpc", ["grpc-status"] = "8",
-             ["grpc-message"] = "streams are opened faster than this gateway takes them, and this connection has had its part; try again later"})
+             ["grpc-message"] = "streams are opened faster than this gateway takes them, and this connection has had its share; try again later"})
 end
 
 function envoy_on_request(h)

@@ -50,7 +50,7 @@ class GatewayRegistration:
                     await self._store.txn(Txn((), (Put(*self._put, lease=self._granted),)))
                     self._lease = self._granted
                 elif not await self._store.keep_alive(self._lease):
-                    log.event("the agent's lease ended; registering anew")
+                    log.event("the agent's lease ended; registering again")
                     self._lease = 0
                     continue
             except StoreError as error:

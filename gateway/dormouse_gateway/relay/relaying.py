@@ -49,7 +49,7 @@ WORD = 0.3  # seconds that a supervisor is given to say it, before a call is sen
 CHECK_SECONDS = 5.0  # a held call looks again by itself, should a wake-up have been for somebody who could not use it
 PAUSE = Backoff(0.02, 0.5)  # of a call that was refused
 UNKNOWN_OUTCOME = "the worker died while the call ran; its outcome is not known"
-NOBODY_SAYS = "nobody is left to say what of, as where the kernel ends a whole container for want of memory"
+NOBODY_SAYS = "why they died is not known; the kernel may have ended whole containers that ran out of memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +265,7 @@ class Relay:
         if killer is not None or not deaths.guilty([alone for _, _, alone in known], call.lost):
             return killer
         count = max(len(known), call.breaks)
-        tried = " after a try of Envoy's that failed" if call.lost > count else ""
+        tried = " after Envoy's first try failed" if call.lost > count else ""
         why, text, _ = known[-1] if known else (None, NOBODY_SAYS, False)
         kind = Unavailable if why is None else ResourceExhausted if why == deaths.MEMORY else Internal
         return kind(f"{count} workers died while this call ran in them{tried}, and it is not sent to another: {text}")
@@ -286,16 +286,14 @@ class Relay:
             raise Internal(f"the store's entry of function {label} cannot be read: {wrong}") from None
         except StoreError as away:
             if watched is None:
-                raise Unavailable(f"whether there is a function {label} is not known: the store did not answer ({away})") from None
+                raise Unavailable(f"whether function {label} exists is not known: the store did not answer ({away})") from None
             # What is known is used: a stale map costs a refusal, never a wrong answer.
             call.reason = f"the store did not answer ({away})"
             return watched
         finally:
             call.fresh = False
         if call.read.function is None:
-            raise NotFound(
-                f"there is no function {label}; metadata {headernames.FUNCTION}, the authority or model_name named it, in this order"
-            )
+            raise NotFound(f"function {label} not found (looked up from metadata {headernames.FUNCTION}, then authority, then model_name)")
         return call.read.function
 
     def _choose(self, call: Held, function: Function) -> Worker | None:

@@ -188,11 +188,11 @@ class Methods:
             try:
                 function = (await self._reads.stranger(named.label)).function
             except StoreError as away:
-                raise Unavailable(f"whether there is a function {named.label} is not known: the store did not answer ({away})") from None
+                raise Unavailable(f"whether function {named.label} exists is not known: the store did not answer ({away})") from None
             except Unreadable as wrong:
                 raise DormouseError(f"the store's entry of function {named.label} cannot be read: {wrong}", Code.INTERNAL) from None
         if function is None or function.entry.deleting:
-            raise NotFound(f"there is no function {named.label}")
+            raise NotFound(f"function {named.label} not found")
         return function
 
     async def _proved(self, request: Request, asked: Any) -> Function:
@@ -236,7 +236,7 @@ def parse(kind: Any, message: bytes) -> Any:
     try:
         return kind.FromString(message)
     except DecodeError:
-        raise InvalidArgument(f"the message is no {kind.DESCRIPTOR.full_name}") from None
+        raise InvalidArgument(f"the message is not of the type {kind.DESCRIPTOR.full_name}") from None
 
 
 def unimplemented(method: str) -> DormouseError:
@@ -244,5 +244,5 @@ def unimplemented(method: str) -> DormouseError:
         return DormouseError("ModelStreamInfer: streams are not in this release; send each step as a ModelInfer", Code.UNIMPLEMENTED)
     name = method.rpartition("/")[2]
     if method.startswith(INFERENCE):
-        return DormouseError(f"{name}: refused; functions are not administered by their callers' port", Code.UNIMPLEMENTED)
+        return DormouseError(f"{name}: refused; functions are not administered through the callers' port", Code.UNIMPLEMENTED)
     return DormouseError(f"{method}: no such method here", Code.UNIMPLEMENTED)

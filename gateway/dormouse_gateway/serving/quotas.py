@@ -37,7 +37,7 @@ class Quotas:
         connection = metadata.get(headernames.CONNECTION, "")
         key = (kind, connection)
         if connection and self._open[key] >= MOST[kind]:
-            raise ResourceExhausted(f"{MOST[kind]} {kind} are open on this connection, which is what is allowed")
+            raise ResourceExhausted(f"{MOST[kind]} {kind} are open on this connection, which is its limit")
         opened = self._streams.open(connection)
         self._open[key] += 1
         try:

@@ -47,7 +47,7 @@ def answer(message: bytes) -> bytes:
     try:
         request = reflection_pb2.ServerReflectionRequest.FromString(message)
     except DecodeError:
-        _refuse(response, Code.INVALID_ARGUMENT, "the message is no ServerReflectionRequest")
+        _refuse(response, Code.INVALID_ARGUMENT, "the message is not a ServerReflectionRequest")
         return bytes(response.SerializeToString())
     response.valid_host = request.host
     response.original_request.CopyFrom(request)
@@ -63,13 +63,13 @@ def answer(message: bytes) -> bytes:
     elif kind in ("all_extension_numbers_of_type", "file_containing_extension"):
         _refuse(response, Code.NOT_FOUND, "no message of this server has extensions")
     else:
-        _refuse(response, Code.INVALID_ARGUMENT, "the request asks for nothing")
+        _refuse(response, Code.INVALID_ARGUMENT, "the request has no field set that this server knows")
     return bytes(response.SerializeToString())
 
 
 def _file(response: Any, file: Any, name: str) -> None:
     if file is None:
-        _refuse(response, Code.NOT_FOUND, f"{name!r} is nothing that this server defines")
+        _refuse(response, Code.NOT_FOUND, f"this server does not define {name!r}")
         return
     content = descriptor_pb2.FileDescriptorProto()
     file.CopyToProto(content)

@@ -50,7 +50,7 @@ class Watching:
             self._tell(changed, unreadable)
 
         def ended(why: StoreError) -> None:
-            log.event("the watch was cut", prefix=prefix, reason=str(why))
+            log.event("the watch broke; it starts again", prefix=prefix, reason=str(why))
 
         await follow(self._store, self._clock, prefix, read=lambda: self._list(prefix), heard=heard, ended=ended)
 

@@ -101,7 +101,7 @@ class Function:
         if self.entry.deleting:
             return NotFound(f"function {self.label} is being deleted")
         if self.spec.replicas == 0:
-            return Unavailable(f"function {self.label} is stopped: its replicas are 0")
+            return Unavailable(f"function {self.label} is stopped: spec.replicas is 0")
         problem = self.problem()
         if problem is not None and not self.served() and not self.entry.proved_spec:
             text = f"function {self.label} cannot be served: {problem.message} ({problem.reason})"
@@ -155,12 +155,12 @@ class Map:
             self.workers.pop(name, None)
             if item is not None:
                 if not named(name):
-                    raise Unreadable(f"{name!r} is no worker's name")
+                    raise Unreadable(f"{name!r} is not a worker's name")
                 self.workers[name] = _worker(name, item, self.guard.rule)
         elif kind == "shards":
             shard = number(name)
             if shard is None:
-                raise Unreadable(f"{name!r} is no shard")
+                raise Unreadable(f"{name!r} is not a shard's number")
             self.shards.pop(shard, None)
             if item is not None:
                 self.shards[shard] = Shard(_parse(state_pb2.ShardEntry, item).owner, item.mod_revision)
@@ -181,7 +181,7 @@ def _parse(kind: type[_T], item: Item) -> _T:
     try:
         return kind.FromString(item.value)
     except DecodeError:
-        raise Unreadable(f"no {kind.__name__} of this release") from None
+        raise Unreadable(f"it is not a {kind.__name__} of this release") from None
 
 
 def function_of(item: Item, map_: Map | None) -> Function:

@@ -85,7 +85,7 @@ class Users:
         await self._tolerate(_EXISTS, connection, "RoleAdd", name=ROOT)
         await self._call(connection, "UserGrantRole", user=ROOT, role=ROOT)
         await self._call(connection, "AuthEnable")
-        log.event("the store has users from now on")
+        log.event("authentication is now enabled in the store")
 
     async def ensure(self, user: str, password: str, grants: Collection[Grant]) -> None:
         """`user` exists with this password and may reach what `grants` say, and nothing else."""

@@ -204,7 +204,7 @@ class Caller:
             case 3 if "START flag" in reply.details:
                 self._going = False
                 self._never(call, reply.details)
-            case 3 if "with another content" in reply.details and world.shape.reuses:
+            case 3 if "with different content" in reply.details and world.shape.reuses:
                 self._going = False
                 self._never(call, reply.details)
             case 10:

@@ -105,7 +105,7 @@ class Worker:
 
     def _step(self, ticket: object, message: bytes, metadata: Mapping[str, str]) -> Step:
         if self.closing:
-            raise Unavailable("this worker ends", Again.DRAINING)
+            raise Unavailable("this worker is stopping", Again.DRAINING)
         if not self.ready:
             raise Unavailable("this worker is not ready", Again.NOT_MINE)
         if self.timed.skew.off:

@@ -196,7 +196,7 @@ class Batcher:
         try:
             work.done(outcome)
         except Exception as error:
-            log.warning("an answer could not be given", error=text_of(error), raised=error)
+            log.warning("a reply could not be delivered", error=text_of(error), raised=error)
 
     def _execute(self, run: "_Run") -> "_Result":
         """Where it is called: on the loop or in the thread. Never raises."""
@@ -307,7 +307,7 @@ class Batcher:
             self._runtime.run(feeds)
             self._average = self._monotonic() - began
         except Exception as error:  # zeros need not be valid input: the first real call tells
-            log.event("the model did not take zeros to warm up", error=error)
+            log.event("the model refused the zeros of its warm-up", error=error)
 
 
 def as_error(error: Exception) -> DormouseError:

@@ -47,7 +47,7 @@ def download(
         _clear(folder)
         began = time.monotonic()
         size = _tried(source, place, sha256, pause)
-        log.event("the model is here", uri=source.name, bytes=size, seconds=round(time.monotonic() - began, 1))
+        log.event("the model was fetched", uri=source.name, bytes=size, seconds=round(time.monotonic() - began, 1))
     return _model(place)
 
 
@@ -80,11 +80,11 @@ def _tried(source: Source, place: pathlib.Path, sha256: str | None, pause: Calla
 def _bring(source: Source, partial: pathlib.Path, sha256: str | None) -> int:
     files, size = source.files(), 0
     if not files:
-        raise ModelUnavailable(f"spec.model.uri: {source.name}: there is nothing")
+        raise ModelUnavailable(f"spec.model.uri: {source.name}: no file is there")
     for file in files:
         path = (partial / file).resolve()
         if not path.is_relative_to(partial.resolve()) or path == partial.resolve():
-            raise ModelInvalid(f"spec.model.uri: {source.name} has a file {file!r}, which leads out of the model's folder")
+            raise ModelInvalid(f"spec.model.uri: {source.name} has a file {file!r}, which points outside the model's folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as out:
             size += _write(source.read(file), out)

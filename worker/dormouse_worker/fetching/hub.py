@@ -45,7 +45,8 @@ class Hub:
             url = more[1] if more else ""
             if url and _server(url) != _server(self._endpoint):
                 raise ModelUnavailable(
-                    f"spec.model.uri: {self.name}: its listing goes on at another server, {url[:200]!r}; HF_TOKEN stays here"
+                    f"spec.model.uri: {self.name}: the next part of its listing is at another server, {url[:200]!r}; "
+                    "HF_TOKEN is not sent there"
                 )
         return [path.removeprefix(f"{self._root}/") if self._root else path for path in found]
 

@@ -14,7 +14,7 @@ def below(root: str, model: ModelUri, what: str) -> pathlib.Path:
     base = pathlib.Path(root).resolve()
     path = (base / model.path).resolve()
     if not path.is_relative_to(base):
-        raise ModelInvalid(f"spec.model.uri: {model.text!r} leads out of {what}")
+        raise ModelInvalid(f"spec.model.uri: {model.text!r} points outside {what}")
     if not path.exists():
         raise ModelUnavailable(f"spec.model.uri: {model.text!r}: no such file below {what}{f' {base}' if model.scheme == 'file' else ''}")
     return path

@@ -78,7 +78,7 @@ class JsonStore:
             raise Refused(f"{path}: {status} {text[:200]}")
         found = json.loads(text.split("\n", 1)[0])
         if not isinstance(found, dict):
-            raise ValueError(f"{path}: an answer that is no object")
+            raise ValueError(f"{path}: the answer is not a JSON object")
         return found
 
     def _secured(self, sock: socket.socket, host: str) -> socket.socket:

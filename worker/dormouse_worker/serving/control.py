@@ -107,7 +107,7 @@ class Control:
                 try:
                     order = control_pb2.WorkerOrder.FromString(message)
                 except DecodeError as error:
-                    log.warning("an order of the leader was not readable", error=error)
+                    log.warning("an order from the leader cannot be read", error=error)
                     continue
                 kind = order.WhichOneof("order")
                 if kind == "hello":
@@ -118,7 +118,7 @@ class Control:
                     interval[0] = max(0.01, order.hello.report_interval_ms / 1000) if order.hello.report_interval_ms else DEFAULT_INTERVAL
                     event.set()
                 elif 0 < term < self._term:
-                    log.event("an order of a former leader was left", order=kind, term=term, leads=self._term)
+                    log.event("an order from a former leader is ignored", order=kind, term=term, leads=self._term)
                 elif kind == "drain":
                     self._drain()
                 elif kind == "no_taker":

@@ -183,7 +183,7 @@ def _from_file(where: str, name: str, model: pathlib.Path) -> np.ndarray:
     folder = (model if model.is_dir() else model.parent).resolve()
     path = (folder / name).resolve()
     if not path.is_relative_to(folder):
-        raise ModelInvalid(f"{where}.file: {name!r} leads out of the model's folder")
+        raise ModelInvalid(f"{where}.file: {name!r} points outside the model's folder")
     try:
         value: np.ndarray = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:

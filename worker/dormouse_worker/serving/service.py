@@ -103,7 +103,7 @@ class Service:
 
     def _begin(self, call: Call) -> None:
         if self.closing:
-            raise Unavailable("this worker ends", Again.DRAINING)
+            raise Unavailable("this worker is stopping", Again.DRAINING)
         if not self.ready:
             raise Unavailable("this worker is not ready", Again.NOT_MINE)
         if self.counters.active > self._limit:

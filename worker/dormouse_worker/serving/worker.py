@@ -290,7 +290,7 @@ class Worker:
                 ),
                 family("dormouse_worker_runs_total", "counter", "Runs of the model.", [({}, figures.runs)]),
                 family("dormouse_worker_rows_total", "counter", "Calls that were run; over runs, the mean batch.", [({}, figures.rows)]),
-                family("dormouse_worker_busy_seconds_total", "counter", "Time in the model.", [({}, figures.busy_seconds)]),
+                family("dormouse_worker_busy_seconds_total", "counter", "Time spent in the model.", [({}, figures.busy_seconds)]),
                 family(
                     "dormouse_worker_dropped_total", "counter", "Calls not run because nobody waited any more.", [({}, figures.dropped)]
                 ),
@@ -306,10 +306,8 @@ class Worker:
                 family("dormouse_worker_sessions", "gauge", "Sessions in memory.", [({}, found.sessions)]),
                 family("dormouse_worker_state_bytes", "gauge", "State in memory.", [({}, found.state_bytes)]),
                 family("dormouse_worker_shards", "gauge", "Shards owned.", [({}, found.shards)]),
-                family(
-                    "dormouse_worker_session_memory_bytes", "gauge", "What sessions take of memory.", [({}, found.session_memory_bytes)]
-                ),
-                family("dormouse_worker_session_memory_limit_bytes", "gauge", "What they may take.", [({}, self._memory_limit)]),
+                family("dormouse_worker_session_memory_bytes", "gauge", "Memory that sessions take.", [({}, found.session_memory_bytes)]),
+                family("dormouse_worker_session_memory_limit_bytes", "gauge", "Memory that sessions may take.", [({}, self._memory_limit)]),
                 family(
                     "dormouse_worker_stored_sessions",
                     "gauge",
@@ -322,7 +320,7 @@ class Worker:
                     "Bytes of records in the shards owned that are not in memory.",
                     [({}, found.hibernated_bytes)],
                 ),
-                family("dormouse_worker_removed_records_total", "counter", "Records removed after their time.", [({}, self._removed)]),
+                family("dormouse_worker_removed_records_total", "counter", "Records removed after their expiry.", [({}, self._removed)]),
             ]
         )
 

@@ -234,7 +234,7 @@ class Sessions:
         try:
             self._runner.run(step.call, run.states, run.number, run.begins, step.end, done, run.deadline)
         except Exception as error:
-            log.warning("the runner raised", function=self.function.label, error=repr(error))
+            log.warning("a step could not be run", function=self.function.label, error=repr(error))
             done(Failed(Internal(f"the step could not be run: {error}")))
 
     def _ran(self, run: Run, outcome: Outcome) -> None:
@@ -246,7 +246,7 @@ class Sessions:
         try:
             tell.step.answer(tell.answer)
         except Exception as error:  # one caller's trouble must not reach the other sessions of its group
-            log.warning("an answer could not be given", function=self.function.label, error=repr(error))
+            log.warning("a reply could not be delivered", function=self.function.label, error=repr(error))
 
     def _wait_for_the_turn(self, _: Soon) -> None:
         asyncio.get_running_loop().call_soon(self._turn_ended)
@@ -335,6 +335,6 @@ class Sessions:
 
     def _failed(self, what: str, error: BaseException) -> None:
         """A bug of ours. What died leaves steps without answers, which no caller can tell from slow ones: better no worker."""
-        log.warning("a loop of the sessions failed", function=self.function.label, loop=what, error=repr(error))
+        log.warning("a loop of the sessions failed; the worker ends", function=self.function.label, loop=what, error=repr(error))
         self.registration.lost.set()
         self._lost()

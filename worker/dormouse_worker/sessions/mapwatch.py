@@ -58,7 +58,7 @@ class MapWatch:
         self._listener.heard(batch.revision)
 
     def _ended(self, why: StoreError) -> None:
-        log.event("the watch was cut", prefix=self._prefix, reason=str(why))
+        log.event("the watch broke; it starts again", prefix=self._prefix, reason=str(why))
 
     def _numbered(self, listing: Listing, prefix: str) -> dict[int, Item]:
         return {shard: item for item in listing.items if (shard := self._number(item.key, prefix)) is not None}

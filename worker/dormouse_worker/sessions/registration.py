@@ -109,7 +109,7 @@ class WorkerRegistration:
         """The store has another history (`dormouse_core.histories`): what this worker knows of it, its own entry included, is of one that
         is gone. Its name ends; the next process begins afresh under another."""
         if not self.lost.is_set():
-            log.warning("the worker ends and begins afresh", worker=self.worker, reason=why)
+            log.warning("the worker restarts under a new name", worker=self.worker, reason=why)
             self.lapsed = True
             self.lost.set()
             self.on_lost()
@@ -127,7 +127,7 @@ class WorkerRegistration:
                     return True
             except Full:
                 if self._clock.monotonic() - began > FORSAKEN_SECONDS:
-                    log.warning("the store is full; the worker leaves without its word", worker=self.worker)
+                    log.warning("the store is full; the worker leaves without telling it", worker=self.worker)
                     return False
             except StoreError:
                 pass  # asked again: without this entry the leader keeps giving shards to a worker that leaves
@@ -171,6 +171,6 @@ class WorkerRegistration:
             silence = self._clock.monotonic() - max(self._renewed, self.kept())
             self.lapsed = silence > LEASE_SECONDS
             if self._leaving and silence > FORSAKEN_SECONDS:
-                log.warning("the store does not answer; the worker leaves without it", worker=self.worker)
+                log.warning("the store does not answer; the worker leaves without telling it", worker=self.worker)
                 return
             await self._clock.sleep(wait)

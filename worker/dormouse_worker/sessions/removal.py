@@ -81,7 +81,7 @@ class Sweeper:
             except StoreError as error:
                 if str(error) != self._said:
                     self._said = str(error)
-                    log.event("records could not be counted or removed", function=self._function.label, error=self._said)
+                    log.event("records could not be counted or removed; tried again", function=self._function.label, error=self._said)
                 wait = RETRY_SECONDS
             try:
                 async with asyncio.timeout(wait):

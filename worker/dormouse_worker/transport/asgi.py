@@ -278,7 +278,7 @@ class Transport:
             except Exception as error:  # the trouble of one call: the deadlines of the others pass all the same
                 wrong.append((call, error))
         for call, raised in wrong:
-            log.warning("a call could not be looked after", raised=raised)
+            log.warning("the deadline of a call could not be checked", raised=raised)
             call.since = float("inf")  # not again: twenty times a second it would say the same
             if call.deadline <= now:
                 call.deadline = float("inf")

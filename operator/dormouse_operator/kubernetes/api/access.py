@@ -90,7 +90,9 @@ def _current(path: Path) -> Access:
     cluster = _named(path, data, "clusters", context["cluster"])["cluster"]
     user = _named(path, data, "users", context["user"])["user"]
     if "exec" in user or "auth-provider" in user:
-        raise FailedPrecondition(f"{path}: the user {context['user']} logs in by a program; a token or a certificate is needed")
+        raise FailedPrecondition(
+            f"{path}: the user {context['user']} logs in through a program (exec, auth-provider); a token or a certificate is required"
+        )
     token = Token(text=user.get("token", ""), path=path.parent / user["tokenFile"] if "tokenFile" in user else None)
     return Access(
         cluster["server"].rstrip("/"),

@@ -88,7 +88,7 @@ class Reflector:
                     version = ""  # it answered, and not with the watch: begin from what is certain
                 if namespace not in self._broken:
                     self._broken[namespace] = self._clock.monotonic()
-                    log.event("the watch was cut", kind=self.kind.plural, error=error.message)
+                    log.event("the watch broke; it starts again", kind=self.kind.plural, error=error.message)
             await self._clock.sleep(next(pauses))
 
     def take(self, kind: str, found: Object) -> None:

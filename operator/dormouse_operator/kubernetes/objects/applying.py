@@ -101,7 +101,7 @@ class Applier:
         # It is there and our copy does not have it: somebody else's (our labels are not on it), or the copy is behind.
         live = await self._get(kind, key)
         if live is None:
-            raise NotApplied("Retrying", f"The {kind.name} {key[1]} comes and goes; it is tried again.")
+            raise NotApplied("Retrying", f"The {kind.name} {key[1]} is created and deleted by somebody else; it is tried again.")
         return await self._change(kind, live, manifest, manifest["metadata"]["annotations"][names.APPLIED])
 
     async def _change(self, kind: Kind, live: Object, manifest: Manifest, wanted: str) -> Object | None:
@@ -121,7 +121,7 @@ class Applier:
                 changed["spec"]["template"] = _annotated(manifest["spec"]["template"], {editing.RESTARTED: at})
         elif kind is BUDGETS:
             changed["spec"] = {**manifest["spec"], "maxUnavailable": live["spec"].get("maxUnavailable", 1)}
-        log.event("changed", kind=kind.name, namespace=key[0], name=key[1])
+        log.event("object changed", kind=kind.name, namespace=key[0], name=key[1])
         return await self._api.replace(kind, changed)
 
     def _edited(self, kind: Kind, live: Object, wanted: str) -> bool:
@@ -183,7 +183,7 @@ class Applier:
 
     async def _remove(self, kind: Kind, live: Object, why: str) -> None:
         metadata = live["metadata"]
-        log.event("removed", why=why, kind=kind.name, namespace=metadata["namespace"], name=metadata["name"])
+        log.event("object removed", why=why, kind=kind.name, namespace=metadata["namespace"], name=metadata["name"])
         try:
             await self._api.delete(kind, metadata["namespace"], metadata["name"], uid=metadata["uid"])
         except ApiError as error:

@@ -79,7 +79,7 @@ class Budgets:
             except ApiError as error:
                 if error.message != self._said:
                     self._said = error.message
-                    log.event("budgets are looked at later", error=error.message)
+                    log.event("PodDisruptionBudgets could not be updated; tried again", error=error.message)
             await self._clock.sleep(GATHER)
             try:
                 async with asyncio.timeout(INTERVAL):
@@ -130,7 +130,7 @@ class Budgets:
             if error.missing:
                 return None
             raise
-        log.event("so many may be evicted at once", budget=f"{namespace}/{name}", count=wanted)
+        log.event("PodDisruptionBudget updated", budget=f"{namespace}/{name}", maxUnavailable=wanted)
         return changed
 
     async def release(self) -> None:
@@ -140,10 +140,10 @@ class Budgets:
                 return
             gateways = await self._gateways_budget()
         except ApiError as error:
-            log.event("whether this pod is evicted is not known; budgets stay", error=error.message)
+            log.event("whether this pod is evicted is not known; PodDisruptionBudgets stay as they are", error=error.message)
             return
         budgets = [*self._budgets.items.values(), *([gateways] if gateways is not None else [])]
-        log.event("evicted: budgets are let go of, the next leader takes them up", count=len(budgets))
+        log.event("this pod is evicted; its PodDisruptionBudgets allow all evictions until the next leader sets them", count=len(budgets))
         await asyncio.gather(*(self._set(budget, ALL) for budget in budgets), return_exceptions=True)
 
 

@@ -50,6 +50,6 @@ class Credentials:
             try:
                 await self._users.remove(name)
                 self._ensured.discard(name)
-                log.event("removed the store's user of a function that is gone", user=name)
+                log.event("removed the store's user of a deleted function", user=name)
             except StoreError as error:
-                log.event("the store's user of a deleted function is left for later", user=name, error=str(error))
+                log.event("the store's user of a deleted function could not be removed; tried again", user=name, error=str(error))

@@ -38,9 +38,9 @@ class Rotating:
             try:
                 await self.look()
             except OSError as error:
-                log.event("credentials are looked at later", error=str(error))  # being replaced
+                log.event("credentials cannot be read now; tried again", error=str(error))  # being replaced
             except StoreError as error:
-                log.event("the gateways' new password is not set yet", error=str(error))
+                log.event("the gateways' new password could not be set; tried again", error=str(error))
 
     async def look(self) -> None:
         settings = self._options.settings_now()

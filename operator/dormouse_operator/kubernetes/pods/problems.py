@@ -78,7 +78,7 @@ def _waiting(pod: Object, waiting: Mapping[str, Any], container: Mapping[str, An
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
     if reason in _IMAGE:
         image = next(c["image"] for c in pod["spec"]["containers"] if c["name"] == CONTAINER)
-        text = f"the image {image} cannot be had: {_image_detail(message) or reason}"
+        text = f"the image {image} cannot be pulled: {_image_detail(message) or reason}"
         return Verdict(exited=True, problem=unavailable("ImageUnavailable", text))
     if reason in _CONTAINER:
         return Verdict(exited=True, problem=unavailable("WorkerFailed", f"the worker's container cannot be made: {message or reason}"))
@@ -103,8 +103,8 @@ def _ended(ended: Mapping[str, Any], times: int) -> state_pb2.Problem | None:
     if times < MUTE_ENDS:
         return None
     if ended.get("reason") == "OOMKilled":
-        text = "it was killed for using more memory than its limit; raise spec.workers.resources.limits.memory"
-        return unavailable("WorkerFailed", f"the worker does not stay up: {text}")
+        text = "it used more memory than its limit; raise spec.workers.resources.limits.memory"
+        return unavailable("WorkerFailed", f"the worker was killed again and again: {text}")
     return unavailable(
         "WorkerFailed", f"the worker ended with exit code {ended.get('exitCode', '?')} {MUTE_ENDS} times or more and gave no reason"
     )
@@ -126,8 +126,8 @@ def _unscheduled(status: Mapping[str, Any], now: float) -> Verdict:
     message = str(condition.get("message", "")) or "no node has room for it"
     claim = re.search(r'persistentvolumeclaim "[^"]*" not found', message)
     if claim:
-        return Verdict(exited=True, problem=unavailable("VolumeUnavailable", f"a volume of the worker cannot be had: {claim[0]}"))
-    text = f"no node takes the worker: {message}"
+        return Verdict(exited=True, problem=unavailable("VolumeUnavailable", f"a volume of the worker is missing: {claim[0]}"))
+    text = f"no node can run the worker: {message}"
     since = condition.get("lastTransitionTime")
     if since is not None and now - seconds(since) > UNSCHEDULABLE:
         return Verdict(exited=True, problem=unavailable("Unschedulable", text))

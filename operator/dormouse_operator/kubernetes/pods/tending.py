@@ -96,7 +96,7 @@ class Tending:
                 except ApiError as error:
                     failed.add(error.message)
         for message in sorted(failed - self._failed):
-            log.event("what cannot start is looked at later", error=message)
+            log.event("a pod that cannot start could not be replaced or read; tried again", error=message)
         self._failed = failed
 
     async def _replace(self, pod: Object) -> None:

@@ -70,7 +70,7 @@ def build_status(
 def _not_ready(said: Sequence[Said]) -> Said:
     first = next((s for s in said if s.bad), None)
     if first is None:
-        return Said("Ready", "Unknown", "Verifying", "It has not been looked at yet.")
+        return Said("Ready", "Unknown", "Verifying", "The operator has not looked at it yet.")
     return Said("Ready", "False", first.reason, first.message)
 
 

@@ -85,4 +85,4 @@ class Teller:
         try:
             await self._api.create(EVENTS, event)
         except ApiError as error:
-            log.event("an Event was not made", function=label, error=error.message)
+            log.event("an Event could not be created", function=label, error=error.message)

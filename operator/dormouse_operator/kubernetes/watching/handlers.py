@@ -52,7 +52,7 @@ class Watching:
             why = await self._once(loop)
             failures = 1 if loop.time() - began > HEALTHY else failures + 1
             pause = RESTART.after(failures)
-            log.warning("the watch of functions ended and is begun again", why=why, again_in=pause)
+            log.warning("the watch of functions ended; it starts again", why=why, again_in=pause)
             await asyncio.sleep(pause)
 
     async def _once(self, loop: asyncio.AbstractEventLoop) -> str:

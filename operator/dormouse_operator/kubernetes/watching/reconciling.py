@@ -165,10 +165,10 @@ class Reconciler:
         except ApiError as error:
             if error.reason != self._unwritten:  # while the server is away every function's is not written, again and again
                 self._unwritten = error.reason
-                log.event("a function's status was not written", function="/".join(key), error=error.message)
+                log.event("a function's status could not be written; tried again", function="/".join(key), error=error.message)
         except Exception as error:
             # One object's trouble stays with it: an error of ours in its round is logged, and the round begins anew.
-            log.warning("a function's round failed and begins anew", function="/".join(key), error=repr(error))
+            log.warning("a function could not be reconciled; tried again", function="/".join(key), error=repr(error))
         return False
 
     async def _round(self, key: Key) -> bool:
@@ -203,13 +203,13 @@ class Reconciler:
             known.accepted = Said("Accepted", "False", "NameInUse", error.message)
             return False
         except (Unavailable, Aborted) as error:
-            log.event("an object was not taken yet", function=found["metadata"]["name"], error=error.message)
+            log.event("an object could not be applied yet; tried again", function=found["metadata"]["name"], error=error.message)
             return False
         except (InvalidArgument, FailedPrecondition) as error:
             reason = "Invalid" if isinstance(error, InvalidArgument) else "ChangeRefused"
             known.generation, known.accepted = generation, Said("Accepted", "False", reason, _sentence(error.message))
             return True
-        known.generation, known.accepted = generation, Said("Accepted", "True", "Accepted", "The object is understood.")
+        known.generation, known.accepted = generation, Said("Accepted", "True", "Accepted", "The object is valid.")
         return await self._mirror.wait_for(revision)
 
     async def _apply(self, entry: state_pb2.FunctionEntry, known: _Known) -> bool:
@@ -243,7 +243,7 @@ class Reconciler:
             if error.reason == "NameTaken":
                 said.append(Said("NameTaken", "True", "NameTaken", error.message))
         elif known.tried:
-            said.append(Said("Applied", "True", "Applied", "Everything that it consists of is in the cluster."))
+            said.append(Said("Applied", "True", "Applied", "All of the function's own objects are in the cluster."))
         waiting = self._waiting(uid)
         if waiting:
             said.append(Said("Scheduled", "False", "Waiting", _sentence(waiting)))
@@ -263,7 +263,7 @@ class Reconciler:
             if entry is not None:
                 await self._applier.remove(entry)
         except DormouseError as error:
-            log.event("a deleted function is tried again", function=f"{namespace}/{name}", error=error.message)
+            log.event("a deleted function could not be removed; tried again", function=f"{namespace}/{name}", error=error.message)
 
 
 def _sentence(text: str) -> str:

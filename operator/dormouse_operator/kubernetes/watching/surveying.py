@@ -88,7 +88,7 @@ class Survey:
             found, versions = await self._list()
         except ApiError as error:
             if not self._failing:
-                log.warning("functions cannot be listed; those that are known go on", error=error.message)
+                log.warning("functions cannot be listed; known ones are served as before", error=error.message)
             self._failing = True
             return False
         self._failing = False
@@ -124,4 +124,4 @@ class Survey:
             await self._credentials.prune(lambda: self._registered().keys() | there)
             self._users_of = now
         except StoreError as error:
-            log.event("the store's users were not looked through", error=str(error))
+            log.event("the store's users could not be checked; tried again", error=str(error))
