@@ -101,7 +101,7 @@ class Autoscaler:
             return stable, what
         self._panic_peak = max(self._panic_peak, stable, panic)
         what = f"{scaling.metric} {average.panic:.2f} over 6 s, target {scaling.target:g} a worker"
-        return self._panic_peak, f"{what}; panic: nothing is taken away"
+        return self._panic_peak, f"{what}; panic: no worker is stopped"
 
     def _calm(self) -> None:
         self._panic_since = None

@@ -239,7 +239,7 @@ def as_array(value: Any, datatype: str, shape: Sequence[int], tensor: str = "") 
                 _check_kind(np.array(value), kind, tensor)
             array = np.array(value, dtype=kind.dtype)
         except (TypeError, ValueError, OverflowError) as error:
-            raise Internal(f"{_label(tensor)}{type(value).__name__} found that is no {datatype}: {error}") from error
+            raise Internal(f"{_label(tensor)}{type(value).__name__} found, which {datatype} cannot hold: {error}") from error
     if len(array.shape) != len(shape) or any(wanted not in (-1, size) for wanted, size in zip(shape, array.shape, strict=True)):
         raise Internal(f"{_label(tensor)}shape {list(array.shape)} found, {list(shape)} is required")
     return array if kind.itemsize else _all_bytes(array, tensor)

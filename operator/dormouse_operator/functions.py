@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from dormouse_core import coordination, editions, lifecycle, separate
 from dormouse_core.autoscaling import Autoscaler, Decision, Scaling
 from dormouse_core.backoff import Backoff
-from dormouse_core.coordination import NoTaker
+from dormouse_core.coordination import Assign, Cancel, Failover, NoTaker, Plan
 from dormouse_core.errors import DormouseError
 from dormouse_core.observations import FunctionSeen
 from dormouse_core.seams import Clock, Provider, Wanted
@@ -30,6 +30,12 @@ CALM_TICK = 10.0  # and at one that sleeps; news wakes it at once
 RETRY = Backoff(0.1, TICK)  # after writes that did not succeed
 Written = lifecycle.Prove | lifecycle.Separate | lifecycle.Report | lifecycle.Forsake
 """Steps that change the function's entry."""
+_WRITTEN = {
+    Assign: "shards assigned",
+    Failover: "shards failed over",
+    Plan: "moves of shards planned",
+    Cancel: "moves of shards cancelled",
+}
 
 
 @dataclass(slots=True)
@@ -191,7 +197,7 @@ class FunctionLoop:
         written = [a for a in actions if not isinstance(a, NoTaker)]
         for action in written:
             log.event(
-                type(action).__name__.lower(),
+                _WRITTEN[type(action)],
                 function=label(seen),
                 shards=len(action.shards),
                 target=getattr(action, "target", None),

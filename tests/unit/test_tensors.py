@@ -216,9 +216,9 @@ UNTAKEN: list[tuple[Any, str, list[int], str]] = [
     ([1], "BOOL", [1], 'tensor "y": numbers like NumPy\'s int64 found, bool is required for BOOL'),
     ([0.5], "BF16", [1], 'tensor "y": numbers like NumPy\'s float64 found, uint16 is required for BF16'),
     ([b"a", 3], "BYTES", [-1], 'tensor "y": an element of int found, bytes or str is required for BYTES'),
-    ([300], "UINT8", [1], 'tensor "y": list found that is no UINT8: '),
+    ([300], "UINT8", [1], 'tensor "y": list found, which UINT8 cannot hold: '),
     ([], "FP32", [1], 'tensor "y": shape [0] found, [1] is required'),
-    ([[1], [1, 2]], "INT32", [-1, -1], 'tensor "y": list found that is no INT32: '),
+    ([[1], [1, 2]], "INT32", [-1, -1], 'tensor "y": list found, which INT32 cannot hold: '),
     (None, "INT32", [], 'tensor "y": numbers like NumPy\'s object found, int32 is required for INT32'),
 ]
 
