@@ -183,6 +183,7 @@ class Supervisors:
             s.child = None
             _remove(admin)
             _remove(calls(admin))
+            _remove(pressure(admin))
         s.failures = 1 if time.monotonic() - began > HEALTHY else s.failures + 1
         s.problem = _read(reason)
         _remove(reason)
@@ -235,6 +236,11 @@ def worker_command(instance: str, spec: Path, admin: Path, reason: Path) -> list
     """The worker's own command line."""
     options = ["--spec", os.fspath(spec), "--instance", instance, "--admin", os.fspath(admin), "--reason", os.fspath(reason)]
     return [*python("dormouse_worker"), "--listen", f"unix:{calls(admin)}", *options]
+
+
+def pressure(admin: Path) -> Path:
+    """By which the worker tells its Envoy of its memory."""
+    return admin.with_name(f"{admin.name}.pressure")
 
 
 def calls(admin: Path) -> Path:

@@ -66,7 +66,7 @@ UNFINISHED_CONNECTION_BYTES = 128 * MIB
 STREAM_WINDOW_BYTES = 64 * KIB
 RESET_HEAP_FRACTION = 0.8
 RESET_ALL_HEAP_FRACTION = 0.9
-RESET_BYTES = 64 * KIB
+RESET_BYTES = 16 * KIB
 ENVOY_HEAP_FRACTION = 0.75
 ENVOY_HEAP_MACHINE_FRACTION = 0.25
 ENVOY_HEAP_BYTES = 4 * GIB
@@ -441,7 +441,7 @@ CLOCK_AHEAD_SECONDS = 60.0
 REMOVAL_WAIT_SECONDS = 600.0
 REMOVAL_WAIT_MARGIN_SECONDS = 60.0
 REPLY_MEMORY_FRACTION = 0.125
-REPLY_MEMORY_BYTES = 2 * MESSAGE_BYTES_MAX
+REPLY_MEMORY_BYTES = 3 * MESSAGE_BYTES_MAX
 SESSION_MEMORY_FRACTION = 0.5
 SESSION_MEMORY_UNLIMITED_FRACTION = 0.25
 SESSION_OVERHEAD_BYTES = 2 * KIB
@@ -496,7 +496,7 @@ SESSIONS = (
         "our own: the model and its sessions have the rest",
         "Envoy in the worker: the call is reset",
     ),
-    Limit("REPLY_MEMORY_BYTES", "and at least", "bytes", "twice the largest reply", "as above"),
+    Limit("REPLY_MEMORY_BYTES", "and at least", "bytes", "three times the largest reply: two are below four fifths of it", "as above"),
     Limit(
         "SESSION_MEMORY_FRACTION",
         "fraction of the container's memory limit that sessions may take",

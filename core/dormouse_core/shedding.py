@@ -1,35 +1,50 @@
-"""How short of memory an Envoy of ours is said to be, by how much is taken, and what it does then (docs/decisions/0192-shedding.md)."""
+"""How short of memory an Envoy is said to be, by how much is taken, and what it does then (docs/decisions/0192-shedding.md)."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from dormouse_core import limits
 
-_LESS = 1 / 64  # an eighth of the pressure is one of Envoy's classes by size: this is still the same class
+CLASSES = 8
+"""Of Envoy's, by what is held: from `limits.RESET_BYTES` on, each twice the one before. At 0 the largest is reset, at 1 all are."""
+_MORE = 1 / CLASSES / 2
+_LESS = _MORE / 8
 
 
-def pressure(taken: float, before: float) -> float:
-    """0: nobody is reset; at 1 it is who holds `limits.RESET_BYTES` and more, and below only who holds more. Never the same twice, unless
-    it is 0: Envoy acts on what changes. `taken`: the share of what may be that is taken; `before`: what was said last."""
+@dataclass(frozen=True, slots=True)
+class Said:
+    """`value`: the pressure that Envoy was told last; `level`: how far it has come in this shortage, 0 while there is room."""
+
+    value: float = 0.0
+    level: float = 0.0
+
+
+def pressure(taken: float, said: Said) -> Said:
+    """What is said next, when the share `taken` of what may be is taken.
+
+    While there is room nothing new is said: each change resets somebody, one to 0 too. While it is short the value is another each time,
+    and grows: who holds most is reset first, and then who holds less, until there is room.
+    """
+    if taken < limits.RESET_HEAP_FRACTION:
+        return Said(said.value)
     share = (taken - limits.RESET_HEAP_FRACTION) / (limits.RESET_ALL_HEAP_FRACTION - limits.RESET_HEAP_FRACTION)
-    if share <= 0:
-        return 0.0
-    found = min(share, 1.0)
-    return found if found != before else found * (1 - _LESS)
+    level = min(1.0, max(share, said.level + _MORE))
+    return Said(level if level != said.value else level - _LESS, level)
 
 
 MONITOR = "envoy.resource_monitors.injected_resource"
 
 
 def monitor(path: str) -> dict[str, Any]:
-    """Envoy's, of the file `path`."""
+    """Envoy's, of the file `path`. It needs `dormouse_kit.inotify.available`."""
     kind = "type.googleapis.com/envoy.extensions.resource_monitors.injected_resource.v3.InjectedResourceConfig"
     return {"name": MONITOR, "typed_config": {"@type": kind, "filename": path}}
 
 
-def action() -> dict[str, Any]:
-    """Envoy's, by that monitor. It needs `TRACKED`."""
-    trigger = {"name": MONITOR, "scaled": {"scaling_threshold": 0.0, "saturation_threshold": 1.0}}
-    return {"name": "envoy.overload_actions.reset_high_memory_stream", "triggers": [trigger]}
+def action(trigger: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Envoy's, by that monitor, or by another `trigger`. It needs `TRACKED`."""
+    own = {"name": MONITOR, "scaled": {"scaling_threshold": 0.0, "saturation_threshold": 1.0}}
+    return {"name": "envoy.overload_actions.reset_high_memory_stream", "triggers": [trigger or own]}
 
 
 TRACKED = {"minimum_account_to_track_power_of_two": limits.RESET_BYTES.bit_length() - 1}

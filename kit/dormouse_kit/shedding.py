@@ -1,15 +1,17 @@
-"""While an Envoy of ours is short of memory, the calls and streams that hold most of it are reset, for as long as it is.
+"""While Envoy is short of memory, the calls and streams that hold most of it are reset, for as long as it is.
 
 Envoy resets fifty of each thread when the pressure that it sees changes, and then no more: where nothing changes, beyond any limit too,
 nobody is. So whoever looks after an Envoy asks how much is taken and says the pressure, in a file that Envoy watches.
 """
 
+import asyncio
+import contextlib
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from dormouse_core.seams import Clock
-from dormouse_core.shedding import pressure
+from dormouse_core.shedding import Said, pressure
 
 from dormouse_kit import log
 
@@ -21,15 +23,21 @@ SILENT_LOOKS = 20
 
 
 class Pressure:
-    """The file `path`."""
+    """The file `path`. It begins with 0, if it can be written."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.value = 0.0
-        self.say(0.0)
+        self.said = Said()
+        with contextlib.suppress(OSError):
+            self._write(0.0)
 
-    def say(self, value: float) -> None:
-        self.value = value
+    def say(self, said: Said) -> None:
+        """OSError: Envoy was told nothing new."""
+        if said.value != self.said.value:
+            self._write(said.value)
+        self.said = said
+
+    def _write(self, value: float) -> None:
         new = self._path.with_name(f"{self._path.name}.new")
         new.write_text(f"{value:.6f}")
         os.replace(new, self._path)  # Envoy hears of a file that is moved there, not of one that is written
@@ -45,24 +53,33 @@ class Shedding:
         self._told = told
         self._silent = 0
 
+    def start(self) -> "asyncio.Task[None]":
+        """On the running loop, until it is cancelled."""
+        task = asyncio.create_task(self.run(), name="shedding")
+        task.add_done_callback(_ended)
+        return task
+
     async def run(self) -> None:
         while True:
             taken = await self.look()
             await self._clock.sleep(SHORT_SECONDS if taken is not None and taken >= CALM else self._calm_seconds)
 
     async def look(self) -> float | None:
-        """The share. None: it is not known, and what was said stays."""
+        """The share. None: it is not known, or could not be said; then what was said stays."""
         try:
             taken = await self._taken()
-            value = pressure(taken, self._told.value)
-            if value != self._told.value:
-                self._told.say(value)
+            self._told.say(pressure(taken, self._told.said))
         except (OSError, ValueError) as error:
             self._silent += 1
             if self._silent == SILENT_LOOKS:
-                log.warning("no call is reset for memory: Envoy's use of memory cannot be read or set", reason=repr(error))
+                log.warning("nobody is reset for memory: how much Envoy has taken cannot be read or passed on", reason=repr(error))
             return None
         if self._silent >= SILENT_LOOKS:
-            log.event("Envoy's use of memory can be read and set again")
+            log.event("how much Envoy has taken is read and passed on again")
         self._silent = 0
         return taken
+
+
+def _ended(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.warning("nobody is reset for memory any more", error=repr(error), raised=error)

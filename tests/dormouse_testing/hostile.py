@@ -6,6 +6,7 @@ It sends in threads, so that the neighbour's calls go on in the test's event loo
 
 import asyncio
 import contextlib
+import functools
 import json
 import socket
 import struct
@@ -21,8 +22,11 @@ import grpc
 import grpc.aio
 from dormouse_core.keys import Function, Keys
 from dormouse_gateway.envoy.bootstrap import bootstrap
-from dormouse_gateway.settings import parse
+from dormouse_gateway.envoy.process import filled, sized
+from dormouse_gateway.settings import GatewaySettings, parse
+from dormouse_kit.clock import SystemClock
 from dormouse_kit.etcd import EtcdStore
+from dormouse_kit.shedding import Pressure, Shedding
 from dormouse_proto import inference_pb2
 
 from dormouse_testing.gateway import FakeWorker, Gateway, Seen, World, infer, request
@@ -292,6 +296,7 @@ async def scene(
     gateway = Gateway(endpoint, installation, *options)
     store = EtcdStore([endpoint])
     worker = await FakeWorker("w").start()
+    ends: list[asyncio.Task[None]] = []
     try:
         gateway.start_agent()
         if without is None:
@@ -300,6 +305,7 @@ async def scene(
             config = bootstrap(parse(gateway.options, "test"))
             without(config)
             gateway.start_envoy_with(json.dumps(config))
+            ends.append(told(parse(gateway.options, "test")))
         await asyncio.to_thread(gateway.wait_ready)
         world = World(store, Keys(installation))
         functions = {}
@@ -315,9 +321,17 @@ async def scene(
         worker.behave = made.behave
         yield made
     finally:
+        for task in ends:
+            task.cancel()
         await worker.stop()
         await store.close()
         await asyncio.to_thread(gateway.stop)
+
+
+def told(settings: GatewaySettings) -> "asyncio.Task[None]":
+    """What Envoy's starter does for it: says how short of memory it is."""
+    taken = functools.partial(filled, settings.admin, sized(settings).max_heap_bytes)
+    return Shedding(SystemClock(), taken, Pressure(Path(settings.pressure))).start()
 
 
 def manager(config: dict[str, Any]) -> dict[str, Any]:

@@ -420,15 +420,16 @@ async def written_though_refused(endpoint: str) -> int:
 async def test_an_etcd_that_is_slow_with_passwords_is_waited_for(
     own_server: Callable[..., EtcdServer], monkeypatch: pytest.MonkeyPatch, patience: float | None
 ) -> None:
-    """And asked once: attempts beside it would each add to what it waits for."""
+    """And asked seldom: attempts beside it would each add to what it waits for."""
     server = own_server("--bcrypt-cost", "13")  # half a second and more
     await asyncio.to_thread(_enable_auth, server)
     if patience is not None:
         monkeypatch.setattr(connections, "AUTHENTICATE_SECONDS", patience)
     store = EtcdStore([server.endpoint], user="worker", password="secret")
     if patience is None:
+        began = time.monotonic()
         assert (await store.txn(put(b"mine"), timeout=60)).succeeded
-        assert await asked(server) == 1
+        assert await asked(server) <= 1 + (time.monotonic() - began) / connections.ASKED_SECONDS
     else:
         with pytest.raises(StoreError, match="no etcd endpoint could be reached"):
             await store.txn(put(b"mine"), timeout=3)

@@ -111,7 +111,7 @@ def test_sessions_take_a_part_of_the_containers_limit_or_of_the_machines_memory(
     (tmp_path / "memory" / "pod").mkdir(parents=True)
     (tmp_path / "memory" / "pod" / "memory.limit_in_bytes").write_text("1000000\n")
     assert memorylimit.for_sessions(tmp_path, old, 8 * GIB) == 500_000
-    assert memorylimit.for_replies(tmp_path, old, 8 * GIB) == limits.REPLY_MEMORY_BYTES == 2 * limits.MESSAGE_BYTES_MAX
+    assert memorylimit.for_replies(tmp_path, old, 8 * GIB) == limits.REPLY_MEMORY_BYTES == 3 * limits.MESSAGE_BYTES_MAX
     assert memorylimit.for_replies(tmp_path, tmp_path / "none", 8 * GIB) == GIB == limits.REPLY_MEMORY_FRACTION * 8 * GIB
     (tmp_path / "pod" / "memory.max").write_text(f"{4 * GIB}\n")
     assert memorylimit.for_replies(tmp_path, own, 8 * GIB) == GIB // 2

@@ -12,6 +12,7 @@ from dormouse_gateway.serving.methods import Methods
 from dormouse_gateway.settings import GatewaySettings
 from dormouse_proto import envoy as protos
 from dormouse_testing.clock import ManualClock
+from dormouse_worker.process.bootstrap import bootstrap as workers_bootstrap
 from google.protobuf import json_format
 
 GIB = limits.GIB
@@ -92,3 +93,13 @@ def test_what_is_shed_comes_before_what_is_refused() -> None:
     ]
     assert ends == sorted(ends)
     assert f"{limits.PRESSED_STALL_SECONDS}s" in json.dumps(actions[0])
+
+
+def test_an_envoy_that_may_watch_no_file_resets_by_its_heap() -> None:
+    """It would abort at its start where the kernel lets its user watch no more."""
+    made = bootstrap.overload(GatewaySettings(), told=False)
+    assert shedding.MONITOR not in json.dumps(made)
+    (resets,) = (trigger for action in made["actions"] if "reset" in action["name"] for trigger in action["triggers"])
+    assert resets["scaled"] == {"scaling_threshold": limits.RESET_HEAP_FRACTION, "saturation_threshold": limits.RESET_ALL_HEAP_FRACTION}
+    assert "overload_manager" not in workers_bootstrap("127.0.0.1:1", "/a", told=False)
+    assert shedding.MONITOR in json.dumps(workers_bootstrap("127.0.0.1:1", "/a"))

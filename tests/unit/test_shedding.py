@@ -5,32 +5,48 @@ from pathlib import Path
 
 import pytest
 from dormouse_core import limits
-from dormouse_core.shedding import pressure
+from dormouse_core.shedding import CLASSES, Said, pressure
 from dormouse_gateway.envoy import process
-from dormouse_kit.shedding import CALM_SECONDS, SHORT_SECONDS, Pressure, Shedding
+from dormouse_kit.shedding import CALM_SECONDS, SHORT_SECONDS, SILENT_LOOKS, Pressure, Shedding
 from dormouse_testing.clock import SimClock
 from dormouse_testing.simloop import run
 from hypothesis import given
 from hypothesis import strategies as st
 
-
-@given(st.floats(0, limits.RESET_HEAP_FRACTION), st.floats(0, 1))
-def test_nobody_is_reset_while_there_is_room(filled: float, before: float) -> None:
-    assert pressure(filled, before) == 0
+said = st.builds(Said, st.floats(0, 1), st.floats(0, 1))
 
 
-@given(st.floats(limits.RESET_HEAP_FRACTION + 0.001, 5), st.floats(0, 1))
-def test_it_is_never_the_same_twice_while_it_is_short(filled: float, before: float) -> None:
-    found = pressure(filled, before)
-    assert 0 < found <= 1
-    assert found != before
-    assert int(8 * found) >= int(8 * pressure(filled, -1)) - 1, "at most one of Envoy's eight classes lower"
+@given(st.floats(0, limits.RESET_HEAP_FRACTION - 0.001), said)
+def test_nothing_new_is_said_while_there_is_room(taken: float, before: Said) -> None:
+    """A change to 0 resets the largest once more."""
+    assert pressure(taken, before) == Said(before.value, 0.0)
 
 
-@given(st.floats(limits.RESET_ALL_HEAP_FRACTION + 0.001, 5), st.floats(0, 1))
-def test_everybody_who_holds_much_is_reset_before_everybody_is_refused(filled: float, before: float) -> None:
-    assert int(8 * pressure(filled, before)) + 1 >= 8, "all of Envoy's eight classes"
+@given(st.floats(limits.RESET_HEAP_FRACTION, 5), said)
+def test_it_is_never_the_same_twice_while_it_is_short(taken: float, before: Said) -> None:
+    found = pressure(taken, before)
+    assert 0 < found.value <= 1
+    assert found.value != before.value
+
+
+@given(st.floats(limits.RESET_HEAP_FRACTION, 5), said)
+def test_as_long_as_it_is_short_who_holds_less_is_reset_too(taken: float, before: Said) -> None:
+    classes = []
+    for _ in range(2 * CLASSES + 2):
+        before = pressure(taken, before)
+        classes.append(int(CLASSES * before.value) + 1)
+    assert classes == sorted(classes) or max(classes) >= CLASSES
+    assert max(classes) >= CLASSES, "all that Envoy tells apart"
+
+
+@given(st.floats(limits.RESET_ALL_HEAP_FRACTION + 0.001, 5), said)
+def test_all_who_hold_much_are_reset_before_everybody_is_refused(taken: float, before: Said) -> None:
+    assert int(CLASSES * pressure(taken, before).value) + 1 >= CLASSES
     assert limits.RESET_ALL_HEAP_FRACTION < 0.95
+
+
+def test_two_largest_replies_fit_into_a_worker() -> None:
+    assert 2 * limits.MESSAGE_BYTES_MAX < limits.RESET_HEAP_FRACTION * limits.REPLY_MEMORY_BYTES
 
 
 class Envoy:
@@ -61,10 +77,31 @@ def test_what_is_said_changes_as_long_as_nothing_does_and_ends_with_the_shortage
             said.append(float((tmp_path / "pressure").read_text()))
 
     run(play())
-    high, low = said[1], said[2]
-    assert said[:2] == [0, 1]
-    assert said[1:6] == [high, low, high, high, low], "where it is not known, what was said stays"
-    assert said[6:] == [pytest.approx(0.5), 0]
+    first, second = said[1], said[2]
+    assert said[0] == 0
+    assert first == 1
+    assert said[2:6] == [second, first, first, second], "where it is not known, what was said stays"
+    assert said[6] not in (said[5], 0)
+    assert said[7] == said[6], "there is room: nothing new"
+
+
+async def test_what_cannot_be_written_is_said_later(tmp_path: Path, events: pytest.LogCaptureFixture) -> None:
+    """And nobody ends for it: the folder may be full."""
+    told = Pressure(tmp_path / "folder" / "pressure")
+    shedding = Shedding(SimClock(), Envoy(*[1.0] * SILENT_LOOKS, 1.0).ask, told)
+    for _ in range(SILENT_LOOKS):
+        assert await shedding.look() is None
+    assert "nobody is reset for memory" in events.text
+    (tmp_path / "folder").mkdir()
+    assert await shedding.look() == 1.0
+    assert float((tmp_path / "folder" / "pressure").read_text()) == told.said.value == 1
+    assert "again" in events.text
+
+
+async def test_an_end_that_nobody_expects_is_told(tmp_path: Path, events: pytest.LogCaptureFixture) -> None:
+    task = Shedding(SimClock(), Envoy().ask, Pressure(tmp_path / "pressure")).start()
+    await asyncio.wait({task})
+    assert "nobody is reset for memory any more" in events.text
 
 
 @pytest.mark.parametrize("calm", [CALM_SECONDS, 2.0])

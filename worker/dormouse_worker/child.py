@@ -103,6 +103,7 @@ def start() -> Worker:
 
     async def run() -> None:
         link.sock.setblocking(False)
+        tasks.append(unread.watch(settings.admin))
         member = None
         if file is not None:
             from dormouse_worker.serving.membership import Membership  # brings grpc with it, whose loop is this one
@@ -138,10 +139,9 @@ def start() -> Worker:
         loop.run_forever = run_to_the_end  # type: ignore[method-assign]
 
         def begin() -> None:
-            for each in (run(), unread.watch(settings.admin)):
-                task = loop.create_task(each)
-                tasks.append(task)
-                task.add_done_callback(ended)
+            task = loop.create_task(run())
+            tasks.append(task)
+            task.add_done_callback(ended)
 
         loop.call_soon(begin)
         return loop

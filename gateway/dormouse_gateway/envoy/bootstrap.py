@@ -279,7 +279,7 @@ def listener(settings: GatewaySettings) -> Json:
     }
 
 
-def overload(settings: GatewaySettings) -> Json:
+def overload(settings: GatewaySettings, *, told: bool = True) -> Json:
     """What Envoy does as its heap fills: each step harms fewer than the next.
 
     1. Calls that hold memory without progress have less and less time: those whose message is unfinished, and those with much metadata
@@ -312,20 +312,22 @@ def overload(settings: GatewaySettings) -> Json:
             {"timer": "HTTP_DOWNSTREAM_STREAM_FLUSH", "min_timeout": f"{limits.PRESSED_UNREAD_SECONDS}s"},
         ],
     }
+    # Envoy's own: once for each change, and beyond the second nothing changes.
+    by_heap = {"name": heap["name"], **between(limits.RESET_HEAP_FRACTION, limits.RESET_ALL_HEAP_FRACTION)}
     return {
         "refresh_interval": "0.1s",
-        "resource_monitors": [heap, connections, shedding.monitor(settings.pressure)],
+        "resource_monitors": [heap, connections, *([shedding.monitor(settings.pressure)] if told else [])],
         "actions": [
             action("reduce_timeouts", between(0.5, 0.65), typed_config=timers),
-            shedding.action(),
+            shedding.action(None if told else by_heap),
             action("stop_accepting_requests", {"threshold": {"value": 0.95}}),
         ],
         "buffer_factory_config": shedding.TRACKED,
     }
 
 
-def bootstrap(settings: GatewaySettings) -> Json:
-    """Envoy's whole bootstrap, in the JSON form of its documentation."""
+def bootstrap(settings: GatewaySettings, *, told: bool = True) -> Json:
+    """Envoy's whole bootstrap, in the JSON form of its documentation. `told`: it can be told how short of memory it is, by a file."""
     ads = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
     again = {"retry_back_off": {"base_interval": "0.1s", "max_interval": "0.5s"}}  # by default up to 30 s after the agent came back
     agent = {"envoy_grpc": {"cluster_name": "agent", "max_receive_message_length": 256 * limits.MIB, "retry_policy": again}}
@@ -362,5 +364,5 @@ def bootstrap(settings: GatewaySettings) -> Json:
                 }
             ]
         },
-        "overload_manager": overload(settings),
+        "overload_manager": overload(settings, told=told),
     }

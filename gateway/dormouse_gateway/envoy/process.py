@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dormouse_core import limits
-from dormouse_kit import cgroups, log
+from dormouse_kit import cgroups, inotify, log
 from dormouse_kit.clock import SystemClock
 from dormouse_kit.envoyadmin import admin
 from dormouse_kit.processes import Child
@@ -110,12 +110,15 @@ async def run(settings: GatewaySettings) -> int:
         config = Path(scratch) / "bootstrap.json"
         heap = sized(settings).max_heap_bytes
         told = Pressure(Path(settings.pressure))
-        config.write_text(json.dumps(bootstrap(sized(settings))))
+        watchable = inotify.available()
+        if not watchable:
+            log.warning("Envoy resets fewer of those that hold most: this user may watch no more files (fs.inotify.max_user_instances)")
+        config.write_text(json.dumps(bootstrap(sized(settings), told=watchable)))
         child = await Child.start("envoy", command(settings, config))
         log.event("Envoy started", pid=child.pid, listen=settings.listen, heap_bytes=heap)
         ended = asyncio.create_task(child.wait())
         stopping = asyncio.create_task(stop.wait())
-        shedding = asyncio.create_task(Shedding(SystemClock(), functools.partial(filled, settings.admin, heap), told).run())
+        shedding = Shedding(SystemClock(), functools.partial(filled, settings.admin, heap), told).start()
         await asyncio.wait([ended, stopping], return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
             log.event("draining")

@@ -31,7 +31,8 @@ from dormouse_kit.grpc_options import UNLIMITED, Options
 CONNECT_SECONDS: Final = 1.0
 AUTHENTICATE_SECONDS: Final = 10.0
 """etcd takes a tenth of a second of a processor for each password, and all clients come at once when it was away: one that gave up soon and
-asked again, or asked twice at a time, would add to what it waits for."""
+asked again, or asked twice at once, would add to what it waits for."""
+ASKED_SECONDS: Final = 2.5  # until the same member is asked beside it
 PROBE_AFTER: Final = 1.0  # of silence
 PROBE_TIMEOUT: Final = 2.0  # until a probe counts as unanswered
 PAUSE: Final = Backoff(0.02, 0.3)  # after a connection that did not last
@@ -131,7 +132,7 @@ class Connections:
         self._connecting: asyncio.Task[Connection] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._asking: set[int] = set()  # endpoints, by their places, that were asked for a token and have not answered
+        self._asking: dict[int, float] = {}  # when an endpoint, by its place, was last asked for a token that it has not given
         self._short = 0  # connections in a row that did not last
 
     @property
@@ -174,7 +175,7 @@ class Connections:
 
     async def renew_token(self, connection: Connection, used: Metadata, timeout: float) -> bool:
         """True: there is another token than in `used`. Simple tokens end with the member's process and after 5 unused minutes."""
-        if not self._user:
+        if not self._user or connection.lost.done():
             return False
         try:
             return await connection.renew(self._user, self._credentials.password(), used, timeout)
@@ -209,7 +210,7 @@ class Connections:
             self.retire(connection, f"{guard.get_name()}: {error!r}")
 
     async def _open(self, place: int) -> Connection | None:
-        if place in self._asking:  # one attempt is as good as several from here on
+        if self._asked(place):
             return None
         endpoint = self.endpoints[place]
         credentials = self._credentials.channel()
@@ -220,11 +221,11 @@ class Connections:
         )
         kept = False
         try:
-            if not await _ready(channel) or place in self._asking:
+            if not await _ready(channel) or self._asked(place):
                 return None
             connection = Connection(endpoint, channel)
             if self._user:
-                self._asking.add(place)
+                self._asking[place] = since = asyncio.get_running_loop().time()
                 try:
                     await connection.authenticate(self._user, self._credentials.password(), AUTHENTICATE_SECONDS)
                 except grpc.aio.AioRpcError as error:
@@ -233,12 +234,19 @@ class Connections:
                         raise refused from error
                     return None
                 finally:
-                    self._asking.discard(place)
+                    if self._asking.get(place) == since:
+                        del self._asking[place]
             kept = True
             return connection
         finally:
             if not kept:
                 await channel.close()
+
+    def _asked(self, place: int) -> bool:
+        """An attempt waits for a token there: another beside it would only add to what the member has to do. The network may have lost the
+        first, so it is not waited for to its end."""
+        since = self._asking.get(place)
+        return since is not None and asyncio.get_running_loop().time() < since + ASKED_SECONDS
 
     async def _follow(self, connection: Connection) -> None:
         await connection.channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
@@ -296,9 +304,11 @@ async def _ready(channel: grpc.aio.Channel) -> bool:
 async def _close(connection: Connection) -> None:
     follower, probe = connection.guards
     probe.cancel()
+    if connection.renewing is not None:
+        connection.renewing.cancel()
     await connection.channel.close()
     # The follower ends by itself now. Cancelled, it would leave an operation in gRPC's queue, which may outlive the event loop.
-    await asyncio.wait({follower, probe} | ({connection.renewing} if connection.renewing else set()), timeout=1)
+    await asyncio.wait({follower, probe}, timeout=1)
     follower.cancel()
 
 

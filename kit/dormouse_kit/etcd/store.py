@@ -124,6 +124,7 @@ class EtcdStore:
             try:
                 if not connection.checked:
                     await self._check(connection, limit)
+                    used = connection.metadata
                 known = self._history.revision
                 response = await self._send(connection, name, request, limit)
                 connection.hear()

@@ -32,7 +32,7 @@ _TYPES = "type.googleapis.com/envoy.extensions."
 _BRIDGE = _TYPES + "filters.http.grpc_http1_reverse_bridge.v3.FilterConfig"
 
 
-def bootstrap(listen: str, admin: str, app: str = "dormouse_worker.child:app") -> dict[str, Any]:
+def bootstrap(listen: str, admin: str, app: str = "dormouse_worker.child:app", *, told: bool = True) -> dict[str, Any]:
     """Envoy's configuration: one listener at `listen` (host:port or unix:PATH) that ends in `app`, the admin interface on the Unix socket
     `admin`."""
     python = {"app": app, "interface": "asgi", "root_path": "", "lifespan": False, "loop": "uvloop"}
@@ -86,17 +86,18 @@ def bootstrap(listen: str, admin: str, app: str = "dormouse_worker.child:app") -
     }
     # Envoy closes a connection of which more than half of over 500 streams were reset young, with everybody's calls on it. Between gateway
     # and worker that is a few impatient callers, not an attack.
+    overload = {
+        "refresh_interval": "0.1s",
+        "resource_monitors": [shedding.monitor(pressure(admin))],
+        "actions": [shedding.action()],
+        "buffer_factory_config": shedding.TRACKED,
+    }
     patient = {"overload.premature_reset_total_stream_count": 2**32 - 1}
     return {
         "admin": {"address": {"pipe": {"path": admin, "mode": MODE}}},
         "layered_runtime": {"layers": [{"name": "static", "static_layer": patient}]},
         "static_resources": {"listeners": [listener]},
-        "overload_manager": {
-            "refresh_interval": "0.1s",
-            "resource_monitors": [shedding.monitor(pressure(admin))],
-            "actions": [shedding.action()],
-            "buffer_factory_config": shedding.TRACKED,
-        },
+        **({"overload_manager": overload} if told else {}),
     }
 
 

@@ -33,6 +33,7 @@ from dormouse_core import deaths, hanging
 from dormouse_core.backoff import Backoff
 from dormouse_core.limits import PROBE_MISSES, PROBE_SECONDS
 from dormouse_core.plain import plain
+from dormouse_kit import inotify
 
 from dormouse_worker.process import bootstrap, keeping, leftovers, memorylimit, probing, surroundings
 from dormouse_worker.process.link import FD, SETTINGS, Link
@@ -111,7 +112,7 @@ class Child:
             "before": surroundings.taken(),
         }
         environment = bootstrap.environment({**os.environ, FD: str(theirs.fileno()), SETTINGS: json.dumps(settings)})
-        arguments = bootstrap.command(bootstrap.bootstrap(options.listen, options.admin))
+        arguments = bootstrap.command(bootstrap.bootstrap(options.listen, options.admin, told=inotify.available()))
         self.pid = _spawn(arguments, environment, (theirs.fileno(), log, self.marks.fd), write)
         theirs.close()
         os.close(write)

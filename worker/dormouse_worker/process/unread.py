@@ -2,6 +2,7 @@
 largest are dropped, with their calls (docs/decisions/0192-shedding.md).
 """
 
+import asyncio
 from pathlib import Path
 
 from dormouse_kit.clock import SystemClock
@@ -21,11 +22,11 @@ async def share(path: str, most: int) -> float:
     return int(pending or 0) / most
 
 
-async def watch(path: str) -> None:
-    """Without end."""
+def watch(path: str) -> "asyncio.Task[None]":
+    """Until it is cancelled."""
     most = memorylimit.for_replies()
 
     async def taken() -> float:
         return await share(path, most)
 
-    await Shedding(SystemClock(), taken, Pressure(Path(bootstrap.pressure(path))), LOOK_SECONDS).run()
+    return Shedding(SystemClock(), taken, Pressure(Path(bootstrap.pressure(path))), LOOK_SECONDS).start()
