@@ -1,15 +1,18 @@
 """How far each process's wall clock is off, and what may be done by it (rule *reference-time*).
 
 The leader and each process exchange times on their control stream. A process learns the leader's time, half the way there and back, and
-reports by how much its own clock differs; the leader takes the median of all clocks, its own included, and tells everybody. That median is
-the *reference*. It exists where more than half of the clocks are within the bound of it, and of two where both agree: else nobody can say
-which of them is wrong.
+reports by how much its own clock differs; the leader takes the median of all clocks, its own included, and tells everybody. The median
+exists where more than half of the clocks are within the bound of it, and of two where both agree: else nobody can say which is wrong.
+
+Whose clock is off is judged by the median. It jumps when a process comes or goes, though, and processes hear of it one after the other. So
+calls are stamped, and sessions expire, by the *reference*: a time that begins at the median and follows it slowly, also from leader to
+leader.
 
 What is measured is kept against the monotonic clock. So a wall clock that jumps shows at once, and a leader that is away takes nothing
 back: the measure stays good for as long as two machines' monotonic clocks run alike.
 
     standing   when                                                   what follows
-    GOOD       within the bound of the reference, then and now        it serves; sessions expire by the reference time
+    GOOD       within the bound of the median, then and now           it serves; sessions expire by the reference time
     OFF        beyond the bound, then and now                         it does not serve
     UNKNOWN    never measured, long ago, or the clock jumped since    it serves; no session expires by it, no key is refused by it
 
@@ -18,8 +21,8 @@ Nothing here does I/O; the clock is an argument. What was weighed is in `docs/de
 
 import enum
 from collections.abc import Collection
-from dataclasses import dataclass
-from statistics import median
+from dataclasses import dataclass, replace
+from statistics import median, median_low
 from typing import Protocol
 
 from dormouse_core.limits import CLOCK_SKEW_SECONDS, CLOCK_TRUST_SECONDS
@@ -38,9 +41,15 @@ SAMPLES = 16
 SAMPLE_AGE_US = 60_000_000
 SHORT_US = 2_000
 """There and back; half of it is the most that the measure may be wrong by."""
+LONG_US = 250_000
+"""Beyond this a sample may tell a clock that is off, and is no measure for timestamps: it was taken while a process stood still."""
 FIRST_SAMPLES = 8
 SLACK_US = 20_000
 """Beyond what their ways explain, two samples of one leader's clock differ by less than this within a minute; else it has jumped."""
+FOLLOWS = 200e-6
+"""Seconds in a second by which the reference nears the median: until all have heard of it, a fraction of the time of one call."""
+FOLLOWS_FOR = 2.0
+"""Seconds that count at once: after a while without a median the reference does not make up for them."""
 
 
 class Standing(enum.Enum):
@@ -51,14 +60,16 @@ class Standing(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The median of the clocks, in µs from the leader's; `agreed`: how many of them are within the bound of it."""
+    """In µs from the leader's clock: the reference time, and the median of the clocks; `agreed`: how many are within the bound of that."""
 
     us: int
     agreed: int
+    median_us: int
 
 
 def reference(offsets: Collection[int]) -> Reference | None:
-    """The reference of clocks that differ from the leader's by `offsets` µs (the leader's own 0 among them); None: they cannot say.
+    """Of clocks that differ from the leader's by `offsets` µs (the leader's own 0 among them), where nothing was followed before. None:
+    they cannot say.
 
     More than half must be within the bound of the median: then a clock beyond it has at least two others, which agree, against it. Two
     clocks that agree are good; of two that do not, nobody can say which is wrong.
@@ -67,7 +78,7 @@ def reference(offsets: Collection[int]) -> Reference | None:
         return None
     middle = round(median(offsets))
     agreed = sum(abs(offset - middle) <= BOUND_US for offset in offsets)
-    return Reference(middle, agreed) if 2 * agreed > len(offsets) else None
+    return Reference(middle, agreed, middle) if 2 * agreed > len(offsets) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +95,7 @@ class Skew:
         self._clock = clock
         self._samples: list[_Sample] = []
         self._reference_us: int | None = None  # the reference time minus the own monotonic clock
+        self._median_us: int | None = None  # likewise
         self._measured_us = 0  # monotonic: when the leader last said it
         self._deviation_us = 0  # then
         self._off = False
@@ -99,14 +111,14 @@ class Skew:
         """To be sent with a report, and to come back unchanged with the leader's time."""
         return self._monotonic()
 
-    def heard(self, mark: int, leader_us: int, reference_us: int, agreed: int) -> bool:
-        """The leader's answer to a report. `agreed` 0: there is no reference now; what was known before stays. True: what a report says
-        has changed its meaning."""
+    def heard(self, mark: int, leader_us: int, reference_us: int, agreed: int, median_us: int | None = None) -> bool:
+        """The leader's answer to a report. `agreed` 0: there is no median now; what was known before stays. `median_us` None: a leader of
+        before, whose reference is the median. True: what a report says has changed its meaning."""
         before = (self.standing(), bool(self._samples))
-        self._hear(mark, leader_us, reference_us, agreed)
+        self._hear(mark, leader_us, reference_us, agreed, reference_us if median_us is None else median_us)
         return before != (self.standing(), bool(self._samples))
 
-    def _hear(self, mark: int, leader_us: int, reference_us: int, agreed: int) -> None:
+    def _hear(self, mark: int, leader_us: int, reference_us: int, agreed: int, median_us: int) -> None:
         now = self._monotonic()
         if not 0 <= now - mark <= SAMPLE_AGE_US:
             return
@@ -119,7 +131,9 @@ class Skew:
         if agreed:
             best = self._best()
             assert best is not None
-            self._reference_us = best.ahead_us + reference_us
+            self._median_us = best.ahead_us + median_us
+            if best.way_us <= LONG_US:
+                self._reference_us = best.ahead_us + reference_us
             self._measured_us = now
             self._deviation_us = self._now_deviation()
             self._off = abs(self._deviation_us) > (BACK_US if self._off else BOUND_US)
@@ -128,6 +142,12 @@ class Skew:
         """This wall clock minus the leader's; None: not known. What a report says."""
         best = self._best()
         return None if best is None else self._wall() - self._monotonic() - best.ahead_us
+
+    def reference_us(self) -> int | None:
+        """The reference time that this process goes by, minus the leader's clock; None: none, or not known. By what a report says of it a
+        leader that begins goes on from the one before."""
+        best = self._best()
+        return self._reference_us - best.ahead_us if best is not None and self._reference_us is not None and self._known() else None
 
     @property
     def settled(self) -> bool:
@@ -139,7 +159,7 @@ class Skew:
     # ----------------------------------------------------------------------------------------------------------------- what follows
 
     def deviation_us(self) -> int | None:
-        """This wall clock minus the reference; None: not known."""
+        """This wall clock minus the median; None: not known."""
         return self._now_deviation() if self._known() else None
 
     def standing(self) -> Standing:
@@ -160,8 +180,7 @@ class Skew:
         reference = self._reference_us
         if reference is None or monotonic - self._measured_us > TRUST_US:
             return self._wall(), False
-        best = monotonic + reference
-        return best, not self._off and abs(self._wall() - best) <= BOUND_US
+        return monotonic + reference, not self._off and abs(self._now_deviation()) <= BOUND_US
 
     def now_us(self) -> int | None:
         """The reference time, where this clock is known to be good; None: nothing may expire by it."""
@@ -188,11 +207,11 @@ class Skew:
     # ---------------------------------------------------------------------------------------------------------------------- parts
 
     def _known(self) -> bool:
-        return self._reference_us is not None and self._monotonic() - self._measured_us <= TRUST_US
+        return self._median_us is not None and self._monotonic() - self._measured_us <= TRUST_US
 
     def _now_deviation(self) -> int:
-        assert self._reference_us is not None
-        return self._wall() - self._monotonic() - self._reference_us
+        assert self._median_us is not None
+        return self._wall() - self._monotonic() - self._median_us
 
     def _best(self) -> _Sample | None:
         """The sample with the shortest way: half of it is the most that it can be wrong by."""
@@ -225,18 +244,30 @@ class Clocks:
     Offsets are from the leader's own clock. When that jumps, they are from a time that it no longer shows: beside them the first process
     that meets the new time would be the only one that is off. So all votes end then, and each counts again from its second report on: the
     answer to the first tells it the leader's new time.
+
+    The reference follows the median by `FOLLOWS`, on the leader's monotonic clock, so that a jump of its wall clock moves nothing. A leader
+    that begins goes on from what the processes go by. Only where the median is beyond the bound of it (the clocks that it was made from
+    were wrong) does it jump.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._reported: dict[str, tuple[str, int, float]] = {}  # process -> group, offset, when
+        self._gone_by: dict[str, tuple[str, int]] = {}  # process -> group, the reference that it goes by minus the own monotonic clock
+        self._reference_us: float | None = None  # minus the own monotonic clock
+        self._followed = 0.0  # monotonic: when it was last moved
+        self.anew: bool | None = None
+        """Whether the reference began at the median, for nobody went by one of before; None: there has been none yet."""
         self._since = clock.monotonic()  # when the votes began
         self._base_us = self._base()
         self._jumps = 0
         self._met: dict[str, int] = {}  # process -> after which of the jumps it was answered
 
-    def report(self, process: str, group: str, offset_us: int | None) -> None:
+    def report(self, process: str, group: str, offset_us: int | None, reference_us: int | None = None) -> None:
+        """`reference_us`: as `Skew.reference_us`."""
         self._look()
+        if self._reference_us is None and reference_us is not None:
+            self._gone_by[process] = (group, self._base_us + reference_us)
         met = self._met.get(process, 0)
         self._met[process] = self._jumps
         if offset_us is None or met < self._jumps:
@@ -258,7 +289,32 @@ class Clocks:
         for group, offset, at in self._reported.values():
             if now - at <= HEARD_SECONDS:
                 groups.setdefault(group, []).append(offset)
-        return reference([0, *(round(median(offsets)) for offsets in groups.values())])
+        found = reference([0, *(round(median(offsets)) for offsets in groups.values())])
+        return None if found is None else replace(found, us=self._follow(self._base_us + found.median_us, now) - self._base_us)
+
+    def _follow(self, median_us: int, now: float) -> int:
+        """The reference now, from the median; both minus the own monotonic clock."""
+        before = self._reference_us if self._reference_us is not None else self._handed_on()
+        if self.anew is None:
+            self.anew = before is None
+        if before is None or abs(median_us - before) > BOUND_US:
+            self._reference_us = median_us
+        elif self._reference_us is None:
+            self._reference_us = before
+        else:
+            most = min(now - self._followed, FOLLOWS_FOR) * FOLLOWS * 1e6
+            self._reference_us = before + max(-most, min(median_us - before, most))
+        self._followed = now
+        self._gone_by.clear()
+        return round(self._reference_us)
+
+    def _handed_on(self) -> int | None:
+        """What the processes go by since a leader before; None: nothing. Agents' word goes before workers', which run tenants' code."""
+        agents = [us for process, (group, us) in self._gone_by.items() if group == process]
+        groups: dict[str, list[int]] = {}
+        for group, us in self._gone_by.values():
+            groups.setdefault(group, []).append(us)
+        return median_low(agents or [median_low(each) for each in groups.values()]) if groups else None
 
     def _look(self) -> None:
         """Whether the leader's own clock has jumped since the last look."""
@@ -286,6 +342,11 @@ class Rising:
     def good(self) -> bool:
         return self._skew.read()[1]
 
+    @property
+    def ahead(self) -> bool:
+        """Whether the next would be ahead of the time: the clock has gone back since the last one, or its correction came later."""
+        return self._last_us > self._skew.best_us()
+
     def next(self) -> int:
         now = self._skew.best_us()
         if now < self._last_us - BOUND_US:
@@ -295,6 +356,6 @@ class Rising:
         return self._last_us
 
 
-def agreed(found: Reference | None) -> tuple[int, int]:
-    """As it goes over a control stream: (reference_us, agreed), agreed 0 where there is none."""
-    return (0, 0) if found is None else (found.us, found.agreed)
+def agreed(found: Reference | None) -> tuple[int, int, int]:
+    """As it goes over a control stream: (reference_us, agreed, median_us), agreed 0 where there is none."""
+    return (0, 0, 0) if found is None else (found.us, found.agreed, found.median_us)

@@ -1,6 +1,6 @@
-"""The leader's part of knowing whose clock is wrong: it answers each report with its own time and with the median of all clocks, and looks
-at its own beside them. A leader that is off by more than the bound, where others agree, ends its term: `off` is set, and who runs it lets
-another lead (`terms`). What is decided, and why, is in `dormouse_core.clocks`.
+"""The leader's part of knowing whose clock is wrong: it answers each report with its own time, the reference and the median of all clocks,
+and looks at its own beside them. A leader that is off by more than the bound, where others agree, ends its term: `off` is set, and who runs
+it lets another lead (`terms`). What is decided, and why, is in `dormouse_core.clocks`.
 """
 
 import asyncio
@@ -27,14 +27,19 @@ class Timekeeper:
         self._clocks = Clocks(clock)
 
     def worker(self, report: control_pb2.WorkerReport) -> control_pb2.WorkerOrder.Time:
-        self._clocks.report(report.worker, report.uid, report.offset_us if report.HasField("offset_us") else None)
-        us, count = agreed(self._clocks.reference())
-        return control_pb2.WorkerOrder.Time(mark=report.mark, leader_us=self._wall(), reference_us=us, agreed=count)
+        self._hear(report.worker, report.uid, report)
+        us, count, median_us = agreed(self._clocks.reference())
+        return control_pb2.WorkerOrder.Time(mark=report.mark, leader_us=self._wall(), reference_us=us, agreed=count, median_us=median_us)
 
     def agent(self, report: control_pb2.AgentReport) -> control_pb2.AgentOrder:
-        self._clocks.report(report.agent, report.agent, report.offset_us if report.HasField("offset_us") else None)
-        us, count = agreed(self._clocks.reference())
-        return control_pb2.AgentOrder(echo_us=report.sent_us, leader_us=self._wall(), reference_us=us, agreed=count)
+        self._hear(report.agent, report.agent, report)
+        us, count, median_us = agreed(self._clocks.reference())
+        return control_pb2.AgentOrder(echo_us=report.sent_us, leader_us=self._wall(), reference_us=us, agreed=count, median_us=median_us)
+
+    @property
+    def anew(self) -> bool | None:
+        """As `Clocks.anew`."""
+        return self._clocks.anew
 
     def forget(self, process: str) -> None:
         self._clocks.forget(process)
@@ -50,6 +55,10 @@ class Timekeeper:
             if looks == LOOKS:
                 log.warning("the leader's clock is off", reason=self.skew.text())
                 self.off.set()
+
+    def _hear(self, process: str, group: str, report: control_pb2.WorkerReport | control_pb2.AgentReport) -> None:
+        offset = report.offset_us if report.HasField("offset_us") else None
+        self._clocks.report(process, group, offset, report.reference_us if report.HasField("reference_us") else None)
 
     def _wall(self) -> int:
         return round(self._clock.now() * 1e6)

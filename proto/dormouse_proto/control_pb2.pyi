@@ -22,16 +22,18 @@ class WorkerOrder(_message.Message):
         __slots__ = ()
         def __init__(self) -> None: ...
     class Time(_message.Message):
-        __slots__ = ("mark", "leader_us", "reference_us", "agreed")
+        __slots__ = ("mark", "leader_us", "reference_us", "agreed", "median_us")
         MARK_FIELD_NUMBER: _ClassVar[int]
         LEADER_US_FIELD_NUMBER: _ClassVar[int]
         REFERENCE_US_FIELD_NUMBER: _ClassVar[int]
         AGREED_FIELD_NUMBER: _ClassVar[int]
+        MEDIAN_US_FIELD_NUMBER: _ClassVar[int]
         mark: int
         leader_us: int
         reference_us: int
         agreed: int
-        def __init__(self, mark: _Optional[int] = ..., leader_us: _Optional[int] = ..., reference_us: _Optional[int] = ..., agreed: _Optional[int] = ...) -> None: ...
+        median_us: int
+        def __init__(self, mark: _Optional[int] = ..., leader_us: _Optional[int] = ..., reference_us: _Optional[int] = ..., agreed: _Optional[int] = ..., median_us: _Optional[int] = ...) -> None: ...
     class NoTaker(_message.Message):
         __slots__ = ()
         def __init__(self) -> None: ...
@@ -69,7 +71,7 @@ class WorkerOrder(_message.Message):
     def __init__(self, hello: _Optional[_Union[WorkerOrder.Hello, _Mapping]] = ..., drain: _Optional[_Union[WorkerOrder.Drain, _Mapping]] = ..., no_taker: _Optional[_Union[WorkerOrder.NoTaker, _Mapping]] = ..., time: _Optional[_Union[WorkerOrder.Time, _Mapping]] = ..., limits: _Optional[_Union[WorkerOrder.Limits, _Mapping]] = ..., batching: _Optional[_Union[_state_pb2.Batching, _Mapping]] = ...) -> None: ...
 
 class WorkerReport(_message.Message):
-    __slots__ = ("worker", "uid", "revision", "ready", "draining", "in_flight", "queued", "calls", "kept_replies", "concurrency_seconds", "sessions", "state_bytes", "shards", "stopped", "metadata", "busy_seconds", "mark", "offset_us", "clock_off", "stored_sessions", "stored_bytes", "hibernated_bytes", "counted", "session_memory_bytes")
+    __slots__ = ("worker", "uid", "revision", "ready", "draining", "in_flight", "queued", "calls", "kept_replies", "concurrency_seconds", "sessions", "state_bytes", "shards", "stopped", "metadata", "busy_seconds", "mark", "offset_us", "reference_us", "clock_off", "stored_sessions", "stored_bytes", "hibernated_bytes", "counted", "session_memory_bytes")
     class StoppedShard(_message.Message):
         __slots__ = ("shard", "stopped_us")
         SHARD_FIELD_NUMBER: _ClassVar[int]
@@ -95,6 +97,7 @@ class WorkerReport(_message.Message):
     BUSY_SECONDS_FIELD_NUMBER: _ClassVar[int]
     MARK_FIELD_NUMBER: _ClassVar[int]
     OFFSET_US_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_US_FIELD_NUMBER: _ClassVar[int]
     CLOCK_OFF_FIELD_NUMBER: _ClassVar[int]
     STORED_SESSIONS_FIELD_NUMBER: _ClassVar[int]
     STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -119,13 +122,14 @@ class WorkerReport(_message.Message):
     busy_seconds: float
     mark: int
     offset_us: int
+    reference_us: int
     clock_off: bool
     stored_sessions: int
     stored_bytes: int
     hibernated_bytes: int
     counted: bool
     session_memory_bytes: int
-    def __init__(self, worker: _Optional[str] = ..., uid: _Optional[str] = ..., revision: _Optional[str] = ..., ready: _Optional[bool] = ..., draining: _Optional[bool] = ..., in_flight: _Optional[int] = ..., queued: _Optional[int] = ..., calls: _Optional[int] = ..., kept_replies: _Optional[int] = ..., concurrency_seconds: _Optional[float] = ..., sessions: _Optional[int] = ..., state_bytes: _Optional[int] = ..., shards: _Optional[int] = ..., stopped: _Optional[_Iterable[_Union[WorkerReport.StoppedShard, _Mapping]]] = ..., metadata: _Optional[_Union[_state_pb2.ModelMetadata, _Mapping]] = ..., busy_seconds: _Optional[float] = ..., mark: _Optional[int] = ..., offset_us: _Optional[int] = ..., clock_off: _Optional[bool] = ..., stored_sessions: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., hibernated_bytes: _Optional[int] = ..., counted: _Optional[bool] = ..., session_memory_bytes: _Optional[int] = ...) -> None: ...
+    def __init__(self, worker: _Optional[str] = ..., uid: _Optional[str] = ..., revision: _Optional[str] = ..., ready: _Optional[bool] = ..., draining: _Optional[bool] = ..., in_flight: _Optional[int] = ..., queued: _Optional[int] = ..., calls: _Optional[int] = ..., kept_replies: _Optional[int] = ..., concurrency_seconds: _Optional[float] = ..., sessions: _Optional[int] = ..., state_bytes: _Optional[int] = ..., shards: _Optional[int] = ..., stopped: _Optional[_Iterable[_Union[WorkerReport.StoppedShard, _Mapping]]] = ..., metadata: _Optional[_Union[_state_pb2.ModelMetadata, _Mapping]] = ..., busy_seconds: _Optional[float] = ..., mark: _Optional[int] = ..., offset_us: _Optional[int] = ..., reference_us: _Optional[int] = ..., clock_off: _Optional[bool] = ..., stored_sessions: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., hibernated_bytes: _Optional[int] = ..., counted: _Optional[bool] = ..., session_memory_bytes: _Optional[int] = ...) -> None: ...
 
 class FunctionDemand(_message.Message):
     __slots__ = ("namespace", "name", "uid", "held", "arrived", "held_seconds")
@@ -154,23 +158,25 @@ class WorkerReach(_message.Message):
     def __init__(self, worker: _Optional[str] = ..., reached: _Optional[bool] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class AgentReport(_message.Message):
-    __slots__ = ("agent", "sent_us", "complete", "demand", "reaches", "offset_us")
+    __slots__ = ("agent", "sent_us", "complete", "demand", "reaches", "offset_us", "reference_us")
     AGENT_FIELD_NUMBER: _ClassVar[int]
     SENT_US_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
     DEMAND_FIELD_NUMBER: _ClassVar[int]
     REACHES_FIELD_NUMBER: _ClassVar[int]
     OFFSET_US_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_US_FIELD_NUMBER: _ClassVar[int]
     agent: str
     sent_us: int
     complete: bool
     demand: _containers.RepeatedCompositeFieldContainer[FunctionDemand]
     reaches: _containers.RepeatedCompositeFieldContainer[WorkerReach]
     offset_us: int
-    def __init__(self, agent: _Optional[str] = ..., sent_us: _Optional[int] = ..., complete: _Optional[bool] = ..., demand: _Optional[_Iterable[_Union[FunctionDemand, _Mapping]]] = ..., reaches: _Optional[_Iterable[_Union[WorkerReach, _Mapping]]] = ..., offset_us: _Optional[int] = ...) -> None: ...
+    reference_us: int
+    def __init__(self, agent: _Optional[str] = ..., sent_us: _Optional[int] = ..., complete: _Optional[bool] = ..., demand: _Optional[_Iterable[_Union[FunctionDemand, _Mapping]]] = ..., reaches: _Optional[_Iterable[_Union[WorkerReach, _Mapping]]] = ..., offset_us: _Optional[int] = ..., reference_us: _Optional[int] = ...) -> None: ...
 
 class AgentOrder(_message.Message):
-    __slots__ = ("echo_us", "leader_us", "reference_us", "agreed", "tries", "refused")
+    __slots__ = ("echo_us", "leader_us", "reference_us", "agreed", "median_us", "tries", "refused")
     class Try(_message.Message):
         __slots__ = ("worker", "address")
         WORKER_FIELD_NUMBER: _ClassVar[int]
@@ -182,15 +188,17 @@ class AgentOrder(_message.Message):
     LEADER_US_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_US_FIELD_NUMBER: _ClassVar[int]
     AGREED_FIELD_NUMBER: _ClassVar[int]
+    MEDIAN_US_FIELD_NUMBER: _ClassVar[int]
     TRIES_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     echo_us: int
     leader_us: int
     reference_us: int
     agreed: int
+    median_us: int
     tries: _containers.RepeatedCompositeFieldContainer[AgentOrder.Try]
     refused: _containers.RepeatedCompositeFieldContainer[AgentOrder.Try]
-    def __init__(self, echo_us: _Optional[int] = ..., leader_us: _Optional[int] = ..., reference_us: _Optional[int] = ..., agreed: _Optional[int] = ..., tries: _Optional[_Iterable[_Union[AgentOrder.Try, _Mapping]]] = ..., refused: _Optional[_Iterable[_Union[AgentOrder.Try, _Mapping]]] = ...) -> None: ...
+    def __init__(self, echo_us: _Optional[int] = ..., leader_us: _Optional[int] = ..., reference_us: _Optional[int] = ..., agreed: _Optional[int] = ..., median_us: _Optional[int] = ..., tries: _Optional[_Iterable[_Union[AgentOrder.Try, _Mapping]]] = ..., refused: _Optional[_Iterable[_Union[AgentOrder.Try, _Mapping]]] = ...) -> None: ...
 
 class Condition(_message.Message):
     __slots__ = ("type", "status", "reason", "message", "since_us")

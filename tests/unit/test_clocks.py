@@ -27,7 +27,7 @@ def test_two_clocks_cannot_say_which_is_wrong() -> None:
 
 
 def test_two_clocks_that_agree_are_good() -> None:
-    assert reference([0, BOUND_US]) == clocks.Reference(BOUND_US // 2, 2)
+    assert reference([0, BOUND_US]) == clocks.Reference(BOUND_US // 2, 2, BOUND_US // 2)
 
 
 @pytest.mark.parametrize("offsets", [[0, -HOUR, -HOUR], [0, 0, HOUR], [0, 3, 5, HOUR]])
@@ -87,7 +87,7 @@ def test_workers_of_one_function_have_one_vote() -> None:
         votes.report(f"w{n}", "function", HOUR)
     votes.report("a1", "a1", 0)
     clock.advance(clocks.GATHER_SECONDS)
-    assert votes.reference() == clocks.Reference(0, 2)
+    assert votes.reference() == clocks.Reference(0, 2, 0)
 
 
 def test_who_is_not_heard_or_does_not_know_has_no_vote() -> None:
@@ -243,7 +243,7 @@ def test_what_was_measured_beside_a_leader_of_before_is_no_vote() -> None:
 
 
 def test_negative_control_told_to_the_next_leader_it_would_call_everybody_off() -> None:
-    assert led_by_a_right_one_after_a_wrong_one(False) == clocks.Reference(-HOUR, 2)
+    assert led_by_a_right_one_after_a_wrong_one(False) == clocks.Reference(-HOUR, 2, -HOUR)
 
 
 def told_while_the_leaders_clock_jumps() -> list[clocks.Reference | None]:
@@ -267,7 +267,7 @@ def told_while_the_leaders_clock_jumps() -> list[clocks.Reference | None]:
 def test_a_leader_whose_clock_jumps_calls_nobody_else_off() -> None:
     answers = told_while_the_leaders_clock_jumps()
     assert answers[6:9] == [None] * 3, "nobody is judged by what was measured before"
-    assert answers[-1] == clocks.Reference(-HOUR + 1_000_000, 3), "the median of these and of the leader's own"
+    assert answers[-1] == clocks.Reference(-HOUR + 1_000_000, 3, -HOUR + 1_000_000), "the median of these and of the leader's own"
 
 
 def test_negative_control_with_the_votes_of_before_the_first_to_meet_it_would_be_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,3 +331,195 @@ def test_a_clock_that_was_an_hour_ahead_leaves_no_timestamp_ahead() -> None:
     found = [rising.next(), rising.next()]
     assert found == [round(clock.now() * 1e6), found[0] + 1]
     assert (rising.life, found[0] < ahead) == (1, True)
+
+
+# ------------------------------------------------------------------------------------------------------- the reference follows the median
+
+
+class Scene:
+    """A leader and processes on clocks that differ, all read at one moment."""
+
+    def __init__(self, *skews: float) -> None:
+        self.time = 0.0
+        self.leader = ManualClock()
+        self.votes = Clocks(self.leader)
+        self.processes: list[tuple[str, ManualClock, Skew]] = []
+        self.begun = 0
+        for skew in skews:
+            self.begin(skew)
+
+    def begin(self, skew: float) -> None:
+        clock = ManualClock(skew=skew)
+        clock.advance(self.time)
+        self.begun += 1
+        self.processes.append((f"p{self.begun}", clock, Skew(clock)))
+
+    def end(self, index: int) -> None:
+        name, _, _ = self.processes.pop(index)
+        self.votes.forget(name)
+
+    def lead(self, skew: float) -> None:
+        """Another leader, which nobody has told anything."""
+        self.leader = ManualClock(skew=skew)
+        self.leader.advance(self.time)
+        self.votes = Clocks(self.leader)
+        for _, _, each in self.processes:
+            each.meet()
+
+    def second(self) -> list[float]:
+        """All report. What those go by that know it, in seconds from the right time."""
+        for name, _, skew in self.processes:
+            self.votes.report(name, name, skew.offset_us(), skew.reference_us())
+            skew.heard(skew.mark(), round(self.leader.now() * 1e6), *clocks.agreed(self.votes.reference()))
+        for clock in (self.leader, *(clock for _, clock, _ in self.processes)):
+            clock.advance(1.0)
+        self.time += 1.0
+        right = ManualClock()
+        right.advance(self.time)
+        return [found / 1e6 - right.now() for _, _, skew in self.processes if (found := skew.now_us()) is not None]
+
+
+ACTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("begin"), st.floats(-2.4, 2.4)),
+        st.tuples(st.just("end"), st.integers(0, 9)),
+        st.tuples(st.just("lead"), st.floats(-2.4, 2.4)),
+        st.tuples(st.just("wait"), st.integers(1, 5)),
+    ),
+    max_size=14,
+)
+
+
+def moved(acts: list[tuple[str, float]]) -> float:
+    """The most, in seconds, that two who go by a reference differ, or one's differs from that of a second ago."""
+    scene, most = Scene(-2.0, 0.3, 1.9), 0.0
+    for _ in range(5):
+        before = scene.second()
+    assert len(before) == 3
+    for act, given_ in [*acts, ("wait", 6)]:
+        if act == "begin":
+            scene.begin(given_)
+        elif act == "end" and len(scene.processes) > 3:
+            scene.end(int(given_) % 3)  # the oldest
+        elif act == "lead":
+            scene.lead(given_)
+        for _ in range(int(given_) if act == "wait" else 1):
+            now = scene.second()
+            most = max(most, *(abs(a - b) for a in now for b in [*now, *before])) if now and before else most
+            before = now or before
+    return most
+
+
+@given(ACTS)
+def test_whoever_comes_goes_or_leads_moves_the_reference_slowly(acts: list[tuple[str, float]]) -> None:
+    assert moved(acts) < 2 * clocks.FOLLOWS * clocks.FOLLOWS_FOR + 1e-5
+
+
+COME_AND_GO: list[tuple[str, float]] = [("begin", 2.4), ("begin", 2.2), ("begin", 2.0), ("wait", 3), ("end", 0), ("end", 0), ("wait", 3)]
+
+
+def test_negative_control_the_median_would_jump(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert moved(COME_AND_GO) < 0.001
+    monkeypatch.setattr(clocks, "FOLLOWS", 1e6)
+    assert moved(COME_AND_GO) > 0.5
+
+
+def test_negative_control_a_leader_that_asks_nobody_would_begin_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    acts = [("wait", 3), *COME_AND_GO, ("lead", -1.0), ("wait", 5)]
+    assert moved(acts) < 0.001
+    monkeypatch.setattr(Clocks, "_handed_on", lambda self: None)
+    assert moved(acts) > 0.5
+
+
+def test_the_reference_arrives_at_the_median() -> None:
+    scene = Scene(0.0, 0.0, 0.0)
+    for _ in range(5):
+        scene.second()
+    for _ in range(5):
+        scene.begin(0.01)
+    for _ in range(70):
+        found = scene.second()
+    assert found == pytest.approx([0.01] * 8, abs=1e-6)
+
+
+def test_beyond_the_bound_the_reference_jumps_and_nobody_right_is_off() -> None:
+    """The first few were wrong alike."""
+    scene = Scene(3600.0, 3600.0)
+    scene.leader.skew = 3600.0
+    for _ in range(5):
+        found = scene.second()
+    assert found == pytest.approx([3600.0] * 2, abs=1e-5)
+    for _ in range(4):
+        scene.begin(0.0)
+    for _ in range(5):
+        found = scene.second()
+    assert found == pytest.approx([0.0] * 4, abs=1e-5)
+    assert [skew.off for _, _, skew in scene.processes] == [True] * 2 + [False] * 4
+
+
+def test_a_new_median_finds_a_clock_that_is_off_before_the_reference_is_there() -> None:
+    scene = Scene(-4.0, -4.0, -4.0)
+    scene.leader.skew = -4.0
+    for _ in range(5):
+        scene.second()
+    for _ in range(6):
+        scene.begin(0.0)
+    scene.begin(-5.5)
+    scene.second()
+    found = scene.second()
+    assert found == pytest.approx([-4.0] * len(found), abs=0.001)
+    assert [skew.off for _, _, skew in scene.processes] == [False] * 9 + [True], "it is 1.5 s from the reference, and 5.5 from the median"
+
+
+def test_what_workers_say_of_the_reference_counts_where_no_agent_says_it() -> None:
+    for agents, at in ((1, 0), (0, 2_000_000)):
+        clock = ManualClock()
+        votes = Clocks(clock)
+        for n in range(5):
+            votes.report(f"w{n}", f"function {n}", 0, 2_000_000)
+        for n in range(agents):
+            votes.report(f"a{n}", f"a{n}", 0, 0)
+        clock.advance(clocks.GATHER_SECONDS)
+        assert votes.reference() == clocks.Reference(at, 6 + agents, 0)
+        assert votes.anew is False
+
+
+def test_a_reference_far_from_the_median_is_not_gone_on_with() -> None:
+    clock = ManualClock()
+    votes = Clocks(clock)
+    for n in range(3):
+        votes.report(f"a{n}", f"a{n}", 0, HOUR)
+    clock.advance(clocks.GATHER_SECONDS)
+    assert votes.reference() == clocks.Reference(0, 4, 0)
+
+
+def test_a_measure_over_a_long_way_tells_who_is_off_and_is_no_time() -> None:
+    """Reports and answers that waited while their process stood still: half of the way is the most that they are wrong by."""
+    clock, leader = ManualClock(skew=3600.0), ManualClock()
+    skew = Skew(clock)
+    mark = skew.mark()
+    for each in (clock, leader):
+        each.advance(2.0)
+    skew.heard(mark, round(leader.now() * 1e6), 0, 3)
+    assert skew.off
+    assert skew.best_us() == round(clock.now() * 1e6)
+    skew.heard(skew.mark(), round(leader.now() * 1e6), 0, 3)
+    assert skew.best_us() == round(leader.now() * 1e6)
+
+
+def test_a_leader_of_before_says_no_median() -> None:
+    skew = Skew(ManualClock(skew=4.0))
+    skew.heard(skew.mark(), round(ManualClock().now() * 1e6), 2_000_000, 3)
+    assert skew.deviation_us() == 2_000_000
+
+
+def test_timestamps_are_ahead_until_the_time_has_come_up_to_them() -> None:
+    clock = ManualClock(skew=2.0)
+    skew = Skew(clock)
+    rising = Rising(skew)
+    rising.next()
+    assert not rising.ahead
+    measured(clock, ManualClock(), skew=skew)
+    assert rising.ahead
+    clock.advance(2.0)
+    assert not rising.ahead

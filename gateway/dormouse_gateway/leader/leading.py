@@ -101,6 +101,7 @@ class Reports:
             complete=self._complete(),
             demand=self._demand.report(),
             offset_us=self._skew.offset_us(),
+            reference_us=self._skew.reference_us(),
             reaches=() if self._reach is None else self._reach.report(),
         )
 
@@ -224,7 +225,8 @@ class LeaderStream:
 
     def _measure(self, order: control_pb2.AgentOrder) -> None:
         before = self._skew.off
-        if self._skew.heard(order.echo_us, order.leader_us, order.reference_us, order.agreed):
+        median_us = order.median_us if order.HasField("median_us") else None
+        if self._skew.heard(order.echo_us, order.leader_us, order.reference_us, order.agreed, median_us):
             self._reports.soon()
         deviation = self._skew.deviation_us()
         metrics.CLOCK_DEVIATION.set(float("nan") if deviation is None else deviation / 1e6)

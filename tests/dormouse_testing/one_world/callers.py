@@ -68,8 +68,8 @@ class Caller:
         while not (found := [g for g in self._world.places.values() if g.ready]):  # noqa: ASYNC110 - processes come and go
             await asyncio.sleep(0.05)
         gateway = self._world.rng.choice(found)
-        if not gateway.stamps.good:
-            self._world.guessed[self._session] = self._world.clock.monotonic()
+        if not gateway.stamps.good or gateway.stamps.ahead:
+            self._world.guessed[self._session] = self._world.clock.now()
         return gateway
 
     # ------------------------------------------------------------------------------------------------------------------- calls
@@ -209,11 +209,11 @@ class Caller:
                 self._never(call, reply.details)
             case 10:
                 self._going = False
-                guessed = world.clock.monotonic() - world.guessed.get(self._session, -math.inf) < 2 * world.shape.skew + 1.0
+                guessed = call.issued_us / 1e6 - world.guessed.get(self._session, -math.inf) < 2 * world.shape.skew + 1.0
                 alone = world.shape.callers == 1 and not world.shape.removal_wait
                 # What a leader owed at its end nobody can name: calls until then are refused in the whole shard.
                 settled = world.settled.get(shard_of(call.session, world.shape.shards), 0) + SLACK_US
-                if self._sure and alone and not guessed and call.issued_us > settled and not history.before(call):
+                if self._sure and alone and not guessed and not world.anew and call.issued_us > settled and not history.before(call):
                     history.refused_as_old(call)
             case _:
                 raise Violation("strange", f"call {call} is answered {reply.code} {reply.details}")

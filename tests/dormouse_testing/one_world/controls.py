@@ -6,6 +6,7 @@ from itertools import count
 from typing import Any
 
 from dormouse_core import headernames, records
+from dormouse_core.clocks import Clocks
 from dormouse_core.sessions.boundary import Answer, Step
 from dormouse_core.sessions.groups import Pending
 from dormouse_core.sessions.memory import is_large
@@ -16,7 +17,7 @@ from dormouse_gateway.watching.table import Function
 from dormouse_operator.sweeping import Sweeper as LeaderSweeper
 from dormouse_worker.sessions.removal import Sweeper
 
-from dormouse_testing.one_world.world import Shape
+from dormouse_testing.one_world.world import MOVING, Shape
 from dormouse_testing.sessions_sim.controls import Patch, failed_compare_means_no, keys_by_any_clock
 
 
@@ -38,6 +39,16 @@ def a_new_key_for_each_try(patch: Patch) -> None:
         return {**out, headernames.CALL: f"{out[headernames.CALL]}-{next(number)}"}
 
     patch(relaying, "outgoing", sent)
+
+
+def reference_is_the_median(patch: Patch) -> None:
+    """It jumps with it, and begins anew with each leader."""
+
+    def follow(self: Clocks, median_us: int, _: float) -> int:
+        self.anew = False
+        return median_us
+
+    patch(Clocks, "_follow", follow)
 
 
 def nothing_is_removed(patch: Patch) -> None:
@@ -102,5 +113,6 @@ CONTROLS = [
     Control("refused for want of a session, and kept", refused_and_kept, frozenset({"applied-later"})),
     Control("nothing is removed", nothing_is_removed, frozenset({"kept-for-ever"})),
     Control("gateways' keys by their own clocks", keys_by_any_clock, frozenset({"false-refusal"})),
+    Control("the reference is the median", reference_is_the_median, frozenset({"false-refusal"}), MOVING),
     Control("large replies by key and step", replies_by_key_and_step, frozenset({"reply-differs"}), LIVES),
 ]

@@ -52,6 +52,7 @@ class Operator:
             name=self.name,
             removal_wait=self.world.shape.removal_wait or None,
         )
+        self.world.keepers.append(leader.timekeeper)
 
         async def serve() -> "Operator":
             self.leader = leader

@@ -154,6 +154,7 @@ class Worker:
         made = control_pb2.WorkerReport(
             worker=self.name, uid=FUNCTION.uid, revision=self.revision, ready=self.ready and not skew.off, draining=self.draining,
             in_flight=found.running, queued=found.queued, calls=self._calls, mark=skew.mark(), offset_us=skew.offset_us(),
+            reference_us=skew.reference_us(),
             clock_off=skew.off, sessions=found.sessions, state_bytes=found.state_bytes, shards=found.shards,
             stored_sessions=found.stored_sessions, stored_bytes=found.stored_bytes, hibernated_bytes=found.hibernated_bytes,
             counted=found.counted,
@@ -165,7 +166,8 @@ class Worker:
         return made
 
     def _timed(self, time: control_pb2.WorkerOrder.Time) -> None:
-        if self.timed.skew.heard(time.mark, time.leader_us, time.reference_us, time.agreed):
+        median_us = time.median_us if time.HasField("median_us") else None
+        if self.timed.skew.heard(time.mark, time.leader_us, time.reference_us, time.agreed, median_us):
             self.control.changed()
 
     def drain(self) -> None:

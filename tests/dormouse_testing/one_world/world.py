@@ -14,6 +14,7 @@ from dormouse_core.sessions import groups
 from dormouse_core.sessions.names import session_key
 from dormouse_core.spec.durations import Duration
 from dormouse_operator.function_entries import with_spec
+from dormouse_operator.timekeeping import Timekeeper
 from dormouse_proto import inference_pb2, state_pb2
 from dormouse_worker.sessions import Answer, Step
 from msgspec.structs import replace
@@ -91,6 +92,7 @@ class OneWorld(world.World):
         self.missing: dict[int, int] = {}  # call -> versions of its session when the copy came that was answered "no such session"
         self.made: dict[str, int] = {}  # a gateway's key up to its number, as {timestamp}-g-{gateway} -> when it was made
         self.guessed: dict[str, float] = {}  # session -> when a key of it was last made by a clock that nobody had measured
+        self.keepers: list[Timekeeper] = []
         self.stamped: dict[int, int] = {}  # call -> when the key of its newest copy was made
         self.copies_of: dict[int, int] = {}  # call -> copies of it that workers have not answered
         self.provider = Provider(self)
@@ -165,6 +167,12 @@ class OneWorld(world.World):
             await operator.life.ended
             del self.operators[operator.name]
             await asyncio.sleep(self.rng.uniform(0.1, 1.0))
+
+    @property
+    def anew(self) -> bool:
+        """Whether a leader found nobody who went by the reference of the one before: all had ended. Gateways that did, and new ones, then
+        stamped by two of them."""
+        return sum(keeper.anew is True for keeper in self.keepers) > 1
 
     def leading(self) -> Operator | None:
         """Who leads, and knows it."""
@@ -305,8 +313,8 @@ def run(seed: int, *, shape: Shape | None = None, trace: Callable[[str], None] |
     return made[0]
 
 
-MOVING = Shape(skew=2.4, gateways=3, begins=4.0)
-"""The reference time moves as the processes whose clocks make it come and go."""
+MOVING = Shape(skew=2.4, gateways=3, begins=4.0, calls=20, ends=0.6, own_keys=0.0, streams=0.0)
+"""The median moves as the processes whose clocks make it come and go, and sessions begin again meanwhile."""
 
 
 def shape_of(seed: int) -> Shape:
@@ -322,6 +330,7 @@ def shape_of(seed: int) -> Shape:
         Shape(ttl=2.0, removal_wait=0.5, starts=False, calls=6, replicas=(2, 0, 1), rescales=0.4),
         Shape(skew=2.4, gateways=3, begins=4.0, dies=0.0, stills=0.0, crashes=0.0, bad=0.0, resets=0.2),
         Shape(skew=2.4, starts=False, dies=0.5, calls=6),
+        MOVING,
         Shape(large=0.6, own_keys=0.9, resets=0.1),
         Shape(restores=0.2, calls=12, stills=0.1),
         Shape(fills=0.6, deletes=0.5, calls=12),

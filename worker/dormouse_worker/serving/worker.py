@@ -175,7 +175,8 @@ class Worker:
 
     def _timed(self, time: control_pb2.WorkerOrder.Time) -> None:
         before = self.skew.off
-        if self.skew.heard(time.mark, time.leader_us, time.reference_us, time.agreed):
+        median_us = time.median_us if time.HasField("median_us") else None
+        if self.skew.heard(time.mark, time.leader_us, time.reference_us, time.agreed, median_us):
             self.control.changed()
         if self.skew.off and not before:
             log.warning("this worker does not serve until its clock is right", reason=self.skew.text())
@@ -222,6 +223,7 @@ class Worker:
             busy_seconds=figures.busy_seconds,
             mark=self.skew.mark(),
             offset_us=self.skew.offset_us(),
+            reference_us=self.skew.reference_us(),
             clock_off=self.skew.off,
         )
         if self._member is not None and self._member.sessions is not None:
