@@ -2,25 +2,27 @@
 
 A call whose worker dies is sent again under its key, and it is nearly always innocent: a node is lost, somebody kills a pod. But a call can
 be what kills: its model wants more memory than there is, or crashes in native code. Sent again it would be the next worker's death, with
-everything else that runs there. So a supervisor that outlives its worker says what it died of and which calls ran, and a call under which
-two have died of themselves is sent no more. After the first it runs alone: rows of others that would be joined to it are not their callers'
-fault.
+everything else that runs there.
 
-Where the kernel ends a whole container for want of memory (`memory.oom.group`), nobody is left to say anything, and it looks as if a node
-were lost: a connection breaks. Two of those prove nothing. From the second on the call is in a worker with no other one of its kind, and
-the third is taken for its doing.
+So a call is convicted, and only by a worker that died while it ran there with nothing else. That is known in two ways. A supervisor that
+outlives its worker says what it died of and which calls ran. Where the kernel ends a whole container for want of memory
+(`memory.oom.group`), nobody is left to say anything, and it looks as if a node were lost: a connection breaks. Then it is known of a call
+for which the worker was cleared before (`dormouse_core.clearing`), as it is for every call from its second death on.
 
-Imports nothing: it runs in the supervisor, too.
+Imports nothing but numbers: it runs in the supervisor, too.
 """
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from dormouse_core.limits import LOST_WORKERS
 
 HELD, MEMORY, CRASH = range(3)
 """`WorkerEntry.Killed.Why`. HELD: its supervisor killed it, for a step that held the interpreter."""
 
-MOST = 2
-"""Workers that may die of themselves while a call runs in them; one more where others ran beside it each time, or where nobody says why."""
+FEWEST = 2
+"""Deaths before a call is suspect. One may be chance, also where nothing ran beside it: a lost node, or what an earlier call did to the
+memory."""
 
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
 
@@ -35,20 +37,36 @@ def why(number: int, starved: bool) -> int | None:
     return CRASH if number in _CRASHES else None
 
 
-def guilty(alone: Sequence[bool], lost: int = 0) -> bool:
-    """Whether a call is what its workers die of. `alone`: of each that has died of itself under it, the last one last, whether it ran alone
-    there. `lost`: workers whose connections broke while it ran in them, also those of which somebody said why.
+def witnessed(known: Mapping[str, bool], broke: Sequence[tuple[str, bool]], tried: bool) -> list[bool | None]:
+    """Of each worker that died under a call, the last one last: whether it is known that nothing else ran there. None, as the first: of
+    Envoy's own try that failed nobody tells whether a worker died.
 
-    Where others ran beside it they are as suspect as it is: they were sent again together. From then on each is `apart`, so what dies once
-    more was its doing.
+    `known`: workers of which a supervisor said that they died of themselves under it, and whether it ran alone there. `broke`: workers
+    whose connections broke while it ran in them, and whether they were cleared for it. `tried`: Envoy's own try failed.
     """
-    return max(len(alone), lost) > MOST or (len(alone) == MOST and alone[-1])
+    names = {name for name, _ in broke}
+    spare = [found for name, found in known.items() if name not in names]
+    alone: list[bool | None] = []
+    if tried:
+        alone.append(spare.pop(0) if spare else None)
+    for name, cleared in broke:  # one that began at the address of another since then has its own name
+        word = known[name] if name in known else spare.pop(0) if spare else False
+        alone.append(cleared or word)
+    return [*spare, *alone]
 
 
-def apart(known: int, lost: int) -> bool:
-    """Whether a call is to be in no worker together with another of which this holds: one of them may be what their workers died of.
-    `known`: workers that died of themselves under it; `lost` as in `guilty`."""
-    return max(known, lost) >= MOST
+def suspect(alone: Sequence[bool | None]) -> bool:
+    """Whether a call is sent on only to a worker that is cleared for it. `alone`: as `witnessed` says."""
+    return len(alone) >= FEWEST
+
+
+def guilty(alone: Sequence[bool | None]) -> bool:
+    """Whether a call is what its workers die of. `alone`: as `witnessed` says.
+
+    LOST_WORKERS are lost only where workers cannot be cleared: those of an earlier version, or that always run something long. Then it ends
+    there, whoever's doing it was.
+    """
+    return (len(alone) - alone.count(None) >= FEWEST and alone[-1] is True) or len(alone) >= LOST_WORKERS
 
 
 def text(worker: str, number: int, reason: int) -> str:

@@ -44,6 +44,8 @@ class Again(enum.StrEnum):
     DRAINING = "draining"
     CLOCK = "clock"
     COUNTING = "counting"  # what decides whether the session may begin is not known yet
+    CLEARED = "cleared"  # nothing runs here but what comes next: the call for which that was asked (`dormouse_core.clearing`)
+    UNCLEAR = "unclear"  # what runs did not end in time, or the worker is not kept clear for this call any more
 
 
 class DormouseError(Exception):

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from dormouse_core.errors import DeadlineExceeded, DormouseError, Unavailable
 from dormouse_core.spec.durations import Duration
 
+ROUNDED = 1e-6
+"""Seconds by which a sum of times may be off: less than that is no time to wait for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Patience:
@@ -21,6 +24,6 @@ class Patience:
         """What its caller is told where it gives up now. `late`: at its deadline; `long`: at the hold limit."""
         if now >= self.deadline:
             return DeadlineExceeded(late)
-        if waited >= self.hold.seconds:
+        if waited >= self.hold.seconds - ROUNDED:
             return Unavailable(long)
         return None

@@ -537,6 +537,10 @@ HANDOFF_QUIET_SECONDS = 0.1
 TERMINATION_GRACE_SECONDS = 20.0
 UNREACHABLE_SECONDS = 5.0
 UNREACHABLE_FAILOVER_SECONDS = 15.0
+CLEAR_SECONDS = 5.0
+CLEARED_SECONDS = 2.0
+CLEAR_ASKS = 3
+LOST_WORKERS = 8
 
 LIVENESS = (
     Limit("LEASE_SECONDS", "a worker's, an agent's and the leader's lease", "seconds", "our own: silence this long is death", "etcd"),
@@ -578,6 +582,30 @@ LIVENESS = (
         "seconds",
         "our own: what it runs can answer nobody",
         "the leader",
+    ),
+    Limit(
+        "CLEAR_SECONDS",
+        "time that a worker waits, admitting nothing, until nothing runs in it, for a call under which two workers died",
+        "seconds",
+        "our own: longer than most steps; then it is open for as long as it was closed",
+        "the worker: the call goes to another",
+    ),
+    Limit(
+        "CLEARED_SECONDS", "time that it is kept clear for a call that does not come", "seconds", "our own: many round trips", "the worker"
+    ),
+    Limit(
+        "CLEAR_ASKS",
+        "asks in vain before such a call is sent to a worker that is not cleared",
+        "asks",
+        "our own: where steps are long, an innocent call is answered all the same",
+        "the relay",
+    ),
+    Limit(
+        "LOST_WORKERS",
+        "workers that may die while one call runs in them, whatever runs beside it",
+        "workers",
+        "our own: more than a call meets by chance, for workers that cannot be cleared",
+        "the relay: UNAVAILABLE",
     ),
     Limit(
         "TERMINATION_GRACE_SECONDS",

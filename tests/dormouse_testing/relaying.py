@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import grpc
 import grpc.aio
-from dormouse_core import limits
-from dormouse_core.errors import Again
+from dormouse_core import headernames, limits
+from dormouse_core.clearing import CLEAR, Clearing
+from dormouse_core.errors import Again, Code
 from dormouse_core.keys import Keys
 from dormouse_core.seams import Part, Reply
 from dormouse_gateway.leader.demand import Demand
@@ -55,14 +57,95 @@ class Sent:
 Behaviour = Callable[[Sent], Awaitable[Reply]]
 
 
+class Door:
+    """A worker's process, as far as it can be cleared for a call: as `dormouse_worker.serving.door`, without what is behind it."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self._clearing: Clearing[asyncio.Future[Reply]] = Clearing()
+        self._waiting: list[asyncio.Future[Reply]] = []
+        self.dead = False
+
+    async def ask(self, key: str) -> Reply:
+        asked = self._future()
+        self._clearing.ask(asked, key, self._now())
+        asyncio.get_running_loop().call_soon(self.look)
+        try:
+            return await asked
+        finally:
+            self._clearing.leave(asked, self._now())
+            self.look()
+
+    async def run(self, sent: Sent, behave: Behaviour) -> Reply:
+        cleared = sent.metadata.get(headernames.ALONE) == Again.CLEARED
+        if cleared and not self._clearing.enter(sent.metadata[headernames.CALL], self._now()):
+            return again(Again.UNCLEAR)
+        if self._clearing.closed and not cleared:
+            waits = self._future()
+            self._waiting.append(waits)
+            if (reply := await waits).code:
+                return reply
+        self.running += 1
+        try:
+            reply = await behave(sent)
+            if reply is RESET:
+                self.die()
+            return reply
+        finally:
+            self.running -= 1
+            if cleared:
+                self._clearing.left(self._now())
+            self.look()
+
+    def die(self) -> None:
+        self.dead = True
+        for asked, _ in self._clearing.look(1e9, False):
+            _tell(asked, RESET)
+        for waits in self._waiting:
+            _tell(waits, RESET)
+
+    def look(self) -> None:
+        if self.dead:
+            return
+        now = self._now()
+        for asked, cleared in self._clearing.look(now, not self.running):
+            _tell(asked, again(Again.CLEARED if cleared else Again.UNCLEAR))
+        if not self._clearing.closed:
+            waiting, self._waiting = self._waiting, []
+            for waits in waiting:
+                _tell(waits, Reply(0))
+        if (at := self._clearing.next_look()) < math.inf:
+            asyncio.get_running_loop().call_at(at, self.look)
+
+    def _future(self) -> "asyncio.Future[Reply]":
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        if self.dead:
+            future.set_result(RESET)
+        return future
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _tell(future: "asyncio.Future[Reply]", reply: Reply) -> None:
+    if not future.done():
+        future.set_result(reply)
+
+
 class Workers:
-    """A Transport. `behave[address]` is a worker; an address without one refuses connections."""
+    """A Transport. `behave[address]` is a worker; an address without one refuses connections. One that answers RESET has died, and the next
+    is there at once."""
 
     def __init__(self) -> None:
         self.behave: dict[str, Behaviour] = {}
         self.sent: list[Sent] = []
         self.tried: list[str] = []  # addresses that were asked whether they are there
         self.silent: set[str] = set()  # these do not say
+        self.clears = True
+        """False: they are of a version that cannot be cleared for a call."""
+        self.asked: Counter[str] = Counter()  # to be cleared, by address
+        self._asks = asyncio.Event()
+        self._doors: dict[str, Door] = {}
         self.running = 0
         self.most = 0
         self.cancelled = 0
@@ -71,6 +154,10 @@ class Workers:
         if method == LIVE:
             self.tried.append(address)
             return await self._live(address, timeout)
+        if method == CLEAR:
+            self.asked[address] += 1
+            self._asks.set()
+            return await self._clear(address, metadata, timeout)
         assert method == INFER
         return await self._call(address, message, metadata, None, timeout)
 
@@ -89,7 +176,7 @@ class Workers:
             async with asyncio.timeout(timeout):
                 await asyncio.sleep(TRAVEL)
                 behave = self.behave.get(address)
-                return NOBODY if behave is None else await behave(sent)
+                return NOBODY if behave is None else await self._door(address).run(sent, behave)
         except TimeoutError:
             return Reply(4, b"", "Deadline Exceeded")
         except asyncio.CancelledError:
@@ -97,6 +184,31 @@ class Workers:
             raise
         finally:
             self.running -= 1
+
+    async def asking(self, count: int) -> None:
+        """Returns when so many asks to be cleared have been made."""
+        async with asyncio.timeout(60):
+            while self.asked.total() < count:
+                self._asks.clear()
+                await self._asks.wait()
+
+    def _door(self, address: str) -> Door:
+        door = self._doors.get(address)
+        if door is None or door.dead:
+            door = self._doors[address] = Door()
+        return door
+
+    async def _clear(self, address: str, metadata: Mapping[str, str], timeout: float | None) -> Reply:
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.sleep(TRAVEL)
+                if address not in self.behave:
+                    return NOBODY
+                if not self.clears:
+                    return Reply(int(Code.UNIMPLEMENTED), b"", "not supported", {headernames.BY: "worker"})
+                return await self._door(address).ask(metadata[headernames.CALL])
+        except TimeoutError:
+            return Reply(4, b"", "Deadline Exceeded")
 
     async def _live(self, address: str, timeout: float | None) -> Reply:
         await asyncio.sleep(TRAVEL)

@@ -6,6 +6,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -37,7 +38,7 @@ FATAL = """
                 time.sleep(60)
             if inputs["x"][0] == 13:
                 ctypes.string_at(0)  # here and now: a signal would be for any thread, at any time
-            time.sleep(0.02)
+            time.sleep(0.5 if inputs["x"][0] == 2 else 0.02)
             return {"y": inputs["x"] * 2}
 """
 MANIFEST = """
@@ -108,7 +109,8 @@ def _peak(pid: int) -> int:
 class Neighbour:
     """Another caller of the same function, one call after the other."""
 
-    def __init__(self, address: str, function: str) -> None:
+    def __init__(self, address: str, function: str, x: float = 1) -> None:
+        self._x = x
         self.longest = 0.0
         self.answered = 0
         self.failed: list[str] = []
@@ -125,12 +127,12 @@ class Neighbour:
         self._thread.join()
 
     def _run(self) -> None:
-        x = np.ones((1, 4) if self._function == "double" else 1, np.float32)
+        x = np.full((1, 4) if self._function == "double" else 1, self._x, np.float32)
         with Client(self._address) as client:
             while not self._end.is_set():
                 began = time.monotonic()
                 try:
-                    assert (client.infer(self._function, {"x": x}, timeout=60).outputs["y"] == 2).all()
+                    assert (client.infer(self._function, {"x": x}, timeout=300).outputs["y"] == 2 * self._x).all()
                     self.answered += 1
                 except DormouseError as error:
                     self.failed.append(str(error))
@@ -209,3 +211,42 @@ def test_a_call_that_takes_the_supervisors_along_takes_three_workers_and_no_neig
     assert up.log.count(ENDED) - ended in {int(said[1][0]), 3}, caught.value.message
     assert not one.failed + two.failed
     print(f"neighbours' longest calls: {one.longest:.1f} s, {two.longest:.1f} s")
+
+
+def kill(up: Up, times: int) -> list[str]:
+    """Sends calls that take the supervisors along, one after the other: what is said of each."""
+    said: list[str] = []
+    with Client(up.gateway) as client:
+        for _ in range(times):
+            try:
+                client.infer("fatal", {"x": np.array([14], np.float32)}, timeout=600)
+                said.append("it was answered")
+            except DormouseError as error:
+                said.append(f"{error.code.name}: {error.message}")
+    return said
+
+
+def attacked(up: Up, times: int, together: int) -> tuple[list[str], int, list[Neighbour]]:
+    """What many such callers are told, and how many workers died, beside two whose calls take half a second."""
+    ended = up.log.count(ENDED)
+    neighbours = [Neighbour(up.gateway, "fatal", x=2) for _ in range(2)]
+    with neighbours[0], neighbours[1], ThreadPoolExecutor(together) as callers:
+        said = [each for told in callers.map(lambda _: kill(up, times), range(together)) for each in told]
+        before = [each.answered for each in neighbours]
+        up.until(lambda: all(each.answered > count for each, count in zip(neighbours, before, strict=True)), 120)
+    up.until(lambda: len(up.get("fatal")["workers"]) == 3, 120)
+    return said, up.log.count(ENDED) - ended, neighbours
+
+
+@pytest.mark.parametrize(
+    ("times", "together"),
+    [(1, 3), pytest.param(10, 1, marks=pytest.mark.slow), pytest.param(4, 3, marks=pytest.mark.slow)],
+)
+def test_who_sends_such_calls_again_and_again_takes_three_workers_for_each_and_no_neighbour(up: Up, times: int, together: int) -> None:
+    said, ended, neighbours = attacked(up, times, together)
+    for each in said:
+        assert re.match(r"UNAVAILABLE: (2 workers died .* after Envoy's first try failed|3 workers died)\b", each), each
+    assert not neighbours[0].failed + neighbours[1].failed
+    assert ended <= 3 * times * together
+    longest, answered = max(each.longest for each in neighbours), sum(each.answered for each in neighbours)
+    print(f"{len(said)} calls, {ended} workers died; neighbours: {answered} calls, the longest {longest:.1f} s")

@@ -4,7 +4,7 @@ import pathlib
 import signal
 
 import pytest
-from dormouse_core import deaths
+from dormouse_core import deaths, limits
 from dormouse_proto import state_pb2
 from dormouse_worker.process import keeping, memorylimit
 from hypothesis import given
@@ -27,26 +27,42 @@ def test_a_death_is_a_calls_doing_only_where_nobody_else_killed(number: int, sta
     assert deaths.why(number, starved) == why
 
 
-def test_who_ran_beside_others_each_time_is_tried_once_more() -> None:
-    assert [deaths.guilty(seen) for seen in ([], [True], [False, True], [False, False], [True, False])] == [
-        False,
-        False,
-        True,
-        False,
-        False,
-    ]
-    assert deaths.guilty([False, False, False])
+def test_a_call_is_convicted_only_by_a_worker_that_died_while_it_ran_there_with_nothing_else() -> None:
+    guilty = [[True, True], [False, True], [None, False, True], [False, False, False, True]]
+    innocent = [[], [True], [None, True], [True, False], [False, False], [None, False, False], [False] * 7]
+    assert [deaths.guilty(seen) for seen in guilty + innocent] == [True] * len(guilty) + [False] * len(innocent)
+    assert deaths.guilty([False] * limits.LOST_WORKERS), "where nobody can be cleared it ends all the same"
+    assert [deaths.suspect([False] * count) for count in range(4)] == [False, False, True, True]
 
 
-@given(alone=st.lists(st.booleans(), max_size=5), more=st.integers(0, 5))
-def test_nobody_takes_a_fourth_worker_and_nobody_is_accused_of_two_that_are_not_explained(alone: list[bool], more: int) -> None:
-    lost = len(alone) + more
-    if lost > 2:
-        assert deaths.guilty(alone, lost)
-    elif deaths.guilty(alone, lost):
-        assert alone == [alone[0], True], "only where somebody said so of both, and nothing ran beside it the last time"
-    if not deaths.guilty(alone, lost) and deaths.guilty(alone, lost + 1):
-        assert deaths.apart(len(alone), lost), "who is taken for guilty by the next death was with no other suspect in it"
+def test_what_is_known_of_each_death() -> None:
+    assert deaths.witnessed({}, [], False) == []
+    assert deaths.witnessed({}, [], True) == [None], "nobody tells of what Envoy's own try failed"
+    assert deaths.witnessed({"w1": True}, [("w2", False)], True) == [True, False], "its supervisor does"
+    assert deaths.witnessed({"w2": True}, [("w1", False), ("w2", False)], False) == [False, True]
+    assert deaths.witnessed({"w2": True}, [("w1", False)], False) == [True], "which began where the other had been"
+    assert deaths.witnessed({"w1": True, "w2": False}, [], True) == [False, True]
+    assert deaths.witnessed({"w2": False}, [("w1", False), ("w2", True)], True) == [None, False, True]
+
+
+@given(
+    known=st.dictionaries(st.sampled_from("abcdef"), st.booleans()),
+    broke=st.lists(st.tuples(st.sampled_from("defghi"), st.booleans()), max_size=6),
+    tried=st.booleans(),
+)
+def test_nobody_is_accused_by_deaths_beside_others(known: dict[str, bool], broke: list[tuple[str, bool]], tried: bool) -> None:
+    seen = deaths.witnessed(known, broke, tried)
+    assert seen.count(None) <= 1
+    assert len(seen) == max(len(known), len(broke) + tried) or set(known) & {name for name, _ in broke}
+    assert len(seen) <= len(known) + len(broke) + tried
+    if deaths.guilty(seen) and len(seen) < limits.LOST_WORKERS:
+        assert any(known.values()) or any(cleared for _, cleared in broke)
+    if deaths.guilty([*seen, False]) and not deaths.guilty(seen):
+        assert len(seen) == limits.LOST_WORKERS - 1, "who runs beside others is accused by the last of many deaths alone"
+    if not deaths.suspect(seen):
+        assert not deaths.guilty(seen)
+    else:
+        assert deaths.guilty([*seen, True]), "a suspect is alone from then on, and takes one worker more"
 
 
 def test_the_reasons_are_those_of_the_entry_and_are_written_as_it_says() -> None:

@@ -143,6 +143,10 @@ SHOWN = {
         ("UNREACHABLE_SECONDS", "UNREACHABLE_FAILOVER_SECONDS"),
         "unit/test_coordination.py::test_an_owner_that_gateways_do_not_reach_is_planned_away_and_fails_over_late",
     ),
+    "CLEAR_SECONDS": "unit/test_clearing.py::test_what_does_not_end_in_its_time_is_not_waited_for",
+    "CLEARED_SECONDS": "unit/test_clearing.py::test_who_does_not_come_is_not_waited_for",
+    "CLEAR_ASKS": "unit/test_relay.py::test_where_what_runs_is_long_an_innocent_call_is_answered_all_the_same",
+    "LOST_WORKERS": "unit/test_relay.py::test_where_workers_cannot_be_cleared_a_call_takes_eight",
     "TERMINATION_GRACE_SECONDS": "unit/test_kubernetes_pods.py::test_a_pod_of_any_valid_function_is_restricted_or_is_refused_by_us",
     # Batching.
     "BATCH_SIZE": "unit/test_worker_joining.py::test_by_default_the_experiment_decides",

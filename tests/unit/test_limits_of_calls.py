@@ -14,6 +14,7 @@ from dormouse_proto import inference_pb2
 from dormouse_worker.batches.batching import Batcher
 from dormouse_worker.batches.replies import Encoder
 from dormouse_worker.batches.requests import Request
+from dormouse_worker.batches.work import Runs
 from dormouse_worker.models.signatures import Signature, TensorSpec
 from dormouse_worker.serving.counters import Counters
 from dormouse_worker.serving.service import Service
@@ -139,10 +140,11 @@ class Endless:
     """An engine whose runs do not end."""
 
     def __init__(self) -> None:
-        self.runs: list[Request] = []
+        self.runs = Runs(1.0)
+        self.taken = list[Request]()
 
     def run(self, request: Request, *rest: object) -> None:
-        self.runs.append(request)
+        self.taken.append(request)
 
 
 class Queue:
@@ -164,7 +166,7 @@ class Queue:
 
 
 class Arrived:
-    streams = False
+    streams = clears = False
     kept = False
     since = 0.0
     deadline = float("inf")
@@ -195,5 +197,5 @@ def test_a_worker_takes_as_many_calls_as_it_may_and_sends_more_back_to_wait(toge
         queue.calls.append(Arrived())
         if not together or number == 4:
             service.turn()
-    assert len(engine.runs) == 3, queue.refused
+    assert len(engine.taken) == 3, queue.refused
     assert [error.again for error in queue.refused] == [Again.BUSY] * 2

@@ -13,13 +13,14 @@ import asyncio
 import contextlib
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from dormouse_core import choosing, deaths, headernames, limits
 from dormouse_core.backoff import Backoff
 from dormouse_core.clocks import Skew, TimeReading
 from dormouse_core.errors import (
+    Again,
     Code,
     DormouseError,
     Internal,
@@ -40,7 +41,7 @@ from dormouse_gateway.leader.reach import Reach
 from dormouse_gateway.relay.bodies import Bodies
 from dormouse_gateway.relay.flights import Flights
 from dormouse_gateway.relay.gates import Gate, Room
-from dormouse_gateway.relay.sending import PartsTaker, carry, heard, interrupted, outgoing
+from dormouse_gateway.relay.sending import PartsTaker, carry, clear, heard, interrupted, outgoing
 from dormouse_gateway.relay.turns import Turn, Turns
 from dormouse_gateway.watching.reads import Read, Reads
 from dormouse_gateway.watching.table import Function, Table, Unreadable, Worker
@@ -79,20 +80,22 @@ class Held:
     waited: float = 0.0
     since: float = 0.0
     refusals: int = 0
-    breaks: int = 0
+    broke: list[tuple[str, bool]] = field(default_factory=list)  # workers that were lost while it ran there; whether cleared for it
+    unclear: int = 0  # asks for a cleared worker, in vain
     deaths: dict[str, tuple[int, str, bool]] = field(default_factory=dict)  # workers that died of themselves under it
     avoid: set[str] = field(default_factory=set)  # workers that refused it since the map last changed
     reason: str = ""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
-    def lost(self) -> int:
-        """Workers that were lost while it ran in them. Why Envoy's own try failed nobody tells the relay: it counts as one."""
-        return self.breaks + (self.request.attempt > 1 and self.request.metadata.get(headernames.FN) != ENTRY)
+    def witnessed(self) -> list[bool | None]:
+        """See `deaths`. Why Envoy's own try failed nobody tells the relay."""
+        tried = self.request.attempt > 1 and self.request.metadata.get(headernames.FN) != ENTRY
+        return deaths.witnessed({name: alone for name, (_, _, alone) in self.deaths.items()}, self.broke, tried)
 
     @property
-    def apart(self) -> bool:
-        return deaths.apart(len(self.deaths), self.lost)
+    def suspect(self) -> bool:
+        return deaths.suspect(self.witnessed)
 
 
 class Relay:
@@ -125,7 +128,7 @@ class Relay:
         self._gates: dict[str, dict[str, Gate]] = {}  # by function, then by worker
         self._count = 0
         self._turns = Turns()
-        self._suspected: set[str] = set()  # workers with a call that is `apart`
+        self._suspected: set[str] = set()  # workers that are asked to be clear, or are
         self._flights = Flights()
         self.reach = Reach(clock, transport) if reach is None else reach
         self._random = random.Random(seed)  # noqa: S311 - spreads load, guards nothing
@@ -228,7 +231,7 @@ class Relay:
                 function = await self._look(call)
                 if function.entry.uid != uid:
                     raise Unavailable(f"function {call.named.label} was deleted and made again while the call waited; send it again")
-                refusal = self._suspect(call, function) or function.refusal()
+                refusal = self._suspect(call, function) or function.refusal(held=True)
                 if refusal is not None:
                     raise refusal
                 worker = self._choose(call, function)
@@ -237,15 +240,15 @@ class Relay:
                     continue
             finally:
                 self._leave(call)
-            with self._apart(call, worker):
+            with self._suspecting(call, worker):
                 reply = await self._send(call, function, worker)
             if reply is not None:
                 return reply
 
     @contextlib.contextmanager
-    def _apart(self, call: Held, worker: Worker) -> Iterator[None]:
-        """While it lasts no other call under which as many workers died goes to this one: should it die, too, it is known of what."""
-        if not call.apart:
+    def _suspecting(self, call: Held, worker: Worker) -> Iterator[None]:
+        """While it lasts no other suspect goes to this one: each would wait there for the other."""
+        if not call.suspect:
             yield
             return
         self._suspected.add(worker.name)
@@ -260,12 +263,13 @@ class Relay:
         """Why this call is not sent to another worker: it is what they die of."""
         key = call.request.metadata.get(headernames.CALL, "")
         call.deaths |= function.died_under(key)
-        known = list(call.deaths.values())
         killer = function.killer(key)
-        if killer is not None or not deaths.guilty([alone for _, _, alone in known], call.lost):
+        witnessed = call.witnessed
+        if killer is not None or not deaths.guilty(witnessed):
             return killer
-        count = max(len(known), call.breaks)
-        tried = " after Envoy's first try failed" if call.lost > count else ""
+        known = list(call.deaths.values())
+        count = len(witnessed) - witnessed.count(None)
+        tried = " after Envoy's first try failed" if None in witnessed else ""
         why, text, _ = known[-1] if known else (None, NOBODY_SAYS, False)
         kind = Unavailable if why is None else ResourceExhausted if why == deaths.MEMORY else Internal
         return kind(f"{count} workers died while this call ran in them{tried}, and it is not sent to another: {text}")
@@ -310,7 +314,8 @@ class Relay:
             return worker if self._open(call, function, worker, now) else None
         takers = [worker for worker in function.takers() if worker.name not in call.avoid]
         if not takers:
-            call.reason = call.reason or "no worker is ready"
+            problem = function.problem()
+            call.reason = call.reason or (f"no worker is ready ({problem.message})" if problem is not None else "no worker is ready")
             return None
         ready = [worker for worker in takers if self._open(call, function, worker, now)]
         if not ready:
@@ -326,7 +331,7 @@ class Relay:
         return gate
 
     def _open(self, call: Held, function: Function, worker: Worker, now: float) -> bool:
-        if call.apart and worker.name in self._suspected:
+        if worker.name in self._suspected and call.suspect:
             call.reason = call.reason or "calls under which workers died run one at a time in a worker"
             return False
         gate = self._gate(function, worker)
@@ -404,18 +409,10 @@ class Relay:
         if call.turn is not None:
             call.turn.depart()
         gate.sent()
-        deadline = call.request.deadline
-        timeout = None if deadline == math.inf else max(0.0, deadline - self._clock.monotonic())
         try:
             if call.parts is not None and not call.parts.decoupled:
                 call.parts.decoupled = function.entry.metadata.decoupled
-            metadata = outgoing(call.request.metadata, function)
-            if call.breaks or call.deaths or call.request.attempt > 1:  # should it be what kills, no other's rows are to be with it
-                metadata[headernames.ALONE] = "1"
-            answer = carry(self._transport, worker.address, call.request.message, metadata, call.parts, timeout)
-            shard = None if call.turn is None else shard_of(call.named.session, function.entry.shards)
-            since = 0 if call.read is None else call.read.revision
-            reply = await self._flights.carry(function, worker, shard, since, answer)
+            reply, alone = await self._carried(call, function, worker)
         except asyncio.CancelledError:  # by the caller, whose deadline may have passed
             gate.cancelled()
             self.reach.doubt(worker.name, worker.address)
@@ -436,29 +433,59 @@ class Relay:
             gate.cancelled()
         elif broken:
             gate.broken(now)
-        elif reply.again == "busy":
+        elif reply.again == Again.BUSY:
             gate.busy(now)
         else:
+            call.unclear += reply.again == Again.UNCLEAR
             gate.answered()
             call.avoid.add(worker.name)
             call.refusals += 1
         if call.parts is not None and call.parts.begun:
             raise interrupted(reply)
-        if broken in ("reset", "gone"):
-            call.breaks += 1
+        if broken in ("reset", "gone") and alone is not None:
+            call.broke.append((worker.name, alone))
             if not function.resend:
                 call.fresh = True
                 function = await self._look(call)
                 raise function.killer(call.request.metadata.get(headernames.CALL, "")) or Unavailable(UNKNOWN_OUTCOME)
-            if call.lost >= deaths.MOST:
+            if call.suspect:
                 await asyncio.sleep(WORD)
         metrics.RESENDS.labels(why).inc()
         call.reason = f"worker {worker.name} answered {why}: {reply.details}"
-        call.fresh = reply.again != "busy"
+        call.fresh = reply.again != Again.BUSY
         if call.turn is not None:
             call.turn.leave()
             call.turn.join()
         return None
+
+    async def _carried(self, call: Held, function: Function, worker: Worker) -> tuple[Reply, bool | None]:
+        """What came of sending it, and whether nothing else ran there meanwhile; None: neither did the call."""
+        metadata = outgoing(call.request.metadata, function)
+        witnessed = call.witnessed
+        cleared = False
+        if witnessed:  # should it be what kills, no other's rows are to be with it
+            metadata[headernames.ALONE] = "1"
+        if deaths.suspect(witnessed) and call.unclear < limits.CLEAR_ASKS:
+            began = self._clock.monotonic()
+            asked = await self._flown(call, function, worker, lambda left: clear(self._transport, worker.address, metadata, left))
+            call.waited += self._clock.monotonic() - began
+            if asked.again == Again.CLEARED:
+                metadata[headernames.ALONE], cleared = Again.CLEARED.value, True
+            elif asked.code not in (Code.OK, Code.UNIMPLEMENTED):  # which a worker of an earlier version says
+                return asked, None
+        message, parts = call.request.message, call.parts
+        reply = await self._flown(
+            call, function, worker, lambda left: carry(self._transport, worker.address, message, metadata, parts, left)
+        )
+        return reply, cleared
+
+    async def _flown(self, call: Held, function: Function, worker: Worker, send: Callable[[float | None], Awaitable[Reply]]) -> Reply:
+        """`send` is given the seconds that are left; None: no end."""
+        deadline = call.request.deadline
+        left = None if deadline == math.inf else max(0.0, deadline - self._clock.monotonic())
+        shard = None if call.turn is None else shard_of(call.named.session, function.entry.shards)
+        since = 0 if call.read is None else call.read.revision
+        return await self._flights.carry(function, worker, shard, since, send(left))
 
 
 def refuse(error: DormouseError) -> Reply:

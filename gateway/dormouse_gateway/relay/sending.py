@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dormouse_core import headernames
+from dormouse_core.clearing import CLEAR
 from dormouse_core.errors import Aborted, DormouseError, Unavailable
 from dormouse_core.seams import Part, Reply, Transport
 
@@ -45,6 +46,11 @@ async def carry(
             return reply
         parts.decoupled = True
     return await transport.stream(address, STREAM, message, metadata, parts, timeout=timeout)
+
+
+async def clear(transport: Transport, address: str, metadata: Mapping[str, str], timeout: float | None) -> Reply:
+    """Asks a worker to run nothing else for a moment (`dormouse_core.clearing`)."""
+    return await transport.call(address, CLEAR, b"", metadata, timeout=timeout)
 
 
 def heard(reply: Reply) -> bool:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dormouse_core import headernames
+from dormouse_core.clearing import CLEAR
 from dormouse_core.clocks import Rising
+from dormouse_core.errors import Code
 from dormouse_core.seams import Part, Reply
 from dormouse_gateway.leader.demand import Demand
 from dormouse_gateway.leader.leading import SILENCE_SECONDS, GatewayRegistration, LeaderStream, Reports
@@ -40,6 +42,8 @@ class Way:
         if method == LIVE:
             await asyncio.sleep(TRAVEL)
             return Reply(0) if self._world.at(address) is not None else NOBODY
+        if method == CLEAR:
+            return Reply(int(Code.UNIMPLEMENTED), b"", "not supported", {headernames.BY: "worker"})
         return await self._call(address, message, metadata, timeout)
 
     async def stream(

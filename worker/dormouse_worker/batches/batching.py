@@ -107,6 +107,11 @@ class Batcher:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._flush)
 
+    @property
+    def quiet(self) -> bool:
+        """Nothing runs or waits to run, nor is compared."""
+        return not (self._due or self._groups or self._in_thread)
+
     # ------------------------------------------------------------------------------------------------------------------- runs
     def _flush(self) -> None:
         self._scheduled = False

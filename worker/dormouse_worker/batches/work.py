@@ -44,12 +44,14 @@ class Runs:
         self.limit = limit
         self.marks: Marks | None = None
         """Where runs are marked for the supervisor."""
+        self.on_end: Callable[[], None] = _nothing
+        """Called on the event loop when a run has ended, also one whose caller was answered before."""
         self._runs: dict[int, float] = {}
         self._marked: set[int] = set()
         self._numbers = itertools.count()
 
     def begin(self, now: float, works: Iterable[Work] = (), thread: int = 0) -> int:
-        """A token for `end`. Thread-safe, as is `end`: single operations on a dict. `thread`: the native id of its own thread."""
+        """A token for `end`. Thread-safe: single operations on a dict. `thread`: the native id of its own thread."""
         token = next(self._numbers)
         self._runs[token] = now
         if self.marks is not None:
@@ -70,9 +72,11 @@ class Runs:
             self.marks.end(token)
 
     def end(self, token: int) -> float | None:
+        """When it began. On the event loop."""
         began = self._runs.pop(token, None)
         if began is not None:
             self.left(token)
+            self.on_end()
         return began
 
     def has(self, token: int) -> bool:
@@ -90,6 +94,9 @@ class Runs:
 
     def __len__(self) -> int:
         return len(self._runs)
+
+
+def _nothing() -> None: ...
 
 
 @dataclass(slots=True)

@@ -112,6 +112,11 @@ class HandlerRunner:
         else:
             self._pool.submit(self._run_thread, work, loop)
 
+    @property
+    def quiet(self) -> bool:
+        """Nothing runs or waits to run; a step that is beyond its limit runs until it returns."""
+        return not self.figures.waiting and not len(self.runs)
+
     # -------------------------------------------------------------------------------------------------------------- in a thread
     def _run_thread(self, work: Work, loop: asyncio.AbstractEventLoop) -> None:
         began = self._monotonic()

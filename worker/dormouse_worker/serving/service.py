@@ -3,6 +3,8 @@
 Knows tensors and sessions; `asgi` knows frames and the batcher knows runs. For each ModelInfer: read its metadata, decode and check its
 message, then give it to the batcher (stateless) or to the sessions (stateful), which give it to the batcher when its turn comes. Every way
 out ends in exactly one answer.
+
+While the worker is cleared for one call, the others wait at its `door` before any of that.
 """
 
 import time
@@ -21,11 +23,13 @@ from dormouse_worker.batches.work import Figures, Runs
 from dormouse_worker.models.signatures import Signature
 from dormouse_worker.process.scheduling import Scheduling
 from dormouse_worker.serving.counters import Counters
+from dormouse_worker.serving.door import Door
 from dormouse_worker.sessions import Answer, Failed, Outcome, Runner, Step
 from dormouse_worker.transport import calls, frames, streamed
 from dormouse_worker.transport.asgi import Call, Metadata, Transport
 
 _ALONE, _CALL, _STEP, _TENANT = (name.encode() for name in (headernames.ALONE, headernames.CALL, headernames.STEP, headernames.TENANT))
+_CLEARED = Again.CLEARED.value.encode()
 
 TAKE = 256
 
@@ -35,6 +39,10 @@ class Engine(Runner, Protocol):
 
     runs: Runs
     figures: Figures
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing runs or waits to run."""
 
     @property
     def forms(self) -> Forms | None:
@@ -81,6 +89,8 @@ class Service:
         self._limit = max_concurrency
         self._monotonic = monotonic
         self._scheduling = Scheduling()
+        self._door = Door(self._try, lambda: counters.active, lambda: engine.quiet, monotonic)
+        engine.runs.on_end = self._door.look_soon
         transport.ready = self.turn
         transport.ended = self._ended
 
@@ -92,33 +102,44 @@ class Service:
         self.arrivals += len(taken)
         self.counters.change(len(taken))
         for call in taken:
-            try:
-                self._begin(call)
-            except DormouseError as error:
-                transport.refuse(call, error)
-            except Exception as error:
-                log.warning("a call failed inside the worker", error=repr(error))
-                transport.refuse(call, Internal(f"the worker failed: {error!r}"))
+            self._try(call)
         self._scheduling.turn(self.counters.active)
+
+    def _try(self, call: Call) -> None:
+        try:
+            self._begin(call)
+        except DormouseError as error:
+            self._transport.refuse(call, error)
+        except Exception as error:
+            log.warning("a call failed inside the worker", error=repr(error))
+            self._transport.refuse(call, Internal(f"the worker failed: {error!r}"))
 
     def _begin(self, call: Call) -> None:
         if self.closing:
             raise Unavailable("this worker is stopping", Again.DRAINING)
         if not self.ready:
             raise Unavailable("this worker is not ready", Again.NOT_MINE)
-        if self.counters.active > self._limit:
+        headers = calls.read(call.headers)
+        cleared = headers.get(_ALONE) == _CLEARED
+        if self.counters.active - self._door.asking > self._limit and not (cleared or call.clears):
             raise Unavailable(f"{self._limit} calls are active in this worker (maxConcurrency)", Again.BUSY)
         if self._skew is not None and self._skew.off:
             raise Unavailable(self._skew.text(), Again.CLOCK)
-        headers = calls.read(call.headers)
         calls.check_function(headers, self.function)
         timeout = headers.get(b"grpc-timeout")
         if timeout is not None:
             call.deadline = call.since + frames.timeout(timeout)
             if call.deadline <= self._monotonic():
                 raise DeadlineExceeded("the caller's deadline passed before the call was read")
+        if call.clears:
+            self._door.ask(call, calls.text(headers.get(_CALL, b"")))
+            return
         if self.signature.decoupled and not call.streams:
             raise Decoupled("ModelInfer RPC doesn't support models with decoupled transaction policy; ModelStreamInfer does")
+        if cleared:
+            self._door.enter(call, calls.text(headers.get(_CALL, b"")))
+        if self._door.keeps_out(call):
+            return
         self.counters.bytes_in += len(call.body)
         limit = calls.message_bytes(headers, self._transport.limit)
         request = self._decoder.decode(frames.unframe(call.body, headers, limit))
@@ -189,6 +210,8 @@ class Service:
     def _ended(self, call: Call, error: DormouseError | None) -> None:
         counters = self.counters
         counters.change(-1)
+        if not self._door.idle:
+            self._door.gone(call)
         seconds = self._monotonic() - call.since
         if error is not None:
             counters.failed(error, seconds)

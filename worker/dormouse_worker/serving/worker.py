@@ -7,7 +7,7 @@ import asyncio
 import os
 import time
 
-from dormouse_core import editions
+from dormouse_core import clearing, editions
 from dormouse_core.clocks import Skew
 from dormouse_core.errors import Code
 from dormouse_core.limits import TERMINATION_GRACE_SECONDS
@@ -26,7 +26,7 @@ from dormouse_worker.serving.membership import Membership
 from dormouse_worker.serving.methods import Methods
 from dormouse_worker.serving.service import Service
 from dormouse_worker.serving.settings import WorkerIdentity
-from dormouse_worker.transport.asgi import Call, Transport
+from dormouse_worker.transport.asgi import Ask, Call, Transport
 from dormouse_worker.transport.streamed import StreamedCall
 
 QUIET = 0.2
@@ -63,7 +63,7 @@ class Worker:
         self._forms = loaded.engine.forms
         if self._forms is not None:
             self._forms.on_found = self._describe
-        kinds = {bootstrap.INFER: Call, bootstrap.STREAM: StreamedCall}
+        kinds = {bootstrap.INFER: Call, bootstrap.STREAM: StreamedCall, clearing.CLEAR: Ask}
         self.transport = Transport(settings.message_bytes, Methods(self, self.control.serve), kinds)
         self.service = Service(
             loaded.function,

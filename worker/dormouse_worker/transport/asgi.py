@@ -74,6 +74,8 @@ class Call:
 
     streams = False
     """It came on ModelStreamInfer: it may be answered in parts."""
+    clears = False
+    """It is no call, but asks to have the worker cleared for one."""
 
     def __init__(self, transport: "Transport", headers: list[tuple[bytes, bytes]], receive: Receive, send: Send) -> None:
         self.transport = transport
@@ -136,6 +138,17 @@ class Call:
                 self._send(event)
         except Exception:  # the caller is gone: pyvoy raises its own ClientDisconnectedError, which it does not export
             self.gone = True
+
+
+class Ask(Call):
+    """One `clearing.CLEAR`: waits as calls do, and goes when its caller goes. Its answer is always a refusal."""
+
+    __slots__ = ()
+
+    clears = True
+
+    def refuse(self, error: DormouseError) -> None:
+        self._put({"type": "http.response.start", "status": 200, "headers": error_headers(error, _GRPC[1])}, {"type": _BODY})
 
 
 def error_headers(error: DormouseError, content_type: bytes = bootstrap.CONTENT_TYPE.encode()) -> list[tuple[bytes, bytes]]:
