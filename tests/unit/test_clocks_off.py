@@ -1,6 +1,7 @@
 """What a process whose clock is off answers: a worker's calls and probes, a gateway's health. Each answers so again when it is right."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from dormouse_gateway.serving.methods import Methods as GatewayMethods
 from dormouse_gateway.watching.table import Table
 from dormouse_proto import health_pb2, inference_pb2
 from dormouse_testing.clock import ManualClock
+from dormouse_worker.batches.work import Runs
 from dormouse_worker.models.signatures import Signature, TensorSpec
 from dormouse_worker.serving.counters import Counters
 from dormouse_worker.serving.methods import Methods
@@ -54,7 +56,7 @@ class Queue:
 class Call:
     headers: tuple[tuple[bytes, bytes], ...] = ()
     body = b"no message"
-    streams = False
+    streams = clears = False
     since = 0.0
 
 
@@ -71,7 +73,7 @@ def test_a_worker_that_is_off_refuses_every_call_as_one_that_did_not_run() -> No
     service = Service(
         Function("ns", "fn", "uid"),
         Signature("t", (tensor,), (tensor,)),
-        None,  # type: ignore[arg-type]  # nothing runs
+        SimpleNamespace(runs=Runs(1.0)),  # type: ignore[arg-type]  # nothing runs
         queue,  # type: ignore[arg-type]
         names=("fn",),
         nonce="n",
