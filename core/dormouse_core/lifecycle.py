@@ -2,7 +2,10 @@
 
 * A revision is proved by the first worker that loaded its model and said what the model is. Until then one worker is tried, whatever the
   demand, and the revision that was proved before goes on serving: it scales, sleeps and is woken as if nothing had been applied.
-* Once it is proved, as many as are wanted are started; the old ones go when the new ones are ready, or at once when nobody is wanted.
+* Once it is proved, as many as are wanted are started; the old ones go when the new ones are ready, or at once when nobody is wanted. Where
+  new ones find no place, old ones go one for each that is ready, and make it.
+* Of revisions that were superseded before they served, or while they did, nobody is started any more: who is not ready goes at once. So
+  changes that come faster than workers start leave no more workers than two revisions have.
 * A revision with a problem is tried again by its provider, at growing intervals; a proved function with a problem does not sleep, because
   its callers are refused without being held and nothing would wake it again.
 * What a worker finds out while it serves, that calls of some form must run alone, is kept with the proof and told to the other workers.
@@ -206,16 +209,42 @@ def _scale(seen: FunctionSeen, decision: Decision) -> list[Step]:
     wanted, why = wanted_of_target(seen, decision)
     target = seen.entry.revision
     steps = _count_to(seen, target, wanted, why)
-    ready = sum(w.serving and not w.cut_off for w in seen.of_target())
     serving = seen.serving_revision
-    for revision in sorted(({i.revision for i in seen.instances or ()} | {serving}) - {target}):
-        if revision == serving:
-            steps += _count_to(seen, revision, decision.wanted, f"it serves until revision {target[:8]} is proved; {decision.reason}")
-        elif wanted == 0:
-            steps += _count_to(seen, revision, 0, f"an older revision; {why}")
-        elif seen.proved and ready >= wanted:
-            steps += _count_to(seen, revision, 0, f"workers of revision {target[:8]} ready: {ready}")
+    if serving != target:
+        steps += _count_to(seen, serving, decision.wanted, f"it serves until revision {target[:8]} is proved; {decision.reason}")
+    # What serves and cannot be started again stays until the target is proved, or nobody is to run.
+    kept = {target, serving, *((seen.entry.proved_revision,) if wanted else ())}
+    return steps + _superseded(seen, kept, wanted if seen.proved else decision.wanted, why)
+
+
+def _superseded(seen: FunctionSeen, kept: set[str], wanted: int, why: str) -> list[Step]:
+    """Workers of revisions other than `kept`: they hand over and go, but for those that are ready while the serving revision has fewer than
+    `wanted` that are.
+
+    Where a worker that is to come finds no place, only as many stay as the serving revision lacks: else those that are to go would keep
+    those that are to come out for ever.
+    """
+    serving = seen.serving_revision
+    others = {i.revision for i in seen.instances or ()} - kept
+    ready = sum(w.serving and not w.cut_off for w in seen.of(serving))
+    homeless = any(i.unplaced and not i.stopping for i in seen.instances or () if i.revision in kept)
+    lack = max(wanted - ready, 0)
+    left = lack if homeless or not lack else wanted
+    steps: list[Step] = []
+    for revision in sorted(others, key=lambda each: (-_ready(seen, each), each)):
+        keep = min(_ready(seen, revision), left)
+        left -= keep
+        running = _running(seen, revision)
+        if len(running) > keep:
+            text = f"revision {serving[:8]} has {ready} of {wanted} workers ready; {why}" if wanted else why
+            steps.append(Scale(revision, keep, _victims(seen, running), f"superseded; {text}"))
     return steps
+
+
+def _ready(seen: FunctionSeen, revision: str) -> int:
+    """Running instances of a revision whose worker serves."""
+    serving = {w.instance for w in seen.of(revision) if w.serving}
+    return sum(i.name in serving for i in _running(seen, revision))
 
 
 def _count_to(seen: FunctionSeen, revision: str, wanted: int, why: str) -> list[Step]:

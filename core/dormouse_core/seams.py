@@ -280,6 +280,9 @@ class Instance:
     stopping: bool = False
     exited: bool = False
     problem: state_pb2.Problem | None = None
+    unplaced: bool = False
+    """It does not run because no place has room for it: no node, or not the namespace's quota."""
+    node: str = ""  # where it runs; empty: not known, or there is one machine
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import pytest
 from dormouse_operator.kubernetes.api.kinds import PODS
 from dormouse_operator.kubernetes.api.reflecting import PATIENCE
 from dormouse_operator.kubernetes.objects.object_entries import timestamp
+from dormouse_operator.kubernetes.pods.provider import ROOM
 from dormouse_testing.cluster_objects import NOW, container, deployment, forbidden, pod, unschedulable, waits
 from dormouse_testing.provider_world import REASON, RUNS, World
 from hypothesis import given
@@ -73,6 +74,34 @@ async def test_a_replica_that_the_cluster_refuses_says_why() -> None:
     [found] = await world.seen()
     assert found.problem is not None
     assert (found.exited, found.problem.reason) == (True, "QuotaExceeded")
+
+
+FULL = forbidden('pods "x" is forbidden: exceeded quota: one, requested: pods=1, used: pods=1, limited: pods=1')
+
+
+async def test_what_a_functions_own_ending_pod_keeps_out_is_no_problem_of_it() -> None:
+    """The quota's one pod is on its way out, of another revision, and then gone; the refusal stands until the cluster has tried again."""
+    world = World()
+    gone = pod("old", containers=RUNS, deletionTimestamp=timestamp(NOW))
+    await world.heard(gone, deployment(1, revision="r2", conditions=[FULL]))
+    found, _ = await world.seen()
+    assert (found.name, found.problem, found.exited, found.unplaced) == ("f-r2/0", None, False, True)
+    await world.api.delete(PODS, "ns", "old", uid="uid-old")
+    await world.heard()
+    assert world.provider.freed("ns") == world.clock.now(), "its Deployment is touched"
+    world.clock.advance(ROOM - 0.1)
+    assert [each.problem for each in await world.seen()] == [None]
+    world.clock.advance(0.2)
+    [found] = await world.seen()
+    assert found.problem is not None, "the room is another's by now"
+    assert found.problem.reason == "QuotaExceeded"
+
+
+async def test_anothers_ending_pod_makes_no_refusal_less_of_a_problem() -> None:
+    world = World()
+    other = pod("old", containers=RUNS, deletionTimestamp=timestamp(NOW), function_uid="another")
+    await world.heard(other, deployment(1, conditions=[FULL]))
+    assert [each.problem.reason for each in await world.seen() if each.problem is not None] == ["QuotaExceeded"]
 
 
 async def test_what_waits_for_a_node_is_told_to_who_asks() -> None:

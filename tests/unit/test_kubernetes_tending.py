@@ -19,8 +19,12 @@ PULLS = [container(waits("ErrImagePull", "no such image"))]
 CREATING = [container(waits("ContainerCreating"))]
 
 
+def nothing_freed(namespace: str) -> float:
+    return 0.0
+
+
 def cared(*found: Object, failing: bool = True) -> Care:
-    return care(found, (), lambda each: failing, NOW)
+    return care(found, (), lambda each: failing, nothing_freed, NOW)
 
 
 # ------------------------------------------------------------------------------------------------------------------ what to do
@@ -69,8 +73,14 @@ def test_a_pod_that_is_over_or_goes_is_nobodys_care(more: dict[str, str]) -> Non
 def test_a_deployment_whose_pods_are_refused_is_touched_each_half_minute(age: int, tried: int | None, touched: bool) -> None:
     annotations = {names.TRIED: timestamp(NOW - tried)} if tried is not None else {}
     found = deployment(1, age=age, conditions=[QUOTA], annotations=annotations)
-    assert care((), [found], lambda each: True, NOW).touch == ((found,) if touched else ())
-    assert care((), [deployment(1, age=age)], lambda each: True, NOW) == Care()
+    assert care((), [found], lambda each: True, nothing_freed, NOW).touch == ((found,) if touched else ())
+    assert care((), [deployment(1, age=age)], lambda each: True, nothing_freed, NOW) == Care()
+
+
+@pytest.mark.parametrize(("freed", "touched"), [(NOW - 3, True), (NOW - 6, False)])
+def test_a_refused_deployment_is_touched_at_once_where_a_pod_has_ended_since_it_was_tried(freed: float, touched: bool) -> None:
+    found = deployment(1, age=600, conditions=[QUOTA], annotations={names.TRIED: timestamp(NOW - 5)})
+    assert bool(care((), [found], lambda each: True, {"ns": freed}.__getitem__, NOW).touch) is touched
 
 
 # ------------------------------------------------------------------------------------------------------------------ doing it

@@ -19,6 +19,7 @@ from dormouse_operator.kubernetes.api.http import Api, ApiError, Object
 from dormouse_operator.kubernetes.api.kinds import DEPLOYMENTS, PODS
 from dormouse_operator.kubernetes.api.reflecting import Key, Reflector
 from dormouse_operator.kubernetes.objects import names
+from dormouse_operator.kubernetes.objects.budgets import homeless
 from dormouse_operator.kubernetes.objects.editing import with_content
 from dormouse_operator.kubernetes.objects.object_entries import seconds
 from dormouse_operator.kubernetes.objects.pod import CONTAINER, PORT
@@ -26,6 +27,9 @@ from dormouse_operator.kubernetes.pods import problems
 from dormouse_operator.kubernetes.pods.problems import Verdict
 
 LONGEST_HINT = 100  # pods that are given a deletion cost in one order
+ROOM = 10.0
+"""Seconds after a pod of a function ended in which the cluster's refusal of another is not believed: it may be of before, for want of the
+room that the ending one had. Its Deployment is touched meanwhile (`tending`)."""
 
 
 class KubernetesProvider:
@@ -48,6 +52,8 @@ class KubernetesProvider:
         self._missing = missing
         self._asked: dict[tuple[str, str], Wanted] = {}  # (uid, revision) -> of a Deployment that is not there
         self._mounts: dict[str, state_pb2.Problem] = {}  # pod's uid -> why its container is not made
+        self._ended: dict[str, float] = {}  # function's uid -> when the last of its pods was gone, monotonic
+        self._freed: dict[str, float] = {}  # namespace -> the same of all its functions, wall time
 
     # ------------------------------------------------------------------------------------------------------------------ looking
 
@@ -57,16 +63,21 @@ class KubernetesProvider:
         now = self._clock.now()
         found: list[Instance] = []
         counts: dict[tuple[str, str], int] = {}
+        ending: set[str] = set()
         for pod in self._pods.items.values():
             if problems.finished(pod) or problems.lost(pod, now):
                 continue
             instance = self._instance(pod, now)
             found.append(instance)
-            if not instance.stopping:
+            if instance.stopping:
+                ending.add(instance.uid)
+            else:
                 place = (instance.uid, instance.revision)
                 counts[place] = counts.get(place, 0) + 1
+        limit = self._clock.monotonic() - ROOM
+        self._ended = {uid: at for uid, at in self._ended.items() if at > limit}
         for deployment in self._deployments.items.values():
-            found += self._unmade(deployment, counts)
+            found += self._unmade(deployment, counts, ending | self._ended.keys())
         for wanted in self._asked.values():
             found += self._unapplied(wanted)
         return found
@@ -102,6 +113,8 @@ class KubernetesProvider:
             stopping="deletionTimestamp" in metadata,
             exited=verdict.exited,
             problem=verdict.problem,
+            unplaced=homeless(pod),
+            node=pod.get("spec", {}).get("nodeName", ""),
         )
 
     def _verdict(self, pod: Object, now: float) -> Verdict:
@@ -110,8 +123,9 @@ class KubernetesProvider:
             return Verdict(exited=True, problem=mount)
         return problems.judge(pod, now)
 
-    def _unmade(self, deployment: Object, counts: dict[tuple[str, str], int]) -> Iterable[Instance]:
-        """Replicas that have no pod: ordered, or refused by the cluster."""
+    def _unmade(self, deployment: Object, counts: dict[tuple[str, str], int], ending: set[str]) -> Iterable[Instance]:
+        """Replicas that have no pod: ordered, or refused by the cluster. What a function's own ending pod (`ending`: uids) keeps out is no
+        problem of it: it will come."""
         metadata = deployment["metadata"]
         if "deletionTimestamp" in metadata:
             return
@@ -119,7 +133,8 @@ class KubernetesProvider:
         lacking = int(deployment["spec"]["replicas"]) - counts.get(place, 0)
         if lacking <= 0:
             return
-        problem = problems.refused(deployment)
+        refusal = problems.refused(deployment)
+        problem = None if place[0] in ending else refusal
         for index in range(lacking):
             yield Instance(
                 name=f"{metadata['name']}/{index}",
@@ -129,6 +144,7 @@ class KubernetesProvider:
                 started=seconds(metadata["creationTimestamp"]),
                 exited=problem is not None,
                 problem=problem,
+                unplaced=refusal is not None,
             )
 
     def _unapplied(self, wanted: Wanted) -> Iterable[Instance]:
@@ -167,6 +183,12 @@ class KubernetesProvider:
         """To be called at every change of a pod: what was said of one that is gone is forgotten."""
         if after is None and before is not None:
             self._mounts.pop(before["metadata"]["uid"], None)
+            self._ended[_label(before, names.UID)] = self._clock.monotonic()
+            self._freed[key[0]] = self._clock.now()
+
+    def freed(self, namespace: str) -> float:
+        """When the last pod of a function was gone in this namespace, wall time; 0: none was, as far as this leader has seen."""
+        return self._freed.get(namespace, 0.0)
 
     def deployments_changed(self, key: Key, before: Object | None, after: Object | None) -> None:
         if after is not None:

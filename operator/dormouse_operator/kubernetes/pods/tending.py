@@ -39,13 +39,15 @@ class Care:
     touch: tuple[Object, ...] = ()
 
 
-def care(pods: Iterable[Object], deployments: Iterable[Object], failing: Callable[[Object], bool], now: float) -> Care:
-    """`failing(pod)`: it has a problem; `now`: wall time."""
+def care(
+    pods: Iterable[Object], deployments: Iterable[Object], failing: Callable[[Object], bool], freed: Callable[[str], float], now: float
+) -> Care:
+    """`failing(pod)`: it has a problem; `freed(namespace)`: when there was room again, as far as is known; `now`: wall time."""
     living = [pod for pod in pods if not problems.finished(pod) and "deletionTimestamp" not in pod["metadata"]]
     return Care(
         ask=tuple(pod for pod in living if problems.starting(pod) and now - _since(pod) > SLOW),
         replace=tuple(pod for pod in living if failing(pod) and now - _since(pod) > RENEW),
-        touch=tuple(d for d in deployments if problems.refused(d) is not None and now - _touched(d) > TOUCH),
+        touch=tuple(d for d in deployments if problems.refused(d) is not None and _again(d, freed, now)),
     )
 
 
@@ -57,6 +59,13 @@ def _since(pod: Object) -> float:
             if container["name"] == CONTAINER and ended:
                 return seconds(ended)
     return seconds(pod["metadata"]["creationTimestamp"])
+
+
+def _again(deployment: Object, freed: Callable[[str], float], now: float) -> bool:
+    """Whether the cluster should be asked for its pods once more. By itself it asks after minutes, where the pod whose room it needs was of
+    another Deployment."""
+    touched = _touched(deployment)
+    return now - touched > TOUCH or freed(deployment["metadata"]["namespace"]) >= touched
 
 
 def _touched(deployment: Object) -> float:
@@ -87,7 +96,9 @@ class Tending:
 
     async def look(self) -> None:
         """What cannot be done for one is left for the next look, and keeps nothing from the others."""
-        todo = care(self._pods.items.values(), self._deployments.items.values(), self._provider.failing, self._clock.now())
+        todo = care(
+            self._pods.items.values(), self._deployments.items.values(), self._provider.failing, self._provider.freed, self._clock.now()
+        )
         failed = set[str]()
         for step, found in ((self._ask, todo.ask), (self._replace, todo.replace), (self._touch, todo.touch)):
             for each in found:
