@@ -16,6 +16,8 @@ from typing import Any
 
 import grpc
 import pytest
+from dormouse_testing.cluster.callers import CALLING
+from dormouse_testing.cluster.callers import pod as pod_of
 from dormouse_testing.cluster.client import Cluster, eventually
 from dormouse_testing.cluster.functions import GATEWAY, SYSTEM, Dormouse, counter, echo, installed
 from dormouse_testing.cluster.layout import ClusterError
@@ -279,7 +281,11 @@ def test_gateways_and_operator_are_evicted(dormouse: Dormouse) -> None:
 
 
 def test_gateways_are_replaced_and_no_caller_is_refused(dormouse: Dormouse) -> None:
-    """5.O6. kube-proxy hears that they go later than they do. Two callers connect anew for each call, two stay on their connection."""
+    """5.O6. kube-proxy hears that they go later than they do. Two callers connect anew for each call, two stay connected; in a pod as many,
+    and two that call now and then."""
+    inside = CALLING.format(target=f"{GATEWAY}.{SYSTEM}.svc.cluster.local:8001", model=f"{dormouse.space}/one", session="inside")
+    dormouse.cluster.apply(pod_of("caller", inside, dormouse.cluster), namespace=dormouse.space)
+    eventually("it calls", lambda: answered(dormouse) > 0, 60)
     ended, codes = threading.Event(), []
 
     def run(stays: bool) -> None:
@@ -308,6 +314,16 @@ def test_gateways_are_replaced_and_no_caller_is_refused(dormouse: Dormouse) -> N
         for each in callers:
             each.result()
     assert set(codes) == {"OK"}, [code for code in codes if code != "OK"]
+    now = answered(dormouse)
+    eventually("it still calls", lambda: answered(dormouse) > now)
+    dormouse.cluster.kubectl("delete", "pod", "caller", "-n", dormouse.space, "--wait=false")
+
+
+def answered(dormouse: Dormouse) -> int:
+    """How many calls of the pod were answered. None failed."""
+    lines = dormouse.cluster.kubectl("logs", "caller", "-n", dormouse.space).splitlines()
+    assert [line for line in lines if line.startswith("FAILED")] == []
+    return max((int(line.split()[1]) for line in lines if line.startswith("ANSWERED")), default=0)
 
 
 def widths(dormouse: Dormouse) -> dict[str, object]:

@@ -75,6 +75,18 @@ class Connection:
                 if flags & _END_STREAM:
                     return found
 
+    def left(self, stream: int) -> bool:
+        """Whether the stream was answered, and its connection told to open no more (GOAWAY). EOFError: it was closed without either."""
+        answered = told = False
+        while not (answered and told):
+            kind, flags, of, payload = self._read()
+            self._reply(kind, flags, payload)
+            told = told or kind == _GOAWAY
+            if of == stream and kind == _RESET:
+                return False
+            answered = answered or (of == stream and kind in (_DATA, _HEADERS) and bool(flags & _END_STREAM))
+        return True
+
     def _reply(self, kind: int, flags: int, payload: bytes) -> None:
         if kind == _SETTINGS and not flags & _ACK:
             self._socket.sendall(frame(_SETTINGS, _ACK, 0, b""))

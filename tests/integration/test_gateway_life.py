@@ -21,7 +21,8 @@ from dormouse_gateway.settings import parse
 from dormouse_kit.etcd import EtcdStore
 from dormouse_proto import envoy
 from dormouse_testing.etcd_server import EtcdServer
-from dormouse_testing.gateway import FakeWorker, Gateway, Seen, World, infer, request, running
+from dormouse_testing.gateway import INFER, FakeWorker, Gateway, Seen, World, infer, request, running
+from dormouse_testing.http2 import Connection
 
 Code = grpc.StatusCode
 
@@ -244,19 +245,37 @@ async def test_a_stopping_envoy_lets_calls_end(etcd_server: EtcdServer, installa
 async def test_a_stopping_envoy_serves_who_has_not_heard_of_it(
     etcd_server: EtcdServer, installation: str, world: World, worker: FakeWorker, seconds: str, served: bool
 ) -> None:
-    """kube-proxies and load balancers hear later than the pod that it goes. Nobody calls when it is told."""
+    """kube-proxies and load balancers hear later than the pod that it goes. Who dials is served until the stated time is over, who is
+    connected is told with the next answer to dial anew, and then it ends. Nobody calls when it is told."""
     await both(world, worker)
     with running(etcd_server.endpoint, installation, "--min-drain-seconds", seconds, "--drain-seconds", "5") as gateway:
         await gateway.routed("default/steps", "map")
         assert gateway.envoy is not None
-        gateway.envoy.send_signal(signal.SIGTERM)
-        began, codes = time.monotonic(), []
-        while time.monotonic() - began < 1.5 or (not served and set(codes) == {Code.OK} and time.monotonic() - began < 30):
-            async with gateway.channel() as channel:  # a connection of its own each time
-                codes.append((await infer(channel, request("steps", 1 + len(codes)))).code)
+        with Connection(gateway.listen) as connection:
+            await asyncio.to_thread(lambda: connection.frames(ask(connection)))
+            gateway.envoy.send_signal(signal.SIGTERM)
+            began, codes = time.monotonic(), []
+            if served:
+                await until(lambda: "draining" in gateway.log("dormouse_gateway.envoy"))
+                assert await asyncio.to_thread(lambda: connection.left(ask(connection))), "answered, and told to dial anew"
+            while time.monotonic() - began < float(seconds) - 1 or (
+                not served and set(codes) == {Code.OK} and time.monotonic() - began < 30
+            ):
+                async with gateway.channel() as channel:  # a connection of its own each time
+                    codes.append((await infer(channel, request("steps", 1 + len(codes)))).code)
         assert (set(codes) == {Code.OK}) is served, codes
         assert await asyncio.to_thread(gateway.envoy.wait, 30) == 0
+        assert not gateway.ready()
         assert "calls are still under way" not in gateway.log("dormouse_gateway.envoy"), "also where both times are the same"
+
+
+def ask(connection: Connection) -> int:
+    """A call to `plain`; its stream."""
+    body = request("plain").SerializeToString()
+    stream = connection.open([(b":method", b"POST"), (b":scheme", b"http"), (b":path", INFER.encode()), (b":authority", b"x"),
+                              (b"content-type", b"application/grpc"), (b"te", b"trailers")])  # fmt: skip
+    connection.send(stream, b"\0" + len(body).to_bytes(4, "big") + body, 1 << 14, end=True)
+    return stream
 
 
 async def test_an_error_in_the_filter_is_answered_and_not_let_through(

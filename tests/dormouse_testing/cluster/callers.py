@@ -125,6 +125,42 @@ CALL = """
     print(json.dumps([one(sys.argv[1], call) for call in json.loads(sys.argv[2])]))
 """
 
+CALLING = """
+import struct, sys, threading, time
+import grpc
+from dormouse_proto import inference_pb2
+
+TARGET, MODEL, SESSION = {target!r}, {model!r}, {session!r}
+OPTIONS = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+message = inference_pb2.ModelInferRequest(model_name=MODEL)
+message.inputs.add(name="add", datatype="INT64", shape=[1])
+message.raw_input_contents.append(struct.pack("<q", 0))
+message.parameters["sequence_id"].string_param = SESSION
+BODY = message.SerializeToString()
+good = 0
+
+def call(stays, pause):
+    global good
+    channel = grpc.insecure_channel(TARGET, options=OPTIONS)
+    while True:
+        try:
+            channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(BODY, timeout=30)
+            good += 1
+        except grpc.RpcError as error:
+            print("FAILED", stays, pause, error.code().name, error.details(), flush=True)
+        if not stays:
+            channel.close()
+            channel = grpc.insecure_channel(TARGET, options=OPTIONS)
+        time.sleep(pause)
+
+for stays, pause in ((True, 0.05), (True, 0.05), (True, 1.3), (True, 4.1), (False, 0.05), (False, 0.05)):
+    threading.Thread(target=call, args=(stays, pause), daemon=True).start()
+while True:
+    time.sleep(0.5)
+    print("ANSWERED", good, flush=True)
+"""
+"""A caller with nothing but a gRPC library, for `pod`: it says how many calls were answered, and which failed."""
+
 LISTENING = """
     import json, pathlib
 
