@@ -630,6 +630,11 @@ CONNECTION_STREAMS = 4_096
 CONNECTION_WATCHES = 1_024
 CONNECTION_REFLECTIONS = 64
 REPLICAS_MAX = 1_000
+STARTS = 64
+STARTS_A_NODE = 4
+STARTS_A_NODE_CALLED = 8
+START_TURN_SECONDS = 60.0
+START_ORDER_SECONDS = 60.0
 CONCURRENCY_MAX = 10_000
 BATCH_SIZE_MAX = 1_024
 BATCH_SIZE = 32
@@ -706,6 +711,35 @@ SCALE = (
     Limit("CONNECTION_WATCHES", "`Health/Watch` on one connection", "streams", "our own", "each stream: RESOURCE_EXHAUSTED"),
     Limit("CONNECTION_REFLECTIONS", "reflection on one connection", "streams", "our own", "each stream: RESOURCE_EXHAUSTED"),
     Limit("REPLICAS_MAX", "`replicas`, `minReplicas`, `maxReplicas`", "workers", "our own", "at creation"),
+    Limit(
+        "STARTS",
+        "workers of all functions that start together",
+        "workers",
+        "our own: the store and the API server serve all of them",
+        "the leader",
+    ),
+    Limit(
+        "STARTS_A_NODE",
+        "the same for each node, of functions that nobody calls: to be proved, or in reserve",
+        "workers",
+        "our own: who starts takes the processor time of who serves",
+        "the leader, of the nodes that it knows together",
+    ),
+    Limit(
+        "STARTS_A_NODE_CALLED",
+        "the same, of functions that are called too",
+        "workers",
+        "our own: twice as many, so that who is called need not wait for who is not",
+        "the leader, of the nodes that it knows together",
+    ),
+    Limit(
+        "START_TURN_SECONDS",
+        "how long a worker that starts counts as one",
+        "seconds",
+        "our own: an image may be pulled for minutes",
+        "the leader",
+    ),
+    Limit("START_ORDER_SECONDS", "how long who waits for its turn is remembered since it last asked", "seconds", "our own", "the leader"),
     Limit("CONCURRENCY_MAX", "`maxConcurrency`", "calls", "our own", "at creation"),
 )
 

@@ -24,7 +24,7 @@ from dormouse_operator.space import Space
 
 
 async def run(s: OperatorSettings, alone: bool = False) -> int:
-    """The exit code; `terms.CLOCK`: to be run again, `alone`."""
+    """The exit code; `terms.CLOCK`: to be run again, `alone`; `terms.LOST`: to be run again."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

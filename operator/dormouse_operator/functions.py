@@ -6,7 +6,7 @@ worker that was just ordered is a taker that is coming), then the shards. A roun
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dormouse_core import coordination, editions, lifecycle, separate
 from dormouse_core.autoscaling import Autoscaler, Decision, Scaling
@@ -16,6 +16,7 @@ from dormouse_core.errors import DormouseError
 from dormouse_core.observations import FunctionSeen
 from dormouse_core.seams import Clock, Provider, Wanted
 from dormouse_core.spec import spec_from_json
+from dormouse_core.starts import Starts
 from dormouse_kit import log
 from dormouse_proto import control_pb2, state_pb2
 
@@ -49,6 +50,7 @@ class LoopParts:
     writer: Writer
     registry: Mirror
     maps: Mirror
+    starts: Starts
     looked: Callable[[str], None]
     """Called with the uid after every look at a function."""
 
@@ -66,6 +68,7 @@ class FunctionLoop:
         self._told: set[str] = set()  # draining workers that know that nobody takes their shards
         self._said: tuple[object, ...] = ()
         self._refused = ""
+        self._called = False
 
     def nudge(self) -> None:
         self._news.set()
@@ -102,7 +105,9 @@ class FunctionLoop:
         """False: something could not be done and should be tried again soon."""
         settled = True
         self._decide(seen)
-        for step in lifecycle.live(seen, self.decision):
+        steps = lifecycle.live(seen, self.decision)
+        self._parts.starts.only(self.uid, {step.revision for step in steps if isinstance(step, lifecycle.Scale) and more(seen, step) > 0})
+        for step in steps:
             match step:
                 case lifecycle.Prove() | lifecycle.Separate() | lifecycle.Report() | lifecycle.Forsake():
                     if not await self._write_entry(seen, step):
@@ -125,6 +130,7 @@ class FunctionLoop:
         scaling = scaling_of(seen.entry)
         unknown = lifecycle.unknown(seen) + self._parts.demands.unknown(self._parts.view.gateways)
         measured = self._parts.demands.measure(self.uid)
+        self._called = bool(measured.held or measured.running)
         self.decision = self._autoscaler.decide(scaling, measured, lifecycle.count(seen), unknown, now)
         self.decided = True
         metrics.decided(label(seen), self.decision, lifecycle.count(seen))
@@ -166,6 +172,19 @@ class FunctionLoop:
     # ------------------------------------------------------------------------------------------------------------------ workers
 
     async def _scale(self, seen: FunctionSeen, step: lifecycle.Scale) -> bool:
+        lacking, starts = more(seen, step), self._parts.starts
+        if lacking > 0:
+            called = self._called and step.revision == seen.serving_revision
+            granted = starts.ask(self.uid, step.revision, lacking, called=called, now=self._parts.clock.monotonic())
+            if not granted:
+                return True  # who looks at all of them says when
+            step = replace(step, count=step.count - lacking + granted)
+        try:
+            return await self._order(seen, step)
+        finally:
+            starts.seen(self.uid, step.revision)
+
+    async def _order(self, seen: FunctionSeen, step: lifecycle.Scale) -> bool:
         if self._said != (step.revision, step.count):
             self._said = (step.revision, step.count)
             log.event("workers wanted", function=label(seen), count=step.count, revision=step.revision, why=step.reason)
@@ -174,6 +193,7 @@ class FunctionLoop:
         try:
             await self._parts.provider.apply(Wanted(seen.entry, step.revision, step.count, step.victims))
             self._parts.view.instances = await self._parts.provider.observe()
+            self._parts.starts.look(self._parts.view.instances, self._parts.view.registered(), self._parts.clock.monotonic())
         except DormouseError as error:
             if error.message != self._refused:
                 self._refused = error.message
@@ -221,6 +241,11 @@ class FunctionLoop:
         if await self._parts.view.links.send(action.worker, order):
             self._told.add(action.worker)
             log.event("told a worker that no other can take its shards", function=label(seen), worker=action.worker, why=action.reason)
+
+
+def more(seen: FunctionSeen, step: lifecycle.Scale) -> int:
+    """How many workers it starts; below 0: stops."""
+    return step.count - sum(i.revision == step.revision and not i.stopping for i in seen.instances or ())
 
 
 def label(seen: FunctionSeen) -> str:

@@ -14,6 +14,7 @@ from dormouse_core.errors import DormouseError, NotFound
 from dormouse_core.keys import Function, Keys
 from dormouse_core.observations import FunctionSeen
 from dormouse_core.seams import Clock, Instance, Item, Provider, Store, Wanted
+from dormouse_core.starts import Starts
 from dormouse_kit import log
 from dormouse_proto import control_pb2, state_pb2
 
@@ -93,7 +94,8 @@ class Leader:
         self._orphans = Orphans(store, clock, keys, self.view, leader_new)
         self._provider = provider
         writer = Writer(store, keys, leader_new, self._owed)
-        self._parts = LoopParts(clock, self.view, self.demands, provider, writer, self.registry, self._maps, looked)
+        self.starts = Starts()
+        self._parts = LoopParts(clock, self.view, self.demands, provider, writer, self.registry, self._maps, self.starts, looked)
         self._looked = looked
         self._loops: dict[str, FunctionLoop] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -172,6 +174,7 @@ class Leader:
         finally:
             self._loops.pop(loop.uid, None)
         self.demands.forget(loop.uid)
+        self.starts.only(loop.uid, ())
         self._times.forget(loop.uid)
         self.counts.forget(loop.uid)
         self._looked(loop.uid)
@@ -236,6 +239,8 @@ class Leader:
             known = (before is None) == (after is None)
             for uid in _differ(before, after) if known else list(self.view.functions):
                 self._changed(uid)
+            for uid in self.starts.look(after, self.view.registered(), self.clock.monotonic()):
+                self._changed(uid)
             strangers, orphans = self.view.strangers(), self.view.orphans()
             if (strangers or orphans) and not await self._parts.writer.leads():
                 strangers, orphans = [], []
@@ -293,7 +298,9 @@ class Leader:
         loop = self._loops.get(seen.entry.uid)
         decision = loop.decision if loop else Decision(0, "not decided yet", valid=False)
         figures = self.counts.figures(seen.entry.uid)
-        return status.status(seen, decision, self._times, int(self.clock.now() * 1_000_000), figures, owners=owners)
+        return status.status(
+            seen, decision, self._times, int(self.clock.now() * 1_000_000), figures, owners=owners, waits=self.starts.waits(seen.entry.uid)
+        )
 
 
 def _differ(before: Sequence[Instance] | None, after: Sequence[Instance] | None) -> set[str]:

@@ -38,7 +38,9 @@ def status(
     figures: Figures | None = None,
     *,
     owners: bool = False,
+    waits: str = "",
 ) -> control_pb2.FunctionStatus:
+    """`waits`: what a worker that should start waits for, where it may not yet."""
     entry = seen.entry
     wanted, why = lifecycle.wanted_of_target(seen, decision)
     serving = sorted(w.name for w in seen.workers.values() if w.serving)
@@ -64,7 +66,7 @@ def status(
         sessions_known=figures is not None,
         asleep_since_us=asleep_since if phase == "Asleep" else 0,
         conditions=conditions,
-        reason=why,
+        reason=f"{why}; {waits}" if waits else why,
         autoscaled=spec_from_json(entry.spec).replicas is None,
         workers=ready,
         owners=_owners(seen) if owners else {},

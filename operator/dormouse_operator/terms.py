@@ -1,7 +1,9 @@
 """A term of leadership: campaign, lead, end. The same on one machine and in a cluster.
 
-Losing the lease ends the process with `LOST`, and whoever keeps it running starts it again as a candidate: a former leader with tasks left
-over from its term is a kind of bug that cannot exist in a new process.
+Losing the lease ends the term and not the process: it is a candidate again at once. A process that exits is started again later each time,
+on Kubernetes after minutes (CrashLoopBackOff), and a start takes processor time, for want of which the lease was lost. Each term has a
+loop, a client of the store and copies of its own, and whatever task is left of a term is cancelled with its loop: nothing of a former
+leader is left. An error of ours still ends the process.
 
 A leader whose clock is off (`timekeeping`) resigns and stands back, so that another candidate leads. Where none does, it is the only one
 there is: then a leader with a wrong clock is better than none, and it leads again, without resigning for its clock for a while.
@@ -21,8 +23,9 @@ from dormouse_kit.etcd import TlsFiles
 
 from dormouse_operator.leading import Leader
 
-LOST = 75  # EX_TEMPFAIL: start me again
-CLOCK = -1  # not an exit code: resigned because its clock is off
+# No exit codes:
+CLOCK = -1  # resigned because its clock is off
+LOST = -2  # the lease is lost, or the store did not answer
 STAND_BACK = 5.0
 """Seconds for which a leader that resigned leaves the election to others: several times what a candidate needs."""
 ALONE = 600.0
@@ -64,16 +67,17 @@ async def lead(
     *,
     alone: bool = False,
 ) -> int:
-    """The exit code, or CLOCK. `serve`: called when the leader knows what the store holds. `others`: run from then on as long as it leads,
-    and end it when they end. `alone`: nobody else led when this one resigned for its clock."""
+    """The exit code, CLOCK or LOST. `serve`: called when the leader knows what the store holds. `others`: run from then on as long as it
+    leads, and end it when they end. `alone`: nobody else led when this one resigned for its clock."""
     leading = asyncio.create_task(leader.run())
     try:
         await leader.listed(leading)
         listening = await serve()
-    except DormouseError as error:
+    except (DormouseError, StoreError) as error:
         leading.cancel()
-        log.warning("cannot lead", error=error.message)
-        return 1
+        await asyncio.gather(leading, return_exceptions=True)
+        log.warning("cannot lead", error=str(error))
+        return LOST if isinstance(error, StoreError) else 1
     off = asyncio.create_task(_off(leader, alone))
     ends = {asyncio.create_task(stop.wait()), asyncio.create_task(election.lost.wait()), leading, off}
     ends |= {asyncio.create_task(other()) for other in others}
@@ -86,13 +90,20 @@ async def lead(
     for outcome in outcomes:
         if isinstance(outcome, Exception):
             log.warning("leading failed", error=repr(outcome))
-            return 1
+            return LOST if _passing(outcome) and not stop.is_set() else 1
     if stop.is_set():
         return 0
     if resigned:
         return CLOCK
     log.warning("the lease is lost; another may lead")
     return LOST
+
+
+def _passing(error: Exception) -> bool:
+    """The store did not answer: no error of ours, and nothing that a new process would mend."""
+    if isinstance(error, ExceptionGroup):
+        return error.split(StoreError)[1] is None
+    return isinstance(error, StoreError)
 
 
 async def _off(leader: Leader, alone: bool) -> None:
@@ -117,8 +128,9 @@ async def followed(store: Store, clock: Clock, key: str, stop: asyncio.Event) ->
 def again(run: Callable[[bool], Coroutine[Any, Any, int]]) -> int:
     """Runs terms, each on a loop of its own, until one says how the process ends. `run(alone)` as `lead`, CLOCK: nobody followed."""
     alone = False
-    while (code := asyncio.run(run(alone))) == CLOCK:
-        alone = True
+    while (code := asyncio.run(run(alone))) in (CLOCK, LOST):
+        alone = code == CLOCK
+        log.event("a candidate again", after="a clock that is off" if alone else "a lost lease")
     return code
 
 

@@ -89,9 +89,22 @@ class View:
         self.functions: dict[str, Registered] = {}  # by uid
         self.gateways: dict[str, str] = {}  # agent -> address, for those with a lease
         self.unreadable: set[str] = set()  # keys of functions' entries that cannot be read: whose they are is not known
-        self.instances: Sequence[Instance] | None = None
+        self._instances: Sequence[Instance] | None = None
+        self._instances_of: dict[str, list[Instance]] = {}  # by uid
         self.links: Links | None = None
         self.reaches = Reaches()
+
+    @property
+    def instances(self) -> Sequence[Instance] | None:
+        """Of all functions; None: not known."""
+        return self._instances
+
+    @instances.setter
+    def instances(self, found: Sequence[Instance] | None) -> None:
+        self._instances = found
+        self._instances_of = {}
+        for instance in found or ():
+            self._instances_of.setdefault(instance.uid, []).append(instance)
 
     # ------------------------------------------------------------------------------------------------------------ from the store
 
@@ -219,6 +232,10 @@ class View:
         """The names of the function's workers whose leases live."""
         return self._maps.get(uid, _EMPTY).workers.keys()
 
+    def registered(self) -> set[tuple[str, str]]:
+        """The uid and the instance of every worker whose lease lives: it has loaded its model."""
+        return {(uid, entry.instance) for uid, table in self._maps.items() for entry, _ in table.workers.values()}
+
     def owner(self, uid: str, shard: int) -> str:
         """'': nobody, as far as is known."""
         found = self._maps.get(uid, _EMPTY).shards.get(shard)
@@ -253,7 +270,7 @@ class View:
             for (worker, shard), since in table.stopped.items()
             if shard in table.shards and table.shards[shard].owner == worker
         }
-        instances = None if self.instances is None else tuple(i for i in self.instances if i.uid == uid)
+        instances = None if self.instances is None else tuple(self._instances_of.get(uid, ()))
         return FunctionSeen(
             entry=marked(registered.entry) if uid in self._ending else registered.entry,
             entry_mod=registered.mod,

@@ -42,6 +42,39 @@ def test_it_is_proved_sleeps_and_wakes_by_the_first_held_call() -> None:
     simulated(story)
 
 
+def test_of_many_that_are_applied_at_once_few_start_together_and_who_is_called_comes_first() -> None:
+    """Forty, on one machine, beside one that sleeps and is called while they wait."""
+
+    async def story(s: Scene) -> None:
+        await s.apply(manifest(idle="5s"))
+        await s.world.until(lambda: (e := s.world.entry()) is not None and e.proved_revision == e.revision and not s.world.instances, 30.0)
+        s.world.start = 3.0
+        crowd = [f"crowd-{number}" for number in range(40)]
+        for name in crowd:
+            await s.apply(manifest(idle="5s", shards=1).replace("name: fn", f"name: {name}"))
+        most = 0
+
+        def starting() -> int:
+            nonlocal most
+            serving = {worker.instance for worker in s.world.living()}
+            most = max(most, sum(not each.stopping and name not in serving for name, each in s.world.instances.items()))
+            return most
+
+        await s.world.until(lambda: starting() == limits.STARTS_A_NODE, 2.0)
+        told = [s.leader.status("ns", name).reason for name in crowd]
+        assert sum("it waits for its turn to start; workers that are starting: 4" in each for each in told) == 40 - limits.STARTS_A_NODE
+        s.agent.hold(s.uid, 1)
+        began = s.world.clock.monotonic()
+        await s.world.until(lambda: starting() > 0 and any(w.function.name == "fn" for w in s.world.living()), 10.0)
+        assert s.world.clock.monotonic() - began < s.world.start + 0.2, "it waits for nobody's proof"
+        s.agent.hold(s.uid, 0)
+        await s.world.until(lambda: starting() > 0 and all(s.leader.find("ns", name).proved for name in crowd), 90.0)
+        assert most == limits.STARTS_A_NODE + 1
+        assert not any("waits" in s.leader.status("ns", name).reason for name in crowd)
+
+    simulated(story)
+
+
 def test_running_work_is_never_cut_however_long_it_runs() -> None:
     async def story(s: Scene) -> None:
         await s.apply(manifest(idle="5s"))

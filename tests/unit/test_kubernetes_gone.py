@@ -140,7 +140,7 @@ async def test_a_function_that_is_deleted_while_it_is_registered_is_looked_for_a
     none: Any = None
     reconciler = Reconciler(
         clock, kept, registry, registry, none, none, none,
-        entry=lambda uid: None, status=lambda uid: None, waiting=lambda uid: "", began=lambda uid: None,
+        entry=lambda uid: None, status=lambda uid: None, waiting=lambda uid: "", turn=lambda uid: "", began=lambda uid: None,
     )  # fmt: skip
     kept.take(made)
     await reconciler._round(KEY)

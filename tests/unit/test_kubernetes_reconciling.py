@@ -44,7 +44,7 @@ class World:
         self.entries: Any = ObjectEntries(self.store, KEYS, self.clock, result.revision)
         self.reconciler = Reconciler(
             self.clock, self.objects, self.entries, self, self, self, self,  # type: ignore[arg-type]  # the rest is played by this world
-            entry=self.entry, status=lambda uid: None, waiting=lambda uid: "", began=self.ended.append,
+            entry=self.entry, status=lambda uid: None, waiting=lambda uid: "", turn=lambda uid: "", began=self.ended.append,
         )  # fmt: skip
 
     async def round(self, manifest: Data, *, generation: int, **annotations: str) -> None:

@@ -148,6 +148,13 @@ SHOWN = {
     "CLEAR_ASKS": "unit/test_relay.py::test_where_what_runs_is_long_an_innocent_call_is_answered_all_the_same",
     "LOST_WORKERS": "unit/test_relay.py::test_where_workers_cannot_be_cleared_a_call_takes_eight",
     "TERMINATION_GRACE_SECONDS": "unit/test_kubernetes_pods.py::test_a_pod_of_any_valid_function_is_restricted_or_is_refused_by_us",
+    "STARTS": "unit/test_starts.py::test_however_many_nodes_there_are_there_is_a_bound_in_all",
+    **dict.fromkeys(
+        ("STARTS_A_NODE", "STARTS_A_NODE_CALLED"),
+        "unit/test_starts.py::test_one_machine_has_the_room_of_a_node",
+    ),
+    "START_TURN_SECONDS": "unit/test_starts.py::test_who_serves_failed_goes_has_no_place_or_takes_too_long_starts_no_more",
+    "START_ORDER_SECONDS": "unit/test_starts.py::test_who_asks_no_more_keeps_nobody_waiting",
     # Batching.
     "BATCH_SIZE": "unit/test_worker_joining.py::test_by_default_the_experiment_decides",
     "BATCHING_SECONDS": "unit/test_worker_joining.py::test_the_experiment_has_the_time_that_is_stated",

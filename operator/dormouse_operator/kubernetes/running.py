@@ -93,6 +93,7 @@ class Term:
             entry=self._entry,
             status=self.leader.status_of,
             waiting=self.provider.waiting,
+            turn=self.leader.starts.waits,
             began=self.leader.deletion_began,
         )
         self.watching = Watching(found, settings.namespaces, self.objects.heard)
@@ -161,7 +162,7 @@ class Term:
 
 
 async def run(options: Options, alone: bool = False) -> int:
-    """The exit code; `terms.CLOCK`: to be run again, `alone`."""
+    """The exit code; `terms.CLOCK`: to be run again, `alone`; `terms.LOST`: to be run again."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -132,10 +132,10 @@ from dormouse_proto import inference_pb2
 
 TARGET, MODEL, SESSION = {target!r}, {model!r}, {session!r}
 OPTIONS = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+METADATA = [("dormouse-session", SESSION)]
 message = inference_pb2.ModelInferRequest(model_name=MODEL)
 message.inputs.add(name="add", datatype="INT64", shape=[1])
 message.raw_input_contents.append(struct.pack("<q", 0))
-message.parameters["sequence_id"].string_param = SESSION
 BODY = message.SerializeToString()
 good = 0
 
@@ -144,7 +144,7 @@ def call(stays, pause):
     channel = grpc.insecure_channel(TARGET, options=OPTIONS)
     while True:
         try:
-            channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(BODY, timeout=30)
+            channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(BODY, timeout=30, metadata=METADATA)
             good += 1
         except grpc.RpcError as error:
             print("FAILED", stays, pause, error.code().name, error.details(), flush=True)

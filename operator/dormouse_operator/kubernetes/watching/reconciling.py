@@ -56,7 +56,8 @@ class _Round:
 
 
 class Reconciler:
-    """`entry(uid)`, `status(uid)`: what the leader has of a function; None: nothing (yet). `waiting(uid)`: what its pods wait for.
+    """`entry(uid)`, `status(uid)`: what the leader has of a function; None: nothing (yet). `waiting(uid)`: what its pods wait for;
+    `turn(uid)`: what a worker of it waits for that has no pod yet; '': nothing.
     `began(uid)` is called when a function's deletion has begun."""
 
     def __init__(
@@ -72,6 +73,7 @@ class Reconciler:
         entry: Entries,
         status: Statuses,
         waiting: Callable[[str], str],
+        turn: Callable[[str], str],
         began: Callable[[str], None],
     ) -> None:
         self._clock = clock
@@ -84,6 +86,7 @@ class Reconciler:
         self._entry = entry
         self._status = status
         self._waiting = waiting
+        self._turn = turn
         self._began = began
         self._known: dict[str, _Known] = {}
         self._rounds: dict[Key, _Round] = {}
@@ -244,8 +247,9 @@ class Reconciler:
                 said.append(Said("NameTaken", "True", "NameTaken", error.message))
         elif known.tried:
             said.append(Said("Applied", "True", "Applied", "All of the function's own objects are in the cluster."))
-        waiting = self._waiting(uid)
-        if waiting:
+        if turn := self._turn(uid):
+            said.append(Said("Scheduled", "False", "WaitsForTurn", _sentence(turn)))
+        elif waiting := self._waiting(uid):
             said.append(Said("Scheduled", "False", "Waiting", _sentence(waiting)))
         return said
 

@@ -1,0 +1,102 @@
+"""Much at once: changes that overtake each other in a namespace with a quota, and two hundred functions applied together."""
+
+import threading
+import time
+from typing import Any
+
+import grpc
+import pytest
+from dormouse_testing.cluster.client import eventually
+from dormouse_testing.cluster.functions import Dormouse, counter, echo
+
+CHANGES, PAUSE = 10, 1.5
+FUNCTIONS = 200
+QUOTA: dict[str, Any] = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "three"}, "spec": {"hard": {"pods": "3"}}}
+
+
+def living(dormouse: Dormouse, labels: str) -> list[dict[str, Any]]:
+    found = dormouse.cluster.get("pods", "", dormouse.space, "-l", labels)
+    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+
+def is_ready(pod: dict[str, Any]) -> bool:
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
+
+
+@pytest.mark.slow
+def test_ten_changes_that_overtake_each_other_end_with_the_newest_under_a_quota(dormouse: Dormouse) -> None:
+    """A session is stepped all the while: no step fails or is lost, and what lies between is not left."""
+    dormouse.apply(QUOTA, counter("moved", minReplicas=1, scaleToZeroAfter="60s"))
+    dormouse.ready("moved", 1)
+    ended, errors, total = threading.Event(), list[str](), 0
+
+    def step() -> None:
+        nonlocal total
+        while not ended.is_set():
+            try:
+                found = dormouse.call("moved", 1, session="s", timeout=30)
+                assert found == total + 1, (found, total)
+                total = found
+            except grpc.RpcError as error:
+                errors.append(f"{error.code().name}: {error.details()}")
+                return
+            time.sleep(0.02)
+
+    stepping = dormouse.pool.submit(step)
+    try:
+        for number in range(CHANGES):
+            dormouse.patch("moved", {"maxConcurrency": 10 + number})
+            time.sleep(PAUSE)
+        began = time.monotonic()
+        wanted = eventually("it is heard", lambda: newest(dormouse), 30)
+        eventually("the newest serves", lambda: dormouse.status("moved").get("revision") == wanted, 90)
+        eventually("and alone", lambda: len(living(dormouse, "dormouse.dev/function=moved")) == 1, 60)
+        print(f"the newest of {CHANGES} changes serves alone after {time.monotonic() - began:.0f} s, {total} steps")
+    finally:
+        ended.set()
+        stepping.result()
+        dormouse.cluster.kubectl("delete", "resourcequota", "three", "-n", dormouse.space)
+    assert errors == []
+    assert dormouse.call("moved", 0, session="s") == total
+    dormouse.delete("moved")
+
+
+def newest(dormouse: Dormouse) -> str:
+    """The wanted revision, once the status is of the newest spec; '': not yet."""
+    found = dormouse.cluster.get("ifn", "moved", dormouse.space)
+    current = found["status"].get("observedGeneration") == found["metadata"]["generation"]
+    return str(found["status"]["wantedRevision"]) if current else ""
+
+
+@pytest.mark.slow
+def test_two_hundred_functions_that_are_applied_at_once_are_all_proved_and_the_operator_leads_on(dormouse: Dormouse) -> None:
+    """One that sleeps is called meanwhile. Nothing of the installation is started anew."""
+    dormouse.apply(echo("sleeper"))
+    dormouse.asleep("sleeper")
+    before, began = dormouse.restarts(), time.monotonic()
+    dormouse.apply(*(echo(f"many-{number:03}") for number in range(FUNCTIONS)))
+    print(f"applied in {time.monotonic() - began:.0f} s")
+    most = waited = 0
+    woken: list[float] = []
+
+    def proved() -> int:
+        nonlocal most, waited
+        pods = living(dormouse, "dormouse.dev/function")
+        most = max(most, sum(not is_ready(pod) for pod in pods))
+        found = dormouse.cluster.get("ifn", "", dormouse.space)
+        reasons = [c["reason"] for each in found for c in each.get("status", {}).get("conditions", [])]
+        waited = max(waited, reasons.count("WaitsForTurn"))
+        return reasons.count("Proved") - 1
+
+    while (done := proved()) < FUNCTIONS:
+        assert time.monotonic() - began < 900, f"{done} are proved"
+        if done > 20 and len(woken) < 3:
+            at = time.monotonic()
+            assert dormouse.call("sleeper", 1, timeout=60) == 1
+            woken.append(round(time.monotonic() - at, 1))
+            time.sleep(4)  # it falls asleep
+        time.sleep(1)
+    print(f"{FUNCTIONS} proved after {time.monotonic() - began:.0f} s; at most {most} pods not ready, {waited} waited; woken in {woken} s")
+    assert waited > FUNCTIONS / 4
+    assert dormouse.restarts() == before
+    dormouse.cluster.kubectl("delete", "ifn", "--all", "-n", dormouse.space, "--wait=false")
