@@ -379,3 +379,50 @@ def test_the_only_node_is_drained(dormouse: Dormouse) -> None:
         steps.check()
     assert dormouse.call("none", 3) == 3
     eventually("budgets are as they should be", lambda: set(widths(dormouse).values()) == {1})
+
+
+@pytest.mark.slow
+def test_two_nodes_of_three_are_drained_in_parallel_and_workers_leave_one_at_a_time(dormouse: Dormouse) -> None:
+    """5.O6. With the only operator on one of them, whose eviction opens no budget: another takes its place. On three nodes alone
+    (`tests/cluster/cluster up --nodes 3`)."""
+    nodes = {each["metadata"]["name"] for each in dormouse.cluster.get("nodes")}
+    if not dormouse.cluster.own or len(nodes) < 3:
+        pytest.skip("it takes three nodes, and such that are ours to drain")
+    [store] = placed(dormouse, "etcd")
+    dormouse.cluster.kubectl("cordon", store)
+    if placed(dormouse, "operator") == [store]:
+        dormouse.cluster.kubectl("delete", "pod", "-n", SYSTEM, "-l", "dormouse.dev/part=operator")
+    settled(dormouse)
+    drained = sorted(nodes - {store})
+    assert placed(dormouse, "operator")[0] in drained
+    before = workers(dormouse, "three")
+    dormouse.patch("three", {"maxConcurrency": 7})  # new workers, on the nodes that will be drained
+    eventually("they are others", lambda: not before & set(dormouse.pods("three")) and len(dormouse.pods("three")) == 3, 90)
+    settled(dormouse)
+    dormouse.cluster.kubectl("uncordon", store)
+    seen: set[object] = set()
+    try:
+        with Steps(dormouse, "three") as steps, Ends(dormouse, *of(dormouse, "three")) as ends:
+            words = ("--delete-emptydir-data", "--force", "--timeout=150s")
+            drains = [
+                dormouse.pool.submit(lambda node=node: dormouse.cluster.kubectl("drain", node, *words, timeout=180)) for node in drained
+            ]
+            while not all(each.done() for each in drains):
+                seen |= set(widths(dormouse).values())
+                time.sleep(0.1)
+            for each in drains:
+                each.result()
+        assert len(ends.left()) == 3
+        assert ends.left() == [2, 2, 2], "the two others served whenever one was told to go"
+        assert "100%" not in seen, "no budget was opened"
+        assert steps.errors == []
+        steps.check()
+    finally:
+        for node in nodes:
+            dormouse.cluster.kubectl("uncordon", node)
+    settled(dormouse)
+
+
+def placed(dormouse: Dormouse, part: str) -> list[str]:
+    """The nodes of a part's pods."""
+    return [str(pod["spec"].get("nodeName", "")) for pod in dormouse.cluster.get("pods", "", SYSTEM, "-l", f"dormouse.dev/part={part}")]

@@ -145,18 +145,77 @@ async def test_a_gateway_that_finds_no_node_does_not_hold_the_other() -> None:
     assert world.width("dormouse-gateway", "system") == 2
 
 
+OPERATOR = {"dormouse.dev/part": "operator"}
+HERE, THERE = {"nodeName": "here"}, {"nodeName": "there"}
+
+
+def operator(world: World, name: str, *, evicted: bool = False, node: str = "here", homeless: bool = False, going: bool = False) -> None:
+    found = pod(name, namespace="system", homeless=homeless, going=going, labels={**OPERATOR, "pod-template-hash": name[-1]})
+    target = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}] if evicted else []
+    found["status"]["conditions"] += target
+    found["spec"] = {"nodeName": node} if node else {}
+    world.api.put(PODS, found)
+
+
+async def released(world: World) -> set[Any]:
+    """Of all budgets, after this operator's end."""
+    for number in range(2):
+        world.api.put(PODS, {**pod(str(number)), "spec": HERE})
+    await world.look()
+    ending = asyncio.create_task(world.budgets.release())
+    while not ending.done():
+        await asyncio.sleep(0)
+        world.clock.advance(0.1)
+    await ending
+    return {world.width("fn", "ns"), world.width("dormouse-gateway", "system")}
+
+
 @pytest.mark.parametrize("evicted", [True, False])
-async def test_who_ends_because_it_was_evicted_lets_go_of_every_budget(evicted: bool) -> None:
+async def test_who_is_evicted_from_the_only_node_lets_go_of_every_budget(evicted: bool) -> None:
     """And the next leader takes them up. Who ends for another reason, as in an upgrade, leaves them."""
     world = World()
-    target = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}] if evicted else []
-    world.api.put(PODS, {**pod("dormouse-operator-1", namespace="system", labels={}), "status": {"conditions": target}})
-    await world.look()
-    await world.budgets.release()
-    for name, namespace in (("fn", "ns"), ("dormouse-gateway", "system")):
-        assert world.width(name, namespace) == (ALL if evicted else 1)
+    operator(world, "dormouse-operator-1", evicted=evicted, going=True)
+    operator(world, "dormouse-operator-2", node="", homeless=True)
+    assert await released(world) == {ALL if evicted else 1}
     await world.look()
     assert (world.width("fn", "ns"), world.width("dormouse-gateway", "system")) == (1, 1)
+
+
+async def test_where_another_operator_can_lead_no_budget_is_opened() -> None:
+    """On another node, or, where the node takes pods all the same, on this one."""
+    for node in ("there", "here"):
+        world = World()
+        operator(world, "dormouse-operator-1", evicted=True, going=True)
+        operator(world, "dormouse-operator-2", node=node)
+        assert await released(world) == {1}
+
+
+async def test_where_there_are_other_nodes_no_budget_is_opened_though_the_next_operator_has_no_room_yet() -> None:
+    world = World()
+    operator(world, "dormouse-operator-1", evicted=True, going=True)
+    operator(world, "dormouse-operator-2", node="", homeless=True)
+    world.api.put(PODS, {**pod("elsewhere"), "spec": THERE})
+    assert await released(world) == {1}
+
+
+async def test_the_schedulers_word_is_waited_for_and_none_is_not_taken_for_a_no() -> None:
+    world = World()
+    operator(world, "dormouse-operator-1", evicted=True, going=True)
+    operator(world, "dormouse-operator-2", node="")
+    assert await released(world) == {1}
+    world = World()
+    operator(world, "dormouse-operator-1", evicted=True, going=True)
+    ending = asyncio.create_task(released(world))
+    for _ in range(200):
+        await asyncio.sleep(0)
+    operator(world, "dormouse-operator-2", node="", homeless=True)
+    assert await ending == {ALL}, "the pod came later"
+
+
+async def test_where_nobody_takes_its_place_all_budgets_are_opened() -> None:
+    world = World()
+    operator(world, "dormouse-operator-1", evicted=True, going=True)
+    assert await released(world) == {ALL}
 
 
 async def test_an_api_server_that_does_not_answer_keeps_nobody_from_ending() -> None:

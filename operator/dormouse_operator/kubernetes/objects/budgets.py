@@ -4,8 +4,9 @@ A PodDisruptionBudget counts a pod that no node takes as one that is missing. Wh
 would hold the rest of them where they are, for ever. But a pod that waits for a node is nobody's worker: it does not count, so each widens
 the budget by one, once the pod that it stands for has ended.
 
-Who does this is evicted, too, and on a cluster's only node as early as the rest. So a leader that ends because it was evicted lets go of
-every budget first, and the next one takes them up again, a few seconds later where there is another node.
+Who does this is evicted, too, and on a cluster's only node as early as the rest. So a leader that ends because it was evicted, where no
+other can take its place, lets go of every budget first. Where there is another node they stay as they are: what is evicted before the next
+one leads is one of each function.
 """
 
 import asyncio
@@ -24,7 +25,9 @@ from dormouse_operator.kubernetes.settings import ClusterSettings
 INTERVAL = 5.0  # seconds between looks at the gateways, whose pods are not watched, and at budgets that could not be written
 GATHER = 0.2  # seconds in which news of pods is gathered
 ALL = "100%"
+VERDICT, LOOKS = 0.5, 20  # seconds between looks at whether another takes this one's place, and how many
 _EVICTED = "DisruptionTarget"
+_HASH = "pod-template-hash"  # of a revision of its Deployment
 
 
 def at_once(pods: Iterable[Object]) -> int:
@@ -43,6 +46,22 @@ def homeless(pod: Object) -> bool:
 
 def evicted(pod: Object) -> bool:
     return any(c.get("type") == _EVICTED and c.get("status") == "True" for c in _conditions(pod))
+
+
+def opens(own: Object, pods: Iterable[Object], siblings: Iterable[Object]) -> bool | None:
+    """Whether nobody else will set the budgets, so that they have to be opened. None: that is not known yet. `pods`: the functions' and the
+    installation's; `siblings`: operators."""
+    here = own["spec"].get("nodeName", "")
+    if any(_living(pod) and pod["spec"].get("nodeName", "") not in ("", here) for pod in pods):
+        return False
+    others = [pod for pod in siblings if pod["metadata"]["name"] != own["metadata"]["name"] and _living(pod)]
+    if any(pod["spec"].get("nodeName") for pod in others):
+        return False
+    return True if others and all(map(homeless, others)) else None
+
+
+def _living(pod: Object) -> bool:
+    return "deletionTimestamp" not in pod["metadata"] and pod.get("status", {}).get("phase") not in ("Failed", "Succeeded")
 
 
 def _conditions(pod: Object) -> list[Object]:
@@ -134,9 +153,11 @@ class Budgets:
         return changed
 
     async def release(self) -> None:
-        """To be called at this process's end, while it leads: lets every pod go if our own was told to. What cannot be written stays."""
+        """To be called at this process's end, while it leads: lets every pod go if our own was told to, and no other will lead. What cannot
+        be written stays."""
         try:
-            if not evicted(await self._api.get(PODS, self._settings.system_namespace, self._name)):
+            own = await self._api.get(PODS, self._settings.system_namespace, self._name)
+            if not evicted(own) or not await self._alone(own):
                 return
             gateways = await self._gateways_budget()
         except ApiError as error:
@@ -145,6 +166,19 @@ class Budgets:
         budgets = [*self._budgets.items.values(), *([gateways] if gateways is not None else [])]
         log.event("this pod is evicted; its PodDisruptionBudgets allow all evictions until the next leader sets them", count=len(budgets))
         await asyncio.gather(*(self._set(budget, ALL) for budget in budgets), return_exceptions=True)
+
+    async def _alone(self, own: Object) -> bool:
+        """Waits for the scheduler's word about the pod that takes this one's place. Where no pod does, nobody will lead."""
+        labels = {name: value for name, value in own["metadata"].get("labels", {}).items() if name != _HASH}
+        found, siblings = None, list[Object]()
+        for _ in range(LOOKS):
+            system = (await self._api.list(PODS, self._settings.system_namespace)).items
+            siblings = [pod for pod in system if labels.items() <= pod["metadata"].get("labels", {}).items()]
+            found = opens(own, [*self._pods.items.values(), *system], siblings)
+            if found is not None:
+                return found
+            await self._clock.sleep(VERDICT)
+        return len(siblings) < 2
 
 
 def trim(found: Object) -> Object:
