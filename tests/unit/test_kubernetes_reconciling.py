@@ -15,7 +15,7 @@ from dormouse_operator.kubernetes.objects.object_entries import NameInUse, Objec
 from dormouse_operator.kubernetes.settings import ClusterSettings
 from dormouse_operator.kubernetes.telling.statuses import Said
 from dormouse_operator.kubernetes.watching.reconciling import Reconciler
-from dormouse_proto import state_pb2
+from dormouse_proto import control_pb2, state_pb2
 from dormouse_testing.clock import SimClock
 from dormouse_testing.manifests import Data, onnx
 from dormouse_testing.memory_store import FULL, FULL_APPLIED, Fault, MemoryStore
@@ -36,6 +36,8 @@ class World:
         self.applied: list[str] = []
         self.ended: list[str] = []
         self.removed: list[str] = []
+        self.turn = ""
+        self.told: control_pb2.FunctionStatus | None = None  # of the leader
         self.version = 0
         self.kept: state_pb2.FunctionEntry | None = None
 
@@ -44,7 +46,7 @@ class World:
         self.entries: Any = ObjectEntries(self.store, KEYS, self.clock, result.revision)
         self.reconciler = Reconciler(
             self.clock, self.objects, self.entries, self, self, self, self,  # type: ignore[arg-type]  # the rest is played by this world
-            entry=self.entry, status=lambda uid: None, waiting=lambda uid: "", turn=lambda uid: "", began=self.ended.append,
+            entry=self.entry, status=lambda uid: self.told, waiting=lambda uid: "", turn=lambda uid: self.turn, began=self.ended.append,
         )  # fmt: skip
 
     async def round(self, manifest: Data, *, generation: int, **annotations: str) -> None:
@@ -139,6 +141,17 @@ async def test_what_the_installations_policy_refuses_is_told_with_its_field_and_
     await world.reconciler._round(KEY)
     assert len(world.applied) == 1
     assert world.reconciler.refused("u", world.kept.revision) is None
+
+
+async def test_a_worker_that_waits_for_its_turn_is_told_and_is_nothing_that_somebody_should_look_at(world: World) -> None:
+    world.turn, world.told = "it waits for its turn to start; workers that are starting: 4", control_pb2.FunctionStatus()
+    await world.round(onnx(), generation=1)
+    said = Said("Scheduled", "False", "WaitsForTurn", "It waits for its turn to start; workers that are starting: 4.")
+    assert said in world.said
+    assert not said.bad
+    world.turn = ""
+    await world.round(onnx(), generation=1)
+    assert [each for each in world.said if each.type == "Scheduled"] == []
 
 
 @pytest.mark.parametrize("fault", [None, FULL, FULL_APPLIED], ids=["room", "full", "full-and-written"])

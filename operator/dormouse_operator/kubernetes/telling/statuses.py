@@ -20,6 +20,7 @@ from dormouse_operator.kubernetes.settings import ClusterSettings
 
 UNSTEADY = frozenset({"sessions", "hibernatedBytes"})
 _BAD_WHEN_TRUE = frozenset({"NameTaken"})
+_PASSES = frozenset({"Progressing", "Verifying", "WaitsForTurn"})  # reasons of what is under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Said:
         """Somebody should look. A model whose calls run alone is none of that, unless its manifest says otherwise."""
         if self.type == "Batching":
             return self.reason == "Contradicted"
-        return self.status == ("True" if self.type in _BAD_WHEN_TRUE else "False") and self.reason not in ("Progressing", "Verifying")
+        return self.status == ("True" if self.type in _BAD_WHEN_TRUE else "False") and self.reason not in _PASSES
 
 
 def build_status(
