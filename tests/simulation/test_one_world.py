@@ -58,7 +58,7 @@ def test_histories_are_eventful() -> None:
         "the step will not be committed",
         "older than",
     )
-    for seed in range(48):
+    for seed in range(72):
         lines: list[str] = []
         world.run(seed, trace=lines.append)
         for word in words:
