@@ -32,10 +32,10 @@ def functions(found: Sequence[control_pb2.FunctionStatus], form: str) -> str:
         return structured(found, form)
     if not found:
         return "no functions"
-    head = ["NAMESPACE", "NAME", "PHASE", "READY", "SESSIONS", "HIBERNATED", "ASLEEP"]
+    head = ["NAMESPACE", "NAME", "PHASE", "READY", "WORKERS", "SESSIONS", "HIBERNATED", "ASLEEP"]
     rows = [
         [
-            *(f.namespace, f.name, f.phase, f"{f.ready_replicas}/{f.replicas}", str(f.sessions)),
+            *(f.namespace, f.name, f.phase, _ready(f), f"{f.ready_replicas}/{f.replicas}", str(f.sessions)),
             *(_size(f.hibernated_bytes) if f.sessions_known else "-", _since(f.asleep_since_us)),
         ]
         for f in found
@@ -46,9 +46,14 @@ def functions(found: Sequence[control_pb2.FunctionStatus], form: str) -> str:
             wanted = f.wanted_revision if f.wanted_revision != f.revision else "-"
             row += [f.revision or "-", wanted, "auto" if f.autoscaled else "fixed", f.reason]
     text = table(head, rows)
-    # Also of a function that is Ready: its older revision serves while the one that was applied does not load.
+    # Also of a function that is served: by an older revision, while the one that was applied does not load.
     troubles = [_sentence(f"{f.namespace}/{f.name}: {c.type}: {c.message}") for f in found for c in f.conditions if _told(c)]
     return "\n".join([text, *troubles])
+
+
+def _ready(function: control_pb2.FunctionStatus) -> str:
+    """Whether what was applied is ready."""
+    return next((c.status for c in function.conditions if c.type == "Ready"), "-")
 
 
 def _sentence(text: str) -> str:

@@ -1,8 +1,11 @@
-"""What `dormouse get` shows of a function. The phase is for eyes; conditions are what logic reads, each one sentence."""
+"""What `dormouse get` shows of a function. The phase is for eyes; conditions are what logic reads, each one sentence.
+
+What is Ready and what is Serving: `dormouse_core.readiness`.
+"""
 
 from collections.abc import Mapping
 
-from dormouse_core import lifecycle, separate
+from dormouse_core import lifecycle, readiness, separate
 from dormouse_core.autoscaling import Decision
 from dormouse_core.observations import FunctionSeen
 from dormouse_core.plain import plain
@@ -45,8 +48,13 @@ def status(
     wanted, why = lifecycle.wanted_of_target(seen, decision)
     serving = sorted(w.name for w in seen.workers.values() if w.serving)
     ready = sorted(w.name for w in seen.of_target() if w.serving) if seen.proved else serving
-    phase = _phase(seen, decision.wanted if entry.HasField("problem") and entry.proved_spec else wanted, len(serving))
-    conditions = [_ready(seen, phase, len(serving)), _model_ready(seen), _rolled_out(seen, wanted)]
+    phase = readiness.phase(seen, decision.wanted if entry.HasField("problem") and entry.proved_spec else wanted)
+    conditions = [
+        _condition("Ready", readiness.ready(seen, phase)),
+        _condition("Serving", readiness.serving(seen, phase, decision.wanted)),
+        _model_ready(seen),
+        _rolled_out(seen, wanted),
+    ]
     conditions += _batching(seen)
     for condition in conditions:
         condition.message = plain(condition.message, keep="\n")
@@ -56,6 +64,7 @@ def status(
         namespace=entry.namespace,
         name=entry.name,
         uid=entry.uid,
+        generation=entry.generation,
         revision=seen.served_revision,
         wanted_revision=entry.revision,
         phase=phase,
@@ -74,44 +83,14 @@ def status(
     )
 
 
-def _phase(seen: FunctionSeen, wanted: int, serving: int) -> str:
-    """The first that is true. A function that serves is Ready, whatever a newer revision of it is doing: see the condition RolledOut."""
-    if seen.entry.deleting:
-        return "Deleting"
-    if serving and wanted:
-        return "Ready"
-    old_can_serve = bool(seen.entry.proved_spec)
-    if seen.entry.HasField("problem") and not old_can_serve:
-        return "Failed"
-    fixed_at_zero = spec_from_json(seen.entry.spec).replicas == 0
-    if fixed_at_zero:
-        return "Stopped"
-    if not seen.proved and not seen.entry.HasField("problem"):
-        return "Verifying"
-    return "Waking" if wanted else "Asleep"
-
-
-def _ready(seen: FunctionSeen, phase: str, serving: int) -> control_pb2.Condition:
-    message = {
-        "Deleting": "The function is being deleted.",
-        "Ready": f"Workers that serve it: {serving}.",
-        "Failed": f"The function cannot be served: {seen.entry.problem.message}",
-        "Stopped": "spec.replicas is 0: calls are refused until the function is scaled up.",
-        "Verifying": "A first worker is loading its model.",
-        "Waking": "Workers are starting; calls are held.",
-        "Asleep": "The function sleeps; the first call wakes it.",
-    }[phase]
-    able = phase in ("Ready", "Waking", "Asleep")
-    return control_pb2.Condition(type="Ready", status="True" if able else "False", reason=phase, message=message)
+def _condition(kind: str, word: readiness.Word) -> control_pb2.Condition:
+    return control_pb2.Condition(type=kind, status=word.status, reason=word.reason, message=word.message)
 
 
 def _model_ready(seen: FunctionSeen) -> control_pb2.Condition:
-    revision, served = seen.entry.revision[:8], seen.served_revision
+    revision = seen.entry.revision[:8]
     if seen.entry.HasField("problem"):
-        problem = seen.entry.problem
-        older = served not in ("", seen.entry.revision)
-        message = f"{problem.message} (revision {revision}; {served[:8]} serves)" if older else problem.message
-        return control_pb2.Condition(type="ModelReady", status="False", reason=problem.reason, message=message)
+        return control_pb2.Condition(type="ModelReady", status="False", reason=seen.entry.problem.reason, message=readiness.problem(seen))
     if seen.proved:
         return control_pb2.Condition(type="ModelReady", status="True", reason="Proved", message=f"A worker loaded revision {revision}.")
     return control_pb2.Condition(

@@ -215,7 +215,7 @@ class Condition(_message.Message):
     def __init__(self, type: _Optional[str] = ..., status: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., since_us: _Optional[int] = ...) -> None: ...
 
 class FunctionStatus(_message.Message):
-    __slots__ = ("namespace", "name", "uid", "revision", "phase", "replicas", "ready_replicas", "sessions", "asleep_since_us", "conditions", "reason", "autoscaled", "workers", "owners", "calls", "wanted_revision", "hibernated_bytes", "sessions_known")
+    __slots__ = ("namespace", "name", "uid", "revision", "phase", "replicas", "ready_replicas", "sessions", "asleep_since_us", "conditions", "reason", "autoscaled", "workers", "owners", "calls", "wanted_revision", "hibernated_bytes", "sessions_known", "generation")
     class OwnersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -248,6 +248,7 @@ class FunctionStatus(_message.Message):
     WANTED_REVISION_FIELD_NUMBER: _ClassVar[int]
     HIBERNATED_BYTES_FIELD_NUMBER: _ClassVar[int]
     SESSIONS_KNOWN_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     name: str
     uid: str
@@ -266,7 +267,8 @@ class FunctionStatus(_message.Message):
     wanted_revision: str
     hibernated_bytes: int
     sessions_known: bool
-    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., revision: _Optional[str] = ..., phase: _Optional[str] = ..., replicas: _Optional[int] = ..., ready_replicas: _Optional[int] = ..., sessions: _Optional[int] = ..., asleep_since_us: _Optional[int] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., reason: _Optional[str] = ..., autoscaled: _Optional[bool] = ..., workers: _Optional[_Iterable[str]] = ..., owners: _Optional[_Mapping[int, str]] = ..., calls: _Optional[_Mapping[str, int]] = ..., wanted_revision: _Optional[str] = ..., hibernated_bytes: _Optional[int] = ..., sessions_known: _Optional[bool] = ...) -> None: ...
+    generation: int
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., revision: _Optional[str] = ..., phase: _Optional[str] = ..., replicas: _Optional[int] = ..., ready_replicas: _Optional[int] = ..., sessions: _Optional[int] = ..., asleep_since_us: _Optional[int] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., reason: _Optional[str] = ..., autoscaled: _Optional[bool] = ..., workers: _Optional[_Iterable[str]] = ..., owners: _Optional[_Mapping[int, str]] = ..., calls: _Optional[_Mapping[str, int]] = ..., wanted_revision: _Optional[str] = ..., hibernated_bytes: _Optional[int] = ..., sessions_known: _Optional[bool] = ..., generation: _Optional[int] = ...) -> None: ...
 
 class ApplyRequest(_message.Message):
     __slots__ = ("manifest", "refresh")

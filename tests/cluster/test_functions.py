@@ -36,7 +36,11 @@ def test_everything_that_is_shown_is_documented(dormouse: Dormouse) -> None:
     said = dormouse.cluster.kubectl("explain", "ifn.spec.sessions.shards")
     assert "How many parts the sessions are spread over" in said
     table = dormouse.cluster.kubectl("get", "ifn", "-n", dormouse.space)
-    assert table.split("\n")[0].split() == ["NAME", "PHASE", "READY", "SESSIONS", "ASLEEP", "URL"] or "No resources" in table or not table
+    assert (
+        table.split("\n")[0].split() == ["NAME", "PHASE", "READY", "WORKERS", "SESSIONS", "ASLEEP", "URL"]
+        or "No resources" in table
+        or not table
+    )
 
 
 @pytest.mark.parametrize(("pace", "awake"), [(0.25, 10.0), pytest.param(2.0, 300.0, marks=pytest.mark.slow)])
@@ -133,13 +137,18 @@ def test_a_revision_that_does_not_load_harms_nobody_also_at_zero(both: Dormouse)
     both.phase("kept", "Ready", "Asleep")
     assert both.call("kept", 1, session="a") == 1
     both.asleep("kept")
+    both.cluster.kubectl("wait", "ifn/kept", "-n", both.space, "--for=condition=Ready", "--timeout=20s")
     both.patch("kept", {"handler": "counter:Nothing"})
+    with pytest.raises(ClusterError, match="timed out"):
+        both.cluster.kubectl("wait", "ifn/kept", "-n", both.space, "--for=condition=Ready", "--timeout=5s")
     both.reason("kept", "ModelReady", "ModelInvalid")
+    both.reason("kept", "Ready", "ModelInvalid")
+    both.cluster.kubectl("wait", "ifn/kept", "-n", both.space, "--for=condition=Serving", "--timeout=0")
     assert both.call("kept", 1, session="a") == 2
     both.phase("kept", "Asleep")
     assert both.call("kept", 1, session="a") == 3
     both.patch("kept", {"handler": "counter:Counter", "maxConcurrency": 8})
-    eventually("it is mended", lambda: both.condition("kept", "ModelReady").get("status") == "True")
+    both.cluster.kubectl("wait", "ifn/kept", "-n", both.space, "--for=condition=Ready", "--timeout=60s")
     assert both.call("kept", 1, session="a") == 4
     eventually("one Deployment is left", lambda: len(deployments(both, "kept")) == 1)
     both.delete("kept")

@@ -397,7 +397,7 @@ def test_a_new_revision_that_fails_leaves_the_old_one_serving() -> None:
         assert s.world.living() == old
         assert s.owned_by(*old)
         status = s.leader.status("ns", "fn")
-        assert status.phase == "Ready"
+        assert status.phase == "Serving"
         conditions = {c.type: c for c in status.conditions}
         assert conditions["ModelReady"].status == "False"
         assert "opset" in conditions["ModelReady"].message

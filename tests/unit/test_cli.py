@@ -274,24 +274,23 @@ def status(**fields: object) -> control_pb2.FunctionStatus:
 
 def test_functions_as_a_table() -> None:
     found = [status(sessions=3), status(sessions=4, hibernated_bytes=5 << 20, sessions_known=True)]
+    found[0].conditions.add(type="Ready", status="True", message="It serves.")
     assert printing.functions(found, "").splitlines() == [
-        "NAMESPACE  NAME  PHASE  READY  SESSIONS  HIBERNATED  ASLEEP",
-        "ns         fn    Ready  1/2    3         -           -",
-        "ns         fn    Ready  1/2    4         5MiB        -",
+        "NAMESPACE  NAME  PHASE  READY  WORKERS  SESSIONS  HIBERNATED  ASLEEP",
+        "ns         fn    Ready  True   1/2      3         -           -",
+        "ns         fn    Ready  -      1/2      4         5MiB        -",
     ]
     wide = printing.functions([status(reason="load", revision="r1", wanted_revision=wanted) for wanted in ("r1", "r2")], "wide")
-    assert [line.split()[7:9] for line in wide.splitlines()] == [["REVISION", "WANTED"], ["r1", "-"], ["r1", "r2"]]
+    assert [line.split()[8:10] for line in wide.splitlines()] == [["REVISION", "WANTED"], ["r1", "-"], ["r1", "r2"]]
     assert "WHY" in wide
     assert printing.functions([], "") == "no functions"
 
 
-@pytest.mark.parametrize("phase", ["Failed", "Ready"])
+@pytest.mark.parametrize("phase", ["Failed", "Serving"])
 def test_a_model_that_does_not_load_is_told_below_the_table_even_while_an_older_one_serves(phase: str) -> None:
     failed = status()
     failed.phase = phase
-    failed.conditions.add(
-        type="Ready", status="False" if phase == "Failed" else "True", message="The function cannot be served: opset 99 found"
-    )
+    failed.conditions.add(type="Ready", status="False", message="The function cannot be served: opset 99 found")
     failed.conditions.add(type="ModelReady", status="False", message="opset 99 found")
     failed.conditions.add(type="RolledOut", status="False", message="Workers of revision b ready: 0 of 1.")
     assert printing.functions([failed], "").splitlines()[2:] == ["ns/fn: ModelReady: opset 99 found"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from dormouse import main
+from dormouse_core import readiness
 from dormouse_testing.sessions_sim.controls import CONTROLS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,7 +61,8 @@ def test_each_reason_in_the_table_of_conditions_is_one_that_the_code_gives() -> 
     rows = re.findall(r"^\| [^|]*\| ([A-Z]\w+(?:, [A-Z]\w+)*)", (ROOT / "docs/kubernetes.md").read_text(), re.MULTILINE)
     reasons = {reason for row in rows for reason in row.split(", ")}
     assert len(reasons) > 15
-    code = "".join(path.read_text() for part in ("operator", "worker") for path in (ROOT / part).rglob("*.py"))
+    parts = [*(ROOT / "operator").rglob("*.py"), *(ROOT / "worker").rglob("*.py"), ROOT / "core/dormouse_core/readiness.py"]
+    code = "".join(path.read_text() for path in parts)
     assert {reason for reason in reasons if f'"{reason}"' not in code} == set()
 
 
@@ -72,9 +74,8 @@ def test_the_reference_names_the_conditions_and_phases_that_the_code_gives() -> 
         [text] = re.findall(rf"^\| `{field}` \| string \|[^|]*\| ([\w, ]+)\.", reference, re.MULTILINE)
         return set(re.split(", | or ", text))
 
-    assert listed("type") == set(re.findall(r'\b(?:Said\(|Condition\(type=)"(\w+)"', code))
-    [phases] = re.findall(r"    message = \{\n(.+?)\n    \}\[phase\]", code, re.DOTALL)
-    assert listed("phase") == set(re.findall(r'^ +"(\w+)":', phases, re.MULTILINE))
+    assert listed("type") == set(re.findall(r'\b(?:Said\(|_condition\(|Condition\(type=)"(\w+)"', code))
+    assert listed("phase") == set(readiness.PHASES)
     section = (ROOT / "docs/operating.md").read_text().partition("## What a phase means")[2].partition("\n## ")[0]
     assert listed("phase") == set(re.findall(r"^\| ([A-Z]\w+) \|", section, re.MULTILINE))
 

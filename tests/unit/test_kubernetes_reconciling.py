@@ -3,22 +3,28 @@
 from typing import Any
 
 import pytest
+from dormouse_core.autoscaling import Decision
 from dormouse_core.errors import Code
 from dormouse_core.keys import Keys
+from dormouse_core.observations import FunctionSeen
 from dormouse_core.seams import Put, Txn
 from dormouse_core.spec import parse_manifest
+from dormouse_core.spec.status import UNSEEN
 from dormouse_operator.kubernetes.api.http import Object
 from dormouse_operator.kubernetes.api.known import Objects
 from dormouse_operator.kubernetes.objects import names
 from dormouse_operator.kubernetes.objects.manifests import build_all
 from dormouse_operator.kubernetes.objects.object_entries import NameInUse, ObjectEntries
 from dormouse_operator.kubernetes.settings import ClusterSettings
-from dormouse_operator.kubernetes.telling.statuses import Said
+from dormouse_operator.kubernetes.telling.statuses import Said, build_status
 from dormouse_operator.kubernetes.watching.reconciling import Reconciler
+from dormouse_operator.status import Times, status
 from dormouse_proto import control_pb2, state_pb2
 from dormouse_testing.clock import SimClock
-from dormouse_testing.manifests import Data, onnx
-from dormouse_testing.memory_store import FULL, FULL_APPLIED, Fault, MemoryStore
+from dormouse_testing.functions_seen import worker
+from dormouse_testing.manifests import Data, onnx, python, stateful
+from dormouse_testing.memory_store import FULL, FULL_APPLIED, REQUEST_LOST, Fault, MemoryStore
+from dormouse_testing.waiting import kstatus_waits, kubectl_waits
 
 KEYS = Keys("default")
 KEY = ("default", "vad")
@@ -37,8 +43,9 @@ class World:
         self.ended: list[str] = []
         self.removed: list[str] = []
         self.turn = ""
-        self.told: control_pb2.FunctionStatus | None = None  # of the leader
         self.version = 0
+        self.seen: control_pb2.FunctionStatus | None = None  # what the leader says
+        self.status: Object = {"observedGeneration": UNSEEN}  # the object's, as the definition has it begin
         self.kept: state_pb2.FunctionEntry | None = None
 
     async def lead(self) -> None:
@@ -46,21 +53,44 @@ class World:
         self.entries: Any = ObjectEntries(self.store, KEYS, self.clock, result.revision)
         self.reconciler = Reconciler(
             self.clock, self.objects, self.entries, self, self, self, self,  # type: ignore[arg-type]  # the rest is played by this world
-            entry=self.entry, status=lambda uid: self.told, waiting=lambda uid: "", turn=lambda uid: self.turn, began=self.ended.append,
+            entry=self.entry, status=lambda uid: self.seen, waiting=lambda uid: "", turn=lambda uid: self.turn, began=self.ended.append,
         )  # fmt: skip
 
     async def round(self, manifest: Data, *, generation: int, **annotations: str) -> None:
+        self.apply_object(manifest, generation, annotations)
+        assert await self.reconciler._round(KEY)
+
+    def apply_object(self, manifest: Data, generation: int, annotations: dict[str, str] | None = None) -> None:
+        """What `kubectl apply` does: the operator has not looked yet."""
         self.version += 1
         metadata = {
             "namespace": KEY[0],
             "uid": "u",
             "generation": generation,
             "resourceVersion": str(self.version),
-            "annotations": annotations,
+            "annotations": annotations or {},
+            "creationTimestamp": "2026-01-01T00:00:00Z",
         }
-        found: Object = {**manifest, "metadata": {**manifest["metadata"], **metadata, "creationTimestamp": "2026-01-01T00:00:00Z"}}
-        self.objects.take(found)
-        assert await self.reconciler._round(KEY)
+        self.objects.take({**manifest, "metadata": {**manifest["metadata"], **metadata}, "status": self.status})
+
+    @property
+    def found(self) -> Object:
+        return {**self.objects.items[KEY], "status": self.status}
+
+    def leads(self, *, proved: str, problem: bool = False, workers: str = "") -> None:
+        """The leader looks at the entry, of which `proved` is the revision that a worker has loaded, and `workers` those that run."""
+        assert self.kept is not None
+        entry = state_pb2.FunctionEntry()
+        entry.CopyFrom(self.kept)
+        entry.proved_revision = proved
+        if proved != entry.revision:
+            entry.proved_spec = entry.spec
+        if problem:
+            entry.problem.CopyFrom(
+                state_pb2.Problem(code=9, reason="ModelInvalid", message="hello.py has no Nope", revision=entry.revision)
+            )
+        seen = FunctionSeen(entry, 1, 1, {"w": worker("w", revision=workers)} if workers else {})
+        self.seen = status(seen, Decision(len(seen.workers), "by load"), Times(), 5)
 
     # ---------------------------------------------------------------------------------- a mirror, an applier, credentials, a teller
 
@@ -83,8 +113,9 @@ class World:
 
     def forget(self, uid: str) -> None: ...
 
-    async def tell(self, found: Object, told: object, said: list[Said]) -> None:
+    async def tell(self, found: Object, told: control_pb2.FunctionStatus | None, said: list[Said], generation: int) -> None:
         self.said = said
+        self.status = build_status({**found, "status": self.status}, told, said, ClusterSettings(), self.clock.now(), generation)
 
 
 @pytest.fixture
@@ -144,7 +175,7 @@ async def test_what_the_installations_policy_refuses_is_told_with_its_field_and_
 
 
 async def test_a_worker_that_waits_for_its_turn_is_told_and_is_nothing_that_somebody_should_look_at(world: World) -> None:
-    world.turn, world.told = "it waits for its turn to start; workers that are starting: 4", control_pb2.FunctionStatus()
+    world.turn, world.seen = "it waits for its turn to start; workers that are starting: 4", control_pb2.FunctionStatus()
     await world.round(onnx(), generation=1)
     said = Said("Scheduled", "False", "WaitsForTurn", "It waits for its turn to start; workers that are starting: 4.")
     assert said in world.said
@@ -175,3 +206,95 @@ async def test_the_deletion_of_a_function_whose_object_is_gone_begins_once_also_
     wanted = parse_manifest(onnx())
     with pytest.raises(NameInUse):
         await world.entries.keep({"metadata": {**onnx()["metadata"], "uid": "next"}}, wanted)
+
+
+# ------------------------------------------------------------------------------------------------- whether it is as it was applied
+
+
+def waits(world: World) -> bool:
+    assert kubectl_waits(world.found) == kstatus_waits(world.found)
+    return kubectl_waits(world.found)
+
+
+async def served(world: World) -> str:
+    """The revision that is served, and ready."""
+    await world.round(python(), generation=1)
+    assert waits(world), "the registry has it, and nobody has looked at its workers"
+    assert world.kept is not None
+    revision = world.kept.revision
+    world.leads(proved=revision, workers=revision)
+    await world.reconciler._round(KEY)
+    assert not waits(world)
+    return revision
+
+
+async def test_who_waits_for_ready_waits_for_the_spec_that_was_applied(world: World) -> None:
+    """From the moment in which it was applied; the revision before serves, and a condition of its own says so."""
+    first = await served(world)
+    world.apply_object(python(handler="hello:Nope"), 2)
+    assert waits(world), "before the operator has looked"
+    await world.reconciler._round(KEY)
+    assert waits(world), "the leader has looked at nothing but the spec before: nothing is written"
+    assert world.status["observedGeneration"] == 1
+    for problem in (False, True):
+        world.leads(proved=first, problem=problem, workers=first)
+        await world.reconciler._round(KEY)
+        assert waits(world)
+        assert (world.status["observedGeneration"], world.status["phase"]) == (2, "Serving")
+        assert not kubectl_waits(world.found, "Serving")
+    ready = next(c for c in world.status["conditions"] if c["type"] == "Ready")
+    assert (ready["status"], ready["reason"]) == ("False", "ModelInvalid")
+    assert world.kept is not None
+    world.leads(proved=world.kept.revision, workers=world.kept.revision)
+    await world.reconciler._round(KEY)
+    assert not waits(world)
+
+
+async def test_negative_control_what_the_leader_sees_of_an_earlier_spec_would_be_told_of_the_new_one(world: World) -> None:
+    await served(world)
+    world.apply_object(python(handler="hello:Nope"), 2)
+    await world.reconciler._accept(world.objects.items[KEY], world.reconciler._known["u"])
+    world.reconciler._known["u"].entered = 0
+    await world.reconciler._round(KEY)
+    assert not waits(world)
+
+
+async def test_a_spec_that_is_refused_is_not_ready_while_the_one_before_serves(world: World) -> None:
+    first = await served(world)
+    await world.round(stateful(), generation=2)
+    await world.reconciler._round(KEY)
+    assert world.kept is not None
+    assert world.kept.revision == first
+    assert waits(world)
+    ready = next(c for c in world.status["conditions"] if c["type"] == "Ready")
+    assert (ready["status"], ready["reason"], ready["observedGeneration"]) == ("False", "ChangeRefused", 2)
+    assert not kubectl_waits(world.found, "Serving")
+    assert world.status["phase"] == "Serving"
+    await world.round(python(), generation=3)
+    assert not waits(world), "it was put back"
+
+
+async def test_while_the_store_does_not_answer_nothing_is_said_of_the_new_spec(world: World) -> None:
+    await served(world)
+    world.store.fault("txn", REQUEST_LOST)
+    world.apply_object(python(maxConcurrency=7), 2)
+    assert not await world.reconciler._round(KEY)
+    assert (world.status["observedGeneration"], waits(world)) == (1, True)
+    assert await world.reconciler._round(KEY), "it is tried again"
+
+
+async def test_stopped_is_not_ready_from_the_first_word_on(world: World) -> None:
+    """Whatever was decided before it was stopped."""
+    revision = await served(world)
+    await world.round(python(replicas=0), generation=2)
+    assert waits(world)
+    world.leads(proved=revision, workers=revision)
+    await world.reconciler._round(KEY)
+    assert (waits(world), world.status["phase"], world.status["observedGeneration"]) == (True, "Stopped", 2)
+
+
+async def test_negative_control_without_a_first_generation_flux_would_take_a_new_object_for_ready(world: World) -> None:
+    world.apply_object(python(), 1)
+    assert kstatus_waits(world.found)
+    world.status = {}
+    assert not kstatus_waits(world.found)

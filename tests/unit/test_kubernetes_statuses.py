@@ -30,7 +30,7 @@ def told(*conditions: Said, **fields: Any) -> control_pb2.FunctionStatus:
 
 
 def built(found: Object, what: control_pb2.FunctionStatus | None = None, *said: Said, now: float = NOW) -> Object:
-    return build_status(found, what, said, ClusterSettings(), now)
+    return build_status(found, what, said, ClusterSettings(), now, found["metadata"]["generation"])
 
 
 def condition(status: Object, kind: str) -> Object:
@@ -68,6 +68,23 @@ def test_a_function_that_the_registry_does_not_have_is_not_ready_and_says_why(
     status = built(function(), None, *said)
     found = condition(status, "Ready")
     assert (status["phase"], (found["status"], found["reason"])) == (phase, ready)
+
+
+@pytest.mark.parametrize(
+    ("said", "ready", "phase"),
+    [
+        (Said("Accepted", "False", "ChangeRefused", "spec.sessions: x"), "False", "Serving"),
+        (Said("Applied", "False", "NotAllowed", "spec.workers: x"), "False", "Serving"),
+        (Said("Applied", "False", "Retrying", "The API server did not answer."), "True", "Ready"),
+        (Said("Scheduled", "False", "Waiting", "No node has room."), "True", "Ready"),
+    ],
+)
+def test_a_spec_that_is_refused_is_not_ready_whatever_serves(said: Said, ready: str, phase: str) -> None:
+    """What could not be asked just now, and a pod more that waits for a node, say nothing of the spec."""
+    status = built(function(), told(), said)
+    found = condition(status, "Ready")
+    assert (found["status"], status["phase"]) == (ready, phase)
+    assert ready == "True" or (found["reason"], found["message"]) == (said.reason, said.message)
 
 
 def test_what_is_on_its_way_is_not_bad() -> None:

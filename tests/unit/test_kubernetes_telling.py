@@ -51,7 +51,7 @@ class World:
         what = control_pb2.FunctionStatus(**{"phase": "Ready", "replicas": 1, "reason": "one call", **fields})
         for each in conditions:
             what.conditions.add(type=each.type, status=each.status, reason=each.reason, message=each.message)
-        written = await self.teller.tell(self.found, what, [ACCEPTED] if said is None else said)
+        written = await self.teller.tell(self.found, what, [ACCEPTED] if said is None else said, 1)
         self.found = written or self.found
         return written is not None
 
@@ -147,7 +147,7 @@ async def test_of_a_function_that_nobody_sees_yet_no_workers_are_said_to_be_want
     """What the registry does not have has 0 replicas in its status, which nobody wants."""
     world = World()
     await world.tell(READY, replicas=2)
-    written = await world.teller.tell(world.found, None, [ACCEPTED])
+    written = await world.teller.tell(world.found, None, [ACCEPTED], 1)
     assert written is not None
     assert written["status"]["replicas"] == 0
     assert [text for text in world.sentences if "Workers" in text] == ["Workers wanted: 2 (one call)."]

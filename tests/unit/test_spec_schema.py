@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import pathlib
+import re
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -48,9 +49,11 @@ def test_the_definition_names_what_kubectl_needs() -> None:
 
 
 def reached(path: str) -> Node:
+    """A path may choose one of a list's items."""
     node = schema.root()
-    for name in path.strip(".").split("."):
-        node = node["properties"].get(name, {})
+    for name in re.sub(r"\[\?\([^)]*\)\]", "[]", path).strip(".").split("."):
+        node = node["properties"].get(name.removesuffix("[]"), {})
+        node = node["items"] if name.endswith("[]") else node
     return node
 
 

@@ -1,7 +1,10 @@
 """What `dormouse get` says of a function: its phase, and conditions of one sentence each."""
 
+import itertools
+
 import pytest
 from dormouse import printing
+from dormouse_core import readiness
 from dormouse_core.autoscaling import Decision
 from dormouse_core.spec import parse_manifest, spec_to_json
 from dormouse_operator.counting import Figures
@@ -40,7 +43,9 @@ def condition(seen: control_pb2.FunctionStatus, kind: str) -> control_pb2.Condit
         (made(), 1, 0, "Waking", "True"),
         (made(), 1, 1, "Ready", "True"),
         (made(problem=True), 0, 0, "Failed", "False"),
-        (made(proved="", problem=True), 1, 1, "Ready", "True"),
+        (made(proved="", problem=True), 1, 1, "Failed", "False"),
+        (made(proved=""), 1, 1, "Verifying", "False"),
+        (made(spec=STOPPED), 1, 1, "Stopped", "False"),  # decided before it was stopped
         (made(spec=STOPPED), 0, 0, "Stopped", "False"),
         (made(deleting=True), 1, 1, "Deleting", "False"),
     ],
@@ -55,7 +60,7 @@ def test_phases(world: World, wanted: int, serving: int, phase: str, able: str) 
         assert c.message.strip()
 
 
-@pytest.mark.parametrize(("wanted", "serving", "phase"), [(0, 0, "Asleep"), (1, 0, "Waking"), (1, 1, "Ready")])
+@pytest.mark.parametrize(("wanted", "serving", "phase"), [(0, 0, "Asleep"), (1, 0, "Waking"), (1, 1, "Serving")])
 def test_a_revision_that_fails_beside_a_proved_one_is_a_condition_and_no_phase(wanted: int, serving: int, phase: str) -> None:
     world = made(proved=OLD, problem=True)
     world.entry.proved_spec = AUTO
@@ -63,6 +68,8 @@ def test_a_revision_that_fails_beside_a_proved_one_is_a_condition_and_no_phase(w
     seen = told(world, wanted)
     assert seen.phase == phase
     assert condition(seen, "ModelReady").reason == "ModelInvalid"
+    assert (condition(seen, "Ready").status, condition(seen, "Ready").reason) == ("False", "ModelInvalid")
+    assert condition(seen, "Serving").status == "True"
 
 
 @pytest.mark.parametrize(
@@ -86,10 +93,10 @@ def test_the_revision_is_the_one_that_is_served_and_the_wanted_one_is_told_besid
     ("proved", "problem", "kept", "wanted", "phase"),
     [
         (NEW, False, False, 0, "Asleep"),  # it is told to go, and serves until it has gone
-        (OLD, False, True, 0, "Ready"),  # the new revision is being proved: it serves until then
-        ("", True, False, 0, "Ready"),  # tried until its problem is gone
+        (OLD, False, True, 0, "Serving"),  # the new revision is being proved: it serves until then
+        ("", True, False, 0, "Failed"),  # tried until its problem is gone: the worker that registered is not heard yet
         (OLD, True, True, 0, "Asleep"),  # the one before sleeps, whatever the new one's problem is
-        (OLD, True, True, 1, "Ready"),
+        (OLD, True, True, 1, "Serving"),
     ],
 )
 def test_the_phase_while_a_worker_serves(proved: str, problem: bool, kept: bool, wanted: int, phase: str) -> None:
@@ -97,6 +104,27 @@ def test_the_phase_while_a_worker_serves(proved: str, problem: bool, kept: bool,
     world.entry.proved_spec = AUTO if kept else b""
     world.add(worker("w0", revision=proved or NEW))
     assert told(world, wanted).phase == phase
+
+
+def test_ready_is_said_of_what_was_applied_alone() -> None:
+    """In every world."""
+    some = (False, True)
+    for drawn in itertools.product((AUTO, STOPPED), ("", OLD, NEW), some, some, some, ((), (OLD,), (NEW,), (OLD, NEW)), (0, 1)):
+        _check(*drawn)
+
+
+def _check(spec: bytes, proved: str, kept: bool, problem: bool, deleting: bool, workers: tuple[str, ...], wanted: int) -> None:
+    world = made(spec=spec, proved=proved, problem=problem, deleting=deleting)
+    world.entry.proved_spec = AUTO if kept else b""
+    world.add(*(worker(f"w{n}", revision=revision) for n, revision in enumerate(workers)))
+    seen = told(world, wanted)
+    ready, serving = condition(seen, "Ready").status == "True", condition(seen, "Serving").status == "True"
+    assert not ready or (proved == NEW and not problem and not deleting and spec == AUTO)
+    assert not ready or serving, "what is ready is served"
+    assert not ready or not workers or NEW in workers or not wanted
+    assert seen.phase in readiness.PHASES
+    assert (seen.phase == "Ready") <= ready
+    assert not serving or (seen.revision and spec == AUTO and not deleting)
 
 
 @pytest.mark.parametrize(
@@ -121,9 +149,10 @@ def test_the_problem_is_the_condition() -> None:
 
 def test_a_rollout_is_told() -> None:
     world = made(proved=OLD)
+    world.entry.proved_spec = AUTO
     world.add(worker("old", revision=OLD))
     seen = told(world, 1)
-    assert (seen.phase, condition(seen, "RolledOut").status) == ("Ready", "False")
+    assert (seen.phase, condition(seen, "RolledOut").status) == ("Serving", "False")
     assert list(seen.workers) == ["old"]
     message = condition(seen, "RolledOut").message
     assert message == f"Workers of revision {NEW[:8]} ready: 0 of 1. Until then workers of an older revision serve: 1."

@@ -17,12 +17,13 @@ from dormouse_core.spec.canonical import to_builtins
 from dormouse_core.spec.durations import Duration
 from dormouse_core.spec.objects import GROUP, KIND, VERSION, FunctionSpec
 from dormouse_core.spec.rules import RULES, Rule
-from dormouse_core.spec.status import Status
+from dormouse_core.spec.status import UNSEEN, Status
 
 PLURAL = "inferencefunctions"
 COLUMNS: tuple[tuple[str, str, str, str, int], ...] = (
     ("Phase", "string", ".status.phase", "What the function is doing.", 0),
-    ("Ready", "integer", ".status.readyReplicas", "Workers that are ready.", 0),
+    ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status', "Whether the spec that was applied is ready.", 0),
+    ("Workers", "integer", ".status.readyReplicas", "Workers that are ready.", 0),
     ("Sessions", "integer", ".status.sessions", "Sessions in workers' memory.", 0),
     ("Asleep", "date", ".status.asleepSince", "How long it has had no worker.", 0),
     ("URL", "string", ".status.url", "Where to call it.", 0),
@@ -79,7 +80,7 @@ def root() -> Node:
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
             "spec": {**node_of(FunctionSpec), "description": "What the function is and how it runs."},
-            "status": {**node_of(Status), "description": "What the operator says of it."},
+            "status": {**node_of(Status), "description": "What the operator says of it.", "default": {"observedGeneration": UNSEEN}},
         },
     }
     for rule in RULES:

@@ -18,6 +18,8 @@ from dormouse_operator.kubernetes.objects import names
 from dormouse_operator.kubernetes.objects.object_entries import timestamp
 from dormouse_operator.kubernetes.settings import ClusterSettings
 
+RETRYING = "Retrying"
+"""The reason of what could not be done just now: it says nothing of the spec."""
 UNSTEADY = frozenset({"sessions", "hibernatedBytes"})
 _BAD_WHEN_TRUE = frozenset({"NameTaken"})
 _PASSES = frozenset({"Progressing", "Verifying", "WaitsForTurn"})  # reasons of what is under way
@@ -41,17 +43,16 @@ class Said:
 
 
 def build_status(
-    found: Object, told: control_pb2.FunctionStatus | None, said: Sequence[Said], settings: ClusterSettings, now: float
+    found: Object, told: control_pb2.FunctionStatus | None, said: Sequence[Said], settings: ClusterSettings, now: float, generation: int
 ) -> Object:
     """The whole status; a field that is None is absent. `told`: what the leader sees; None: the registry has no such function (yet).
-    `said`: conditions of the object itself, which come first. `now`: wall time."""
+    `said`: conditions of the object itself, which come first. `now`: wall time. `generation`: the one that `told` and `said` are about,
+    which is not the object's where the operator has not looked at that yet."""
     live: Mapping[str, Any] = found.get("status") or {}
-    conditions = [*said, *(Said(c.type, c.status, c.reason, c.message) for c in (told.conditions if told is not None else ()))]
-    if told is None:
-        conditions.append(_not_ready(said))
+    conditions = [*said, *_of_function(told, said)]
     metadata = found["metadata"]
     status: Object = {
-        "phase": told.phase if told is not None else ("Failed" if any(s.bad for s in said) else "Verifying"),
+        "phase": _phase(told, said),
         "replicas": told.replicas if told is not None else 0,
         "selector": ",".join(f"{name}={value}" for name, value in sorted(names.selector(metadata["uid"]).items())),
         "readyReplicas": told.ready_replicas if told is not None else 0,
@@ -61,18 +62,36 @@ def build_status(
         "revision": told.revision if told is not None else live.get("revision", ""),
         "wantedRevision": told.wanted_revision if told is not None else live.get("wantedRevision", ""),
         "url": f"grpc://{metadata['name']}.{metadata['namespace']}.svc.{settings.cluster_domain}:{settings.gateway_port}",
-        "observedGeneration": metadata.get("generation", 0),
+        "observedGeneration": generation,
     }
     before = {c["type"]: c for c in live.get("conditions") or ()}
-    status["conditions"] = [_condition(s, before.get(s.type), metadata.get("generation", 0), now) for s in conditions]
+    status["conditions"] = [_condition(s, before.get(s.type), generation, now) for s in conditions]
     return status
 
 
-def _not_ready(said: Sequence[Said]) -> Said:
-    first = next((s for s in said if s.bad), None)
-    if first is None:
-        return Said("Ready", "Unknown", "Verifying", "The operator has not looked at it yet.")
-    return Said("Ready", "False", first.reason, first.message)
+def _of_function(told: control_pb2.FunctionStatus | None, said: Sequence[Said]) -> list[Said]:
+    """What the leader says; but a spec that is refused, or not in the cluster, is not ready, whatever serves."""
+    refused = _refused(said)
+    if told is None:
+        first = next((s for s in said if s.bad), None)
+        if first is None:
+            return [Said("Ready", "Unknown", "Verifying", "The operator has not looked at it yet.")]
+        return [Said("Ready", "False", first.reason, first.message)]
+    conditions = [Said(c.type, c.status, c.reason, c.message) for c in told.conditions]
+    if refused is None:
+        return conditions
+    return [Said("Ready", "False", refused.reason, refused.message) if c.type == "Ready" else c for c in conditions]
+
+
+def _refused(said: Sequence[Said]) -> Said | None:
+    """Why the spec that was applied is not what the leader speaks of, or not in the cluster."""
+    return next((s for s in said if s.type in ("Accepted", "Applied") and s.bad and s.reason != RETRYING), None)
+
+
+def _phase(told: control_pb2.FunctionStatus | None, said: Sequence[Said]) -> str:
+    if told is None:
+        return "Failed" if any(s.bad for s in said) else "Verifying"
+    return "Serving" if told.phase == "Ready" and _refused(said) is not None else told.phase
 
 
 def _asleep_since(live: Mapping[str, Any], told: control_pb2.FunctionStatus | None) -> str | None:

@@ -26,10 +26,11 @@ class Teller:
         self._name = name
         self._written: dict[str, float] = {}  # uid -> when its status was last written, monotonic
 
-    async def tell(self, found: Object, told: control_pb2.FunctionStatus | None, said: list[Said]) -> Object | None:
-        """The object with its new status; None: nothing had to be written, or it is gone. ApiError: the server did not take it."""
+    async def tell(self, found: Object, told: control_pb2.FunctionStatus | None, said: list[Said], generation: int) -> Object | None:
+        """The object with its new status, which is about `generation`; None: nothing had to be written, or it is gone. ApiError: the server
+        did not take it."""
         metadata = found["metadata"]
-        wanted = statuses.build_status(found, told, said, self._settings, self._clock.now())
+        wanted = statuses.build_status(found, told, said, self._settings, self._clock.now(), generation)
         if not statuses.differs(found, wanted):
             return None
         now = self._clock.monotonic()

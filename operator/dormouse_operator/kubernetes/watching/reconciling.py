@@ -22,13 +22,12 @@ from dormouse_operator.kubernetes.api.known import Key, Objects
 from dormouse_operator.kubernetes.objects.applying import Applier, NotApplied
 from dormouse_operator.kubernetes.objects.credentials import Credentials
 from dormouse_operator.kubernetes.objects.object_entries import NameInUse, ObjectEntries, edition_of
-from dormouse_operator.kubernetes.telling.statuses import Said
+from dormouse_operator.kubernetes.telling.statuses import RETRYING, Said
 from dormouse_operator.kubernetes.telling.teller import Teller
 from dormouse_operator.mirror import Mirror
 
 AGAIN = Backoff(0.5, 5.0)  # before a round that failed is begun anew
 TOGETHER = 8  # rounds at a time
-_PASSING = "Retrying"
 
 Entries = Callable[[str], state_pb2.FunctionEntry | None]
 Statuses = Callable[[str], control_pb2.FunctionStatus | None]
@@ -41,6 +40,10 @@ class _Known:
     generation: tuple[int, str] = (-1, "")
     """And the edition, which an annotation asks for: annotations count no generation."""
     accepted: Said | None = None
+    judged_generation: int = -1
+    """The object's generation that `accepted` is about. A status says no more than that of what it is about."""
+    entered: int = 0
+    """The generation of the registry's entry that says that object: what the leader sees of an earlier one is not about it."""
     tried: tuple[str, bytes, bytes] | None = None
     """The revision and the spec that was applied, or that cannot be, and the proved revision's where that is another: trying again is for
     when something changed, or for now and then (`retry`)."""
@@ -126,7 +129,7 @@ class Reconciler:
         revision that was not tried yet: what was wrong with the one before it says nothing of it."""
         known = self._known.get(uid)
         error = known.not_applied if known is not None and known.judged == revision else None
-        if error is None or error.reason == _PASSING:
+        if error is None or error.reason == RETRYING:
             return None
         code = Code.FAILED_PRECONDITION if error.final else Code.UNAVAILABLE
         return state_pb2.Problem(code=int(code), reason=error.reason, message=error.message)
@@ -188,8 +191,10 @@ class Reconciler:
         self._objects.doubt(found)
         said = self._said(uid, known)
         told = self._status(uid)
+        if known.judged_generation < 0 or (told is not None and told.generation < known.entered):
+            return settled  # nothing is known of this generation yet; there is news when there is
         if told is not None or any(each.bad for each in said):
-            written = await self._teller.tell(found, told, said)
+            written = await self._teller.tell(found, told, said, known.judged_generation)
             if written is not None:
                 self._objects.take(written)
         return settled
@@ -201,9 +206,9 @@ class Reconciler:
             return True
         try:
             wanted = specs.parse_manifest({name: part for name, part in found.items() if name != "status"})
-            _, revision = await self._entries.keep(found, wanted)
+            entry, revision = await self._entries.keep(found, wanted)
         except NameInUse as error:
-            known.accepted = Said("Accepted", "False", "NameInUse", error.message)
+            known.judged_generation, known.accepted = generation[0], Said("Accepted", "False", "NameInUse", error.message)
             return False
         except (Unavailable, Aborted) as error:
             log.event("an object could not be applied yet; tried again", function=found["metadata"]["name"], error=error.message)
@@ -211,8 +216,10 @@ class Reconciler:
         except (InvalidArgument, FailedPrecondition) as error:
             reason = "Invalid" if isinstance(error, InvalidArgument) else "ChangeRefused"
             known.generation, known.accepted = generation, Said("Accepted", "False", reason, _sentence(error.message))
+            known.judged_generation = generation[0]
             return True
         known.generation, known.accepted = generation, Said("Accepted", "True", "Accepted", "The object is valid.")
+        known.judged_generation, known.entered = generation[0], entry.generation
         return await self._mirror.wait_for(revision)
 
     async def _apply(self, entry: state_pb2.FunctionEntry, known: _Known) -> bool:
@@ -221,7 +228,7 @@ class Reconciler:
             return True
         error = await self._tried(entry)
         known.not_applied, known.judged = error, entry.revision
-        if error is not None and error.reason == _PASSING:
+        if error is not None and error.reason == RETRYING:
             return False
         known.tried = wanted
         return True
@@ -233,7 +240,7 @@ class Reconciler:
         except NotApplied as error:
             return error
         except StoreError as error:
-            return NotApplied(_PASSING, f"The function's user in the store is not made yet: {error}")
+            return NotApplied(RETRYING, f"The function's user in the store is not made yet: {error}")
         except InvalidArgument as error:
             return NotApplied("NotAllowed" if isinstance(error, NotAllowed) else "Invalid", _sentence(error.message), final=True)
         return None
