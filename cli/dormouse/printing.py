@@ -65,7 +65,7 @@ def _told(condition: control_pb2.Condition) -> bool:
     """What a person should read without being asked for it. A model that is not made for batches is no news."""
     if condition.type == "Batching":
         return condition.reason in ("Contradicted", "Dependent", "NotShown", separate.REASON)
-    return condition.type == "ModelReady" and condition.status == "False"
+    return (condition.type, condition.status) in (("ModelReady", "False"), ("OutOfMemory", "True"))
 
 
 def structured(found: Sequence[Message], form: str, single: bool = True) -> str:

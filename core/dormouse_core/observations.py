@@ -57,6 +57,16 @@ class MoveSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class End:
+    """Of a worker that the kernel ended for want of memory. `name`: its own, or its instance's. `at`: wall time in seconds."""
+
+    name: str
+    at: float
+    container: bool
+    """All of its container ended with it, and nobody in it could say so."""
+
+
+@dataclass(frozen=True, slots=True)
 class FunctionSeen:
     """One function: its entry, its part of the map, its workers' reports, its instances."""
 
@@ -68,6 +78,7 @@ class FunctionSeen:
     moves: Mapping[int, MoveSeen] = field(default_factory=dict)
     stopped: Mapping[int, float] = field(default_factory=dict)  # shard -> when its owner said it stopped, monotonic; of the present entry
     instances: Sequence[Instance] | None = None  # of this uid; None: the provider does not say now
+    starved: Sequence[End] = ()  # what the kernel lately ended for want of memory, the latest last
 
     @property
     def proved(self) -> bool:

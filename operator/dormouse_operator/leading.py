@@ -177,6 +177,7 @@ class Leader:
         self.starts.only(loop.uid, ())
         self._times.forget(loop.uid)
         self.counts.forget(loop.uid)
+        self.view.starving.forget(loop.uid)
         self._looked(loop.uid)
         if not any(r.function.label == label for r in self.view.functions.values()):
             with contextlib.suppress(KeyError):
@@ -235,6 +236,7 @@ class Leader:
         while True:
             before, after = self.view.instances, await self._provider.observe()
             self.view.instances = after
+            self.view.starving.instances(after, self.clock.now())
             self.view.judge_again()
             known = (before is None) == (after is None)
             for uid in _differ(before, after) if known else list(self.view.functions):
@@ -308,5 +310,5 @@ def _differ(before: Sequence[Instance] | None, after: Sequence[Instance] | None)
     return {uid for uid, *_ in set(map(_mark, before or ())) ^ set(map(_mark, after or ()))}
 
 
-def _mark(i: Instance) -> tuple[str, str, bool, bool]:
-    return i.uid, i.name, i.stopping, i.exited
+def _mark(i: Instance) -> tuple[str, str, bool, bool, float]:
+    return i.uid, i.name, i.stopping, i.exited, i.starved

@@ -108,6 +108,7 @@ class CoordinatorService(control_pb2_grpc.CoordinatorServicer):
                 order = self._leader.timekeeper.agent(report)
                 order.tries.extend(self._leader.view.tries())
                 order.refused.extend(self._leader.view.refused())
+                order.starved.extend(self._leader.view.starving.lately(self._leader.clock.now()))
                 yield order
         finally:
             if agent:

@@ -5,7 +5,7 @@ What is Ready and what is Serving: `dormouse_core.readiness`.
 
 from collections.abc import Mapping
 
-from dormouse_core import lifecycle, readiness, separate
+from dormouse_core import lifecycle, readiness, separate, starving
 from dormouse_core.autoscaling import Decision
 from dormouse_core.observations import FunctionSeen
 from dormouse_core.plain import plain
@@ -56,6 +56,8 @@ def status(
         _rolled_out(seen, wanted),
     ]
     conditions += _batching(seen)
+    if (starved := starving.word(seen.starved)) is not None:
+        conditions.append(_condition("OutOfMemory", starved))
     for condition in conditions:
         condition.message = plain(condition.message, keep="\n")
         condition.since_us = times.since(entry.uid, condition.type, condition.status + condition.reason, now_us)

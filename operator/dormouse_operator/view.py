@@ -14,6 +14,7 @@ from dormouse_core.keys import Function, Keys, named, number
 from dormouse_core.observations import FunctionSeen, MoveSeen, ShardSeen, WorkerSeen
 from dormouse_core.reaching import Reaches
 from dormouse_core.seams import Clock, Instance, Item
+from dormouse_core.starving import Starving
 from dormouse_kit import log
 from dormouse_proto import control_pb2, state_pb2
 
@@ -93,6 +94,7 @@ class View:
         self._instances_of: dict[str, list[Instance]] = {}  # by uid
         self.links: Links | None = None
         self.reaches = Reaches()
+        self.starving = Starving()
 
     @property
     def instances(self) -> Sequence[Instance] | None:
@@ -173,6 +175,8 @@ class View:
             self._leave(table, name)
         table.claims[name] = _Claim(function, entry, after.create_revision, since, self._ruled(entry))
         self._judge(table, name)
+        if entry.killed.why == state_pb2.WorkerEntry.Killed.MEMORY and name in table.workers:
+            self.starving.worker(function.uid, name, self._clock.now())
 
     def _ruled(self, entry: state_pb2.WorkerEntry) -> str:
         return "" if self._rule is None else self._rule.refusal(entry.address, self.gateways.values())
@@ -280,6 +284,7 @@ class View:
             moves=dict(table.moves),
             stopped=stopped,
             instances=instances,
+            starved=self.starving.of(uid, self._clock.now()),
         )
 
     def tries(self) -> list[control_pb2.AgentOrder.Try]:

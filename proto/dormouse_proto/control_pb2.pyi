@@ -176,7 +176,7 @@ class AgentReport(_message.Message):
     def __init__(self, agent: _Optional[str] = ..., sent_us: _Optional[int] = ..., complete: _Optional[bool] = ..., demand: _Optional[_Iterable[_Union[FunctionDemand, _Mapping]]] = ..., reaches: _Optional[_Iterable[_Union[WorkerReach, _Mapping]]] = ..., offset_us: _Optional[int] = ..., reference_us: _Optional[int] = ...) -> None: ...
 
 class AgentOrder(_message.Message):
-    __slots__ = ("echo_us", "leader_us", "reference_us", "agreed", "median_us", "tries", "refused")
+    __slots__ = ("echo_us", "leader_us", "reference_us", "agreed", "median_us", "tries", "refused", "starved")
     class Try(_message.Message):
         __slots__ = ("worker", "address")
         WORKER_FIELD_NUMBER: _ClassVar[int]
@@ -191,6 +191,7 @@ class AgentOrder(_message.Message):
     MEDIAN_US_FIELD_NUMBER: _ClassVar[int]
     TRIES_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    STARVED_FIELD_NUMBER: _ClassVar[int]
     echo_us: int
     leader_us: int
     reference_us: int
@@ -198,7 +199,8 @@ class AgentOrder(_message.Message):
     median_us: int
     tries: _containers.RepeatedCompositeFieldContainer[AgentOrder.Try]
     refused: _containers.RepeatedCompositeFieldContainer[AgentOrder.Try]
-    def __init__(self, echo_us: _Optional[int] = ..., leader_us: _Optional[int] = ..., reference_us: _Optional[int] = ..., agreed: _Optional[int] = ..., median_us: _Optional[int] = ..., tries: _Optional[_Iterable[_Union[AgentOrder.Try, _Mapping]]] = ..., refused: _Optional[_Iterable[_Union[AgentOrder.Try, _Mapping]]] = ...) -> None: ...
+    starved: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, echo_us: _Optional[int] = ..., leader_us: _Optional[int] = ..., reference_us: _Optional[int] = ..., agreed: _Optional[int] = ..., median_us: _Optional[int] = ..., tries: _Optional[_Iterable[_Union[AgentOrder.Try, _Mapping]]] = ..., refused: _Optional[_Iterable[_Union[AgentOrder.Try, _Mapping]]] = ..., starved: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Condition(_message.Message):
     __slots__ = ("type", "status", "reason", "message", "since_us")

@@ -159,6 +159,24 @@ def deployments(dormouse: Dormouse, name: str) -> list[Any]:
     return found
 
 
+def test_a_call_that_eats_memory_is_told_so_and_whoever_looks_at_the_function_too(both: Dormouse) -> None:
+    """The pods stay, their workers serve again before anybody looks, and the kernel leaves nobody in the container to say a word."""
+    limit = {"resources": {"requests": {"cpu": "10m"}, "limits": {"memory": "512Mi"}}}
+    both.apply(echo("hungry", replicas=2, workers=limit))
+    both.ready("hungry", 2)
+    assert not both.condition("hungry", "OutOfMemory")
+    pods = set(both.pods("hungry"))
+    code, text = both.refused("hungry", 60.0, add=-2000)
+    assert (code, "memory" in text) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True), text
+    assert "used more memory than" in both.reason("hungry", "OutOfMemory", "OOMKilled")
+    [event] = [e for e in both.cluster.get("events", "", both.space) if e["reason"] == "OOMKilled"]
+    assert event["type"] == "Warning"
+    assert set(both.pods("hungry")) == pods
+    assert both.call("hungry", 0, timeout=60) == 0
+    assert both.condition("hungry", "OutOfMemory")["status"] == "True", "it serves again, and what was is told for a while"
+    both.delete("hungry")
+
+
 def test_stopped_is_stopped(both: Dormouse) -> None:
     both.patch("echo", {"replicas": 0})
     both.phase("echo", "Stopped")

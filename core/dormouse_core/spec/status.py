@@ -14,7 +14,10 @@ Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, max_length
 class Condition(Struct, frozen=True, kw_only=True, rename="camel"):
     type: Annotated[
         str,
-        Meta(max_length=316, description="Accepted, Applied, Scheduled, Ready, Serving, ModelReady, RolledOut, Batching, NameTaken."),
+        Meta(
+            max_length=316,
+            description="Accepted, Applied, Scheduled, Ready, Serving, ModelReady, RolledOut, Batching, OutOfMemory, NameTaken.",
+        ),
     ]
     status: Annotated[Literal["True", "False", "Unknown"], Meta(description="Whether it holds.")]
     reason: Annotated[str, Meta(max_length=1024, description="Why, in one CamelCase word.")] = ""

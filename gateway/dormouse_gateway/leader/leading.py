@@ -83,9 +83,12 @@ class Reports:
         complete: Callable[[], bool],
         reach: Reach | None = None,
         believe: Callable[[frozenset[tuple[str, str]]], None] = lambda refused: None,
+        starved: Callable[[frozenset[str]], None] = lambda instances: None,
     ) -> None:
-        """`believe(refused)` is told (worker, address) of every entry that the leader refuses, at each of its orders."""
+        """At each of the leader's orders `believe(refused)` is told (worker, address) of every entry that it refuses, and
+        `starved(instances)` whose containers the kernel lately ended for want of memory."""
         self._believe = believe
+        self._starved = starved
         self._agent = agent
         self._demand = demand
         self._skew = skew
@@ -108,6 +111,7 @@ class Reports:
     def ordered(self, order: control_pb2.AgentOrder) -> None:
         """What the leader wants to know in a later report, and what it knows."""
         self._believe(frozenset((each.worker, each.address) for each in order.refused))
+        self._starved(frozenset(order.starved))
         if self._reach is not None:
             self._reach.ask(order.tries)
 

@@ -36,6 +36,8 @@ class Worker:
     killed: Mapping[str, str] = field(default_factory=dict)
     """The calls that ran when it died, or that its supervisor kills it for, by `dormouse-call`, each with the cause."""
     killed_why: int = deaths.HELD
+    instance: str = ""
+    """What its provider calls it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +183,9 @@ def _worker(name: str, item: Item, rule: addresses.Rule) -> Worker:
     if refusal := rule.refusal(entry.address):
         raise Unreadable(refusal)
     killed = dict.fromkeys(entry.killed.calls, entry.killed.cause)
-    return Worker(name, entry.address, entry.revision, entry.state == state_pb2.WorkerEntry.DRAINING, killed, int(entry.killed.why))
+    return Worker(
+        name, entry.address, entry.revision, entry.state == state_pb2.WorkerEntry.DRAINING, killed, int(entry.killed.why), entry.instance
+    )
 
 
 def _parse(kind: type[_T], item: Item) -> _T:

@@ -42,6 +42,7 @@ class Echo(Handler):
     outputs: ClassVar = [Tensor("total", "INT64", [1])]
 
     def step(self, inputs, state, ctx):
+        eaten = b"x" * (max(0, -int(inputs["add"][0])) << 20)
         time.sleep(max(0, int(inputs["add"][0])) / 1000)
         return {"total": inputs["add"]}
 """
@@ -54,7 +55,7 @@ def counter(name: str, **spec: Any) -> dict[str, Any]:
 
 
 def echo(name: str, **spec: Any) -> dict[str, Any]:
-    """Stateless: sleeps as many ms as it is given, and gives it back."""
+    """Stateless: sleeps as many ms as it is given, or takes as many MiB as that is below zero, and gives it back."""
     return _function(name, {"handler": "counter:Echo", **spec})
 
 
@@ -167,10 +168,10 @@ class Dormouse:
     def begin(self, name: str, add: int = 1, *, session: str = "", timeout: float | None = 60.0) -> "Future[int]":
         return self.pool.submit(self.call, name, add, session=session, timeout=timeout)
 
-    def refused(self, name: str, timeout: float | None = 60.0) -> tuple[grpc.StatusCode, str]:
+    def refused(self, name: str, timeout: float | None = 60.0, add: int = 0) -> tuple[grpc.StatusCode, str]:
         """The status of a call that must fail."""
         try:
-            total = self.call(name, 0, timeout=timeout)
+            total = self.call(name, add, timeout=timeout)
         except grpc.RpcError as error:
             return error.code(), str(error.details())
         raise AssertionError(f"{name} answered {total}")

@@ -45,6 +45,9 @@ RESTART = Backoff(0.4, 5.0)
 """Between children that ended soon one after the other; the first is started at once."""
 KILLS = 3
 """Children in a row that were killed before they were ready; then that is the reason."""
+STARVED = (
+    "the worker used more memory than its limit before it was ready, and the kernel killed it; raise spec.workers.resources.limits.memory"
+)
 GLANCE = 0.25
 """Seconds between two looks at the marks of a child in which a step runs."""
 WORD = 3.0
@@ -84,6 +87,7 @@ class Child:
         self.ready = False
         self.drained = False
         self.killed = False
+        self.starved = False
         self.kills = memorylimit.kills()
         self.problem: dict[str, Any] | None = None
         self.registered: dict[str, Any] = {}
@@ -230,7 +234,8 @@ class Supervisor:
             killed = killed + 1 if mute and status < 0 else 0
             if not child.ready and not 0 < killed < KILLS:
                 times = f", {KILLS} times in a row" if killed else ""
-                self._report(child.problem or _failed(f"the worker ended with status {status} before it was ready{times}"))
+                how = STARVED if child.starved else f"the worker ended with status {status} before it was ready"
+                self._report(child.problem or _failed(f"{how}{times}"))
                 return 1
             # A restarted worker is a new one. The first is started at once; one that dies again and again waits longer and longer.
             quick = quick + 1 if time.monotonic() - child.since < 10 else 0
@@ -340,6 +345,7 @@ class Supervisor:
     def _mourn(self, child: Child) -> None:
         """The child has ended: whoever would send again what ran in it is told why, if the child died of itself."""
         number, why = child.died_of()
+        child.starved = why == deaths.MEMORY
         if why is not None:
             cause = deaths.text(child.name, number, why)
             say(cause)
@@ -348,7 +354,7 @@ class Supervisor:
     def _leave_word(self, child: Child, cause: str, why: int = deaths.HELD) -> None:
         """Before a kill, which sends the callers on, or as soon after a death as can be."""
         runs = child.marks.runs()
-        if not runs or not child.registered or not self._options.store:
+        if not (runs or why == deaths.MEMORY) or not child.registered or not self._options.store:
             return
         options = self._options
         errand = keeping.Errand(lambda: keeping.leave_word(options.store, child.registered, child.pid, runs, cause, why), _die_with)

@@ -25,6 +25,7 @@ UNSCHEDULABLE = 120.0  # seconds for which a node may be waited for
 MUTE_ENDS = 3  # ends without a reason that are taken as accidents before they are called a problem
 LOST = 30.0  # seconds after its grace period for which a pod's end is waited for: its node is gone
 
+OOM_KILLED = "OOMKilled"
 _IMAGE = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable"}
 )
@@ -74,6 +75,17 @@ def judge(pod: Object, now: float) -> Verdict:
     return Verdict()
 
 
+def starved(pod: Object) -> float:
+    """When the kernel last ended its worker's container for want of memory, in seconds since the epoch; 0: it has not, as far as the status
+    says. It says it of the latest end alone."""
+    for container in pod.get("status", {}).get("containerStatuses") or ():
+        for state in (container.get("state", {}), container.get("lastState", {})):
+            ended = state.get("terminated", {})
+            if container["name"] == CONTAINER and ended.get("reason") == OOM_KILLED and ended.get("finishedAt"):
+                return seconds(ended["finishedAt"])
+    return 0.0
+
+
 def _waiting(pod: Object, waiting: Mapping[str, Any], container: Mapping[str, Any], ends: int) -> Verdict | None:
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
     if reason in _IMAGE:
@@ -102,7 +114,7 @@ def _ended(ended: Mapping[str, Any], times: int) -> state_pb2.Problem | None:
         return told
     if times < MUTE_ENDS:
         return None
-    if ended.get("reason") == "OOMKilled":
+    if ended.get("reason") == OOM_KILLED:
         text = "it used more memory than its limit; raise spec.workers.resources.limits.memory"
         return unavailable("WorkerFailed", f"the worker was killed again and again: {text}")
     return unavailable(

@@ -115,6 +115,7 @@ class KubernetesProvider:
             problem=verdict.problem,
             unplaced=homeless(pod),
             node=pod.get("spec", {}).get("nodeName", ""),
+            starved=problems.starved(pod),
         )
 
     def _verdict(self, pod: Object, now: float) -> Verdict:

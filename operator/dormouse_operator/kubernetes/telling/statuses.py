@@ -21,7 +21,7 @@ from dormouse_operator.kubernetes.settings import ClusterSettings
 RETRYING = "Retrying"
 """The reason of what could not be done just now: it says nothing of the spec."""
 UNSTEADY = frozenset({"sessions", "hibernatedBytes"})
-_BAD_WHEN_TRUE = frozenset({"NameTaken"})
+_BAD_WHEN_TRUE = frozenset({"NameTaken", "OutOfMemory"})
 _PASSES = frozenset({"Progressing", "Verifying", "WaitsForTurn"})  # reasons of what is under way
 
 
