@@ -57,6 +57,11 @@ class Keys:
         return f"{self.root}leader"
 
     @property
+    def written(self) -> str:
+        """The mark that every function has its entry (`dormouse_core.absences`)."""
+        return f"{self.root}written"
+
+    @property
     def functions(self) -> str:
         return f"{self.root}functions/"
 

@@ -47,7 +47,7 @@ class Agent:
         self.name = f"{settings.name}-{os.urandom(8).hex()}"
         guard = Guard(settings.workers)
         self.table = Table(keys, guard)
-        reads = self._reads = Reads(keys, store, guard)
+        reads = self._reads = Reads(keys, store, clock, guard)
         self.demand = Demand(clock)
         self._channels = transport.Channels(settings.max_message_bytes)
         sender = transport.GrpcTransport(self._channels)

@@ -18,6 +18,7 @@ from dormouse_operator import local_contents, services, settings, terms
 from dormouse_operator.dialing import GrpcDialer
 from dormouse_operator.function_entries import FunctionEntries
 from dormouse_operator.leading import Leader
+from dormouse_operator.marking import Marking
 from dormouse_operator.providers import LocalProvider
 from dormouse_operator.settings import OperatorSettings
 from dormouse_operator.space import Space
@@ -56,7 +57,11 @@ async def run(s: OperatorSettings, alone: bool = False) -> int:
             entries=entries,
             space=space,
         )
-        code = await terms.lead(leader, election, stop, lambda: services.serve(leader, s.control, s.listen, server_options()), alone=alone)
+
+        async def serve() -> services.Served:
+            return await services.serve(leader, s.control, s.listen, server_options())
+
+        code = await terms.lead(leader, election, stop, serve, [Marking(entries, clock).run], alone=alone)
         if code == terms.CLOCK:
             await election.resign()
             return terms.LOST if await terms.followed(store, clock, keys.leader, stop) else terms.CLOCK

@@ -101,6 +101,14 @@ class FunctionEntries:
         _, revision = await self._change(namespace, name, change)
         return revision
 
+    async def mark(self) -> bool:
+        """Leaves the mark that every function has its entry. False: not known to be there; ask again."""
+        mark = Txn((CreatedIs(self._keys.leader, self._leader_new),), (Put(self._keys.written, b""),))
+        try:
+            return (await self._store.txn(mark)).succeeded
+        except StoreError:
+            return False
+
     async def _change(self, namespace: str, name: str, change: Change) -> tuple[state_pb2.FunctionEntry, int]:
         key = self._keys.function(namespace, name)
         try:

@@ -13,7 +13,7 @@ GATEWAY = "dormouse-gateway"
 
 def gateway_grants(keys: Keys) -> list[Grant]:
     reads = [Grant(keys.functions, write=False), Grant(keys.maps, write=False), Grant(keys.leader, write=False)]
-    return [*reads, Grant(keys.gateways)]
+    return [*reads, Grant(keys.written, prefix=False, write=False), Grant(keys.gateways)]
 
 
 def function_grants(keys: Keys, function: Function) -> list[Grant]:

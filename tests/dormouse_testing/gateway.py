@@ -264,6 +264,12 @@ class World:
     keys: Keys
     leases: dict[str, int] = field(default_factory=dict)
     uids: int = 0
+    marked: bool = False
+
+    async def mark(self) -> None:
+        """What the leader leaves once every function is in the store: one that is not there does not exist."""
+        self.marked = True
+        await self.put(self.keys.written, b"")
 
     async def function(self, name: str, *, shards: int = 0, namespace: str = "default", **more: Any) -> Function:
         """Creates or changes it: `spec` fields among `more`, the rest are FunctionEntry's."""
@@ -277,6 +283,8 @@ class World:
         given = {"revision": "r1", "proved_revision": "r1", **more}
         entry = state_pb2.FunctionEntry(namespace=namespace, name=name, uid=uid, spec=spec.spec_to_json(what), shards=shards, **given)
         await self.put(self.keys.function(namespace, name), entry.SerializeToString())
+        if not self.marked:
+            await self.mark()
         return Function(namespace, name, uid)
 
     async def register(

@@ -241,7 +241,7 @@ class Sim:
         self.table = Table(keys)
         self.workers = Workers()
         self.demand = Demand(self.clock)
-        self.relay = Relay(self.table, Reads(keys, self.store), self.clock, self.workers, self.demand, seed=1, **options)
+        self.relay = Relay(self.table, Reads(keys, self.store, self.clock), self.clock, self.workers, self.demand, seed=1, **options)
         self.counted: list[int] = []
         self.quotas = Quotas(self.table.sharing, max_streams)
         self.streaming = Streaming(self.relay, self.clock, "sim", self.counted.append, self.quotas)
@@ -254,6 +254,7 @@ class Sim:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Sim"]:
+        await self.world.mark()
         watching = asyncio.create_task(self.watching.run())
         await asyncio.sleep(1)
         try:

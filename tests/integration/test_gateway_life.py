@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import shutil
 import signal
 import socket
 import time
@@ -221,6 +222,41 @@ async def test_a_gateway_without_a_store_is_not_ready_and_heals(own_etcd: EtcdSe
         await store.close()
     finally:
         gateway.stop()
+
+
+async def test_a_store_that_came_back_empty_is_not_known_to_lack_a_function(own_etcd: EtcdServer, worker: FakeWorker) -> None:
+    """Until the leader has written again what there is, and has said so."""
+
+    async def code(channel: grpc.aio.Channel) -> Code:
+        return (await infer(channel, request("plain"), timeout=30)).code
+
+    store = EtcdStore([own_etcd.endpoint])
+    await both(World(store, Keys("away")), worker)
+    await store.close()
+    with running(own_etcd.endpoint, "away") as gateway:
+        await gateway.routed("default/steps", "map")
+        async with gateway.channel() as channel:
+            assert await code(channel) is Code.OK
+            own_etcd.stop()
+            shutil.rmtree(own_etcd.folder / "data")
+            own_etcd.start()
+            answers = [Code.OK]  # until it has noticed: Envoy's own routes lead to the worker
+            async with asyncio.timeout(30):
+                while answers[-1] is Code.OK:
+                    answers.append(await code(channel))
+                    await asyncio.sleep(0.1)
+            for _ in range(20):
+                answers.append(await code(channel))
+            assert set(answers) == {Code.OK, Code.UNAVAILABLE}
+            store = EtcdStore([own_etcd.endpoint])
+            again = World(store, Keys("away"))
+            await again.put(again.keys.leader, b"")
+            await again.mark()
+            async with asyncio.timeout(30):
+                while (found := await code(channel)) is Code.UNAVAILABLE:  # noqa: ASYNC110 - a state of another process
+                    await asyncio.sleep(0.1)
+            assert found is Code.NOT_FOUND, "by now it is known"
+            await store.close()
 
 
 async def test_a_stopping_envoy_lets_calls_end(etcd_server: EtcdServer, installation: str, world: World, worker: FakeWorker) -> None:

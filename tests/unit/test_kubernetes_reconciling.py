@@ -18,6 +18,7 @@ from dormouse_operator.kubernetes.objects.object_entries import NameInUse, Objec
 from dormouse_operator.kubernetes.settings import ClusterSettings
 from dormouse_operator.kubernetes.telling.statuses import Said, build_status
 from dormouse_operator.kubernetes.watching.reconciling import Reconciler
+from dormouse_operator.kubernetes.watching.surveying import Survey
 from dormouse_operator.status import Times, status
 from dormouse_proto import control_pb2, state_pb2
 from dormouse_testing.clock import SimClock
@@ -291,6 +292,27 @@ async def test_stopped_is_not_ready_from_the_first_word_on(world: World) -> None
     world.leads(proved=revision, workers=revision)
     await world.reconciler._round(KEY)
     assert (waits(world), world.status["phase"], world.status["observedGeneration"]) == (True, "Stopped", 2)
+
+
+async def test_the_registry_is_whole_when_each_object_has_its_entry_or_was_refused(world: World) -> None:
+    """Before, a function that the store lacks may exist: see `absences`."""
+    survey = Survey(
+        None, world.clock, (), world.objects, world.reconciler, world, registered=dict, deaf=lambda: None  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert not survey.whole(), "no list was read"
+    world.objects.listed([], {"": 0})
+    assert survey.whole(), "there is none"
+    world.store.fault("txn", REQUEST_LOST)
+    world.apply_object(python(), 1)
+    assert not survey.whole()
+    assert not await world.reconciler._round(KEY)
+    assert not survey.whole(), "the store did not answer"
+    assert await world.reconciler._round(KEY)
+    assert survey.whole()
+    world.reconciler._known.clear()
+    world.kept = None
+    await world.round({**python(), "spec": {"runtime": "fortran"}}, generation=2)
+    assert survey.whole(), "one that is refused keeps nobody waiting"
 
 
 async def test_negative_control_without_a_first_generation_flux_would_take_a_new_object_for_ready(world: World) -> None:

@@ -103,7 +103,7 @@ def test_calls_that_wait_for_what_a_worker_says_count_with_the_others() -> None:
 
     async def body() -> None:
         async with Sim(max_held=3).running() as sim:
-            reads, waiting = Reads(sim.world.keys, sim.store), sim.relay.waiting
+            reads, waiting = Reads(sim.world.keys, sim.store, sim.clock), sim.relay.waiting
             methods = Methods(sim.table, reads, sim.clock, sim.workers, waiting=waiting)
             for namespace in ("hog", "default"):
                 await sim.world.function("new", uid=namespace, namespace=namespace, proved_revision="")
@@ -140,7 +140,7 @@ class Watched:
     def __init__(self, sim: Sim) -> None:
         self.sim = sim
         self.off = False
-        self.methods = Methods(sim.table, Reads(sim.world.keys, sim.store), sim.clock, sim.workers, clock_off=lambda: self.off)
+        self.methods = Methods(sim.table, Reads(sim.world.keys, sim.store, sim.clock), sim.clock, sim.workers, clock_off=lambda: self.off)
         self.looks = 0
         watched = self.methods.watched
 
@@ -233,17 +233,17 @@ def test_a_watch_hears_each_change_of_its_own_name_and_of_the_gateway() -> None:
 def test_names_that_are_made_up_are_read_a_few_at_a_time_and_once_a_name() -> None:
     async def main() -> None:
         async with Sim().running() as sim:
-            reads = Reads(sim.world.keys, sim.store)
+            reads = Reads(sim.world.keys, sim.store, sim.clock)
             most = running = 0
             fetch = reads._fetch
 
-            async def counted(label: str) -> Any:
+            async def counted(label: str, stranger: bool) -> Any:
                 nonlocal most, running
                 running += 1
                 most = max(most, running)
                 await asyncio.sleep(0.01)
                 try:
-                    return await fetch(label)
+                    return await fetch(label, stranger)
                 finally:
                     running -= 1
 

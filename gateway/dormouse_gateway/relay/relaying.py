@@ -25,7 +25,6 @@ from dormouse_core.errors import (
     DormouseError,
     Internal,
     InvalidArgument,
-    NotFound,
     ResourceExhausted,
     Unavailable,
 )
@@ -43,7 +42,7 @@ from dormouse_gateway.relay.flights import Flights
 from dormouse_gateway.relay.gates import Gate, Room
 from dormouse_gateway.relay.sending import PartsTaker, carry, clear, heard, interrupted, outgoing
 from dormouse_gateway.relay.turns import Turn, Turns
-from dormouse_gateway.watching.reads import Read, Reads
+from dormouse_gateway.watching.reads import Read, Reads, missing
 from dormouse_gateway.watching.table import Function, Table, Unreadable, Worker
 
 WORD = 0.3  # seconds that a supervisor is given to say it, before a call is sent to a third
@@ -332,7 +331,9 @@ class Relay:
         finally:
             call.fresh = False
         if call.read.function is None:
-            raise NotFound(f"function {label} not found (looked up from metadata {headernames.FUNCTION}, then authority, then model_name)")
+            error = missing(label, call.read)
+            how = f" (looked up from metadata {headernames.FUNCTION}, then authority, then model_name)"
+            raise type(error)(error.message + how)
         return call.read.function
 
     def _choose(self, call: Held, function: Function) -> Worker | None:

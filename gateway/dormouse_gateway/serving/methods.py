@@ -22,7 +22,7 @@ from dormouse_gateway import naming
 from dormouse_gateway.paths import HEALTH, INFERENCE, STREAM
 from dormouse_gateway.relay.gates import Room
 from dormouse_gateway.relay.relaying import Request, refuse
-from dormouse_gateway.watching.reads import Reads
+from dormouse_gateway.watching.reads import Reads, missing
 from dormouse_gateway.watching.table import Function, Table, Unreadable
 
 VERSION = "0.1.0"
@@ -186,12 +186,15 @@ class Methods:
         function = self._table.function(named.label)
         if function is None:
             try:
-                function = (await self._reads.stranger(named.label)).function
+                read = await self._reads.stranger(named.label)
+                if read.function is None:
+                    raise missing(named.label, read)
+                function = read.function
             except StoreError as away:
                 raise Unavailable(f"whether function {named.label} exists is not known: the store did not answer ({away})") from None
             except Unreadable as wrong:
                 raise DormouseError(f"the store's entry of function {named.label} cannot be read: {wrong}", Code.INTERNAL) from None
-        if function is None or function.entry.deleting:
+        if function.entry.deleting:
             raise NotFound(f"function {named.label} not found")
         return function
 

@@ -8,9 +8,11 @@ is shared by all who ask meanwhile. Thousands of calls whose worker died cost tw
 import asyncio
 from dataclasses import dataclass
 
+from dormouse_core import absences
+from dormouse_core.errors import DormouseError, NotFound, Unavailable
 from dormouse_core.keys import Function as Identity
 from dormouse_core.keys import Keys
-from dormouse_core.seams import Store, StoreError
+from dormouse_core.seams import Clock, Store, StoreError
 
 from dormouse_gateway import metrics
 from dormouse_gateway.watching.table import Function, Guard, Unreadable, function_of, read_map
@@ -23,12 +25,22 @@ STRANGERS = 8
 class Read:
     revision: int  # what is older than this is stale
     history: int  # while it is that of `Reads`: revisions of a store that was restored since mean nothing
-    function: Function | None  # None: no such function
+    function: Function | None  # None: it is not in the store
+    absent: bool = False  # and is known not to exist
+
+
+def missing(label: str, read: Read) -> DormouseError:
+    """What the caller of a function is told that `read` lacks. NOT_FOUND is final: it is said only of what is known not to exist."""
+    if not read.absent:
+        return Unavailable(absences.UNKNOWN.format(label=label))
+    return NotFound(f"function {label} not found")
 
 
 class Reads:
-    def __init__(self, keys: Keys, store: Store, guard: Guard | None = None) -> None:
+    def __init__(self, keys: Keys, store: Store, clock: Clock, guard: Guard | None = None) -> None:
         self._keys = keys
+        self._clock = clock
+        self._absences = absences.Absences()
         self._guard = guard or Guard()
         self._store = store
         self.history = 0
@@ -40,6 +52,7 @@ class Reads:
     def rewound(self) -> None:
         """The store was restored to an earlier revision: what was read before is not newer than anything."""
         self.history += 1
+        self._absences.rewound(self._clock.monotonic())
 
     async def stranger(self, label: str) -> Read:
         """The same of a function that the watched table lacks: a few at a time, for callers may make up names without end."""
@@ -52,28 +65,28 @@ class Reads:
     async def _stranger(self, label: str) -> Read:
         async with self._strangers:
             del self._waiting[label]  # it begins: who comes later wants a later one
-            return await self.function(label)
+            return await self.function(label, stranger=True)
 
-    async def function(self, label: str) -> Read:
-        """What the store says after this was called. StoreError, Unreadable."""
+    async def function(self, label: str, *, stranger: bool = False) -> Read:
+        """What the store says after this was called. `stranger`: it is not expected to be there. StoreError, Unreadable."""
         if label in self._next:
             task = self._next[label]
         elif label in self._running:
-            task = self._next[label] = asyncio.create_task(self._read(label, after=self._running[label]))
+            task = self._next[label] = asyncio.create_task(self._read(label, stranger, after=self._running[label]))
         else:
-            task = self._running[label] = asyncio.create_task(self._read(label))
+            task = self._running[label] = asyncio.create_task(self._read(label, stranger))
         # Shielded: one caller's cancellation must not end the read of the others. If all are cancelled, nobody asks for its exception.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(task)
 
-    async def _read(self, label: str, after: "asyncio.Task[Read] | None" = None) -> Read:
+    async def _read(self, label: str, stranger: bool, after: "asyncio.Task[Read] | None" = None) -> Read:
         me = asyncio.current_task()
         assert me is not None
         if after is not None:
             await asyncio.wait([after])
             self._running[label] = self._next.pop(label)
         try:
-            read = await self._fetch(label)
+            read = await self._fetch(label, stranger)
             metrics.READS.labels("found" if read.function else "absent").inc()
             return read
         except (StoreError, Unreadable):
@@ -83,12 +96,21 @@ class Reads:
             if self._running.get(label) is me:
                 del self._running[label]
 
-    async def _fetch(self, label: str) -> Read:
+    async def _fetch(self, label: str, stranger: bool) -> Read:
         key = f"{self._keys.functions}{label}"
-        revision, found = await self._store.get([key])
+        together = [key, self._keys.written, self._keys.leader]  # what is not there, and whether it was to be there, of one moment
+        revision, found = await self._store.get(together if stranger else [key])
+        if key not in found and not stranger:
+            revision, found = await self._store.get(together)
         item = found.get(key)
         if item is None:
-            return Read(revision, self.history, None)
+            mark, leader = (found.get(name) for name in (self._keys.written, self._keys.leader))
+            absent = self._absences.known(
+                mark.mod_revision if mark is not None else 0,
+                leader.create_revision if leader is not None else 0,
+                self._clock.monotonic(),
+            )
+            return Read(revision, self.history, None, absent)
         function = function_of(item, None)
         identity = Identity(function.entry.namespace, function.entry.name, function.entry.uid)
         listing = await self._store.list(self._keys.map(identity))

@@ -45,6 +45,7 @@ from dormouse_operator.kubernetes.watching.handlers import Watching
 from dormouse_operator.kubernetes.watching.reconciling import Reconciler
 from dormouse_operator.kubernetes.watching.surveying import Survey
 from dormouse_operator.leading import Leader
+from dormouse_operator.marking import Marking
 from dormouse_operator.space import Space
 
 PREPARE = 1.0  # seconds between tries to prepare a store that is not there yet
@@ -107,6 +108,7 @@ class Term:
             registered=lambda: self.leader.view.functions,
             deaf=self.watching.restart,
         )
+        self.marking = Marking(entries, clock, self.survey.whole)
         self.tending = Tending(api, clock, self.copies.pods, self.copies.deployments, self.provider, self._doubt_volumes)
         metrics.list_age(lambda: clock.monotonic() - (self.objects.listed_at or 0.0))
         metrics.watch("functions", lambda: clock.monotonic() - self.objects.heard_at)
@@ -115,7 +117,8 @@ class Term:
 
     def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """To be run once the registry is known: an object must not be taken for new because its entry has not been read yet."""
-        return [self.copies.run, self.watching.run, self.survey.run, self.tending.run, self.budgets.run, self.rotating.run]
+        parts = (self.copies, self.watching, self.survey, self.tending, self.budgets, self.rotating, self.marking)
+        return [part.run for part in parts]
 
     # ------------------------------------------------------------------------------------------------------------------ news
 

@@ -108,7 +108,7 @@ class Gateway:
         clock, skew, shape = self.timed.clock, self.timed.skew, world.shape
         self.store = world.client(self.name, clock)
         self.table = Table(KEYS)
-        self.reads = Reads(KEYS, self.store)
+        self.reads = Reads(KEYS, self.store, clock)
         self.demand = Demand(clock)
         way = Way(world)
         reach = Reach(clock, way)

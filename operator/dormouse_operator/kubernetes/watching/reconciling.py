@@ -134,6 +134,11 @@ class Reconciler:
         code = Code.FAILED_PRECONDITION if error.final else Code.UNAVAILABLE
         return state_pb2.Problem(code=int(code), reason=error.reason, message=error.message)
 
+    def judged(self, uid: str) -> bool:
+        """The object has an entry in the registry, or was refused."""
+        known = self._known.get(uid)
+        return known is not None and known.judged_generation >= 0
+
     async def close(self) -> None:
         tasks = [around.task for around in self._rounds.values() if around.task is not None]
         for task in tasks:

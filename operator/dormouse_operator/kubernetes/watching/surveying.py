@@ -70,6 +70,11 @@ class Survey:
             return f"the watch of functions lost changes {self._objects.missed} times in a row"
         return ""
 
+    def whole(self) -> bool:
+        """Each object of a complete list, and each that was heard of since, has its entry or was refused."""
+        found = self._objects.items.values()
+        return self._objects.listed_at is not None and all(self._reconciler.judged(each["metadata"]["uid"]) for each in found)
+
     async def run(self) -> None:
         """Never returns."""
         while True:
