@@ -179,6 +179,9 @@ def test_rights_are_small(default: Rendered) -> None:
         assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
         if "secrets" in rule["resources"]:
             assert not {"list", "watch"} & set(rule["verbs"]), "whoever can list Secrets has them all"
+    [claim] = default.all("ClusterRole")
+    assert claim["metadata"]["labels"]["dormouse.dev/serves"] == "all-namespaces"
+    assert claim["metadata"]["name"] == operator_settings(default).claim
     accounts = [pod["spec"].get("serviceAccountName") for _, pod in default.pods()]
     assert [account for account in accounts if account] == ["dormouse-operator"]
 
@@ -250,11 +253,13 @@ def operator_settings(rendered: Rendered) -> ClusterSettings:
 
 def test_rights_end_at_the_namespaces_that_are_served(helm: str) -> None:
     rendered = render(helm, "namespaces={a,b}")
-    assert not rendered.all("ClusterRole")
+    assert not rendered.all("ClusterRole"), "it is the claim of who serves all namespaces"
+    assert operator_settings(rendered).claim == ""
     assert {role["metadata"].get("namespace", "") for role in rendered.all("Role")} == {"a", "b", ""}
     [own] = [role["rules"] for role in rendered.all("Role") if "namespace" not in role["metadata"]]
     assert {(resource, verb) for rule in own for resource in rule["resources"] for verb in rule["verbs"]} == {
         ("pods", "get"), ("pods", "list"), ("poddisruptionbudgets", "get"), ("poddisruptionbudgets", "patch"),
+        ("events", "create"),
     }  # fmt: skip
     assert [binding["roleRef"]["name"] for binding in rendered.all("ClusterRoleBinding")] == ["system:auth-delegator"]
     rules = rendered.one("NetworkPolicy", "dormouse-etcd")["spec"]["ingress"][0]["from"]

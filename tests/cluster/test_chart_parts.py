@@ -52,6 +52,7 @@ def test_what_hangs_or_is_deaf_is_started_anew_and_what_waits_is_not(default: Re
     operator, agent, envoy = container(default, "operator"), container(default, "gateway", "agent"), container(default, "gateway", "envoy")
     for probe in ("startupProbe", "livenessProbe"):
         assert operator[probe]["httpGet"] == {"path": "/healthz", "port": "metrics"}
+    assert operator["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
     assert seconds(operator["livenessProbe"]) == 30
     assert seconds(operator["startupProbe"]) == 60
     assert agent["livenessProbe"]["httpGet"] == {"path": "/metrics", "port": "metrics"}

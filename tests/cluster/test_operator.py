@@ -1,6 +1,7 @@
 """Operators beside others, deaf and frozen: one leads, and who cannot work says so."""
 
 import contextlib
+import json
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ import pytest
 from dormouse_testing.cluster.between import between
 from dormouse_testing.cluster.callers import pod
 from dormouse_testing.cluster.client import eventually
-from dormouse_testing.cluster.functions import OPERATOR, SYSTEM, Dormouse, echo
+from dormouse_testing.cluster.functions import CRD, OPERATOR, SYSTEM, Dormouse, echo
 from dormouse_testing.cluster.laptops import Tokens, laptop
+from dormouse_testing.cluster.layout import ROOT
 from dormouse_testing.cluster.operators import handled, leaders, operators, without_operator
 
 pytestmark = pytest.mark.usefixtures("unharmed")
@@ -163,3 +165,36 @@ def test_a_frozen_operator_is_started_anew(own: Dormouse) -> None:
     handled(own, "thawed")
     own.cluster.kubectl("delete", "pod", operator.name, "-n", SYSTEM)
     eventually("the next leads", lambda: len(leaders(own)) == 1)
+
+
+def test_a_second_installation_that_serves_all_namespaces_keeps_out_and_says_so(own: Dormouse, tmp_path: Path) -> None:
+    """It has come later than the claim of the one that is there, and touches nothing: neither the objects nor the store."""
+    tokens = Tokens(own.cluster, tmp_path)
+    tokens.renew()
+    with laptop(own.cluster, tmp_path, tokens.kubeconfig, claim="another-dormouse-operator") as second:
+        eventually("it says so", lambda: "Another installation serves all namespaces" in second.ready()[1])
+        assert second.ready()[0] == 503
+        assert second.health()[0] == 200
+        assert not second.leads
+        handled(own, "undisputed", 60)
+        assert f"ClusterRole {SYSTEM}-" in second.log
+        said = [each["message"] for each in own.cluster.get("events", "", SYSTEM) if each["reason"] == "ServedByAnother"]
+        assert len(said) == 1
+        assert "touches nothing" in said[0]
+
+
+@pytest.mark.slow
+def test_a_definition_that_is_older_than_the_operator_is_told_with_what_it_lacks(own: Dormouse) -> None:
+    """The operator looks each minute. What is dropped is put back at the end, from this tree."""
+    [operator] = operators(own)
+    assert operator.metric("dormouse_kubernetes_definition_lacks") == 0
+    path = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/wantedRevision"
+    try:
+        own.cluster.kubectl("patch", "crd", CRD, "--type=json", "-p", json.dumps([{"op": "remove", "path": path}]))
+        eventually("it is noticed", lambda: operator.metric("dormouse_kubernetes_definition_lacks") == 1, 90)
+        assert "drops status.wantedRevision, whatever is applied" in own.said()
+        said = [each["message"] for each in own.cluster.get("events", "", SYSTEM) if each["reason"] == "DefinitionOutdated"]
+        assert len(said) == 1
+    finally:
+        own.cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds" / "inferencefunctions.yaml"))
+    eventually("it is mended", lambda: operator.metric("dormouse_kubernetes_definition_lacks") == 0, 90)

@@ -12,6 +12,7 @@ class MemoryApi:
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str, str], Object] = {}
+        self.documents: dict[str, Object] = {}
         self.refuse: ApiError | None = None
         self.written: list[tuple[str, str]] = []  # (name, what) of every write that was made
         self._version = 0
@@ -46,8 +47,15 @@ class MemoryApi:
         except KeyError:
             raise ApiError(404, "NotFound", f"{kind.plural} {name} not found") from None
 
+    async def document(self, path: str) -> Object:
+        self._ask()
+        return self.documents[path]
+
     async def create(self, kind: Kind, manifest: Object) -> Object:
         self._ask()
+        if "name" not in manifest["metadata"]:
+            name = f"{manifest['metadata']['generateName']}{len(self.objects)}"
+            manifest = {**manifest, "metadata": {**manifest["metadata"], "name": name}}
         if (kind.plural, *key_of(manifest)) in self.objects:
             raise ApiError(409, "AlreadyExists", f"{kind.plural} {manifest['metadata']['name']} already exists")
         self.written.append((manifest["metadata"]["name"], "created"))

@@ -12,8 +12,9 @@ from dormouse_operator.kubernetes.settings import ClusterSettings
 
 FILE: dict[str, Any] = {
     "namespaces": ["a", "b"], "systemNamespace": "sys", "image": "i", "imagePullPolicy": "Never", "imagePullSecrets": ["s"],
-    "gateway": "g.svc", "gatewayPort": 81, "clusterDomain": "c.local", "resources": {"limits": {"cpu": 1}}, "networkPolicies": False,
-    "removalWait": "90s", "fairShares": False, "policy": {"claims": ["models-*"], "imageDigests": True}, "reserved": ["dormouse-*"],
+    "claim": "sys-d-operator", "gateway": "g.svc", "gatewayPort": 81, "clusterDomain": "c.local", "resources": {"limits": {"cpu": 1}},
+    "networkPolicies": False, "removalWait": "90s", "fairShares": False,
+    "policy": {"claims": ["models-*"], "imageDigests": True}, "reserved": ["dormouse-*"],
     "ingressFrom": [{"podSelector": {}}], "egressTo": [{"ports": [{"port": 2379}]}],
 }  # fmt: skip
 
@@ -41,7 +42,7 @@ def test_every_field_of_the_file_becomes_a_setting(tmp_path: Path) -> None:
     found = parsed("--installation", "mine", "--store", "e0:2379", "--store", "e1:2379", file=tmp_path / "f.json")
     assert found.functions == ClusterSettings(
         namespaces=("a", "b"), system_namespace="sys", image="i", image_pull_policy="Never", image_pull_secrets=("s",), gateway="g.svc",
-        gateway_port=81, cluster_domain="c.local", resources={"limits": {"cpu": 1}}, network_policies=False,
+        claim="sys-d-operator", gateway_port=81, cluster_domain="c.local", resources={"limits": {"cpu": 1}}, network_policies=False,
         ingress_from=({"podSelector": {}},), egress_to=({"ports": [{"port": 2379}]},),
         installation="mine", store=("e0:2379", "e1:2379"), store_auth=False,
         removal_wait=90.0, fair_shares=False,

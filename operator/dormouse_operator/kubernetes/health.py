@@ -1,7 +1,7 @@
 """The operator's HTTP port: metrics, and whether it should be started anew.
 
 It is served by the loop that does the work: a loop that hangs does not answer, and the kubelet needs no other word. A process that does not
-lead has nothing to be deaf to.
+lead has nothing to be deaf to. One that keeps out of what another installation serves is well, and not ready.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,8 @@ class Health:
 
     def __init__(self) -> None:
         self.trouble: Callable[[], str] = lambda: ""
+        self.kept_out: Callable[[], str] = lambda: ""
+        """Why this installation does nothing; '': it does."""
         self._runner: web.AppRunner | None = None
         self.port = 0
 
@@ -24,6 +26,7 @@ class Health:
         app = web.Application()
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port)
@@ -41,5 +44,11 @@ class Health:
         return web.Response(body=prometheus_client.generate_latest(), headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST})
 
     async def _healthz(self, request: web.Request) -> web.Response:
-        trouble = self.trouble()
-        return web.Response(status=503 if trouble else 200, text=(trouble or "ok") + "\n")
+        return _answer(self.trouble())
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        return _answer(self.kept_out())
+
+
+def _answer(trouble: str) -> web.Response:
+    return web.Response(status=503 if trouble else 200, text=(trouble or "ok") + "\n")

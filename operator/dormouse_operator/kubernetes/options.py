@@ -55,6 +55,7 @@ class _File(msgspec.Struct, kw_only=True, rename="camel", forbid_unknown_fields=
     """The file's fields: those of `Settings` that are not about the store."""
 
     namespaces: list[str] = []
+    claim: str = ""
     system_namespace: str = ClusterSettings().system_namespace
     image: str = ClusterSettings().image
     image_pull_policy: str = ClusterSettings().image_pull_policy

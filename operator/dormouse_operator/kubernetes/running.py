@@ -40,7 +40,10 @@ from dormouse_operator.kubernetes.options import Options
 from dormouse_operator.kubernetes.pods.copies import Copies
 from dormouse_operator.kubernetes.pods.provider import KubernetesProvider
 from dormouse_operator.kubernetes.pods.tending import Tending
+from dormouse_operator.kubernetes.telling.own_events import OwnEvents
 from dormouse_operator.kubernetes.telling.teller import Teller
+from dormouse_operator.kubernetes.watching.claiming import Claiming
+from dormouse_operator.kubernetes.watching.defining import Defining
 from dormouse_operator.kubernetes.watching.handlers import Watching
 from dormouse_operator.kubernetes.watching.reconciling import Reconciler
 from dormouse_operator.kubernetes.watching.surveying import Survey
@@ -55,10 +58,19 @@ class Term:
     """One leader and what it knows of its cluster."""
 
     def __init__(
-        self, options: Options, api: Api, store: Store, space: Space, users: Users | None, found: access.Access, election: int
+        self,
+        options: Options,
+        api: Api,
+        store: Store,
+        space: Space,
+        users: Users | None,
+        found: access.Access,
+        election: int,
+        own_events: OwnEvents,
     ) -> None:
         clock, keys, settings = SystemClock(), Keys(options.installation), options.functions
         self._clock = clock
+        self.api = api
         self.copies = Copies(api, clock, settings, self._derived, self._pods)
         self.objects = Objects(clock, self._object, self._doubt)
         self.provider = KubernetesProvider(api, clock, self.copies.pods, self.copies.deployments, self._refused, self._missing)
@@ -90,7 +102,7 @@ class Term:
             self.leader.registry,
             applier,
             credentials,
-            Teller(api, clock, settings, options.name),
+            Teller(api, clock, settings, options.name, lambda: self.defining.lacks),
             entry=self._entry,
             status=self.leader.status_of,
             waiting=self.provider.waiting,
@@ -109,6 +121,7 @@ class Term:
             deaf=self.watching.restart,
         )
         self.marking = Marking(entries, clock, self.survey.whole)
+        self.defining = Defining(api, clock, own_events)
         self.tending = Tending(api, clock, self.copies.pods, self.copies.deployments, self.provider, self._doubt_volumes)
         metrics.list_age(lambda: clock.monotonic() - (self.objects.listed_at or 0.0))
         metrics.watch("functions", lambda: clock.monotonic() - self.objects.heard_at)
@@ -117,7 +130,7 @@ class Term:
 
     def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """To be run once the registry is known: an object must not be taken for new because its entry has not been read yet."""
-        parts = (self.copies, self.watching, self.survey, self.tending, self.budgets, self.rotating, self.marking)
+        parts = (self.copies, self.watching, self.survey, self.tending, self.budgets, self.rotating, self.marking, self.defining)
         return [part.run for part in parts]
 
     # ------------------------------------------------------------------------------------------------------------------ news
@@ -182,16 +195,22 @@ async def run(options: Options, alone: bool = False) -> int:
     members = EtcdMembers(options.store, tls=terms.tls(options), user=options.store_user, password=password)
     space = Space(members, SystemClock(), options.store_quota, shared=options.functions.fair_shares)
     api = HttpApi(found)
+    own_events = OwnEvents(api, SystemClock(), options.functions.system_namespace, options.name)
+    claiming = Claiming(api, SystemClock(), options.functions.claim, own_events)
+    health.kept_out = lambda: claiming.out
     value = state_pb2.Leader(address=options.listen, name=options.name).SerializeToString()
     election = Election(store, SystemClock(), Keys(options.installation).leader, value)
     store.on_rewound = lambda why: election.lost.set()  # what this process has copied of the store is of a history that is gone
     looking = asyncio.create_task(space.run(lambda: election.leading), name="the store's space")
     try:
+        if not await terms.first(claiming.wait(), stop):
+            return 0
         if users is not None and not await terms.first(_prepare(users, options, options.gateway_password()), stop):
             return 0
         if not await terms.campaigned(election, stop):
             return 0
-        code = await _lead(options, api, store, space, users, found, election, health, stop, alone)
+        term = Term(options, api, store, space, users, found, election.election, own_events)
+        code = await _lead(term, claiming, election, health, stop, alone, options)
         if code == terms.CLOCK:
             await election.resign()
             leader = Keys(options.installation).leader
@@ -210,27 +229,17 @@ async def run(options: Options, alone: bool = False) -> int:
 
 
 async def _lead(
-    options: Options,
-    api: HttpApi,
-    store: EtcdStore,
-    space: Space,
-    users: Users | None,
-    found: access.Access,
-    election: Election,
-    health: Health,
-    stop: asyncio.Event,
-    alone: bool,
+    term: Term, claiming: Claiming, election: Election, health: Health, stop: asyncio.Event, alone: bool, options: Options
 ) -> int:
-    term = Term(options, api, store, space, users, found, election.election)
     health.trouble = term.survey.trouble
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(term.copies)
         stack.push_async_callback(term.reconciler.close)
 
         async def serve() -> services.Served:
-            return await services.serve(term.leader, options.control, options.listen, server_options(), [Guard(api)])
+            return await services.serve(term.leader, options.control, options.listen, server_options(), [Guard(term.api)])
 
-        code = await terms.lead(term.leader, election, stop, serve, term.loops(), alone=alone)
+        code = await terms.lead(term.leader, election, stop, serve, [*term.loops(), claiming.run], alone=alone)
         if stop.is_set():
             await term.budgets.release()
         return code

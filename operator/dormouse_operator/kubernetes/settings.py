@@ -13,6 +13,8 @@ class ClusterSettings:
     """Chooses the keys in the store and the labels of objects. One cluster and one store may have several."""
     namespaces: tuple[str, ...] = ()
     """Where functions are served; empty: everywhere."""
+    claim: str = ""
+    """The ClusterRole by which this installation serves all namespaces; empty: it serves some, or nobody says."""
     system_namespace: str = "dormouse"
     """Where the gateway and the operator run: the only ones that may dial workers."""
     image: str = "dormouse:latest"

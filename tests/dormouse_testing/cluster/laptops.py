@@ -6,6 +6,7 @@ cluster.
 
 import base64
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -28,7 +29,7 @@ BECOME = 'mount --bind "$1" /etc/resolv.conf && shift && exec "$@"'
 
 
 class Laptop:
-    def __init__(self, cluster: Cluster, folder: Path, kubeconfig: Path) -> None:
+    def __init__(self, cluster: Cluster, folder: Path, kubeconfig: Path, **settings: str) -> None:
         assert cluster.layout is not None
         self._node = cluster.layout.node(1)
         self._folder = folder
@@ -37,7 +38,7 @@ class Laptop:
         for secret, name in (("etcd-ca", "ca.crt"), ("etcd-users", "operator"), ("etcd-users", "gateway")):
             (folder / name).write_bytes(base64.b64decode(cluster.get("secret", f"{RELEASE}-{secret}", SYSTEM)["data"][name]))
         functions = cluster.get("configmap", f"{RELEASE}-operator", SYSTEM)["data"]["functions.json"]
-        (folder / "functions.json").write_text(functions)
+        (folder / "functions.json").write_text(json.dumps({**json.loads(functions), **settings}))
         words = [
             sys.executable, "-m", "dormouse_operator", "--kubernetes", f"--store={STORE}", f"--store-ca={folder}/ca.crt",
             "--store-user=root", f"--store-password-file={folder}/operator", f"--gateway-password-file={folder}/gateway",
@@ -77,6 +78,10 @@ class Laptop:
         """The answer to the kubelet's question; 0: none."""
         return self._ask("healthz")
 
+    def ready(self) -> tuple[int, str]:
+        """The same, of whether it does its work."""
+        return self._ask("readyz")
+
     def _ask(self, path: str) -> tuple[int, str]:
         try:
             with urllib.request.urlopen(f"http://{self._node.ip}:{PORTS['metrics']}/{path}", timeout=5) as answer:
@@ -96,9 +101,10 @@ class Laptop:
 
 
 @contextlib.contextmanager
-def laptop(cluster: Cluster, folder: Path, kubeconfig: Path) -> Iterator[Laptop]:
+def laptop(cluster: Cluster, folder: Path, kubeconfig: Path, **settings: str) -> Iterator[Laptop]:
+    """`settings`: what of the installation's own file of settings is otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = Laptop(cluster, folder, kubeconfig)
+    found = Laptop(cluster, folder, kubeconfig, **settings)
     try:
         yield found
         assert found.process.poll() is None, found.log[-4000:]

@@ -1,4 +1,4 @@
-"""The API server over HTTP: the six requests that the operator makes, on aiohttp, which kopf brings.
+"""The API server over HTTP: the requests that the operator makes, on aiohttp, which kopf brings.
 
 The official client is generated, synchronous and takes more memory than all of the rest of the operator. What matters here is small: every
 request ends (a limit for each, and the kernel's keepalive for watches, so that a black hole is noticed in half a minute however silent the
@@ -75,6 +75,8 @@ class Api(Protocol):
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Object: ...
 
+    async def document(self, path: str) -> Object: ...
+
     async def create(self, kind: Kind, manifest: Object) -> Object: ...
 
     async def replace(self, kind: Kind, manifest: Object) -> Object: ...
@@ -130,6 +132,10 @@ class HttpApi:
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Object:
         return await self._send("GET", kind.path(namespace, name))
+
+    async def document(self, path: str) -> Object:
+        """What the server says of itself, as JSON."""
+        return await self._send("GET", path)
 
     async def create(self, kind: Kind, manifest: Object) -> Object:
         return await self._send("POST", kind.path(manifest["metadata"].get("namespace", "")), body=manifest)

@@ -27,6 +27,7 @@ SERVICES = Kind("v1", "Service", "services")
 CONFIG_MAPS = Kind("v1", "ConfigMap", "configmaps")
 SECRETS = Kind("v1", "Secret", "secrets")
 BUDGETS = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
+CLUSTER_ROLES = Kind("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles")
 POLICIES = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 
 APPLIED = (DEPLOYMENTS, SERVICES, CONFIG_MAPS, SECRETS, BUDGETS, POLICIES)

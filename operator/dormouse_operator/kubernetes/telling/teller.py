@@ -1,5 +1,7 @@
 """Saying what happened to a function: in its object's status, as an Event of it, and in the log, all three in the same words."""
 
+from collections.abc import Callable, Collection
+
 from dormouse_core.limits import FUNCTION_NAME_CHARACTERS
 from dormouse_core.seams import Clock
 from dormouse_kit import log
@@ -17,9 +19,12 @@ COMPONENT = "dormouse-operator"
 
 
 class Teller:
-    """`name`: this process, as Events name who reported them."""
+    """`name`: this process, as Events name who reported them. `lacks`: fields that the cluster's definition does not have."""
 
-    def __init__(self, api: Api, clock: Clock, settings: ClusterSettings, name: str) -> None:
+    def __init__(
+        self, api: Api, clock: Clock, settings: ClusterSettings, name: str, lacks: Callable[[], Collection[str]] = lambda: ()
+    ) -> None:
+        self._lacks = lacks
         self._api = api
         self._clock = clock
         self._settings = settings
@@ -31,6 +36,8 @@ class Teller:
         did not take it."""
         metadata = found["metadata"]
         wanted = statuses.build_status(found, told, said, self._settings, self._clock.now(), generation)
+        for field in self._lacks():
+            wanted.pop(field.removeprefix("status."), None)  # it would not be kept, and be written again at every look
         if not statuses.differs(found, wanted):
             return None
         now = self._clock.monotonic()

@@ -1,0 +1,50 @@
+"""Events about the operator itself: what keeps it from its work, where somebody looks who installs it."""
+
+from dormouse_core.seams import Clock
+from dormouse_kit import log
+
+from dormouse_operator.kubernetes.api.http import Api, ApiError
+from dormouse_operator.kubernetes.api.kinds import EVENTS
+from dormouse_operator.kubernetes.objects.object_entries import timestamp
+from dormouse_operator.kubernetes.telling.teller import COMPONENT
+
+
+class OwnEvents:
+    """Of the pod `pod` in `namespace`. Each sentence once in a row; the log says it, too."""
+
+    def __init__(self, api: Api, clock: Clock, namespace: str, pod: str) -> None:
+        self._api = api
+        self._clock = clock
+        self._namespace = namespace
+        self._pod = pod
+        self._said: dict[str, str] = {}
+
+    async def warn(self, reason: str, message: str) -> None:
+        """`message` '': what was said for this reason holds no more."""
+        if self._said.get(reason, "") == message:
+            return
+        self._said[reason] = message
+        if not message:
+            log.event("what was warned of has gone", reason=reason)
+            return
+        log.warning(message, reason=reason)
+        at = timestamp(self._clock.now())
+        event = {
+            "apiVersion": EVENTS.version,
+            "kind": EVENTS.name,
+            "metadata": {"namespace": self._namespace, "generateName": f"{self._pod[:200]}."},
+            "involvedObject": {"apiVersion": "v1", "kind": "Pod", "namespace": self._namespace, "name": self._pod},
+            "type": "Warning",
+            "reason": reason,
+            "message": message[:1024],
+            "source": {"component": COMPONENT},
+            "reportingComponent": COMPONENT,
+            "reportingInstance": self._pod,
+            "firstTimestamp": at,
+            "lastTimestamp": at,
+            "count": 1,
+        }
+        try:
+            await self._api.create(EVENTS, event)
+        except ApiError as error:
+            log.event("an Event could not be created", reason=reason, error=error.message)

@@ -1,0 +1,129 @@
+"""Two installations that both serve all namespaces: the older one does, the younger one says so and touches nothing."""
+
+import asyncio
+
+import pytest
+from dormouse_core.claims import Claim, elder, younger
+from dormouse_operator.kubernetes.api.http import ApiError
+from dormouse_operator.kubernetes.api.kinds import CLUSTER_ROLES, EVENTS
+from dormouse_operator.kubernetes.health import Health
+from dormouse_operator.kubernetes.telling.own_events import OwnEvents
+from dormouse_operator.kubernetes.watching.claiming import LABEL, LOOK, Claiming
+from dormouse_testing.clock import ManualClock, SimClock
+from dormouse_testing.memory_api import MemoryApi
+from hypothesis import given
+from hypothesis import strategies as st
+
+CLAIMS = st.lists(st.builds(Claim, st.sampled_from("abcd"), st.sampled_from(["2026-01-01", "2026-01-02"])), unique_by=lambda c: c.name)
+
+
+@given(CLAIMS)
+def test_of_several_one_serves_and_all_others_keep_out_for_it(found: list[Claim]) -> None:
+    serving = [claim for claim in found if elder(claim.name, found) is None]
+    assert len(serving) == bool(found)
+    for claim in serving:
+        assert {each.name for each in younger(claim.name, found)} == {each.name for each in found} - {claim.name}
+    for claim in found:
+        assert elder(claim.name, found) in (None, *serving)
+    assert (elder("without", found) is None) == (not found), "who has none of its own is younger than all"
+
+
+class Server(MemoryApi):
+    """Lists claims to who asks for their label."""
+
+    def claim(self, name: str, since: str) -> None:
+        label, _, value = LABEL.partition("=")
+        self.put(CLUSTER_ROLES, {"metadata": {"namespace": "", "name": name, "creationTimestamp": since, "labels": {label: value}}})
+
+    @property
+    def said(self) -> list[tuple[str, str]]:
+        return [(each["type"], each["message"]) for (plural, _, _), each in self.objects.items() if plural == EVENTS.plural]
+
+
+def claiming(api: Server, own: str = "mine") -> Claiming:
+    clock = ManualClock()
+    return Claiming(api, clock, own, OwnEvents(api, clock, "system", "operator-1"))
+
+
+async def test_the_second_installation_says_who_serves_once_and_is_not_ready() -> None:
+    api = Server()
+    api.claim("theirs", "2026-01-01T00:00:00Z")
+    api.claim("mine", "2026-01-02T00:00:00Z")
+    second, first = claiming(api), claiming(api, "theirs")
+    health = Health()
+    health.kept_out = lambda: second.out
+    for _ in range(3):
+        await second.look()
+        await first.look()
+    assert "serves all namespaces since 2026-01-01T00:00:00Z (ClusterRole theirs)" in second.out
+    assert first.out == ""
+    assert len(api.said) == 2
+    assert ("Warning", second.out) in api.said
+    assert any("keep out of what this one serves: mine." in message for _, message in api.said)
+    answer = await health._readyz(None)  # type: ignore[arg-type]
+    assert (answer.status, answer.text) == (503, f"{second.out}\n")
+    assert (await health._healthz(None)).status == 200, "to start it anew would not help"  # type: ignore[arg-type]
+    del api.objects[(CLUSTER_ROLES.plural, "", "theirs")]
+    await second.look()
+    assert second.out == ""
+    assert (await health._readyz(None)).status == 200  # type: ignore[arg-type]
+
+
+async def test_it_waits_for_as_long_as_the_other_is_there_and_a_term_ends_when_it_has_to_keep_out() -> None:
+    api, clock = Server(), SimClock()
+    api.claim("theirs", "2026-01-01T00:00:00Z")
+    api.claim("mine", "2026-01-02T00:00:00Z")
+    second = Claiming(api, clock, "mine", OwnEvents(api, clock, "system", "operator-1"))
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            del api.objects[(CLUSTER_ROLES.plural, "", "theirs")]
+        if len(waited) == 5:
+            api.claim("theirs", "2026-01-01T00:00:00Z")
+        await asyncio.sleep(0)
+
+    clock.sleep = sleep  # type: ignore[method-assign]
+    await second.wait()
+    assert waited == [LOOK] * 3
+    await second.run()
+    assert len(waited) == 5
+    assert second.out
+
+
+@pytest.mark.parametrize(
+    ("error", "served", "out"),
+    [
+        (ApiError(0, "NoAnswer", "the API server does not answer"), False, True),  # not known: it goes on waiting
+        (ApiError(0, "NoAnswer", "the API server does not answer"), True, False),  # and who serves goes on serving
+        (ApiError(403, "Forbidden", "may not list"), False, False),  # it never will be: as before there was such a right
+    ],
+)
+async def test_what_cannot_be_seen_changes_nothing(error: ApiError, served: bool, out: bool) -> None:
+    api = Server()
+    api.claim("mine", "2026-01-02T00:00:00Z")
+    found = claiming(api)
+    if served:
+        await found.look()
+    api.refuse = error
+    await found.look()
+    assert bool(found.out) is out
+    assert api.said == []
+
+
+async def test_an_installation_of_some_namespaces_asks_nobody() -> None:
+    api = Server()
+    api.claim("theirs", "2026-01-01T00:00:00Z")
+    api.refuse = ApiError(500, "", "is not asked")
+    found = claiming(api, "")
+    await found.look()
+    await found.wait()
+    assert found.out == ""
+
+
+async def test_negative_control_without_a_look_it_would_serve_what_another_serves() -> None:
+    api = Server()
+    api.claim("theirs", "2026-01-01T00:00:00Z")
+    assert claiming(api, "").out == ""
+    assert claiming(api).out, "before the first look it is not known"
