@@ -11,6 +11,7 @@ from dormouse_operator.kubernetes.api.known import Objects
 from dormouse_operator.kubernetes.api.reflecting import Reflector
 from dormouse_operator.kubernetes.objects import names
 from dormouse_operator.kubernetes.watching.reconciling import Reconciler
+from dormouse_proto import state_pb2
 from dormouse_testing.clock import ManualClock
 from dormouse_testing.manifests import onnx
 from dormouse_testing.memory_api import MemoryApi
@@ -129,9 +130,9 @@ async def test_a_function_that_is_deleted_while_it_is_registered_is_looked_for_a
     made = {**onnx(), **found(3)}
 
     class Slow:
-        async def keep(self, *_: Any) -> tuple[None, int]:
+        async def keep(self, *_: Any) -> tuple[state_pb2.FunctionEntry, int]:
             kept.listed([], {"": 4})
-            return None, 7
+            return state_pb2.FunctionEntry(), 7
 
         async def wait_for(self, revision: int) -> bool:
             return revision == 7
