@@ -90,7 +90,7 @@ class Agent:
             lambda: self.table.complete,
             self.reach,
             self._believe,
-            self.relay.starved,
+            self.relay.starved.told,
         )
         self._leader = leading.LeaderStream(store, clock, keys, reports, self.skew, self._timed)
         self._clock = clock

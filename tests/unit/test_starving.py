@@ -14,6 +14,7 @@ from dormouse_core.seams import Instance, Item, Reply
 from dormouse_core.spec import parse_manifest, spec_to_json
 from dormouse_core.starving import KEPT, LATELY, TOLD, Starving
 from dormouse_gateway.relay import relaying as relay
+from dormouse_gateway.relay import starved as starved_word
 from dormouse_operator.kubernetes.telling.statuses import Said
 from dormouse_operator.status import Times, status
 from dormouse_operator.view import View
@@ -133,7 +134,7 @@ async def starved(sim: Sim, *, word: float | None, instances: frozenset[str] = f
     began, call = sim.clock.monotonic(), sim.call("plain")
     if word is not None:
         await asyncio.sleep(word)
-        sim.relay.starved(instances)
+        sim.relay.starved.told(instances)
     reply = await call
     return reply, sim.clock.monotonic() - began
 
@@ -155,16 +156,16 @@ def test_a_caller_whose_calls_containers_ran_out_of_memory_is_told_so(word: floa
         async with Sim().running() as sim:
             reply, took = await starved(sim, word=word, instances=frozenset(instances))
             assert len(sim.workers.sent) == 3
-            text = relay.CONTAINERS if told else relay.NOBODY_SAYS
+            text = starved_word.TEXT if told else relay.NOBODY_SAYS
             assert reply.details == f"3 workers died while this call ran in them, and it is not sent to another: {text}"
             assert reply.code == (Code.RESOURCE_EXHAUSTED if told else Code.UNAVAILABLE)
-            assert took < (word or 0.0) + (1.0 if told else relay.WORD_OF_NODE + 1.0)
+            assert took < (word or 0.0) + (1.0 if told else starved_word.PATIENCE + 1.0)
 
     simloop.run(main())
 
 
 def test_negative_control_without_waiting_for_the_word_the_caller_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay, "WORD_OF_NODE", 0.0)
+    monkeypatch.setattr(starved_word, "PATIENCE", 0.0)
 
     async def main() -> None:
         async with Sim().running() as sim:

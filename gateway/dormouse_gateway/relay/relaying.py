@@ -37,6 +37,7 @@ from dormouse_gateway import metrics, naming
 from dormouse_gateway.envoy.bootstrap import ENTRY
 from dormouse_gateway.leader.demand import Demand
 from dormouse_gateway.leader.reach import Reach
+from dormouse_gateway.relay import starved
 from dormouse_gateway.relay.bodies import Bodies
 from dormouse_gateway.relay.flights import Flights
 from dormouse_gateway.relay.gates import Gate, Room
@@ -49,13 +50,6 @@ WORD = 0.3  # seconds that a supervisor is given to say it, before a call is sen
 CHECK_SECONDS = 5.0  # a held call looks again by itself, should a wake-up have been for somebody who could not use it
 PAUSE = Backoff(0.02, 0.5)  # of a call that was refused
 UNKNOWN_OUTCOME = "the worker died while the call ran; its outcome is not known"
-WORD_OF_NODE = 3.0
-"""Seconds that a call which is refused for the deaths of whole containers waits to hear why they ended: a kubelet tells of an end within
-one to two seconds, and the leader tells gateways each second."""
-CONTAINERS = (
-    "the kernel ended containers in which it ran, which used more memory than their limit; "
-    "raise spec.workers.resources.limits.memory, or let a call take less"
-)
 NOBODY_SAYS = "why they died is not known; the kernel may have ended whole containers that ran out of memory"
 
 
@@ -135,8 +129,7 @@ class Relay:
         self._gates: dict[str, dict[str, Gate]] = {}  # by function, then by worker
         self._count = 0
         self._turns = Turns()
-        self._starved: frozenset[str] = frozenset()  # instances that the kernel lately ended for want of memory
-        self._word = asyncio.Event()  # set, and replaced, when that changes
+        self.starved = starved.Starved(clock)
         self._suspected: set[str] = set()  # workers that are asked to be clear, or are
         self._flights = Flights()
         self.reach = Reach(clock, transport) if reach is None else reach
@@ -161,13 +154,6 @@ class Relay:
                     del gates[name]
             if not gates:
                 self._gates.pop(label, None)
-
-    def starved(self, instances: frozenset[str]) -> None:
-        """The leader's whole word on whose containers the kernel lately ended for want of memory."""
-        if instances != self._starved:
-            self._starved = instances
-            word, self._word = self._word, asyncio.Event()
-            word.set()
 
     async def call(self, request: Request, held: contextlib.ExitStack | None = None) -> Reply:
         """The whole answer to one `ModelInfer`. Cancelling it cancels what is under way; nothing is sent afterwards. `held`: of the answer,
@@ -289,24 +275,16 @@ class Relay:
         known = list(call.deaths.values())
         count = len(witnessed) - witnessed.count(None)
         tried = " after Envoy's first try failed" if None in witnessed else ""
-        unexplained = (deaths.MEMORY, CONTAINERS, False) if call.fell & self._starved else (None, NOBODY_SAYS, False)
+        unexplained = (deaths.MEMORY, starved.TEXT, False) if self.starved.among(call.fell) else (None, NOBODY_SAYS, False)
         why, text, _ = known[-1] if known else unexplained
         kind = Unavailable if why is None else ResourceExhausted if why == deaths.MEMORY else Internal
         return kind(f"{count} workers died while this call ran in them{tried}, and it is not sent to another: {text}")
 
     async def _explained(self, call: Held, function: Function) -> bool:
-        """Of a call that is refused and nobody says why its workers died: whether that was told now, or for as long as is worth while."""
+        """Of a call that is refused and nobody says why its workers died: whether that was told by now."""
         if call.deaths or not call.fell or function.killer(call.request.metadata.get(headernames.CALL, "")) is not None:
             return False
-        until = min(self._clock.monotonic() + WORD_OF_NODE, call.request.deadline)
-        while not call.fell & self._starved:
-            word = self._word
-            try:
-                async with asyncio.timeout(max(0.0, until - self._clock.monotonic())):
-                    await word.wait()
-            except TimeoutError:
-                return False
-        return True
+        return await self.starved.wait(call.fell, call.request.deadline)
 
     async def _look(self, call: Held) -> Function:
         """The function as this call should see it. NotFound, Unavailable, Internal."""
