@@ -15,6 +15,7 @@ from dormouse_operator.kubernetes.telling.own_events import OwnEvents
 
 LABEL = "dormouse.dev/serves=all-namespaces"
 REASON = "ServedByAnother"
+OTHERS = "OthersKeepOut"
 LOOK = 10.0  # seconds between looks
 
 
@@ -59,7 +60,8 @@ class Claiming:
         metrics.OUT.set(elder is not None)
         younger = [claim.name for claim in claims.younger(self._own, found)]
         others = f"Installations that keep out of what this one serves: {', '.join(younger)}." if younger else ""
-        await self._events.warn(REASON, self.out or others)
+        await self._events.warn(REASON, self.out)
+        await self._events.warn(OTHERS, others)
 
     async def _unknown(self, error: ApiError) -> None:
         """Without the right to look it serves, as it did before there was one; else it is asked again."""
