@@ -20,7 +20,10 @@ from dormouse_testing.cluster.layout import ClusterError
 RELEASE, SYSTEM, SPACE = "dormouse", "dormouse", "default"
 CRD = "inferencefunctions.dormouse.dev"
 GATEWAY = f"{RELEASE}-gateway"
-KEPT = f"app.kubernetes.io/instance={RELEASE},dormouse.dev/part=etcd"
+KEPT = {
+    "pvc": f"app.kubernetes.io/instance={RELEASE},dormouse.dev/part=etcd",
+    "secret": f"dormouse.dev/release={RELEASE},dormouse.dev/part=etcd",
+}
 KINDS_OF_OURS = "deployments,statefulsets,replicasets,pods,services,configmaps,secrets,poddisruptionbudgets,networkpolicies,serviceaccounts"
 BINDINGS = "clusterroles,clusterrolebindings"
 
@@ -180,14 +183,15 @@ def story(cluster: Cluster, before: set[tuple[str, str, str]]) -> None:
     dormouse.wait("kubectl delete ifn leaves nothing", lambda: not extra(cluster, installed))
     say("kubectl delete ifn: nothing of them is left in the cluster")
     cluster.helm("uninstall", RELEASE, "-n", SYSTEM, "--wait")
-    kept = [f"Secret {RELEASE}-etcd-server", f"Secret {RELEASE}-etcd-users"]
+    kept = [f"Secret {RELEASE}-etcd-{name}" for name in ("authority", "passwords", "tls")]
     dormouse.wait(f"helm uninstall leaves {kept}", lambda: sorted(extra(cluster, before, SYSTEM)) == kept)
     check(cluster.exists("crd", CRD), "helm uninstall took the CustomResourceDefinition, and every function with it")
-    say("helm uninstall: left are the CustomResourceDefinition, etcd's volume and two Secrets, as its notes say")
-    cluster.kubectl("delete", "pvc,secret", "-n", SYSTEM, "-l", KEPT)
+    say("helm uninstall: left are the CustomResourceDefinition, etcd's volume and its Secrets, as its notes say")
+    for kind, labels in KEPT.items():
+        cluster.kubectl("delete", kind, "-n", SYSTEM, "-l", labels)
     cluster.kubectl("delete", "crd", CRD)
     dormouse.wait("nothing is left", lambda: not extra(cluster, before, SYSTEM))
-    say("and these go by the two commands of the notes: nothing is left")
+    say("and these go by the commands of the notes: nothing is left")
 
 
 def extra(cluster: Cluster, before: set[tuple[str, str, str]], *new: str) -> list[str]:

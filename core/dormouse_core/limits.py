@@ -765,6 +765,34 @@ BATCHING = (
     Limit("BATCHING_TOLERANCE_BF16", "BF16 (integers, BOOL and BYTES are equal)", "", _TOLERATED, _REFUTED),
 )
 
+# ---------------------------------------------------------------------------------------------------------------------- credentials
+
+CERTIFICATE_DAYS = 365
+AUTHORITY_DAYS = 3_650
+AUTHORITY_RENEWAL_DAYS = 1_095
+PASSWORD_DAYS = 365
+CREDENTIAL_SPREAD_SECONDS = 600.0
+
+CREDENTIALS = (
+    Limit("CERTIFICATE_DAYS", "a server certificate of the chart's etcd", "days", "our own", "the operator replaces it after two thirds"),
+    Limit("AUTHORITY_DAYS", "its authority", "days", "our own: who trusts it reads it from a file, at a start or a connection", "as below"),
+    Limit(
+        "AUTHORITY_RENEWAL_DAYS",
+        "until its end when another follows it",
+        "days",
+        "our own: longer than a server certificate",
+        "the operator makes it, and trusts both",
+    ),
+    Limit("PASSWORD_DAYS", "a password of the chart's etcd", "days", "our own", "the operator replaces it"),
+    Limit(
+        "CREDENTIAL_SPREAD_SECONDS",
+        "from what is written into a Secret to when every pod has it",
+        "seconds",
+        "the kubelet looks each minute or so; a function's Secret follows the operator's",
+        "until then what was before stays valid",
+    ),
+)
+
 # ----------------------------------------------------------------------------------------------------------------------- manifests
 
 MANIFEST_BYTES = 256 * KIB
@@ -792,6 +820,7 @@ TABLE: Sequence[tuple[str, Sequence[Limit]]] = (
     ("Liveness and time", LIVENESS),
     ("Holds and scale", SCALE),
     ("Batching", BATCHING),
+    ("Credentials", CREDENTIALS),
     ("Manifests", MANIFESTS),
 )
 

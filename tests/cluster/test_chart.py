@@ -1,19 +1,19 @@
 """The chart without a cluster: what it renders to, for many values, and what its schema refuses."""
 
-import base64
 import fnmatch
 import itertools
 import json
-import pathlib
-import subprocess
+import re
 import tempfile
 
 import pytest
 import yaml
 from dormouse_core import storage
+from dormouse_core.limits import CERTIFICATE_DAYS, PASSWORD_DAYS
 from dormouse_core.policies import Policy
 from dormouse_gateway import settings as gateway_settings
 from dormouse_operator.kubernetes import options
+from dormouse_operator.kubernetes.secrets import wanted
 from dormouse_operator.kubernetes.settings import ClusterSettings
 from dormouse_testing.cluster.charts import Object, Refused, Rendered, containers, render
 from dormouse_testing.cluster.client import CHART
@@ -102,6 +102,10 @@ def test_every_selector_finds_the_pods_that_it_is_for(helm: str, values: tuple[s
         ("workers.policy.secrets=*", "workers/policy/secrets"),
         ("workers.policy.hostPath={*}", "hostPath"),
         ("image.digest=sha256:1", "image/digest"),
+        ("etcd.certificates.existingSecret=Not A Name", "certificates/existingSecret"),
+        ("etcd.certificates.days=0", "certificates/days"),
+        ("etcd.users.days=-1", "users/days"),
+        ("etcd.users.secret=x", "secret"),
         ("networkPolicies.workers.reach[0].host=x", "workers/reach"),
         ("unknown=1", "unknown"),
         ("gateway.minDrainSeconds=31", "gateway.minDrainSeconds: 31 found, at most gateway.drainSeconds .30."),
@@ -135,11 +139,35 @@ def test_the_definition_is_the_generated_one_and_outlives_the_release(default: R
     assert not render(helm, "crds.install=false").all("CustomResourceDefinition")
 
 
-def test_what_holds_sessions_outlives_the_release(default: Rendered, helm: str) -> None:
-    """etcd's data know its passwords: kept together, or gone together."""
-    for name in ("dormouse-etcd-users", "dormouse-etcd-server"):
-        assert default.one("Secret", name)["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
-        assert not render(helm, "etcd.persistence.enabled=false").one("Secret", name)["metadata"]["annotations"]
+@pytest.mark.parametrize("values", MATRIX, ids=lambda values: ",".join(values) or "default")
+def test_rendered_twice_it_is_the_same_byte_for_byte_and_makes_no_secret(helm: str, values: tuple[str, ...]) -> None:
+    """As Argo CD renders it, without a cluster, at every sync: nothing in it may be made up, nor looked up."""
+    once = render(helm, *values)
+    assert once.text == render(helm, *values).text
+    assert not once.all("Secret"), "the operator makes them"
+
+
+def test_no_template_makes_anything_up() -> None:
+    """Control for the one above: what would differ, between two renderings or with a cluster and without. How many members there were is
+    looked up only to refuse another number."""
+    told = {path.name: path.read_text() for path in (CHART / "templates").rglob("*") if path.is_file()}
+    for word in (
+        "rand[A-Z]",
+        "genCA",
+        "genSignedCert",
+        "genSelfSignedCert",
+        "genPrivateKey",
+        "uuidv4",
+        "now ",
+        "derivePassword",
+        "htpasswd",
+    ):
+        assert not [name for name, text in told.items() if re.search(rf"\b{word}", text)], word
+    assert [name for name, text in told.items() if re.search(r"\blookup\b", text)] == ["statefulset.yaml"]
+
+
+def test_what_holds_sessions_outlives_the_release(default: Rendered) -> None:
+    """The operator's Secrets are no part of the release, and so are not removed with it."""
     etcd = default.one("StatefulSet", "dormouse-etcd")
     assert etcd["spec"]["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
 
@@ -168,7 +196,7 @@ def test_a_full_etcd_heals_and_is_not_ended(helm: str, quota: int) -> None:
     assert "--auto-compaction-mode=periodic" in etcd["args"]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert "exclude=NOSPACE" in etcd[probe]["httpGet"]["path"]
-    (operator,) = containers(rendered.one("Deployment", "dormouse-operator")["spec"]["template"])
+    _, operator = containers(rendered.one("Deployment", "dormouse-operator")["spec"]["template"])
     assert f"--store-quota={quota}" in operator["args"]
 
 
@@ -189,11 +217,20 @@ def test_rights_are_small(default: Rendered) -> None:
 def test_no_function_may_name_what_the_release_consists_of(default: Rendered, helm: str) -> None:
     """In the release's own namespace, whatever the policy: its Secrets, ConfigMaps, volumes, accounts, and Helm's record of them all."""
     for rendered, more in (
-        (default, ["data-dormouse-etcd-0", "sh.helm.release.v1.dormouse.v3"]),
+        (
+            default,
+            [
+                "dormouse-etcd-tls",
+                "dormouse-etcd-authority",
+                "dormouse-etcd-passwords",
+                "data-dormouse-etcd-0",
+                "sh.helm.release.v1.dormouse.v3",
+            ],
+        ),
         (render(helm, *SECURED), ["etcd-tls", "etcd-users"]),
     ):
         own = operator_settings(rendered).own
-        made = [each for kind in ("Secret", "ConfigMap", "ServiceAccount") for each in rendered.all(kind)]
+        made = [each for kind in ("ConfigMap", "ServiceAccount") for each in rendered.all(kind)]
         assert made
         for name in (*(each["metadata"]["name"] for each in made), *more):
             assert any(fnmatch.fnmatchcase(name, pattern) for pattern in own.reserved), name
@@ -260,6 +297,7 @@ def test_rights_end_at_the_namespaces_that_are_served(helm: str) -> None:
     assert {(resource, verb) for rule in own for resource in rule["resources"] for verb in rule["verbs"]} == {
         ("pods", "get"), ("pods", "list"), ("poddisruptionbudgets", "get"), ("poddisruptionbudgets", "patch"),
         ("events", "create"),
+        ("secrets", "get"), ("secrets", "create"), ("secrets", "update"), ("secrets", "delete"),
     }  # fmt: skip
     assert [binding["roleRef"]["name"] for binding in rendered.all("ClusterRoleBinding")] == ["system:auth-delegator"]
     rules = rendered.one("NetworkPolicy", "dormouse-etcd")["spec"]["ingress"][0]["from"]
@@ -278,7 +316,7 @@ def test_only_the_gateways_port_is_open_to_callers(default: Rendered, helm: str)
 
 
 @pytest.mark.parametrize("members", [1, 3])
-def test_members_of_etcd_know_each_other_and_their_certificate_names_them(helm: str, members: int, tmp_path: pathlib.Path) -> None:
+def test_members_of_etcd_know_each_other_and_their_certificate_names_them(helm: str, members: int) -> None:
     rendered = render(helm, f"etcd.replicas={members}")
     arguments = dict(
         each.split("=", 1)
@@ -287,25 +325,25 @@ def test_members_of_etcd_know_each_other_and_their_certificate_names_them(helm: 
     )
     peers = dict(each.split("=", 1) for each in arguments["--initial-cluster"].split(","))
     assert list(peers) == [f"dormouse-etcd-{number}" for number in range(members)]
-    certificate = tmp_path / "tls.crt"
-    certificate.write_bytes(base64.b64decode(rendered.one("Secret", "dormouse-etcd-server")["data"]["tls.crt"]))
-    told = subprocess.run(
-        ["openssl", "x509", "-in", certificate, "-noout", "-ext", "subjectAltName"], capture_output=True, text=True, check=True
-    )
+    certificates = kept(rendered).certificates
     gateway = containers(rendered.one("Deployment", "dormouse-gateway")["spec"]["template"])[0]["args"]
     clients = [each.removeprefix("--store=").rsplit(":", 1)[0] for each in gateway if each.startswith("--store=")]
     assert len(clients) == members
     for host in [*clients, *(url.removeprefix("https://").rsplit(":", 1)[0] for url in peers.values())]:
-        assert f"DNS:{host}" in told.stdout
+        assert host in certificates.hosts
         service = host.split(".")[0 if host in clients else 1]
         assert rendered.one("Service", service)
+    wanted = dict(pair.split("=") for pair in certificates.members.split(",") if pair)
+    labels = rendered.one("StatefulSet", "dormouse-etcd")["spec"]["template"]["metadata"]["labels"]
+    assert bool(wanted) == (members == 3)
+    assert wanted.items() <= labels.items(), "whom a new authority waits for"
     assert len(rendered.all("PodDisruptionBudget", "dormouse-etcd")) == (members == 3), "a budget over one member would never let it go"
 
 
 def test_an_etcd_elsewhere(helm: str) -> None:
     rendered = render(helm, *SECURED)
     assert not rendered.all("StatefulSet")
-    assert not rendered.all("Secret")
+    assert "secrets.json" not in rendered.one("ConfigMap", "dormouse-operator")["data"], "nobody keeps what is another's"
     for name in ("dormouse-gateway", "dormouse-operator"):
         pod = rendered.one("Deployment", name)["spec"]["template"]
         arguments = containers(pod)[0]["args"]
@@ -313,15 +351,76 @@ def test_an_etcd_elsewhere(helm: str) -> None:
         assert "--store-ca=/etc/dormouse/tls/ca.crt" in arguments
         sources = {volume["secret"]["secretName"] for volume in pod["spec"]["volumes"] if "secret" in volume}
         assert sources == {"etcd-tls", "etcd-users"}
+        assert not [each for each in arguments if each.startswith("--store-cert")]
+    certified = render(helm, *SECURED, "etcd.external.clientCertificate=true")
+    for name in ("dormouse-gateway", "dormouse-operator"):
+        arguments = containers(certified.one("Deployment", name)["spec"]["template"])[0]["args"]
+        assert {"--store-cert=/etc/dormouse/tls/tls.crt", "--store-key=/etc/dormouse/tls/tls.key"} <= set(arguments)
     plain = render(helm, *EXTERNAL).one("Deployment", "dormouse-gateway")["spec"]["template"]
     assert not [each for each in containers(plain)[0]["args"] if "-ca" in each or "-user" in each]
 
 
-def test_a_part_sees_its_own_password_only(default: Rendered) -> None:
-    for name, keys in (("dormouse-gateway", {"gateway"}), ("dormouse-operator", {"operator", "gateway"})):
-        volumes = default.one("Deployment", name)["spec"]["template"]["spec"]["volumes"]
-        users = next(volume["secret"] for volume in volumes if volume["name"] == "users")
-        assert {item["key"] for item in users["items"]} == keys
+def test_a_part_sees_its_own_password_only_and_no_key_but_etcds(default: Rendered, helm: str) -> None:
+    """The operator reads them from the API server. The authority's key is in no pod's volume."""
+    seen = {
+        name: {volume["secret"]["secretName"]: {i["key"] for i in volume["secret"].get("items", ())} for volume in pod["spec"]["volumes"]
+               if "secret" in volume}
+        for name, pod in default.pods() if "volumes" in pod["spec"]
+    }  # fmt: skip
+    assert seen == {
+        "dormouse-etcd": {"dormouse-etcd-tls": set()},
+        "dormouse-gateway": {"dormouse-etcd-tls": {"ca.crt"}, "dormouse-etcd-passwords": {"gateway"}},
+        "dormouse-operator": {},
+    }
+    volumes = render(helm, *SECURED).one("Deployment", "dormouse-operator")["spec"]["template"]["spec"]["volumes"]
+    users = next(volume["secret"] for volume in volumes if volume["name"] == "users")
+    assert {item["key"] for item in users["items"]} == {"operator", "gateway"}
+
+
+@pytest.mark.parametrize("values", [(), ("namespaces={a,b}",)])
+def test_the_operator_reaches_the_secrets_that_it_keeps_by_name(helm: str, values: tuple[str, ...]) -> None:
+    """Only `create` knows no names in Kubernetes."""
+    rendered = render(helm, *values)
+    wanted = kept(rendered)
+    own = {wanted.certificates.secret, wanted.certificates.authority, wanted.passwords.secret}
+    before = {wanted.certificates.before, wanted.passwords.before}
+    rights = set[tuple[str, str]]()
+    for rule in rendered.one("Role", "dormouse-operator-system")["rules"]:
+        if "secrets" in rule["resources"]:
+            rights |= {(verb, name) for verb in rule["verbs"] for name in rule.get("resourceNames", ["*"])}
+    expected = {("create", "*")} | {(verb, name) for name in own for verb in ("get", "update")}
+    assert rights == expected | {(verb, name) for name in before for verb in ("get", "delete")}
+
+
+def test_secrets_of_somebody_else_are_mounted_and_read_and_never_written(helm: str) -> None:
+    rendered = render(helm, "etcd.certificates.existingSecret=theirs", "etcd.users.existingSecret=users")
+    wanted = kept(rendered)
+    assert (wanted.certificates.secret, wanted.certificates.authority, wanted.certificates.before) == ("theirs", "", "")
+    assert (wanted.passwords.secret, wanted.passwords.ours, wanted.passwords.before) == ("users", False, "")
+    for rule in rendered.one("Role", "dormouse-operator-system")["rules"]:
+        if "secrets" in rule["resources"]:
+            assert (rule["verbs"], set(rule["resourceNames"])) == (["get"], {"theirs", "users"})
+    mounted = {v["secret"]["secretName"] for _, pod in rendered.pods() for v in pod["spec"].get("volumes", ()) if "secret" in v}
+    assert mounted == {"theirs", "users"}
+    assert {"theirs", "users"} <= set(operator_settings(rendered).own.reserved), "no function may name them"
+
+
+def test_lifetimes_are_the_values_and_those_of_the_limits_by_default(default: Rendered, helm: str) -> None:
+    assert (kept(default).certificates.days, kept(default).passwords.days) == (CERTIFICATE_DAYS, PASSWORD_DAYS)
+    absent = kept(render(helm, "etcd.certificates=null", "etcd.users=null"))
+    assert absent == kept(default), "`helm upgrade --reuse-values` from a release without them"
+    changed = kept(render(helm, "etcd.certificates.days=30", "etcd.users.days=0"))
+    assert (changed.certificates.days, changed.passwords.days) == (30, 0)
+
+
+def kept(rendered: Rendered) -> wanted.Wanted:
+    """As the operator reads it."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        file.write(rendered.one("ConfigMap", "dormouse-operator")["data"]["secrets.json"])
+        file.flush()
+        found = wanted.read(file.name)
+    assert "app.kubernetes.io/instance" not in found.labels, "Argo CD would prune what has it"
+    return found
 
 
 def test_names_fit_whatever_the_release_is_called(helm: str) -> None:

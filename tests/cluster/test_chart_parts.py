@@ -172,12 +172,18 @@ def test_a_gateway_listens_for_callers_and_scrapers_alone_and_takes_pods_for_wor
 
 def test_the_operator_takes_the_options_that_it_is_given(default: Rendered, tmp_path: Path) -> None:
     given = container(default, "operator")["args"]
-    for name, text in {"functions.json": "{}", "ca.crt": "CA", "operator": "password", "gateway": "another"}.items():
+    kept = default.one("ConfigMap", "dormouse-operator")["data"]["secrets.json"]
+    texts = {"functions.json": "{}", "secrets.json": kept, "ca.crt": "CA", "operator": "password", "gateway": "another", "workers": "W"}
+    for name, text in texts.items():
         (tmp_path / name).write_text(text)
-    moved = [f"{word.partition('=')[0]}={tmp_path / Path(word).name}" if "=/etc/dormouse/" in word else word for word in given]
+    moved = [f"{word.partition('=')[0]}={tmp_path / Path(word).name}" if "=/etc/dormouse" in word else word for word in given]
     taken = options.parse(moved)
     assert (taken.listen, taken.control, taken.metrics) == ("$(POD_IP):9002", "0.0.0.0:9003", 9090)
     assert (taken.store_user, taken.gateway_password(), taken.functions.store_ca) == ("root", "another", "CA")
+    assert taken.functions.store_secret == b"W"
+    assert taken.keeping is not None
+    first = container(default, "operator", "secrets")
+    assert first["args"] == [word for word in given if word.startswith("--secrets")], "it makes them before the operator starts"
     found = {each["name"]: each["valueFrom"]["fieldRef"]["fieldPath"] for each in container(default, "operator")["env"]}
     assert found == {"POD_NAME": "metadata.name", "POD_IP": "status.podIP", "POD_NAMESPACE": "metadata.namespace"}
 

@@ -2,13 +2,15 @@
 
 import base64
 import json
+import threading
 import time
 from pathlib import Path
 
+import grpc
 import pytest
 from dormouse_testing.cluster.callers import Inside
 from dormouse_testing.cluster.client import eventually
-from dormouse_testing.cluster.functions import OPERATOR, RELEASE, STORE, SYSTEM, Dormouse, echo
+from dormouse_testing.cluster.functions import OPERATOR, RELEASE, STORE, SYSTEM, Dormouse, counter, echo
 from dormouse_testing.cluster.laptops import Tokens, laptop
 from dormouse_testing.cluster.operators import handled, without_operator
 
@@ -34,9 +36,49 @@ def test_a_service_accounts_token_that_is_replaced_and_revoked(own: Dormouse, tm
 
 
 @pytest.mark.slow
+def test_a_certificate_that_is_replaced_under_load_costs_no_call(own: Dormouse) -> None:
+    """As it is each year: the operator issues another, the kubelet brings it, etcd shows it from the next handshake on. Who connects
+    then, as a worker that wakes does, takes it; who is connected notices nothing."""
+    secret, inside = f"{RELEASE}-etcd-tls", Inside(own.cluster, SYSTEM, OPERATOR)
+    host, _, port = STORE.rpartition(":")
+    before = inside.python(SHOWN, host, port)
+    failed: list[str] = []
+    end = threading.Event()
+
+    def step(name: str, session: str) -> None:
+        while not end.is_set():
+            try:
+                own.call(name, 0, session=session, timeout=30)
+            except grpc.RpcError as error:
+                failed.append(f"{name}: {error.details()}")
+            end.wait(0.1)
+
+    loops = [threading.Thread(target=step, args=each) for each in (("steady", "throughout"), ("echo", ""))]
+    for each in loops:
+        each.start()
+    try:
+        own.cluster.kubectl("annotate", "secret", secret, "-n", SYSTEM, f"dormouse.dev/renew={time.monotonic_ns()}", "--overwrite")
+        eventually("etcd shows the new one", lambda: inside.python(SHOWN, host, port) != before, 180)
+        own.apply(counter("newcomer"))
+        assert own.call("newcomer", 2, session="new") == 2, "a worker that connects now"
+    finally:
+        end.set()
+        for each in loops:
+            each.join()
+        own.delete("newcomer")
+    assert failed == []
+
+
+SHOWN = """
+    import ssl, sys
+    print(ssl.get_server_certificate((sys.argv[1], int(sys.argv[2])), ca_certs="/etc/dormouse/tls/ca.crt"))
+"""
+
+
+@pytest.mark.slow
 def test_passwords_that_are_replaced_in_their_secrets(own: Dormouse) -> None:
     """5.O4. The gateways' password, then root's: the kubelet brings the files, each part reads them by itself, nobody is started anew."""
-    chosen, inside, place = f"{RELEASE}-etcd-users", Inside(own.cluster, SYSTEM, OPERATOR), "/etc/dormouse/users"
+    chosen, inside, place = f"{RELEASE}-etcd-passwords", Inside(own.cluster, SYSTEM, OPERATOR), "/etc/dormouse/users"
     before = {name: base64.b64decode(text).decode() for name, text in own.cluster.get("secret", chosen, SYSTEM)["data"].items()}
     after = {name: f"another-{name}-{time.monotonic_ns()}" for name in before}
     users = {"gateway": "dormouse-gateway/default", "operator": "root"}

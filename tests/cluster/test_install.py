@@ -33,7 +33,7 @@ def installed(alone: Cluster) -> Iterator[Cluster]:
         finally:
             cluster.helm("uninstall", RELEASE, "-n", SYSTEM, "--ignore-not-found", "--wait")
             cluster.kubectl("delete", "crd", CRD, "--ignore-not-found")
-            cluster.kubectl("delete", "pvc,secret", "-n", SYSTEM, "-l", KEPT, "--wait=false")
+            cluster.kubectl("delete", "pvc", "-n", SYSTEM, "-l", KEPT, "--wait=false")
             if cluster.own:
                 cluster.kubectl("delete", "pv", f"{SYSTEM}-0", "--ignore-not-found", "--wait=false")
 

@@ -127,7 +127,7 @@ def test_pods_that_pretend_to_be_ours_get_no_further(home: Dormouse, away: Dormo
         f"{ETCD}:2379": OPEN,
         f"{worker_of(home, 'mine')}:9000": CLOSED,
     }
-    authority = base64.b64decode(home.cluster.get("secret", f"{RELEASE}-etcd-ca", SYSTEM)["data"]["ca.crt"]).decode()
+    authority = base64.b64decode(home.cluster.get("secret", f"{RELEASE}-etcd-tls", SYSTEM)["data"]["ca.crt"]).decode()
     for prefix in ("/dormouse/", f"/dormouse/default/data/{home.space}/mine/"):
         said = worker.python(ASK_STORE, ETCD, authority, "", "", prefix)
         assert "user name is empty" in said, said

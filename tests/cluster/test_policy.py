@@ -36,7 +36,7 @@ def test_what_the_policy_refuses_is_told_and_becomes_no_pod(base: Dormouse) -> N
 
 def test_the_installations_own_is_refused_in_its_namespace(base: Dormouse) -> None:
     """Whoever may make functions there, and nothing else, has no password of the store's root by it."""
-    workers = {"volumes": [{**VOLUME, "secret": {"secretName": f"{RELEASE}-etcd-users"}}]}
+    workers = {"volumes": [{**VOLUME, "secret": {"secretName": f"{RELEASE}-etcd-passwords"}}]}
     there = Dormouse(base.cluster, base.address, SYSTEM)
     try:
         there.apply(echo("root-thief", workers=workers))

@@ -63,6 +63,9 @@ class MemoryApi:
 
     async def replace(self, kind: Kind, manifest: Object) -> Object:
         self._ask()
+        there = self.objects.get((kind.plural, *key_of(manifest)), {"metadata": {}})["metadata"].get("resourceVersion")
+        if manifest["metadata"].get("resourceVersion", there) != there:
+            raise ApiError(409, "Conflict", f"{kind.plural} {manifest['metadata']['name']} was changed meanwhile")
         self.written.append((manifest["metadata"]["name"], "replaced"))
         return self.put(kind, manifest)
 

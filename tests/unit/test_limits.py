@@ -31,6 +31,14 @@ SHOWN = {
     ),
     "MANIFEST_NODES": "unit/test_limits_at_creation.py::test_values_behind_aliases_are_counted_as_they_would_be_written_out",
     "CONTENT_LIST_BYTES": "unit/test_editions.py::test_a_list_at_its_limit_is_kept_and_one_beyond_is_not",
+    # Credentials of the chart's etcd.
+    "CERTIFICATE_DAYS": "unit/test_certificates.py::test_a_certificate_is_replaced_in_time_when_its_names_change_and_when_asked_for",
+    **dict.fromkeys(
+        ("AUTHORITY_DAYS", "AUTHORITY_RENEWAL_DAYS"),
+        "unit/test_certificates.py::test_another_authority_is_made_years_before_the_end_or_when_asked_for",
+    ),
+    "PASSWORD_DAYS": "unit/test_passwords.py::test_the_next_step",
+    "CREDENTIAL_SPREAD_SECONDS": "unit/test_passwords.py::test_the_next_step",
     # Calls.
     **dict.fromkeys(
         ("SESSION_ID_CHARACTERS", "TENANT_CHARACTERS", "IDEMPOTENCY_KEY_CHARACTERS"),

@@ -112,7 +112,7 @@ def test_another_functions_spec_is_no_model() -> None:
     assert said.startswith("spec.model.uri: the ConfigMap")
 
 
-@pytest.mark.parametrize("name", ["dormouse-etcd-users", "sh.helm.release.v1.dormouse.v1", "etcd-tls"])
+@pytest.mark.parametrize("name", ["dormouse-etcd-passwords", "sh.helm.release.v1.dormouse.v1", "etcd-tls"])
 def test_what_the_installation_consists_of_is_refused_in_its_namespace_whatever_the_policy(name: str) -> None:
     for place in SECRETS:
         assert "it is Dormouse's own" in found(secret_in(place, name), PERMISSIVE, namespace="system")[0]

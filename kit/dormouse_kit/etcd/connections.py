@@ -94,17 +94,27 @@ class Connection:
     def silence(self) -> float:
         return asyncio.get_running_loop().time() - self.heard
 
-    async def authenticate(self, user: str, password: str, timeout: float) -> None:
-        request = rpc_pb2.AuthenticateRequest(name=user, password=password).SerializeToString()
-        response = await self.unary["Authenticate"](request, timeout=timeout)
-        self.metadata = (("hasleader", "true"), ("token", response.token))
+    async def authenticate(self, user: str, passwords: Sequence[str], timeout: float) -> None:
+        """With the first of `passwords`, the newest in front, that is valid. AioRpcError: none is, or etcd does not answer. Of several the
+        newest is tried again at the end: it may have become the valid one when it had just been refused."""
+        tries = [*passwords, *passwords[:-1]]
+        for place, password in enumerate(tries, 1):
+            request = rpc_pb2.AuthenticateRequest(name=user, password=password).SerializeToString()
+            try:
+                response = await self.unary["Authenticate"](request, timeout=timeout)
+            except grpc.aio.AioRpcError as error:
+                if place == len(tries) or messages.WRONG_PASSWORD not in (error.details() or ""):
+                    raise
+            else:
+                self.metadata = (("hasleader", "true"), ("token", response.token))
+                return
 
-    async def renew(self, user: str, password: str, used: Metadata, timeout: float) -> bool:
+    async def renew(self, user: str, passwords: Sequence[str], used: Metadata, timeout: float) -> bool:
         """A token in the place of the one in `used`, asked for once for all that were refused with it. False: none in time. AioRpcError."""
         if self.metadata is not used:
             return True
         if self.renewing is None or self.renewing.done():
-            self.renewing = asyncio.create_task(self.authenticate(user, password, AUTHENTICATE_SECONDS), name="etcd authenticate")
+            self.renewing = asyncio.create_task(self.authenticate(user, passwords, AUTHENTICATE_SECONDS), name="etcd authenticate")
             self.renewing.add_done_callback(lambda task: task.cancelled() or task.exception())  # seen, also where all waiters gave up
         renewing = self.renewing
         await asyncio.wait({renewing}, timeout=timeout)
@@ -178,7 +188,7 @@ class Connections:
         if not self._user or connection.lost.done():
             return False
         try:
-            return await connection.renew(self._user, self._credentials.password(), used, timeout)
+            return await connection.renew(self._user, self._credentials.passwords(), used, timeout)
         except grpc.aio.AioRpcError as error:
             raise messages.store_error("Authenticate", connection.endpoint, error) from error
 
@@ -227,7 +237,7 @@ class Connections:
             if self._user:
                 self._asking[place] = since = asyncio.get_running_loop().time()
                 try:
-                    await connection.authenticate(self._user, self._credentials.password(), AUTHENTICATE_SECONDS)
+                    await connection.authenticate(self._user, self._credentials.passwords(), AUTHENTICATE_SECONDS)
                 except grpc.aio.AioRpcError as error:
                     refused = messages.store_error("Authenticate", endpoint, error)
                     if refused.definite:

@@ -3,16 +3,21 @@
 Certificates are read for each connection, a password each time it is shown: what was replaced is used from the next connection or token on,
 and etcd ends the tokens of a user whose password changes. A file that cannot be read just now, because it is being replaced, counts as it
 was.
+
+While a password is replaced its file has two lines: the new one and the one before (`dormouse_core.passwords`). Both are shown, in this
+order.
 """
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+from dormouse_core import passwords
 
 Password = str | Path
-"""The password, or the file that has it."""
+"""The password, or the file that has it; of several lines any may be the valid one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +49,9 @@ class Credentials:
                 self._channel = self._tls.credentials()
         return self._channel
 
-    def password(self) -> str:
+    def passwords(self) -> Sequence[str]:
+        """Those that may be valid, the newest first; at least one."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._text = self._file.read_text().strip()
-        return self._text
+        return passwords.lines(self._text) or [self._text]

@@ -32,6 +32,8 @@ _KINDS: Final[tuple[tuple[str, type[StoreError]], ...]] = (
     ("required revision is a future revision", Compacted),
 )
 
+WRONG_PASSWORD: Final = "invalid user ID or password"  # noqa: S105
+
 _MOD: Final = rpc_pb2.Compare.MOD
 _CREATE: Final = rpc_pb2.Compare.CREATE
 _EQUAL: Final = rpc_pb2.Compare.EQUAL

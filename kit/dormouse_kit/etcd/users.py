@@ -15,6 +15,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 from aetcd.rpc import auth_pb2, rpc_pb2
+from dormouse_core import passwords
 from dormouse_core.seams import StoreError
 
 from dormouse_kit import log
@@ -32,7 +33,6 @@ _METHODS: Final = (
 _MESSAGES: Final = {name: f"Auth{name.removeprefix('Auth')}" for name in _METHODS}
 
 _OFF: Final = "authentication is not enabled"
-_WRONG: Final = "invalid user ID or password"
 _NO_USER: Final = "user name not found"
 _NO_ROLE: Final = "role name not found"
 _EXISTS: Final = "already exists"
@@ -80,20 +80,23 @@ class Users:
             await anybody.close()
 
     async def _turn_on(self, connection: Connection) -> None:
-        await self._tolerate(_EXISTS, connection, "UserAdd", name=ROOT, password=self._credentials.password())
-        await self._call(connection, "UserChangePassword", name=ROOT, password=self._credentials.password())
+        password = self._credentials.passwords()[-1]  # while it is replaced: the one that everybody has
+        await self._tolerate(_EXISTS, connection, "UserAdd", name=ROOT, password=password)
+        await self._call(connection, "UserChangePassword", name=ROOT, password=password)
         await self._tolerate(_EXISTS, connection, "RoleAdd", name=ROOT)
         await self._call(connection, "UserGrantRole", user=ROOT, role=ROOT)
         await self._call(connection, "AuthEnable")
         log.event("authentication is now enabled in the store")
 
     async def ensure(self, user: str, password: str, grants: Collection[Grant]) -> None:
-        """`user` exists with this password and may reach what `grants` say, and nothing else."""
+        """`user` exists with this password and may reach what `grants` say, and nothing else. Of a password that is being replaced, of two
+        lines, either will do; where neither is valid it gets the one before, which everybody has."""
         roles = await self._find(_NO_USER, "UserGet", name=user)
+        valid = passwords.lines(password)
         if roles is None:
-            await self._as_root("UserAdd", name=user, password=password)
-        elif not await self._password_is(user, password):
-            await self._as_root("UserChangePassword", name=user, password=password)
+            await self._as_root("UserAdd", name=user, password=valid[-1])
+        elif not [each for each in valid if await self._password_is(user, each)]:
+            await self._as_root("UserChangePassword", name=user, password=valid[-1])
         role = await self._find(_NO_ROLE, "RoleGet", role=user)
         if role is None:
             await self._as_root("RoleAdd", name=user)
@@ -106,6 +109,11 @@ class Users:
                 await self._as_root("RoleGrantPermission", name=user, perm=permission)
         if roles is None or user not in roles.roles:
             await self._as_root("UserGrantRole", user=user, role=user)
+
+    async def change(self, user: str, password: str) -> None:
+        """The user, which exists, has this password and no other."""
+        if not await self._password_is(user, password):
+            await self._as_root("UserChangePassword", name=user, password=password)
 
     async def remove(self, user: str) -> None:
         """Also where half of it is gone already."""
@@ -120,7 +128,7 @@ class Users:
     async def _can_log_in(self, connection: Connection) -> bool:
         """False: there is no authentication yet."""
         try:
-            await connection.authenticate(ROOT, self._credentials.password(), TIMEOUT)
+            await connection.authenticate(ROOT, self._credentials.passwords(), TIMEOUT)
         except grpc.aio.AioRpcError as error:
             if _OFF in (error.details() or ""):
                 return False
@@ -133,7 +141,7 @@ class Users:
         try:
             await connection.unary["Authenticate"](request, timeout=TIMEOUT)
         except grpc.aio.AioRpcError as error:
-            if _WRONG in (error.details() or ""):
+            if messages.WRONG_PASSWORD in (error.details() or ""):
                 return False
             raise messages.store_error("Authenticate", connection.endpoint, error) from error
         return True

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from dormouse_core import passwords
 from dormouse_core.limits import ETCD_QUOTA_BYTES
 from dormouse_core.policies import Policy
 from dormouse_core.spec.durations import Duration
 from dormouse_core.spec.objects import DNS_LABEL
 from dormouse_kit.etcd.options import add_store_options
 
+from dormouse_operator.kubernetes.secrets import options as secret_options
 from dormouse_operator.kubernetes.settings import ClusterSettings
 
 
@@ -30,6 +32,10 @@ class Options:
     """etcd's `--quota-backend-bytes`, for members that do not say it themselves (3.4 and 3.5)."""
     gateway_password_file: str = ""
     """The password of the gateways' user in the store, which the operator makes."""
+    workers_secret_file: str = ""
+    """What functions' passwords are derived from; absent, or without such a file: root's password."""
+    keeping: secret_options.Options | None = None
+    """The Secrets of the chart's etcd, which this process keeps; None: somebody else does."""
     installation: str = "default"
     name: str = "operator"
     """What this process calls itself to workers and in the leader's key: its pod."""
@@ -85,6 +91,8 @@ def parse(arguments: Sequence[str]) -> Options:
         "--store-quota", type=int, default=default.store_quota, metavar="BYTES", help="what etcd was given as --quota-backend-bytes"
     )
     parser.add_argument("--gateway-password-file", default="", metavar="FILE", help="the password of the gateways' user in the store")
+    parser.add_argument("--workers-secret-file", default="", metavar="FILE", help="what functions' passwords in the store are derived from")
+    secret_options.add(parser)
     parser.add_argument("--installation", default=default.installation, help="the name of this installation in the store")
     parser.add_argument("--name", default=default.name, help="what this process calls itself to workers and in the store")
     parser.add_argument("--listen", default=default.listen, metavar="IP:PORT", help="where gateways' agents report")
@@ -103,6 +111,7 @@ def parse(arguments: Sequence[str]) -> Options:
     if bool(given["store_user"]) != bool(given["store_password_file"]):
         parser.error("--store-user and --store-password-file go together")
     path = given.pop("functions")
+    given["keeping"] = secret_options.chosen(parser, given.pop("secrets"), given.pop("secrets_folder"))
     try:
         file = msgspec.json.decode(Path(path).read_bytes(), type=_File) if path else _File()
         return Options(**given, functions=_settings(file, given))
@@ -115,7 +124,6 @@ def _settings(file: _File, given: dict[str, Any]) -> ClusterSettings:
     fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in msgspec.structs.asdict(file).items()}
     fields["removal_wait"] = Duration(file.removal_wait).seconds if file.removal_wait else None
     ca, cert, key = (_text(given[name]) for name in ("store_ca", "store_cert", "store_key"))
-    secret = Path(given["store_password_file"]).read_bytes().strip() if given["store_password_file"] else b""
     return ClusterSettings(
         **fields,
         installation=given["installation"],
@@ -124,8 +132,16 @@ def _settings(file: _File, given: dict[str, Any]) -> ClusterSettings:
         store_cert=cert,
         store_key=key,
         store_auth=bool(given["store_user"]),
-        store_secret=secret,
+        store_secret=_derived_from(given),
     )
+
+
+def _derived_from(given: dict[str, Any]) -> bytes:
+    """While root's password is replaced, the newest."""
+    file = given["workers_secret_file"]
+    if not file or not Path(file).exists():
+        file = given["store_password_file"]
+    return "".join(passwords.lines(_text(file))[:1]).encode()
 
 
 def _text(path: str) -> str:

@@ -41,6 +41,7 @@ from dormouse_operator.kubernetes.pods.copies import Copies
 from dormouse_operator.kubernetes.pods.provider import KubernetesProvider
 from dormouse_operator.kubernetes.pods.tending import Tending
 from dormouse_operator.kubernetes.telling.own_events import OwnEvents
+from dormouse_operator.kubernetes.secrets.keeping import Keeper
 from dormouse_operator.kubernetes.telling.teller import Teller
 from dormouse_operator.kubernetes.watching.claiming import Claiming
 from dormouse_operator.kubernetes.watching.defining import Defining
@@ -64,6 +65,7 @@ class Term:
         store: Store,
         space: Space,
         users: Users | None,
+        keeper: Keeper | None,
         found: access.Access,
         election: int,
         own_events: OwnEvents,
@@ -94,7 +96,7 @@ class Term:
         )
         credentials = Credentials(users, keys, settings)
         applier = Applier(api, settings, self.copies.applied)
-        self.rotating = Rotating(clock, options, users, applier, self._doubt_applied)
+        self.rotating = Rotating(clock, options, users, applier, self._doubt_applied, keeper)
         self.reconciler = Reconciler(
             clock,
             self.objects,
@@ -201,7 +203,10 @@ async def run(options: Options, alone: bool = False) -> int:
     value = state_pb2.Leader(address=options.listen, name=options.name).SerializeToString()
     election = Election(store, SystemClock(), Keys(options.installation).leader, value)
     store.on_rewound = lambda why: election.lost.set()  # what this process has copied of the store is of a history that is gone
-    looking = asyncio.create_task(space.run(lambda: election.leading), name="the store's space")
+    keeper = Keeper(api, SystemClock(), options.keeping.wanted, options.keeping.folder) if options.keeping is not None else None
+    looking = [asyncio.create_task(space.run(lambda: election.leading), name="the store's space")]
+    if keeper is not None:
+        looking.append(asyncio.create_task(keeper.run(), name="the store's Secrets"))
     try:
         if not await terms.first(claiming.wait(), stop):
             return 0
@@ -209,7 +214,7 @@ async def run(options: Options, alone: bool = False) -> int:
             return 0
         if not await terms.campaigned(election, stop):
             return 0
-        term = Term(options, api, store, space, users, found, election.election, own_events)
+        term = Term(options, api, store, space, users, keeper, found, election.election, own_events)
         code = await _lead(term, claiming, election, health, stop, alone, options)
         if code == terms.CLOCK:
             await election.resign()
@@ -217,8 +222,9 @@ async def run(options: Options, alone: bool = False) -> int:
             return terms.LOST if await terms.followed(store, SystemClock(), leader, stop) else terms.CLOCK
         return code
     finally:
-        looking.cancel()
-        await asyncio.gather(looking, return_exceptions=True)
+        for task in looking:
+            task.cancel()
+        await asyncio.gather(*looking, return_exceptions=True)
         await election.resign()
         await members.close()
         await api.close()

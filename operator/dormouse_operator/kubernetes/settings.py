@@ -51,7 +51,7 @@ class ClusterSettings:
     store_auth: bool = True
     """Whether each function has an etcd user of its own."""
     store_secret: bytes = b""
-    """What functions' passwords are derived from, so that they need not be kept: the operator's own password."""
+    """What functions' passwords are derived from, so that they need not be kept."""
 
     @property
     def own(self) -> Own:

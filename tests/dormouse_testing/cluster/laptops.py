@@ -35,14 +35,15 @@ class Laptop:
         self._folder = folder
         self._log = folder / "laptop.log"
         (folder / "resolv.conf").write_text(f"nameserver {HOST_IP}\n")
-        for secret, name in (("etcd-ca", "ca.crt"), ("etcd-users", "operator"), ("etcd-users", "gateway")):
-            (folder / name).write_bytes(base64.b64decode(cluster.get("secret", f"{RELEASE}-{secret}", SYSTEM)["data"][name]))
+        for secret, name in (("tls", "ca.crt"), ("passwords", "operator"), ("passwords", "gateway"), ("passwords", "workers")):
+            (folder / name).write_bytes(base64.b64decode(cluster.get("secret", f"{RELEASE}-etcd-{secret}", SYSTEM)["data"][name]))
         functions = cluster.get("configmap", f"{RELEASE}-operator", SYSTEM)["data"]["functions.json"]
         (folder / "functions.json").write_text(json.dumps({**json.loads(functions), **settings}))
         words = [
             sys.executable, "-m", "dormouse_operator", "--kubernetes", f"--store={STORE}", f"--store-ca={folder}/ca.crt",
             "--store-user=root", f"--store-password-file={folder}/operator", f"--gateway-password-file={folder}/gateway",
-            "--name=laptop", f"--listen={self._node.ip}:{PORTS['listen']}", f"--control=127.0.0.1:{PORTS['control']}",
+            f"--workers-secret-file={folder}/workers", "--name=laptop",
+            f"--listen={self._node.ip}:{PORTS['listen']}", f"--control=127.0.0.1:{PORTS['control']}",
             f"--metrics={PORTS['metrics']}", f"--functions={folder}/functions.json",
         ]  # fmt: skip
         environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()} | {"KUBECONFIG": str(kubeconfig)}

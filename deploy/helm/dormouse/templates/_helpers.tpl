@@ -66,21 +66,19 @@ priorityClassName: {{ . }}
 {{- end -}}
 {{- end -}}
 
+{{- /* Secrets of the chart's etcd have one of three makers: the operator, somebody who is named by existingSecret, or, of an etcd elsewhere,
+its owner. No template makes one: Argo CD renders without a cluster, and would make others at every sync. */ -}}
 {{- define "dormouse.tlsSecret" -}}
-{{- if .Values.etcd.enabled }}{{ include "dormouse.fullname" . }}-etcd-ca{{ else }}{{ .Values.etcd.external.tlsSecret }}{{ end -}}
+{{- if .Values.etcd.enabled }}{{ (.Values.etcd.certificates | default dict).existingSecret | default (printf "%s-etcd-tls" (include "dormouse.fullname" .)) }}{{ else }}{{ .Values.etcd.external.tlsSecret }}{{ end -}}
 {{- end -}}
 
 {{- define "dormouse.usersSecret" -}}
-{{- if .Values.etcd.enabled }}{{ include "dormouse.fullname" . }}-etcd-users{{ else }}{{ .Values.etcd.external.usersSecret }}{{ end -}}
+{{- if .Values.etcd.enabled }}{{ (.Values.etcd.users | default dict).existingSecret | default (printf "%s-etcd-passwords" (include "dormouse.fullname" .)) }}{{ else }}{{ .Values.etcd.external.usersSecret }}{{ end -}}
 {{- end -}}
 
 {{- /* Whether etcd asks for a client certificate: the chart's own never does. */ -}}
 {{- define "dormouse.clientCertificate" -}}
-{{- if and (not .Values.etcd.enabled) .Values.etcd.external.tlsSecret -}}
-{{- with lookup "v1" "Secret" .Release.Namespace .Values.etcd.external.tlsSecret -}}
-{{- if and .data (hasKey .data "tls.crt") }}yes{{ end -}}
-{{- end -}}
-{{- end -}}
+{{- if and (not .Values.etcd.enabled) .Values.etcd.external.tlsSecret .Values.etcd.external.clientCertificate }}yes{{ end -}}
 {{- end -}}
 
 {{- /* How a part reaches etcd. Called with (dict "root" $ "user" "gateway" "name" "gateway"): user as etcd has it, name as the Secret. */ -}}
@@ -114,7 +112,11 @@ priorityClassName: {{ . }}
 {{- /* `names`: the users whose passwords this part may see. */ -}}
 {{- define "dormouse.storeVolumes" -}}
 {{- with include "dormouse.tlsSecret" .root }}
+{{- if $.root.Values.etcd.enabled }}
+- {name: tls, secret: {secretName: {{ . }}, defaultMode: 0440, items: [{key: ca.crt, path: ca.crt}]}}
+{{- else }}
 - {name: tls, secret: {secretName: {{ . }}, defaultMode: 0440}}
+{{- end }}
 {{- end }}
 {{- with include "dormouse.usersSecret" .root }}
 - name: users

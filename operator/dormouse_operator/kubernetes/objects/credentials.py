@@ -1,6 +1,6 @@
 """An etcd user for each function, there before its workers are, and gone after it.
 
-Passwords are derived from the operator's own (`manifests.store_password`), so nothing is kept but in etcd, as a hash, and in the function's
+Passwords are derived from one secret (`manifests.store_password`), so nothing is kept but in etcd, as a hash, and in the function's
 Secret. A leader ensures each function's user once; after that only functions that come and go cost anything.
 """
 
