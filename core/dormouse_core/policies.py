@@ -26,6 +26,8 @@ SPEC_CONFIG_MAP = re.compile(r".*-[0-9a-f]{6}")
 """The ConfigMap with a function's spec, and so with its environment: `names.deployment`."""
 _DIGEST = re.compile(r"[^@]+@sha256:[0-9a-f]{64}")
 _AT = "spec.workers"
+_CLUSTER_WIDE = ("priorityClasses", "runtimeClasses", "schedulers")
+"""Whose names are no names in a namespace."""
 
 
 class NotAllowed(InvalidArgument):
@@ -41,6 +43,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_u
     service_accounts: tuple[str, ...] = ()
     """Beside `default`."""
     priority_classes: tuple[str, ...] = ()
+    runtime_classes: tuple[str, ...] = ()
+    """Another runtime may isolate less than the cluster's own, or cost more."""
+    schedulers: tuple[str, ...] = ()
+    """Beside default-scheduler. Another may go by no quota and no taint."""
+    users: tuple[str, ...] = ()
+    """User and group ids: with a volume that has others' files, a pod reads and writes what its ids may."""
     secrets: tuple[str, ...] = ()
     """In env, envFrom, volumes and imagePullSecrets."""
     config_maps: tuple[str, ...] = ("*",)
@@ -94,10 +102,12 @@ def refusals(policy: Policy, own: Own, namespace: str, spec: FunctionSpec) -> It
         elif not _matches(allowed[named.field], named.name, namespace):
             yield _refused(named.path, f"the {named.kind} {shown(named.name)}", named.field, allowed[named.field], namespace)
     workers = spec.workers
+    ids = _ids(workers)
     for field, path, names in (
         ("labels", f"{_AT}.labels", list(workers.labels)),
         ("annotations", f"{_AT}.annotations", list(workers.annotations)),
         ("tolerations", f"{_AT}.tolerations", [_text(each.get("key")) for each in workers.tolerations]),
+        *(("users", path, [number]) for path, number in ids),
     ):
         for name in names:
             if not _matches(allowed[field], name):
@@ -166,6 +176,22 @@ def _objects(spec: FunctionSpec) -> Iterator[_Named]:
         yield _Named(f"{_AT}.serviceAccountName", "service account", _text(workers.service_account_name), "serviceAccounts")
     if workers.priority_class_name is not None:
         yield _Named(f"{_AT}.priorityClassName", "priority class", workers.priority_class_name, "priorityClasses")
+    if workers.runtime_class_name is not None:
+        yield _Named(f"{_AT}.runtimeClassName", "runtime class", workers.runtime_class_name, "runtimeClasses")
+    if workers.scheduler_name not in (None, "default-scheduler"):
+        yield _Named(f"{_AT}.schedulerName", "scheduler", _text(workers.scheduler_name), "schedulers")
+
+
+def _ids(workers: Workers) -> Iterator[tuple[str, str]]:
+    """(path, id) of every user and group that the pods would have."""
+    given = workers.security_context
+    if given is None:
+        return
+    for name, number in (("runAsUser", given.run_as_user), ("runAsGroup", given.run_as_group), ("fsGroup", given.fs_group)):
+        if number is not None:
+            yield f"{_AT}.securityContext.{name}", str(number)
+    for n, number in enumerate(given.supplemental_groups):
+        yield f"{_AT}.securityContext.supplementalGroups[{n}]", str(number)
 
 
 def _sources(source: Mapping[str, Any] | None, path: str, secret: str, config_map: str) -> Iterator[_Named]:
@@ -184,7 +210,7 @@ def _text(value: Any) -> str:
 
 
 def _is_own(named: _Named, own: Own, namespace: str) -> bool:
-    if named.field == "priorityClasses":
+    if named.field in _CLUSTER_WIDE:
         return False
     if namespace == own.namespace and _matches(own.reserved, named.name):
         return True

@@ -14,7 +14,7 @@ from dormouse_core.policies import Policy
 from dormouse_gateway import settings as gateway_settings
 from dormouse_operator.kubernetes import options
 from dormouse_operator.kubernetes.secrets import wanted
-from dormouse_operator.kubernetes.settings import ClusterSettings
+from dormouse_operator.kubernetes.settings import ClusterSettings, Defaults
 from dormouse_testing.cluster.charts import Object, Refused, Rendered, containers, render
 from dormouse_testing.cluster.client import CHART
 from dormouse_testing.cluster.layout import ROOT
@@ -41,7 +41,7 @@ def test_pods_of_any_values_are_restricted(helm: str, values: tuple[str, ...]) -
     for name, pod in pods:
         security = pod["spec"]["securityContext"]
         assert security["runAsNonRoot"] is True, name
-        assert security["runAsUser"] > 0, name
+        assert security["runAsUser"] == security["runAsGroup"] == security["fsGroup"] == 65532, name
         assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
         assert pod["spec"].get("automountServiceAccountToken") is False or name.endswith("-operator"), name
         assert pod["spec"].get("shareProcessNamespace") is True or name.endswith("-test"), "or a SIGTERM at its start is lost"
@@ -51,6 +51,61 @@ def test_pods_of_any_values_are_restricted(helm: str, values: tuple[str, ...]) -
             assert inner["readOnlyRootFilesystem"] is True, name
             assert inner["capabilities"] == {"drop": ["ALL"]}, name
             assert container["resources"]["limits"]["memory"], name
+
+
+def aggregated(role: Object) -> bool:
+    """Kubernetes adds it to its own roles; it is bound to nobody."""
+    return any(name.startswith("rbac.authorization.k8s.io/aggregate-to-") for name in role["metadata"]["labels"])
+
+
+def test_who_may_edit_a_namespace_may_make_functions_there_and_who_may_view_it_sees_them(default: Rendered, helm: str) -> None:
+    """And no more: neither writes a status, which is the operator's, nor what a function consists of."""
+    roles = {role["metadata"]["name"]: role for role in default.all("ClusterRole") if aggregated(role)}
+    assert set(roles) == {"system-dormouse-functions-edit", "system-dormouse-functions-view"}
+    found = set[tuple[str, str, str]]()
+    for role in roles.values():
+        for label, value in role["metadata"]["labels"].items():
+            if label.startswith("rbac"):
+                assert value == "true"
+                to = label.rpartition("-")[2]
+                found |= {(to, each, verb) for rule in role["rules"] for each in rule["resources"] for verb in rule["verbs"]}
+        assert {group for rule in role["rules"] for group in rule["apiGroups"]} == {"dormouse.dev"}
+    objects, scale, status = "inferencefunctions", "inferencefunctions/scale", "inferencefunctions/status"
+    reads, writes = {"get", "list", "watch"}, {"create", "delete", "deletecollection", "patch", "update"}
+    expected = {(to, objects, verb) for to in ("edit", "admin") for verb in reads | writes}
+    expected |= {(to, scale, verb) for to in ("edit", "admin") for verb in ("get", "patch", "update")}
+    expected |= {("view", objects, verb) for verb in reads} | {("view", scale, "get"), ("view", status, "get")}
+    assert found == expected
+    assert not [role for role in render(helm, "roles.aggregate=false").all("ClusterRole") if aggregated(role)]
+
+
+def test_ids_are_the_values_or_the_platforms(default: Rendered, helm: str) -> None:
+    """Of the parts and of functions' pods alike."""
+    absent = render(helm, "podSecurity.runAsUser=null", "podSecurity.runAsGroup=0", "podSecurity.fsGroup=null")
+    for _, pod in absent.pods():
+        assert pod["spec"]["securityContext"] == {"runAsNonRoot": True, "runAsGroup": 0, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert operator_settings(absent).ids == {"runAsGroup": 0}
+    older = render(helm, "podSecurity=null", "roles=null", "workers.defaults=null", "workers.modelsSize=null")
+    assert operator_settings(older) == operator_settings(default), "`helm upgrade --reuse-values` from a release without them"
+
+
+def test_what_the_platform_says_of_functions_pods_reaches_the_operator(helm: str) -> None:
+    words = (
+        "nodeSelector.pool=gpu",
+        "tolerations[0].key=gpu",
+        "priorityClassName=batch",
+        "runtimeClassName=gvisor",
+        "schedulerName=volcano",
+    )
+    given = render(
+        helm, *(f"workers.defaults.{word}" for word in words), "workers.defaults.imagePullSecrets[0].name=m", "workers.modelsSize=5Gi"
+    )
+    found = operator_settings(given)
+    assert found.defaults == Defaults(
+        node_selector={"pool": "gpu"}, tolerations=[{"key": "gpu"}], priority_class_name="batch", runtime_class_name="gvisor",
+        scheduler_name="volcano",
+    )  # fmt: skip
+    assert (found.image_pull_secrets, found.models_size) == (("m",), "5Gi")
 
 
 @pytest.mark.parametrize("values", MATRIX, ids=lambda values: ",".join(values) or "default")
@@ -106,6 +161,10 @@ def test_every_selector_finds_the_pods_that_it_is_for(helm: str, values: tuple[s
         ("etcd.certificates.days=0", "certificates/days"),
         ("etcd.users.days=-1", "users/days"),
         ("etcd.users.secret=x", "secret"),
+        ("podSecurity.runAsUser=0", "podSecurity/runAsUser"),
+        ("podSecurity.user=1", "user"),
+        ("workers.defaults.hostNetwork=true", "hostNetwork"),
+        ("workers.modelsSize=much", "modelsSize"),
         ("networkPolicies.workers.reach[0].host=x", "workers/reach"),
         ("unknown=1", "unknown"),
         ("gateway.minDrainSeconds=31", "gateway.minDrainSeconds: 31 found, at most gateway.drainSeconds .30."),
@@ -139,7 +198,7 @@ def test_the_definition_is_the_generated_one_and_outlives_the_release(default: R
     assert not render(helm, "crds.install=false").all("CustomResourceDefinition")
 
 
-@pytest.mark.parametrize("values", MATRIX, ids=lambda values: ",".join(values) or "default")
+@pytest.mark.parametrize("values", [(), ("etcd.replicas=3",), SECURED], ids=["default", "three members", "etcd elsewhere"])
 def test_rendered_twice_it_is_the_same_byte_for_byte_and_makes_no_secret(helm: str, values: tuple[str, ...]) -> None:
     """As Argo CD renders it, without a cluster, at every sync: nothing in it may be made up, nor looked up."""
     once = render(helm, *values)
@@ -201,7 +260,7 @@ def test_a_full_etcd_heals_and_is_not_ended(helm: str, quota: int) -> None:
 
 
 def test_rights_are_small(default: Rendered) -> None:
-    rules = [rule for role in default.all("ClusterRole") for rule in role["rules"]]
+    rules = [rule for role in default.all("ClusterRole") if not aggregated(role) for rule in role["rules"]]
     assert rules
     for rule in rules:
         assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
@@ -290,7 +349,7 @@ def operator_settings(rendered: Rendered) -> ClusterSettings:
 
 def test_rights_end_at_the_namespaces_that_are_served(helm: str) -> None:
     rendered = render(helm, "namespaces={a,b}")
-    assert not rendered.all("ClusterRole"), "it is the claim of who serves all namespaces"
+    assert not [role for role in rendered.all("ClusterRole") if not aggregated(role)], "it is the claim of who serves all namespaces"
     assert operator_settings(rendered).claim == ""
     assert {role["metadata"].get("namespace", "") for role in rendered.all("Role")} == {"a", "b", ""}
     [own] = [role["rules"] for role in rendered.all("Role") if "namespace" not in role["metadata"]]

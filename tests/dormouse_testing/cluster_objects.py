@@ -17,7 +17,8 @@ from dormouse_testing.manifests import Data
 NOW = ManualClock().now()
 ANY = ("*",)
 PERMISSIVE = Policy(
-    service_accounts=ANY, priority_classes=ANY, secrets=ANY, claims=ANY, images=ANY, labels=ANY, annotations=ANY, tolerations=ANY
+    service_accounts=ANY, priority_classes=ANY, secrets=ANY, claims=ANY, images=ANY, labels=ANY, annotations=ANY, tolerations=ANY,
+    runtime_classes=ANY, schedulers=ANY, users=ANY,
 )  # fmt: skip
 """Lets a function's pods ask for everything but what is Dormouse's own."""
 

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from dormouse_core.policies import Policy
 from dormouse_operator.kubernetes.options import Options, parse
-from dormouse_operator.kubernetes.settings import ClusterSettings
+from dormouse_operator.kubernetes.settings import ClusterSettings, Defaults
 
 FILE: dict[str, Any] = {
     "namespaces": ["a", "b"], "systemNamespace": "sys", "image": "i", "imagePullPolicy": "Never", "imagePullSecrets": ["s"],
     "claim": "sys-d-operator", "gateway": "g.svc", "gatewayPort": 81, "clusterDomain": "c.local", "resources": {"limits": {"cpu": 1}},
     "networkPolicies": False, "removalWait": "90s", "fairShares": False,
     "policy": {"claims": ["models-*"], "imageDigests": True}, "reserved": ["dormouse-*"],
+    "defaults": {"nodeSelector": {"pool": "gpu"}, "schedulerName": "batch"}, "modelsSize": "20Gi", "ids": {"fsGroup": 7},
     "ingressFrom": [{"podSelector": {}}], "egressTo": [{"ports": [{"port": 2379}]}],
 }  # fmt: skip
 
@@ -38,6 +39,16 @@ def test_nothing_said_is_the_defaults_with_a_store_without_users() -> None:
     assert found.functions == ClusterSettings(store_auth=False)
 
 
+def test_functions_passwords_are_derived_from_a_secret_of_their_own_where_there_is_one(tmp_path: Path) -> None:
+    """Without one from root's: while that is replaced, from the newest."""
+    root, workers = tmp_path / "operator", tmp_path / "workers"
+    root.write_text("new\nold\n")
+    words = ("--store-user=root", f"--store-password-file={root}", f"--workers-secret-file={workers}")
+    assert parsed(*words).functions.store_secret == b"new"
+    workers.write_text("own\n")
+    assert parsed(*words).functions.store_secret == b"own"
+
+
 def test_every_field_of_the_file_becomes_a_setting(tmp_path: Path) -> None:
     found = parsed("--installation", "mine", "--store", "e0:2379", "--store", "e1:2379", file=tmp_path / "f.json")
     assert found.functions == ClusterSettings(
@@ -46,6 +57,7 @@ def test_every_field_of_the_file_becomes_a_setting(tmp_path: Path) -> None:
         ingress_from=({"podSelector": {}},), egress_to=({"ports": [{"port": 2379}]},),
         installation="mine", store=("e0:2379", "e1:2379"), store_auth=False,
         removal_wait=90.0, fair_shares=False,
+        defaults=Defaults(node_selector={"pool": "gpu"}, scheduler_name="batch"), models_size="20Gi", ids={"fsGroup": 7},
         policy=Policy(claims=("models-*",), image_digests=True), reserved=("dormouse-*",),
     )  # fmt: skip
     told = {each.name for each in fields(ClusterSettings) if getattr(found.functions, each.name) != getattr(ClusterSettings(), each.name)}

@@ -3,14 +3,16 @@
 import copy
 import math
 import posixpath
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from dormouse_core.errors import InvalidArgument
 from dormouse_core.limits import TERMINATION_GRACE_SECONDS
+from dormouse_core.policies import Policy
 from dormouse_core.spec import Workers, spec_from_json
 from dormouse_operator.kubernetes.objects.pod import PORT, build_pod_template
-from dormouse_operator.kubernetes.settings import ClusterSettings
+from dormouse_operator.kubernetes.settings import ClusterSettings, Defaults
 from dormouse_testing.cluster_objects import PERMISSIVE, entry
 from dormouse_testing.manifests import Data, onnx, python
 from hypothesis import given, settings
@@ -101,6 +103,7 @@ OBJECTS = st.dictionaries(TEXT, TEXT, max_size=2)
 VOLUME = st.builds(lambda path, source: {"mountPath": "/" + "/".join(path), **source}, PATHS, SOURCES)
 ANNOTATIONS = st.dictionaries(st.sampled_from(["a", APP_ARMOR]), st.sampled_from(["", "b", "unconfined", "runtime/default"]), max_size=2)
 ENV = st.one_of(st.builds(lambda v: {"value": v}, TEXT), st.just({"valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}))
+IDS = st.integers(1, 2**31 - 1)
 WORKERS = st.fixed_dictionaries(
     {},
     optional={
@@ -110,6 +113,11 @@ WORKERS = st.fixed_dictionaries(
         "nodeSelector": OBJECTS,
         "serviceAccountName": TEXT,
         "priorityClassName": TEXT,
+        "runtimeClassName": TEXT,
+        "schedulerName": TEXT,
+        "securityContext": st.fixed_dictionaries(
+            {}, optional={"runAsUser": IDS, "runAsGroup": IDS, "fsGroup": IDS, "supplementalGroups": st.lists(IDS, max_size=2)}
+        ),
         "affinity": OBJECTS,
         "tolerations": st.lists(OBJECTS, max_size=2),
         "topologySpreadConstraints": st.lists(OBJECTS, max_size=2),
@@ -205,6 +213,48 @@ def test_a_variable_has_a_value_or_a_source_and_not_both() -> None:
     assert found["spec"]["containers"][0]["env"][:2] == [{"name": "A", "valueFrom": {"fieldRef": {}}}, {"name": "B", "value": ""}]
 
 
+PLATFORM = Defaults(
+    node_selector={"pool": "gpu"},
+    tolerations=[{"key": "gpu", "operator": "Exists"}],
+    priority_class_name="batch",
+    runtime_class_name="gvisor",
+    scheduler_name="volcano",
+)
+
+
+def test_where_a_function_says_nothing_its_pods_have_what_the_platform_says_whatever_the_policy_allows() -> None:
+    settings = ClusterSettings(defaults=PLATFORM, models_size="20Gi", image_pull_secrets=("mirror",), policy=Policy(config_maps=()))
+    found = pod_of(onnx(), settings)
+    assert found["nodeSelector"] == {"pool": "gpu"}
+    assert found["tolerations"] == PLATFORM.tolerations
+    assert (found["priorityClassName"], found["runtimeClassName"], found["schedulerName"]) == ("batch", "gvisor", "volcano")
+    assert found["imagePullSecrets"] == [{"name": "mirror"}]
+    assert {"name": "dormouse-models", "emptyDir": {"sizeLimit": "20Gi"}} in found["volumes"]
+    own = {
+        "nodeSelector": {"a": "b"},
+        "tolerations": [{"key": "mine"}],
+        "priorityClassName": "p",
+        "runtimeClassName": "r",
+        "schedulerName": "s",
+    }
+    found = pod_of(onnx(workers=own), replace(settings, policy=PERMISSIVE))
+    assert {name: found[name] for name in own} == {**own, "tolerations": [{"key": "mine"}, *PLATFORM.tolerations]}
+    assert "runtimeClassName" not in pod_of(onnx(), ClusterSettings()), "nobody has said anything"
+
+
+def test_a_pod_is_nobodys_root_whoever_says_whom_it_runs_as() -> None:
+    given = {"runAsUser": 1000, "fsGroup": 2000, "supplementalGroups": [3000], "fsGroupChangePolicy": "Always"}
+    both = pod_of(onnx(workers={"securityContext": given}), ClusterSettings(policy=PERMISSIVE))["securityContext"]
+    assert both == {**given, "runAsGroup": 65532, "runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    chosen = pod_of(onnx(), ClusterSettings(ids={"runAsGroup": 0}))["securityContext"]
+    assert "runAsUser" not in chosen, "OpenShift gives each namespace ids of its own and refuses others"
+    assert (chosen["runAsGroup"], chosen["runAsNonRoot"]) == (0, True)
+
+
+def pod_of(manifest: Data, settings: ClusterSettings) -> Any:
+    return build_pod_template(entry(manifest), spec_from_json(entry(manifest).spec), settings, store={})["spec"]
+
+
 def test_whatever_a_function_may_set_is_in_its_pod() -> None:
     """A field of `spec.workers` that nobody reads would be a promise that is not kept."""
     given: Data = {
@@ -212,7 +262,8 @@ def test_whatever_a_function_may_set_is_in_its_pod() -> None:
         "tolerations": [{"key": "taint"}], "affinity": {"podAffinity": {}}, "topologySpreadConstraints": [{"maxSkew": 7}],
         "labels": {"l": "label"}, "annotations": {"n": "note"}, "imagePullSecrets": [{"name": "pull"}], "envFrom": [{"prefix": "P"}],
         "env": [{"name": "E", "value": "v"}], "resources": {"limits": {"cpu": 3}},
-        "volumes": [{"name": "w", "mountPath": "/w", "emptyDir": {}}],
+        "volumes": [{"name": "w", "mountPath": "/w", "emptyDir": {}}], "runtimeClassName": "rc", "schedulerName": "s",
+        "securityContext": {"runAsUser": 7, "supplementalGroups": [8]},
     }  # fmt: skip
     assert set(given) == set(Workers.__struct_encode_fields__)
     plain = template(onnx())

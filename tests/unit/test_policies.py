@@ -45,6 +45,9 @@ CONFIG_MAPS = ("env", "envFrom", "volumes")
 ASKED: dict[str, tuple[Data, str]] = {
     "serviceAccounts": ({"serviceAccountName": "admin"}, "spec.workers.serviceAccountName: the service account"),
     "priorityClasses": ({"priorityClassName": "system-node-critical"}, "spec.workers.priorityClassName: the priority class"),
+    "runtimeClasses": ({"runtimeClassName": "runc-privileged"}, "spec.workers.runtimeClassName: the runtime class"),
+    "schedulers": ({"schedulerName": "mine"}, "spec.workers.schedulerName: the scheduler"),
+    "users": ({"securityContext": {"runAsUser": 1000}}, "spec.workers.securityContext.runAsUser: \"1000\" found"),
     "secrets": (secret_in("env", "token"), "spec.workers.env[0].valueFrom.secretKeyRef: the Secret"),
     "claims": (
         {"volumes": [{"name": "v", "mountPath": "/v", "persistentVolumeClaim": {"claimName": "database"}}]},
@@ -77,10 +80,17 @@ def test_every_field_of_a_functions_pods_is_judged_or_harms_its_own_pods_alone()
     """A new field of `spec.workers` is put in one of the two."""
     judged = {
         "image", "env", "envFrom", "tolerations", "affinity", "labels", "annotations", "imagePullSecrets", "serviceAccountName",
-        "priorityClassName", "volumes",
+        "priorityClassName", "runtimeClassName", "schedulerName", "securityContext", "volumes",
     }  # fmt: skip
     own_alone = {"resources", "nodeSelector", "topologySpreadConstraints"}
     assert set(Workers.__struct_encode_fields__) == judged | own_alone
+
+
+def test_every_id_of_a_pod_is_asked_about_and_the_usual_scheduler_is_not() -> None:
+    ids = {"runAsUser": 1, "runAsGroup": 2, "fsGroup": 3, "supplementalGroups": [4, 5]}
+    said = found({"securityContext": {**ids, "fsGroupChangePolicy": "Always"}, "schedulerName": "default-scheduler"})
+    assert [each.partition(" found")[0].rpartition(" ")[2] for each in said] == ['"1"', '"2"', '"3"', '"4"', '"5"']
+    assert len(found({"securityContext": ids}, Policy(users=("1", "2", "3", "4*")))) == 1
 
 
 @pytest.mark.parametrize("uri", ["pvc://database/x.onnx", "configmap://settings/x.onnx"])

@@ -20,6 +20,9 @@ GIVEN: dict[str, Any] = {
     "imagePullSecrets": [{"name": "s"}],
     "serviceAccountName": "s",
     "priorityClassName": "p",
+    "runtimeClassName": "r",
+    "schedulerName": "s",
+    "securityContext": {"runAsUser": 7},
     "volumes": [{"name": "v", "mountPath": "/data", "emptyDir": {}}],
 }
 

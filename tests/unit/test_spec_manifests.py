@@ -15,7 +15,7 @@ SPEC_FIELDS = (
 )
 WORKERS_FIELDS = (
     "image, resources, env, envFrom, nodeSelector, tolerations, affinity, topologySpreadConstraints, labels, annotations, "
-    "imagePullSecrets, serviceAccountName, priorityClassName and volumes are allowed"
+    "imagePullSecrets, serviceAccountName, priorityClassName, runtimeClassName, schedulerName, securityContext and volumes are allowed"
 )
 DURATION = 'a duration such as "250ms", "60s", "10m" or "1h30m" is allowed'
 LABEL = "a DNS label (a-z, 0-9 and -, a letter or digit at both ends) is allowed"
@@ -103,7 +103,16 @@ FIELDS: list[tuple[Data, str]] = [
         stateful({}, {"output": "b"}),
         'spec.sessions.states[1].input: "state" found, but spec.sessions.states[0] has it already; each is allowed once',
     ),
-    (onnx(workers={"securityContext": {"privileged": True}}), f"spec.workers.securityContext: unknown field, {WORKERS_FIELDS}"),
+    (onnx(workers={"hostNetwork": True}), f"spec.workers.hostNetwork: unknown field, {WORKERS_FIELDS}"),
+    (
+        onnx(workers={"securityContext": {"privileged": True}}),
+        "spec.workers.securityContext.privileged: unknown field, runAsUser, runAsGroup, fsGroup, supplementalGroups and "
+        "fsGroupChangePolicy are allowed",
+    ),
+    (
+        onnx(workers={"securityContext": {"runAsUser": 0}}),
+        "spec.workers.securityContext.runAsUser: 0 found, a whole number from 1 to 2147483647 is allowed",
+    ),
     (onnx(workers={"hostNetwork": True}), f"spec.workers.hostNetwork: unknown field, {WORKERS_FIELDS}"),
     (
         onnx(workers={"volumes": [{"name": "v", "mountPath": "/v", "hostPath": {"path": "/"}}]}),

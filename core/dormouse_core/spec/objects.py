@@ -282,6 +282,23 @@ class Resources(Struct, frozen=True, kw_only=True, rename="camel"):
     requests: Annotated[KubernetesObject | None, Meta(description="What a worker is given in any case, as in a pod's spec.")] = None
 
 
+_ID_MAX = 2**31 - 1
+
+
+class PodSecurity(Struct, frozen=True, kw_only=True, rename="camel"):
+    """Whom a worker runs as. No root, and nothing that would let it become somebody else."""
+
+    run_as_user: Annotated[int, Meta(ge=1, le=_ID_MAX, description="As in a pod's securityContext; not root's 0.")] | None = None
+    run_as_group: Annotated[int, Meta(ge=0, le=_ID_MAX, description="As in a pod's securityContext.")] | None = None
+    fs_group: Annotated[int, Meta(ge=0, le=_ID_MAX, description="As in a pod's securityContext: whose its volumes are.")] | None = None
+    supplemental_groups: Annotated[
+        list[Annotated[int, Meta(ge=0, le=_ID_MAX)]], Meta(max_length=32, description="As in a pod's securityContext.")
+    ] = field(default_factory=list)
+    fs_group_change_policy: (
+        Annotated[Literal["OnRootMismatch", "Always"], Meta(description="As in a pod's securityContext. Absent: OnRootMismatch.")] | None
+    ) = None
+
+
 class Workers(Struct, frozen=True, kw_only=True, rename="camel"):
     """What of a worker's pod a function may set. A list of the allowed, so that who may write a function may not become root on a node."""
 
@@ -315,6 +332,13 @@ class Workers(Struct, frozen=True, kw_only=True, rename="camel"):
     )
     service_account_name: Annotated[str, Meta(max_length=253, min_length=1, description="The pods' service account.")] | None = None
     priority_class_name: Annotated[str, Meta(max_length=253, min_length=1, description="The pods' priority class.")] | None = None
+    runtime_class_name: (
+        Annotated[str, Meta(max_length=253, min_length=1, description="The pods' runtime class: a sandbox, a GPU's.")] | None
+    ) = None
+    scheduler_name: Annotated[str, Meta(max_length=253, min_length=1, description="Who chooses the pods' nodes.")] | None = None
+    security_context: Annotated[
+        PodSecurity | None, Meta(description="Whom the pods run as. Absent: as the installation says; never root.")
+    ] = None
     volumes: Annotated[
         list[Volume],
         Meta(

@@ -16,7 +16,7 @@ from dormouse_core.spec.objects import DNS_LABEL
 from dormouse_kit.etcd.options import add_store_options
 
 from dormouse_operator.kubernetes.secrets import options as secret_options
-from dormouse_operator.kubernetes.settings import ClusterSettings
+from dormouse_operator.kubernetes.settings import ClusterSettings, Defaults
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,9 @@ class _File(msgspec.Struct, kw_only=True, rename="camel", forbid_unknown_fields=
     gateway_port: int = ClusterSettings().gateway_port
     cluster_domain: str = ClusterSettings().cluster_domain
     resources: dict[str, Any] = {}
+    defaults: Defaults = Defaults()
+    models_size: str = ""
+    ids: dict[str, int] = msgspec.field(default_factory=lambda: dict(ClusterSettings().ids))
     policy: Policy = Policy()
     reserved: list[str] = []
     fair_shares: bool = True

@@ -4,7 +4,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from dormouse_core.policies import Own, Policy
+
+USER = 65532
+
+
+class Defaults(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """What functions' pods have where `spec.workers` says nothing: the platform's own, which its policy does not ask about."""
+
+    node_selector: dict[str, str] = {}
+    tolerations: list[dict[str, Any]] = []
+    """Beside a function's own: whoever runs the platform lets its pods onto its nodes."""
+    priority_class_name: str = ""
+    runtime_class_name: str = ""
+    scheduler_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +41,11 @@ class ClusterSettings:
     cluster_domain: str = "cluster.local"
     resources: Mapping[str, Any] = field(default_factory=dict)
     """Of a worker whose function sets none: as in a pod's spec."""
+    defaults: Defaults = field(default_factory=Defaults)
+    models_size: str = ""
+    """The most that the folder of fetched models may hold, as Kubernetes writes it; empty: what the node has."""
+    ids: Mapping[str, int] = field(default_factory=lambda: {"runAsUser": USER, "runAsGroup": USER, "fsGroup": USER})
+    """As in a pod's securityContext; what is absent the platform chooses."""
     policy: Policy = field(default_factory=Policy)
     """What functions' pods may ask for."""
     reserved: tuple[str, ...] = ()

@@ -27,11 +27,22 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{ .image.repository }}:{{ .tag }}{{ with .image.digest }}@{{ . }}{{ end }}
 {{- end -}}
 
+{{- /* An id that is null is the platform's to choose: OpenShift gives each namespace a range of its own, and refuses others. What a pod writes
+to is its fsGroup's, or everybody's in the pod, so any will do. */ -}}
+{{- define "dormouse.ids" -}}
+{{- $given := .Values.podSecurity | default (dict "runAsUser" 65532 "runAsGroup" 65532 "fsGroup" 65532) -}}
+{{- $ids := dict -}}
+{{- range $name, $id := $given -}}
+{{- if not (kindIs "invalid" $id) }}{{ $_ := set $ids $name (int64 $id) }}{{ end -}}
+{{- end -}}
+{{- toJson $ids -}}
+{{- end -}}
+
 {{- define "dormouse.podSecurity" -}}
 runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-fsGroup: 65532
+{{- range $name, $id := include "dormouse.ids" . | fromJson }}
+{{ $name }}: {{ int64 $id }}
+{{- end }}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 

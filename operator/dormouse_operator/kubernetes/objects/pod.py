@@ -25,7 +25,6 @@ from dormouse_operator.kubernetes.objects.volumes import MODELS_FOLDER, SPEC_FIL
 from dormouse_operator.kubernetes.settings import ClusterSettings
 
 PORT = 9000
-USER = 65532
 START_LIMIT = 330  # seconds: the supervisor's own limit is 300, and it leaves a reason
 STORE_DIGEST = "dormouse.dev/store"
 CONTAINER = "worker"
@@ -42,7 +41,9 @@ def build_pod_template(
     policies.check(settings.policy, settings.own, entry.namespace, spec)
     workers = spec.workers
     model = modeluris.parse(spec.model.uri) if spec.model is not None else None
-    volumes, mounts = build_volumes(entry.name, entry.revision, model, store=has_secret(settings), asked=workers.volumes)
+    volumes, mounts = build_volumes(
+        entry.name, entry.revision, model, store=has_secret(settings), asked=workers.volumes, models_size=settings.models_size
+    )
     pod: dict[str, Any] = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -51,11 +52,10 @@ def build_pod_template(
         "shareProcessNamespace": True,
         "terminationGracePeriodSeconds": math.ceil(spec.timeouts.step.seconds + TERMINATION_GRACE_SECONDS),
         "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
+            **settings.ids,
             "fsGroupChangePolicy": "OnRootMismatch",
+            **_identity(workers),
+            "runAsNonRoot": True,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [_container(spec, settings, mounts)],
@@ -63,12 +63,14 @@ def build_pod_template(
         "topologySpreadConstraints": _spread(entry, workers),
     }
     optional = {
-        "nodeSelector": workers.node_selector,
-        "tolerations": workers.tolerations,
+        "nodeSelector": workers.node_selector or settings.defaults.node_selector,
+        "tolerations": workers.tolerations + [each for each in settings.defaults.tolerations if each not in workers.tolerations],
         "affinity": workers.affinity,
         "imagePullSecrets": workers.image_pull_secrets or [{"name": name} for name in settings.image_pull_secrets],
         "serviceAccountName": workers.service_account_name,
-        "priorityClassName": workers.priority_class_name,
+        "priorityClassName": workers.priority_class_name or settings.defaults.priority_class_name,
+        "runtimeClassName": workers.runtime_class_name or settings.defaults.runtime_class_name,
+        "schedulerName": workers.scheduler_name or settings.defaults.scheduler_name,
     }
     pod |= {name: value for name, value in optional.items() if value}
     _check_annotations(workers.annotations)
@@ -85,6 +87,12 @@ def _check_annotations(annotations: dict[str, str]) -> None:
     for name, profile in annotations.items():
         if name.startswith(_APP_ARMOR) and profile != "runtime/default" and not profile.startswith("localhost/"):
             raise InvalidArgument(f"spec.workers.annotations: {name}: {profile!r} found, runtime/default or localhost/PROFILE is allowed")
+
+
+def _identity(workers: Workers) -> dict[str, Any]:
+    """What the function says of whom its pods run as."""
+    given: dict[str, Any] = to_builtins(workers.security_context) if workers.security_context is not None else {}
+    return {name: value for name, value in given.items() if value is not None and value != []}
 
 
 def has_secret(settings: ClusterSettings) -> bool:

@@ -21,12 +21,15 @@ MODELS_FOLDER = "/var/lib/dormouse/models"
 TMP = "/tmp"  # noqa: S108 - the mount point of an empty folder of the pod's own
 
 
-def build_volumes(function: str, revision: str, model: ModelUri | None, *, store: bool, asked: list[Volume]) -> tuple[list[Any], list[Any]]:
-    """(volumes, volumeMounts). `store`: there is a Secret for the store. InvalidArgument: a volume of the function's that cannot be."""
+def build_volumes(
+    function: str, revision: str, model: ModelUri | None, *, store: bool, asked: list[Volume], models_size: str = ""
+) -> tuple[list[Any], list[Any]]:
+    """(volumes, volumeMounts). `store`: there is a Secret for the store. `models_size`: the most that fetched models may take; a pod with
+    more is evicted. InvalidArgument: a volume of the function's that cannot be."""
     volumes: list[dict[str, Any]] = [
         {"name": f"{OWN}spec", "configMap": {"name": names.deployment(function, revision)}},
         {"name": f"{OWN}tmp", "emptyDir": {}},
-        {"name": f"{OWN}models", "emptyDir": {}},
+        {"name": f"{OWN}models", "emptyDir": {"sizeLimit": models_size} if models_size else {}},
     ]
     mounts: list[dict[str, Any]] = [
         {"name": f"{OWN}spec", "mountPath": SPEC_FOLDER, "readOnly": True},
