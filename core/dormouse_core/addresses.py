@@ -35,6 +35,17 @@ def parse(text: str, key: str) -> tuple[str, int]:
     return host.strip("[]"), number
 
 
+def joined(host: str, port: int | str) -> str:
+    """As clients and Envoy write it: a host of IPv6 in brackets. The field of a pod's address has none."""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
+def bracketed(text: str) -> str:
+    """`text` of IP:port, HOST:port or unix:PATH, with brackets where it lacks them."""
+    host, separator, port = text.rpartition(":")
+    return joined(host, port) if separator and not text.startswith(UNIX) else text
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """`own`: where parts of Dormouse listen that are no workers, IP:port or unix:PATH each (others are compared with nothing); what listens
@@ -54,7 +65,7 @@ class Rule:
         except ValueError as wrong:
             return str(wrong)
         ip = ipaddress.ip_address(host)
-        if (host, text.rpartition(":")[2]) != (str(ip), str(port)) or "%" in host:
+        if text != joined(str(ip), port) or "%" in host:
             return f"address: {text!r} found, IP:port in its shortest form is allowed"
         if kind := self._kind(ip):
             return f"address: {text} is {kind}, which no worker may have"

@@ -5,6 +5,8 @@ from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
 
+from dormouse_kit.families import wildcard
+
 
 class Served:
     """`port`: the bound one, where 0 was asked for."""
@@ -21,5 +23,5 @@ class Served:
 
 def serve(port: int, *, host: str = "127.0.0.1", registry: CollectorRegistry = REGISTRY) -> Served:
     """Serves ``GET /metrics`` from a thread of its own until `close`. Loopback unless told otherwise; `port` 0: a free one."""
-    server, thread = start_http_server(port, addr=host, registry=registry)
+    server, thread = start_http_server(port, addr=wildcard(host), registry=registry)
     return Served(server, thread)

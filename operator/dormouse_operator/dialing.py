@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from dormouse_core import addresses
 from dormouse_kit.grpc_options import channel_options
 from dormouse_proto import control_pb2, control_pb2_grpc
 
@@ -42,8 +43,7 @@ class GrpcDialer:
     async def _connect(self, address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._sockets and address.startswith("unix:"):
             return await asyncio.open_unix_connection(address.removeprefix("unix:"))
-        host, _, port = address.rpartition(":")
-        return await asyncio.open_connection(host, int(port))
+        return await asyncio.open_connection(*addresses.parse(address, "address"))
 
 
 class _GrpcStream:

@@ -7,6 +7,8 @@ import os
 import socket
 import tempfile
 
+from dormouse_core import addresses
+
 from dormouse_worker.process import bootstrap, supervisor
 
 TERMINATION_LOG = "/dev/termination-log"
@@ -32,7 +34,7 @@ def main() -> None:
         host, number = bootstrap.parse(listen)
         port, _held = hold(host, number)
         listen = f"{listen.rpartition(':')[0]}:{port}"
-    advertise = options.advertise or listen
+    advertise = addresses.bracketed(options.advertise or listen)
     child: dict[str, object] = {
         "standalone": os.path.abspath(options.standalone) if options.standalone else "",
         "name": options.name,

@@ -1,5 +1,5 @@
 """What Envoy is started with: the port, the filters, the two clusters that do not come by xDS. A pure function of the
-settings, and of the clock's offset that only tests set.
+settings, of the families of addresses that this machine has, and of the clock's offset that only tests set.
 
 The listener is static, but it opens only when its scoped routes are there, and these come from the agent, which says
 nothing before its first full listing of the store: a gateway that starts without agent or etcd is not ready, instead
@@ -14,6 +14,7 @@ from typing import Any
 
 from dormouse_core import addresses, headernames, limits, modelnames, shedding
 from dormouse_kit.clock import offset_for_tests
+from dormouse_kit.families import wildcard
 
 from dormouse_gateway.paths import UNARY
 from dormouse_gateway.settings import FRAME, UNIX, GatewaySettings
@@ -36,6 +37,13 @@ def extension(name: str, message: str, **content: Any) -> Json:
 def socket_address(text: str, key: str) -> Json:
     host, port = addresses.parse(text, key)
     return {"socket_address": {"address": host, "port_value": port}}
+
+
+def listening(text: str) -> Json:
+    """Where callers connect: 0.0.0.0 is IPv6's wildcard, too, where this machine has an address of it that callers reach."""
+    host, port = addresses.parse(text, "listen")
+    host = wildcard(host)
+    return {"socket_address": {"address": host, "port_value": port, **({"ipv4_compat": True} if host == "::" else {})}}
 
 
 def peer_address(text: str, key: str) -> Json:
@@ -272,7 +280,7 @@ def listener(settings: GatewaySettings) -> Json:
     manager = extension("envoy.filters.network.http_connection_manager", name, **connection_manager(settings))
     return {
         "name": "callers",
-        "address": socket_address(settings.listen, "listen"),
+        "address": listening(settings.listen),
         # Read at once: calls in it that are refused are freed only after it, and callers on the same thread wait as long.
         "per_connection_buffer_limit_bytes": READ_BYTES,
         "filter_chains": [{"filters": [manager]}],

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import prometheus_client
 from aiohttp import web
 from dormouse_core.errors import Code, DormouseError
+from dormouse_kit.families import wildcard
 
 
 class Health:
@@ -29,12 +30,12 @@ class Health:
         app.router.add_get("/readyz", self._readyz)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
         try:
-            await site.start()
+            for each in dict.fromkeys((host, wildcard(host))):  # asyncio's IPv6 sockets take no IPv4
+                await web.TCPSite(self._runner, each, self.port or port).start()
+                self.port = self._runner.addresses[0][1]
         except OSError as error:
             raise DormouseError(f"cannot listen at {host}:{port}: {error.strerror}", Code.UNAVAILABLE) from error
-        self.port = self._runner.addresses[0][1]
 
     async def close(self) -> None:
         if self._runner is not None:

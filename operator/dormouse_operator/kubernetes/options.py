@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from dormouse_core import passwords
+from dormouse_core import addresses, passwords
 from dormouse_core.limits import ETCD_QUOTA_BYTES
 from dormouse_core.policies import Policy
 from dormouse_core.spec.durations import Duration
@@ -113,6 +113,7 @@ def parse(arguments: Sequence[str]) -> Options:
         parser.error(f"--store-quota: {given['store_quota']} found, a number of bytes above 0 is allowed")
     if bool(given["store_user"]) != bool(given["store_password_file"]):
         parser.error("--store-user and --store-password-file go together")
+    given["listen"] = addresses.bracketed(given["listen"])
     path = given.pop("functions")
     given["keeping"] = secret_options.chosen(parser, given.pop("secrets"), given.pop("secrets_folder"))
     try:

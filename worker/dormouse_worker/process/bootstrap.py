@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dormouse_core import shedding
+from dormouse_kit.families import wildcard
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -110,7 +111,8 @@ def _address(listen: str) -> dict[str, Any]:
     if listen.startswith(UNIX):
         return {"pipe": {"path": listen.removeprefix(UNIX), "mode": MODE}}
     host, port = parse(listen)
-    return {"socket_address": {"address": host, "port_value": port}}
+    host = wildcard(host)
+    return {"socket_address": {"address": host, "port_value": port, **({"ipv4_compat": True} if host == "::" else {})}}
 
 
 def parse(listen: str) -> tuple[str, int]:

@@ -96,7 +96,7 @@ class KubernetesProvider:
         if pod is None or _label(pod, names.UID) != function.uid:
             return addresses.vouched(entry.address, None, waited)
         ip = pod["status"].get("podIP", "")
-        return addresses.vouched(entry.address, f"{ip}:{PORT}" if ip else "", waited)
+        return addresses.vouched(entry.address, addresses.joined(ip, PORT) if ip else "", waited)
 
     def failing(self, pod: Object) -> bool:
         return self._verdict(pod, self._clock.now()).problem is not None
