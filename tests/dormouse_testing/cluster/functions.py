@@ -18,6 +18,8 @@ from dormouse_testing.cluster.layout import ClusterError
 RELEASE = "dormouse"
 SYSTEM = "dormouse-system"
 CRD = "inferencefunctions.dormouse.dev"
+ANY_USER = "podSecurity.runAsUser=1000650000,podSecurity.runAsGroup=0,podSecurity.fsGroup=1000650000"
+"""As OpenShift would choose: a user that no image knows, in the group 0. `test_install.py` has the chart's own."""
 GATEWAY = f"{RELEASE}-gateway"
 STORE = f"{RELEASE}-etcd-0.{SYSTEM}.svc.cluster.local:2379"
 OPERATOR = f"deployment/{RELEASE}-operator"
@@ -226,7 +228,7 @@ def installation(cluster: Cluster, *values: str) -> Iterator[None]:
     """The chart with etcd without a volume, and nothing of it left afterwards."""
     if cluster.exists("crd", CRD):
         raise ClusterError(f"{CRD} is there already: this installs, uninstalls and removes it")
-    words = [word for value in ("etcd.persistence.enabled=false", *values) for word in ("--set", value)]
+    words = [word for value in ("etcd.persistence.enabled=false", ANY_USER, *values) for word in ("--set", value)]
     with contextlib.ExitStack() as ends:
         # Last: while a kind goes, the end of a namespace waits for who still counts it among the kinds to look through.
         ends.callback(cluster.kubectl, "delete", "crd", CRD, "--ignore-not-found")
