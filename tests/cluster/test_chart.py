@@ -12,8 +12,7 @@ from dormouse_core import storage
 from dormouse_core.limits import CERTIFICATE_DAYS, PASSWORD_DAYS
 from dormouse_core.policies import Policy
 from dormouse_gateway import settings as gateway_settings
-from dormouse_operator.kubernetes import options
-from dormouse_operator.kubernetes.secrets import wanted
+from dormouse_operator.kubernetes import options, secret_options
 from dormouse_operator.kubernetes.settings import ClusterSettings, Defaults
 from dormouse_testing.cluster.charts import Object, Refused, Rendered, containers, render
 from dormouse_testing.cluster.client import CHART
@@ -472,12 +471,12 @@ def test_lifetimes_are_the_values_and_those_of_the_limits_by_default(default: Re
     assert (changed.certificates.days, changed.passwords.days) == (30, 0)
 
 
-def kept(rendered: Rendered) -> wanted.Wanted:
+def kept(rendered: Rendered) -> secret_options.Wanted:
     """As the operator reads it."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         file.write(rendered.one("ConfigMap", "dormouse-operator")["data"]["secrets.json"])
         file.flush()
-        found = wanted.read(file.name)
+        found = secret_options.read(file.name)
     assert "app.kubernetes.io/instance" not in found.labels, "Argo CD would prune what has it"
     return found
 

@@ -21,10 +21,10 @@ from dormouse_operator import store_users
 from dormouse_operator.kubernetes.api.kinds import SECRETS
 from dormouse_operator.kubernetes.objects.rotating import Rotating
 from dormouse_operator.kubernetes.options import Options
+from dormouse_operator.kubernetes.secret_options import Certificates, Passwords, Wanted
 from dormouse_operator.kubernetes.secrets import signing
 from dormouse_operator.kubernetes.secrets.keeping import Keeper
 from dormouse_operator.kubernetes.secrets.objects import RENEW
-from dormouse_operator.kubernetes.secrets.wanted import Certificates, Passwords, Wanted
 from dormouse_testing.etcd_server import EtcdServer
 from dormouse_testing.memory_api import MemoryApi
 

@@ -13,12 +13,13 @@ from dormouse_core import passwords
 from dormouse_core.certificates import DAY
 from dormouse_core.errors import FailedPrecondition
 from dormouse_core.limits import CREDENTIAL_SPREAD_SECONDS
+from dormouse_operator.kubernetes import secret_options
 from dormouse_operator.kubernetes.api.http import ApiError, Object
 from dormouse_operator.kubernetes.api.kinds import PODS, SECRETS
-from dormouse_operator.kubernetes.secrets import options, signing
+from dormouse_operator.kubernetes.secret_options import Certificates, Passwords, Wanted
+from dormouse_operator.kubernetes.secrets import signing
 from dormouse_operator.kubernetes.secrets.keeping import Keeper
 from dormouse_operator.kubernetes.secrets.objects import RENEW
-from dormouse_operator.kubernetes.secrets.wanted import Certificates, Passwords, Wanted
 from dormouse_testing.memory_api import MemoryApi
 
 NOW = 1_800_000_000.0
@@ -333,16 +334,16 @@ async def test_secrets_of_somebody_else_are_read_and_never_written(tmp_path: Pat
 def test_options_are_read_whole_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "secrets.json"
     file.write_text(json.dumps({"namespace": "s", "certificates": {"secret": "a"}, "passwords": {"secret": "b", "ours": False}}))
-    assert options.parse([f"--secrets={file}", "--secrets-folder=x"]).wanted.certificates.secret == "a"
+    assert secret_options.parse([f"--secrets={file}", "--secrets-folder=x"]).wanted.certificates.secret == "a"
     for words, told in (
         ([], "required"),
         ([f"--secrets={file}"], "go together"),
         (["--secrets=/nowhere", "--secrets-folder=x"], "--secrets: "),
     ):
         with pytest.raises(SystemExit):
-            options.parse(words)
+            secret_options.parse(words)
         assert told in capsys.readouterr().err
     file.write_text('{"namespace": "s", "certificate": {}}')
     with pytest.raises(SystemExit):
-        options.parse([f"--secrets={file}", "--secrets-folder=x"])
+        secret_options.parse([f"--secrets={file}", "--secrets-folder=x"])
     assert "certificate" in capsys.readouterr().err

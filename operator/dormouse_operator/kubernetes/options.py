@@ -15,7 +15,7 @@ from dormouse_core.spec.durations import Duration
 from dormouse_core.spec.objects import DNS_LABEL
 from dormouse_kit.etcd.options import add_store_options
 
-from dormouse_operator.kubernetes.secrets import options as secret_options
+from dormouse_operator.kubernetes import secret_options
 from dormouse_operator.kubernetes.settings import ClusterSettings, Defaults
 
 
@@ -34,7 +34,7 @@ class Options:
     """The password of the gateways' user in the store, which the operator makes."""
     workers_secret_file: str = ""
     """What functions' passwords are derived from; absent, or without such a file: root's password."""
-    keeping: secret_options.Options | None = None
+    keeping: secret_options.SecretOptions | None = None
     """The Secrets of the chart's etcd, which this process keeps; None: somebody else does."""
     installation: str = "default"
     name: str = "operator"

@@ -9,13 +9,13 @@ from dormouse_core.errors import DormouseError
 from dormouse_kit import log
 from dormouse_kit.clock import SystemClock
 
+from dormouse_operator.kubernetes import secret_options
 from dormouse_operator.kubernetes.api import access
 from dormouse_operator.kubernetes.api.http import HttpApi
-from dormouse_operator.kubernetes.secrets import options
 from dormouse_operator.kubernetes.secrets.keeping import Keeper
 
 
-async def run(chosen: options.Options) -> int:
+async def run(chosen: secret_options.SecretOptions) -> int:
     try:
         api = HttpApi(access.find())
     except DormouseError as error:
@@ -30,7 +30,7 @@ async def run(chosen: options.Options) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     log.setup("operator")
-    return asyncio.run(run(options.parse(sys.argv[1:] if arguments is None else arguments)))
+    return asyncio.run(run(secret_options.parse(sys.argv[1:] if arguments is None else arguments)))
 
 
 if __name__ == "__main__":

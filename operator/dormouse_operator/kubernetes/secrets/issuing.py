@@ -11,10 +11,10 @@ from dormouse_kit import log
 
 from dormouse_operator.kubernetes.api.http import Api
 from dormouse_operator.kubernetes.api.kinds import PODS
+from dormouse_operator.kubernetes.secret_options import Wanted
 from dormouse_operator.kubernetes.secrets import signing
 from dormouse_operator.kubernetes.secrets.objects import Secret, Secrets
 from dormouse_operator.kubernetes.secrets.signing import Pair
-from dormouse_operator.kubernetes.secrets.wanted import Wanted
 
 SINCE = "dormouse.dev/trusted-since"
 """Annotation: when the authority joined ca.crt, in seconds since the epoch."""

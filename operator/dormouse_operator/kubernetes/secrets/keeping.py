@@ -17,9 +17,9 @@ from dormouse_core.seams import Clock
 from dormouse_kit import log
 
 from dormouse_operator.kubernetes.api.http import Api, ApiError
+from dormouse_operator.kubernetes.secret_options import Wanted
 from dormouse_operator.kubernetes.secrets.issuing import SINCE, Issuing
 from dormouse_operator.kubernetes.secrets.objects import Secret, Secrets
-from dormouse_operator.kubernetes.secrets.wanted import Wanted
 
 INTERVAL = 10.0  # seconds
 AGAIN = 1.0  # seconds, until all are there for the first time

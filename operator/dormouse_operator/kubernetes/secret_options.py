@@ -1,5 +1,8 @@
-"""Which Secrets there are to be, as the chart writes it into a file."""
+"""Which Secrets of the chart's etcd there are to be, as the chart writes it into a file; and the command line of who keeps them."""
 
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -44,3 +47,35 @@ def read(path: str) -> Wanted:
         return msgspec.json.decode(Path(path).read_bytes(), type=Wanted)
     except msgspec.MsgspecError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class SecretOptions:
+    wanted: Wanted
+    folder: Path
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """`secrets`, `secrets_folder`: text, empty where none is given."""
+    parser.add_argument("--secrets", default="", metavar="FILE", help="JSON with the Secrets of the chart's etcd, which this process keeps")
+    parser.add_argument("--secrets-folder", default="", metavar="DIR", help="where their texts are written, as files")
+
+
+def chosen(parser: argparse.ArgumentParser, secrets: str, folder: str) -> SecretOptions | None:
+    """None: neither is given. Exits with a readable message where one is wrong."""
+    if bool(secrets) != bool(folder):
+        parser.error("--secrets and --secrets-folder go together")
+    try:
+        return SecretOptions(read(secrets), Path(folder)) if secrets else None
+    except (OSError, ValueError) as error:
+        parser.error(f"--secrets: {error}")
+
+
+def parse(arguments: Sequence[str]) -> SecretOptions:
+    parser = argparse.ArgumentParser(prog="dormouse_operator.kubernetes.secrets")
+    add(parser)
+    given = parser.parse_args(arguments)
+    found = chosen(parser, given.secrets, given.secrets_folder)
+    if found is None:
+        parser.error("--secrets and --secrets-folder are required")
+    return found
