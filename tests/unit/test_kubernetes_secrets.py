@@ -147,7 +147,7 @@ async def test_what_an_earlier_release_made_is_taken_over_and_then_removed(world
     old = signing.issue(made, "old", HOSTS, 3650, NOW - 300 * DAY)
     world.put("d-etcd-server", {"ca.crt": made.certificate, "tls.crt": old.certificate, "tls.key": old.key})
     world.put("d-etcd-users", {"operator": "root's", "gateway": "gateways'"})
-    assert await world.keeper.look()
+    await world.keeper.first()
     assert world.names() == {TLS, AUTHORITY, USERS}
     tls = world.texts(TLS)
     assert tls["tls.crt"] == old.certificate
@@ -174,11 +174,24 @@ async def test_a_copy_that_could_not_be_written_costs_nothing(world: World) -> N
         return await create(kind, manifest)
 
     world.api.create = refuse  # type: ignore[method-assign]
-    assert not await world.keeper.look()
+    assert not await world.keeper.look(adopting=True)
     assert "d-etcd-users" in world.names()
     world.api.create = create  # type: ignore[method-assign]
-    assert await world.keeper.look()
+    await world.keeper.first()
     assert world.texts(USERS)["operator"] == "root's"
+
+
+async def test_a_rollback_finds_what_it_brings_back_left_alone_and_the_next_upgrade_takes_it_over_again(world: World) -> None:
+    """This release's operator runs on for a while beside pods that mount them."""
+    await world.keeper.first()
+    before = {"d-etcd-users": {"operator": "r", "gateway": "g"}, "d-etcd-server": world.texts(TLS)}
+    for name, texts in before.items():
+        world.put(name, texts)
+    assert await world.keeper.look()
+    assert {name: world.texts(name) for name in before} == before
+    await world.another().first()
+    assert world.names() == {TLS, AUTHORITY, USERS}
+    assert world.texts(USERS) == {"operator": "r", "gateway": "g", "workers": "r"}, "what etcd's data agree with"
 
 
 async def test_a_year_passes_and_the_certificate_is_replaced_by_the_same_authority_at_once(world: World) -> None:

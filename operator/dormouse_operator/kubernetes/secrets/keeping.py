@@ -56,8 +56,9 @@ class Keeper:
         log.event("the store's passwords were replaced", secret=self._passwords.name)
 
     async def first(self) -> None:
-        """Until all Secrets are there and in the files."""
-        while not await self.look():
+        """Until all Secrets are there and in the files. What an earlier release made is taken over here alone, before this release's operator
+        starts: one that runs sees those Secrets again at a rollback, when they are what the pods of that release wait for."""
+        while not await self.look(adopting=True):
             await self._clock.sleep(AGAIN)
 
     async def run(self) -> None:
@@ -66,9 +67,11 @@ class Keeper:
             await self._clock.sleep(INTERVAL)
             await self.look()
 
-    async def look(self) -> bool:
+    async def look(self, *, adopting: bool = False) -> bool:
         """One round. False: not done; why is in the log, once."""
         try:
+            if adopting:
+                await self._adopt()
             await self._keep()
         except ApiError as error:
             if not error.conflict:
@@ -84,7 +87,6 @@ class Keeper:
         return True
 
     async def _keep(self) -> None:
-        await self._adopt()
         await self._issuing.keep()
         self._passwords = await self._kept_passwords()
         self._write_files()
