@@ -5,7 +5,8 @@ the *trusted* authorities, the file `ca.crt`. etcd reads the server certificate 
 others read both for each new connection. So a new server certificate of the same authority can be issued at any time, and another authority
 
 1. is trusted first,
-2. issues when everybody has had the time to read it, and every one of several members has started since,
+2. issues a month later, or when it is asked for and everybody has had the time to read it; and when every one of several members has
+   started since,
 3. and the one before is trusted until the new certificate has been shown for a day.
 
 `plan` says the next step from what was observed; whoever asks it writes that one step and asks again.
@@ -15,7 +16,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from dormouse_core.limits import AUTHORITY_RENEWAL_DAYS, CREDENTIAL_SPREAD_SECONDS
+from dormouse_core.limits import AUTHORITY_RENEWAL_DAYS, AUTHORITY_TRUSTED_DAYS, CREDENTIAL_SPREAD_SECONDS
 
 DAY = 86400.0
 BACKDATED = 3600.0
@@ -96,7 +97,7 @@ def plan(found: Observed, hosts: Collection[str], several: bool, now: float) -> 
         return Step(Do.ISSUE, "there is none")
     if authority.id not in trusted:
         return Step(Do.TRUST, "it is to issue")
-    why = _due(server, authority, hosts, now)
+    why = _due(server, authority, found.trusted_since, hosts, now)
     if why:
         waits = "" if now >= server.lifetime.not_after else _untrusted(found, authority, server, several, now)
         return Step(Do.WAIT, f"{why}; {waits}") if waits else Step(Do.ISSUE, why)
@@ -104,15 +105,16 @@ def plan(found: Observed, hosts: Collection[str], several: bool, now: float) -> 
     return Step(Do.FORGET, "nobody shows a certificate of theirs", old) if old else Step(Do.NOTHING)
 
 
-def _due(server: Server, authority: Authority, hosts: Collection[str], now: float) -> str:
+def _due(server: Server, authority: Authority, trusted_since: float | None, hosts: Collection[str], now: float) -> str:
     """Why another server certificate is wanted; '': none is. After two thirds of its life: a third is left to notice that it fails."""
+    trusted_for = 0.0 if trusted_since is None else now - trusted_since
     lacking = sorted(set(hosts) - server.hosts)
     length = server.lifetime.not_after - server.lifetime.not_before
     if server.asked:
         return "asked for"
     if lacking:
         return f"it lacks the name {lacking[0]}"
-    if server.issuer != authority.id:
+    if server.issuer != authority.id and trusted_for >= AUTHORITY_TRUSTED_DAYS * DAY:
         return "another authority issues now"
     if now >= server.lifetime.not_before + length * 2 / 3:
         return "two thirds of its life are over"

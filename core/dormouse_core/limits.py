@@ -770,6 +770,7 @@ BATCHING = (
 CERTIFICATE_DAYS = 365
 AUTHORITY_DAYS = 3_650
 AUTHORITY_RENEWAL_DAYS = 1_095
+AUTHORITY_TRUSTED_DAYS = 30
 PASSWORD_DAYS = 365
 CREDENTIAL_SPREAD_SECONDS = 600.0
 
@@ -782,6 +783,13 @@ CREDENTIALS = (
         "days",
         "our own: longer than a server certificate",
         "the operator makes it, and trusts both",
+    ),
+    Limit(
+        "AUTHORITY_TRUSTED_DAYS",
+        "from when another authority is trusted to when it issues, where nobody asks for it sooner",
+        "days",
+        "our own: as long a release can be rolled back to one that knows the authority before alone",
+        "the operator",
     ),
     Limit("PASSWORD_DAYS", "a password of the chart's etcd", "days", "our own", "the operator replaces it"),
     Limit(

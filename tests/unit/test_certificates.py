@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 from dormouse_core import certificates
 from dormouse_core.certificates import BACKDATED, DAY, Authority, Do, Lifetime, Observed, Server, plan
-from dormouse_core.limits import AUTHORITY_DAYS, AUTHORITY_RENEWAL_DAYS, CERTIFICATE_DAYS, CREDENTIAL_SPREAD_SECONDS
+from dormouse_core.limits import AUTHORITY_DAYS, AUTHORITY_RENEWAL_DAYS, AUTHORITY_TRUSTED_DAYS, CERTIFICATE_DAYS, CREDENTIAL_SPREAD_SECONDS
 
 HOSTS = ("etcd-0", "etcd-1")
 NOW = 1_800_000_000.0
@@ -56,11 +56,16 @@ def test_another_authority_is_made_years_before_the_end_or_when_asked_for() -> N
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_another_authority_is_trusted_first_issues_later_and_the_one_before_goes_last(several: bool) -> None:
+def test_another_authority_is_trusted_first_and_issues_later_and_the_one_before_goes(several: bool) -> None:
     old = {"o": life(CERTIFICATE_DAYS)}
     found = observed(issuer="o", trusted=old, trusted_since=None)
     assert step(found, NOW, several) is Do.TRUST
+    assert found.server is not None
     found = replace(found, trusted={**old, "a": life(AUTHORITY_DAYS)}, trusted_since=NOW)
+    month = NOW + AUTHORITY_TRUSTED_DAYS * DAY
+    for now, expected in ((month - 1, Do.NOTHING), (month, Do.WAIT if several else Do.ISSUE)):
+        assert step(found, now, several) is expected, "who rolls back for a month needs the one before"
+    found = replace(found, server=replace(found.server, asked=True))
     assert step(found, NOW + CREDENTIAL_SPREAD_SECONDS - 1, several) is Do.WAIT
     assert step(replace(found, trusted_since=None), NOW + DAY, several) is Do.WAIT, "not known is not long ago"
     later = NOW + CREDENTIAL_SPREAD_SECONDS

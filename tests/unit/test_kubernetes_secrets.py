@@ -12,7 +12,7 @@ import pytest
 from dormouse_core import passwords
 from dormouse_core.certificates import DAY
 from dormouse_core.errors import FailedPrecondition
-from dormouse_core.limits import CREDENTIAL_SPREAD_SECONDS
+from dormouse_core.limits import AUTHORITY_TRUSTED_DAYS, CREDENTIAL_SPREAD_SECONDS
 from dormouse_operator.kubernetes import secret_options
 from dormouse_operator.kubernetes.api.http import ApiError, Object
 from dormouse_operator.kubernetes.api.kinds import PODS, SECRETS
@@ -155,7 +155,7 @@ async def test_what_an_earlier_release_made_is_taken_over_and_then_removed(world
     assert world.texts(USERS) == {"operator": "root's", "gateway": "gateways'", "workers": "root's"}, (
         "functions' passwords stay as they are"
     )
-    world.clock.time += CREDENTIAL_SPREAD_SECONDS
+    world.clock.time += AUTHORITY_TRUSTED_DAYS * DAY
     assert await world.keeper.look()
     assert signing.issuer_of(world.texts(TLS)["tls.crt"], [world.texts(AUTHORITY)["ca.crt"]]), "the authority whose key is there issues now"
     assert made.certificate in world.texts(TLS)["ca.crt"], "and the one before is trusted for a day"
@@ -230,6 +230,8 @@ async def test_several_members_are_waited_for_until_each_has_read_the_new_author
     start("two", "2027-01-15T07:00:00Z")
     await world.keeper.look()
     world.ask(AUTHORITY)
+    assert await world.keeper.look()
+    world.ask(TLS)
     before = world.texts(TLS)["tls.crt"]
 
     async def same() -> bool:

@@ -37,6 +37,7 @@ SHOWN = {
         ("AUTHORITY_DAYS", "AUTHORITY_RENEWAL_DAYS"),
         "unit/test_certificates.py::test_another_authority_is_made_years_before_the_end_or_when_asked_for",
     ),
+    "AUTHORITY_TRUSTED_DAYS": "unit/test_certificates.py::test_another_authority_is_trusted_first_and_issues_later_and_the_one_before_goes",
     "PASSWORD_DAYS": "unit/test_passwords.py::test_the_next_step",
     "CREDENTIAL_SPREAD_SECONDS": "unit/test_passwords.py::test_the_next_step",
     # Calls.
