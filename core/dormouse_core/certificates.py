@@ -69,6 +69,7 @@ class Do(Enum):
     NOTHING = "nothing"
     AUTHORITY = "make an authority"
     TRUST = "trust the authority"
+    """and write down since when"""
     ISSUE = "issue a server certificate"
     """and trust its authority, where it is the first"""
     FORGET = "forget authorities"
@@ -97,6 +98,8 @@ def plan(found: Observed, hosts: Collection[str], several: bool, now: float) -> 
         return Step(Do.ISSUE, "there is none")
     if authority.id not in trusted:
         return Step(Do.TRUST, "it is to issue")
+    if server.issuer != authority.id and (found.trusted_since is None or found.trusted_since > now + BACKDATED):
+        return Step(Do.TRUST, "since when is not known")
     why = _due(server, authority, found.trusted_since, hosts, now)
     if why:
         waits = "" if now >= server.lifetime.not_after else _untrusted(found, authority, server, several, now)
@@ -126,7 +129,7 @@ def _untrusted(found: Observed, authority: Authority, server: Server, several: b
     if server.issuer == authority.id:
         return ""
     since = found.trusted_since
-    if since is None or now < since + CREDENTIAL_SPREAD_SECONDS:
+    if since is None or now < since + CREDENTIAL_SPREAD_SECONDS:  # never None here: `plan` has it written down first
         return "the new authority is not known to everybody yet"
     if not several:
         return ""

@@ -44,7 +44,7 @@ def plan(found: Observed, days: float, now: float) -> Do:
     """`days`: how old passwords become; 0: as old as they like."""
     if any(not lines(found.texts.get(key, "")) for key in KEYS):
         return Do.MAKE
-    if found.changed is None:
+    if found.changed is None or found.changed > now + DAY:
         return Do.DATE
     if any(len(lines(found.texts[key])) > 1 for key in USERS):
         return Do.SETTLE if now >= found.changed + CREDENTIAL_SPREAD_SECONDS else Do.NOTHING

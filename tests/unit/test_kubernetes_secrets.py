@@ -18,7 +18,8 @@ from dormouse_operator.kubernetes.api.http import ApiError, Object
 from dormouse_operator.kubernetes.api.kinds import PODS, SECRETS
 from dormouse_operator.kubernetes.secret_options import Certificates, Passwords, Wanted
 from dormouse_operator.kubernetes.secrets import signing
-from dormouse_operator.kubernetes.secrets.keeping import Keeper
+from dormouse_operator.kubernetes.secrets.issuing import SINCE
+from dormouse_operator.kubernetes.secrets.keeping import CHANGED, Keeper
 from dormouse_operator.kubernetes.secrets.objects import RENEW
 from dormouse_testing.memory_api import MemoryApi
 
@@ -316,6 +317,34 @@ async def test_a_secret_that_cannot_be_read_is_told_and_left_alone(
     assert not await world.keeper.look()
     assert world.api.objects["secrets", "system", name] == found
     assert told in events.text
+
+
+@pytest.mark.parametrize("told", ["nan", "inf", "-1e400", "soon", "", "9e99"])
+async def test_a_date_that_cannot_be_is_written_down_again(world: World, told: str) -> None:
+    await world.keeper.look()
+    world.ask(AUTHORITY)
+    world.ask(USERS)
+    assert await world.keeper.look()
+    for name, annotation in ((TLS, SINCE), (USERS, CHANGED)):
+        found = world.api.objects["secrets", "system", name]
+        metadata = {**found["metadata"], "annotations": {**found["metadata"]["annotations"], annotation: told}}
+        world.api.put(SECRETS, {**found, "metadata": metadata})
+    assert await world.keeper.look()
+    for name, annotation in ((TLS, SINCE), (USERS, CHANGED)):
+        assert world.api.objects["secrets", "system", name]["metadata"]["annotations"][annotation] == f"{NOW:.0f}"
+
+
+async def test_whatever_fails_the_next_round_comes(world: World, events: pytest.LogCaptureFixture) -> None:
+    get = world.api.get
+
+    async def fail(kind: Any, namespace: str, name: str) -> Object:
+        raise KeyError("metadata")
+
+    world.api.get = fail  # type: ignore[method-assign]
+    assert not await world.keeper.look()
+    assert "KeyError" in events.text
+    world.api.get = get  # type: ignore[method-assign]
+    assert await world.keeper.look()
 
 
 async def test_bytes_that_are_no_text_are_told(world: World) -> None:

@@ -69,7 +69,7 @@ class Issuing:
         texts, annotations = dict[str, str](), dict[str, str]()
         if step.do is Do.FORGET:
             trusted = {key: text for key, text in trusted.items() if key not in step.ids}
-        elif not signing.identified(authority.texts[_CA]).keys() <= trusted.keys():
+        elif step.do is Do.TRUST or not signing.identified(authority.texts[_CA]).keys() <= trusted.keys():
             trusted |= signing.identified(authority.texts[_CA])
             annotations[SINCE] = f"{now:.0f}"
         if step.do is Do.ISSUE:

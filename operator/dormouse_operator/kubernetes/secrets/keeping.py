@@ -56,8 +56,8 @@ class Keeper:
         log.event("the store's passwords were replaced", secret=self._passwords.name)
 
     async def first(self) -> None:
-        """Until all Secrets are there and in the files. What an earlier release made is taken over here alone, before an operator starts: an
-        operator that runs sees those Secrets again at a rollback, when they are what the pods of that release wait for."""
+        """Until all Secrets are there and in the files. What an earlier release made is taken over here alone, before an operator starts:
+        one that runs sees those Secrets again at a rollback, when they are what the pods of that release wait for."""
         while not await self.look(adopting=True):
             await self._clock.sleep(AGAIN)
 

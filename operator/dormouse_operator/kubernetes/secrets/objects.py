@@ -4,6 +4,7 @@ A Secret that this process has seen and that is gone since is made again as it w
 """
 
 import base64
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -36,11 +37,12 @@ class Secret:
         return {RENEWED: self.annotations[RENEW]} if RENEW in self.annotations else {}
 
     def seconds(self, annotation: str) -> float | None:
-        """None: it is not there, or is no number."""
+        """None: it is not there, or is no time that can be."""
         try:
-            return float(self.annotations.get(annotation, ""))
+            found = float(self.annotations.get(annotation, ""))
         except ValueError:
             return None
+        return found if math.isfinite(found) else None
 
 
 class Secrets:
