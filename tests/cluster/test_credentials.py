@@ -59,7 +59,8 @@ def test_a_certificate_that_is_replaced_under_load_costs_no_call(own: Dormouse) 
     try:
         own.cluster.kubectl("annotate", "secret", secret, "-n", SYSTEM, f"dormouse.dev/renew={time.monotonic_ns()}", "--overwrite")
         eventually("etcd shows the new one", lambda: inside.python(SHOWN, host, port) != before, 180)
-        own.apply(counter("newcomer"))
+        own.apply(counter("newcomer", minReplicas=1))
+        own.ready("newcomer", 1)
         assert own.call("newcomer", 2, session="new") == 2, "a worker that connects now"
     finally:
         end.set()
