@@ -12,7 +12,9 @@ from google.protobuf.message import DecodeError
 
 from dormouse_core.seams import Item
 
-T = TypeVar("T", state_pb2.ShardEntry, state_pb2.Move, state_pb2.WorkerEntry, state_pb2.FunctionEntry, state_pb2.GatewayEntry)
+T = TypeVar(
+    "T", state_pb2.ShardEntry, state_pb2.Move, state_pb2.WorkerEntry, state_pb2.FunctionEntry, state_pb2.GatewayEntry, state_pb2.Retained
+)
 
 
 class Unreadable(Exception):

@@ -1,10 +1,13 @@
 """Where things lie in the store. The table of `docs/architecture.md`, as functions.
 
-A function's own keys are under two prefixes, ``map/{F}/`` and ``data/{F}/``, where ``{F}`` is ``namespace/name/uid``: names are used again,
-uids are not. Every key of the installation is under ``/dormouse/{installation}/``.
+A function's own keys are under two prefixes, ``map/{F}/`` and ``data/{D}/``, where ``{F}`` is ``namespace/name/uid``: names are used again,
+uids are not. ``{D}`` is ``namespace/name/store id``: the function's uid, or the uid of the first function whose sessions it adopted (rule
+*retained*). Every key of the installation is under ``/dormouse/{installation}/``.
 """
 
 from dataclasses import dataclass
+
+from dormouse_proto import state_pb2
 
 DIGITS = 9
 """Of a number in a key, at most: Python reads 4,300 digits and then raises, and shards are a few thousand."""
@@ -31,15 +34,26 @@ class Function:
     namespace: str
     name: str
     uid: str
+    store_id: str = ""
+    """Under which its sessions lie; empty: its uid."""
 
     @property
     def path(self) -> str:
         return f"{self.namespace}/{self.name}/{self.uid}"
 
     @property
+    def data_path(self) -> str:
+        return f"{self.namespace}/{self.name}/{self.store_id or self.uid}"
+
+    @property
     def label(self) -> str:
         """namespace/name: what people and metadata call it."""
         return f"{self.namespace}/{self.name}"
+
+
+def function_of(entry: state_pb2.FunctionEntry) -> Function:
+    """The identity that the registry's entry tells."""
+    return Function(entry.namespace, entry.name, entry.uid, entry.store_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +81,10 @@ class Keys:
 
     def function(self, namespace: str, name: str) -> str:
         return f"{self.functions}{namespace}/{name}"
+
+    def retained(self, namespace: str, name: str) -> str:
+        """Says that the sessions of a function that is gone were kept for the next one of its name."""
+        return f"{self.root}retained/{namespace}/{name}"
 
     @property
     def gateways(self) -> str:
@@ -100,8 +118,12 @@ class Keys:
     def move(self, f: Function, shard: int) -> str:
         return f"{self.moves(f)}{shard}"
 
+    @property
+    def datas(self) -> str:
+        return f"{self.root}data/"
+
     def data(self, f: Function) -> str:
-        return f"{self.root}data/{f.path}/"
+        return f"{self.datas}{f.data_path}/"
 
     def states(self, f: Function, shard: int | None = None) -> str:
         """All records, or one shard's. A session's key part is percent-encoded, so a prefix never ends inside a name."""

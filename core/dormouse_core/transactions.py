@@ -102,6 +102,31 @@ def cancel(keys: Keys, f: Function, shard: int, *, shard_mod: int, leader_new: i
     return Txn((CreatedIs(keys.leader, leader_new), ModIs(keys.shard(f, shard), shard_mod)), (Delete(keys.move(f, shard)),))
 
 
+def retain(keys: Keys, f: Function, record: bytes, *, entry_mod: int, leader_new: int) -> Txn:
+    """The end of a function whose sessions are kept: its map goes, so that no owner commits any more, and with its entry, in whose place
+    stands `record`, by which the next function of its name finds them."""
+    name = keys.function(f.namespace, f.name)
+    kept = Put(keys.retained(f.namespace, f.name), record)
+    return Txn((CreatedIs(keys.leader, leader_new), ModIs(name, entry_mod)), (Delete(keys.map(f), prefix=True), Delete(name), kept))
+
+
+def prepare(keys: Keys, f: Function, shards: Iterable[int], *, retained_mod: int, leader_new: int) -> Txn:
+    """Before `f` adopts kept sessions: shards that a function before it has had get entries that name nobody, for a shard with a floor and
+    without an entry is one whose entry was erased. Nobody goes by them before `f` is registered."""
+    shards = tuple(shards)
+    assert len(shards) <= MAX_SHARDS
+    kept = ModIs(keys.retained(f.namespace, f.name), retained_mod)
+    absent = (ModIs(keys.shard(f, shard), 0) for shard in shards)
+    return counted(Txn((CreatedIs(keys.leader, leader_new), kept, *absent), tuple(nobodys(keys, f, shard) for shard in shards)))
+
+
+def begin(keys: Keys, f: Function, entry: bytes, *, retained_mod: int, leader_new: int) -> Txn:
+    """A function begins. `retained_mod`: of the record of the kept sessions that it adopts; 0: there are none, and none came meanwhile."""
+    name, kept = keys.function(f.namespace, f.name), keys.retained(f.namespace, f.name)
+    writes: tuple[Put | Delete, ...] = (Put(name, entry), *((Delete(kept),) if retained_mod else ()))
+    return Txn((CreatedIs(keys.leader, leader_new), ModIs(name, 0), ModIs(kept, retained_mod)), writes)
+
+
 # -------------------------------------------------------------------------------------------------------------------- the owner
 
 

@@ -37,6 +37,8 @@ class WorkerFile(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     revision: str
     spec: FunctionSpec
     store: StoreAccess
+    store_id: str = ""
+    """Where its sessions lie in the store (`keys.Function`)."""
     model_root: str = ""
     """The folder under which file:// lies."""
     content: str = ""
@@ -51,7 +53,7 @@ class WorkerFile(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     @property
     def function(self) -> keys.Function:
-        return keys.Function(self.namespace, self.name, self.uid)
+        return keys.Function(self.namespace, self.name, self.uid, self.store_id)
 
     @property
     def keys(self) -> keys.Keys:

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import msgspec
 from dormouse_core import records, steps, transactions
 from dormouse_core.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, Unavailable
-from dormouse_core.keys import Function, Keys
+from dormouse_core.keys import Function, Keys, function_of
 from dormouse_core.limits import TENANT_CHARACTERS
 from dormouse_core.observations import FunctionSeen
 from dormouse_core.records import Body
@@ -47,7 +47,7 @@ class Deleter:
 
     async def delete(self, seen: FunctionSeen, request: control_pb2.DeleteSessionsRequest) -> int:
         """How many sessions were deleted. NotFound: there is no such session. Unavailable: some may be left; asking again is safe."""
-        function = Function(seen.entry.namespace, seen.entry.name, seen.entry.uid)
+        function = function_of(seen.entry)
         if not seen.entry.shards:
             raise FailedPrecondition(f"{function.label} is stateless: it has no sessions")
         which = request.WhichOneof("which")

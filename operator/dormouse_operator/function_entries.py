@@ -7,13 +7,14 @@ from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
 import msgspec
-from dormouse_core import editions, entries
+from dormouse_core import editions, entries, retaining, transactions
 from dormouse_core import spec as specs
 from dormouse_core.errors import Aborted, DataLoss, FailedPrecondition, InvalidArgument, NotFound, Unavailable
-from dormouse_core.keys import Keys
+from dormouse_core.keys import Keys, function_of, number
 from dormouse_core.limits import REPLICAS_MAX
 from dormouse_core.seams import Clock, CreatedIs, Full, Item, ModIs, Put, Store, StoreError, Txn
 from dormouse_core.spec import InferenceFunction, Metadata
+from dormouse_kit import log
 from dormouse_proto import state_pb2
 
 ATTEMPTS = 5
@@ -66,7 +67,7 @@ class FunctionEntries:
             edition = editions.edition(entry, lambda e: specs.revision_of(new.spec, e), content, asked=refresh, retry=same)
             if same:
                 if edition == entry.edition:
-                    return None
+                    return wanted_again(entry) if entry.restored else None
                 outcome = "refreshed"
             else:
                 outcome = "configured"
@@ -96,7 +97,11 @@ class FunctionEntries:
         def change(entry: state_pb2.FunctionEntry | None) -> state_pb2.FunctionEntry | None:
             if entry is None:
                 raise NotFound(f"no function {namespace}/{name}")
-            return None if entry.deleting else marked(entry)
+            if entry.deleting:
+                return None
+            after = marked(entry)
+            after.restored = False  # somebody says that it is not wanted
+            return after
 
         _, revision = await self._change(namespace, name, change)
         return revision
@@ -110,10 +115,10 @@ class FunctionEntries:
             return False
 
     async def _change(self, namespace: str, name: str, change: Change) -> tuple[state_pb2.FunctionEntry, int]:
-        key = self._keys.function(namespace, name)
+        key, retained = self._keys.function(namespace, name), self._keys.retained(namespace, name)
         try:
             for _ in range(ATTEMPTS):
-                _, items = await self._store.get([key])
+                _, items = await self._store.get([key, retained])
                 item = items.get(key)
                 before = None if item is None else entries.parse(state_pb2.FunctionEntry, item)
                 if before is not None and before.uid in self.ending:
@@ -123,9 +128,18 @@ class FunctionEntries:
                     assert before is not None
                     assert item is not None
                     return before, item.mod_revision
+                if item is None and retained in items:
+                    after.store_id = retaining.adopted(items[retained], f"{namespace}/{name}", after.shards)
                 value = after.SerializeToString()
                 try:
-                    result = await self._store.txn(self._put(key, item, value))
+                    if item is None:
+                        if retained in items and not await self._prepare(after, items[retained]):
+                            continue
+                        result = await self._store.txn(self._register(after, value, items.get(retained)))
+                        if result.succeeded and retained in items:
+                            log.event("kept sessions are adopted", function=f"{namespace}/{name}", uid=after.uid, store_id=after.store_id)
+                    else:
+                        result = await self._store.txn(self._put(key, item, value))
                 except Full as error:
                     _, items = await self._store.get([key])
                     if key in items and items[key].value == value:
@@ -145,8 +159,26 @@ class FunctionEntries:
             raise Unavailable(f"the store does not answer, so whether {namespace}/{name} was changed is not known: {error}") from error
         raise Aborted(f"{namespace}/{name} is being changed by others at the same time, or this operator no longer leads: ask again")
 
-    def _put(self, key: str, item: Item | None, value: bytes) -> Txn:
-        return Txn((CreatedIs(self._keys.leader, self._leader_new), ModIs(key, _mod(item))), (Put(key, value),))
+    def _put(self, key: str, item: Item, value: bytes) -> Txn:
+        return Txn((CreatedIs(self._keys.leader, self._leader_new), ModIs(key, item.mod_revision)), (Put(key, value),))
+
+    def _register(self, entry: state_pb2.FunctionEntry, value: bytes, retained: Item | None) -> Txn:
+        return transactions.begin(self._keys, function_of(entry), value, retained_mod=_mod(retained), leader_new=self._leader_new)
+
+    async def _prepare(self, entry: state_pb2.FunctionEntry, retained: Item) -> bool:
+        """Entries that name nobody for the shards of the sessions that `entry` adopts. False: somebody else was faster."""
+        function, mod = function_of(entry), retained.mod_revision
+        there, floors = [
+            {number(item.key.removeprefix(prefix)) for item in (await self._store.list(prefix, keys_only=True)).items}
+            for prefix in (self._keys.shards(function), self._keys.floors(function))
+        ]
+        shards = [shard for shard in range(entry.shards) if shard in floors and shard not in there]
+        for at in range(0, len(shards), transactions.MAX_SHARDS):
+            part = shards[at : at + transactions.MAX_SHARDS]
+            txn = transactions.prepare(self._keys, function, part, retained_mod=mod, leader_new=self._leader_new)
+            if not (await self._store.txn(txn)).succeeded:
+                return False
+        return True
 
     def _new(self, wanted: InferenceFunction, content: str) -> state_pb2.FunctionEntry:
         entry = state_pb2.FunctionEntry(
@@ -171,8 +203,7 @@ def manifest_of(entry: state_pb2.FunctionEntry) -> InferenceFunction:
 def with_spec(before: state_pb2.FunctionEntry, spec: specs.FunctionSpec, edition: str = "") -> state_pb2.FunctionEntry:
     """A copy of `before` that says `spec` in `edition`: one generation later, without the problem of another revision, and with the spec of
     the one that was proved, so that it can be started until the new one is."""
-    entry = state_pb2.FunctionEntry()
-    entry.CopyFrom(before)
+    entry = wanted_again(before)
     entry.spec = specs.spec_to_json(spec)
     entry.edition = edition
     entry.revision = specs.revision_of(spec, edition)
@@ -191,6 +222,14 @@ def marked(entry: state_pb2.FunctionEntry) -> state_pb2.FunctionEntry:
     found = state_pb2.FunctionEntry()
     found.CopyFrom(entry)
     found.deleting = True
+    return found
+
+
+def wanted_again(entry: state_pb2.FunctionEntry) -> state_pb2.FunctionEntry:
+    """As one that somebody applied since it was restored."""
+    found = state_pb2.FunctionEntry()
+    found.CopyFrom(entry)
+    found.restored = False
     return found
 
 

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from dormouse_core import coordination, editions, lifecycle, separate
+from dormouse_core import coordination, editions, lifecycle, retaining, separate
 from dormouse_core.autoscaling import Autoscaler, Decision, Scaling
 from dormouse_core.backoff import Backoff
 from dormouse_core.coordination import Assign, Cancel, Failover, NoTaker, Plan
@@ -163,10 +163,12 @@ class FunctionLoop:
         return revision > 0 and await self._parts.registry.wait_for(revision)
 
     async def _purge(self, seen: FunctionSeen) -> bool:
-        revision = await self._parts.writer.purge(seen)
+        kept = retaining.retains(seen.entry)
+        writer, now_us = self._parts.writer, int(self._parts.clock.now() * 1_000_000)
+        revision = await (writer.retain(seen, now_us) if kept else writer.purge(seen))
         if not revision:
             return False
-        log.event("function deleted", function=label(seen), uid=self.uid)
+        log.event("function deleted; its sessions are kept" if kept else "function deleted", function=label(seen), uid=self.uid)
         return await self._parts.registry.wait_for(revision)
 
     # ------------------------------------------------------------------------------------------------------------------ workers

@@ -2,7 +2,7 @@
 
 from dormouse_core import records
 from dormouse_core.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, Unavailable
-from dormouse_core.keys import Function, Keys
+from dormouse_core.keys import Function, Keys, function_of
 from dormouse_core.observations import FunctionSeen
 from dormouse_core.seams import Compacted, Item, Store, StoreError
 from dormouse_core.sessions.names import shard_of
@@ -18,7 +18,7 @@ async def page(store: Store, keys: Keys, seen: FunctionSeen, request: control_pb
     All pages of one listing are of one revision while the store still has it; after compaction the listing goes on at the present one, so
     a session that was written meanwhile shows its new step, and none is shown twice.
     """
-    function = Function(seen.entry.namespace, seen.entry.name, seen.entry.uid)
+    function = function_of(seen.entry)
     if not seen.entry.shards:
         raise FailedPrecondition(f"{function.label} is stateless: it has no sessions")
     try:

@@ -2,6 +2,8 @@
 
 A deleted function's purge does that, and takes its name last. This is for what it could not see: keys that somebody restored, that a build
 before this one left, or that were written for a uid whose entry was replaced. It looks when this process begins to lead and each hour.
+Sessions that are kept for the next function of a name (rule *retained*) are nobody's on purpose: while there are such, nothing of that name
+is removed.
 """
 
 from dormouse_core.keys import Function, Keys
@@ -38,7 +40,7 @@ class Orphans:
             await self._clock.sleep(wait)
 
     async def once(self) -> None:
-        for root in (self._keys.maps, f"{self._keys.root}data/"):
+        for root in (self._keys.maps, self._keys.datas):
             start = ""
             while True:
                 listing = await self._store.list(root, start=start, limit=1, keys_only=True)
@@ -46,20 +48,26 @@ class Orphans:
                     break
                 parts = listing.items[0].key[len(root) :].split("/", 3)
                 start = root + "/".join(parts[:3]) + "0"  # behind every key of this function: "0" follows "/"
-                if len(parts) == 4 and parts[2] not in self._view.functions:
+                if len(parts) == 4 and not self._registered(parts[2]):
                     await self._look(Function(*parts[:3]))
                 await self._clock.sleep(PAUSE)
 
+    def _registered(self, part: str) -> bool:
+        """As a uid, or as the store id of a function's sessions."""
+        functions = self._view.functions
+        return part in functions or any(each.entry.store_id == part for each in functions.values())
+
     async def _look(self, function: Function) -> None:
-        """Removes everything of `function` unless it is registered after all, or a worker of it lives."""
-        key = self._keys.function(function.namespace, function.name)
-        _, items = await self._store.get([key])
+        """Removes everything of `function` unless it is registered after all, its sessions are kept, or a worker of it lives."""
+        key, retained = (of(function.namespace, function.name) for of in (self._keys.function, self._keys.retained))
+        _, items = await self._store.get([key, retained])
         entry = items.get(key)
-        if entry is not None and _uid(entry.value) in (function.uid, None):
+        ids = set[str]() if entry is None else _ids(entry.value)
+        if retained in items or ids is None or function.uid in ids:
             return
         if (await self._store.list(self._keys.workers(function), limit=1, keys_only=True)).items:
             return  # its lease ends with it; the next look finds none
-        guards = (CreatedIs(self._keys.leader, self._leader_new), ModIs(key, entry.mod_revision if entry else 0))
+        guards = (CreatedIs(self._keys.leader, self._leader_new), ModIs(key, entry.mod_revision if entry else 0), ModIs(retained, 0))
         for prefix in (self._keys.map(function), self._keys.data(function)):
             result = await self._store.txn(Txn(guards, (Delete(prefix, prefix=True),)), timeout=DELETE_TIMEOUT)
             if not result.succeeded:
@@ -67,9 +75,10 @@ class Orphans:
         log.event("removed the keys that a deleted function left in the store", function=function.label, uid=function.uid)
 
 
-def _uid(value: bytes) -> str | None:
-    """None: it cannot be read, so nobody knows whose it is."""
+def _ids(value: bytes) -> set[str] | None:
+    """The uid and the store id of an entry. None: it cannot be read, so nobody knows whose it is."""
     try:
-        return str(state_pb2.FunctionEntry.FromString(value).uid)
+        entry = state_pb2.FunctionEntry.FromString(value)
     except DecodeError:
         return None
+    return {str(entry.uid), str(entry.store_id)}

@@ -82,6 +82,7 @@ class LocalProvider:
             namespace=entry.namespace,
             name=entry.name,
             uid=entry.uid,
+            store_id=entry.store_id,
             revision=revision,
             spec=spec_from_json(spec),
             store=self._store,

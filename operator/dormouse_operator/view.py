@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from dormouse_core import addresses, entries
-from dormouse_core.keys import Function, Keys, named, number
+from dormouse_core.keys import Function, Keys, function_of, named, number
 from dormouse_core.observations import FunctionSeen, MoveSeen, ShardSeen, WorkerSeen
 from dormouse_core.reaching import Reaches
 from dormouse_core.seams import Clock, Instance, Item
@@ -121,7 +121,7 @@ class View:
             self.functions.pop(old.uid, None)
             self._changed(old.uid)
         if new is not None and after is not None:
-            function = Function(new.namespace, new.name, new.uid)
+            function = function_of(new)
             self.functions[new.uid] = Registered(function, new, after.mod_revision, after.create_revision)
             self._changed(new.uid)
 

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from typing import Protocol
 
-from dormouse_core import transactions
+from dormouse_core import retaining, transactions
 from dormouse_core.coordination import Action, Assign, Cancel, Failover, NoTaker, Plan
-from dormouse_core.keys import Function, Keys
+from dormouse_core.keys import Function, Keys, function_of
 from dormouse_core.observations import FunctionSeen
 from dormouse_core.seams import CreatedIs, Delete, ModIs, Put, Store, StoreError, Txn, TxnResult
 from dormouse_kit import log
@@ -83,6 +83,16 @@ class Writer:
         )
         return result.revision if result is not None and result.succeeded else 0
 
+    async def retain(self, seen: FunctionSeen, now_us: int) -> int:
+        """Ends a function without workers, and keeps its sessions. 0: not yet; while tombstones are owed nobody may be given them."""
+        function = _function(seen)
+        if any((function.uid, shard) in self._owed for shard in range(seen.entry.shards)):
+            return 0
+        record = retaining.record(seen.entry, now_us)
+        txn = transactions.retain(self._keys, function, record, entry_mod=seen.entry_mod, leader_new=self.leader_new)
+        result = await self._one(txn, timeout=DELETE_TIMEOUT)
+        return result.revision if result is not None and result.succeeded else 0
+
     async def purge(self, seen: FunctionSeen) -> int:
         """Removes a function without workers: its map, its data, then its name. Raises nothing; what is left is tried again."""
         function = _function(seen)
@@ -128,7 +138,7 @@ class Writer:
 
 
 def _function(seen: FunctionSeen) -> Function:
-    return Function(seen.entry.namespace, seen.entry.name, seen.entry.uid)
+    return function_of(seen.entry)
 
 
 def _parts(shards: Sequence[int]) -> Iterator[list[int]]:

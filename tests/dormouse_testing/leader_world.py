@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from dormouse_core import transactions
 from dormouse_core.errors import Unavailable
-from dormouse_core.keys import Function, Keys
+from dormouse_core.keys import Function, Keys, function_of
 from dormouse_core.seams import Instance, Put, StoreError, Txn, Wanted
 from dormouse_operator.leading import Leader
 from dormouse_operator.links import Refused, Stream, Unreachable
@@ -32,13 +32,14 @@ spec:
   model: {{uri: "file://{model}"}}
   sessions:
     shards: {shards}
+    reclaimPolicy: {reclaim}
     states: [{{input: s, output: t, shape: [-1, 1], batchAxis: 0}}]
   scaleToZeroAfter: {idle}
 """
 
 
-def manifest(model: str = "v1.onnx", *, shards: int = 64, idle: str = "60s") -> str:
-    return MANIFEST.format(model=model, shards=shards, idle=idle)
+def manifest(model: str = "v1.onnx", *, shards: int = 64, idle: str = "60s", reclaim: str = "Delete") -> str:
+    return MANIFEST.format(model=model, shards=shards, idle=idle, reclaim=reclaim)
 
 
 @dataclass(eq=False)
@@ -231,7 +232,7 @@ class World:
     async def process(self, instance: str, entry: state_pb2.FunctionEntry) -> SimWorker:
         """A new process of an instance: a new worker at the instance's old address."""
         number = next(self._numbers)
-        function = Function(entry.namespace, entry.name, entry.uid)
+        function = function_of(entry)
         worker = SimWorker(self, f"w{number}", instance, function, entry.revision, entry.shards, f"host:{instance}")
         self.workers[worker.name] = worker
         await worker.run()

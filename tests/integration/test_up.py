@@ -290,6 +290,29 @@ def test_a_deleted_function_is_gone_and_its_name_is_free(up: Up) -> None:
         assert (answer.step, answer.outputs["y"].tolist()) == (1, [[1.0]]), "the new function knows nothing of the old one's sessions"
 
 
+def test_a_function_that_is_made_again_goes_on_with_kept_sessions(up: Up) -> None:
+    """`reclaimPolicy: Retain`. Of another number of shards it is refused."""
+    kept = up.folder / "kept.yaml"
+    kept.write_text(TOTAL.replace("sessions:", "sessions:\n    reclaimPolicy: Retain"))
+    up.command("apply", "-f", str(kept))
+    with Client(up.gateway) as client:
+        for expected in (1, 2):
+            assert client.infer("total", {"x": row(1)}, session="a", timeout=60).step == expected
+        assert up.command("delete", "total").stdout == "default/total deleted\n"
+        with pytest.raises(DormouseError):
+            client.infer("total", {"x": row(5)}, session="a", timeout=60)
+        other = up.folder / "other.yaml"
+        other.write_text(kept.read_text().replace("sessions:", "sessions:\n    shards: 8"))
+        refused = up.command("apply", "-f", str(other), check=False)
+        assert refused.returncode == 1
+        assert "spec.sessions.shards: 8 found, 64 is allowed" in refused.stderr
+        assert up.command("apply", "-f", str(kept)).stdout == "default/total created\n"
+        answer = client.infer("total", {"x": row(1)}, session="a", timeout=60)
+        assert (answer.step, answer.outputs["y"].tolist()) == (3, [[3.0]])
+        assert client.infer("total", {"x": row(1)}, session="new", timeout=60).step == 1, "and sessions begin"
+        assert "/s:a" in up.command("sessions", "total").stdout
+
+
 def test_the_command_line_speaks_plainly(up: Up) -> None:
     def fails(*words: str) -> str:
         done = up.command(*words, check=False)

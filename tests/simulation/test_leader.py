@@ -10,6 +10,7 @@ from dormouse_core.errors import Aborted, FailedPrecondition, NotFound, Unavaila
 from dormouse_core.observations import FunctionSeen
 from dormouse_core.reaching import Reaches
 from dormouse_core.seams import Delete, Instance, Put, Txn
+from dormouse_operator.function_entries import FunctionEntries
 from dormouse_proto import state_pb2
 from dormouse_testing.leader_scene import Scene, simulated
 from dormouse_testing.leader_world import KEYS, LEASE, SimAgent, manifest
@@ -460,6 +461,54 @@ def test_deleting_removes_everything_and_frees_the_name() -> None:
             s.leader.status("ns", "fn")
         assert await s.apply(manifest()) == "created"
         assert s.uid != uid
+
+    simulated(story)
+
+
+async def made_again_over_kept_sessions(s: Scene) -> set[int]:
+    """The floors of a function that was deleted and made again, once workers own all of its shards. It had floors at 5, and one
+    session."""
+    await s.apply(manifest(reclaim="Retain"))
+    await s.scale(2)
+    await s.world.until(lambda: s.owned_by(*s.world.living()) if s.world.living() else False)
+    first = s.uid
+    for shard in range(64):
+        key = f"{KEYS.root}data/ns/fn/{first}/floors/{shard}"
+        await s.store.txn(Txn((), (Put(key, state_pb2.Floor(timestamp_us=5).SerializeToString()),)))
+    record = f"{KEYS.root}data/ns/fn/{first}/state/3//s:a"
+    await s.store.txn(Txn((), (Put(record, b"record"),)))
+    await s.leader.entries.delete("ns", "fn")
+    await s.world.until(lambda: s.world.entry() is None)
+    await s.world.until(lambda: not s.world.living(), 60)
+    assert await s.apply(manifest(reclaim="Retain")) == "created"
+    entry = s.world.entry()
+    assert entry is not None
+    assert (entry.uid != first, entry.store_id) == (True, first)
+    await s.scale(2)
+    await s.world.until(lambda: len(s.world.living()) == 2 and s.owned_by(*s.world.living()), 120)
+    assert all(worker.function.uid == entry.uid for worker in s.world.living())
+    assert s.world.store.etcd.item(record) is not None
+    found = s.world.store.etcd.range(f"{KEYS.root}data/ns/fn/{first}/floors/", "", 0, 0, False).items
+    return {state_pb2.Floor.FromString(item.value).timestamp_us for item in found}
+
+
+def test_a_function_made_again_over_kept_sessions_owns_them_at_once() -> None:
+    async def story(s: Scene) -> None:
+        assert await made_again_over_kept_sessions(s) == {5}
+
+    simulated(story)
+
+
+def test_negative_control_without_prepared_shards_its_new_sessions_would_be_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its shards look as if their entries had been erased, so the leader raises their floors."""
+
+    async def skipped(*arguments: object) -> bool:
+        return True
+
+    monkeypatch.setattr(FunctionEntries, "_prepare", skipped)
+
+    async def story(s: Scene) -> None:
+        assert min(await made_again_over_kept_sessions(s)) > 5
 
     simulated(story)
 

@@ -58,6 +58,18 @@ def test_created_unchanged_configured() -> None:
     on_a_store(story)
 
 
+def test_a_restored_function_is_as_any_other_once_somebody_speaks_of_it() -> None:
+    async def story(entries: FunctionEntries, store: MemoryStore) -> None:
+        for spoken in (lambda: entries.apply(manifest()), lambda: entries.scale("ns", "fn", 1), lambda: entries.delete("ns", "fn")):
+            made, _, _ = await entries.apply(manifest(idle="9s"))
+            made.restored = True
+            await store.txn(Txn((), (Put(KEYS.function("ns", "fn"), made.SerializeToString()),)))
+            await spoken()
+            assert not (await entry_of(store)).restored
+
+    on_a_store(story)
+
+
 def test_a_new_revision_has_no_problem_and_keeps_the_proof_of_the_old() -> None:
     async def story(entries: FunctionEntries, store: MemoryStore) -> None:
         made, _, _ = await entries.apply(manifest())

@@ -3,13 +3,16 @@
 from typing import Any
 
 import pytest
+from dormouse_core import retaining
 from dormouse_core import spec as specs
 from dormouse_core.errors import Aborted, FailedPrecondition, Unavailable
 from dormouse_core.keys import Keys
+from dormouse_core.observations import FunctionSeen
 from dormouse_core.seams import Put, Txn
 from dormouse_operator.kubernetes.api.http import Object
 from dormouse_operator.kubernetes.objects import names
 from dormouse_operator.kubernetes.objects.object_entries import NameInUse, ObjectEntries, seconds, timestamp
+from dormouse_operator.writes import Writer
 from dormouse_proto import state_pb2
 from dormouse_testing.clock import ManualClock
 from dormouse_testing.cluster_objects import NOW
@@ -53,6 +56,64 @@ async def test_an_object_becomes_the_function_of_its_uid_and_age(world: World) -
     assert (made.uid, made.namespace, made.name, made.shards, made.generation) == ("u", "default", "vad", 64, 1)
     assert made.created_us == int(NOW) * 1_000_000
     assert await world.entry() == made
+
+
+def kept() -> Data:
+    """As one whose sessions are kept at its end."""
+    return stateful(reclaimPolicy="Retain")
+
+
+async def ended(world: World, uid: str) -> bool:
+    """The function's object is gone, and its workers too; whether its sessions are kept."""
+    await world.entries.forget("default", "vad", uid)
+    entry = await world.entry()
+    key = KEYS.function("default", "vad")
+    _, items = await world.store.get([key, KEYS.leader])
+    writer = Writer(world.store, KEYS, items[KEYS.leader].create_revision)
+    seen = FunctionSeen(entry, items[key].mod_revision, items[key].create_revision)
+    assert await (writer.retain(seen, 1) if retaining.retains(entry) else writer.purge(seen))
+    return KEYS.retained("default", "vad") in (await world.store.get([KEYS.retained("default", "vad")]))[1]
+
+
+async def test_an_object_of_another_uid_goes_on_with_kept_sessions_and_waits_for_their_end(world: World) -> None:
+    await world.keep(kept(), "u")
+    with pytest.raises(NameInUse):
+        await world.keep(kept(), "v")
+    assert await ended(world, "u")
+    with pytest.raises(FailedPrecondition, match=r"spec\.sessions\.shards: 8 found, 64 is allowed"):
+        await world.keep(stateful(shards=8), "w")
+    made, _ = await world.keep(kept(), "v")
+    assert (made.uid, made.store_id) == ("v", "u")
+
+
+async def test_by_default_an_object_of_another_uid_begins_without(world: World) -> None:
+    await world.keep(stateful(), "u")
+    assert not await ended(world, "u")
+    assert (await world.keep(stateful(), "v"))[0].store_id == ""
+
+
+async def restored(world: World) -> None:
+    """As a restore writes it."""
+    made, _ = await world.keep(stateful(), "u")
+    made.restored = True
+    await world.store.txn(Txn((), (Put(KEYS.function("default", "vad"), made.SerializeToString()),)))
+
+
+async def test_what_a_restore_brought_is_kept_for_an_object_of_another_uid(world: World) -> None:
+    """In another cluster each object has another uid, so every function of the store looks deleted there."""
+    await restored(world)
+    with pytest.raises(NameInUse):
+        await world.keep(stateful(), "v")
+    assert await ended(world, "u")
+    made, _ = await world.keep(stateful(), "v")
+    assert (made.store_id, made.restored) == ("u", False)
+
+
+async def test_what_a_restore_brought_and_its_own_object_is_as_its_policy_says(world: World) -> None:
+    await restored(world)
+    made, _ = await world.keep(stateful(), "u")
+    assert not made.restored
+    assert not await ended(world, "u")
 
 
 async def test_what_is_already_so_is_not_written(world: World) -> None:

@@ -83,7 +83,7 @@ FIELDS: list[tuple[Data, str]] = [
     (onnx(timeouts=[]), "spec.timeouts: an empty list found, an object with step, hold and hang is allowed"),
     (
         onnx(sessions=[]),
-        "spec.sessions: an empty list found, an object with states, controls, stateVersion, accepts, durability, shards, "
+        "spec.sessions: an empty list found, an object with states, controls, stateVersion, accepts, durability, reclaimPolicy, shards, "
         "evictAfter, ttl, maxCount and maxBytes is allowed",
     ),
     (stateful(shards=5000), "spec.sessions.shards: 5000 found, a whole number from 1 to 4096 is allowed"),

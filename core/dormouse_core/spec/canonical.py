@@ -3,9 +3,9 @@
 Canonical JSON: keys sorted, no spaces, defaults filled in, durations in their one text. Two specs that mean the same are the same bytes, so
 "unchanged" can be told without opinions about formatting.
 
-The *revision* is a digest of what runs: of the edition of its content, and of the JSON without the fields that only scale and those that
-have their default. The latter matters in an upgrade: a release that adds a field must not give every function a new revision, which would
-restart every worker.
+The *revision* is a digest of what runs: of the edition of its content, and of the JSON without what no worker goes by (`run`) and the
+fields that have their default. The latter matters in an upgrade: a release that adds a field must not give every function a new revision,
+which would restart every worker.
 """
 
 import hashlib
@@ -70,8 +70,19 @@ def spec_from_json(text: bytes | str) -> FunctionSpec:
 def revision_of(spec: FunctionSpec, edition: str = "") -> str:
     """Twelve hex characters that change when what runs changes, and not when it scales. `edition`: of the model's content, where that is
     known or was asked to be read again (`dormouse_core.editions`)."""
-    told = {name: item for name, item in _told(spec).items() if name not in SCALING_FIELDS}
+    told = _told(run(spec))
     return _digest([told, edition] if edition else told)
+
+
+def run(spec: FunctionSpec) -> FunctionSpec:
+    """`spec` as its workers know it: what only scales, and what becomes of the sessions at the end, at their defaults."""
+    defaults = {f.name: _default(f) for f in msgspec.structs.fields(FunctionSpec) if f.encode_name in SCALING_FIELDS}
+    sessions = spec.sessions and msgspec.structs.replace(spec.sessions, reclaim_policy="Delete")
+    return msgspec.structs.replace(spec, **defaults, sessions=sessions)
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    return field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
 
 
 def _told(value: Any) -> Any:
@@ -80,8 +91,7 @@ def _told(value: Any) -> Any:
         told = {}
         for f in msgspec.structs.fields(value):
             item = getattr(value, f.name)
-            default = f.default if f.default_factory is msgspec.NODEFAULT else f.default_factory()
-            if item != default:
+            if item != _default(f):
                 told[f.encode_name] = _told(item)
         return told
     if isinstance(value, list):

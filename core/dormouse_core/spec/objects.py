@@ -167,6 +167,13 @@ class SessionsSpec(Struct, frozen=True, kw_only=True, rename="camel"):
         Literal["Committed", "Buffered", "Memory"],
         Meta(description="What an acknowledged step survives. Committed: every failure. Buffered and Memory are not in this release."),
     ] = "Committed"
+    reclaim_policy: Annotated[
+        Literal["Delete", "Retain"],
+        Meta(
+            description="What becomes of the sessions when the object is deleted. Delete: they go with it. Retain: they are kept, and the "
+            "next object of this namespace and name goes on with them; it must have as many shards."
+        ),
+    ] = "Delete"
     shards: Annotated[
         int,
         Meta(

@@ -6,7 +6,7 @@ Secret. A leader ensures each function's user once; after that only functions th
 
 from collections.abc import Callable, Collection
 
-from dormouse_core.keys import Function, Keys
+from dormouse_core.keys import Keys, function_of
 from dormouse_core.seams import StoreError
 from dormouse_kit import log
 from dormouse_kit.etcd.users import Users
@@ -31,7 +31,7 @@ class Credentials:
         name = store_user(entry, self._settings)
         if self._users is None or name in self._ensured:
             return
-        function = Function(entry.namespace, entry.name, entry.uid)
+        function = function_of(entry)
         password = store_password(entry, self._settings)
         await self._users.ensure(name, password, store_users.function_grants(self._keys, function))
         self._ensured.add(name)

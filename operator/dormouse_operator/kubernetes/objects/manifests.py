@@ -15,7 +15,7 @@ import msgspec
 from dormouse_core import workerfile
 from dormouse_core.modeluris import IMAGE_ROOT
 from dormouse_core.policies import NotAllowed
-from dormouse_core.spec import SCALING_FIELDS, FunctionSpec, spec_from_json
+from dormouse_core.spec import FunctionSpec, run, spec_from_json
 from dormouse_core.workerfile import StoreAccess, WorkerFile
 from dormouse_proto import state_pb2
 
@@ -85,15 +85,15 @@ def _started_with(entry: state_pb2.FunctionEntry, settings: ClusterSettings) -> 
 
 
 def build_config_map(entry: state_pb2.FunctionEntry, spec: FunctionSpec, settings: ClusterSettings) -> Manifest:
-    """The workers' spec file. Fields that only scale are left at their defaults, so that scaling changes no worker's file."""
-    scaling = {f.name: _default(f) for f in msgspec.structs.fields(FunctionSpec) if f.encode_name in SCALING_FIELDS}
+    """The workers' spec file. Fields that no worker goes by are left at their defaults, so that scaling changes no worker's file."""
     file = WorkerFile(
         installation=settings.installation,
         namespace=entry.namespace,
         name=entry.name,
         uid=entry.uid,
+        store_id=entry.store_id,
         revision=entry.revision,
-        spec=msgspec.structs.replace(spec, **scaling),
+        spec=run(spec),
         store=store_access(entry, settings),
         model_root=IMAGE_ROOT,
         removal_wait=settings.removal_wait,
@@ -234,7 +234,3 @@ def _object(
     }
     manifest: Manifest = {"apiVersion": version, "kind": kind, "metadata": metadata}
     return manifest if spec is None else {**manifest, "spec": spec}
-
-
-def _default(field: msgspec.structs.FieldInfo) -> Any:
-    return field.default_factory() if field.default is msgspec.NODEFAULT else field.default

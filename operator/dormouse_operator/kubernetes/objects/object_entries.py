@@ -1,7 +1,8 @@
 """`functions/` in the store, as the objects of the cluster say.
 
 An object's uid is its function's: an object that was deleted and made again under its name is another function, and waits until the first
-one's sessions are gone. What people may ask of the registry on one machine (apply, scale, delete) is the API server's here.
+one is gone: with its sessions, or leaving them to this one (`reclaimPolicy: Retain`). What people may ask of the registry on one machine
+(apply, scale, delete) is the API server's here.
 """
 
 import datetime
@@ -13,7 +14,7 @@ from dormouse_core.errors import FailedPrecondition, NotFound
 from dormouse_core.spec import InferenceFunction
 from dormouse_proto import state_pb2
 
-from dormouse_operator.function_entries import FunctionEntries, manifest_of, marked, with_spec
+from dormouse_operator.function_entries import FunctionEntries, manifest_of, marked, wanted_again, with_spec
 from dormouse_operator.kubernetes.api.http import Object
 from dormouse_operator.kubernetes.objects import names
 
@@ -33,11 +34,13 @@ class ObjectEntries(FunctionEntries):
             if entry is None:
                 return with_spec(_new(found, wanted), wanted.spec, asked)
             if entry.uid != uid or entry.deleting:
-                raise NameInUse("An older function of this name is being deleted; this one begins when that one's sessions are gone.")
+                raise NameInUse("An older function of this name is being deleted; this one begins when that one is gone.")
             specs.validate_update(manifest_of(entry), wanted)
             edition = asked or entry.edition
             same = (entry.spec, entry.edition) == (specs.spec_to_json(wanted.spec), edition)
-            return None if same else with_spec(entry, wanted.spec, edition)
+            if same:
+                return wanted_again(entry) if entry.restored else None
+            return with_spec(entry, wanted.spec, edition)
 
         return await self._change(wanted.metadata.namespace, wanted.metadata.name, change)
 
