@@ -17,7 +17,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TextIO
 
@@ -38,6 +38,7 @@ class Run:
     control: str  # unix:PATH
     gateway: str  # host:port where callers connect
     metrics: dict[str, int]  # part -> port
+    store: list[str] = field(default_factory=list)  # etcd's endpoints
 
 
 class Home:

@@ -20,6 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from dormouse.initial import init
 
         return _guard(lambda: init(options))
+    if options.command in ("backup", "restore"):
+        from dormouse import backups
+
+        return _guard(lambda: getattr(backups, options.command)(options))
     from dormouse import commands  # here, so that `dormouse --help` and `up` load no client
 
     return _guard(lambda: getattr(commands, options.command)(options))
@@ -161,7 +165,26 @@ def parser() -> argparse.ArgumentParser:
     sessions.add_argument("--tenant", metavar="T", help='with --delete: all sessions of this tenant; "": those without a tenant')
     sessions.add_argument("-o", "--output", default="", choices=["", "yaml", "json"], help="the format; by default a table")
     sessions.add_argument("--limit", type=_limit, default=0, help="list at most this many; by default all")
+
+    backup = _command(commands, "backup", "write what is stored into a file, as a snapshot of etcd")
+    backup.add_argument("file", metavar="FILE|FOLDER", help="the file; in a folder: one named by the time")
+    backup.add_argument("--keep", type=_limit, default=0, metavar="N", help="in a folder, remove all but the newest N; by default none")
+    _stored(backup)
+
+    restore = _command(commands, "restore", "write what a backup has into the store, while no operator runs")
+    restore.add_argument("file", metavar="FILE|FOLDER", help="the file, as backup or etcdctl wrote it; of a folder: the newest")
+    restore.add_argument("--replace", action="store_true", help="remove the functions and sessions that are there")
+    _stored(restore)
     return top
+
+
+def _stored(command: argparse.ArgumentParser) -> None:
+    """How a store elsewhere is reached."""
+    from dormouse_kit.etcd.options import add_store_options
+
+    add_store_options(command)
+    command.add_argument("--installation", default="local", metavar="NAME", help="the name of the system in the store; by default local")
+    command.add_argument("--etcd", default="", metavar="PATH", help="without --store, where nothing runs: the etcd to run; as in up")
 
 
 def _command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str) -> argparse.ArgumentParser:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from dormouse_core import storage
 from dormouse_core.backoff import Backoff
-from dormouse_core.errors import FailedPrecondition
-from dormouse_kit import log
+from dormouse_core.errors import FailedPrecondition, InvalidArgument
+from dormouse_kit import log, processes
 from dormouse_kit.processes import Child, python
 
 BACKOFF = Backoff(0.1, 5.0)
@@ -101,6 +101,20 @@ def choose(gateway: int) -> Ports:
 
 STORE, STORE_PEERS = "etcd:1", "etcd:2"
 """Names of etcd's sockets. etcd 3.4 takes no other form than host:port, and no path: it starts in their folder."""
+
+
+def find_etcd(binary: str) -> str:
+    """The path of the etcd to run. `binary`: the one that is named; empty: the one on PATH. InvalidArgument, FailedPrecondition: none."""
+    if binary:
+        if not processes.etcd_version(binary):
+            raise InvalidArgument(f"--etcd {binary}: this is not etcd")
+        return binary
+    found = processes.find_etcd()
+    if found is None:
+        raise FailedPrecondition("no etcd was found: put etcd 3.4.22+ or 3.5.6+ on PATH, or name it with --etcd or --etcd-endpoints")
+    if found.warning:
+        log.warning(found.warning)
+    return found.path
 
 
 def etcd(binary: str, data: Path, quota: int) -> list[str]:

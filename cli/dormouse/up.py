@@ -17,8 +17,8 @@ from typing import Any
 import grpc
 import grpc.aio
 from dormouse_core import limits
-from dormouse_core.errors import Code, DormouseError, FailedPrecondition, InvalidArgument
-from dormouse_kit import log, processes
+from dormouse_core.errors import Code, DormouseError
+from dormouse_kit import log
 from dormouse_kit.grpc_options import channel_options
 from dormouse_proto import control_pb2, control_pb2_grpc, inference_pb2, inference_pb2_grpc
 
@@ -88,7 +88,7 @@ async def up(
                     part.start()
                 control = f"unix:{sockets / 'control.sock'}"
                 metrics = {"operator": ports.operator_metrics, "gateway": ports.gateway_metrics}
-                home.write_run(Run(os.getpid(), control, f"127.0.0.1:{ports.gateway}", metrics))
+                home.write_run(Run(os.getpid(), control, f"127.0.0.1:{ports.gateway}", metrics, endpoints))
                 await _until(end, _begin(home, control, ports, endpoints))
                 await end.wait()
             finally:
@@ -99,17 +99,7 @@ async def up(
 def _store(home: Home, sockets: Path, binary: str, given: Sequence[str], quota: int) -> tuple[list[str], list[Part]]:
     if given:
         return list(given), []
-    if binary:
-        if not processes.etcd_version(binary):
-            raise InvalidArgument(f"--etcd {binary}: this is not etcd")
-        found: processes.Etcd | None = processes.Etcd(binary, processes.etcd_version(binary))
-    else:
-        found = processes.find_etcd()
-    if found is None:
-        raise FailedPrecondition("no etcd was found: put etcd 3.4.22+ or 3.5.6+ on PATH, or name it with --etcd or --etcd-endpoints")
-    if found.warning:
-        log.warning(found.warning)
-    path = found.path
+    path = parts.find_etcd(binary)
     return [f"unix:{sockets / parts.STORE}"], [Part("etcd", lambda: parts.etcd(path, home.etcd, quota), cwd=sockets)]
 
 

@@ -82,9 +82,13 @@ class Keys:
     def function(self, namespace: str, name: str) -> str:
         return f"{self.functions}{namespace}/{name}"
 
+    @property
+    def retaineds(self) -> str:
+        return f"{self.root}retained/"
+
     def retained(self, namespace: str, name: str) -> str:
         """Says that the sessions of a function that is gone were kept for the next one of its name."""
-        return f"{self.root}retained/{namespace}/{name}"
+        return f"{self.retaineds}{namespace}/{name}"
 
     @property
     def gateways(self) -> str:

@@ -76,6 +76,9 @@ class Connection:
         self.watch: Any = channel.stream_stream(
             "/etcdserverpb.Watch/Watch", request_serializer=None, response_deserializer=rpc_pb2.WatchResponse.FromString
         )
+        self.snapshot: Any = channel.unary_stream(
+            "/etcdserverpb.Maintenance/Snapshot", request_serializer=None, response_deserializer=rpc_pb2.SnapshotResponse.FromString
+        )
         self.metadata: Metadata = (("hasleader", "true"),)
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why
         self.opened = self.heard = asyncio.get_running_loop().time()

@@ -1,0 +1,190 @@
+"""`dormouse backup` and `dormouse restore`: of one machine's system, running or not, or of the store that `--store` names."""
+
+import asyncio
+import contextlib
+import re
+import time
+from argparse import Namespace
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from dormouse_core import backups
+from dormouse_core.errors import FailedPrecondition, InvalidArgument, Unavailable
+from dormouse_core.keys import Keys
+from dormouse_core.limits import ETCD_QUOTA_BYTES_MAX
+from dormouse_core.seams import StoreError
+from dormouse_kit.clock import SystemClock
+from dormouse_kit.etcd import EtcdStore, TlsFiles, databases, snapshots
+from dormouse_kit.etcd.connections import Connections
+from dormouse_kit.etcd.users import ROOT, Users
+from dormouse_kit.processes import Child
+
+from dormouse import home, parts, printing
+from dormouse.restoring import Restoring
+
+STARTUP: Final = 30.0  # seconds until an etcd that was started answers
+GRACE: Final = 5.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """How the store is reached: `Connections`' arguments."""
+
+    endpoints: list[str]
+    tls: TlsFiles | None = None
+    user: str = ""
+    password: Path | str = ""
+
+
+def backup(options: Namespace) -> None:
+    target = Path(options.file)
+    if options.keep and not target.is_dir():
+        raise InvalidArgument(f"--keep: {options.keep} found, but {target} is no folder")
+    if target.is_dir():
+        target = target / f"{_prefix(options.installation)}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.db"
+    if target.exists() or target.is_symlink():
+        raise InvalidArgument(f"{target}: it exists; name another file, or a folder")
+    revision = _told(lambda: asyncio.run(_backup(options, target)))
+    keys = Keys(options.installation)
+    try:
+        with databases.Database(target, keys.root) as snapshot:  # what cannot be read back is no backup
+            found = backups.ordered(keys, snapshot.keys())
+    except databases.NoSnapshot:
+        target.unlink()
+        raise
+    functions = sum(key.startswith(keys.functions) for key in found.last)
+    size = target.stat().st_size
+    printing.say(f"{target}: {functions} functions, {found.records} sessions at revision {revision}; {size} bytes")
+    for old in _backups(target.parent, options.installation)[: -options.keep] if options.keep else []:
+        old.unlink(missing_ok=True)
+
+
+def restore(options: Namespace) -> None:
+    source = Path(options.file)
+    if source.is_dir():
+        found = _backups(source, options.installation)
+        if not found:
+            raise InvalidArgument(
+                f"{source}: no backup of the installation {options.installation} found ({_prefix(options.installation)}*.db)"
+            )
+        source = found[-1]
+    with databases.Database(source, Keys(options.installation).root) as snapshot:
+        _told(lambda: asyncio.run(_restore(options, source, snapshot)))
+
+
+def _prefix(installation: str) -> str:
+    return f"dormouse-{installation}-"
+
+
+def _backups(folder: Path, installation: str) -> list[Path]:
+    """The oldest first."""
+    ours = re.compile(re.escape(_prefix(installation)) + r"\d{8}T\d{6}Z\.db")
+    return sorted(path for path in folder.iterdir() if ours.fullmatch(path.name))
+
+
+def _told(run: Callable[[], T]) -> T:
+    try:
+        return run()
+    except OSError as error:
+        raise InvalidArgument(f"{error.filename or 'a file'}: {error.strerror}") from error
+
+
+async def _backup(options: Namespace, target: Path) -> int:
+    async with _reached(options, alone=False) as reached:
+        connections = Connections(reached.endpoints, reached.tls, reached.user, reached.password)
+        try:
+            return await snapshots.save(connections, target)
+        except StoreError as error:
+            raise Unavailable(f"no backup was made: {error}") from error
+        finally:
+            await connections.close()
+
+
+async def _restore(options: Namespace, source: Path, snapshot: databases.Database) -> None:
+    async with _reached(options, alone=True) as reached:
+        if reached.user == ROOT:  # a new etcd has no users yet
+            users = Users(reached.endpoints, reached.password, tls=reached.tls)
+            try:
+                await users.prepare()
+            except StoreError as error:
+                raise Unavailable(f"nothing was restored: {error}") from error
+            finally:
+                await users.close()
+        store = EtcdStore(reached.endpoints, tls=reached.tls, user=reached.user, password=reached.password)
+        try:
+            done = await Restoring(store, SystemClock(), Keys(options.installation), snapshot).run(replace=options.replace)
+        finally:
+            await store.close()
+    printing.say(f"{source}: {done.functions} functions, {done.sessions} sessions restored, of revision {snapshot.newest}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------- the store
+
+
+@contextlib.asynccontextmanager
+async def _reached(options: Namespace, *, alone: bool) -> AsyncIterator[Reached]:
+    """The store that the options name. `alone`: not one machine's while its system runs."""
+    if options.store:
+        ca, cert, key = (Path(path) if path else None for path in (options.store_ca, options.store_cert, options.store_key))
+        tls = TlsFiles(ca, cert, key) if ca or cert else None
+        password: Any = Path(options.store_password_file) if options.store_password_file else ""
+        yield Reached(list(options.store), tls, options.store_user, password)
+        return
+    place = home.find(options.dir)
+    run = _run(place)
+    if run is not None:
+        if alone:
+            raise FailedPrecondition(f"`dormouse up` runs in {place.directory}, pid {run.pid}: stop it, restore, and start it again")
+        yield Reached(run.store or [f"unix:{Path(run.control.removeprefix('unix:')).parent / parts.STORE}"])
+        return
+    async with _started(place, options.etcd, empty=alone) as endpoint:
+        yield Reached([endpoint])
+
+
+def _run(place: home.Home) -> home.Run | None:
+    """None: nothing runs there."""
+    try:
+        return place.read_run()
+    except Unavailable:
+        return None
+
+
+@contextlib.asynccontextmanager
+async def _started(place: home.Home, binary: str, *, empty: bool) -> AsyncIterator[str]:
+    """An etcd on what lies in `place`, for as long as this takes. `empty`: also where nothing does."""
+    if not (empty or place.etcd.is_dir()):
+        raise FailedPrecondition(f"{place.directory}: nothing is stored there; name a folder where `dormouse up` ran: --dir, DORMOUSE_DIR")
+    place.prepare()
+    path = parts.find_etcd(binary)
+    with place.locked(), place.sockets() as sockets:
+        child = await Child.start("etcd", parts.etcd(path, place.etcd, ETCD_QUOTA_BYTES_MAX), cwd=sockets)
+        endpoint = f"unix:{sockets / parts.STORE}"
+        try:
+            ended = asyncio.create_task(child.wait())
+            await _answers(endpoint, ended)
+            yield endpoint
+        finally:
+            await child.stop(GRACE)
+
+
+async def _answers(endpoint: str, ended: asyncio.Task[int]) -> None:
+    """Unavailable: it does not, or has ended."""
+    store = EtcdStore([endpoint])
+    try:
+        async with asyncio.timeout(STARTUP):
+            while True:
+                try:
+                    await store.get([])
+                    return
+                except StoreError:
+                    if ended.done():
+                        raise Unavailable(f"the etcd that was started has ended with {ended.result()}; what it wrote says why") from None
+                    await asyncio.sleep(0.1)
+    except TimeoutError as error:
+        raise Unavailable(f"the etcd that was started does not answer after {STARTUP:g} s") from error
+    finally:
+        await store.close()

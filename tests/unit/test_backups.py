@@ -1,0 +1,350 @@
+"""What of a snapshot is written back, on a store in memory: whole or begun again, beside living workers, and never beside a leader."""
+
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import pytest
+from dormouse.restoring import REMOVE_SECONDS, Restored, Restoring
+from dormouse_core import backups, transactions
+from dormouse_core.errors import Aborted, FailedPrecondition, InvalidArgument, Unavailable
+from dormouse_core.keys import Function, Keys
+from dormouse_core.limits import TXN_BYTES, TXN_OPS
+from dormouse_core.seams import Delete, ModIs, Put, Txn
+from dormouse_proto import state_pb2
+from dormouse_testing import simloop
+from dormouse_testing.clock import SimClock
+from dormouse_testing.memory_store import FULL, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
+
+KEYS = Keys("t")
+FUNCTION = Function("ns", "fn", "uid")
+SESSIONS = 300
+
+
+@dataclass(frozen=True)
+class Value:
+    value: bytes
+    lease: int = 0
+
+
+class Snapshot:
+    def __init__(self, **more: Value) -> None:
+        entry = state_pb2.FunctionEntry(namespace="ns", name="fn", uid="uid", shards=4)
+        self.content = {
+            KEYS.leader: Value(b"leader", 7),
+            KEYS.gateway("g"): Value(b"gateway", 7),
+            KEYS.function("ns", "fn"): Value(entry.SerializeToString()),
+            KEYS.worker(FUNCTION, "w"): Value(b"worker", 7),
+            KEYS.move(FUNCTION, 1): Value(state_pb2.Move(target="v").SerializeToString()),
+            **{KEYS.shard(FUNCTION, n): Value(state_pb2.ShardEntry(owner="w", epoch=5).SerializeToString()) for n in range(4)},
+            **{KEYS.floor(FUNCTION, n): Value(state_pb2.Floor(timestamp_us=9).SerializeToString()) for n in range(4)},
+            **{KEYS.state(FUNCTION, n % 4, f"/s:{n}"): Value(b"record %d" % n) for n in range(SESSIONS)},
+            KEYS.quarantine(FUNCTION, 1, "/s:1", 5): Value(b"broken"),
+            KEYS.retained("ns", "gone"): Value(state_pb2.Retained(store_id="u", shards=4).SerializeToString()),
+            "/dormouse/t/later/x": Value(b"of a build to come"),
+            **more,
+        }
+
+    def keys(self) -> Sequence[str]:
+        return sorted(self.content)
+
+    def get(self, key: str) -> Value:
+        return self.content[key]
+
+    def expected(self) -> dict[str, bytes]:
+        entry = state_pb2.FunctionEntry.FromString(self.content[KEYS.function("ns", "fn")].value)
+        entry.restored = True
+        found = {KEYS.function("ns", "fn"): entry.SerializeToString()}
+        for key, each in self.content.items():
+            if key.startswith((KEYS.datas, KEYS.retaineds, KEYS.shards(FUNCTION))):
+                found[key] = each.value
+        return found
+
+
+def contents(store: MemoryStore) -> dict[str, bytes]:
+    return {item.key: item.value for item in store.etcd.range(KEYS.root).items}
+
+
+def restoring(store: MemoryStore, snapshot: Snapshot | None = None) -> Restoring:
+    return Restoring(store, SimClock(), KEYS, snapshot or Snapshot())
+
+
+def told(story: Callable[[MemoryStore], Awaitable[None]]) -> None:
+    async def main() -> None:
+        store = MemoryStore(SimClock())
+        await story(store)
+        await store.close()
+
+    simloop.run(main())
+
+
+def put(store: MemoryStore, key: str, value: bytes) -> int:
+    return store.etcd.txn(Txn((), (Put(key, value),))).revision
+
+
+def test_what_was_stored_is_there_again_and_what_was_under_leases_is_not() -> None:
+    async def story(store: MemoryStore) -> None:
+        assert await restoring(store).run(replace=False) == Restored(1, SESSIONS)
+        assert contents(store) == Snapshot().expected()
+
+    told(story)
+
+
+@pytest.mark.parametrize("fault", [REQUEST_LOST, REPLY_LOST, Fault(request_delay=700)], ids=["request-lost", "reply-lost", "late"])
+@pytest.mark.parametrize("at", range(7))
+def test_a_transaction_without_an_answer_is_sent_again(at: int, fault: Fault) -> None:
+    async def story(store: MemoryStore) -> None:
+        for _ in range(at):
+            store.fault("txn", Fault())
+        store.fault("txn", fault)
+        await restoring(store).run(replace=False)
+        assert contents(store) == Snapshot().expected()
+
+    told(story)
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_cut_short_anywhere_nobody_leads_until_it_is_made_again(at: int) -> None:
+    async def story(store: MemoryStore) -> None:
+        asked = 0
+
+        def hook(method: str, request: object) -> Fault | None:
+            nonlocal asked
+            asked += method == "txn"
+            return REQUEST_LOST if method == "txn" and asked > at else None
+
+        store.hook = hook
+        with pytest.raises(Unavailable, match="run it again"):
+            await restoring(store).run(replace=False)
+        store.hook = None
+        assert (KEYS.leader in contents(store)) == (at > 0), "so that no operator takes half of it for all"
+        whole = {key for key in Snapshot().expected() if key.startswith(KEYS.datas)} <= contents(store).keys()
+        assert whole or KEYS.function("ns", "fn") not in contents(store), "functions come last"
+        assert await restoring(store).run(replace=False) == Restored(1, SESSIONS), "of itself it replaces what was begun"
+        assert contents(store) == Snapshot().expected()
+
+    told(story)
+
+
+def test_beside_a_leader_nothing_is_written() -> None:
+    async def story(store: MemoryStore) -> None:
+        put(store, KEYS.leader, state_pb2.Leader(address="a:1", name="operator-7").SerializeToString())
+        before = contents(store)
+        for replace in (False, True):
+            with pytest.raises(FailedPrecondition, match=r"an operator leads \(operator-7\): stop every operator"):
+                await restoring(store).run(replace=replace)
+        put(store, KEYS.leader, b"\xff\xff")
+        with pytest.raises(FailedPrecondition, match="cannot be read"):
+            await restoring(store).run(replace=True)
+        assert contents(store).keys() == before.keys()
+
+    told(story)
+
+
+async def written_over_what_came_meanwhile(store: MemoryStore) -> int:
+    """Somebody removes the leader's key, and an operator takes it, in the middle; how many of the records are written after that."""
+    seen = 0
+    asked = 0
+
+    def hook(method: str, request: object) -> Fault | None:
+        nonlocal seen, asked
+        asked += method == "txn"
+        if method == "txn" and asked == 4:
+            store.etcd.txn(Txn((), (Delete(KEYS.leader),)))
+            put(store, KEYS.leader, b"another's")
+            seen = sum(key.startswith(KEYS.states(FUNCTION)) for key in contents(store))
+        return None
+
+    store.hook = hook
+    with contextlib.suppress(Aborted):
+        await restoring(store).run(replace=False)
+    return sum(key.startswith(KEYS.states(FUNCTION)) for key in contents(store)) - seen
+
+
+def test_once_somebody_else_leads_nothing_more_is_written() -> None:
+    async def story(store: MemoryStore) -> None:
+        assert await written_over_what_came_meanwhile(store) == 0
+        assert contents(store)[KEYS.leader] == b"another's"
+
+    told(story)
+
+
+def test_negative_control_without_comparing_the_leaders_key_it_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = MemoryStore.txn
+
+    async def blind(self: MemoryStore, txn: Txn, *, timeout: float = 5.0) -> object:
+        return await real(self, Txn((), txn.writes) if txn.compares == (ModIs(KEYS.leader, txn.compares[0].revision),) else txn)
+
+    monkeypatch.setattr(MemoryStore, "txn", blind)
+
+    async def story(store: MemoryStore) -> None:
+        assert await written_over_what_came_meanwhile(store) > 0
+
+    told(story)
+
+
+def test_what_is_there_is_replaced_where_that_is_asked_for_alone() -> None:
+    async def story(store: MemoryStore) -> None:
+        other = Function("ns", "other", "uid-2")
+        for key in (KEYS.function("ns", "other"), KEYS.shard(other, 1), KEYS.state(other, 1, "/s:a"), KEYS.state(FUNCTION, 1, "/s:new")):
+            put(store, key, b"there before")
+        living = KEYS.worker(FUNCTION, "w9")
+        put(store, living, b"of a process that lives")
+        before = contents(store)
+        with pytest.raises(FailedPrecondition, match="has functions or sessions of the installation t already: --replace removes them"):
+            await restoring(store).run(replace=False)
+        assert contents(store) == before
+        await restoring(store).run(replace=True)
+        assert contents(store) == {**Snapshot().expected(), living: b"of a process that lives"}
+
+    told(story)
+
+
+async def steps_of_a_living_owner(store: MemoryStore) -> int:
+    """An owner tries to commit upon what it knows, before each request of a restore; how many of its steps are there at the end."""
+    await restoring(store).run(replace=False)
+    shard, record = KEYS.shard(FUNCTION, 0), KEYS.state(FUNCTION, 0, "/s:mine")
+    fence = put(store, shard, state_pb2.ShardEntry(owner="w", epoch=6).SerializeToString())
+    base = put(store, record, b"0")
+
+    def commit(method: str, request: object) -> None:
+        nonlocal base
+        result = store.etcd.txn(transactions.commit({shard: fence}, [(record, base)], {}, [Put(record, b"a step")]))
+        base = result.revision if result.succeeded else base
+
+    store.hook = commit
+    await restoring(store).run(replace=True)
+    return record in contents(store)
+
+
+def test_an_owner_that_lives_commits_nothing_into_what_is_restored() -> None:
+    async def story(store: MemoryStore) -> None:
+        assert await steps_of_a_living_owner(store) == 0
+
+    told(story)
+
+
+def test_negative_control_where_shards_are_left_to_their_owners_it_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backups, "replaced", lambda keys, key: False)
+    real = backups.ordered
+
+    def without_shards(keys: Keys, found: Sequence[str]) -> backups.Ordered:
+        whole = real(keys, found)
+        return backups.Ordered(tuple(key for key in whole.first if not key.startswith(keys.maps)), whole.last, whole.records)
+
+    async def steps(store: MemoryStore) -> None:
+        put(store, KEYS.shard(FUNCTION, 0), b"")
+        monkeypatch.setattr(backups, "ordered", without_shards)
+        shard, record = KEYS.shard(FUNCTION, 0), KEYS.state(FUNCTION, 0, "/s:mine")
+        fence = put(store, shard, b"mine")
+
+        def commit(method: str, request: object) -> None:
+            store.etcd.txn(transactions.commit({shard: fence}, [(record, 0)], {}, [Put(record, b"a step")]))
+
+        store.hook = commit
+        await restoring(store).run(replace=True)
+        assert record in contents(store)
+
+    told(steps)
+
+
+def test_a_full_store_is_told_and_the_restore_can_be_made_again() -> None:
+    async def story(store: MemoryStore) -> None:
+        for _ in range(4):
+            store.fault("txn", Fault())
+        store.fault("txn", FULL)
+        with pytest.raises(FailedPrecondition, match=r"the store is full .* larger quota, and run it again"):
+            await restoring(store).run(replace=False)
+        assert KEYS.leader in contents(store)
+        await restoring(store).run(replace=False)
+        assert contents(store) == Snapshot().expected()
+
+    told(story)
+
+
+def test_of_two_restores_the_one_that_came_last_goes_on() -> None:
+    async def story(store: MemoryStore) -> None:
+        first, asked = restoring(store), 0
+        done: list[Restored] = []
+
+        class Between(MemoryStore):
+            async def txn(self, txn: Txn, *, timeout: float = 5.0) -> object:
+                nonlocal asked
+                asked += 1
+                if asked == 4:
+                    done.append(await restoring(store).run(replace=False))
+                return await super().txn(txn, timeout=timeout)
+
+        between = Between(store.clock, etcd=store.etcd)
+        first = Restoring(between, SimClock(), KEYS, Snapshot())
+        with pytest.raises(Aborted, match="another restore was begun"):
+            await first.run(replace=False)
+        await between.close()
+        assert done == [Restored(1, SESSIONS)]
+        assert contents(store) == Snapshot().expected()
+
+    told(story)
+
+
+async def left_where_a_removal_lands_late(store: MemoryStore) -> dict[str, bytes]:
+    """Its caller gave up on it, removed all once more, and writes what is restored, slowly."""
+    removals = 0
+
+    def hook(method: str, request: object) -> Fault | None:
+        nonlocal removals
+        if not isinstance(request, Txn):
+            return None
+        if any(isinstance(write, Delete) and write.key == KEYS.datas for write in request.writes):
+            removals += 1
+            if removals == 1:
+                return Fault(request_delay=REMOVE_SECONDS + 2.5)
+        return Fault(reply_delay=1.0)
+
+    store.hook = hook
+    await restoring(store).run(replace=False)
+    assert removals == 2
+    return contents(store)
+
+
+def test_a_removal_that_lands_late_removes_nothing_that_was_restored() -> None:
+    async def story(store: MemoryStore) -> None:
+        assert await left_where_a_removal_lands_late(store) == Snapshot().expected()
+
+    told(story)
+
+
+def test_negative_control_without_claiming_again_it_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Restoring._claim
+
+    async def once(self: Restoring) -> bool:
+        return bool(self._mod) or await real(self)
+
+    monkeypatch.setattr(Restoring, "_claim", once)
+
+    async def story(store: MemoryStore) -> None:
+        assert not any(key.startswith(KEYS.states(FUNCTION)) for key in await left_where_a_removal_lands_late(store))
+
+    told(story)
+
+
+def test_a_snapshot_without_anything_of_the_installation_changes_nothing() -> None:
+    async def story(store: MemoryStore) -> None:
+        empty = Snapshot()
+        empty.content = {KEYS.leader: Value(b"leader", 7), "/dormouse/t/later/x": Value(b"")}
+        with pytest.raises(InvalidArgument, match="nothing of the installation t"):
+            await restoring(store, empty).run(replace=True)
+        assert contents(store) == {}
+
+    told(story)
+
+
+def test_portions_are_what_a_transaction_takes() -> None:
+    small = [Put(f"k{n}", b"") for n in range(3 * TXN_OPS + 1)]
+    assert [len(part) for part in backups.portions(small)] == [TXN_OPS] * 3 + [1]
+    large = [Put("k", b"x" * (TXN_BYTES // 2 - 100)) for _ in range(5)] + [Put("k", b"x" * TXN_BYTES)]
+    assert [len(part) for part in backups.portions(large)] == [2, 2, 1, 1]
+    assert list(backups.portions([])) == []
+
+
+def test_an_entry_that_cannot_be_read_is_restored_as_it_is() -> None:
+    assert backups.written(KEYS, KEYS.function("ns", "odd"), Value(b"\xff\xff")) == Put(KEYS.function("ns", "odd"), b"\xff\xff")
