@@ -21,7 +21,7 @@ from dormouse_kit.etcd.connections import Connections
 from dormouse_kit.etcd.users import ROOT, Users
 from dormouse_kit.processes import Child
 
-from dormouse import home, parts, printing
+from dormouse import home, parts, places, printing
 from dormouse.restoring import Restoring
 
 STARTUP: Final = 30.0  # seconds until an etcd that was started answers
@@ -41,49 +41,44 @@ class Reached:
 
 
 def backup(options: Namespace) -> None:
-    target = Path(options.file)
-    if options.keep and not target.is_dir():
-        raise InvalidArgument(f"--keep: {options.keep} found, but {target} is no folder")
-    if target.is_dir():
-        target = target / f"{_prefix(options.installation)}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.db"
-    if target.exists() or target.is_symlink():
-        raise InvalidArgument(f"{target}: it exists; name another file, or a folder")
-    revision = _told(lambda: asyncio.run(_backup(options, target)))
+    place = places.find(options.file)
+    if options.keep and not place.folder:
+        raise InvalidArgument(f"--keep: {options.keep} found, but {options.file} is no folder")
+    name = f"{_prefix(options.installation)}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.db"
     keys = Keys(options.installation)
-    try:
+    with place.new(name) as target:
+        revision = _told(lambda: asyncio.run(_backup(options, target)))
         with databases.Database(target, keys.root) as snapshot:  # what cannot be read back is no backup
             found = backups.ordered(keys, snapshot.keys())
-    except databases.NoSnapshot:
-        target.unlink()
-        raise
+        size = target.stat().st_size
     functions = sum(key.startswith(keys.functions) for key in found.last)
-    size = target.stat().st_size
-    printing.say(f"{target}: {functions} functions, {found.records} sessions at revision {revision}; {size} bytes")
-    for old in _backups(target.parent, options.installation)[: -options.keep] if options.keep else []:
-        old.unlink(missing_ok=True)
+    written = place.text(name)
+    printing.say(f"{written}: {functions} functions, {found.records} sessions at revision {revision}; {size} bytes")
+    for old in _backups(place, options.installation)[: -options.keep] if options.keep else []:
+        place.remove(old)
 
 
 def restore(options: Namespace) -> None:
-    source = Path(options.file)
-    if source.is_dir():
-        found = _backups(source, options.installation)
+    place = places.find(options.file)
+    name = ""
+    if place.folder:
+        found = _backups(place, options.installation)
         if not found:
-            raise InvalidArgument(
-                f"{source}: no backup of the installation {options.installation} found ({_prefix(options.installation)}*.db)"
-            )
-        source = found[-1]
-    with databases.Database(source, Keys(options.installation).root) as snapshot:
-        _told(lambda: asyncio.run(_restore(options, source, snapshot)))
+            missing = f"{_prefix(options.installation)}*.db"
+            raise InvalidArgument(f"{options.file}: no backup of the installation {options.installation} found ({missing})")
+        name = found[-1]
+    with place.existing(name) as source, databases.Database(source, Keys(options.installation).root) as snapshot:
+        _told(lambda: asyncio.run(_restore(options, place.text(name), snapshot)))
 
 
 def _prefix(installation: str) -> str:
     return f"dormouse-{installation}-"
 
 
-def _backups(folder: Path, installation: str) -> list[Path]:
+def _backups(place: places.Place, installation: str) -> list[str]:
     """The oldest first."""
     ours = re.compile(re.escape(_prefix(installation)) + r"\d{8}T\d{6}Z\.db")
-    return sorted(path for path in folder.iterdir() if ours.fullmatch(path.name))
+    return sorted(name for name in place.names() if ours.fullmatch(name))
 
 
 def _told(run: Callable[[], T]) -> T:
@@ -104,7 +99,7 @@ async def _backup(options: Namespace, target: Path) -> int:
             await connections.close()
 
 
-async def _restore(options: Namespace, source: Path, snapshot: databases.Database) -> None:
+async def _restore(options: Namespace, source: str, snapshot: databases.Database) -> None:
     async with _reached(options, alone=True) as reached:
         if reached.user == ROOT:  # a new etcd has no users yet
             users = Users(reached.endpoints, reached.password, tls=reached.tls)

@@ -167,12 +167,16 @@ def parser() -> argparse.ArgumentParser:
     sessions.add_argument("--limit", type=_limit, default=0, help="list at most this many; by default all")
 
     backup = _command(commands, "backup", "write what is stored into a file, as a snapshot of etcd")
-    backup.add_argument("file", metavar="FILE|FOLDER", help="the file; in a folder: one named by the time")
+    backup.add_argument(
+        "file", metavar="FILE|FOLDER", help="the file; in a folder: one named by the time. Also s3://BUCKET/FOLDER/ and gs://"
+    )
     backup.add_argument("--keep", type=_limit, default=0, metavar="N", help="in a folder, remove all but the newest N; by default none")
     _stored(backup)
 
     restore = _command(commands, "restore", "write what a backup has into the store, while no operator runs")
-    restore.add_argument("file", metavar="FILE|FOLDER", help="the file, as backup or etcdctl wrote it; of a folder: the newest")
+    restore.add_argument(
+        "file", metavar="FILE|FOLDER", help="the file, as backup or etcdctl wrote it; of a folder, s3:// and gs:// too, the newest"
+    )
     restore.add_argument("--replace", action="store_true", help="remove the functions and sessions that are there")
     _stored(restore)
     return top

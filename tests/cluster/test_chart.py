@@ -8,6 +8,7 @@ import tempfile
 
 import pytest
 import yaml
+from dormouse import main
 from dormouse_core import storage
 from dormouse_core.limits import CERTIFICATE_DAYS, PASSWORD_DAYS
 from dormouse_core.policies import Policy
@@ -25,7 +26,13 @@ MATRIX = [
     for chosen in itertools.product(
         ("", "etcd.replicas=3"), ("", "etcd.persistence.enabled=false"), ("", "networkPolicies.enabled=false"), ("", "namespaces={a,b}")
     )
-] + [EXTERNAL, SECURED, ("crds.install=false", "operator.replicas=3", "gateway.service.type=LoadBalancer")]
+] + [
+    EXTERNAL,
+    SECURED,
+    ("backup.enabled=true",),
+    (*SECURED, "backup.enabled=true", "backup.to=s3://b/x"),
+    ("crds.install=false", "operator.replicas=3", "gateway.service.type=LoadBalancer"),
+]
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +43,7 @@ def default(helm: str) -> Rendered:
 @pytest.mark.parametrize("values", MATRIX, ids=lambda values: ",".join(values) or "default")
 def test_pods_of_any_values_are_restricted(helm: str, values: tuple[str, ...]) -> None:
     pods = list(render(helm, *values).pods())
-    assert len(pods) == (3 if "etcd.enabled=false" in values else 4)
+    assert len(pods) == (3 if "etcd.enabled=false" in values else 4) + 2 * ("backup.enabled=true" in values)
     for name, pod in pods:
         security = pod["spec"]["securityContext"]
         assert security["runAsNonRoot"] is True, name
@@ -111,7 +118,7 @@ def test_what_the_platform_says_of_functions_pods_reaches_the_operator(helm: str
 def test_every_selector_finds_the_pods_that_it_is_for(helm: str, values: tuple[str, ...]) -> None:
     """Services, budgets and policies go by labels; each finds pods of one part, with the ports that it names."""
     rendered = render(helm, *values)
-    pods = [(name, pod) for name, pod in rendered.pods() if not name.endswith("-test")]
+    pods = [(name, pod) for name, pod in rendered.pods() if not name.endswith(("-test", "-backup", "-restore"))]
     for each in rendered.objects:
         spec = each.get("spec", {})
         match each["kind"]:
@@ -166,6 +173,9 @@ def test_every_selector_finds_the_pods_that_it_is_for(helm: str, values: tuple[s
         ("workers.modelsSize=much", "modelsSize"),
         ("networkPolicies.workers.reach[0].host=x", "workers/reach"),
         ("unknown=1", "unknown"),
+        ("backup.schedule=nightly", "backup/schedule"),
+        ("backup.to=ftp://b/x", "backup/to"),
+        ("backup.keep=0", "backup/keep"),
         ("gateway.minDrainSeconds=31", "gateway.minDrainSeconds: 31 found, at most gateway.drainSeconds .30."),
     ],
 )
@@ -256,6 +266,27 @@ def test_a_full_etcd_heals_and_is_not_ended(helm: str, quota: int) -> None:
         assert "exclude=NOSPACE" in etcd[probe]["httpGet"]["path"]
     _, operator = containers(rendered.one("Deployment", "dormouse-operator")["spec"]["template"])
     assert f"--store-quota={quota}" in operator["args"]
+
+
+def test_backups_are_off_by_default_and_each_job_takes_the_options_that_it_is_given(default: Rendered, helm: str) -> None:
+    assert not default.all("CronJob")
+    assert not default.all("PersistentVolumeClaim")
+    for values, place in ((("backup.keep=3",), "/backups/"), (("backup.to=s3://b/x", "backup.replace=true"), "s3://b/x/")):
+        rendered = render(helm, "backup.enabled=true", *values)
+        for name in ("backup", "restore"):
+            job = rendered.one("CronJob", f"dormouse-{name}")
+            (container,) = containers(job["spec"]["jobTemplate"]["spec"]["template"])
+            taken = main.parser().parse_args(container["args"])
+            assert (taken.command, taken.file, taken.installation, taken.store_user) == (name, place, "default", "root")
+            assert taken.store == ["dormouse-etcd-0.system.svc.cluster.local:2379"]
+            assert job["spec"]["suspend"] is (name == "restore"), "nobody's store is replaced by a clock"
+        policy = rendered.one("NetworkPolicy", "dormouse-etcd")
+        peers = [peer["podSelector"]["matchLabels"]["dormouse.dev/part"] for peer in policy["spec"]["ingress"][0]["from"]]
+        assert peers == ["operator", "gateway", "backup", "worker"]
+    claim = render(helm, "backup.enabled=true").one("PersistentVolumeClaim", "dormouse-backups")
+    assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    assert not render(helm, "backup.enabled=true", "backup.claim.existing=mine").all("PersistentVolumeClaim")
+    assert not rendered.all("PersistentVolumeClaim"), "a bucket needs none"
 
 
 def test_rights_are_small(default: Rendered) -> None:

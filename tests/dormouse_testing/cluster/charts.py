@@ -34,6 +34,8 @@ class Rendered:
         for each in self.objects:
             if each["kind"] in ("Deployment", "StatefulSet", "Job"):
                 yield each["metadata"]["name"], each["spec"]["template"]
+            elif each["kind"] == "CronJob":
+                yield each["metadata"]["name"], each["spec"]["jobTemplate"]["spec"]["template"]
             elif each["kind"] == "Pod":
                 yield each["metadata"]["name"], each
 

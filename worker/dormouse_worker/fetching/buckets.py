@@ -26,15 +26,25 @@ _REFUSED = (*_MISSING, PermissionDeniedError, UnauthenticatedError)
 _STATUS = re.compile(r"status code: (\d{3})\b")
 
 
+def opened(scheme: str, place: str) -> Any:
+    """obstore's view of the bucket `place`, with what the environment says."""
+    # Options that are given hide those of the environment; a store of one's own without TLS is a choice of its owner's.
+    client = LIMITS | {"allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"} | _trust()
+    options: dict[str, Any] = {"client_options": client, "retry_config": RETRIES}
+    return S3Store(place, **options) if scheme == "s3" else GCSStore(place, **options)
+
+
+def said(error: Exception) -> str:
+    """An error of obstore's in one line: its texts are whole responses."""
+    return " ".join(str(error).partition("\n\nDebug source")[0].split())[:300]
+
+
 class Bucket:
     def __init__(self, model: ModelUri) -> None:
         self._model = model
         self._root = model.path.strip("/") if model.folder else model.path.rpartition("/")[0]
         self.name = model.text
-        # Options that are given hide those of the environment; a store of one's own without TLS is a choice of its owner's.
-        client = LIMITS | {"allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"} | _trust()
-        options: dict[str, Any] = {"client_options": client, "retry_config": RETRIES}
-        self._store: Any = S3Store(model.place, **options) if model.scheme == "s3" else GCSStore(model.place, **options)
+        self._store = opened(model.scheme, model.place)
 
     def files(self) -> list[str]:
         if not self._model.folder:
@@ -66,8 +76,8 @@ class Bucket:
             raise self._said(error) from error
 
     def _said(self, error: Exception) -> Exception:
-        """obstore's errors have many kinds, and its texts whole responses."""
-        text = " ".join(str(error).partition("\n\nDebug source")[0].split())[:300]
+        """obstore's errors have many kinds."""
+        text = said(error)
         status = _STATUS.search(text)  # a listing that is refused is of no kind of its own
         if isinstance(error, _REFUSED) or (status is not None and int(status[1]) not in PASSING):
             return ModelUnavailable(f"spec.model.uri: {self.name}: {text}")

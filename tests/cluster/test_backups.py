@@ -1,0 +1,69 @@
+"""A backup by the chart's CronJob, and what it is for: objects that are applied again under new uids go on from their last saved steps."""
+
+from collections.abc import Iterator
+
+import pytest
+from dormouse_testing.cluster.client import CHART, eventually
+from dormouse_testing.cluster.functions import RELEASE, SYSTEM, Dormouse, counter
+from dormouse_testing.cluster.operators import without_operator
+
+CLAIM = "dormouse-backups"
+
+
+def upgraded(dormouse: Dormouse, *values: str) -> None:
+    words = [word for value in values for word in ("--set", value)]
+    dormouse.cluster.helm("upgrade", RELEASE, str(CHART), "-n", SYSTEM, "--reuse-values", *words)
+
+
+@pytest.fixture
+def backed_up(own: Dormouse) -> Iterator[Dormouse]:
+    """With the CronJobs; no pod of the installation is touched by that."""
+    own.cluster.volume(f"{SYSTEM}-backups", "20Gi")
+    before = own.restarts()
+    upgraded(own, "backup.enabled=true", "backup.replace=true")
+    assert own.restarts() == before
+    try:
+        yield own
+    finally:
+        upgraded(own, "backup.enabled=false")
+        own.cluster.kubectl("delete", "jobs", "--all", "-n", SYSTEM)
+        own.cluster.kubectl("delete", "pvc", CLAIM, "-n", SYSTEM, "--wait=false")
+        own.cluster.kubectl("delete", "pv", f"{SYSTEM}-backups", "--wait=false")
+
+
+def ran(dormouse: Dormouse, job: str) -> str:
+    """What it said."""
+    dormouse.cluster.kubectl("create", "job", f"now-{job}", f"--from=cronjob/{RELEASE}-{job}", "-n", SYSTEM)
+
+    def ended() -> bool:
+        status = dormouse.cluster.get("job", f"now-{job}", SYSTEM)["status"]
+        return bool(status.get("succeeded") or status.get("failed"))
+
+    eventually(f"{job} has ended", ended, 60)
+    said = dormouse.cluster.kubectl("logs", "-n", SYSTEM, f"job/now-{job}")
+    assert dormouse.cluster.get("job", f"now-{job}", SYSTEM)["status"].get("succeeded"), said
+    return said
+
+
+def test_restored_under_new_uids_every_session_goes_on_from_its_last_saved_step(backed_up: Dormouse) -> None:
+    """Of a function whose sessions would go with it otherwise: what a restore brought is kept until its object is there."""
+    dormouse, name, sessions = backed_up, "saved", [f"s{number}" for number in range(6)]
+    dormouse.apply(counter(name, minReplicas=1), counter("gone"))
+    for _ in range(3):
+        for session in sessions:
+            dormouse.call(name, 1, session=session)
+    assert dormouse.call("gone", 7, session="a") == 7
+    said = ran(dormouse, "backup")
+    assert "sessions at revision" in said
+    uid = dormouse.cluster.get("ifn", name, dormouse.space)["metadata"]["uid"]
+    assert [dormouse.call(name, 1, session=session) for session in sessions] == [4] * 6
+    with without_operator(dormouse):
+        dormouse.cluster.kubectl("delete", "ifn", name, "gone", "-n", dormouse.space)
+        dormouse.apply(counter(name, minReplicas=1))
+        assert "sessions restored" in ran(dormouse, "restore")
+    assert dormouse.cluster.get("ifn", name, dormouse.space)["metadata"]["uid"] != uid
+    assert [dormouse.call(name, 1, session=session, timeout=120) for session in sessions] == [4] * 6, "the fourth step again"
+    dormouse.apply(counter("gone"))
+    assert dormouse.call("gone", 1, session="a", timeout=120) == 8, "and one that is applied later"
+    dormouse.delete(name, "gone")
+    eventually("with its policy they go with it", lambda: not [key for key in dormouse.stored() if f"/{dormouse.space}/{name}/" in key], 60)
