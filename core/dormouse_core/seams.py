@@ -206,6 +206,7 @@ class MemberSeen:
     used: int  # bytes of it that hold keys and their history; the rest is free for what is written next
     full: bool  # the alarm NOSPACE is raised, here or on another member
     quota: int = 0  # bytes; 0: it does not say
+    version: str = ""
 
 
 class StoreMembers(Protocol):

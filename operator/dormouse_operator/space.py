@@ -5,9 +5,9 @@ that waited for a leader would wait for ever. What is done when is `dormouse_cor
 does no harm.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from dormouse_core.seams import Clock, StoreError, StoreMembers
+from dormouse_core.seams import Clock, MemberSeen, StoreError, StoreMembers
 from dormouse_core.storage import Compact, CountFree, Defragment, Disarm, Step, Storage, Used
 from dormouse_kit import log
 
@@ -17,10 +17,20 @@ RETRY_SECONDS = 1.0
 
 
 class Space:
-    """`quota`: etcd's, in bytes, where its members do not say it. `shared`: by namespaces, none of which may fill it."""
+    """`quota`: etcd's, in bytes, where its members do not say it. `shared`: by namespaces, none of which may fill it. `looked`: told what
+    each look found."""
 
-    def __init__(self, members: StoreMembers, clock: Clock, quota: int, *, shared: bool = True) -> None:
+    def __init__(
+        self,
+        members: StoreMembers,
+        clock: Clock,
+        quota: int,
+        *,
+        shared: bool = True,
+        looked: Callable[[Sequence[MemberSeen]], None] = lambda members: None,
+    ) -> None:
         self._shared = shared
+        self._looked = looked
         self._members = members
         self._clock = clock
         self._storage = Storage(quota)
@@ -52,6 +62,7 @@ class Space:
 
     async def _once(self, leading: bool) -> float:
         members, missing = await self._members.look()
+        self._looked(members)
         step = self._storage.look(self._clock.monotonic(), members, missing, leading=leading)
         full = any(member.full for member in members)
         used = self.used.fraction if self.used else None

@@ -255,6 +255,12 @@ def test_the_gateway_takes_the_options_that_it_is_given(default: Rendered) -> No
     assert pod["spec"]["terminationGracePeriodSeconds"] > taken.drain_seconds >= taken.min_drain_seconds > 0
 
 
+def test_an_etcd_that_keeps_nobody_apart_is_for_who_says_that_there_is_one_tenant(default: Rendered, helm: str) -> None:
+    for rendered, said in ((default, False), (render(helm, *SECURED, "etcd.external.oneTenant=true"), True)):
+        (operator,) = containers(rendered.one("Deployment", "dormouse-operator")["spec"]["template"])
+        assert ("--store-one-tenant" in operator["args"]) is said
+
+
 @pytest.mark.parametrize("quota", [2147483648, 16777216, 8589934592, 419430400])
 def test_a_full_etcd_heals_and_is_not_ended(helm: str, quota: int) -> None:
     """6.O4: its probes take a full etcd for alive, it drops history where no operator runs, and the operator knows its quota."""

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dormouse_core import storeversions
 from dormouse_core.seams import Put, StoreError, Txn
-from dormouse_kit.etcd import EtcdStore
+from dormouse_kit.etcd import EtcdMembers, EtcdStore
 from dormouse_kit.etcd.connections import Connection, Connections
 from dormouse_kit.etcd.users import ROOT, Grant, Users
+from dormouse_testing import store_attacks
 from dormouse_testing.etcd_server import EtcdServer
 from dormouse_worker.process.jsonstore import JsonStore, Refused
 
@@ -211,3 +213,28 @@ async def test_a_supervisors_few_calls_go_by_the_json_gateway_as_the_functions_u
     await mine.revoke(lease)
     assert await asyncio.to_thread(json.keep_alive, lease) == 0
     await mine.close()
+
+
+# ---------------------------------------------------------------------------------------------------------------- who means harm
+
+ALWAYS = {"range_one", "range_prefix", "range_from_its_own_to_the_end", "range_stale_or_counted", "txn_range", "txn_compare", "watch_one",
+          "watch_prefix", "put", "put_before", "put_under_anothers_lease", "delete", "delete_all", "txn_put_and_delete", "lease_revoke",
+          "defragment", "snapshot", "hash_of_all", "member_add", "grant_itself_all", "take_the_role_of_root", "change_roots_password",
+          "list_users", "disable_authentication"}  # fmt: skip
+"""Refused by every version that one machine may have; the others by those that tenants may share: tests/cluster/test_store_rights.py."""
+
+
+@pytest.mark.parametrize("nobody", [False, True], ids=["another-functions-user", "nobody"])
+async def test_another_functions_user_and_nobody_get_nothing_that_any_etcd_refuses(server: EtcdServer, nobody: bool) -> None:
+    """And where this one gives more, it is one that is refused where tenants share it."""
+    found = await store_attacks.succeeded(server.endpoint, nobody=nobody)
+    assert found.keys() & ALWAYS == set()
+    version = await version_of(server)
+    assert storeversions.keeps_apart(version) == (found.keys() <= store_attacks.HARMLESS), (version, found)
+
+
+async def version_of(server: EtcdServer) -> str:
+    members = EtcdMembers([server.endpoint], user=ROOT, password=store_attacks.PASSWORD)
+    [seen], _ = await members.look()
+    await members.close()
+    return seen.version

@@ -64,6 +64,18 @@ def test_every_field_of_the_file_becomes_a_setting(tmp_path: Path) -> None:
     assert {each.name for each in fields(ClusterSettings)} - told == {"store_ca", "store_cert", "store_key", "store_secret"}
 
 
+def test_tenants_share_a_store_with_users_unless_there_is_one_namespace_or_somebody_says_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("secret")
+    user = ("--store-user", "root", "--store-password-file", str(tmp_path / "password"))
+    several, one = tmp_path / "several.json", tmp_path / "one.json"
+    one.write_text(json.dumps({**FILE, "namespaces": ["a"]}))
+    assert parsed(*user).store_shared, "everywhere"
+    assert parsed(*user, file=several).store_shared
+    assert not parsed(*user, "--functions", str(one)).store_shared
+    assert not parsed(*user, "--store-one-tenant", "--functions", str(several)).store_shared
+    assert not parsed().store_shared, "without users nobody is kept apart"
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [

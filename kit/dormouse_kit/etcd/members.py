@@ -105,6 +105,7 @@ class EtcdMembers:
             used=status.dbSizeInUse,
             full=any("NOSPACE" in text for text in status.errors),
             quota=_quota(status),
+            version=status.version,
         )
 
     async def _any(self, name: str, request: bytes, timeout: float) -> Any:

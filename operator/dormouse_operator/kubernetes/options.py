@@ -36,6 +36,8 @@ class Options:
     """What functions' passwords are derived from; absent, or without such a file: root's password."""
     keeping: secret_options.SecretOptions | None = None
     """The Secrets of the chart's etcd, which this process keeps; None: somebody else does."""
+    store_one_tenant: bool = False
+    """All functions are one tenant's: an etcd that does not keep its users apart will do."""
     installation: str = "default"
     name: str = "operator"
     """What this process calls itself to workers and in the leader's key: its pod."""
@@ -46,6 +48,11 @@ class Options:
     metrics: int = 9090
     """The port of /metrics and /healthz; 0: any free one."""
     functions: ClusterSettings = field(default_factory=ClusterSettings)
+
+    @property
+    def store_shared(self) -> bool:
+        """Whether tenants share the store: each namespace may be one's, and each function has a user of its own."""
+        return bool(self.store_user) and not self.store_one_tenant and len(self.functions.namespaces) != 1
 
     def settings_now(self) -> ClusterSettings:
         """With the certificates as they are in their files now. OSError: they cannot be read."""
@@ -92,6 +99,9 @@ def parse(arguments: Sequence[str]) -> Options:
     add_store_options(parser)
     parser.add_argument(
         "--store-quota", type=int, default=default.store_quota, metavar="BYTES", help="what etcd was given as --quota-backend-bytes"
+    )
+    parser.add_argument(
+        "--store-one-tenant", action="store_true", help="all functions are one tenant's: the store's users need not be apart"
     )
     parser.add_argument("--gateway-password-file", default="", metavar="FILE", help="the password of the gateways' user in the store")
     parser.add_argument("--workers-secret-file", default="", metavar="FILE", help="what functions' passwords in the store are derived from")

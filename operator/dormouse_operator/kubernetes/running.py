@@ -24,6 +24,7 @@ from dormouse_proto import state_pb2
 
 from dormouse_operator import services, store_users, terms
 from dormouse_operator.dialing import GrpcDialer
+from dormouse_operator.isolation import Isolation
 from dormouse_operator.kubernetes import metrics
 from dormouse_operator.kubernetes.api import access
 from dormouse_operator.kubernetes.api.http import Api, HttpApi
@@ -195,7 +196,8 @@ async def run(options: Options, alone: bool = False) -> int:
     users = Users(options.store, password, tls=terms.tls(options)) if options.store_user else None
     store = EtcdStore(options.store, tls=terms.tls(options), user=options.store_user, password=password)
     members = EtcdMembers(options.store, tls=terms.tls(options), user=options.store_user, password=password)
-    space = Space(members, SystemClock(), options.store_quota, shared=options.functions.fair_shares)
+    isolation = Isolation(shared=options.store_shared)
+    space = Space(members, SystemClock(), options.store_quota, shared=options.functions.fair_shares, looked=isolation.look)
     api = HttpApi(found)
     own_events = OwnEvents(api, SystemClock(), options.functions.system_namespace, options.name)
     claiming = Claiming(api, SystemClock(), options.functions.claim, own_events)
@@ -212,10 +214,12 @@ async def run(options: Options, alone: bool = False) -> int:
             return 0
         if users is not None and not await terms.first(_prepare(users, options, options.gateway_password()), stop):
             return 0
+        if not await terms.first(isolation.sound(), stop):
+            return 0
         if not await terms.campaigned(election, stop):
             return 0
         term = Term(options, api, store, space, users, keeper, found, election.election, own_events)
-        code = await _lead(term, claiming, election, health, stop, alone, options)
+        code = await _lead(term, claiming, isolation, election, health, stop, alone, options)
         if code == terms.CLOCK:
             await election.resign()
             leader = Keys(options.installation).leader
@@ -235,7 +239,14 @@ async def run(options: Options, alone: bool = False) -> int:
 
 
 async def _lead(
-    term: Term, claiming: Claiming, election: Election, health: Health, stop: asyncio.Event, alone: bool, options: Options
+    term: Term,
+    claiming: Claiming,
+    isolation: Isolation,
+    election: Election,
+    health: Health,
+    stop: asyncio.Event,
+    alone: bool,
+    options: Options,
 ) -> int:
     health.trouble = term.survey.trouble
     async with contextlib.AsyncExitStack() as stack:
@@ -245,7 +256,8 @@ async def _lead(
         async def serve() -> services.Served:
             return await services.serve(term.leader, options.control, options.listen, server_options(), [Guard(term.api)])
 
-        code = await terms.lead(term.leader, election, stop, serve, [*term.loops(), claiming.run], alone=alone)
+        loops = [*term.loops(), claiming.run, isolation.broken]
+        code = await terms.lead(term.leader, election, stop, serve, loops, alone=alone)
         if stop.is_set():
             await term.budgets.release()
         return code
