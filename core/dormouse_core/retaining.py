@@ -22,16 +22,22 @@ def retains(entry: state_pb2.FunctionEntry) -> bool:
 def record(entry: state_pb2.FunctionEntry, now_us: int) -> bytes:
     """What is left of a function whose sessions are kept."""
     store_id = function_of(entry).data_path.rpartition("/")[2]
-    return bytes(state_pb2.Retained(store_id=store_id, shards=entry.shards, since_us=now_us).SerializeToString())
+    return bytes(state_pb2.Retained(store_id=store_id, shards=entry.shards, since_us=now_us, tenant=entry.tenant).SerializeToString())
 
 
-def adopted(item: Item, label: str, shards: int) -> str:
-    """The store id of the sessions that the new function `label` with so many shards is given. FailedPrecondition: it cannot have them;
-    DataLoss: whose they are cannot be read."""
+def adopted(item: Item, label: str, shards: int, tenant: str = "") -> str:
+    """The store id of the sessions that the new function `label` with so many shards, in a namespace of this tenant, is given.
+    FailedPrecondition: it cannot have them; DataLoss: whose they are cannot be read."""
     try:
         found = _parse(item)
     except Unreadable as error:
         raise DataLoss(f"{label} cannot begin: {error}") from error
+    if found.tenant != tenant:
+        have, allowed = (f'tenant "{name}"' if name else "no tenant" for name in (tenant, found.tenant))
+        raise FailedPrecondition(
+            f"metadata.namespace: {have} found, {allowed} is allowed (the namespace's label dormouse.dev/tenant): the sessions of an "
+            f"earlier {label} were kept for that one. They are not touched; choose another name, or set the label right"
+        )
     if found.shards != shards:
         have = f"{shards} found" if shards else "no sessions found"
         raise FailedPrecondition(

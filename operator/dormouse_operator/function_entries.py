@@ -129,7 +129,7 @@ class FunctionEntries:
                     assert item is not None
                     return before, item.mod_revision
                 if item is None and retained in items:
-                    after.store_id = retaining.adopted(items[retained], f"{namespace}/{name}", after.shards)
+                    after.store_id = retaining.adopted(items[retained], f"{namespace}/{name}", after.shards, after.tenant)
                 value = after.SerializeToString()
                 try:
                     if item is None:

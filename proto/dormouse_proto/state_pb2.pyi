@@ -258,7 +258,7 @@ class Proof(_message.Message):
     def __init__(self, revision: _Optional[str] = ..., content: _Optional[str] = ..., seal: _Optional[str] = ..., files: _Optional[_Iterable[_Union[ContentFile, _Mapping]]] = ...) -> None: ...
 
 class FunctionEntry(_message.Message):
-    __slots__ = ("namespace", "name", "uid", "revision", "spec", "shards", "generation", "deleting", "created_us", "proved_revision", "metadata", "problem", "proved_spec", "edition", "proofs", "store_id", "restored")
+    __slots__ = ("namespace", "name", "uid", "revision", "spec", "shards", "generation", "deleting", "created_us", "proved_revision", "metadata", "problem", "proved_spec", "edition", "proofs", "store_id", "restored", "tenant")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
@@ -276,6 +276,7 @@ class FunctionEntry(_message.Message):
     PROOFS_FIELD_NUMBER: _ClassVar[int]
     STORE_ID_FIELD_NUMBER: _ClassVar[int]
     RESTORED_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     name: str
     uid: str
@@ -293,17 +294,20 @@ class FunctionEntry(_message.Message):
     proofs: _containers.RepeatedCompositeFieldContainer[Proof]
     store_id: str
     restored: bool
-    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., revision: _Optional[str] = ..., spec: _Optional[bytes] = ..., shards: _Optional[int] = ..., generation: _Optional[int] = ..., deleting: _Optional[bool] = ..., created_us: _Optional[int] = ..., proved_revision: _Optional[str] = ..., metadata: _Optional[_Union[ModelMetadata, _Mapping]] = ..., problem: _Optional[_Union[Problem, _Mapping]] = ..., proved_spec: _Optional[bytes] = ..., edition: _Optional[str] = ..., proofs: _Optional[_Iterable[_Union[Proof, _Mapping]]] = ..., store_id: _Optional[str] = ..., restored: _Optional[bool] = ...) -> None: ...
+    tenant: str
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., revision: _Optional[str] = ..., spec: _Optional[bytes] = ..., shards: _Optional[int] = ..., generation: _Optional[int] = ..., deleting: _Optional[bool] = ..., created_us: _Optional[int] = ..., proved_revision: _Optional[str] = ..., metadata: _Optional[_Union[ModelMetadata, _Mapping]] = ..., problem: _Optional[_Union[Problem, _Mapping]] = ..., proved_spec: _Optional[bytes] = ..., edition: _Optional[str] = ..., proofs: _Optional[_Iterable[_Union[Proof, _Mapping]]] = ..., store_id: _Optional[str] = ..., restored: _Optional[bool] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class Retained(_message.Message):
-    __slots__ = ("store_id", "shards", "since_us")
+    __slots__ = ("store_id", "shards", "since_us", "tenant")
     STORE_ID_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     SINCE_US_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     store_id: str
     shards: int
     since_us: int
-    def __init__(self, store_id: _Optional[str] = ..., shards: _Optional[int] = ..., since_us: _Optional[int] = ...) -> None: ...
+    tenant: str
+    def __init__(self, store_id: _Optional[str] = ..., shards: _Optional[int] = ..., since_us: _Optional[int] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class UsageLane(_message.Message):
     __slots__ = ("tenants", "sessions", "state_bytes")

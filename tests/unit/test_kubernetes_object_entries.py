@@ -9,14 +9,18 @@ from dormouse_core.errors import Aborted, FailedPrecondition, Unavailable
 from dormouse_core.keys import Keys
 from dormouse_core.observations import FunctionSeen
 from dormouse_core.seams import Put, Txn
+from dormouse_operator import function_entries
 from dormouse_operator.kubernetes.api.http import Object
+from dormouse_operator.kubernetes.api.kinds import NAMESPACES
 from dormouse_operator.kubernetes.objects import names
 from dormouse_operator.kubernetes.objects.object_entries import NameInUse, ObjectEntries, seconds, timestamp
+from dormouse_operator.kubernetes.objects.tenants import LABEL, Tenants
 from dormouse_operator.writes import Writer
 from dormouse_proto import state_pb2
 from dormouse_testing.clock import ManualClock
 from dormouse_testing.cluster_objects import NOW
 from dormouse_testing.manifests import Data, onnx, stateful
+from dormouse_testing.memory_api import MemoryApi
 from dormouse_testing.memory_store import REPLY_LOST, REQUEST_LOST, MemoryStore
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,6 +88,61 @@ async def test_an_object_of_another_uid_goes_on_with_kept_sessions_and_waits_for
         await world.keep(stateful(shards=8), "w")
     made, _ = await world.keep(kept(), "v")
     assert (made.uid, made.store_id) == ("v", "u")
+
+
+async def test_a_namespace_that_is_another_tenants_by_now_is_not_given_them(world: World) -> None:
+    """It was deleted, and made again under its name."""
+    asked: list[str] = []
+    tenants = {"default": "red"}
+
+    async def tenant(namespace: str) -> str:
+        asked.append(namespace)
+        if not tenants:
+            raise Unavailable("no API server")
+        return tenants[namespace]
+
+    item = (await world.store.get([KEYS.leader]))[1][KEYS.leader]
+    world.entries = ObjectEntries(world.store, KEYS, world.clock, item.create_revision, tenant=tenant)
+    await world.keep(kept(), "u")
+    assert (await world.entry()).tenant == "red"
+    await world.keep(kept(), "u")
+    assert asked == ["default"], "where a function begins"
+    assert await ended(world, "u")
+    for other, found in (("blue", 'tenant "blue" found'), ("", "no tenant found")):
+        tenants["default"] = other
+        with pytest.raises(FailedPrecondition, match=f'metadata.namespace: {found}, tenant "red" is allowed'):
+            await world.keep(kept(), "v")
+    tenants.clear()
+    with pytest.raises(Unavailable):
+        await world.keep(kept(), "v")
+    assert KEYS.retained("default", "vad") in (await world.store.get([KEYS.retained("default", "vad")]))[1], "they are not touched"
+    tenants["default"] = "red"
+    assert (await world.keep(kept(), "v"))[0].store_id == "u"
+
+
+async def test_negative_control_without_comparing_tenants_it_would_be(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = retaining.adopted
+    monkeypatch.setattr(function_entries.retaining, "adopted", lambda item, label, shards, tenant: real(item, label, shards, "red"))
+
+    async def red(namespace: str) -> str:
+        return "red"
+
+    item = (await world.store.get([KEYS.leader]))[1][KEYS.leader]
+    world.entries = ObjectEntries(world.store, KEYS, world.clock, item.create_revision, tenant=red)
+    await world.keep(kept(), "u")
+    assert await ended(world, "u")
+    world.entries = ObjectEntries(world.store, KEYS, world.clock, item.create_revision)
+    made, _ = await world.keep(kept(), "v")
+    assert (made.tenant, made.store_id) == ("", "u")
+
+
+async def test_the_label_of_the_namespace_says_whose_it_is() -> None:
+    api = MemoryApi()
+    for name, labels in {"a": {LABEL: "red"}, "b": {}, "c": None}.items():
+        api.put(NAMESPACES, {"metadata": {"name": name, **({} if labels is None else {"labels": labels})}})
+    assert [await Tenants(api).of(name) for name in "abc"] == ["red", "", ""]
+    with pytest.raises(Unavailable, match="whose the namespace d is cannot be read"):
+        await Tenants(api).of("d")
 
 
 async def test_by_default_an_object_of_another_uid_begins_without(world: World) -> None:

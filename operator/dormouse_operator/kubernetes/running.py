@@ -37,6 +37,7 @@ from dormouse_operator.kubernetes.objects.budgets import Budgets
 from dormouse_operator.kubernetes.objects.credentials import Credentials
 from dormouse_operator.kubernetes.objects.object_entries import ObjectEntries
 from dormouse_operator.kubernetes.objects.rotating import Rotating
+from dormouse_operator.kubernetes.objects.tenants import Tenants
 from dormouse_operator.kubernetes.options import Options
 from dormouse_operator.kubernetes.pods.copies import Copies
 from dormouse_operator.kubernetes.pods.provider import KubernetesProvider
@@ -79,7 +80,7 @@ class Term:
         self.provider = KubernetesProvider(api, clock, self.copies.pods, self.copies.deployments, self._refused, self._missing)
         self.copies.follow(self.provider)
         self.budgets = Budgets(api, clock, settings, self.copies.pods, self.copies.applied[BUDGETS], options.name)
-        entries = ObjectEntries(store, keys, clock, election)
+        entries = ObjectEntries(store, keys, clock, election, tenant=Tenants(api).of)
         self.leader = Leader(
             store,
             clock,

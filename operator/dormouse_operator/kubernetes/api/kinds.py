@@ -21,6 +21,7 @@ class Kind:
 
 FUNCTIONS = Kind("dormouse.dev/v1alpha1", "InferenceFunction", "inferencefunctions")
 PODS = Kind("v1", "Pod", "pods")
+NAMESPACES = Kind("v1", "Namespace", "namespaces")
 EVENTS = Kind("v1", "Event", "events")
 DEPLOYMENTS = Kind("apps/v1", "Deployment", "deployments")
 SERVICES = Kind("v1", "Service", "services")

@@ -7,10 +7,13 @@ one is gone: with its sessions, or leaving them to this one (`reclaimPolicy: Ret
 
 import datetime
 import hashlib
+from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 from dormouse_core import spec as specs
 from dormouse_core.errors import FailedPrecondition, NotFound
+from dormouse_core.keys import Keys
+from dormouse_core.seams import Clock, Store
 from dormouse_core.spec import InferenceFunction
 from dormouse_proto import state_pb2
 
@@ -23,16 +26,36 @@ class NameInUse(FailedPrecondition):
     """The name still belongs to a function that was deleted and is not gone yet."""
 
 
+class _Unasked(Exception):
+    """Whose the namespace is has to be known first."""
+
+
+async def nobody(namespace: str) -> str:
+    """Of a namespace of which nobody says whose it is."""
+    return ""
+
+
 class ObjectEntries(FunctionEntries):
+    """`tenant(namespace)`: whose it is; asked where a function with sessions begins."""
+
+    def __init__(
+        self, store: Store, keys: Keys, clock: Clock, leader_new: int, *, tenant: Callable[[str], Awaitable[str]] = nobody
+    ) -> None:
+        super().__init__(store, keys, clock, leader_new)
+        self._tenant = tenant
+
     async def keep(self, found: Object, wanted: InferenceFunction) -> tuple[state_pb2.FunctionEntry, int]:
         """The entry as the object `found` wants it (`wanted`: what it says), and the revision at which the store has it. NameInUse: not
         yet; FailedPrecondition: it changes what may not change; Unavailable, Aborted: ask again. What is already so is not written."""
-        uid = found["metadata"]["uid"]
+        uid, namespace = found["metadata"]["uid"], wanted.metadata.namespace
+        tenant: str | None = None if wanted.spec.sessions else ""
 
         def change(entry: state_pb2.FunctionEntry | None) -> state_pb2.FunctionEntry | None:
             asked = edition_of(found)
             if entry is None:
-                return with_spec(_new(found, wanted), wanted.spec, asked)
+                if tenant is None:
+                    raise _Unasked
+                return with_spec(_new(found, wanted, tenant), wanted.spec, asked)
             if entry.uid != uid or entry.deleting:
                 raise NameInUse("An older function of this name is being deleted; this one begins when that one is gone.")
             specs.validate_update(manifest_of(entry), wanted)
@@ -42,7 +65,11 @@ class ObjectEntries(FunctionEntries):
                 return wanted_again(entry) if entry.restored else None
             return with_spec(entry, wanted.spec, edition)
 
-        return await self._change(wanted.metadata.namespace, wanted.metadata.name, change)
+        try:
+            return await self._change(namespace, wanted.metadata.name, change)
+        except _Unasked:
+            tenant = await self._tenant(namespace)
+            return await self._change(namespace, wanted.metadata.name, change)
 
     async def forget(self, namespace: str, name: str, uid: str) -> bool:
         """The object is gone: begins its function's deletion, in which its workers end, then its map goes, then its sessions. False: it was
@@ -76,12 +103,13 @@ def edition_of(found: Object) -> str:
     return hashlib.sha256(str(asked).encode()).hexdigest()[:12] if asked else ""
 
 
-def _new(found: Object, wanted: InferenceFunction) -> state_pb2.FunctionEntry:
+def _new(found: Object, wanted: InferenceFunction, tenant: str) -> state_pb2.FunctionEntry:
     return state_pb2.FunctionEntry(
         namespace=wanted.metadata.namespace,
         name=wanted.metadata.name,
         uid=found["metadata"]["uid"],
         shards=wanted.spec.sessions.shards if wanted.spec.sessions else 0,
+        tenant=tenant,
         created_us=int(seconds(found["metadata"]["creationTimestamp"]) * 1_000_000),
     )
 
