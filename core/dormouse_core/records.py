@@ -1,4 +1,4 @@
-"""How a session's record lies in the store (the table of `docs/architecture.md`, key ``data/{F}/state/{shard}/{session}``).
+"""How a session's record lies in the store (the table of `docs/architecture.md`, key ``data/{D}/state/{shard}/{session}``).
 
     1 byte   format number, 1
     4 bytes  CRC32C of what follows, big-endian
