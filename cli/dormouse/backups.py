@@ -59,6 +59,7 @@ def backup(options: Namespace) -> None:
 
 
 def restore(options: Namespace) -> None:
+    _prefix(options.installation)
     place = places.find(options.file)
     name = ""
     if place.folder:
@@ -72,6 +73,9 @@ def restore(options: Namespace) -> None:
 
 
 def _prefix(installation: str) -> str:
+    """InvalidArgument: no file can be named by it."""
+    if not re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,60}[A-Za-z0-9])?", installation):
+        raise InvalidArgument(f"--installation: {installation!r} found, up to 62 letters, digits, dots, dashes and underscores are allowed")
     return f"dormouse-{installation}-"
 
 

@@ -3,8 +3,10 @@
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+from dormouse import main
 from dormouse.restoring import REMOVE_SECONDS, Restored, Restoring
 from dormouse_core import backups, transactions
 from dormouse_core.errors import Aborted, FailedPrecondition, InvalidArgument, Unavailable
@@ -336,6 +338,16 @@ def test_a_snapshot_without_anything_of_the_installation_changes_nothing() -> No
         assert contents(store) == {}
 
     told(story)
+
+
+@pytest.mark.parametrize("installation", ["../x", "a/b", "", "a\nb", "a" * 63, "ä"])
+@pytest.mark.parametrize("command", ["backup", "restore"])
+def test_an_installation_that_can_name_no_file_is_refused(
+    command: str, installation: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main([command, str(tmp_path), "--store", "127.0.0.1:1", "--installation", installation]) == 1
+    assert "--installation: " in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_portions_are_what_a_transaction_takes() -> None:
