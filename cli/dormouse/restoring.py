@@ -26,6 +26,7 @@ ATTEMPTS: Final = 8
 AGAIN: Final = Backoff(0.2, 5.0)
 REMOVE_SECONDS: Final = 600.0
 PAGE: Final = 1000
+FULL: Final = "the store is full ({}): give it a larger quota, and run it again"
 TAKEN: Final = "another restore was begun, or somebody took the leader's key away: nothing more is written"
 
 T = TypeVar("T")
@@ -95,6 +96,8 @@ class Restoring:
                 )
             try:
                 result = await self._store.txn(Txn((ModIs(key, item.mod_revision if item else 0),), (Put(key, value),)))
+            except Full as error:
+                raise FailedPrecondition(FULL.format(error)) from error
             except StoreError as error:
                 await self._pause(error, attempt)
                 continue
@@ -150,7 +153,7 @@ class Restoring:
             try:
                 result = await self._store.txn(txn, timeout=REMOVE_SECONDS)
             except Full as error:
-                raise FailedPrecondition(f"the store is full ({error}): give it a larger quota, and run it again") from error
+                raise FailedPrecondition(FULL.format(error)) from error
             except StoreError as error:
                 await self._pause(error, attempt)
                 continue

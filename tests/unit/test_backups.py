@@ -16,7 +16,7 @@ from dormouse_core.seams import Delete, ModIs, Put, Txn
 from dormouse_proto import state_pb2
 from dormouse_testing import simloop
 from dormouse_testing.clock import SimClock
-from dormouse_testing.memory_store import FULL, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
+from dormouse_testing.memory_store import FULL, FULL_APPLIED, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
 
 KEYS = Keys("t")
 FUNCTION = Function("ns", "fn", "uid")
@@ -250,15 +250,17 @@ def test_negative_control_where_shards_are_left_to_their_owners_it_would(monkeyp
     told(steps)
 
 
-def test_a_full_store_is_told_and_the_restore_can_be_made_again() -> None:
+@pytest.mark.parametrize("fault", [FULL, FULL_APPLIED], ids=["not-written", "written"])
+@pytest.mark.parametrize("at", range(7))
+def test_a_full_store_is_told_and_the_restore_can_be_made_again(at: int, fault: Fault) -> None:
     async def story(store: MemoryStore) -> None:
-        for _ in range(4):
+        for _ in range(at):
             store.fault("txn", Fault())
-        store.fault("txn", FULL)
+        store.fault("txn", fault)
         with pytest.raises(FailedPrecondition, match=r"the store is full .* larger quota, and run it again"):
             await restoring(store).run(replace=False)
-        assert KEYS.leader in contents(store)
-        await restoring(store).run(replace=False)
+        assert KEYS.leader in contents(store) or at in (0, 6)
+        await restoring(store).run(replace=at == 6)
         assert contents(store) == Snapshot().expected()
 
     told(story)

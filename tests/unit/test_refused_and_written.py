@@ -42,7 +42,13 @@ WRITERS: dict[str, tuple[str, ...]] = {
     "operator/dormouse_operator/owing.py": ("test_what_a_leader_before_this_one_owed", "test_owed_tombstones"),
     "operator/dormouse_operator/function_entries.py": (
         "test_the_leader_leaves_the_mark_when_every_function_has_its_entry_and_however_often_it_takes",
+        "test_interrupted_anywhere_and_asked_again_it_ends_the_same",
         "test_what_people_change",
+        "test_interrupted_anywhere_and_asked_again_it_ends_the_same",
+    ),
+    "cli/dormouse/restoring.py": (
+        "test_a_full_store_is_told_and_the_restore_can_be_made_again",
+        "test_a_full_store_is_told_and_the_restore_can_be_made_again",
     ),
     "operator/dormouse_operator/sweeping.py": ("test_a_removal_by_the_leader",),
     "operator/dormouse_operator/writes.py": ("test_what_the_leader_writes",),

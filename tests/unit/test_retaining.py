@@ -19,7 +19,7 @@ from dormouse_proto import state_pb2
 from dormouse_testing import simloop
 from dormouse_testing.clock import SimClock
 from dormouse_testing.leader_world import KEYS, manifest
-from dormouse_testing.memory_store import FULL, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
+from dormouse_testing.memory_store import FULL, FULL_APPLIED, REPLY_LOST, REQUEST_LOST, Fault, MemoryStore
 
 SHARDS = 200
 """More than one transaction takes."""
@@ -205,7 +205,9 @@ def test_a_leader_that_no_longer_leads_neither_keeps_nor_gives_them() -> None:
     told(story)
 
 
-@pytest.mark.parametrize("fault", [REQUEST_LOST, REPLY_LOST, FULL], ids=["request-lost", "reply-lost", "full"])
+@pytest.mark.parametrize(
+    "fault", [REQUEST_LOST, REPLY_LOST, FULL, FULL_APPLIED], ids=["request-lost", "reply-lost", "full", "full-and-written"]
+)
 @pytest.mark.parametrize("at", range(4))
 def test_interrupted_anywhere_and_asked_again_it_ends_the_same(at: int, fault: Any) -> None:
     """The third of the transactions registers the function."""
