@@ -62,8 +62,10 @@ def test_restored_under_new_uids_every_session_goes_on_from_its_last_saved_step(
         dormouse.apply(counter(name, minReplicas=1))
         assert "sessions restored" in ran(dormouse, "restore")
     assert dormouse.cluster.get("ifn", name, dormouse.space)["metadata"]["uid"] != uid
+    dormouse.ready(name, 1)
     assert [dormouse.call(name, 1, session=session, timeout=120) for session in sessions] == [4] * 6, "the fourth step again"
-    dormouse.apply(counter("gone"))
+    dormouse.apply(counter("gone", minReplicas=1))
+    dormouse.ready("gone", 1)
     assert dormouse.call("gone", 1, session="a", timeout=120) == 8, "and one that is applied later"
     dormouse.delete(name, "gone")
     eventually("with its policy they go with it", lambda: not [key for key in dormouse.stored() if f"/{dormouse.space}/{name}/" in key], 60)
