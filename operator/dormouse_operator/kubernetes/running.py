@@ -42,8 +42,8 @@ from dormouse_operator.kubernetes.options import Options
 from dormouse_operator.kubernetes.pods.copies import Copies
 from dormouse_operator.kubernetes.pods.provider import KubernetesProvider
 from dormouse_operator.kubernetes.pods.tending import Tending
-from dormouse_operator.kubernetes.telling.own_events import OwnEvents
 from dormouse_operator.kubernetes.secrets.keeping import Keeper
+from dormouse_operator.kubernetes.telling.own_events import OwnEvents
 from dormouse_operator.kubernetes.telling.teller import Teller
 from dormouse_operator.kubernetes.watching.claiming import Claiming
 from dormouse_operator.kubernetes.watching.defining import Defining
