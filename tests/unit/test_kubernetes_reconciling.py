@@ -176,7 +176,9 @@ async def test_what_the_installations_policy_refuses_is_told_with_its_field_and_
 
 
 async def test_a_worker_that_waits_for_its_turn_is_told_and_is_nothing_that_somebody_should_look_at(world: World) -> None:
-    world.turn, world.seen = "it waits for its turn to start; workers that are starting: 4", control_pb2.FunctionStatus()
+    await world.round(onnx(), generation=1)
+    world.leads(proved="")
+    world.turn = "it waits for its turn to start; workers that are starting: 4"
     await world.round(onnx(), generation=1)
     said = Said("Scheduled", "False", "WaitsForTurn", "It waits for its turn to start; workers that are starting: 4.")
     assert said in world.said
