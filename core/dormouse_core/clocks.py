@@ -20,7 +20,7 @@ Nothing here does I/O; the clock is an argument. What was weighed is in `docs/de
 """
 
 import enum
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from statistics import median, median_low
 from typing import Protocol
@@ -34,8 +34,8 @@ BACK_US = BOUND_US * 4 // 5
 HEARD_SECONDS = 10.0
 """An offset that was reported longer ago has no vote."""
 GATHER_SECONDS = 3.0
-"""For so long a leader that begins, or whose clock jumped, hears the others before it says what the reference is. Else the first that
-reports decides with it against all: a gateway of its machine, whose clock is as wrong as the leader's."""
+"""For so long a leader that begins hears the others before it says what the reference is. Else the first that reports decides with it
+against all: a gateway of its machine, whose clock is as wrong as the leader's."""
 TRUST_US = int(CLOCK_TRUST_SECONDS * 1e6)
 SAMPLES = 16
 SAMPLE_AGE_US = 60_000_000
@@ -96,7 +96,8 @@ class Skew:
         self._samples: list[_Sample] = []
         self._reference_us: int | None = None  # the reference time minus the own monotonic clock
         self._median_us: int | None = None  # likewise
-        self._measured_us = 0  # monotonic: when the leader last said it
+        self._measured_us = 0  # monotonic: when the leader last said the median
+        self._timed_us = 0  # likewise: the reference
         self._deviation_us = 0  # then
         self._off = False
 
@@ -132,8 +133,11 @@ class Skew:
             best = self._best()
             assert best is not None
             self._median_us = best.ahead_us + median_us
+            here = best.ahead_us + reference_us
             if best.way_us <= LONG_US:
-                self._reference_us = best.ahead_us + reference_us
+                self._reference_us, self._timed_us = here, now
+            elif self._reference_us is not None and abs(here - self._reference_us) > best.way_us // 2 + SLACK_US:
+                self._reference_us = None  # it has jumped, and where to is not known
             self._measured_us = now
             self._deviation_us = self._now_deviation()
             self._off = abs(self._deviation_us) > (BACK_US if self._off else BOUND_US)
@@ -147,7 +151,8 @@ class Skew:
         """The reference time that this process goes by, minus the leader's clock; None: none, or not known. By what a report says of it a
         leader that begins goes on from the one before."""
         best = self._best()
-        return self._reference_us - best.ahead_us if best is not None and self._reference_us is not None and self._known() else None
+        known = self._reference_us if self._monotonic() - self._timed_us <= TRUST_US else None
+        return None if best is None or known is None or best.way_us > LONG_US else known - best.ahead_us
 
     @property
     def settled(self) -> bool:
@@ -178,9 +183,9 @@ class Skew:
         """The time for a timestamp, and whether this clock is known to be good. Every call asks: two looks at clocks, no more."""
         monotonic = self._monotonic()
         reference = self._reference_us
-        if reference is None or monotonic - self._measured_us > TRUST_US:
+        if reference is None or monotonic - self._timed_us > TRUST_US:
             return self._wall(), False
-        return monotonic + reference, not self._off and abs(self._now_deviation()) <= BOUND_US
+        return monotonic + reference, self._known() and not self._off and abs(self._now_deviation()) <= BOUND_US
 
     def now_us(self) -> int | None:
         """The reference time, where this clock is known to be good; None: nothing may expire by it."""
@@ -191,7 +196,7 @@ class Skew:
         """The time for a timestamp: the reference where it is known, also to a clock that is off; else the wall clock."""
         monotonic = self._monotonic()
         reference = self._reference_us
-        if reference is None or monotonic - self._measured_us > TRUST_US:
+        if reference is None or monotonic - self._timed_us > TRUST_US:
             return self._wall()
         return monotonic + reference
 
@@ -238,62 +243,55 @@ class TimeReading(Protocol):
 
 
 class Clocks:
-    """The leader's list: what each process reported of its clock. `group`: workers of one function have one vote among them, so that
-    neither one large function nor its tenant's code outvotes everybody else; an agent votes for itself.
+    """The leader's list: what each process reported of its clock. Workers of one function have one vote among them, so that neither one
+    large function nor its tenant's code outvotes everybody else; an agent votes for itself.
 
-    Offsets are from the leader's own clock. When that jumps, they are from a time that it no longer shows: beside them the first process
-    that meets the new time would be the only one that is off. So all votes end then, and each counts again from its second report on: the
-    answer to the first tells it the leader's new time.
+    Offsets are from the leader's time, `now_us`: its wall clock when it began, and its monotonic clock since. So nothing that is done to
+    its wall clock changes what others have measured; it changes its own vote.
 
-    The reference follows the median by `FOLLOWS`, on the leader's monotonic clock, so that a jump of its wall clock moves nothing. A leader
-    that begins goes on from what the processes go by. Only where the median is beyond the bound of it (the clocks that it was made from
-    were wrong) does it jump.
+    The reference follows the median by `FOLLOWS`. A leader that begins goes on from what the processes go by. Only where the median is
+    beyond the bound of it (the clocks that it was made from were wrong) does it jump.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._reported: dict[str, tuple[str, int, float]] = {}  # process -> group, offset, when
-        self._gone_by: dict[str, tuple[str, int]] = {}  # process -> group, the reference that it goes by minus the own monotonic clock
-        self._reference_us: float | None = None  # minus the own monotonic clock
+        self._base_us = round((clock.now() - clock.monotonic()) * 1e6)
+        self._since = clock.monotonic()
+        self._reported: dict[_Voter, tuple[int, float]] = {}  # offset, when
+        self._gone_by: dict[_Voter, int] = {}  # the reference that each goes by, from the leader's time
+        self._reference_us: float | None = None
         self._followed = 0.0  # monotonic: when it was last moved
         self.anew: bool | None = None
         """Whether the reference began at the median, for nobody went by one of before; None: there has been none yet."""
-        self._since = clock.monotonic()  # when the votes began
-        self._base_us = self._base()
-        self._jumps = 0
-        self._met: dict[str, int] = {}  # process -> after which of the jumps it was answered
 
-    def report(self, process: str, group: str, offset_us: int | None, reference_us: int | None = None) -> None:
-        """`reference_us`: as `Skew.reference_us`."""
-        self._look()
+    def now_us(self) -> int:
+        return self._base_us + round(self._clock.monotonic() * 1e6)
+
+    def report(self, process: str, function: str | None, offset_us: int | None, reference_us: int | None = None) -> None:
+        """`function`: of a worker, as the leader knows it; None: an agent. `reference_us`: as `Skew.reference_us`."""
+        voter = (function, process)
         if self._reference_us is None and reference_us is not None:
-            self._gone_by[process] = (group, self._base_us + reference_us)
-        met = self._met.get(process, 0)
-        self._met[process] = self._jumps
-        if offset_us is None or met < self._jumps:
-            self._reported.pop(process, None)
+            self._gone_by[voter] = reference_us
+        if offset_us is None:
+            self._reported.pop(voter, None)
         else:
-            self._reported[process] = (group, offset_us, self._clock.monotonic())
+            self._reported[voter] = (offset_us, self._clock.monotonic())
 
-    def forget(self, process: str) -> None:
-        self._reported.pop(process, None)
-        self._met.pop(process, None)
+    def forget(self, process: str, function: str | None) -> None:
+        self._reported.pop((function, process), None)
 
     def reference(self) -> Reference | None:
         """Of the clocks that were heard lately and the leader's own; None, too, while the votes are gathered."""
-        self._look()
         now = self._clock.monotonic()
         if now - self._since < GATHER_SECONDS:
             return None
-        groups: dict[str, list[int]] = {}
-        for group, offset, at in self._reported.values():
-            if now - at <= HEARD_SECONDS:
-                groups.setdefault(group, []).append(offset)
-        found = reference([0, *(round(median(offsets)) for offsets in groups.values())])
-        return None if found is None else replace(found, us=self._follow(self._base_us + found.median_us, now) - self._base_us)
+        agents, functions = _grouped({voter: offset for voter, (offset, at) in self._reported.items() if now - at <= HEARD_SECONDS})
+        own = round(self._clock.now() * 1e6) - self.now_us()
+        found = reference([own, *agents, *(round(median(offsets)) for offsets in functions)])
+        return None if found is None else replace(found, us=self._follow(found.median_us, now))
 
     def _follow(self, median_us: int, now: float) -> int:
-        """The reference now, from the median; both minus the own monotonic clock."""
+        """The reference now, from the median."""
         before = self._reference_us if self._reference_us is not None else self._handed_on()
         if self.anew is None:
             self.anew = before is None
@@ -310,22 +308,21 @@ class Clocks:
 
     def _handed_on(self) -> int | None:
         """What the processes go by since a leader before; None: nothing. Agents' word goes before workers', which run tenants' code."""
-        agents = [us for process, (group, us) in self._gone_by.items() if group == process]
-        groups: dict[str, list[int]] = {}
-        for group, us in self._gone_by.values():
-            groups.setdefault(group, []).append(us)
-        return median_low(agents or [median_low(each) for each in groups.values()]) if groups else None
+        agents, functions = _grouped(self._gone_by)
+        said = agents or [median_low(each) for each in functions]
+        return median_low(said) if said else None
 
-    def _look(self) -> None:
-        """Whether the leader's own clock has jumped since the last look."""
-        before, self._base_us = self._base_us, self._base()
-        if abs(self._base_us - before) > BOUND_US // 2:  # less moves no clock that is good out of the bound
-            self._jumps += 1
-            self._reported.clear()
-            self._since = self._clock.monotonic()
 
-    def _base(self) -> int:
-        return round((self._clock.now() - self._clock.monotonic()) * 1e6)
+_Voter = tuple[str | None, str]  # a worker's function, or None of an agent; its name
+
+
+def _grouped(said: Mapping[_Voter, int]) -> tuple[list[int], list[list[int]]]:
+    """What agents said, and what the workers of each function did."""
+    agents: list[int] = []
+    functions: dict[str, list[int]] = {}
+    for (function, _), us in said.items():
+        (agents if function is None else functions.setdefault(function, [])).append(us)
+    return agents, list(functions.values())
 
 
 class Rising:

@@ -70,7 +70,7 @@ class Leader:
         self.registry = Mirror(store, clock, keys.functions, self.view.function_changed)
         self._maps = Mirror(store, clock, keys.maps, self._map_changed)
         self._gateways = Mirror(store, clock, keys.gateways, self._gateway_changed)
-        self.timekeeper = Timekeeper(clock)
+        self.timekeeper = Timekeeper(clock, self.view.uid_of)
         self._links = Links(dialer, clock, name, leader_new, self._heard, self._worker_changed, self.timekeeper.worker)
         self.view.links = self._links
         self.counts = Counts(
@@ -188,13 +188,13 @@ class Leader:
         parts = key.removeprefix(self.keys.maps).split("/", 4)
         if after is None and len(parts) == 5 and parts[3] == "workers":
             self.demands.worker_left(parts[2], parts[4])
-            self.timekeeper.forget(parts[4])
+            self.timekeeper.forget(parts[4], parts[2])
 
     def _gateway_changed(self, key: str, before: Item | None, after: Item | None) -> None:
         self.view.gateway_changed(key, before, after)
         if after is None:
             self.demands.forget_agent(key.removeprefix(self.keys.gateways))
-            self.timekeeper.forget(key.removeprefix(self.keys.gateways))
+            self.timekeeper.forget(key.removeprefix(self.keys.gateways), None)
 
     def _heard(self, worker: str, report: control_pb2.WorkerReport) -> None:
         uid = self.view.uid_of(worker)

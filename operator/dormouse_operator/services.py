@@ -113,7 +113,7 @@ class CoordinatorService(control_pb2_grpc.CoordinatorServicer):
         finally:
             if agent:
                 self._leader.demands.agent_left(agent)
-                self._leader.timekeeper.forget(agent)
+                self._leader.timekeeper.forget(agent, None)
                 log.event("a gateway's agent disconnected", agent=agent)
 
 

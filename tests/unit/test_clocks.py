@@ -85,7 +85,7 @@ def test_workers_of_one_function_have_one_vote() -> None:
     votes = Clocks(clock)
     for n in range(9):
         votes.report(f"w{n}", "function", HOUR)
-    votes.report("a1", "a1", 0)
+    votes.report("a1", None, 0)
     clock.advance(clocks.GATHER_SECONDS)
     assert votes.reference() == clocks.Reference(0, 2, 0)
 
@@ -95,14 +95,14 @@ def test_who_is_not_heard_or_does_not_know_has_no_vote() -> None:
     votes = Clocks(clock)
     clock.advance(clocks.GATHER_SECONDS)
     assert votes.reference() is None
-    votes.report("a2", "a2", 1)
+    votes.report("a2", None, 1)
     assert votes.reference() is not None
-    votes.report("a2", "a2", None)
+    votes.report("a2", None, None)
     assert votes.reference() is None
-    votes.report("a2", "a2", 1)
-    votes.forget("a2")
+    votes.report("a2", None, 1)
+    votes.forget("a2", None)
     assert votes.reference() is None
-    votes.report("a2", "a2", 1)
+    votes.report("a2", None, 1)
     clock.advance(clocks.HEARD_SECONDS + 1)
     assert votes.reference() is None
 
@@ -232,7 +232,7 @@ def led_by_a_right_one_after_a_wrong_one(meets: bool) -> clocks.Reference | None
         measured(right, wrong, -HOUR, 2, skew)
         if meets:
             skew.meet()
-        votes.report(f"a{n}", f"a{n}", skew.offset_us())
+        votes.report(f"a{n}", None, skew.offset_us())
         assert skew.standing() is Standing.GOOD, "what is known stays"
     right.advance(clocks.GATHER_SECONDS)
     return votes.reference()
@@ -246,34 +246,51 @@ def test_negative_control_told_to_the_next_leader_it_would_call_everybody_off() 
     assert led_by_a_right_one_after_a_wrong_one(False) == clocks.Reference(-HOUR, 2, -HOUR)
 
 
-def told_while_the_leaders_clock_jumps() -> list[clocks.Reference | None]:
-    """What a leader answers to three that agree, each second, while its own clock is set an hour ahead after the second round."""
+def told_while_the_leaders_clock_moves(by: float) -> list[clocks.Reference | None]:
+    """What a leader answers to three that agree, each second, while its own clock is set after the fifth round."""
     leader, others = ManualClock(), [ManualClock(skew=skew) for skew in (2.0, 0.0, -2.0)]
     votes, skews, answers = Clocks(leader), [Skew(clock) for clock in others], []
-    for turn in range(6):
-        if turn == 2:
-            leader.skew = 3600.0
+    for turn in range(9):
+        if turn == 5:
+            leader.skew = by
         for n, skew in enumerate(skews):
-            votes.report(f"a{n}", f"a{n}", skew.offset_us())
+            votes.report(f"a{n}", None, skew.offset_us(), skew.reference_us())
             found = votes.reference()
             answers.append(found)
-            skew.heard(skew.mark(), round(leader.now() * 1e6), *clocks.agreed(found))
+            skew.heard(skew.mark(), votes.now_us(), *clocks.agreed(found))
             assert not skew.off, (turn, n, skew.text())
         for clock in (leader, *others):
             clock.advance(1.0)
     return answers
 
 
-def test_a_leader_whose_clock_jumps_calls_nobody_else_off() -> None:
-    answers = told_while_the_leaders_clock_jumps()
-    assert answers[6:9] == [None] * 3, "nobody is judged by what was measured before"
-    assert answers[-1] == clocks.Reference(-HOUR + 1_000_000, 3, -HOUR + 1_000_000), "the median of these and of the leader's own"
+@pytest.mark.parametrize(("by", "agreed"), [(3600.0, 3), (-3600.0, 3), (2.0, 4), (0.015, 4)])
+def test_a_leader_whose_clock_is_set_moves_nobody_and_calls_nobody_else_off(by: float, agreed: int) -> None:
+    answers = told_while_the_leaders_clock_moves(by)
+    before, after = answers[14], answers[-1]
+    assert before is not None
+    assert after is not None
+    assert after.agreed == agreed, "its own vote says where it is now"
+    assert abs(after.us - before.us) <= 5 * clocks.FOLLOWS * 1e6, "nothing that it says of the others has another meaning"
 
 
-def test_negative_control_with_the_votes_of_before_the_first_to_meet_it_would_be_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Clocks, "_look", lambda self: None)
+def test_negative_control_told_by_its_wall_clock_the_first_to_meet_it_would_be_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Clocks, "now_us", lambda self: round(self._clock.now() * 1e6))
     with pytest.raises(AssertionError, match="behind the others' median"):
-        told_while_the_leaders_clock_jumps()
+        told_while_the_leaders_clock_moves(3600.0)
+
+
+def test_a_leader_whose_clock_is_set_while_it_gathers_goes_on_from_what_others_go_by() -> None:
+    scene = Scene(0.0, 0.0, 0.0)
+    for _ in range(5):
+        scene.second()
+    scene.lead(0.0)
+    scene.second()
+    scene.second()
+    scene.leader.skew = 2.0
+    for _ in range(4):
+        found = scene.second()
+    assert found == pytest.approx([0.0] * 3, abs=0.001)
 
 
 def off_while_the_first_to_report_is_as_wrong_as_the_leader() -> set[int]:
@@ -284,8 +301,8 @@ def off_while_the_first_to_report_is_as_wrong_as_the_leader() -> set[int]:
     for tenth in range(100):
         for n, skew in enumerate(skews):
             if tenth % 10 == (0, 5, 7, 9)[n] or n == 0:
-                votes.report(f"a{n}", f"a{n}", skew.offset_us())
-                skew.heard(skew.mark(), round(leader.now() * 1e6), *clocks.agreed(votes.reference()))
+                votes.report(f"a{n}", None, skew.offset_us())
+                skew.heard(skew.mark(), votes.now_us(), *clocks.agreed(votes.reference()))
                 off |= {n} if skew.off else set()
         for clock in (leader, *others):
             clock.advance(0.1)
@@ -356,7 +373,7 @@ class Scene:
 
     def end(self, index: int) -> None:
         name, _, _ = self.processes.pop(index)
-        self.votes.forget(name)
+        self.votes.forget(name, None)
 
     def lead(self, skew: float) -> None:
         """Another leader, which nobody has told anything."""
@@ -369,8 +386,8 @@ class Scene:
     def second(self) -> list[float]:
         """All report. What those go by that know it, in seconds from the right time."""
         for name, _, skew in self.processes:
-            self.votes.report(name, name, skew.offset_us(), skew.reference_us())
-            skew.heard(skew.mark(), round(self.leader.now() * 1e6), *clocks.agreed(self.votes.reference()))
+            self.votes.report(name, None, skew.offset_us(), skew.reference_us())
+            skew.heard(skew.mark(), self.votes.now_us(), *clocks.agreed(self.votes.reference()))
         for clock in (self.leader, *(clock for _, clock, _ in self.processes)):
             clock.advance(1.0)
         self.time += 1.0
@@ -478,7 +495,7 @@ def test_what_workers_say_of_the_reference_counts_where_no_agent_says_it() -> No
         for n in range(5):
             votes.report(f"w{n}", f"function {n}", 0, 2_000_000)
         for n in range(agents):
-            votes.report(f"a{n}", f"a{n}", 0, 0)
+            votes.report(f"a{n}", None, 0, 0)
         clock.advance(clocks.GATHER_SECONDS)
         assert votes.reference() == clocks.Reference(at, 6 + agents, 0)
         assert votes.anew is False
@@ -488,7 +505,7 @@ def test_a_reference_far_from_the_median_is_not_gone_on_with() -> None:
     clock = ManualClock()
     votes = Clocks(clock)
     for n in range(3):
-        votes.report(f"a{n}", f"a{n}", 0, HOUR)
+        votes.report(f"a{n}", None, 0, HOUR)
     clock.advance(clocks.GATHER_SECONDS)
     assert votes.reference() == clocks.Reference(0, 4, 0)
 
@@ -523,3 +540,46 @@ def test_timestamps_are_ahead_until_the_time_has_come_up_to_them() -> None:
     assert rising.ahead
     clock.advance(2.0)
     assert not rising.ahead
+
+
+def test_a_reference_that_is_not_measured_any_more_is_no_time_in_the_end() -> None:
+    """All ways are long: whose clock is off is seen, and what was gone by before is not renewed by it."""
+    clock, leader = ManualClock(), ManualClock()
+    skew = measured(clock, leader)
+    assert skew.now_us() is not None
+    for _ in range(int(CLOCK_TRUST_SECONDS) + 70):
+        mark = skew.mark()
+        for each in (clock, leader):
+            each.advance(1.0)
+        skew.heard(mark, round(leader.now() * 1e6), 0, 3)
+    assert skew.standing() is Standing.GOOD
+    assert skew.now_us() is None
+    assert skew.reference_us() is None
+
+
+def test_a_reference_that_has_jumped_is_gone_by_no_more_where_the_way_to_it_is_long() -> None:
+    clock, leader = ManualClock(), ManualClock()
+    skew = measured(clock, leader, HOUR)
+    assert skew.best_us() > round(clock.now() * 1e6) + HOUR // 2
+    for each in (clock, leader):
+        each.advance(61.0)  # the short sample is forgotten
+    mark = skew.mark()
+    for each in (clock, leader):
+        each.advance(0.3)
+    skew.heard(mark, round(leader.now() * 1e6), 0, 3)
+    assert skew.now_us() is None
+    assert skew.reference_us() is None
+    assert skew.best_us() == round(clock.now() * 1e6)
+
+
+def test_a_report_that_was_long_under_way_hands_no_reference_on() -> None:
+    clock, leader = ManualClock(), ManualClock()
+    skew = measured(clock, leader)
+    skew.meet()
+    mark = skew.mark()
+    for each in (clock, leader):
+        each.advance(2.0)
+    skew.heard(mark, round((leader.now() - 2.0) * 1e6), 0, 0)
+    assert skew.reference_us() is None
+    skew.heard(skew.mark(), round(leader.now() * 1e6), 0, 0)
+    assert skew.reference_us() == 0

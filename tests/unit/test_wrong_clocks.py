@@ -146,7 +146,7 @@ def reported(keeper: Timekeeper, agents: dict[str, int]) -> control_pb2.AgentOrd
 
 def test_a_leader_an_hour_off_resigns_and_meanwhile_misleads_nobody() -> None:
     async def main() -> None:
-        keeper = Timekeeper(SimClock(HOUR))
+        keeper = Timekeeper(SimClock(HOUR), {}.get)
         running = asyncio.create_task(keeper.run())
         off = int(-HOUR * 1e6)
         async with asyncio.timeout(30):
@@ -160,9 +160,37 @@ def test_a_leader_an_hour_off_resigns_and_meanwhile_misleads_nobody() -> None:
     simloop.run(main(), limit=60.0)
 
 
+def votes_of_one_function(known: dict[str, str]) -> int:
+    """How many clocks agree with the median where three gateways are right, and five workers that `known` has in a function are an hour
+    ahead and name another each."""
+
+    async def main() -> int:
+        keeper = Timekeeper(SimClock(), known.get)
+        for _ in range(5):
+            for n in range(5):
+                report = control_pb2.WorkerReport(worker=f"w{n}", uid=f"u{n}", mark=1, offset_us=int(HOUR * 1e6), reference_us=4_500_000)
+                keeper.worker(report)
+            for agent in ("a", "b", "c"):
+                order = keeper.agent(control_pb2.AgentReport(agent=agent, sent_us=1, offset_us=0, reference_us=0))
+            await asyncio.sleep(1.0)
+        assert order.median_us or not order.reference_us, "agents' word of the reference goes before theirs"
+        return order.agreed if not order.median_us else -order.agreed
+
+    return int(simloop.run(main(), limit=60.0))
+
+
+def test_workers_have_the_vote_of_the_function_that_the_leader_knows_them_of() -> None:
+    assert votes_of_one_function({f"w{n}": "u" for n in range(5)}) == 4, "the leader's and the gateways'"
+    assert votes_of_one_function({}) == 4, "of no function that is known: none"
+
+
+def test_negative_control_by_their_own_word_they_would_outvote_everybody() -> None:
+    assert votes_of_one_function({f"w{n}": f"u{n}" for n in range(5)}) == -5
+
+
 def test_of_two_clocks_that_differ_neither_ends_a_term() -> None:
     async def main() -> None:
-        keeper = Timekeeper(SimClock(HOUR))
+        keeper = Timekeeper(SimClock(HOUR), {}.get)
         running = asyncio.create_task(keeper.run())
         for _ in range(40):
             assert reported(keeper, {"a": int(-HOUR * 1e6)}).agreed == 0
