@@ -1,8 +1,9 @@
 """Writes a snapshot back into a store (`dormouse_core.backups`), beside living workers and gateways too: they notice by themselves.
 
 It holds the leader's key meanwhile, under no lease: no operator may lead over half of the functions, and a restore that is cut short leaves
-it so until it is made again. Each transaction compares its revision: of two restores the one that came last goes on, and what was sent
-before the key was written again, and lands late, does nothing.
+it so until it is made again. While it looks whether anything is there, the key says so: a run that comes after looks too. Each transaction
+compares its revision: of two restores the one that came last goes on, and what was sent before the key was written again, and lands late,
+does nothing.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ AGAIN: Final = Backoff(0.2, 5.0)
 REMOVE_SECONDS: Final = 600.0
 PAGE: Final = 1000
 FULL: Final = "the store is full ({}): give it a larger quota, and run it again"
+NOTHING: Final = "nothing was removed or written, but the leader's key may be held: run it again"
 TAKEN: Final = "another restore was begun, or somebody took the leader's key away: nothing more is written"
 
 T = TypeVar("T")
@@ -55,6 +57,7 @@ class Restoring:
         self._snapshot = snapshot
         self._token = secrets.token_hex(8)
         self._mod = 0  # of the leader's key, which is ours
+        self._begun = False
 
     async def run(self, *, replace: bool) -> Restored:
         """InvalidArgument: the snapshot has nothing of this installation. FailedPrecondition: an operator leads, something is there and may
@@ -64,36 +67,49 @@ class Restoring:
         if not (found.first or found.last):
             raise InvalidArgument(f"the snapshot has nothing of the installation {self._keys.installation}")
         try:
-            unfinished = await self._claim()
-            if not (replace or unfinished):
-                await self._refuse_what_is_there()
+            await self._begin(replace=replace)
             await self._remove_sessions()
-            await self._claim()  # again: a removal that lands late fails
+            await self._claim(backups.RESTORING)  # again: a removal that lands late fails
             await self._write(found.first)
             await self._write(found.last)
             await self._remove_others(found.last)
             await self._release()
         except StoreError as error:
-            text = "the restore is not finished, and nobody leads until it is: run it again"
+            text = "the restore is not finished, and nobody leads until it is: run it again" if self._begun else NOTHING
             raise Unavailable(f"the store does not answer: {error}; {text}") from error
         functions = sum(key.startswith(self._keys.functions) for key in found.last)
         return Restored(functions, found.records)
 
     # -------------------------------------------------------------------------------------------------------- the leader's key
 
-    async def _claim(self) -> bool:
-        """Whether a restore was begun before and not ended."""
-        key, mine = self._keys.leader, f"{backups.RESTORING} {self._token}"
-        value = state_pb2.Leader(name=mine).SerializeToString()
+    async def _begin(self, *, replace: bool) -> None:
+        """What fails in here has changed nothing, and the key is given back."""
+        try:
+            self._begun = await self._claim(backups.LOOKING)
+            if self._begun:
+                return
+            if not replace:
+                await self._refuse_what_is_there()
+            await self._claim(backups.RESTORING)
+            self._begun = True
+        except BaseException:
+            await self._give_back()
+            raise
+
+    async def _claim(self, word: str) -> bool:
+        """Whether a restore has begun to remove and to write, and has not ended: its word stays then."""
+        key = self._keys.leader
         for attempt in range(ATTEMPTS):
             item = (await self._store.get([key]))[1].get(key)
             leader = _leader(item.value) if item is not None else None
-            if self._mod and leader != mine:
+            found, _, token = (leader or "").partition(" ")
+            if self._mod and token != self._token:
                 raise Aborted(TAKEN)
-            if item is not None and (leader is None or leader.partition(" ")[0] != backups.RESTORING):
+            if item is not None and found not in (backups.LOOKING, backups.RESTORING):
                 raise FailedPrecondition(
                     f"an operator leads ({leader or 'its entry cannot be read'}): stop every operator, restore, and start them again"
                 )
+            value = state_pb2.Leader(name=f"{backups.RESTORING if found == backups.RESTORING else word} {self._token}").SerializeToString()
             try:
                 result = await self._store.txn(Txn((ModIs(key, item.mod_revision if item else 0),), (Put(key, value),)))
             except Full as error:
@@ -103,8 +119,16 @@ class Restoring:
                 continue
             if result.succeeded:
                 self._mod = result.revision
-                return item is not None and leader != mine
+                return found == backups.RESTORING
         raise Aborted("operators, or other restores, take the leader's key all the time: stop them")
+
+    async def _give_back(self) -> None:
+        """The key, if it says that we look. StoreError: it may still be there, and the next run takes it, and looks too."""
+        key = self._keys.leader
+        item = (await self._store.get([key]))[1].get(key)
+        if item is not None and _leader(item.value) == f"{backups.LOOKING} {self._token}":
+            self._mod = item.mod_revision
+            await self._release()
 
     async def _release(self) -> None:
         await self._all([[Delete(self._keys.leader)]], last=True)
@@ -113,7 +137,6 @@ class Restoring:
         keys = self._keys
         for prefix in (keys.functions, keys.retaineds, keys.datas, keys.maps):
             if (await self._store.list(prefix, limit=1, keys_only=True)).items:
-                await self._release()
                 raise FailedPrecondition(
                     f"the store has functions or sessions of the installation {keys.installation} already: --replace removes them first"
                 )

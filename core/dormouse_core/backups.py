@@ -20,7 +20,9 @@ from dormouse_core.limits import TXN_BYTES, TXN_OPS
 from dormouse_core.seams import Put
 
 RESTORING = "restore"
-"""The leader's name while a snapshot is written back."""
+"""The leader's name while a snapshot is written back: from then on a run that comes after removes what is there, unasked."""
+LOOKING = "restore-look"
+"""The leader's name while a restore looks whether anything is there: nothing is removed yet."""
 OVERHEAD = 32
 """Bytes of a put beside its key and value, at most."""
 

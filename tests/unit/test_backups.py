@@ -93,7 +93,7 @@ def test_what_was_stored_is_there_again_and_what_was_under_leases_is_not() -> No
 
 
 @pytest.mark.parametrize("fault", [REQUEST_LOST, REPLY_LOST, Fault(request_delay=700)], ids=["request-lost", "reply-lost", "late"])
-@pytest.mark.parametrize("at", range(7))
+@pytest.mark.parametrize("at", range(8))
 def test_a_transaction_without_an_answer_is_sent_again(at: int, fault: Fault) -> None:
     async def story(store: MemoryStore) -> None:
         for _ in range(at):
@@ -105,7 +105,7 @@ def test_a_transaction_without_an_answer_is_sent_again(at: int, fault: Fault) ->
     told(story)
 
 
-@pytest.mark.parametrize("at", range(8))
+@pytest.mark.parametrize("at", range(9))
 def test_cut_short_anywhere_nobody_leads_until_it_is_made_again(at: int) -> None:
     async def story(store: MemoryStore) -> None:
         asked = 0
@@ -128,6 +128,60 @@ def test_cut_short_anywhere_nobody_leads_until_it_is_made_again(at: int) -> None
     told(story)
 
 
+async def left_after_a_look_that_failed(store: MemoryStore, *, cut: bool) -> dict[str, bytes]:
+    """A restore that was to refuse could not look, and is run again as it is told. `cut`: it could not give the key back either."""
+    failing = True
+
+    def hook(method: str, request: object) -> Fault | None:
+        nonlocal looked
+        looked = looked or method == "list"
+        return REQUEST_LOST if failing and (method == "list" or (looked and cut)) else None
+
+    looked = False
+    put(store, KEYS.function("ns", "live"), b"there before")
+    put(store, KEYS.state(FUNCTION, 1, "/s:a"), b"of a living user")
+    before, store.hook = contents(store), hook
+    with pytest.raises(Unavailable, match=r"nothing was removed or written.* run it again"):
+        await restoring(store).run(replace=False)
+    left = contents(store)
+    assert (KEYS.leader in left) == cut
+    assert {key: value for key, value in left.items() if key != KEYS.leader} == before
+    failing = False
+    with contextlib.suppress(FailedPrecondition):
+        await restoring(store).run(replace=False)
+    return {key: value for key, value in contents(store).items() if key in before or key == KEYS.leader}
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["key-given-back", "cut"])
+def test_a_restore_that_could_not_look_removes_nothing_when_it_is_run_again(cut: bool) -> None:
+    async def story(store: MemoryStore) -> None:
+        left = await left_after_a_look_that_failed(store, cut=cut)
+        assert left == {KEYS.function("ns", "live"): b"there before", KEYS.state(FUNCTION, 1, "/s:a"): b"of a living user"}
+
+    told(story)
+
+
+def test_negative_control_if_a_look_were_taken_for_a_beginning_it_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backups, "LOOKING", backups.RESTORING)
+
+    async def story(store: MemoryStore) -> None:
+        assert (await left_after_a_look_that_failed(store, cut=True)).get(KEYS.state(FUNCTION, 1, "/s:a")) != b"of a living user"
+
+    told(story)
+
+
+@pytest.mark.parametrize("fault", [REQUEST_LOST, REPLY_LOST], ids=["request-lost", "reply-lost"])
+def test_a_look_into_what_another_restore_began_finishes_it(fault: Fault) -> None:
+    async def story(store: MemoryStore) -> None:
+        put(store, KEYS.leader, state_pb2.Leader(name=f"{backups.RESTORING} other").SerializeToString())
+        put(store, KEYS.state(FUNCTION, 1, "/s:a"), b"half")
+        store.fault("txn", fault)
+        await restoring(store).run(replace=False)
+        assert contents(store) == Snapshot().expected()
+
+    told(story)
+
+
 def test_beside_a_leader_nothing_is_written() -> None:
     async def story(store: MemoryStore) -> None:
         put(store, KEYS.leader, state_pb2.Leader(address="a:1", name="operator-7").SerializeToString())
@@ -143,15 +197,19 @@ def test_beside_a_leader_nothing_is_written() -> None:
     told(story)
 
 
+def writes_records(request: object) -> bool:
+    return isinstance(request, Txn) and any(isinstance(write, Put) and write.key.startswith(KEYS.datas) for write in request.writes)
+
+
 async def written_over_what_came_meanwhile(store: MemoryStore) -> int:
     """Somebody removes the leader's key, and an operator takes it, in the middle; how many of the records are written after that."""
     seen = 0
-    asked = 0
+    done = False
 
     def hook(method: str, request: object) -> Fault | None:
-        nonlocal seen, asked
-        asked += method == "txn"
-        if method == "txn" and asked == 4:
+        nonlocal seen, done
+        if writes_records(request) and not done:
+            done = True
             store.etcd.txn(Txn((), (Delete(KEYS.leader),)))
             put(store, KEYS.leader, b"another's")
             seen = sum(key.startswith(KEYS.states(FUNCTION)) for key in contents(store))
@@ -251,7 +309,7 @@ def test_negative_control_where_shards_are_left_to_their_owners_it_would(monkeyp
 
 
 @pytest.mark.parametrize("fault", [FULL, FULL_APPLIED], ids=["not-written", "written"])
-@pytest.mark.parametrize("at", range(7))
+@pytest.mark.parametrize("at", range(8))
 def test_a_full_store_is_told_and_the_restore_can_be_made_again(at: int, fault: Fault) -> None:
     async def story(store: MemoryStore) -> None:
         for _ in range(at):
@@ -259,8 +317,8 @@ def test_a_full_store_is_told_and_the_restore_can_be_made_again(at: int, fault: 
         store.fault("txn", fault)
         with pytest.raises(FailedPrecondition, match=r"the store is full .* larger quota, and run it again"):
             await restoring(store).run(replace=False)
-        assert KEYS.leader in contents(store) or at in (0, 6)
-        await restoring(store).run(replace=at == 6)
+        assert KEYS.leader in contents(store) or at in (0, 1, 7)
+        await restoring(store).run(replace=at == 7)
         assert contents(store) == Snapshot().expected()
 
     told(story)
@@ -268,14 +326,13 @@ def test_a_full_store_is_told_and_the_restore_can_be_made_again(at: int, fault: 
 
 def test_of_two_restores_the_one_that_came_last_goes_on() -> None:
     async def story(store: MemoryStore) -> None:
-        first, asked = restoring(store), 0
         done: list[Restored] = []
+        begun: list[Txn] = []
 
         class Between(MemoryStore):
             async def txn(self, txn: Txn, *, timeout: float = 5.0) -> object:
-                nonlocal asked
-                asked += 1
-                if asked == 4:
+                if writes_records(txn) and not begun:
+                    begun.append(txn)
                     done.append(await restoring(store).run(replace=False))
                 return await super().txn(txn, timeout=timeout)
 
@@ -320,8 +377,8 @@ def test_a_removal_that_lands_late_removes_nothing_that_was_restored() -> None:
 def test_negative_control_without_claiming_again_it_would(monkeypatch: pytest.MonkeyPatch) -> None:
     real = Restoring._claim
 
-    async def once(self: Restoring) -> bool:
-        return bool(self._mod) or await real(self)
+    async def once(self: Restoring, word: str) -> bool:
+        return self._begun or await real(self, word)
 
     monkeypatch.setattr(Restoring, "_claim", once)
 
