@@ -144,8 +144,9 @@ class Restoring:
     # -------------------------------------------------------------------------------------------------------------- writes
 
     async def _remove_sessions(self) -> None:
-        """Owners first, so that nobody commits any more. Functions stay until they are written again: a call is told to wait, not that
-        there is no such function."""
+        """The mark first: it speaks of functions that the snapshot may lack (`absences`). Then owners, so that nobody commits any more.
+        Functions stay until they are written again: a call is told to wait, not that there is no such function."""
+        await self._all([[Delete(self._keys.written)]])
         await self._remove(self._keys.maps, lambda key: backups.replaced(self._keys, key))
         await self._all([[Delete(prefix, prefix=True)] for prefix in (self._keys.datas, self._keys.retaineds)])
 

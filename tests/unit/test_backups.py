@@ -9,6 +9,7 @@ import pytest
 from dormouse import main
 from dormouse.restoring import REMOVE_SECONDS, Restored, Restoring
 from dormouse_core import backups, transactions
+from dormouse_core.absences import Absences
 from dormouse_core.errors import Aborted, FailedPrecondition, InvalidArgument, Unavailable
 from dormouse_core.keys import Function, Keys
 from dormouse_core.limits import TXN_BYTES, TXN_OPS
@@ -93,7 +94,7 @@ def test_what_was_stored_is_there_again_and_what_was_under_leases_is_not() -> No
 
 
 @pytest.mark.parametrize("fault", [REQUEST_LOST, REPLY_LOST, Fault(request_delay=700)], ids=["request-lost", "reply-lost", "late"])
-@pytest.mark.parametrize("at", range(8))
+@pytest.mark.parametrize("at", range(9))
 def test_a_transaction_without_an_answer_is_sent_again(at: int, fault: Fault) -> None:
     async def story(store: MemoryStore) -> None:
         for _ in range(at):
@@ -105,7 +106,7 @@ def test_a_transaction_without_an_answer_is_sent_again(at: int, fault: Fault) ->
     told(story)
 
 
-@pytest.mark.parametrize("at", range(9))
+@pytest.mark.parametrize("at", range(10))
 def test_cut_short_anywhere_nobody_leads_until_it_is_made_again(at: int) -> None:
     async def story(store: MemoryStore) -> None:
         asked = 0
@@ -260,6 +261,49 @@ def test_what_is_there_is_replaced_where_that_is_asked_for_alone() -> None:
     told(story)
 
 
+async def told_absent_meanwhile(store: MemoryStore) -> list[bool]:
+    """A gateway reads, before each request of a restore and after it, of a function that was made since the backup; each time that the
+    store lacks its entry: whether it tells NOT_FOUND."""
+    found = list[bool]()
+    known, new = Absences(), KEYS.function("ns", "made-since")
+
+    def look(method: str, request: object) -> None:
+        there = {item.key: item for item in store.etcd.range(KEYS.root).items}
+        if new not in there:
+            mark = there.get(KEYS.written)
+            found.append(known.known(mark.mod_revision if mark else 0, 0, 0.0))
+
+    put(store, new, b"an entry")
+    put(store, KEYS.written, b"")
+    store.hook = look
+    await restoring(store).run(replace=True)
+    look("", None)
+    return found
+
+
+def test_a_function_that_was_made_since_the_backup_is_not_told_to_be_gone() -> None:
+    async def story(store: MemoryStore) -> None:
+        found = await told_absent_meanwhile(store)
+        assert found
+        assert not any(found)
+
+    told(story)
+
+
+def test_negative_control_where_the_mark_stays_it_would_be_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = MemoryStore.txn
+
+    async def keeping(self: MemoryStore, txn: Txn, *, timeout: float = 5.0) -> object:
+        return await real(self, Txn(txn.compares, tuple(each for each in txn.writes if each != Delete(KEYS.written))))
+
+    monkeypatch.setattr(MemoryStore, "txn", keeping)
+
+    async def story(store: MemoryStore) -> None:
+        assert all(await told_absent_meanwhile(store))
+
+    told(story)
+
+
 async def steps_of_a_living_owner(store: MemoryStore) -> int:
     """An owner tries to commit upon what it knows, before each request of a restore; how many of its steps are there at the end."""
     await restoring(store).run(replace=False)
@@ -309,7 +353,7 @@ def test_negative_control_where_shards_are_left_to_their_owners_it_would(monkeyp
 
 
 @pytest.mark.parametrize("fault", [FULL, FULL_APPLIED], ids=["not-written", "written"])
-@pytest.mark.parametrize("at", range(8))
+@pytest.mark.parametrize("at", range(9))
 def test_a_full_store_is_told_and_the_restore_can_be_made_again(at: int, fault: Fault) -> None:
     async def story(store: MemoryStore) -> None:
         for _ in range(at):
@@ -317,8 +361,8 @@ def test_a_full_store_is_told_and_the_restore_can_be_made_again(at: int, fault: 
         store.fault("txn", fault)
         with pytest.raises(FailedPrecondition, match=r"the store is full .* larger quota, and run it again"):
             await restoring(store).run(replace=False)
-        assert KEYS.leader in contents(store) or at in (0, 1, 7)
-        await restoring(store).run(replace=at == 7)
+        assert KEYS.leader in contents(store) or at in (0, 1, 8)
+        await restoring(store).run(replace=at == 8)
         assert contents(store) == Snapshot().expected()
 
     told(story)
