@@ -4,7 +4,9 @@ import fnmatch
 import itertools
 import json
 import re
+import shutil
 import tempfile
+from pathlib import Path
 
 import pytest
 import yaml
@@ -293,6 +295,19 @@ def test_backups_are_off_by_default_and_each_job_takes_the_options_that_it_is_gi
     assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
     assert not render(helm, "backup.enabled=true", "backup.claim.existing=mine").all("PersistentVolumeClaim")
     assert not rendered.all("PersistentVolumeClaim"), "a bucket needs none"
+
+
+@pytest.mark.parametrize("values", [("backup.enabled=true",), ("backup.enabled=true", "backup.replace=true", "backup.to=s3://b/x")])
+def test_a_release_from_before_there_were_backups_takes_them_on_with_its_own_values(
+    helm: str, tmp_path: Path, values: tuple[str, ...]
+) -> None:
+    """As `helm upgrade --reuse-values` does, which takes the former chart's defaults; what they lack is as in a new release."""
+    former = shutil.copytree(CHART, tmp_path / "chart")
+    kept = yaml.safe_load((CHART / "values.yaml").read_text())
+    del kept["backup"]
+    (former / "values.yaml").write_text(yaml.safe_dump(kept))
+    for kind in ("CronJob", "PersistentVolumeClaim"):
+        assert render(helm, *values, chart=former).all(kind) == render(helm, *values).all(kind)
 
 
 def test_rights_are_small(default: Rendered) -> None:

@@ -3,6 +3,7 @@
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -44,10 +45,12 @@ def containers(pod: Object) -> list[Object]:
     return [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
 
 
-def render(helm: str, *values: str, release: str = "dormouse", namespace: str = "system", files: Sequence[str] = ()) -> Rendered:
+def render(
+    helm: str, *values: str, release: str = "dormouse", namespace: str = "system", files: Sequence[str] = (), chart: Path = CHART
+) -> Rendered:
     """`values`: as after `--set`. Refused: the schema or a template said no."""
     words = [word for value in values for word in ("--set", value)] + [word for file in files for word in ("--values", file)]
-    done = subprocess.run([helm, "template", release, str(CHART), "-n", namespace, *words], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([helm, "template", release, str(chart), "-n", namespace, *words], capture_output=True, text=True, timeout=60)
     if done.returncode:
         raise Refused(done.stderr)
     return Rendered([each for each in yaml.safe_load_all(done.stdout) if each], done.stdout)
