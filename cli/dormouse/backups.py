@@ -26,6 +26,8 @@ from dormouse.restoring import Restoring
 
 STARTUP: Final = 30.0  # seconds until an etcd that was started answers
 GRACE: Final = 5.0
+SOME: Final = "Z.db"
+NONE: Final = "Z-empty.db"  # the end of a name in a folder: without sessions
 
 T = TypeVar("T")
 
@@ -44,32 +46,54 @@ def backup(options: Namespace) -> None:
     place = places.find(options.file)
     if options.keep and not place.folder:
         raise InvalidArgument(f"--keep: {options.keep} found, but {options.file} is no folder")
-    name = f"{_prefix(options.installation)}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.db"
+    stem = f"{_prefix(options.installation)}{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
     keys = Keys(options.installation)
-    with place.new(name) as target:
-        revision = _told(lambda: asyncio.run(_backup(options, target)))
-        with databases.Database(target, keys.root) as snapshot:  # what cannot be read back is no backup
+    with place.new(f"{stem}{SOME}") as new:
+        revision = _told(lambda: asyncio.run(_backup(options, new.path)))
+        with databases.Database(new.path, keys.root) as snapshot:  # what cannot be read back is no backup
             found = backups.ordered(keys, snapshot.keys())
-        size = target.stat().st_size
+        size = new.path.stat().st_size
+        if place.folder and not found.records:
+            new.name = f"{stem}{NONE}"
     functions = sum(key.startswith(keys.functions) for key in found.last)
-    written = place.text(name)
+    written = place.text(new.name)
     printing.say(f"{written}: {functions} functions, {found.records} sessions at revision {revision}; {size} bytes")
-    for old in _backups(place, options.installation)[: -options.keep] if options.keep else []:
+    if place.folder and options.keep:
+        _remove_old(place, options.installation, options.keep, new.name)
+
+
+def _remove_old(place: places.Place, installation: str, keep: int, newest: str) -> None:
+    """Of the newest one's kind, with sessions or without: however many a store that lost its data makes, the others stay."""
+    names = _backups(place, installation)
+    kind = NONE if newest.endswith(NONE) else SOME
+    for old in [name for name in names if name.endswith(kind)][:-keep]:
         place.remove(old)
+    kept = next((name for name in reversed(names) if name.endswith(SOME)), "")
+    if kind == NONE and kept:
+        printing.say(f"the new one has no session, and {place.text(kept)} has: for the new one none is removed that has")
 
 
 def restore(options: Namespace) -> None:
     _prefix(options.installation)
     place = places.find(options.file)
-    name = ""
-    if place.folder:
-        found = _backups(place, options.installation)
-        if not found:
-            missing = f"{_prefix(options.installation)}*.db"
-            raise InvalidArgument(f"{options.file}: no backup of the installation {options.installation} found ({missing})")
-        name = found[-1]
+    name = _chosen(place, options) if place.folder else ""
     with place.existing(name) as source, databases.Database(source, Keys(options.installation).root) as snapshot:
         _told(lambda: asyncio.run(_restore(options, place.text(name), snapshot)))
+
+
+def _chosen(place: places.Place, options: Namespace) -> str:
+    """The newest. InvalidArgument: there is none, or it has no session and another has: it may be of a store that had lost its data."""
+    found = _backups(place, options.installation)
+    if not found:
+        missing = f"{_prefix(options.installation)}*.db"
+        raise InvalidArgument(f"{options.file}: no backup of the installation {options.installation} found ({missing})")
+    some = [name for name in found if name.endswith(SOME)]
+    if some and found[-1] != some[-1]:
+        older, newest = place.text(some[-1]), place.text(found[-1])
+        raise InvalidArgument(
+            f"{options.file}: the newest backup, {newest}, has no session, and {older} has some: name the file that is to be restored"
+        )
+    return found[-1]
 
 
 def _prefix(installation: str) -> str:
@@ -81,7 +105,7 @@ def _prefix(installation: str) -> str:
 
 def _backups(place: places.Place, installation: str) -> list[str]:
     """The oldest first."""
-    ours = re.compile(re.escape(_prefix(installation)) + r"\d{8}T\d{6}Z\.db")
+    ours = re.compile(re.escape(_prefix(installation)) + r"\d{8}T\d{6}Z(-empty)?\.db")
     return sorted(name for name in place.names() if ours.fullmatch(name))
 
 

@@ -170,7 +170,13 @@ def parser() -> argparse.ArgumentParser:
     backup.add_argument(
         "file", metavar="FILE|FOLDER", help="the file; in a folder: one named by the time. Also s3://BUCKET/FOLDER/ and gs://"
     )
-    backup.add_argument("--keep", type=_limit, default=0, metavar="N", help="in a folder, remove all but the newest N; by default none")
+    backup.add_argument(
+        "--keep",
+        type=_limit,
+        default=0,
+        metavar="N",
+        help="in a folder, remove all but the newest N, and all but N without sessions; by default none",
+    )
     _stored(backup)
 
     restore = _command(commands, "restore", "write what a backup has into the store, while no operator runs")

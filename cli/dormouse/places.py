@@ -4,11 +4,20 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from dormouse_core import modeluris
 from dormouse_core.errors import InvalidArgument, Unavailable
+
+
+@dataclass(slots=True)
+class New:
+    """What is being written at `path`. In a folder it is kept under `name`, which may change until then."""
+
+    path: Path
+    name: str
 
 
 class Place(Protocol):
@@ -22,8 +31,8 @@ class Place(Protocol):
 
     def names(self) -> list[str]: ...
 
-    def new(self, name: str) -> contextlib.AbstractContextManager[Path]:
-        """The path to be written: what it has when the context ends is kept, and nothing where it fails. InvalidArgument: there already."""
+    def new(self, name: str) -> contextlib.AbstractContextManager[New]:
+        """What its path has when the context ends is kept, and nothing where it fails. InvalidArgument: there already."""
 
     def existing(self, name: str) -> contextlib.AbstractContextManager[Path]: ...
 
@@ -49,12 +58,13 @@ class Disk:
         return [path.name for path in self._path.iterdir()]
 
     @contextlib.contextmanager
-    def new(self, name: str) -> Iterator[Path]:
-        path = self._of(name)
-        if path.exists() or path.is_symlink():
-            raise InvalidArgument(f"{path}: it exists; name another file, or a folder")
+    def new(self, name: str) -> Iterator[New]:
+        path = self._free(name)
         try:
-            yield path
+            new = New(path, name)
+            yield new
+            if new.name != name:
+                path.rename(self._free(new.name))
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -65,6 +75,12 @@ class Disk:
 
     def remove(self, name: str) -> None:
         self._of(name).unlink(missing_ok=True)
+
+    def _free(self, name: str) -> Path:
+        path = self._of(name)
+        if path.exists() or path.is_symlink():
+            raise InvalidArgument(f"{path}: it exists; name another file, or a folder")
+        return path
 
     def _of(self, name: str) -> Path:
         return self._path / name if self.folder else self._path
@@ -99,14 +115,14 @@ class Bucket:
         return [path.removeprefix(self._path) for path in found if path.startswith(self._path)]
 
     @contextlib.contextmanager
-    def new(self, name: str) -> Iterator[Path]:
+    def new(self, name: str) -> Iterator[New]:
         import obstore
 
         with tempfile.TemporaryDirectory(prefix="dormouse-") as folder:
-            path = Path(folder) / "backup.db"
-            yield path
+            new = New(Path(folder) / "backup.db", name)
+            yield new
             with self._said():
-                obstore.put(self._store, self._of(name), path)
+                obstore.put(self._store, self._of(new.name), new.path)
 
     @contextlib.contextmanager
     def existing(self, name: str) -> Iterator[Path]:

@@ -178,6 +178,7 @@ def test_every_selector_finds_the_pods_that_it_is_for(helm: str, values: tuple[s
         ("backup.schedule=nightly", "backup/schedule"),
         ("backup.to=ftp://b/x", "backup/to"),
         ("backup.keep=0", "backup/keep"),
+        ("backup.from=../x.db", "backup/from"),
         ("gateway.minDrainSeconds=31", "gateway.minDrainSeconds: 31 found, at most gateway.drainSeconds .30."),
     ],
 )
@@ -288,6 +289,9 @@ def test_backups_are_off_by_default_and_each_job_takes_the_options_that_it_is_gi
             assert (taken.command, taken.file, taken.installation, taken.store_user) == (name, place, "default", "root")
             assert taken.store == ["dormouse-etcd-0.system.svc.cluster.local:2379"]
             assert job["spec"]["suspend"] is (name == "restore"), "nobody's store is replaced by a clock"
+        restore = render(helm, "backup.enabled=true", *values, "backup.from=one.db").one("CronJob", "dormouse-restore")
+        (container,) = containers(restore["spec"]["jobTemplate"]["spec"]["template"])
+        assert main.parser().parse_args(container["args"]).file == f"{place}one.db"
         policy = rendered.one("NetworkPolicy", "dormouse-etcd")
         peers = [peer["podSelector"]["matchLabels"]["dormouse.dev/part"] for peer in policy["spec"]["ingress"][0]["from"]]
         assert peers == ["operator", "gateway", "backup", "worker"]

@@ -1,12 +1,15 @@
 """What of a snapshot is written back, on a store in memory: whole or begun again, beside living workers, and never beside a leader."""
 
 import contextlib
+import time
+from argparse import Namespace
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from dormouse import main
+from dormouse import backups as commands
+from dormouse import main, places
 from dormouse.restoring import REMOVE_SECONDS, Restored, Restoring
 from dormouse_core import backups, transactions
 from dormouse_core.absences import Absences
@@ -14,6 +17,7 @@ from dormouse_core.errors import Aborted, FailedPrecondition, InvalidArgument, U
 from dormouse_core.keys import Function, Keys
 from dormouse_core.limits import TXN_BYTES, TXN_OPS
 from dormouse_core.seams import Delete, ModIs, Put, Txn
+from dormouse_kit.etcd import databases
 from dormouse_proto import state_pb2
 from dormouse_testing import simloop
 from dormouse_testing.clock import SimClock
@@ -451,6 +455,79 @@ def test_an_installation_that_can_name_no_file_is_refused(
     assert main.main([command, str(tmp_path), "--store", "127.0.0.1:1", "--installation", installation]) == 1
     assert "--installation: " in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+async def _no_snapshot(options: Namespace, target: Path) -> int:
+    _write(target)
+    return 7
+
+
+def _write(target: Path) -> None:
+    target.write_bytes(b"a snapshot")
+
+
+class Nights:
+    """Backups of a store into a folder, a night each, of which three are kept."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.sessions = 0
+        self.night = 0
+        monkeypatch.setattr(commands, "_backup", _no_snapshot)
+        monkeypatch.setattr(databases, "Database", lambda path, prefix: contextlib.nullcontext(self))
+        monkeypatch.setattr(time, "gmtime", lambda: (2026, 11, self.night, 3, 17, 0, 0, 0, 0))
+
+    def keys(self) -> Sequence[str]:
+        keys = Keys("local")
+        return [keys.function("ns", "fn"), *(keys.state(FUNCTION, 1, f"/s:{n}") for n in range(self.sessions))]
+
+    def pass_by(self, nights: int, sessions: int) -> None:
+        self.sessions = sessions
+        for _ in range(nights):
+            self.night += 1
+            assert main.main(["backup", str(self.folder), "--keep", "3", "--store", "127.0.0.1:1"]) == 0
+
+    def left(self) -> list[str]:
+        """As `3`, or `3-empty`."""
+        names = sorted(path.name.removeprefix("dormouse-local-202611").removesuffix(".db") for path in self.folder.iterdir())
+        return [name.replace("T031700Z", "").lstrip("0") for name in names]
+
+
+def test_however_many_backups_a_store_without_sessions_makes_those_that_have_some_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nights = Nights(tmp_path, monkeypatch)
+    nights.pass_by(5, sessions=2)
+    assert nights.left() == ["3", "4", "5"]
+    assert "no session" not in capsys.readouterr().out
+    nights.pass_by(5, sessions=0)
+    assert nights.left() == ["3", "4", "5", "8-empty", "9-empty", "10-empty"]
+    assert "20261105T031700Z.db has: for the new one none is removed that has" in capsys.readouterr().out
+    assert main.main(["restore", str(tmp_path), "--store", "127.0.0.1:1"]) == 1
+    told = capsys.readouterr().err
+    assert "20261110T031700Z-empty.db, has no session, and " in told
+    assert "20261105T031700Z.db has some: name the file that is to be restored" in told
+    nights.pass_by(1, sessions=1)
+    assert nights.left() == ["4", "5", "8-empty", "9-empty", "10-empty", "11"], "the first sessions remove one, as each night does"
+
+
+def test_negative_control_where_all_are_counted_together_none_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "NONE", commands.SOME)
+    nights = Nights(tmp_path, monkeypatch)
+    nights.pass_by(5, sessions=2)
+    nights.pass_by(5, sessions=0)
+    assert nights.left() == ["8", "9", "10"]
+
+
+def test_of_a_folder_the_newest_is_restored_and_any_where_none_has_sessions(tmp_path: Path) -> None:
+    place, options = places.find(str(tmp_path)), Namespace(file=str(tmp_path), installation="local")
+    with pytest.raises(InvalidArgument, match="no backup of the installation local found"):
+        commands._chosen(place, options)
+    for name in ("1T000000Z-empty", "2T000000Z-empty"):
+        (tmp_path / f"dormouse-local-2026010{name}.db").touch()
+    assert commands._chosen(place, options) == "dormouse-local-20260102T000000Z-empty.db"
+    (tmp_path / "dormouse-local-20260103T000000Z.db").touch()
+    assert commands._chosen(place, options) == "dormouse-local-20260103T000000Z.db"
 
 
 def test_portions_are_what_a_transaction_takes() -> None:

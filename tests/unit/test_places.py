@@ -25,13 +25,13 @@ class Broken(Exception):
 
 
 def kept(place: places.Place, name: str, content: bytes) -> None:
-    with place.new(name) as path:
-        path.write_bytes(content)
+    with place.new(name) as new:
+        new.path.write_bytes(content)
 
 
 def broken(place: places.Place, name: str) -> None:
-    with place.new(name) as path:
-        path.write_bytes(b"half")
+    with place.new(name) as new:
+        new.path.write_bytes(b"half")
         raise Broken
 
 
@@ -53,6 +53,23 @@ def test_a_folder_has_several_and_a_file_is_one(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InvalidArgument, match="it exists"), places.find(str(tmp_path / "link")).new(""):
         pass
+
+
+def test_in_a_folder_it_is_kept_under_the_name_that_it_has_at_the_end(tmp_path: Path, bucket: S3) -> None:
+    for place in (places.find(str(tmp_path)), places.find("s3://b/x/")):
+        with place.new("a.db") as new:
+            new.path.write_bytes(b"1")
+            new.name = "a-empty.db"
+        assert place.names() == ["a-empty.db"]
+
+    def over(place: places.Place) -> None:
+        with place.new("b.db") as new:
+            new.path.write_bytes(b"2")
+            new.name = "a-empty.db"
+
+    with pytest.raises(InvalidArgument, match=r"a-empty\.db: it exists"):
+        over(places.find(str(tmp_path)))
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"1"]
 
 
 @pytest.mark.parametrize("size", [10, 30 << 20], ids=["small", "in-parts"])
