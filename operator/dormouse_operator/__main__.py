@@ -81,9 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if "--kubernetes" in given:
         from dormouse_operator.kubernetes import options, running  # brings kopf, which one machine does without
+        from dormouse_operator.kubernetes.watching import claiming
 
         chosen = options.parse(given)
-        return terms.again(lambda alone: running.run(chosen, alone))
+        seen = claiming.Seen()
+        return terms.again(lambda alone: running.run(chosen, seen, alone))
     parsed = settings.parse(given)
     return terms.again(lambda alone: run(parsed, alone))
 

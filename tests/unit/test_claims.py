@@ -8,7 +8,7 @@ from dormouse_operator.kubernetes.api.http import ApiError
 from dormouse_operator.kubernetes.api.kinds import CLUSTER_ROLES, EVENTS
 from dormouse_operator.kubernetes.health import Health
 from dormouse_operator.kubernetes.telling.own_events import OwnEvents
-from dormouse_operator.kubernetes.watching.claiming import LABEL, LOOK, Claiming
+from dormouse_operator.kubernetes.watching.claiming import LABEL, LOOK, NO_RIGHT, Claiming, Seen
 from dormouse_testing.clock import ManualClock, SimClock
 from dormouse_testing.memory_api import MemoryApi
 from hypothesis import given
@@ -40,9 +40,9 @@ class Server(MemoryApi):
         return [(each["type"], each["message"]) for (plural, _, _), each in self.objects.items() if plural == EVENTS.plural]
 
 
-def claiming(api: Server, own: str = "mine") -> Claiming:
-    clock = ManualClock()
-    return Claiming(api, clock, own, OwnEvents(api, clock, "system", "operator-1"))
+def claiming(api: Server, own: str = "mine", *, clock: ManualClock | None = None, seen: Seen | None = None) -> Claiming:
+    clock = clock or ManualClock()
+    return Claiming(api, clock, own, OwnEvents(api, clock, "system", "operator-1"), seen or Seen())
 
 
 async def test_the_second_installation_says_who_serves_once_and_is_not_ready() -> None:
@@ -73,7 +73,7 @@ async def test_it_waits_for_as_long_as_the_other_is_there_and_a_term_ends_when_i
     api, clock = Server(), SimClock()
     api.claim("theirs", "2026-01-01T00:00:00Z")
     api.claim("mine", "2026-01-02T00:00:00Z")
-    second = Claiming(api, clock, "mine", OwnEvents(api, clock, "system", "operator-1"))
+    second = Claiming(api, clock, "mine", OwnEvents(api, clock, "system", "operator-1"), Seen())
     waited: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -97,7 +97,8 @@ async def test_it_waits_for_as_long_as_the_other_is_there_and_a_term_ends_when_i
     [
         (ApiError(0, "NoAnswer", "the API server does not answer"), False, True),  # not known: it goes on waiting
         (ApiError(0, "NoAnswer", "the API server does not answer"), True, False),  # and who serves goes on serving
-        (ApiError(403, "Forbidden", "may not list"), False, False),  # it never will be: as before there was such a right
+        (ApiError(403, "Forbidden", "may not list"), False, True),  # once: the API server has no roles yet, perhaps
+        (ApiError(403, "Forbidden", "may not list"), True, False),
     ],
 )
 async def test_what_cannot_be_seen_changes_nothing(error: ApiError, served: bool, out: bool) -> None:
@@ -110,6 +111,62 @@ async def test_what_cannot_be_seen_changes_nothing(error: ApiError, served: bool
     await found.look()
     assert bool(found.out) is out
     assert api.said == []
+
+
+FORBIDDEN = ApiError(403, "Forbidden", "may not list")
+
+
+async def refused(api: Server, seen: Seen, *, kept_out: bool = False) -> bool:
+    """Whether it serves after refusals for NO_RIGHT."""
+    clock = ManualClock()
+    found = claiming(api, clock=clock, seen=seen)
+    if kept_out:
+        await found.look()
+        assert found.out
+    api.refuse = FORBIDDEN
+    for _ in range(int(NO_RIGHT // LOOK)):
+        await found.look()
+        assert found.out, "it may be told any moment"
+        clock.advance(LOOK)
+    await found.look()
+    return not found.out
+
+
+async def test_who_was_never_shown_anything_has_no_such_right_and_serves_also_in_its_next_term() -> None:
+    api, seen, clock = Server(), Seen(), ManualClock()
+    assert await refused(api, seen)
+    clock.advance(NO_RIGHT)
+    again = claiming(api, clock=clock, seen=seen)
+    await again.look()
+    assert again.out == ""
+
+
+async def test_who_keeps_out_goes_on_so_however_long_it_is_refused_to_look_also_in_its_next_term() -> None:
+    api, seen = Server(), Seen()
+    api.claim("theirs", "2026-01-01T00:00:00Z")
+    api.claim("mine", "2026-01-02T00:00:00Z")
+    assert not await refused(api, seen, kept_out=True)
+    assert not await refused(api, seen)
+
+
+async def test_refusals_count_from_the_last_other_answer() -> None:
+    api, seen, clock = Server(), Seen(), ManualClock()
+    found = claiming(api, clock=clock, seen=seen)
+    for error in (FORBIDDEN, ApiError(0, "NoAnswer", "the API server does not answer"), FORBIDDEN):
+        api.refuse = error
+        await found.look()
+        clock.advance(NO_RIGHT)
+        assert found.out
+    await found.look()
+    assert found.out == ""
+
+
+async def test_negative_control_where_a_list_that_was_read_is_forgotten_it_would_serve() -> None:
+    api = Server()
+    api.claim("theirs", "2026-01-01T00:00:00Z")
+    api.claim("mine", "2026-01-02T00:00:00Z")
+    assert not await refused(api, Seen(listed=True))
+    assert await refused(api, Seen())
 
 
 async def test_an_installation_of_some_namespaces_asks_nobody() -> None:

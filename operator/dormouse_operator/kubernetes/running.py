@@ -45,7 +45,7 @@ from dormouse_operator.kubernetes.pods.tending import Tending
 from dormouse_operator.kubernetes.secrets.keeping import Keeper
 from dormouse_operator.kubernetes.telling.own_events import OwnEvents
 from dormouse_operator.kubernetes.telling.teller import Teller
-from dormouse_operator.kubernetes.watching.claiming import Claiming
+from dormouse_operator.kubernetes.watching.claiming import Claiming, Seen
 from dormouse_operator.kubernetes.watching.defining import Defining
 from dormouse_operator.kubernetes.watching.handlers import Watching
 from dormouse_operator.kubernetes.watching.reconciling import Reconciler
@@ -181,8 +181,9 @@ class Term:
         return registered.entry if registered is not None else None
 
 
-async def run(options: Options, alone: bool = False) -> int:
-    """The exit code; `terms.CLOCK`: to be run again, `alone`; `terms.LOST`: to be run again."""
+async def run(options: Options, seen: Seen, alone: bool = False) -> int:
+    """The exit code; `terms.CLOCK`: to be run again, `alone`; `terms.LOST`: to be run again. `seen`: what the process has found
+    out so far of other installations."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -201,7 +202,7 @@ async def run(options: Options, alone: bool = False) -> int:
     space = Space(members, SystemClock(), options.store_quota, shared=options.functions.fair_shares, looked=isolation.look)
     api = HttpApi(found)
     own_events = OwnEvents(api, SystemClock(), options.functions.system_namespace, options.name)
-    claiming = Claiming(api, SystemClock(), options.functions.claim, own_events)
+    claiming = Claiming(api, SystemClock(), options.functions.claim, own_events, seen)
     health.kept_out = lambda: claiming.out
     value = state_pb2.Leader(address=options.listen, name=options.name).SerializeToString()
     election = Election(store, SystemClock(), Keys(options.installation).leader, value)

@@ -2,7 +2,12 @@
 
 An installation that serves all namespaces has a ClusterRole, and only that has one: it is the claim. It goes with the release, and with its
 change to some namespaces.
+
+Without the right to look an installation serves, as before there was such a right. But one refusal is no such thing: an API server that
+starts refuses what it has no roles of yet.
 """
+
+from dataclasses import dataclass
 
 from dormouse_core import claims
 from dormouse_core.seams import Clock
@@ -17,17 +22,29 @@ LABEL = "dormouse.dev/serves=all-namespaces"
 REASON = "ServedByAnother"
 OTHERS = "OthersKeepOut"
 LOOK = 10.0  # seconds between looks
+NO_RIGHT = 60.0  # seconds of refusals alone after which there is no such right
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a process has found out, over all of its terms."""
+
+    listed: bool = False
+    """There is the right to look."""
+    refused: float | None = None
+    """Monotonic: since when there have been refusals alone."""
 
 
 class Claiming:
-    """`own`: the name of this installation's claim; '': it serves some namespaces, and nobody is asked."""
+    """`own`: the name of this installation's claim; '': it serves some namespaces, and nobody is asked. `seen`: is changed."""
 
-    def __init__(self, api: Api, clock: Clock, own: str, events: OwnEvents) -> None:
+    def __init__(self, api: Api, clock: Clock, own: str, events: OwnEvents, seen: Seen) -> None:
         self._api = api
         self._clock = clock
         self._own = own
         self._events = events
-        self._refused = False
+        self._seen = seen
+        self._warned = False
         self.out = "it is not known yet whether another installation serves all namespaces" if own else ""
         """Why this installation keeps out; '': it does not."""
 
@@ -54,6 +71,7 @@ class Claiming:
         except ApiError as error:
             await self._unknown(error)
             return
+        self._seen.listed, self._seen.refused = True, None
         found = [claims.Claim(item["metadata"]["name"], item["metadata"]["creationTimestamp"]) for item in listed.items]
         elder = claims.elder(self._own, found)
         self.out = "" if elder is None else _out(elder)
@@ -64,11 +82,15 @@ class Claiming:
         await self._events.warn(OTHERS, others)
 
     async def _unknown(self, error: ApiError) -> None:
-        """Without the right to look it serves, as it did before there was one; else it is asked again."""
-        if error.code == 403:
+        """Without the right to look it serves; else it is asked again."""
+        if error.code != 403:
+            self._seen.refused = None
+        elif self._seen.refused is None:
+            self._seen.refused = self._clock.monotonic()
+        elif not self._seen.listed and self._clock.monotonic() - self._seen.refused >= NO_RIGHT:
             self.out = ""
-        if not self._refused:
-            self._refused = True
+        if not self._warned:
+            self._warned = True
             log.warning("whether another installation serves all namespaces cannot be seen", error=error.message)
 
 
