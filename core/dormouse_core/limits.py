@@ -715,7 +715,7 @@ SCALE = (
         "STARTS",
         "workers of all functions that start together",
         "workers",
-        "our own: the store and the API server serve all of them",
+        "our own: the store and the API server serve all of them. Half of it for functions that nobody calls",
         "the leader",
     ),
     Limit(

@@ -55,7 +55,8 @@ def room(starting: Mapping[str, int], nodes: Collection[str]) -> Room:
 
     def free(each: int) -> int:
         places = sum(max(each - starting.get(node, 0), 0) for node in known) if known else each
-        return max(min(places - starting.get("", 0), each * max(len(known), 1) - total, STARTS - total), 0)
+        most = STARTS * each // STARTS_A_NODE_CALLED  # in all, too, others leave half to who is called
+        return max(min(places - starting.get("", 0), each * max(len(known), 1) - total, most - total), 0)
 
     return Room(free(STARTS_A_NODE_CALLED), free(STARTS_A_NODE), total)
 

@@ -38,8 +38,18 @@ def test_nodes_have_room_together_and_what_one_has_too_many_all_have() -> None:
 
 
 def test_however_many_nodes_there_are_there_is_a_bound_in_all() -> None:
-    assert room({}, [str(n) for n in range(100)]) == Room(STARTS, STARTS, 0)
+    assert room({}, [str(n) for n in range(100)]) == Room(STARTS, STARTS // 2, 0)
     assert room({"0": STARTS}, [str(n) for n in range(100)]) == Room(0, 0, STARTS)
+
+
+@pytest.mark.parametrize("nodes", [1, 3, 15, 16, 20, 50])
+def test_however_many_start_that_nobody_calls_there_is_room_for_who_is_called(nodes: int) -> None:
+    found = Starts()
+    found.look([instance(f"old{n}", node=f"n{n}", stopping=True) for n in range(nodes)], (), 0.0)
+    for n in range(4 * STARTS):
+        found.ask(f"f{n}", "r", 1, called=False, now=0.0)
+    assert found.room().others == 0
+    assert found.ask("called", "r", 1, called=True, now=0.0) == 1
 
 
 def test_who_is_called_comes_first_and_has_more_room() -> None:
