@@ -5,6 +5,8 @@ on a few nodes take it from everybody who serves, from the store and from the op
 each node and in all, and the rest waits:
 
 * Functions whose callers wait, or that work already, come first, and have more room: proofs, and workers in reserve, can wait.
+* But one place for each node, and one in eight in all, is for those that nobody calls and that have waited for `START_TURN_SECONDS`,
+  before all others: beside functions that are called all the time there would never be a turn for a proof.
 * Among equals whoever asked first comes first, with one worker each before anybody gets more.
 * Which node a worker will run on is the scheduler's choice. A start is allowed while the nodes that are known have room for it together.
 * A worker starts from its order until it serves. One that has taken `START_TURN_SECONDS` has had its turn: an image that is pulled for
@@ -41,11 +43,13 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How many more may start for those who are called, and for others; how many start now."""
+    """How many more may start for those who are called, and for others; how many start now; how many may for others that have waited long,
+    before those who are called."""
 
     called: int
     others: int
     starting: int
+    late: int = 0
 
 
 def room(starting: Mapping[str, int], nodes: Collection[str]) -> Room:
@@ -61,13 +65,15 @@ def room(starting: Mapping[str, int], nodes: Collection[str]) -> Room:
     return Room(free(STARTS_A_NODE_CALLED), free(STARTS_A_NODE), total)
 
 
-def turns(orders: Iterable[Order], found: Room) -> dict[Key, int]:
+def turns(orders: Iterable[Order], found: Room, now: float) -> dict[Key, int]:
     """How many of each order may start now."""
     granted: Counter[Key] = Counter()
-    waiting = sorted(orders, key=lambda each: (not each.called, each.since, each.key))
-    for called in (True, False):
-        mine = [each for each in waiting if each.called is called and each.more > 0]
-        left = (found.called if called else found.others) - granted.total()
+    waiting = sorted((each for each in orders if each.more > 0), key=lambda each: (each.since, each.key))
+    called = [each for each in waiting if each.called]
+    others = [each for each in waiting if not each.called]
+    late = [each for each in others if _late(each.since, now)]
+    for mine, places in ((late, found.late), (called, found.called), (others, found.others)):
+        left = places - granted.total()
         for most in (1, None):  # one each, and then the rest
             for order in mine:
                 count = min(order.more - granted[order.key], left, order.more if most is None else most)
@@ -75,6 +81,10 @@ def turns(orders: Iterable[Order], found: Room) -> dict[Key, int]:
                     granted[order.key] += count
                     left -= count
     return dict(granted)
+
+
+def _late(since: float, now: float) -> bool:
+    return now - since >= START_TURN_SECONDS
 
 
 class Starts:
@@ -85,6 +95,8 @@ class Starts:
         self._since: dict[Key, float] = {}  # starting instances
         self._starting: Counter[str] = Counter()  # by node
         self._begun: Counter[Key] = Counter()  # that may start and were not seen yet
+        self._uncalled: set[Key] = set()  # revisions that were granted a start while nobody called them
+        self._others = 0  # instances of theirs that start
         self._nodes: dict[str, float] = {}  # -> when it last had an instance
         self._said: dict[str, str] = {}  # uid -> as `waits`
 
@@ -94,10 +106,10 @@ class Starts:
         if instances is not None:
             self._see(instances, serving, now)
         self._orders = {key: order for key, order in self._orders.items() if now - order.asked < START_ORDER_SECONDS}
-        return sorted({uid for uid, _ in turns(self._orders.values(), self.room())})
+        return sorted({uid for uid, _ in turns(self._orders.values(), self.room(), now)})
 
     def _see(self, instances: Sequence[Instance], serving: Collection[Key], now: float) -> None:
-        since, starting = dict[Key, float](), Counter[str]()
+        since, starting, others = dict[Key, float](), Counter[str](), Counter[Key]()
         for each in instances:
             if each.node:
                 self._nodes[each.node] = now
@@ -107,13 +119,20 @@ class Starts:
             since[key] = self._since.get(key, now)
             if now - since[key] < START_TURN_SECONDS:
                 starting[each.node] += 1
+                others[each.uid, each.revision] += 1
         self._since, self._starting = since, starting
+        self._uncalled &= others.keys() | self._begun.keys() | self._orders.keys()
+        self._others = sum(others[key] for key in self._uncalled)
         self._nodes = {node: at for node, at in self._nodes.items() if now - at < NODE_SECONDS}
 
     def room(self) -> Room:
         starting = Counter(self._starting)
         starting[""] += self._begun.total()
-        return room(starting, self._nodes.keys())
+        found = room(starting, self._nodes.keys())
+        others = self._others + sum(self._begun[key] for key in self._uncalled)
+        nodes = max(len(self._nodes.keys() | {node for node in self._starting if node}), 1)
+        kept = min(nodes, STARTS // STARTS_A_NODE_CALLED)  # in all, too, one place of as many as a node has
+        return replace(found, late=max(min(kept - others, found.called), 0))
 
     def ask(self, uid: str, revision: str, more: int, *, called: bool, now: float) -> int:
         """How many of `more` workers of the revision may start now. They count as starting until `seen`."""
@@ -122,8 +141,8 @@ class Starts:
         since = now if before is None or (called and not before.called) else before.since
         self._orders[key] = Order(key, more, called, since, now)
         found = self.room()
-        free = found.called if called else found.others
-        granted = turns(self._orders.values(), found).get(key, 0) if free else 0  # mostly there is none, and thousands may ask
+        free = found.called if called else found.late if _late(since, now) and not found.others else found.others
+        granted = turns(self._orders.values(), found, now).get(key, 0) if free else 0  # mostly there is none, and thousands may ask
         if granted == more:
             del self._orders[key]
         else:
@@ -131,6 +150,7 @@ class Starts:
             self._said.setdefault(uid, f"it waits for its turn to start; workers that are starting: {found.starting + granted}")
         if granted:
             self._begun[key] += granted
+            (self._uncalled.discard if called else self._uncalled.add)(key)
         return granted
 
     def seen(self, uid: str, revision: str) -> None:

@@ -19,7 +19,7 @@ def instance(uid: str, name: str = "", *, node: str = "", **more: bool) -> Insta
 
 
 def granted(orders: list[Order], found: Room) -> dict[str, int]:
-    return {uid: count for (uid, _), count in turns(orders, found).items()}
+    return {uid: count for (uid, _), count in turns(orders, found, 9.0).items()}
 
 
 # ------------------------------------------------------------------------------------------------------------------ room and turns
@@ -42,14 +42,15 @@ def test_however_many_nodes_there_are_there_is_a_bound_in_all() -> None:
     assert room({"0": STARTS}, [str(n) for n in range(100)]) == Room(0, 0, STARTS)
 
 
-@pytest.mark.parametrize("nodes", [1, 3, 15, 16, 20, 50])
+@pytest.mark.parametrize("nodes", [1, 3, 15, 16, 20, 50, 100])
 def test_however_many_start_that_nobody_calls_there_is_room_for_who_is_called(nodes: int) -> None:
     found = Starts()
     found.look([instance(f"old{n}", node=f"n{n}", stopping=True) for n in range(nodes)], (), 0.0)
-    for n in range(4 * STARTS):
-        found.ask(f"f{n}", "r", 1, called=False, now=0.0)
+    for now in (0.0, 1.0, START_TURN_SECONDS, START_TURN_SECONDS + 1):
+        for n in range(4 * STARTS):
+            found.ask(f"f{n}", "r", 1, called=False, now=now)
     assert found.room().others == 0
-    assert found.ask("called", "r", 1, called=True, now=0.0) == 1
+    assert found.ask("called", "r", 1, called=True, now=START_TURN_SECONDS + 2) == 1
 
 
 def test_who_is_called_comes_first_and_has_more_room() -> None:
@@ -136,6 +137,49 @@ def test_who_is_called_while_it_waits_comes_before_those_that_wait_with_it() -> 
     assert found.ask(f"f{STARTS_A_NODE + 1}", "r", 1, called=True, now=2.0) == 1
 
 
+# ------------------------------------------------------------------------------------------------------------------ called all the time
+
+
+def steady(each_second: int, proofs: int, seconds: int) -> tuple[dict[str, float], float]:
+    """Beside functions that are called and wake all the time, and take 6 s each, on one node: when each proof's turn came, and how long a
+    called one waited at most. Proofs ask from the tenth second on."""
+    found, ends, proved, waited = Starts(), dict[str, float](), dict[str, float](), 0.0
+    waiting: dict[str, float] = {}
+    for now in map(float, range(seconds)):
+        found.look([instance(uid, node="n") for uid, end in ends.items() if end > now], (), now)
+        for uid in ends:
+            found.seen(uid, "r")
+        waiting |= {f"c{now:.0f}-{n}": now for n in range(each_second)}
+        asking = [f"p{n}" for n in range(proofs) if f"p{n}" not in proved] if now >= 10 else []
+        for uid in [*asking, *waiting]:
+            if found.ask(uid, "r", 1, called=uid in waiting, now=now):
+                ends[uid] = now + 6
+                if uid in waiting:
+                    waited = max(waited, now - waiting.pop(uid))
+                else:
+                    proved[uid] = now
+        starting = {uid for uid, end in ends.items() if end > now}
+        assert len(starting) <= STARTS_A_NODE_CALLED
+        late = [uid for uid in starting if uid in proved and proved[uid] >= 10 + START_TURN_SECONDS]
+        assert len(late) <= 1, "one place a node"
+    return proved, waited
+
+
+def test_beside_workers_that_wake_all_the_time_a_proof_has_its_turn_and_who_is_called_does_not_wait_for_it() -> None:
+    proved, waited = steady(each_second=1, proofs=10, seconds=200)
+    assert sorted(proved.values()) == [10 + START_TURN_SECONDS + 6 * n for n in range(10)]
+    assert waited == 0
+
+
+def test_also_where_more_wake_than_may_start() -> None:
+    assert len(steady(each_second=2, proofs=3, seconds=120)[0]) == 3
+
+
+def test_negative_control_where_waiting_long_is_no_reason_a_proof_never_has_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starts, "_late", lambda since, now: False)
+    assert steady(each_second=1, proofs=1, seconds=3_600)[0] == {}
+
+
 # ------------------------------------------------------------------------------------------------------------------ many at once
 
 
@@ -158,10 +202,12 @@ class Crowd:
             self.now += 1
             called |= {uid for uid in sorted(waiting) if self.random.random() < 0.005}
             for uid in self.random.sample(sorted(waiting), len(waiting)):
+                late = self.found.room().late and self.now >= 1 + START_TURN_SECONDS
                 granted = self.found.ask(uid, "r", 1, called=uid in called, now=self.now)
                 heard |= {uid} & called
                 if granted:
-                    assert uid in called or self.found.room().called >= len(heard & waiting), "in the room of who is called"
+                    first = uid in called or self.found.room().called >= len(heard & waiting)
+                    assert first or late, "in the room of who is called"
                     waiting.discard(uid)
                     order.append(uid)
                     self.running[uid] = instance(uid, node=self.random.choice(("", f"n{self.random.randrange(nodes)}")))
@@ -198,8 +244,8 @@ def test_negative_control_without_turns_all_start_together(monkeypatch: pytest.M
 
 
 def test_negative_control_where_who_asks_first_comes_first_who_is_called_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    def by_time(orders: list[Order], found: Room) -> dict[starts.Key, int]:
-        return TURNS([order(each.key[0], each.more, since=each.since) for each in orders], found)
+    def by_time(orders: list[Order], found: Room, now: float) -> dict[starts.Key, int]:
+        return TURNS([order(each.key[0], each.more, since=each.since) for each in orders], found, now)
 
     monkeypatch.setattr(starts, "turns", by_time)
     with pytest.raises(AssertionError, match="in the room of who is called"):
