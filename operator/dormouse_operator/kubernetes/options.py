@@ -59,6 +59,10 @@ class Options:
         ca, cert, key = map(_text, (self.store_ca, self.store_cert, self.store_key))
         return replace(self.functions, store_ca=ca, store_cert=cert, store_key=key)
 
+    def now(self) -> "Options":
+        """As a new process would be told it: files are replaced after this one has parsed them. OSError: they cannot be read."""
+        return replace(self, functions=self.settings_now())
+
     def gateway_password(self) -> str:
         """OSError: it cannot be read."""
         return _text(self.gateway_password_file).strip()

@@ -220,6 +220,11 @@ async def run(options: Options, seen: Seen, alone: bool = False) -> int:
             return 0
         if not await terms.campaigned(election, stop):
             return 0
+        try:
+            options = options.now()
+        except OSError as error:
+            log.warning("the store's certificates cannot be read", error=str(error))
+            return 1
         term = Term(options, api, store, space, users, keeper, found, election.election, own_events)
         code = await _lead(term, claiming, isolation, election, health, stop, alone, options)
         if code == terms.CLOCK:
