@@ -6,11 +6,14 @@ nobody leads over it anyway. What serves already is not stopped: sessions are wh
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NoReturn
 
 from dormouse_core import storeversions
 from dormouse_core.seams import MemberSeen
 from dormouse_kit import log
+
+REASON = "StoreIsShared"
 
 
 class Isolation:
@@ -21,6 +24,11 @@ class Isolation:
         self._versions: dict[str, str] = {}
         self._refusal: str | None = None if shared else ""
         self._changed = asyncio.Event()
+
+    @property
+    def out(self) -> str:
+        """Why this operator may not lead; '': it may."""
+        return "it is not known yet whether the store keeps its users apart" if self._refusal is None else self._refusal
 
     def look(self, members: Sequence[MemberSeen]) -> None:
         """What they say now."""
@@ -45,6 +53,14 @@ class Isolation:
         """Returns when something does."""
         while not self._refusal:
             await self._next()
+
+    async def tell(self, warn: Callable[[str, str], Awaitable[None]]) -> NoReturn:
+        """Tells people: `warn(reason, text)`, '': it holds no more."""
+        while True:
+            said = self._refusal or ""
+            await warn(REASON, said)
+            if (self._refusal or "") == said:
+                await self._next()
 
     async def _next(self) -> None:
         self._changed.clear()

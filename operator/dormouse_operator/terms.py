@@ -25,7 +25,7 @@ from dormouse_operator.leading import Leader
 
 # No exit codes:
 CLOCK = -1  # resigned because its clock is off
-LOST = -2  # the lease is lost, or the store did not answer
+LOST = -2  # the lease is lost, the store did not answer, or something keeps this operator from leading
 STAND_BACK = 5.0
 """Seconds for which a leader that resigned leaves the election to others: several times what a candidate needs."""
 ALONE = 600.0
@@ -95,7 +95,8 @@ async def lead(
         return 0
     if resigned:
         return CLOCK
-    log.warning("the lease is lost; another may lead")
+    lost = election.lost.is_set()
+    log.warning("the lease is lost; another may lead" if lost else "this operator leads no more; what keeps it from it was said")
     return LOST
 
 
@@ -130,7 +131,7 @@ def again(run: Callable[[bool], Coroutine[Any, Any, int]]) -> int:
     alone = False
     while (code := asyncio.run(run(alone))) in (CLOCK, LOST):
         alone = code == CLOCK
-        log.event("a candidate again", after="a clock that is off" if alone else "a lost lease")
+        log.event("a candidate again", after="a clock that is off" if alone else "a term that ended")
     return code
 
 

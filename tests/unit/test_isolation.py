@@ -9,6 +9,7 @@ from dormouse_core import storeversions
 from dormouse_core.seams import MemberSeen
 from dormouse_operator import isolation
 from dormouse_operator.isolation import Isolation
+from dormouse_operator.kubernetes.health import Health
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -87,6 +88,47 @@ async def test_who_leads_ends_when_a_member_comes_back_as_an_older_one() -> None
     assert await waits(broken)
     made.look([member("b", "3.6.4")])
     assert not await waits(broken)
+
+
+async def ready(made: Isolation) -> tuple[int, str]:
+    health = Health()
+    health.kept_out = lambda: made.out
+    answer = await health._readyz(None)  # type: ignore[arg-type]
+    return answer.status, str(answer.text)
+
+
+async def test_who_may_not_lead_is_not_ready_also_while_it_is_not_known_so_that_no_upgrade_replaces_who_leads() -> None:
+    made = Isolation(shared=True)
+    assert await ready(made) == (503, "it is not known yet whether the store keeps its users apart\n")
+    made.look([])
+    assert (await ready(made))[0] == 503
+    made.look([member("a", "3.6.4")])
+    assert (await ready(made))[0] == 503
+    assert "3.6.4 at a found" in (await ready(made))[1]
+    made.look([member("a", "3.6.16")])
+    assert await ready(made) == (200, "ok\n")
+    assert await ready(Isolation(shared=False)) == (200, "ok\n")
+
+
+async def test_people_are_told_each_change_once_also_one_that_comes_while_they_are_told() -> None:
+    made, said = Isolation(shared=True), list[str]()
+
+    async def warn(reason: str, text: str) -> None:
+        said.append(text)
+        if "3.6.4" in text:
+            made.look([member("a", "3.6.5")])
+        await asyncio.sleep(0)
+
+    telling = asyncio.create_task(made.tell(warn))
+    assert await waits(telling)
+    made.look([member("a", "3.6.4")])
+    for _ in range(2):
+        assert await waits(telling)
+        made.look([member("a", "3.6.5")])
+    made.look([member("a", "3.6.16")])
+    assert await waits(telling)
+    telling.cancel()
+    assert [text[:13] for text in said] == ["", "etcd 3.6.4 at", "etcd 3.6.5 at", ""]
 
 
 async def test_where_there_is_one_tenant_any_version_will_do() -> None:

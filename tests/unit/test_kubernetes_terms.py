@@ -1,7 +1,7 @@
 """What each term of an operator of a cluster begins with: files as they are then, not as they were at the start of the process."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from dormouse_operator import terms
 from dormouse_operator.kubernetes import running
+from dormouse_operator.kubernetes.api import access
 from dormouse_operator.kubernetes.options import Options
 from dormouse_operator.kubernetes.settings import ClusterSettings
 from dormouse_operator.kubernetes.watching.claiming import Seen
@@ -46,10 +47,10 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
     for name in ("Health", "EtcdStore", "EtcdMembers", "HttpApi", "Election", "Space"):
         monkeypatch.setattr(running, name, Reached)
     replaced: dict[tuple[Any, str], object] = {
-        (running.access, "find"): lambda: None,
+        (access, "find"): lambda: None,
         (running, "Term"): begun,
-        (running.terms, "tls"): lambda options: None,
-        (running.terms, "campaigned"): won,
+        (terms, "tls"): lambda options: None,
+        (terms, "campaigned"): won,
         (running, "_lead"): lost,
     }
     for (where, name), what in replaced.items():
@@ -85,3 +86,33 @@ def test_where_they_cannot_be_read_the_process_ends_and_begins_no_term(given: li
     authority.unlink()
     assert asyncio.run(running.run(Options(store_ca=str(authority)), Seen())) == 1
     assert given == []
+
+
+@pytest.mark.parametrize(
+    ("claim", "shared", "out"),
+    [
+        ("mine", True, "it is not known yet whether another installation"),
+        ("", True, "it is not known yet whether the store keeps its users apart"),
+        ("", False, ""),
+    ],
+)
+async def test_an_operator_of_a_cluster_is_ready_where_both_its_claim_and_its_store_allow_it(
+    claim: str, shared: bool, out: str, given: list[Options], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+
+    class Health(Reached):
+        def __init__(self) -> None:
+            made.append(self)
+
+    async def stopped(work: Coroutine[Any, Any, object], stop: object) -> bool:
+        work.close()
+        return False
+
+    monkeypatch.setattr(running, "Health", Health)
+    monkeypatch.setattr(terms, "first", stopped)
+    monkeypatch.setattr(Options, "store_shared", shared)
+    assert await running.run(Options(functions=ClusterSettings(claim=claim)), Seen()) == 0
+    [health] = made
+    assert health.kept_out().startswith(out)
+    assert bool(health.kept_out()) is bool(out)

@@ -73,6 +73,24 @@ async def led(played: Any, serving: Exception | None = None) -> int:
     return await terms.lead(played, played, asyncio.Event(), serve)
 
 
+@pytest.mark.parametrize(("lost", "said"), [(True, "the lease is lost"), (False, "leads no more")])
+async def test_a_lost_lease_is_told_where_it_is_lost_alone(lost: bool, said: str, events: pytest.LogCaptureFixture) -> None:
+    played = Played()
+
+    async def kept_out() -> None:
+        if lost:
+            played.lost.set()
+            await asyncio.sleep(1e9)
+
+    async def serve() -> Any:
+        return played
+
+    leader: Any = played
+    assert await terms.lead(leader, leader, asyncio.Event(), serve, [kept_out]) == terms.LOST
+    assert said in events.text
+    assert ("the lease is lost" in events.text) is lost
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [

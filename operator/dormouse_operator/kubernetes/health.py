@@ -1,7 +1,8 @@
 """The operator's HTTP port: metrics, and whether it should be started anew.
 
 It is served by the loop that does the work: a loop that hangs does not answer, and the kubelet needs no other word. A process that does not
-lead has nothing to be deaf to. One that keeps out of what another installation serves is well, and not ready.
+lead has nothing to be deaf to. One that keeps out of what another installation serves, or that may not lead over its store, is well and not
+ready, so that an upgrade does not replace the one that leads by it.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ class Health:
     def __init__(self) -> None:
         self.trouble: Callable[[], str] = lambda: ""
         self.kept_out: Callable[[], str] = lambda: ""
-        """Why this installation does nothing; '': it does."""
+        """Why this process may not lead; '': it may."""
         self._runner: web.AppRunner | None = None
         self.port = 0
 

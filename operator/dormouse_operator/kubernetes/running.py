@@ -203,12 +203,13 @@ async def run(options: Options, seen: Seen, alone: bool = False) -> int:
     api = HttpApi(found)
     own_events = OwnEvents(api, SystemClock(), options.functions.system_namespace, options.name)
     claiming = Claiming(api, SystemClock(), options.functions.claim, own_events, seen)
-    health.kept_out = lambda: claiming.out
+    health.kept_out = lambda: claiming.out or isolation.out
     value = state_pb2.Leader(address=options.listen, name=options.name).SerializeToString()
     election = Election(store, SystemClock(), Keys(options.installation).leader, value)
     store.on_rewound = lambda why: election.lost.set()  # what this process has copied of the store is of a history that is gone
     keeper = Keeper(api, SystemClock(), options.keeping.wanted, options.keeping.folder) if options.keeping is not None else None
     looking = [asyncio.create_task(space.run(lambda: election.leading), name="the store's space")]
+    looking.append(asyncio.create_task(isolation.tell(own_events.warn), name="whether tenants are kept apart"))
     if keeper is not None:
         looking.append(asyncio.create_task(keeper.run(), name="the store's Secrets"))
     try:
