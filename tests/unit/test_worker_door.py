@@ -268,3 +268,40 @@ async def test_it_can_be_cleared_where_it_takes_one_call_at_a_time() -> None:
     bench.engine.end("k")
     assert await call.again() == ""
     await bench.engine.has("one", "k", "three")
+
+
+async def gone_before_it_is_taken(bench: Bench, caller: Callable[[], Caller]) -> None:
+    """As where more calls come at once than are begun in one turn of the loop, and that stands still for a moment."""
+    ready, bench.transport.ready = bench.transport.ready, None
+    caller()
+    await turns()
+    (call,) = (call for call in bench.transport._open if not call.taken)
+    bench.transport.leave(call)
+    bench.transport.ready = ready
+    bench.service.turn()
+    await turns()
+
+
+@pytest.mark.parametrize("what", ["ask", "call", "cleared"])
+async def test_a_call_that_is_gone_before_it_is_taken_closes_nothing_and_counts_nowhere(what: str) -> None:
+    bench = Bench()
+    if what == "cleared":
+        assert await bench.ask("k").again() == "cleared"
+    else:
+        bench.call("first")
+        await bench.engine.has("first")
+        asked = bench.ask("z")
+        await turns()
+    await gone_before_it_is_taken(bench, lambda: getattr(bench, what)("k"))
+    if what == "cleared":
+        call = bench.cleared("k")
+        await bench.engine.has("k")
+        bench.engine.end("k")
+        assert await call.again() == ""
+    else:
+        assert bench.service.counters.active == 2
+        assert not asked.answered.is_set(), "what was begun has not ended"
+        bench.engine.end("first")
+        assert await asked.again() == "cleared"
+    assert bench.service.counters.active == 0
+    assert bench.engine.ids == ["k" if what == "cleared" else "first"]

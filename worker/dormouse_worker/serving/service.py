@@ -209,7 +209,8 @@ class Service:
 
     def _ended(self, call: Call, error: DormouseError | None) -> None:
         counters = self.counters
-        counters.change(-1)
+        if call.taken:
+            counters.change(-1)
         if not self._door.idle:
             self._door.gone(call)
         seconds = self._monotonic() - call.since

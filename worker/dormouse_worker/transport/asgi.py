@@ -70,7 +70,21 @@ def task_factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
 class Call:
     """One ModelInfer, from its first byte to its answer."""
 
-    __slots__ = ("_chunks", "_receive", "_send", "_size", "body", "deadline", "gone", "headers", "kept", "on_gone", "since", "transport")
+    __slots__ = (
+        "_chunks",
+        "_receive",
+        "_send",
+        "_size",
+        "body",
+        "deadline",
+        "gone",
+        "headers",
+        "kept",
+        "on_gone",
+        "since",
+        "taken",
+        "transport",
+    )
 
     streams = False
     """It came on ModelStreamInfer: it may be answered in parts."""
@@ -90,6 +104,8 @@ class Call:
         """The caller's, on the monotonic clock; set by the service."""
         self.gone = False
         """Answered, cancelled or expired: whatever was to be done for this call need not be done."""
+        self.taken = False
+        """`Transport.take` has handed it over."""
         self.kept = False
         """The answer is one that an earlier copy of this call was given: not counted again."""
         self.on_gone: Callable[[], None] | None = None
@@ -234,8 +250,12 @@ class Transport:
 
     # ---------------------------------------------------------------------------------------------------------- the seam
     def take(self, limit: int) -> list[Call]:
-        """Up to `limit` calls that arrived and were not taken yet."""
-        taken, self._waiting = self._waiting[:limit], self._waiting[limit:]
+        """Up to `limit` calls that arrived and were not taken yet. One whose caller went away, or whose deadline passed, meanwhile is over,
+        and passed over."""
+        first, self._waiting = self._waiting[:limit], self._waiting[limit:]
+        taken = [call for call in first if not call.gone]
+        for call in taken:
+            call.taken = True
         if self._waiting and not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._turn)
