@@ -5,9 +5,9 @@ be what kills: its model wants more memory than there is, or crashes in native c
 everything else that runs there.
 
 So a call is convicted, and only by a worker that died while it ran there with nothing else. That is known in two ways. A supervisor that
-outlives its worker says what it died of and which calls ran. Where the kernel ends a whole container for want of memory
-(`memory.oom.group`), nobody is left to say anything, and it looks as if a node were lost: a connection breaks. Then it is known of a call
-for which the worker was cleared before (`dormouse_core.clearing`), as it is for every call from its second death on.
+outlives its worker says what it died of, which calls ran, and whether nothing else was there. Where the kernel ends a whole container for
+want of memory (`memory.oom.group`), nobody is left to say anything, and it looks as if a node were lost: a connection breaks. Then it is
+known of a call for which the worker was cleared before (`dormouse_core.clearing`), as it is for every call from its second death on.
 
 Imports nothing but numbers: it runs in the supervisor, too.
 """

@@ -115,7 +115,7 @@ class WorkerEntry(_message.Message):
     READY: WorkerEntry.State
     DRAINING: WorkerEntry.State
     class Killed(_message.Message):
-        __slots__ = ("calls", "cause", "why")
+        __slots__ = ("calls", "cause", "why", "alone")
         class Why(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
             __slots__ = ()
             HELD: _ClassVar[WorkerEntry.Killed.Why]
@@ -127,10 +127,12 @@ class WorkerEntry(_message.Message):
         CALLS_FIELD_NUMBER: _ClassVar[int]
         CAUSE_FIELD_NUMBER: _ClassVar[int]
         WHY_FIELD_NUMBER: _ClassVar[int]
+        ALONE_FIELD_NUMBER: _ClassVar[int]
         calls: _containers.RepeatedScalarFieldContainer[str]
         cause: str
         why: WorkerEntry.Killed.Why
-        def __init__(self, calls: _Optional[_Iterable[str]] = ..., cause: _Optional[str] = ..., why: _Optional[_Union[WorkerEntry.Killed.Why, str]] = ...) -> None: ...
+        alone: bool
+        def __init__(self, calls: _Optional[_Iterable[str]] = ..., cause: _Optional[str] = ..., why: _Optional[_Union[WorkerEntry.Killed.Why, str]] = ..., alone: _Optional[bool] = ...) -> None: ...
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]

@@ -72,7 +72,9 @@ def test_the_reasons_are_those_of_the_entry_and_are_written_as_it_says() -> None
         entry = state_pb2.WorkerEntry(address="a:1", revision="r")
         read = state_pb2.WorkerEntry.FromString(entry.SerializeToString() + keeping.killed(["one", "two" * 60], "the cause", why))
         assert (list(read.killed.calls), read.killed.cause, read.killed.why) == (["one", "two" * 60], "the cause", why)
-        assert (read.address, read.revision) == ("a:1", "r")
+        assert (read.address, read.revision, read.killed.alone) == ("a:1", "r", False)
+        read = state_pb2.WorkerEntry.FromString(entry.SerializeToString() + keeping.killed(["one"], "the cause", why, alone=True))
+        assert (read.killed.why, read.killed.alone) == (why, True)
 
 
 def test_the_kernels_kills_are_counted_where_it_counts_them(tmp_path: pathlib.Path) -> None:

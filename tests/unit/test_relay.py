@@ -506,7 +506,9 @@ def test_without_the_word_it_kills_three(monkeypatch: pytest.MonkeyPatch) -> Non
 MEMORY, CRASH = state_pb2.WorkerEntry.Killed.MEMORY, state_pb2.WorkerEntry.Killed.CRASH
 
 
-async def dying(sim: Sim, sent: Sent, why: state_pb2.WorkerEntry.Killed.Why.ValueType, *beside: str, late: float = 0.0) -> Reply:
+async def dying(
+    sim: Sim, sent: Sent, why: state_pb2.WorkerEntry.Killed.Why.ValueType, *beside: str, late: float = 0.0, alone: bool = True
+) -> Reply:
     """A worker that dies of itself while this call and those beside it run; its supervisor says so `late` seconds later, and starts the
     next one."""
     stateful = sent.message.model_name == "steps"
@@ -516,6 +518,7 @@ async def dying(sim: Sim, sent: Sent, why: state_pb2.WorkerEntry.Killed.Why.Valu
     dead.killed.calls.extend([sent.metadata["dormouse-call"], *beside])
     dead.killed.cause = "worker w died"
     dead.killed.why = why
+    dead.killed.alone = alone and not beside
     died, name = sim.died.get(sent.address, f"w-{sent.address}"), f"w-{sent.address}-{len(sim.workers.sent)}"
     sim.died[sent.address] = name
 
@@ -558,6 +561,24 @@ def test_what_ran_beside_it_once_is_sent_again() -> None:
         for name in names[1:]:  # they were with it in the first worker, and come to the relay from Envoy
             assert (await sim.call("plain", attempt=2, dormouse_call=name)).code == 0
         assert all("dormouse-alone" in sent.metadata for sent in sim.workers.sent[2:])
+
+    simulate(body)
+
+
+def test_the_only_one_that_ran_is_convicted_by_no_death_in_which_others_waited_to_run() -> None:
+    """What waits to run uses the worker's memory too: the supervisor names what ran, and says that it was not all."""
+
+    async def body(sim: Sim) -> None:
+        await stateless(sim, A, B)
+
+        async def behave(sent: Sent) -> Reply:
+            if len(sim.workers.sent) <= 2:
+                return await dying(sim, sent, MEMORY, alone=False)
+            return await good(sent)
+
+        sim.workers.behave[A] = sim.workers.behave[B] = behave
+        assert (await sim.call("plain")).code == 0
+        assert [sent.metadata.get("dormouse-alone", "") for sent in sim.workers.sent][2:] == ["cleared"]
 
     simulate(body)
 

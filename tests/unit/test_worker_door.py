@@ -10,9 +10,10 @@ from dormouse_core.clearing import CLEAR
 from dormouse_core.keys import Function
 from dormouse_proto import inference_pb2
 from dormouse_worker.batches.requests import Request
-from dormouse_worker.batches.work import Runs
+from dormouse_worker.batches.work import Runs, Work
 from dormouse_worker.models.signatures import Signature, StateSpec, TensorSpec
 from dormouse_worker.process import bootstrap
+from dormouse_worker.process.marks import Marks
 from dormouse_worker.serving.counters import Counters
 from dormouse_worker.serving.door import Door
 from dormouse_worker.serving.service import Service
@@ -42,7 +43,7 @@ class Engine:
 
     def run(self, call: Request, states: Any, step: int, start: bool, end: bool, done: Callable[[Outcome], None], deadline: float) -> None:
         self.ids.append(call.id)
-        self._under_way[call.id] = (self.runs.begin(0.0), done)
+        self._under_way[call.id] = (self.runs.begin(0.0, (Work(call, states, step, start, end, done, deadline, 0.0),)), done)
         self.most = max(self.most, len(self._under_way))
         self._begun.set()
 
@@ -305,3 +306,24 @@ async def test_a_call_that_is_gone_before_it_is_taken_closes_nothing_and_counts_
         assert await asked.again() == "cleared"
     assert bench.service.counters.active == 0
     assert bench.engine.ids == ["k" if what == "cleared" else "first"]
+
+
+async def test_a_call_is_alone_in_it_only_where_no_other_waits_to_run() -> None:
+    bench = Bench()
+    bench.engine.runs.marks = marks = Marks()
+    try:
+        bench.call("runs")
+        await bench.engine.has("runs")
+        assert marks.alone()
+        bench.engine.run = lambda *_: None  # type: ignore[method-assign]
+        waits = bench.call("waits")
+        await turns()
+        assert [len(run.calls) for run in marks.runs()] == [1], "no other runs"
+        assert not marks.alone()
+        waits.gone = True
+        bench.transport.leave(list(bench.transport._open)[1])
+        assert marks.alone()
+        bench.engine.runs.begin(0.0)  # of which there is no room for a name
+        assert not marks.alone()
+    finally:
+        marks.close()

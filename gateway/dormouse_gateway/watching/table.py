@@ -36,6 +36,8 @@ class Worker:
     killed: Mapping[str, str] = field(default_factory=dict)
     """The calls that ran when it died, or that its supervisor kills it for, by `dormouse-call`, each with the cause."""
     killed_why: int = deaths.HELD
+    killed_alone: bool = False
+    """Nothing else was in it."""
     instance: str = ""
     """What its provider calls it."""
 
@@ -94,9 +96,9 @@ class Function:
 
     def died_under(self, call: str) -> dict[str, tuple[int, str, bool]]:
         """Workers, by name, that died of themselves while this call ran in them: why (`dormouse_core.deaths`), in words, and whether it was
-        the only one that ran."""
+        all that was in it."""
         return {
-            worker.name: (worker.killed_why, worker.killed[call], len(worker.killed) == 1)
+            worker.name: (worker.killed_why, worker.killed[call], worker.killed_alone and len(worker.killed) == 1)
             for worker in self.workers.values()
             if worker.killed_why != deaths.HELD and call and call in worker.killed
         }
@@ -183,9 +185,8 @@ def _worker(name: str, item: Item, rule: addresses.Rule) -> Worker:
     if refusal := rule.refusal(entry.address):
         raise Unreadable(refusal)
     killed = dict.fromkeys(entry.killed.calls, entry.killed.cause)
-    return Worker(
-        name, entry.address, entry.revision, entry.state == state_pb2.WorkerEntry.DRAINING, killed, int(entry.killed.why), entry.instance
-    )
+    draining, word = entry.state == state_pb2.WorkerEntry.DRAINING, entry.killed
+    return Worker(name, entry.address, entry.revision, draining, killed, int(word.why), word.alone, entry.instance)
 
 
 def _parse(kind: type[_T], item: Item) -> _T:

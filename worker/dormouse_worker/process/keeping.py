@@ -51,15 +51,21 @@ def keep(access: Mapping[str, Any], admin: str, marks: Marks, say: Callable[[str
 
 
 def leave_word(
-    access: Mapping[str, Any], registered: Mapping[str, Any], pid: int, runs: Sequence[hanging.Run], cause: str, why: int = deaths.HELD
+    access: Mapping[str, Any],
+    registered: Mapping[str, Any],
+    pid: int,
+    runs: Sequence[hanging.Run],
+    cause: str,
+    why: int = deaths.HELD,
+    alone: bool = False,
 ) -> None:
     """Writes into the worker's entry which calls it dies for: whoever would send them again reads it there. `why`: of `deaths`; of a step
-    that holds the interpreter it is known which of them it is."""
+    that holds the interpreter it is known which of them it is. `alone`: nothing else was in the worker."""
     if why == deaths.HELD:
         calls = hanging.blamed(runs, waiting(pid, {run.thread for run in runs} - {0}))
     else:
         calls = [call for run in runs for call in run.calls]
-    entry = base64.b64decode(registered["entry"]) + killed(calls, cause, why)
+    entry = base64.b64decode(registered["entry"]) + killed(calls, cause, why, alone)
     JsonStore(access).change(registered["key"], entry, int(registered["lease"]))
 
 
@@ -85,10 +91,10 @@ def _sleeps(pid: int, thread: int) -> int:
         return 0
 
 
-def killed(calls: list[str], cause: str, why: int = deaths.HELD) -> bytes:
+def killed(calls: list[str], cause: str, why: int = deaths.HELD, alone: bool = False) -> bytes:
     """`WorkerEntry.killed` on the wire, to be appended to an entry: protobuf's library would be most of the supervisor's memory."""
     body = b"".join(b"\n" + _sized(call.encode()) for call in calls) + b"\x12" + _sized(cause.encode())
-    return b"\x42" + _sized(body + (bytes([0x18, why]) if why else b""))
+    return b"\x42" + _sized(body + (bytes([0x18, why]) if why else b"") + (b"\x20\x01" if alone else b""))
 
 
 def _sized(data: bytes) -> bytes:

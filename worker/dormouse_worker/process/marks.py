@@ -2,8 +2,8 @@
 
 A step may hold the interpreter for as long as a step may run: sorting, one regular expression, native code that keeps the GIL. Nothing else
 in Python runs then, neither the probe nor the renewal of the lease, so the child cannot be asked. It leaves marks instead, in memory that
-it shares with its supervisor (a memfd): how many steps run, since when the latest runs, for which calls, in which thread, which of them the
-event loop is in right now, and when the lease was renewed.
+it shares with its supervisor (a memfd): how many calls are in it, how many steps run, since when the latest runs, for which calls, in which
+thread, which of them the event loop is in right now, and when the lease was renewed.
 
 Written by the child under the GIL, read by the supervisor at any time: each field is 8 bytes at a multiple of 8, which no reader sees half.
 `time.monotonic` is one clock for all processes of a machine. Imports nothing heavy.
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from dormouse_core import hanging
 
-_RUNNING, _LATEST, _LIMIT, _LEASE, _RENEWED, _KEPT, _ON_LOOP = range(0, 56, 8)
+_RUNNING, _LATEST, _LIMIT, _LEASE, _RENEWED, _KEPT, _ON_LOOP, _INSIDE = range(0, 64, 8)
 _SLOT = 512
 _SLOTS = 512
 _FIRST = 64
@@ -74,6 +74,10 @@ class Marks:
         slot = None if token is None else self._slots.get(token)
         _NUMBER.pack_into(self._memory, _ON_LOOP, 0 if slot is None else slot + 1)
 
+    def inside(self, calls: int) -> None:
+        """So many calls have arrived and are not over, whether they run or wait."""
+        _NUMBER.pack_into(self._memory, _INSIDE, calls)
+
     def allow(self, seconds: float) -> None:
         """How long a step may hold the interpreter."""
         _TIME.pack_into(self._memory, _LIMIT, seconds)
@@ -110,6 +114,11 @@ class Marks:
 
     def kept(self, at: float) -> None:
         _TIME.pack_into(self._memory, _KEPT, at)
+
+    def alone(self) -> bool:
+        """One run of one call is under way, and that call is all that is in the child: others that wait to run use its memory, too."""
+        calls = [call for run in self.runs() for call in run.calls]
+        return len(calls) == self._number(_RUNNING) == self._number(_INSIDE) == 1
 
     def runs(self) -> list[hanging.Run]:
         """The runs that have calls with keys, as far as they were kept."""

@@ -353,11 +353,11 @@ class Supervisor:
 
     def _leave_word(self, child: Child, cause: str, why: int = deaths.HELD) -> None:
         """Before a kill, which sends the callers on, or as soon after a death as can be."""
-        runs = child.marks.runs()
+        runs, alone = child.marks.runs(), child.marks.alone()
         if not (runs or why == deaths.MEMORY) or not child.registered or not self._options.store:
             return
         options = self._options
-        errand = keeping.Errand(lambda: keeping.leave_word(options.store, child.registered, child.pid, runs, cause, why), _die_with)
+        errand = keeping.Errand(lambda: keeping.leave_word(options.store, child.registered, child.pid, runs, cause, why, alone), _die_with)
         if select.select([errand.pidfd], [], [], WORD)[0]:
             errand.reap()
         else:

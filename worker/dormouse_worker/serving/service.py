@@ -100,10 +100,15 @@ class Service:
         transport = self._transport
         taken = transport.take(TAKE)
         self.arrivals += len(taken)
-        self.counters.change(len(taken))
+        self._change(len(taken))
         for call in taken:
             self._try(call)
         self._scheduling.turn(self.counters.active)
+
+    def _change(self, by: int) -> None:
+        self.counters.change(by)
+        if (marks := self.engine.runs.marks) is not None:
+            marks.inside(self.counters.active)
 
     def _try(self, call: Call) -> None:
         try:
@@ -210,7 +215,7 @@ class Service:
     def _ended(self, call: Call, error: DormouseError | None) -> None:
         counters = self.counters
         if call.taken:
-            counters.change(-1)
+            self._change(-1)
         if not self._door.idle:
             self._door.gone(call)
         seconds = self._monotonic() - call.since
