@@ -189,7 +189,7 @@ class Supervisors:
         _remove(reason)
         if s.problem is None and s.failures >= MUTE_FAILURES and not s.stopping:
             text = f"the worker's supervisor ended with {_code(s.exit_code)} {s.failures} times in a row and gave no reason"
-            s.problem = state_pb2.Problem(code=14, reason="WorkerFailed", message=text, revision=s.file.revision)
+            s.problem = state_pb2.Problem(code=14, reason="WorkerFailed", message=text, revision=s.file.revision, mute=True)
 
     async def _ended(self, s: _Supervisor) -> int:
         assert s.child is not None

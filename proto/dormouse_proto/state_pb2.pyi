@@ -160,16 +160,18 @@ class GatewayEntry(_message.Message):
     def __init__(self, address: _Optional[str] = ...) -> None: ...
 
 class Problem(_message.Message):
-    __slots__ = ("code", "reason", "message", "revision")
+    __slots__ = ("code", "reason", "message", "revision", "mute")
     CODE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    MUTE_FIELD_NUMBER: _ClassVar[int]
     code: int
     reason: str
     message: str
     revision: str
-    def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., revision: _Optional[str] = ...) -> None: ...
+    mute: bool
+    def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., revision: _Optional[str] = ..., mute: _Optional[bool] = ...) -> None: ...
 
 class TensorMetadata(_message.Message):
     __slots__ = ("name", "datatype", "shape", "optional")

@@ -48,7 +48,10 @@ def said(found: Verdict) -> tuple[str, str]:
     ],
 )  # fmt: skip
 def test_a_container_that_cannot_be_made_is_a_problem_at_once(reason: str, message: str, expected: tuple[str, str]) -> None:
-    assert said(verdict(waits(reason, message))) == expected
+    found = verdict(waits(reason, message))
+    assert said(found) == expected
+    assert found.problem is not None
+    assert not found.problem.mute, "no call did it, and none waits for it"
 
 
 def test_both_texts_of_one_image_that_is_not_there_are_one_sentence() -> None:
@@ -87,6 +90,7 @@ def test_an_end_without_a_reason_is_a_problem_from_the_third_on_and_stays_one(la
             found = verdict(state, restarts=ends - 1, last=last)
             assert found.exited
             assert (said(found) if found.problem is not None else None) == problem, ends
+            assert found.problem is None or found.problem.mute
         assert verdict({"running": {}}, restarts=ends, last=last) == Verdict(), "it runs again: let us see"
 
 

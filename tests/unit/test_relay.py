@@ -1153,30 +1153,52 @@ def test_what_is_left_of_a_hold_is_never_less_than_a_clock_can_show() -> None:
     assert patience.refusal(1e6, 59.9, late="", long="") is None
 
 
+def mute() -> state_pb2.Problem:
+    return state_pb2.Problem(code=14, reason="WorkerFailed", message="it ended 3 times in a row", revision="r1", mute=True)
+
+
 def test_calls_wait_for_workers_that_served_and_end_again_and_again() -> None:
     """Other calls may be what ends them. Of a revision that never served it is known at once that it cannot."""
 
     async def body(sim: Sim) -> None:
-        problem = state_pb2.Problem(code=14, reason="WorkerFailed", message="it ended 3 times in a row", revision="r1")
-        await stateless(sim, problem=problem, proved_revision="")
+        await stateless(sim, problem=mute(), proved_revision="")
         assert (await sim.call("plain")).details == "function default/plain cannot be served: it ended 3 times in a row (WorkerFailed)"
-        await stateless(sim, problem=problem, proved_revision="r1")
+        await stateless(sim, problem=mute(), proved_revision="r1")
         began = sim.clock.monotonic()
         reply = await sim.call("plain")
         assert sim.clock.monotonic() - began > 299
         assert "within the hold limit of 5m: no worker is ready (it ended 3 times in a row)" in reply.details
         held = sim.call("plain")
         await asyncio.sleep(30)
-        await stateless(sim, A, problem=problem, proved_revision="r1")
+        await stateless(sim, A, problem=mute(), proved_revision="r1")
         assert (await held).code == 0
 
     simulate(body)
 
 
 def test_negative_control_refused_at_once_they_are_convicted_with_what_ends_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "WORKER_FAILED", "")
+    monkeypatch.setattr(table.Function, "refusal", lambda function, held=False, *, refusal=table.Function.refusal: refusal(function))
     with pytest.raises(AssertionError):
         test_calls_wait_for_workers_that_served_and_end_again_and_again()
+
+
+@pytest.mark.parametrize("name", ["plain", "steps"])
+def test_who_waits_is_told_what_is_wrong_and_nobody_waits_for_workers_that_cannot_begin(name: str) -> None:
+    async def body(sim: Sim) -> None:
+        shards, uid = (8, "u") if name == "steps" else (0, "p")
+        await sim.world.function(name, shards=shards, uid=uid, problem=mute(), proved_revision="r1")
+        await asyncio.sleep(0.1)
+        for timeout in (None, 20.0):
+            reply = await (sim.call(name, 1) if timeout is None else sim.call(name, 1, timeout=timeout))
+            assert "(it ended 3 times in a row)" in reply.details
+        cannot = state_pb2.Problem(code=14, reason="WorkerFailed", message="no configmap", revision="r1")
+        await sim.world.function(name, shards=shards, uid=uid, problem=cannot, proved_revision="r1")
+        await asyncio.sleep(0.1)
+        began = sim.clock.monotonic()
+        assert (await sim.call(name, 1)).details == f"function default/{name} cannot be served: no configmap (WorkerFailed)"
+        assert sim.clock.monotonic() - began < 1
+
+    simulate(body)
 
 
 def test_a_held_call_hears_of_the_problem_and_of_the_deletion() -> None:

@@ -321,15 +321,14 @@ class Relay:
             shard = shard_of(call.named.session, function.entry.shards)
             worker = function.owner(shard)
             if worker is None:
-                call.reason = call.reason or f"no live worker owns shard {shard}"
+                call.reason = call.reason or f"no live worker owns shard {shard}{why(function)}"
                 return None
             if worker.name in call.avoid or not call.turn.mine:
                 return None
             return worker if self._open(call, function, worker, now) else None
         takers = [worker for worker in function.takers() if worker.name not in call.avoid]
         if not takers:
-            problem = function.problem()
-            call.reason = call.reason or (f"no worker is ready ({problem.message})" if problem is not None else "no worker is ready")
+            call.reason = call.reason or f"no worker is ready{why(function)}"
             return None
         ready = [worker for worker in takers if self._open(call, function, worker, now)]
         if not ready:
@@ -501,6 +500,12 @@ class Relay:
         shard = None if call.turn is None else shard_of(call.named.session, function.entry.shards)
         since = 0 if call.read is None else call.read.revision
         return await self._flights.carry(function, worker, shard, since, send(left))
+
+
+def why(function: Function) -> str:
+    """Behind what a call waits for: what is known to be wrong."""
+    problem = function.problem()
+    return f" ({problem.message})" if problem is not None else ""
 
 
 def refuse(error: DormouseError) -> Reply:

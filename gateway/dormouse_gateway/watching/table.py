@@ -23,10 +23,6 @@ from dormouse_gateway.envoy.resources import MAX_HOSTS, Route
 _T = TypeVar("_T", state_pb2.WorkerEntry, state_pb2.ShardEntry, state_pb2.FunctionEntry)
 
 
-WORKER_FAILED = "WorkerFailed"
-"""The reason of a problem: workers end again and again."""
-
-
 @dataclass(frozen=True, slots=True)
 class Worker:
     name: str
@@ -105,14 +101,14 @@ class Function:
 
     def refusal(self, held: bool = False) -> DormouseError | None:
         """Why no call can be served, however long it waits. While a revision that was proved can be started, a newer one's problem is no
-        reason. `held`: of a call that may wait: that workers of a revision that was proved end is none either, for what ended them may have
-        been other calls, and the next worker serves this one."""
+        reason. `held`: of a call that may wait: that workers of a revision that was proved end, and nobody says why, is none either,
+        for what ended them may have been other calls, and the next worker serves this one."""
         if self.entry.deleting:
             return NotFound(f"function {self.label} is being deleted")
         if self.spec.replicas == 0:
             return Unavailable(f"function {self.label} is stopped: spec.replicas is 0")
         problem = self.problem()
-        if held and problem is not None and problem.reason == WORKER_FAILED and self.entry.proved_revision == self.entry.revision:
+        if held and problem is not None and problem.mute and self.entry.proved_revision == self.entry.revision:
             return None
         if problem is not None and not self.served() and not self.entry.proved_spec:
             text = f"function {self.label} cannot be served: {problem.message} ({problem.reason})"

@@ -116,10 +116,9 @@ def _ended(ended: Mapping[str, Any], times: int) -> state_pb2.Problem | None:
         return None
     if ended.get("reason") == OOM_KILLED:
         text = "it used more memory than its limit; raise spec.workers.resources.limits.memory"
-        return unavailable("WorkerFailed", f"the worker was killed again and again: {text}")
-    return unavailable(
-        "WorkerFailed", f"the worker ended with exit code {ended.get('exitCode', '?')} {MUTE_ENDS} times or more and gave no reason"
-    )
+        return unavailable("WorkerFailed", f"the worker was killed again and again: {text}", mute=True)
+    text = f"the worker ended with exit code {ended.get('exitCode', '?')} {MUTE_ENDS} times or more and gave no reason"
+    return unavailable("WorkerFailed", text, mute=True)
 
 
 def _told(message: str) -> state_pb2.Problem | None:
@@ -175,8 +174,8 @@ def mount_failure(events: list[Object]) -> state_pb2.Problem | None:
     return unavailable("VolumeUnavailable", f"a volume of the worker cannot be mounted: {latest.get('message', '')}")
 
 
-def unavailable(reason: str, message: str) -> state_pb2.Problem:
+def unavailable(reason: str, message: str, mute: bool = False) -> state_pb2.Problem:
     text = plain(" ".join(message.split()))
     return state_pb2.Problem(
-        code=int(Code.UNAVAILABLE), reason=reason, message=text if len(text) <= _LENGTH else f"{text[: _LENGTH - 3]}..."
+        code=int(Code.UNAVAILABLE), reason=reason, message=text if len(text) <= _LENGTH else f"{text[: _LENGTH - 3]}...", mute=mute
     )
