@@ -1,6 +1,7 @@
 """A worker that is cleared for one call: what waits meanwhile, in which order it goes on, and that nobody keeps it closed."""
 
 import asyncio
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -9,11 +10,14 @@ from dormouse_core import clearing
 from dormouse_core.clearing import CLEAR
 from dormouse_core.keys import Function
 from dormouse_proto import inference_pb2
+from dormouse_worker.batches.batching import Batcher
+from dormouse_worker.batches.replies import Encoder
 from dormouse_worker.batches.requests import Request
 from dormouse_worker.batches.work import Runs, Work
 from dormouse_worker.models.signatures import Signature, StateSpec, TensorSpec
 from dormouse_worker.process import bootstrap
 from dormouse_worker.process.marks import Marks
+from dormouse_worker.runtimes.python import HandlerRunner
 from dormouse_worker.serving.counters import Counters
 from dormouse_worker.serving.door import Door
 from dormouse_worker.serving.service import Service
@@ -112,8 +116,8 @@ class Caller:
 
 
 class Bench:
-    def __init__(self, *, stateful: bool = False, limit: int = 100) -> None:
-        self.engine = Engine()
+    def __init__(self, *, stateful: bool = False, limit: int = 100, engine: Any = None) -> None:
+        self.engine: Engine = engine or Engine()
         self.transport = Transport(1 << 20, self._other, {bootstrap.INFER: Call, CLEAR: Ask})
         self.service = Service(
             Function("ns", "fn", "uid"),
@@ -327,3 +331,38 @@ async def test_a_call_is_alone_in_it_only_where_no_other_waits_to_run() -> None:
         assert not marks.alone()
     finally:
         marks.close()
+
+
+class Later:
+    """A pool whose threads come when they are told to."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[], None]] = []
+
+    def submit(self, what: Callable[..., None], *arguments: Any) -> None:
+        self.waiting.append(lambda: what(*arguments))
+
+
+@pytest.mark.parametrize("kind", ["batcher", "threads"])
+async def test_a_call_that_is_dropped_before_it_runs_is_waited_for_no_longer(kind: str) -> None:
+    signature, pool = Signature("fn", (X,), (Y,), max_batch=8), Later()
+    runtime: Any = types.SimpleNamespace(
+        signature=signature, declaration=types.SimpleNamespace(is_async=False, decoupled=False, states=(), outputs=())
+    )
+    engine: Any
+    if kind == "batcher":
+        engine = Batcher(runtime, Encoder("fn", signature), delay=0.05, step_limit=60.0)
+    else:
+        engine = HandlerRunner(runtime, Encoder("fn", signature), threads=1, step_limit=60.0)
+        engine._pool = pool
+    bench = Bench(engine=engine)
+    bench.call("gone")
+    await turns()
+    asked = bench.ask("k")
+    await turns()
+    bench.transport.leave(next(iter(bench.transport._open)))
+    await turns()
+    assert not asked.answered.is_set(), "it is in the queue, and nothing runs that could tell of its end"
+    for thread in pool.waiting:
+        thread()
+    assert await asked.again() == "cleared"

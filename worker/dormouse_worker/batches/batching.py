@@ -194,6 +194,7 @@ class Batcher:
             return False
         self.figures.dropped += 1
         self._answer(work, Failed(DeadlineExceeded("the caller's deadline passed, or it went away, before the step ran")))
+        self.runs.on_end()
         return True
 
     def _answer(self, work: Work, outcome: Outcome) -> None:

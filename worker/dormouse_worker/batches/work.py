@@ -45,7 +45,8 @@ class Runs:
         self.marks: Marks | None = None
         """Where runs are marked for the supervisor."""
         self.on_end: Callable[[], None] = _nothing
-        """Called on the event loop when a run has ended, also one whose caller was answered before."""
+        """Called on the event loop when a run has ended, also one whose caller was answered before, or when a call was dropped that had not
+        run."""
         self._runs: dict[int, float] = {}
         self._marked: set[int] = set()
         self._numbers = itertools.count()

@@ -198,6 +198,7 @@ class HandlerRunner:
         self.figures.waiting -= 1
         self.figures.dropped += 1
         work.done(Failed(DeadlineExceeded("the caller's deadline passed, or it went away, before the step ran")))
+        self.runs.on_end()
 
     def _watch(self, work: Work, token: int) -> None:
         self.figures.waiting -= 1
