@@ -137,6 +137,8 @@ def _translate(seen: FunctionSeen, step: placement.Transition, ready: frozenset[
                 return [(Plan, target, f"the clock of {source} is off")]
             if source in ready:
                 return [(Plan, target, "an even share for every worker")]
+            if owner.elsewhere:
+                return [(Plan, target, f"{source} keeps sessions under another store id")]
             if owner.serving and rolled:
                 return [(Plan, target, f"{source} runs an older revision")]
             # A healthy owner of the old revision keeps what it has until enough new ones are ready; one that is not ready now is judged

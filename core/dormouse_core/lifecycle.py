@@ -96,8 +96,9 @@ def coming(seen: FunctionSeen) -> bool:
 
 
 def _not_serving(seen: FunctionSeen, revision: str) -> list[Instance]:
-    """A draining worker's instance is leaving, whether or not its provider has said so yet."""
-    others = {w.instance for w in seen.of(revision) if w.serving or w.draining}
+    """A draining worker's instance is leaving, whether or not its provider has said so yet; what keeps sessions elsewhere never
+    serves."""
+    others = {w.instance for w in seen.of(revision) if w.serving or w.draining or w.elsewhere}
     return [i for i in _running(seen, revision) if i.name not in others]
 
 
@@ -252,18 +253,23 @@ def _count_to(seen: FunctionSeen, revision: str, wanted: int, why: str) -> list[
     spare = _spare(seen, running, wanted)
     if len(running) == wanted + spare:
         return []
-    more = f"; in place of workers that gateways do not reach: {spare}" if spare else ""
+    more = f"; in place of workers that serve nobody: {spare}" if spare else ""
     return [Scale(revision, wanted + spare, _victims(seen, running), why + more)]
 
 
 def _spare(seen: FunctionSeen, running: list[Instance], wanted: int) -> int:
-    """How many workers run beside those that are wanted, because gateways do not reach as many.
+    """How many workers run beside those that are wanted, because gateways do not reach as many, or as many keep sessions elsewhere.
 
-    Those stay, in case they are reached again, and at most as many as are wanted are added: where gateways reach nobody, since they are cut
-    off themselves, one set of new workers is started, and not one after another.
+    Those that are not reached stay, in case they are reached again, and at most as many as are wanted are added: where gateways reach
+    nobody, since they are cut off themselves, one set of new workers is started, and not one after another. So it is with those that keep
+    sessions elsewhere, whose successors may do so, too (an older image); they go once enough others serve, or their place is needed.
     """
     names = {instance.name for instance in running}
-    return min(wanted, sum(w.serving and w.cut_off and w.instance in names for w in seen.workers.values()))
+    workers = [w for w in seen.workers.values() if w.instance in names]
+    spare = sum(w.serving and w.cut_off for w in workers)
+    if sum(w.serving for w in workers) < wanted and not any(instance.unplaced for instance in running):
+        spare += sum(w.elsewhere and not w.draining for w in workers)
+    return min(wanted, spare)
 
 
 def _running(seen: FunctionSeen, revision: str) -> list[Instance]:
@@ -278,7 +284,7 @@ def _victims(seen: FunctionSeen, running: list[Instance]) -> tuple[str, ...]:
 
     def cost(instance: Instance) -> tuple[int, float, float, float, str]:
         workers = by_instance.get(instance.name, [])
-        if instance.exited or (workers and all(w.gone for w in workers)):
+        if instance.exited or (workers and all(w.gone or w.elsewhere for w in workers)):
             return (0, 0, 0, 0, instance.name)
         if workers and all(w.cut_off for w in workers):
             return (1, 0, 0, 0, instance.name)

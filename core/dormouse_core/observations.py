@@ -24,6 +24,7 @@ class WorkerSeen:
     instance: str
     draining: bool = False  # by its own entry
     created: int = 0  # create_revision of its entry
+    elsewhere: bool = False  # it keeps sessions under another store id than the function: what it saved nobody else would find
     gone: bool = False  # its control stream broke and a new one was refused: the process is dead, whatever the lease says
     report: control_pb2.WorkerReport | None = None  # the latest; None: not heard, or not lately
     unreachable: float = 0.0  # seconds for which more than half of the gateways could not connect to it; 0: they can, or that is not known
@@ -31,7 +32,9 @@ class WorkerSeen:
     @property
     def serving(self) -> bool:
         """It takes calls, as far as is known. One that has just registered has loaded its model and needs no report to say so."""
-        return not self.draining and not self.gone and (self.report is None or (self.report.ready and not self.report.draining))
+        if self.draining or self.gone or self.elsewhere:
+            return False
+        return self.report is None or (self.report.ready and not self.report.draining)
 
     @property
     def cut_off(self) -> bool:

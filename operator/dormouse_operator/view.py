@@ -279,7 +279,7 @@ class View:
             entry=marked(registered.entry) if uid in self._ending else registered.entry,
             entry_mod=registered.mod,
             entry_created=registered.created,
-            workers={name: self._worker(name, entry, created) for name, (entry, created) in table.workers.items()},
+            workers={name: self._worker(name, entry, created, registered.entry) for name, (entry, created) in table.workers.items()},
             shards=dict(table.shards),
             moves=dict(table.moves),
             stopped=stopped,
@@ -315,7 +315,7 @@ class View:
             return []
         return [i for i in self.instances or () if i.uid not in self.functions and not i.stopping]
 
-    def _worker(self, name: str, entry: state_pb2.WorkerEntry, created: int) -> WorkerSeen:
+    def _worker(self, name: str, entry: state_pb2.WorkerEntry, created: int, function: state_pb2.FunctionEntry) -> WorkerSeen:
         assert self.links is not None
         return WorkerSeen(
             name=name,
@@ -324,6 +324,7 @@ class View:
             instance=entry.instance,
             draining=entry.state == state_pb2.WorkerEntry.DRAINING,
             created=created,
+            elsewhere=(entry.store_id or function.uid) != (function.store_id or function.uid),
             gone=self.links.gone(name),
             report=self.links.report(name),
             unreachable=self.reaches.seconds(name, self.gateways.keys(), self._clock.monotonic()),

@@ -105,7 +105,7 @@ class Move(_message.Message):
     def __init__(self, target: _Optional[str] = ...) -> None: ...
 
 class WorkerEntry(_message.Message):
-    __slots__ = ("address", "revision", "state", "instance", "killed")
+    __slots__ = ("address", "revision", "state", "instance", "killed", "store_id")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         UNSPECIFIED: _ClassVar[WorkerEntry.State]
@@ -138,12 +138,14 @@ class WorkerEntry(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     KILLED_FIELD_NUMBER: _ClassVar[int]
+    STORE_ID_FIELD_NUMBER: _ClassVar[int]
     address: str
     revision: str
     state: WorkerEntry.State
     instance: str
     killed: WorkerEntry.Killed
-    def __init__(self, address: _Optional[str] = ..., revision: _Optional[str] = ..., state: _Optional[_Union[WorkerEntry.State, str]] = ..., instance: _Optional[str] = ..., killed: _Optional[_Union[WorkerEntry.Killed, _Mapping]] = ...) -> None: ...
+    store_id: str
+    def __init__(self, address: _Optional[str] = ..., revision: _Optional[str] = ..., state: _Optional[_Union[WorkerEntry.State, str]] = ..., instance: _Optional[str] = ..., killed: _Optional[_Union[WorkerEntry.Killed, _Mapping]] = ..., store_id: _Optional[str] = ...) -> None: ...
 
 class Leader(_message.Message):
     __slots__ = ("address", "name")

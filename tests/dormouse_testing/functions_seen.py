@@ -31,11 +31,14 @@ def worker(
     revision: str = NEW,
     draining: bool = False,
     gone: bool = False,
+    elsewhere: bool = False,
     heard: bool = True,
     said: control_pb2.WorkerReport | None = None,
 ) -> WorkerSeen:
     heard_report = (said or report(draining=draining)) if heard and not gone else None
-    return WorkerSeen(name, f"127.0.0.1:{name}", revision, f"i-{name}", draining=draining, gone=gone, report=heard_report)
+    return WorkerSeen(
+        name, f"127.0.0.1:{name}", revision, f"i-{name}", draining=draining, elsewhere=elsewhere, gone=gone, report=heard_report
+    )
 
 
 def instance(name: str, *, revision: str = NEW, exited: bool = False, stopping: bool = False, problem: str = "") -> Instance:

@@ -74,8 +74,9 @@ class SimWorker:
         store = self.world.store.client()
         self.lease = await store.grant(LEASE)
         entry = state_pb2.WorkerEntry(
-            address=self.address, revision=self.revision, state=state_pb2.WorkerEntry.READY, instance=self.instance
-        )
+            address=self.address, revision=self.revision, state=state_pb2.WorkerEntry.READY, instance=self.instance,
+            store_id=self.function.store_id,
+        )  # fmt: skip
         await store.txn(transactions.register(KEYS, self.function, self.name, entry, self.lease))
         self.world.registered_at[self.name] = self.world.clock.monotonic()
         self._tasks = [asyncio.create_task(self._keep(store)), asyncio.create_task(self._hand_over(store))]
@@ -127,8 +128,9 @@ class SimWorker:
         self.draining = True
         store = self.world.store.client()
         entry = state_pb2.WorkerEntry(
-            address=self.address, revision=self.revision, state=state_pb2.WorkerEntry.DRAINING, instance=self.instance
-        )
+            address=self.address, revision=self.revision, state=state_pb2.WorkerEntry.DRAINING, instance=self.instance,
+            store_id=self.function.store_id,
+        )  # fmt: skip
         await store.txn(transactions.change(KEYS, self.function, self.name, entry, self.lease))
         self.changed.set()
         while self.alive and "no_taker" not in self.orders and self.name in self.world.owners().values():  # noqa: ASYNC110 - it waits for the store

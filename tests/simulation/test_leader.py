@@ -3,17 +3,21 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from dormouse_core import lifecycle, limits
 from dormouse_core.errors import Aborted, FailedPrecondition, NotFound, Unavailable
-from dormouse_core.observations import FunctionSeen
+from dormouse_core.keys import Function
+from dormouse_core.observations import FunctionSeen, WorkerSeen
 from dormouse_core.reaching import Reaches
 from dormouse_core.seams import Delete, Instance, Put, Txn
 from dormouse_operator.function_entries import FunctionEntries
+from dormouse_operator.view import View
 from dormouse_proto import state_pb2
 from dormouse_testing.leader_scene import Scene, simulated
-from dormouse_testing.leader_world import KEYS, LEASE, SimAgent, manifest
+from dormouse_testing.leader_world import KEYS, LEASE, SimAgent, SimWorker, manifest
 from dormouse_testing.memory_store import FULL, REPLY_LOST, Fault
 
 # ----------------------------------------------------------------------------------------------------------- the life of a function
@@ -490,6 +494,48 @@ async def made_again_over_kept_sessions(s: Scene) -> set[int]:
     assert s.world.store.etcd.item(record) is not None
     found = s.world.store.etcd.range(f"{KEYS.root}data/ns/fn/{first}/floors/", "", 0, 0, False).items
     return {state_pb2.Floor.FromString(item.value).timestamp_us for item in found}
+
+
+async def beside_a_worker_from_before(s: Scene) -> set[str]:
+    """Who was given shards of a function that adopted kept sessions, beside a worker of its uid that was started before it had."""
+    await s.apply(manifest(reclaim="Retain"))
+    await s.scale(0)
+    await s.leader.entries.delete("ns", "fn")
+    await s.world.until(lambda: s.world.entry() is None)
+    await s.apply(manifest(reclaim="Retain"))
+    entry = s.world.entry()
+    assert entry is not None
+    assert entry.store_id
+    early = Function("ns", "fn", entry.uid)
+    worker = SimWorker(s.world, "early", "pod-early", early, entry.revision, entry.shards, "host:pod-early")
+    s.world.workers[worker.name] = worker
+    await worker.run()
+    s.world.instances["pod-early"] = Instance("pod-early", "ns/fn", entry.uid, entry.revision, s.world.clock.now(), stopping=False)
+    await s.scale(2)
+    await s.world.until(lambda: any(s.world.owners().values()), 60)
+    await asyncio.sleep(5)
+    return set(s.world.owners().values())
+
+
+def test_a_worker_from_before_its_function_adopted_kept_sessions_is_given_no_shards() -> None:
+    async def story(s: Scene) -> None:
+        assert "early" not in await beside_a_worker_from_before(s)
+
+    simulated(story)
+
+
+def test_negative_control_without_comparing_store_ids_it_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = View._worker
+
+    def believing(self: View, *arguments: Any) -> WorkerSeen:
+        return replace(real(self, *arguments), elsewhere=False)
+
+    monkeypatch.setattr(View, "_worker", believing)
+
+    async def story(s: Scene) -> None:
+        assert "early" in await beside_a_worker_from_before(s)
+
+    simulated(story)
 
 
 def test_a_function_made_again_over_kept_sessions_owns_them_at_once() -> None:

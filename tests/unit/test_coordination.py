@@ -44,6 +44,16 @@ def test_a_worker_that_has_just_registered_is_not_waited_for() -> None:
     assert [type(a) for a in act(world)] == [Assign]
 
 
+def test_a_worker_that_keeps_sessions_elsewhere_is_given_none_and_gives_away_what_it_has() -> None:
+    world = World()
+    world.add(worker("a", elsewhere=True))
+    assert act(world) == [], "its sessions would begin without what was kept"
+    world.own("a", range(4))
+    world.add(worker("b"))
+    settle(world)
+    assert owners(world) == {"b": 8}
+
+
 def test_waking_fails_every_shard_over_at_once() -> None:
     world = World()
     world.own("dead", range(8))

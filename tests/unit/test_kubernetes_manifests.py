@@ -106,6 +106,15 @@ def test_another_removal_wait_starts_workers_anew(wait: float) -> None:
     assert {kind for (kind, name), text in after.items() if before[kind, name] != text} == {"Deployment", "ConfigMap"}
 
 
+def test_another_store_id_starts_workers_anew() -> None:
+    """A worker that runs would go on keeping sessions where nobody looks for them."""
+    found = entry(stateful())
+    before = digests(found)
+    found.store_id = "u1"
+    after = digests(found)
+    assert {kind for (kind, name), text in after.items() if before[kind, name] != text} == {"Deployment", "ConfigMap"}
+
+
 # ------------------------------------------------------------------------------------------------------------------ whose they are
 
 

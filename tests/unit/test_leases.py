@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 import pytest
 from dormouse_core.keys import Keys
 from dormouse_gateway.leader.leading import GatewayRegistration
+from dormouse_proto import state_pb2
 from dormouse_testing.clock import SimClock
 from dormouse_testing.memory_store import REFUSED, MemoryStore
 from dormouse_testing.session_worker import F, K, simulated
@@ -33,6 +35,20 @@ async def agent(store: MemoryStore) -> AsyncIterator[None]:
 
 
 each = pytest.mark.parametrize(("who", "key"), [(worker, K.worker(F, "w-1")), (agent, GATEWAYS.gateway("g"))], ids=["worker", "agent"])
+
+
+@simulated
+async def test_a_workers_entry_says_under_which_store_id_it_keeps_sessions() -> None:
+    store, adopting = MemoryStore(SimClock()), replace(F, store_id="u1")
+    made = WorkerRegistration(adopting, store, SimClock(), worker="w-1", address="a:1", instance="w", revision="r", keys=K)
+    await made.start()
+    for change in (None, made.drain):
+        if change is not None:
+            await change()
+        item = store.etcd.item(K.worker(F, "w-1"))
+        assert item is not None
+        assert state_pb2.WorkerEntry.FromString(item.value).store_id == "u1"
+    await made.close()
 
 
 @each

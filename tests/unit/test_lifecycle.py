@@ -61,7 +61,7 @@ def test_beside_workers_out_of_reach_as_many_run_and_those_go_first() -> None:
     world.add(worker("a"), replace(worker("b"), **far), worker("c", said=report(state_bytes=9)))
     (step,) = live(world, Decision(3, "by load"))
     assert isinstance(step, Scale)
-    assert (step.count, step.reason) == (4, "by load; in place of workers that gateways do not reach: 1")
+    assert (step.count, step.reason) == (4, "by load; in place of workers that serve nobody: 1")
     (fewer,) = live(world, AUTO_1)
     assert isinstance(fewer, Scale)
     assert (fewer.count, fewer.victims[0]) == (2, "i-b")
@@ -69,6 +69,26 @@ def test_beside_workers_out_of_reach_as_many_run_and_those_go_first() -> None:
     for name in "ac":
         world.workers[name] = replace(world.workers[name], **far)
     assert scales(world, AUTO_1) == [(NEW, 2)], "at most as many as are wanted"
+
+
+def test_workers_that_keep_sessions_elsewhere_are_replaced_and_go_when_others_serve_or_need_the_place() -> None:
+    world = World(entry=entry(proved=""), instances=[instance("i-a")])
+    world.add(worker("a", elsewhere=True))
+    (step,) = live(world, AUTO_1)
+    assert isinstance(step, Scale)
+    assert (step.count, step.victims) == (2, ("i-a",)), "it proves nothing, and one is started beside it"
+    world.instances = [instance("i-a"), replace(instance("i-b"), unplaced=True)]
+    (step,) = live(world, AUTO_1)
+    assert isinstance(step, Scale)
+    assert (step.count, step.victims[0]) == (1, "i-a")
+    world.instances = [instance("i-a"), instance("i-b")]
+    world.add(worker("b", elsewhere=True))
+    assert scales(world, AUTO_1) == [], "an image that knows no store id is not started again and again"
+    world.entry = entry()
+    world.add(worker("b"))
+    (step,) = live(world, AUTO_1)
+    assert isinstance(step, Scale)
+    assert (step.count, step.victims[0]) == (1, "i-a")
 
 
 def test_an_old_revision_stays_while_the_new_ones_worker_is_out_of_reach() -> None:

@@ -49,7 +49,13 @@ class WorkerRegistration:
         self._store = store
         self._clock = clock
         self._keys = keys
-        self._entry = state_pb2.WorkerEntry(address=address, revision=revision, state=state_pb2.WorkerEntry.State.READY, instance=instance)
+        self._entry = state_pb2.WorkerEntry(
+            address=address,
+            revision=revision,
+            state=state_pb2.WorkerEntry.State.READY,
+            instance=instance,
+            store_id=function.store_id,
+        )
         self._lease = 0
         self._renewed = 0.0  # when the last successful renewal was *sent*: the lease runs from no earlier than that
         self._leaving = False

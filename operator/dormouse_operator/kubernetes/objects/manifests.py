@@ -69,7 +69,7 @@ def build_deployment(entry: state_pb2.FunctionEntry, spec: FunctionSpec, setting
         {
             "replicas": 0,
             "selector": {"matchLabels": chosen},
-            # The template changes within a revision when the installation's image or store does: then pod by pod, nobody missing.
+            # Its template changes within a revision with the installation's image or store, or the store id: pod by pod, nobody missing.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "revisionHistoryLimit": 1,
             "template": build_pod_template(entry, spec, settings, store=_started_with(entry, settings)),
@@ -79,9 +79,13 @@ def build_deployment(entry: state_pb2.FunctionEntry, spec: FunctionSpec, setting
 
 
 def _started_with(entry: state_pb2.FunctionEntry, settings: ClusterSettings) -> dict[str, Any]:
-    """What of the spec file is the installation's: workers read it at their start."""
+    """What of the spec file is no part of the revision: workers read it at their start, and what they read may have changed since."""
     found: dict[str, Any] = msgspec.to_builtins(store_access(entry, settings))
-    return found if settings.removal_wait is None else {**found, "removalWait": settings.removal_wait}
+    if settings.removal_wait is not None:
+        found["removalWait"] = settings.removal_wait
+    if entry.store_id:
+        found["storeId"] = entry.store_id
+    return found
 
 
 def build_config_map(entry: state_pb2.FunctionEntry, spec: FunctionSpec, settings: ClusterSettings) -> Manifest:
