@@ -7,7 +7,7 @@ from dormouse_core.autoscaling import Decision
 from dormouse_core.errors import Code
 from dormouse_core.keys import Keys
 from dormouse_core.observations import FunctionSeen
-from dormouse_core.seams import Put, Txn
+from dormouse_core.seams import Delete, Put, Txn
 from dormouse_core.spec import parse_manifest
 from dormouse_core.spec.status import UNSEEN
 from dormouse_operator.kubernetes.api.http import Object
@@ -315,6 +315,28 @@ async def test_the_registry_is_whole_when_each_object_has_its_entry_or_was_refus
     world.kept = None
     await world.round({**python(), "spec": {"runtime": "fortran"}}, generation=2)
     assert survey.whole(), "one that is refused keeps nobody waiting"
+
+
+@pytest.mark.parametrize("key", [KEYS.retained(*KEY), KEYS.function(*KEY)], ids=["kept sessions", "the entry"])
+async def test_what_the_store_has_and_nobody_can_read_is_told_and_heals(world: World, key: str) -> None:
+    await world.store.txn(Txn((), (Put(key, b"\xff\xff"),)))
+    survey = Survey(
+        None, world.clock, (), world.objects, world.reconciler, world, registered=dict, deaf=lambda: None  # type: ignore[arg-type]
+    )  # fmt: skip
+    world.objects.listed([], {"": 0})
+    for _ in range(2):
+        await world.round(stateful(), generation=1)
+        (accepted,) = [said for said in world.said if said.type == "Accepted"]
+        assert (accepted.status, accepted.reason) == ("False", "Unreadable")
+        assert key in accepted.message
+    assert survey.whole(), "one that is refused keeps nobody waiting"
+    await world.store.txn(Txn((), (Delete(key),)))
+    await world.round(stateful(), generation=1)
+    assert world.kept is None, "it is looked at now and then"
+    world.reconciler.retry()
+    await world.round(stateful(), generation=1)
+    assert world.kept is not None
+    assert world.applied == [world.kept.revision]
 
 
 async def test_negative_control_without_a_first_generation_flux_would_take_a_new_object_for_ready(world: World) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from dormouse_core import spec as specs
 from dormouse_core.backoff import Backoff
-from dormouse_core.errors import Aborted, Code, DormouseError, FailedPrecondition, InvalidArgument, Unavailable
+from dormouse_core.errors import Aborted, Code, DataLoss, DormouseError, FailedPrecondition, InvalidArgument, Unavailable
 from dormouse_core.policies import NotAllowed
 from dormouse_core.seams import Clock, StoreError
 from dormouse_kit import log
@@ -28,6 +28,7 @@ from dormouse_operator.mirror import Mirror
 
 AGAIN = Backoff(0.5, 5.0)  # before a round that failed is begun anew
 TOGETHER = 8  # rounds at a time
+REFUSALS = {InvalidArgument: "Invalid", DataLoss: "Unreadable", FailedPrecondition: "ChangeRefused"}
 
 Entries = Callable[[str], state_pb2.FunctionEntry | None]
 Statuses = Callable[[str], control_pb2.FunctionStatus | None]
@@ -40,6 +41,8 @@ class _Known:
     generation: tuple[int, str] = (-1, "")
     """And the edition, which an annotation asks for: annotations count no generation."""
     accepted: Said | None = None
+    elsewhere: bool = False
+    """What `accepted` refuses may be put right elsewhere than in the object, without our being told: looked at again by `retry`."""
     judged_generation: int = -1
     """The object's generation that `accepted` is about. A status says no more than that of what it is about."""
     entered: int = 0
@@ -116,7 +119,11 @@ class Reconciler:
         """Now and then: what somebody else may have put right meanwhile, without our being told."""
         for key, found in self._objects.items.items():
             known = self._known.get(found["metadata"]["uid"])
-            if known is not None and known.not_applied is not None and not known.not_applied.final:
+            if known is None:
+                continue
+            if known.elsewhere:
+                known.generation = (-1, "")
+            if known.elsewhere or (known.not_applied is not None and not known.not_applied.final):
                 self.doubt(key, found["metadata"]["uid"])
 
     def doubt_all(self, entry: state_pb2.FunctionEntry) -> None:
@@ -209,6 +216,7 @@ class Reconciler:
         uid, generation = found["metadata"]["uid"], (found["metadata"].get("generation", 0), edition_of(found))
         if known.generation == generation and (self._entry(uid) is not None or (known.accepted is not None and known.accepted.bad)):
             return True
+        known.elsewhere = False
         try:
             wanted = specs.parse_manifest({name: part for name, part in found.items() if name != "status"})
             entry, revision = await self._entries.keep(found, wanted)
@@ -218,10 +226,10 @@ class Reconciler:
         except (Unavailable, Aborted) as error:
             log.event("an object could not be applied yet; tried again", function=found["metadata"]["name"], error=error.message)
             return False
-        except (InvalidArgument, FailedPrecondition) as error:
-            reason = "Invalid" if isinstance(error, InvalidArgument) else "ChangeRefused"
+        except (InvalidArgument, FailedPrecondition, DataLoss) as error:
+            reason = next(reason for kind, reason in REFUSALS.items() if isinstance(error, kind))
             known.generation, known.accepted = generation, Said("Accepted", "False", reason, _sentence(error.message))
-            known.judged_generation = generation[0]
+            known.judged_generation, known.elsewhere = generation[0], isinstance(error, DataLoss)
             return True
         known.generation, known.accepted = generation, Said("Accepted", "True", "Accepted", "The object is valid.")
         known.judged_generation, known.entered = generation[0], entry.generation
