@@ -25,16 +25,20 @@ def record(entry: state_pb2.FunctionEntry, now_us: int) -> bytes:
     return bytes(state_pb2.Retained(store_id=store_id, shards=entry.shards, since_us=now_us, tenant=entry.tenant).SerializeToString())
 
 
+class OtherTenant(FailedPrecondition):
+    """The sessions were kept for another tenant than the one whose the namespace is: its label may be set right."""
+
+
 def adopted(item: Item, label: str, shards: int, tenant: str = "") -> str:
     """The store id of the sessions that the new function `label` with so many shards, in a namespace of this tenant, is given.
-    FailedPrecondition: it cannot have them; DataLoss: whose they are cannot be read."""
+    FailedPrecondition: it cannot have them (OtherTenant: as whose its namespace is now); DataLoss: whose they are cannot be read."""
     try:
         found = _parse(item)
     except Unreadable as error:
         raise DataLoss(f"{label} cannot begin: {error}") from error
     if found.tenant != tenant:
         have, allowed = (f'tenant "{name}"' if name else "no tenant" for name in (tenant, found.tenant))
-        raise FailedPrecondition(
+        raise OtherTenant(
             f"metadata.namespace: {have} found, {allowed} is allowed (the namespace's label dormouse.dev/tenant): the sessions of an "
             f"earlier {label} were kept for that one. They are not touched; choose another name, or set the label right"
         )

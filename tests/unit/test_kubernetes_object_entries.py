@@ -21,7 +21,7 @@ from dormouse_testing.clock import ManualClock
 from dormouse_testing.cluster_objects import NOW
 from dormouse_testing.manifests import Data, onnx, stateful
 from dormouse_testing.memory_api import MemoryApi
-from dormouse_testing.memory_store import REPLY_LOST, REQUEST_LOST, MemoryStore
+from dormouse_testing.memory_store import FULL, REPLY_LOST, REQUEST_LOST, MemoryStore
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -118,6 +118,31 @@ async def test_a_namespace_that_is_another_tenants_by_now_is_not_given_them(worl
     assert KEYS.retained("default", "vad") in (await world.store.get([KEYS.retained("default", "vad")]))[1], "they are not touched"
     tenants["default"] = "red"
     assert (await world.keep(kept(), "v"))[0].store_id == "u"
+
+
+async def test_a_function_from_before_its_namespace_had_a_label_is_its_tenants(world: World) -> None:
+    """One that lives is of the namespace that is there, so whose that is it is."""
+    made, revision = await world.keep(kept(), "u")
+    assert made.tenant == ""
+    known = True
+
+    async def red(namespace: str) -> str:
+        if not known:
+            raise Unavailable("no API server")
+        return "red"
+
+    item = (await world.store.get([KEYS.leader]))[1][KEYS.leader]
+    world.entries = ObjectEntries(world.store, KEYS, world.clock, item.create_revision, tenant=red)
+    known = False
+    assert await world.keep(kept(), "u") == (made, revision), "nobody waits for what is only not known"
+    assert (await world.keep(stateful(reclaimPolicy="Retain", ttl="1h"), "u"))[0].tenant == ""
+    known = True
+    world.store.fault("txn", FULL)
+    assert (await world.keep(stateful(reclaimPolicy="Retain", ttl="1h"), "u"))[0].tenant == "", "nor for what a full store does not take"
+    assert (await world.keep(kept(), "u"))[0].tenant == "red"
+    assert await ended(world, "u")
+    made, _ = await world.keep(kept(), "v")
+    assert (made.store_id, made.tenant) == ("u", "red")
 
 
 async def test_negative_control_without_comparing_tenants_it_would_be(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

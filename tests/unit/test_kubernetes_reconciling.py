@@ -339,6 +339,24 @@ async def test_what_the_store_has_and_nobody_can_read_is_told_and_heals(world: W
     assert world.applied == [world.kept.revision]
 
 
+async def test_a_namespaces_label_that_was_set_right_is_noticed_without_an_edit_of_the_object(world: World) -> None:
+    kept = state_pb2.Retained(store_id="old", shards=64, tenant="red")
+    await world.store.txn(Txn((), (Put(KEYS.retained(*KEY), kept.SerializeToString()),)))
+    await world.round(stateful(), generation=1)
+    assert [(said.status, said.reason) for said in world.said if said.type == "Accepted"] == [("False", "ChangeRefused")]
+
+    async def red(namespace: str) -> str:
+        return "red"
+
+    world.entries._tenant = red
+    await world.round(stateful(), generation=1)
+    assert world.kept is None
+    world.reconciler.retry()
+    await world.round(stateful(), generation=1)
+    assert world.kept is not None
+    assert (world.kept.store_id, world.kept.tenant) == ("old", "red")
+
+
 async def test_negative_control_without_a_first_generation_flux_would_take_a_new_object_for_ready(world: World) -> None:
     world.apply_object(python(), 1)
     assert kstatus_waits(world.found)

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 from dormouse_core import spec as specs
-from dormouse_core.errors import FailedPrecondition, NotFound
+from dormouse_core.errors import Aborted, FailedPrecondition, NotFound, Unavailable
 from dormouse_core.keys import Keys
 from dormouse_core.seams import Clock, Store
 from dormouse_core.spec import InferenceFunction
@@ -26,8 +26,12 @@ class NameInUse(FailedPrecondition):
     """The name still belongs to a function that was deleted and is not gone yet."""
 
 
-class _Unasked(Exception):
+class _Unasked(Aborted):
     """Whose the namespace is has to be known first."""
+
+    def __init__(self, *, begins: bool) -> None:
+        super().__init__("whose the namespace is was not asked yet: ask again")
+        self.begins = begins
 
 
 async def nobody(namespace: str) -> str:
@@ -36,7 +40,7 @@ async def nobody(namespace: str) -> str:
 
 
 class ObjectEntries(FunctionEntries):
-    """`tenant(namespace)`: whose it is; asked where a function with sessions begins."""
+    """`tenant(namespace)`: whose it is; asked where a function with sessions begins, or its entry says nobody's."""
 
     def __init__(
         self, store: Store, keys: Keys, clock: Clock, leader_new: int, *, tenant: Callable[[str], Awaitable[str]] = nobody
@@ -49,26 +53,45 @@ class ObjectEntries(FunctionEntries):
         yet; FailedPrecondition: it changes what may not change; Unavailable, Aborted: ask again. What is already so is not written."""
         uid, namespace = found["metadata"]["uid"], wanted.metadata.namespace
         tenant: str | None = None if wanted.spec.sessions else ""
+        known, filled = True, False
 
         def change(entry: state_pb2.FunctionEntry | None) -> state_pb2.FunctionEntry | None:
+            nonlocal filled
             asked = edition_of(found)
             if entry is None:
                 if tenant is None:
-                    raise _Unasked
+                    raise _Unasked(begins=True)
                 return with_spec(_new(found, wanted, tenant), wanted.spec, asked)
             if entry.uid != uid or entry.deleting:
                 raise NameInUse("An older function of this name is being deleted; this one begins when that one is gone.")
             specs.validate_update(manifest_of(entry), wanted)
             edition = asked or entry.edition
             same = (entry.spec, entry.edition) == (specs.spec_to_json(wanted.spec), edition)
-            if same:
-                return wanted_again(entry) if entry.restored else None
-            return with_spec(entry, wanted.spec, edition)
+            after = with_spec(entry, wanted.spec, edition) if not same else wanted_again(entry) if entry.restored else None
+            if known and entry.shards and not entry.tenant:
+                # From before the namespace had a label. The function lives, so nobody else has had its namespace since.
+                if tenant is None:
+                    raise _Unasked(begins=False)
+                if tenant:
+                    after, filled = after or wanted_again(entry), True
+                    after.tenant = tenant
+            return after
 
         try:
             return await self._change(namespace, wanted.metadata.name, change)
-        except _Unasked:
-            tenant = await self._tenant(namespace)
+        except _Unasked as error:
+            try:
+                tenant = await self._tenant(namespace)
+            except Unavailable:
+                if error.begins:
+                    raise
+                known = False  # what lives does not wait for it
+        try:
+            return await self._change(namespace, wanted.metadata.name, change)
+        except Unavailable:
+            if not filled:
+                raise
+            known = False  # a store that is full takes no write, and without this one there may be nothing to write
             return await self._change(namespace, wanted.metadata.name, change)
 
     async def forget(self, namespace: str, name: str, uid: str) -> bool:

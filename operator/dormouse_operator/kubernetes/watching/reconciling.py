@@ -13,6 +13,7 @@ from dormouse_core import spec as specs
 from dormouse_core.backoff import Backoff
 from dormouse_core.errors import Aborted, Code, DataLoss, DormouseError, FailedPrecondition, InvalidArgument, Unavailable
 from dormouse_core.policies import NotAllowed
+from dormouse_core.retaining import OtherTenant
 from dormouse_core.seams import Clock, StoreError
 from dormouse_kit import log
 from dormouse_proto import control_pb2, state_pb2
@@ -229,7 +230,7 @@ class Reconciler:
         except (InvalidArgument, FailedPrecondition, DataLoss) as error:
             reason = next(reason for kind, reason in REFUSALS.items() if isinstance(error, kind))
             known.generation, known.accepted = generation, Said("Accepted", "False", reason, _sentence(error.message))
-            known.judged_generation, known.elsewhere = generation[0], isinstance(error, DataLoss)
+            known.judged_generation, known.elsewhere = generation[0], isinstance(error, DataLoss | OtherTenant)
             return True
         known.generation, known.accepted = generation, Said("Accepted", "True", "Accepted", "The object is valid.")
         known.judged_generation, known.entered = generation[0], entry.generation
