@@ -2,7 +2,8 @@
 
 An entry is written by the leader, from objects that are elsewhere. A store that came back without its data lacks what exists until the
 leader has written it again, and NOT_FOUND is final for clients. So the leader leaves a mark in the store once every object that it knows of
-has its entry there or was refused, and only where the mark is a function that is not there does not exist. It goes with the data.
+has its entry there or was refused (one that waits for its name was not), and only where the mark is a function that is not there does not
+exist. It goes with the data.
 
 A store that was restored to an earlier state brings an earlier mark back. A gateway that noticed that (`histories`) believes the mark again
 when it is of a term of leadership that began since: the former leader's key, which may have come back too, is gone within its lease.

@@ -317,6 +317,23 @@ async def test_the_registry_is_whole_when_each_object_has_its_entry_or_was_refus
     assert survey.whole(), "one that is refused keeps nobody waiting"
 
 
+async def test_an_object_that_waits_for_its_name_will_have_an_entry_and_the_registry_is_not_whole_without(world: World) -> None:
+    """After a restore each object of another uid does so, and its callers would be told that there is no such function."""
+    key = KEYS.function(*KEY)
+    await world.store.txn(Txn((), (Put(key, state_pb2.FunctionEntry(uid="restored", deleting=True).SerializeToString()),)))
+    survey = Survey(
+        None, world.clock, (), world.objects, world.reconciler, world, registered=dict, deaf=lambda: None  # type: ignore[arg-type]
+    )  # fmt: skip
+    world.objects.listed([], {"": 0})
+    world.apply_object(python(), 1)
+    assert not await world.reconciler._round(KEY)
+    assert [(said.status, said.reason) for said in world.said if said.type == "Accepted"] == [("False", "NameInUse")]
+    assert not survey.whole()
+    await world.store.txn(Txn((), (Delete(key),)))
+    assert await world.reconciler._round(KEY)
+    assert survey.whole()
+
+
 @pytest.mark.parametrize("key", [KEYS.retained(*KEY), KEYS.function(*KEY)], ids=["kept sessions", "the entry"])
 async def test_what_the_store_has_and_nobody_can_read_is_told_and_heals(world: World, key: str) -> None:
     await world.store.txn(Txn((), (Put(key, b"\xff\xff"),)))

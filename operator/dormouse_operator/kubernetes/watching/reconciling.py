@@ -29,6 +29,7 @@ from dormouse_operator.mirror import Mirror
 
 AGAIN = Backoff(0.5, 5.0)  # before a round that failed is begun anew
 TOGETHER = 8  # rounds at a time
+IN_USE = "NameInUse"
 REFUSALS = {InvalidArgument: "Invalid", DataLoss: "Unreadable", FailedPrecondition: "ChangeRefused"}
 
 Entries = Callable[[str], state_pb2.FunctionEntry | None]
@@ -143,9 +144,11 @@ class Reconciler:
         return state_pb2.Problem(code=int(code), reason=error.reason, message=error.message)
 
     def judged(self, uid: str) -> bool:
-        """The object has an entry in the registry, or was refused."""
+        """The object has an entry in the registry, or was refused. One that waits for its name has none yet, and will."""
         known = self._known.get(uid)
-        return known is not None and known.judged_generation >= 0
+        if known is None or known.accepted is None:
+            return False
+        return known.judged_generation >= 0 and known.accepted.reason != IN_USE
 
     async def close(self) -> None:
         tasks = [around.task for around in self._rounds.values() if around.task is not None]
@@ -222,7 +225,7 @@ class Reconciler:
             wanted = specs.parse_manifest({name: part for name, part in found.items() if name != "status"})
             entry, revision = await self._entries.keep(found, wanted)
         except NameInUse as error:
-            known.judged_generation, known.accepted = generation[0], Said("Accepted", "False", "NameInUse", error.message)
+            known.judged_generation, known.accepted = generation[0], Said("Accepted", "False", IN_USE, error.message)
             return False
         except (Unavailable, Aborted) as error:
             log.event("an object could not be applied yet; tried again", function=found["metadata"]["name"], error=error.message)
