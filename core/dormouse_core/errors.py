@@ -46,6 +46,7 @@ class Again(enum.StrEnum):
     COUNTING = "counting"  # what decides whether the session may begin is not known yet
     CLEARED = "cleared"  # nothing runs here but what comes next: the call for which that was asked (`dormouse_core.clearing`)
     UNCLEAR = "unclear"  # what runs did not end in time, or the worker is not kept clear for this call any more
+    UNTRIED = "untried"  # the worker has not been closed for this one: it rested, or was closed for another
 
 
 class DormouseError(Exception):

@@ -99,7 +99,7 @@ class Door:
 
     def die(self) -> None:
         self.dead = True
-        for asked, _ in self._clearing.look(1e9, False):
+        for asked, _ in self._clearing.look(1e9, False) + self._clearing.look(2e9, False):
             _tell(asked, RESET)
         for waits in self._waiting:
             _tell(waits, RESET)
@@ -109,7 +109,7 @@ class Door:
             return
         now = self._now()
         for asked, cleared in self._clearing.look(now, not self.running):
-            _tell(asked, again(Again.CLEARED if cleared else Again.UNCLEAR))
+            _tell(asked, again(Again.CLEARED if cleared else Again.UNTRIED if cleared is None else Again.UNCLEAR))
         if not self._clearing.closed:
             waiting, self._waiting = self._waiting, []
             for waits in waiting:

@@ -81,6 +81,8 @@ class Door:
         for call, cleared in clearing.look(now, quiet):
             if cleared:
                 call.transport.refuse(call, Unavailable("this worker is clear for the call", Again.CLEARED))
+            elif cleared is None:
+                call.transport.refuse(call, Unavailable("this worker was not closed for the call: others were before it", Again.UNTRIED))
             else:
                 call.transport.refuse(call, Unavailable("what runs in this worker has not ended in time", Again.UNCLEAR))
         if not clearing.closed:
