@@ -13,7 +13,7 @@ from dormouse_proto import inference_pb2
 from dormouse_worker.batches.batching import Batcher
 from dormouse_worker.batches.replies import Encoder
 from dormouse_worker.batches.requests import Request
-from dormouse_worker.batches.work import Runs, Work
+from dormouse_worker.batches.work import Figures, Runs, Work
 from dormouse_worker.models.signatures import Signature, StateSpec, TensorSpec
 from dormouse_worker.process import bootstrap
 from dormouse_worker.process.marks import Marks
@@ -36,6 +36,7 @@ class Engine:
 
     def __init__(self) -> None:
         self.runs = Runs(60.0)
+        self.figures = Figures()
         self.ids: list[str] = []
         self.most = 0
         self._under_way: dict[str, tuple[int, Callable[[Outcome], None]]] = {}
@@ -326,6 +327,15 @@ async def test_a_call_is_alone_in_it_only_where_no_other_waits_to_run() -> None:
         assert not marks.alone()
         waits.gone = True
         bench.transport.leave(list(bench.transport._open)[1])
+        assert marks.alone()
+        goes = bench.call("goes")
+        await turns()
+        bench.engine.figures.waiting = 1
+        goes.gone = True
+        bench.transport.leave(list(bench.transport._open)[1])
+        assert not marks.alone(), "its message is there until its turn comes"
+        bench.engine.figures.waiting = 0
+        bench.service._change(0)
         assert marks.alone()
         bench.engine.runs.begin(0.0)  # of which there is no room for a name
         assert not marks.alone()

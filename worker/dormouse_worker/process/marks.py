@@ -75,7 +75,7 @@ class Marks:
         _NUMBER.pack_into(self._memory, _ON_LOOP, 0 if slot is None else slot + 1)
 
     def inside(self, calls: int) -> None:
-        """So many calls have arrived and are not over, whether they run or wait."""
+        """So many calls, or more, have arrived and are not over, whether they run or wait, also for nobody any more. Too many is safe."""
         _NUMBER.pack_into(self._memory, _INSIDE, calls)
 
     def allow(self, seconds: float) -> None:

@@ -108,7 +108,8 @@ class Service:
     def _change(self, by: int) -> None:
         self.counters.change(by)
         if (marks := self.engine.runs.marks) is not None:
-            marks.inside(self.counters.active)
+            # Also what waits to run for nobody any more: its message is in memory until its turn comes.
+            marks.inside(self.counters.active + self.engine.figures.waiting)
 
     def _try(self, call: Call) -> None:
         try:
