@@ -57,6 +57,7 @@ class Call:
     headers: tuple[tuple[bytes, bytes], ...] = ()
     body = b"no message"
     streams = clears = False
+    taken = True
     since = 0.0
 
 

@@ -167,6 +167,7 @@ class Queue:
 
 class Arrived:
     streams = clears = False
+    taken = True
     kept = False
     since = 0.0
     deadline = float("inf")
