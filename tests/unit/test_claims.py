@@ -8,7 +8,7 @@ from dormouse_operator.kubernetes.api.http import ApiError
 from dormouse_operator.kubernetes.api.kinds import CLUSTER_ROLES, EVENTS
 from dormouse_operator.kubernetes.health import Health
 from dormouse_operator.kubernetes.telling.own_events import OwnEvents
-from dormouse_operator.kubernetes.watching.claiming import LABEL, LOOK, NO_RIGHT, Claiming, Seen
+from dormouse_operator.kubernetes.watching.claiming import AGAIN, LABEL, LOOK, NO_RIGHT, Claiming, Seen
 from dormouse_testing.clock import ManualClock, SimClock
 from dormouse_testing.memory_api import MemoryApi
 from hypothesis import given
@@ -90,6 +90,24 @@ async def test_it_waits_for_as_long_as_the_other_is_there_and_a_term_ends_when_i
     await second.run()
     assert len(waited) == 5
     assert second.out
+
+
+async def test_who_could_not_see_looks_again_soon_and_serves_when_the_api_server_answers() -> None:
+    api, clock = Server(), SimClock()
+    api.claim("mine", "2026-01-02T00:00:00Z")
+    api.refuse = ApiError(0, "NoAnswer", "the API server does not answer")
+    waiting = Claiming(api, clock, "mine", OwnEvents(api, clock, "system", "operator-1"), Seen())
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 4:
+            api.refuse = None
+        await asyncio.sleep(0)
+
+    clock.sleep = sleep  # type: ignore[method-assign]
+    await waiting.wait()
+    assert waited == [AGAIN] * 4
 
 
 @pytest.mark.parametrize(

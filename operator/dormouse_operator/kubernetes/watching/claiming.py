@@ -22,6 +22,7 @@ LABEL = "dormouse.dev/serves=all-namespaces"
 REASON = "ServedByAnother"
 OTHERS = "OthersKeepOut"
 LOOK = 10.0  # seconds between looks
+AGAIN = 1.0  # seconds before the next, of one that waits and could not see: it serves as soon as the API server answers
 NO_RIGHT = 60.0  # seconds of refusals alone after which there is no such right
 
 
@@ -51,10 +52,10 @@ class Claiming:
     async def wait(self) -> None:
         """Until nobody else serves what it would."""
         while True:
-            await self.look()
+            seen = await self.look()
             if not self.out:
                 return
-            await self._clock.sleep(LOOK)
+            await self._clock.sleep(LOOK if seen else AGAIN)
 
     async def run(self) -> None:
         """One of a term's loops; it returns, and ends the term, when this installation has to keep out."""
@@ -62,15 +63,15 @@ class Claiming:
             await self._clock.sleep(LOOK)
             await self.look()
 
-    async def look(self) -> None:
-        """A list that could not be read changes nothing: who kept out goes on so, who serves does."""
+    async def look(self) -> bool:
+        """False: the list could not be read, which changes nothing: who kept out goes on so, who serves does."""
         if not self._own:
-            return
+            return True
         try:
             listed = await self._api.list(CLUSTER_ROLES, labels=LABEL)
         except ApiError as error:
             await self._unknown(error)
-            return
+            return False
         self._seen.listed, self._seen.refused = True, None
         found = [claims.Claim(item["metadata"]["name"], item["metadata"]["creationTimestamp"]) for item in listed.items]
         elder = claims.elder(self._own, found)
@@ -80,6 +81,7 @@ class Claiming:
         others = f"Installations that keep out of what this one serves: {', '.join(younger)}." if younger else ""
         await self._events.warn(REASON, self.out)
         await self._events.warn(OTHERS, others)
+        return True
 
     async def _unknown(self, error: ApiError) -> None:
         """Without the right to look it serves; else it is asked again."""
