@@ -3,46 +3,30 @@
 from collections.abc import Iterator
 
 import pytest
+from dormouse_testing import pages
 from dormouse_testing.cluster.client import CHART, eventually
 from dormouse_testing.cluster.functions import RELEASE, SYSTEM, Dormouse, counter
-from dormouse_testing.cluster.operators import without_operator
 
 CLAIM = "dormouse-backups"
 
 
-def upgraded(dormouse: Dormouse, *values: str) -> None:
-    words = [word for value in values for word in ("--set", value)]
-    dormouse.cluster.helm("upgrade", RELEASE, str(CHART), "-n", SYSTEM, "--reuse-values", *words)
-
-
 @pytest.fixture
 def backed_up(own: Dormouse) -> Iterator[Dormouse]:
-    """With the CronJobs; no pod of the installation is touched by that."""
+    """With a volume for them, and without their CronJobs afterwards."""
     own.cluster.volume(f"{SYSTEM}-backups", "20Gi")
-    before = own.restarts()
-    upgraded(own, "backup.enabled=true", "backup.replace=true")
-    assert own.restarts() == before
     try:
         yield own
     finally:
-        upgraded(own, "backup.enabled=false")
+        own.cluster.helm("upgrade", RELEASE, str(CHART), "-n", SYSTEM, "--reuse-values", "--set", "backup.enabled=false")
         own.cluster.kubectl("delete", "jobs", "--all", "-n", SYSTEM)
         own.cluster.kubectl("delete", "pvc", CLAIM, "-n", SYSTEM, "--wait=false")
         own.cluster.kubectl("delete", "pv", f"{SYSTEM}-backups", "--wait=false")
 
 
-def ran(dormouse: Dormouse, job: str) -> str:
-    """What it said."""
-    dormouse.cluster.kubectl("create", "job", f"now-{job}", f"--from=cronjob/{RELEASE}-{job}", "-n", SYSTEM)
-
-    def ended() -> bool:
-        status = dormouse.cluster.get("job", f"now-{job}", SYSTEM)["status"]
-        return bool(status.get("succeeded") or status.get("failed"))
-
-    eventually(f"{job} has ended", ended, 60)
-    said = dormouse.cluster.kubectl("logs", "-n", SYSTEM, f"job/now-{job}")
-    assert dormouse.cluster.get("job", f"now-{job}", SYSTEM)["status"].get("succeeded"), said
-    return said
+def shown(dormouse: Dormouse, number: int) -> str:
+    """A block of the page's section, run as it stands there; what it printed."""
+    with dormouse.cluster.shell() as environment:
+        return "".join(pages.run("Backup and restore", number, namespace=SYSTEM, environment=environment))
 
 
 def test_restored_under_new_uids_every_session_goes_on_from_its_last_saved_step(backed_up: Dormouse) -> None:
@@ -53,14 +37,13 @@ def test_restored_under_new_uids_every_session_goes_on_from_its_last_saved_step(
         for session in sessions:
             dormouse.call(name, 1, session=session)
     assert dormouse.call("gone", 7, session="a") == 7
-    said = ran(dormouse, "backup")
-    assert "sessions at revision" in said
+    assert "sessions at revision" in shown(dormouse, 0)
     uid = dormouse.cluster.get("ifn", name, dormouse.space)["metadata"]["uid"]
     assert [dormouse.call(name, 1, session=session) for session in sessions] == [4] * 6
-    with without_operator(dormouse):
-        dormouse.cluster.kubectl("delete", "ifn", name, "gone", "-n", dormouse.space)
-        dormouse.apply(counter(name, minReplicas=1))
-        assert "sessions restored" in ran(dormouse, "restore")
+    dormouse.cluster.kubectl("delete", "ifn", name, "gone", "-n", dormouse.space)
+    dormouse.apply(counter(name, minReplicas=1))
+    dormouse.ready(name, 1)
+    assert "sessions restored" in shown(dormouse, 1)
     assert dormouse.cluster.get("ifn", name, dormouse.space)["metadata"]["uid"] != uid
     dormouse.ready(name, 1)
     assert [dormouse.call(name, 1, session=session, timeout=120) for session in sessions] == [4] * 6, "the fourth step again"

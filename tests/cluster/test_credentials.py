@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from dormouse_testing import pages
 from dormouse_testing.cluster.callers import Inside
 from dormouse_testing.cluster.client import eventually
 from dormouse_testing.cluster.functions import OPERATOR, RELEASE, STORE, SYSTEM, Dormouse, counter, echo
@@ -36,12 +37,12 @@ def test_a_service_accounts_token_that_is_replaced_and_revoked(own: Dormouse, tm
 
 
 @pytest.mark.slow
-def test_a_certificate_that_is_replaced_under_load_costs_no_call(own: Dormouse) -> None:
-    """As it is each year: the operator issues another, the kubelet brings it, etcd shows it from the next handshake on. Who connects
-    then, as a worker that wakes does, takes it; who is connected notices nothing."""
-    secret, inside = f"{RELEASE}-etcd-tls", Inside(own.cluster, SYSTEM, OPERATOR)
+def test_certificate_and_passwords_that_are_replaced_under_load_cost_no_call(own: Dormouse) -> None:
+    """As they are each year, and here by the page's own commands: the operator issues another, the kubelet brings it, etcd shows it from
+    the next handshake on. Who connects then, as a worker that wakes does, takes it; who is connected notices nothing."""
+    inside = Inside(own.cluster, SYSTEM, OPERATOR)
     host, _, port = STORE.rpartition(":")
-    before = inside.python(SHOWN, host, port)
+    before, password = inside.python(SHOWN, host, port), inside.python(PASSWORD)
     failed: list[str] = []
     end = threading.Event()
 
@@ -57,8 +58,13 @@ def test_a_certificate_that_is_replaced_under_load_costs_no_call(own: Dormouse) 
     for each in loops:
         each.start()
     try:
-        own.cluster.kubectl("annotate", "secret", secret, "-n", SYSTEM, f"dormouse.dev/renew={time.monotonic_ns()}", "--overwrite")
-        eventually("etcd shows the new one", lambda: inside.python(SHOWN, host, port) != before, 180)
+        with own.cluster.shell() as environment:
+            pages.run(ROTATE, 0, namespace=SYSTEM, environment=environment)
+            eventually("etcd shows the new one", lambda: inside.python(SHOWN, host, port) != before, 180)
+            eventually("root's password is another", lambda: inside.python(PASSWORD) != password, 180)
+            dates, told = pages.run(ROTATE, 1, namespace=SYSTEM, environment=environment)
+            assert "notAfter" in dates
+            assert "the store's passwords are being replaced" in told
         own.apply(counter("newcomer", minReplicas=1))
         own.ready("newcomer", 1)
         assert own.call("newcomer", 2, session="new") == 2, "a worker that connects now"
@@ -70,6 +76,8 @@ def test_a_certificate_that_is_replaced_under_load_costs_no_call(own: Dormouse) 
     assert failed == []
 
 
+ROTATE = "Rotate certificates and passwords"
+PASSWORD = 'print(open("/etc/dormouse/users/operator").read())'
 SHOWN = """
     import ssl, sys
     print(ssl.get_server_certificate((sys.argv[1], int(sys.argv[2])), ca_certs="/etc/dormouse/tls/ca.crt"))

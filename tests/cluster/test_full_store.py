@@ -4,11 +4,50 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
+from dormouse_testing import pages
 from dormouse_testing.cluster.callers import Inside
 from dormouse_testing.cluster.client import Cluster, eventually
 from dormouse_testing.cluster.functions import OPERATOR, STORE, SYSTEM, Dormouse, counter, echo, installed
 
 QUOTA = 16 << 20
+
+
+@pytest.fixture
+def kept(alone: Cluster) -> Iterator[Dormouse]:
+    """With etcd on a volume."""
+    name = f"{SYSTEM}-0"
+    alone.volume(name)
+    try:
+        with installed(alone, "larger", f"etcd.quotaBytes={QUOTA}", "etcd.persistence.enabled=true,etcd.persistence.size=1Gi") as found:
+            yield found
+    finally:
+        alone.kubectl("delete", "pv", name, "--ignore-not-found", "--wait=false")
+
+
+@pytest.mark.slow
+def test_a_larger_quota_ends_it_and_every_session_goes_on(kept: Dormouse) -> None:
+    """By the page's own commands."""
+    kept.apply(counter("awake", minReplicas=1))
+    kept.ready("awake", 1)
+    assert kept.call("awake", 1, session="s") == 1
+    assert Inside(kept.cluster, SYSTEM, OPERATOR).python(WRITE, STORE, "fill").strip() == "full"
+    with pytest.raises(grpc.RpcError) as refused:
+        kept.call("awake", 1, session="s", timeout=20)
+    assert "the store is full" in str(refused.value.details())
+    with kept.cluster.shell() as environment:
+        seen, sessions = pages.run("When the store is full", 0, namespace=SYSTEM, environment=environment)
+        assert "dormouse_store_full 1.0" in seen
+        assert "awake" in sessions
+        pages.run("When the store is full", 1, namespace=SYSTEM, environment=environment)
+    eventually("its step is taken", lambda: _taken(kept), 120)
+
+
+def _taken(dormouse: Dormouse) -> bool:
+    """The second step of the session: the first was acknowledged, the refused one was not."""
+    try:
+        return dormouse.call("awake", 1, session="s", key="second", timeout=20) == 2
+    except grpc.RpcError:
+        return False
 
 
 @pytest.fixture

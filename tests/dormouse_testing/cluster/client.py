@@ -3,8 +3,10 @@
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -53,6 +55,17 @@ class Cluster:
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
+
+    @contextlib.contextmanager
+    def shell(self) -> Iterator[dict[str, str]]:
+        """An environment in which `kubectl` and `helm` are this cluster's."""
+        with tempfile.TemporaryDirectory() as folder:
+            if self.layout:
+                for name, program in (("kubectl", [str(self.layout.kube), "kubectl"]), ("helm", [str(self.layout.bin / "helm")])):
+                    file = Path(folder, name)
+                    file.write_text(f'#!/bin/sh\nexec {shlex.join(program)} "$@"\n')
+                    file.chmod(0o755)
+            yield {**self.environment(), "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
 
     def helm(self, *words: str, timeout: float = 300.0) -> str:
         return self.run(str(self.layout.bin / "helm") if self.layout else "helm", *words, timeout=timeout)
