@@ -1,9 +1,12 @@
-"""Where the API server is and how it knows us: in a pod, from a kubeconfig, and from a token's file that is replaced."""
+"""Where the API server is and how it knows us: in a pod, from kubeconfigs as people have them, and when what they give is replaced."""
 
+import asyncio
 import base64
+import json
 import os
 import ssl
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,9 @@ import pytest
 import yaml
 from dormouse_core.errors import FailedPrecondition
 from dormouse_operator.kubernetes.api import access
-from dormouse_operator.kubernetes.api.access import Access, Token, find, kubeconfig
+from dormouse_operator.kubernetes.api.access import REFUSED, RENEW, Access, find, kubeconfig
+from dormouse_operator.kubernetes.api.http import _Connections
+from kubernetes.aio.client.rest import RESTClientObject
 
 PEM = "-----BEGIN CERTIFICATE-----"
 
@@ -40,164 +45,281 @@ def in_pod(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("host", "server"), [("10.0.0.1", "https://10.0.0.1:6443"), ("fd00::1", "https://[fd00::1]:6443")])
-def test_in_a_pod_the_service_account_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, server: str) -> None:
+async def test_in_a_pod_the_service_account_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, server: str) -> None:
     in_pod(tmp_path, monkeypatch)
-    found = find({"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": "6443"})
-    assert (found.server, found.ca, found.token.read(), found.insecure) == (server, PEM.encode(), "pod-token", False)
+    found = await find({"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": "6443"})
+    configuration = found.configuration
+    assert (found.server, configuration.ssl_ca_cert, configuration.verify_ssl) == (server, str(tmp_path / "ca.crt"), True)
+    assert found.authorization == "bearer pod-token"
+    assert (await find({"KUBERNETES_SERVICE_HOST": host})).server == server.replace("6443", "443")
 
 
-def test_a_kubeconfig_that_is_named_goes_before_the_pods_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_kubeconfig_that_is_named_goes_before_the_pods_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_pod(tmp_path, monkeypatch)
-    found = find({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBECONFIG": str(written(tmp_path))})
-    assert (found.server, found.token.read()) == ("https://api:6443", "t")
+    found = await find({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBECONFIG": str(written(tmp_path))})
+    assert (found.server, found.authorization) == ("https://api:6443", "Bearer t")
 
 
-def test_of_several_kubeconfigs_the_first_that_is_there_is_used(tmp_path: Path) -> None:
-    names = ["", str(tmp_path / "none"), str(written(tmp_path)), str(written(tmp_path, {"token": "other"}, name="second"))]
-    assert find({"KUBECONFIG": os.pathsep.join(names)}).token.read() == "t"
+async def test_of_several_kubeconfigs_the_first_that_names_a_context_decides(tmp_path: Path) -> None:
+    """As kubectl does: another would be another cluster."""
+    bare = tmp_path / "bare"
+    bare.write_text(yaml.safe_dump({"users": [{"name": "u", "user": {"token": "of the first"}}]}))
+    second = written(tmp_path, {"token": "other"}, {"server": "https://second"}, name="second", **{"current-context": "there"})
+    names = ["", str(tmp_path / "none"), str(bare), str(written(tmp_path)), str(second)]
+    found = await find({"KUBECONFIG": os.pathsep.join(names)})
+    assert (found.server, found.authorization) == ("https://api:6443", "Bearer of the first"), (
+        "and entries are the first file's that has them"
+    )
 
 
-def test_a_token_without_a_cluster_is_no_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_negative_control_left_to_the_library_the_last_ones_context_would_decide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "_context", lambda paths: None)
+    cluster = {"clusters": [{"name": "other", "cluster": {"server": "https://second"}}]}
+    contexts = {"contexts": [{"name": "second", "context": {"cluster": "other", "user": "u"}}], "current-context": "second"}
+    second = written(tmp_path, name="second", **cluster, **contexts)
+    assert (await find({"KUBECONFIG": f"{written(tmp_path)}:{second}"})).server == "https://second"
+
+
+async def test_a_token_without_a_cluster_is_no_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_pod(tmp_path, monkeypatch)
     with pytest.raises(FailedPrecondition, match="this is no pod"):
-        find({"KUBERNETES_SERVICE_HOST": "", "HOME": str(tmp_path), "KUBECONFIG": ""})
+        await find({"KUBERNETES_SERVICE_HOST": "", "HOME": str(tmp_path), "KUBECONFIG": ""})
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     with pytest.raises(FailedPrecondition, match="this is no pod"):
-        find({})
+        await find({})
 
 
 @pytest.mark.parametrize("environment", [{"KUBECONFIG": "/nowhere"}, {"KUBECONFIG": ""}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, {}])
-def test_without_either_it_is_said_what_was_looked_for(
+async def test_without_either_it_is_said_what_was_looked_for(
     environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(access, "SERVICE_ACCOUNT", tmp_path / "no-account")
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(FailedPrecondition, match="no pod with a service account, and KUBECONFIG names no file"):
-        find(environment)
+        await find(environment)
 
 
-def test_the_home_folders_kubeconfig_is_the_last_resort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_home_folders_kubeconfig_is_the_last_resort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access, "SERVICE_ACCOUNT", tmp_path / "no-account")
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".kube").mkdir()
     written(tmp_path / ".kube")
-    assert find({}).server == "https://api:6443"
+    assert (await find({})).server == "https://api:6443"
+
+
+@pytest.mark.parametrize("lacks", ["token", "ca.crt"])
+async def test_a_service_account_that_is_not_whole_is_refused(lacks: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_pod(tmp_path, monkeypatch)
+    (tmp_path / lacks).write_text("")
+    with pytest.raises(FailedPrecondition, match=str(tmp_path)):
+        await find({"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
 
 
 # ------------------------------------------------------------------------------------------------------------------ a kubeconfig
 
 
-def test_certificates_stand_in_the_file_or_beside_it(tmp_path: Path) -> None:
+async def test_certificates_stand_in_the_file_or_beside_it(tmp_path: Path) -> None:
     (tmp_path / "k.pem").write_text("KEY")
     user = {"client-certificate-data": base64.b64encode(b"CERT").decode(), "client-key": "k.pem"}
-    found = kubeconfig(written(tmp_path, user, {"certificate-authority-data": base64.b64encode(b"CA").decode()}))
-    assert (found.ca, found.cert, found.key, found.token.read()) == (b"CA", b"CERT", b"KEY", "")
+    found = await kubeconfig(str(written(tmp_path, user, {"certificate-authority-data": base64.b64encode(b"CA").decode()})))
+    files = (found.configuration.ssl_ca_cert, found.configuration.cert_file, found.configuration.key_file)
+    assert list(map(text, files)) == ["CA", "CERT", "KEY"]
+    assert found.authorization == ""
 
 
-def test_a_tokens_file_lies_beside_the_kubeconfig_and_goes_before_a_token(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("from the file\n")
-    assert kubeconfig(written(tmp_path, {"token": "t", "tokenFile": "token"})).token.read() == "from the file"
+async def test_a_tokens_file_lies_beside_the_kubeconfig_and_may_end_with_a_newline(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("from the file\n".replace(" ", "-"))
+    assert (await kubeconfig(str(written(tmp_path, {"tokenFile": "token"})))).authorization == "Bearer from-the-file"
+
+
+async def test_proxies_server_names_and_passwords_are_taken(tmp_path: Path) -> None:
+    cluster = {"proxy-url": "http://proxy:3128", "tls-server-name": "kubernetes"}
+    found = await kubeconfig(str(written(tmp_path, {"username": "u", "password": "p"}, cluster)))
+    assert (found.configuration.proxy, found.configuration.tls_server_name) == ("http://proxy:3128", "kubernetes")
+    assert found.authorization == "Basic " + base64.b64encode(b"u:p").decode()
+
+
+def text(file: Any) -> str:
+    return Path(file).read_text()
+
+
+def plugin(folder: Path, says: str) -> dict[str, Any]:
+    """A user who logs in through a program: a shell script."""
+    script = folder / "plugin"
+    script.write_text(f"#!/bin/sh\necho . >>{folder}/runs\n{says}\n")
+    script.chmod(0o755)
+    return {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": str(script), "env": [{"name": "WORD", "value": "w"}]}}
+
+
+def credential(**status: str) -> str:
+    return (
+        "cat <<EOF\n" + json.dumps({"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": status}) + "\nEOF"
+    )
+
+
+def stamp(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds))
+
+
+@pytest.mark.parametrize(("lasts", "runs"), [(60, 2), (3600, 1)])
+async def test_a_program_that_logs_in_is_run_again_when_what_it_gave_expires(tmp_path: Path, lasts: int, runs: int) -> None:
+    """5 minutes before it does, as the library has it; and at once where the server refuses it."""
+    says = credential(token=f"$WORD$(wc -l <{tmp_path}/runs)", expirationTimestamp=stamp(lasts))
+    now = [0.0]
+    found = await kubeconfig(str(written(tmp_path, plugin(tmp_path, says))))
+    found._clock, found._at = lambda: now[0], 0.0
+    assert found.authorization == "Bearer w1"
+    await found.renew()
+    assert found.reads == 0
+    now[0] = RENEW
+    await found.renew()
+    assert found.authorization == f"Bearer w{runs}"
+    found.refused()
+    now[0] += REFUSED
+    await found.renew()
+    assert found.authorization == f"Bearer w{runs + 1}"
+
+
+@pytest.mark.parametrize("says", ["exit 3", "echo no JSON", credential(), "exec false"])
+async def test_a_program_that_fails_is_said_and_nobody_goes_on_without_a_name(tmp_path: Path, says: str) -> None:
+    path = str(written(tmp_path, plugin(tmp_path, says)))
+    with pytest.raises(FailedPrecondition) as refused:
+        await kubeconfig(path)
+    assert path in refused.value.message
+    assert "the user u has no token, no certificate and no program that gives one, or the program failed" in refused.value.message
+
+
+async def test_a_program_that_does_not_end_is_not_waited_for_nor_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "PLUGIN", 0.3)
+    reading = access._Kubeconfigs(str(written(tmp_path, plugin(tmp_path, f"while [ ! -e {tmp_path}/end ]; do sleep 0.1; done"))))
+    with pytest.raises(FailedPrecondition, match="took more than"):
+        await reading.read(True)
+    with pytest.raises(FailedPrecondition, match="has not ended yet"):
+        await reading.read(True)
+    assert text(tmp_path / "runs") == ".\n"
+    (tmp_path / "end").touch()
+    assert reading._reading is not None
+    await reading._reading
+
+
+async def test_a_program_that_fails_later_leaves_what_it_gave_before(tmp_path: Path) -> None:
+    found = await kubeconfig(str(written(tmp_path, plugin(tmp_path, credential(token="first", expirationTimestamp=stamp(60))))))
+    plugin(tmp_path, "exit 1")
+    for refused in (False, True):
+        found._clock, found._at, found._refused = lambda: RENEW, 0.0, refused
+        await found.renew()
+        assert text(tmp_path / "runs") == ".\n" * (3 if refused else 2)
+        assert found.authorization == "Bearer first"
 
 
 @pytest.mark.parametrize(
     ("user", "more", "text"),
     [
-        ({"exec": {"command": "aws"}}, {}, "the user u logs in through a program"),
-        ({"auth-provider": {"name": "gcp"}}, {}, "the user u logs in through a program"),
-        (None, {"current-context": "gone"}, "contexts has no 'gone'"),
-        (None, {"current-context": None}, "contexts has no"),
-        (None, {"users": []}, "users has no 'u'"),
-        (None, {"clusters": None}, "clusters has no 'c'"),
-        (None, {"current-context": "there"}, "'cluster'"),
-        (None, {"clusters": [{"name": "c", "cluster": {}}]}, "'server'"),
-        (None, {"users": [{"name": "u", "user": None}]}, "no kubeconfig"),
+        (None, {"current-context": "gone"}, "gone"),
+        (None, {"current-context": None}, "no current-context"),
+        (None, {"users": []}, "missing or of another form"),
+        ({}, {}, "the user u has no token"),
+        (None, {"clusters": None}, "clusters"),
+        (None, {"current-context": "there"}, "Expected key cluster"),
+        (None, {"clusters": [{"name": "c", "cluster": {}}]}, "cluster"),
+        (None, {"clusters": [{"name": "c", "cluster": {"insecure-skip-tls-verify": True}}]}, "no server"),
         (None, {"contexts": "many"}, "no kubeconfig"),
         ({"client-certificate": "none.pem"}, {}, "none.pem"),
         ({"client-certificate-data": "abc"}, {}, "no kubeconfig"),
+        ({"auth-provider": {"name": "oidc"}}, {}, "oidc"),
     ],
 )
-def test_one_that_cannot_be_used_says_which_and_why(tmp_path: Path, user: Any, more: Any, text: str) -> None:
+async def test_one_that_cannot_be_used_says_which_and_why(tmp_path: Path, user: Any, more: Any, text: str) -> None:
     path = written(tmp_path, user, **more)
     with pytest.raises(FailedPrecondition) as refused:
-        kubeconfig(path)
+        await kubeconfig(str(path))
     assert str(path) in refused.value.message
     assert text in refused.value.message
 
 
-@pytest.mark.parametrize("text", ["", "[1, 2]", "a: [", "\t"])
-def test_what_is_no_kubeconfig_is_refused(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["", "[1, 2]", "a: [", "\t", "5", "current-context: c"])
+async def test_what_is_no_kubeconfig_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "config"
     path.write_text(text)
     with pytest.raises(FailedPrecondition, match=str(path)):
-        kubeconfig(path)
+        await kubeconfig(str(path))
 
 
-def test_a_server_is_verified_unless_the_file_says_otherwise(tmp_path: Path) -> None:
-    assert kubeconfig(written(tmp_path)).context().verify_mode is ssl.CERT_REQUIRED
-    lax = kubeconfig(written(tmp_path, None, {"insecure-skip-tls-verify": True})).context()
+async def test_a_server_is_verified_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    assert context(await kubeconfig(str(written(tmp_path)))).verify_mode is ssl.CERT_REQUIRED
+    lax = context(await kubeconfig(str(written(tmp_path, None, {"insecure-skip-tls-verify": True}))))
     assert (lax.verify_mode, lax.check_hostname) == (ssl.CERT_NONE, False)
 
 
-def made(folder: Path, name: str) -> tuple[bytes, bytes]:
-    """A certificate that signs itself, and its key."""
+def context(found: Access) -> ssl.SSLContext:
+    return RESTClientObject(found.configuration).ssl_context
+
+
+def made(folder: Path, name: str) -> tuple[str, str]:
+    """The files of a certificate that signs itself, and of its key."""
     cert, key = folder / f"{name}.crt", folder / f"{name}.key"
     words = ["-x509", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-days", "2", "-out", cert, "-keyout", key]
     subprocess.run(["openssl", "req", *words], check=True, capture_output=True)
-    return cert.read_bytes(), key.read_bytes()
+    return str(cert), str(key)
 
 
-def test_the_authority_of_the_cluster_is_trusted_and_no_other(tmp_path: Path) -> None:
+async def test_the_authority_of_the_cluster_is_trusted_and_no_other(tmp_path: Path) -> None:
     ca, _ = made(tmp_path, "authority")
-    trusted = [dict(pair[0] for pair in each["subject"]) for each in Access("https://api", ca=ca).context().get_ca_certs()]
-    assert trusted == [{"commonName": "authority"}]
-    assert Access("https://api").context().verify_mode is ssl.CERT_REQUIRED, "without one, what the system trusts"
+    found = context(await kubeconfig(str(written(tmp_path, None, {"certificate-authority": ca}))))
+    assert [dict(pair[0] for pair in each["subject"]) for each in found.get_ca_certs()] == [{"commonName": "authority"}]
 
 
-def test_who_has_a_certificate_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cert, key = made(tmp_path, "user")
-    shown: list[str] = []
-    load = ssl.SSLContext.load_cert_chain
-    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", lambda self, file: (shown.append(Path(file).read_text()), load(self, file))[1])
-    Access("https://api", cert=cert, key=key).context()
-    assert shown == [(cert + b"\n" + key).decode()]
-    Access("https://api").context()
-    assert len(shown) == 1, "who has none shows none"
+# ------------------------------------------------------------------------------------------------------------------ read again
 
 
-# ------------------------------------------------------------------------------------------------------------------ a token
-
-
-def test_a_token_that_is_replaced_under_a_running_process_is_read_anew(tmp_path: Path) -> None:
-    """As the kubelet does it: another file in its place."""
-    path = tmp_path / "token"
-    path.write_text("first")
-    token = Token(path=path)
-    assert token.read() == "first"
+async def test_a_token_that_is_replaced_under_a_running_process_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the kubelet does it: another file in its place. While none is there the last one goes on, which may still do."""
+    in_pod(tmp_path, monkeypatch)
+    now = [0.0]
+    found = await find({"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
+    found._clock, found._at = lambda: now[0], 0.0
     (tmp_path / "next").write_text("second\n")
-    (tmp_path / "next").replace(path)
-    assert token.read() == "second"
+    (tmp_path / "next").replace(tmp_path / "token")
+    await found.renew()
+    assert found.authorization == "bearer pod-token", "it is not asked for with each request"
+    now[0] = RENEW
+    await found.renew()
+    assert found.authorization == "bearer second"
+    (tmp_path / "token").unlink()
+    now[0] = 2 * RENEW
+    await found.renew()
+    assert found.authorization == "bearer second"
+    (tmp_path / "token").write_text("third")
+    now[0] = 3 * RENEW
+    await found.renew()
+    assert found.authorization == "bearer third"
 
 
-def test_while_it_is_not_there_the_last_one_goes_on(tmp_path: Path) -> None:
-    path = tmp_path / "token"
-    path.write_text("first")
-    token = Token(path=path)
-    token.read()
-    path.unlink()
-    assert token.read() == "first"
-    path.write_text("second, longer")
-    assert token.read() == "second, longer"
+async def test_who_comes_while_it_is_read_goes_on_with_what_there_is(tmp_path: Path) -> None:
+    found = await kubeconfig(str(written(tmp_path, plugin(tmp_path, credential(token="t", expirationTimestamp=stamp(60))))))
+    found._clock = lambda: time.monotonic() + RENEW
+    await asyncio.gather(*(found.renew() for _ in range(5)))
+    assert (found.reads, text(tmp_path / "runs")) == (1, ".\n.\n")
 
 
-def test_a_tokens_file_is_read_once_for_each_time_that_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked for with each request."""
-    path, reads, read_text = tmp_path / "token", list[Path](), Path.read_text
-    path.write_text("first")
-    token = Token(path=path)
-    monkeypatch.setattr(Path, "read_text", lambda self, *more: (reads.append(self), read_text(self, *more))[1])
-    assert [token.read() for _ in range(3)] == ["first"] * 3
-    assert reads == [path]
+async def test_a_certificate_that_is_replaced_is_shown_by_connections_from_then_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cert, key = made(tmp_path, "user")
+    shown: list[tuple[str, str]] = []
+    real = ssl.SSLContext.load_cert_chain
 
+    def load(self: ssl.SSLContext, certfile: str, keyfile: str) -> None:
+        shown.append((certfile, text(certfile)))
+        real(self, certfile, keyfile)
 
-def test_access_without_a_token_has_none() -> None:
-    assert Access("https://api").token.read() == ""
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", load)
+    found = await kubeconfig(str(written(tmp_path, {"client-certificate": cert, "client-key": key})))
+    connections = _Connections(found, 1)
+    await connections.renew()
+    first, found._clock = text(cert), lambda: time.monotonic() + RENEW
+    made(tmp_path, "user")
+    await connections.renew()
+    await connections.renew()
+    assert shown == [(cert, first), (cert, text(cert))]
+    assert first != text(cert)

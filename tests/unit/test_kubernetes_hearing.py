@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from dormouse_core.keys import Function
+from dormouse_operator.kubernetes.api.access import Access
 from dormouse_operator.kubernetes.api.http import ApiError, HttpApi, Listed, Object
 from dormouse_operator.kubernetes.api.kinds import FUNCTIONS
 from dormouse_operator.kubernetes.api.known import Key, Objects
@@ -18,6 +19,7 @@ from dormouse_operator.view import Registered
 from dormouse_proto import state_pb2
 from dormouse_testing.clock import ManualClock
 from dormouse_testing.memory_api import MemoryApi
+from kubernetes.aio.client.configuration import Configuration
 
 
 class Reconciler:
@@ -121,7 +123,7 @@ async def test_a_list_is_all_of_its_pages_or_an_error(monkeypatch: pytest.Monkey
         return {"items": pages[number], "metadata": {"resourceVersion": "7", "continue": following}}
 
     monkeypatch.setattr(HttpApi, "_send", send)
-    api = object.__new__(HttpApi)
+    api = HttpApi(Access(Configuration()))
     assert await api.list(FUNCTIONS) == Listed("7", ["a", "b", "c", "d"])  # type: ignore[list-item]
     assert asked == ["", "1", "2"]
     for number in range(3):

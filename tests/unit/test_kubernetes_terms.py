@@ -41,13 +41,16 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
     async def won(*arguments: object) -> bool:
         return True
 
+    async def reached() -> object:
+        return SimpleNamespace()
+
     async def lost(*arguments: object) -> int:
         return terms.LOST
 
     for name in ("Health", "EtcdStore", "EtcdMembers", "HttpApi", "Election", "Space"):
         monkeypatch.setattr(running, name, Reached)
     replaced: dict[tuple[Any, str], object] = {
-        (access, "find"): lambda: None,
+        (access, "find"): reached,
         (running, "Term"): begun,
         (terms, "tls"): lambda options: None,
         (terms, "campaigned"): won,

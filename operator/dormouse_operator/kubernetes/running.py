@@ -189,7 +189,7 @@ async def run(options: Options, seen: Seen, alone: bool = False) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     health = Health()
     try:
-        found = access.find()
+        found = await access.find()
         await health.start(options.metrics)
     except DormouseError as error:
         log.warning("the operator cannot start", error=error.message)

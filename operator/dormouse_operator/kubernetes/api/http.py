@@ -1,17 +1,22 @@
-"""The API server over HTTP: the requests that the operator makes, on aiohttp, which kopf brings.
+"""The API server over HTTP, by `kubernetes.aio`: the requests that the operator makes.
 
-The official client is generated, synchronous and takes more memory than all of the rest of the operator. What matters here is small: every
-request ends (a limit for each, and the kernel's keepalive for watches, so that a black hole is noticed in half a minute however silent the
-watch is), the token is read anew when its file changes, and an error says what the server said.
+The library has the connection, how the server knows us, and what a URL and a body look like. What it leaves open is set here: every request
+ends (a limit for each, and the kernel's keepalive for watches, so that a black hole is noticed in half a minute however silent the watch
+is), a list is whole or it is an error, a watch's line may have a megabyte, and an error says what the server said. Its models of
+Kubernetes' objects are not used (docs/decisions/0214).
 """
 
+import asyncio
 import json
 import socket
+import ssl
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import aiohttp
+from kubernetes.aio.client.api_client import ApiClient
+from kubernetes.aio.client.rest import RESTClientObject
 
 from dormouse_operator.kubernetes.api.access import Access
 from dormouse_operator.kubernetes.api.kinds import Kind
@@ -20,8 +25,11 @@ Object = dict[str, Any]
 
 TIMEOUT = 10.0  # seconds for anything but a watch
 PAGE = 500
+REQUESTS = 64  # connections of requests, watches apart
+LISTS = 32  # of these, what lists may take: a start with many namespaces leaves room for writes
 WATCH_SECONDS = 240  # after which the server ends a watch, and we begin the next
 KEEPALIVE = (10, 5, 3)  # seconds idle, seconds between probes, probes: a peer that is gone is noticed after 25 s
+AGENT = "dormouse-operator"
 OPEN = "OPEN"
 _MERGE = "application/merge-patch+json"
 
@@ -86,24 +94,57 @@ class Api(Protocol):
     async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> None: ...
 
 
+class _Connections(RESTClientObject):
+    """`limit`: how many there may be at a time; 0: as many as are asked for."""
+
+    def __init__(self, access: Access, limit: int) -> None:
+        super().__init__(access.configuration)
+        self._limit = limit
+        self._access = access
+        self._loaded = access.reads
+
+    def _create_connector(self) -> aiohttp.TCPConnector:
+        return connector(self.ssl_context, self._limit)
+
+    async def renew(self) -> None:
+        """Connections from now on show the certificate that there is by now."""
+        await self._access.renew()
+        if self._loaded != self._access.reads:
+            self._loaded = self._access.reads
+            if self.configuration.cert_file:
+                self.ssl_context.load_cert_chain(self.configuration.cert_file, keyfile=self.configuration.key_file)
+
+
+class _Client(ApiClient):
+    def __init__(self, access: Access, limit: int) -> None:
+        super().__init__(access.configuration)
+        self.rest_client = self.connections = _Connections(access, limit)
+        self.user_agent = AGENT
+
+
 class HttpApi:
-    """One session. Belongs to the event loop in which it is made."""
+    """Belongs to the event loop in which it is made.
+
+    Watches have connections of their own, as many as there are watches: they are held for minutes, and where they share a limit with
+    requests, those of eleven namespaces leave none (`REQUESTS`).
+    """
 
     def __init__(self, access: Access) -> None:
         self._access = access
-        connector = aiohttp.TCPConnector(ssl=access.context(), socket_factory=_socket, limit=64)
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT, sock_connect=TIMEOUT)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, headers={"User-Agent": "dormouse-operator"})
+        self._requests, self._watches = (_Client(access, limit) for limit in (REQUESTS, 0))
+        self._listing = asyncio.Semaphore(LISTS)
 
     async def close(self) -> None:
-        await self._session.close()
+        for each in (self._requests, self._watches):
+            await each.connections.close()
 
     async def list(self, kind: Kind, namespace: str = "", *, labels: str = "", fields: str = "") -> Listed:
         """All pages; a list that could not be read to its end is an error, never a shorter list."""
         items: list[Object] = []
         params = {"limit": str(PAGE)} | ({"labelSelector": labels} if labels else {}) | ({"fieldSelector": fields} if fields else {})
         while True:
-            page = await self._send("GET", kind.path(namespace), params=params)
+            async with self._listing:
+                page = await self._send("GET", kind.path(namespace), params=params)
             items += page["items"]
             metadata = page["metadata"]
             if not metadata.get("continue"):
@@ -116,10 +157,9 @@ class HttpApi:
         if labels:
             params["labelSelector"] = labels
         timeout = aiohttp.ClientTimeout(total=WATCH_SECONDS + 30, sock_connect=TIMEOUT)
-        url = self._access.server + kind.path(namespace)
         try:
-            async with self._session.get(url, params=params, headers=self._headers(), timeout=timeout) as response:
-                await _check(response)
+            async with await self._open(self._watches, "GET", kind.path(namespace), params=params, timeout=timeout) as response:
+                await self._check(response)
                 yield Change(OPEN, {})
                 async for line in _lines(response.content):
                     event = json.loads(line)
@@ -167,19 +207,41 @@ class HttpApi:
         body: Object | None = None,
         content: str = "application/json",
     ) -> Object:
-        headers = self._headers() | ({"Content-Type": content} if body is not None else {})
-        data = None if body is None else json.dumps(body).encode()
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT, sock_connect=TIMEOUT)
         try:
-            async with self._session.request(method, self._access.server + path, params=params, data=data, headers=headers) as response:
-                await _check(response)
+            opened = self._open(self._requests, method, path, params=params, body=body, content=content, timeout=timeout)
+            async with await opened as response:
+                await self._check(response)
                 answer: Object = json.loads(await response.read())
                 return answer
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise ApiError(0, "NoAnswer", f"the API server does not answer: {error!r}") from error
 
-    def _headers(self) -> dict[str, str]:
-        token = self._access.token.read()
-        return {"Accept": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    async def _open(
+        self,
+        client: _Client,
+        method: str,
+        path: str,
+        *,
+        timeout: aiohttp.ClientTimeout,
+        params: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        content: str = "application/json",
+    ) -> aiohttp.ClientResponse:
+        await client.connections.renew()
+        headers = {"Accept": "application/json"} | ({"Content-Type": content} if body is not None else {})
+        query = list((params or {}).items())
+        method, url, headers, sent, _ = await client.param_serialize(
+            method, path, query_params=query, header_params=headers, body=body, auth_settings=["BearerToken"]
+        )
+        answer = await client.call_api(method, url, header_params=headers, body=sent, _request_timeout=timeout)
+        found: aiohttp.ClientResponse = answer.response
+        return found
+
+    async def _check(self, response: aiohttp.ClientResponse) -> None:
+        if response.status == 401:
+            self._access.refused()
+        await _check(response)
 
 
 async def _check(response: aiohttp.ClientResponse) -> None:
@@ -204,6 +266,27 @@ async def _lines(stream: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
         for line in whole:
             if line:
                 yield bytes(line)
+
+
+def session(access: Access) -> aiohttp.ClientSession:
+    """For kopf, which has requests of its own: with the connections of all others. Belongs to the running event loop."""
+    configuration = access.configuration
+
+    async def known(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        if access.authorization:  # as of now, not as of when kopf asked for a session
+            request.headers["Authorization"] = access.authorization
+        if configuration.tls_server_name:
+            request.server_hostname = configuration.tls_server_name
+        return await handler(request)
+
+    made = connector(RESTClientObject(configuration).ssl_context, 0)
+    agent = {"User-Agent": AGENT}
+    return aiohttp.ClientSession(connector=made, headers=agent, proxy=configuration.proxy, trust_env=True, middlewares=(known,))
+
+
+def connector(context: ssl.SSLContext, limit: int) -> aiohttp.TCPConnector:
+    """Of connections whose peer is noticed to be gone (`KEEPALIVE`). Belongs to the running event loop."""
+    return aiohttp.TCPConnector(ssl=context, socket_factory=_socket, limit=limit)
 
 
 def _socket(address: Any) -> socket.socket:

@@ -17,7 +17,7 @@ from dormouse_operator.kubernetes.secrets.keeping import Keeper
 
 async def run(chosen: secret_options.SecretOptions) -> int:
     try:
-        api = HttpApi(access.find())
+        api = HttpApi(await access.find())
     except DormouseError as error:
         log.warning("the store's Secrets cannot be looked after", error=error.message)
         return 1

@@ -19,7 +19,7 @@ from dormouse_core.spec.objects import GROUP, VERSION
 from dormouse_kit import log
 
 from dormouse_operator.kubernetes.api.access import Access
-from dormouse_operator.kubernetes.api.http import Object
+from dormouse_operator.kubernetes.api.http import Object, session
 from dormouse_operator.kubernetes.api.kinds import FUNCTIONS
 
 RESTART = Backoff(1.0, 30.0)  # after it ended
@@ -102,16 +102,11 @@ def handlers(access: Access, tell: Heard) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
-    async def login(**_: Any) -> kopf.ConnectionInfo:
-        """Called at the start and whenever the server answers 401: the token's file has the next one by then."""
-        return kopf.ConnectionInfo(
-            server=access.server,
-            ca_data=access.ca or None,
-            certificate_data=access.cert or None,
-            private_key_data=access.key or None,
-            token=access.token.read() or None,
-            insecure=access.insecure or None,
-        )
+    async def login(**_: Any) -> kopf.AiohttpSession:
+        """Called at the start and whenever the server answers 401: kopf closes the session that it was given before."""
+        access.refused()
+        await access.renew()
+        return kopf.AiohttpSession(server=access.server, aiohttp_session=session(access))
 
     @kopf.on.event(GROUP, VERSION, FUNCTIONS.plural, registry=registry)
     async def event(event: Any, **_: Any) -> None:
