@@ -9,6 +9,7 @@
 * A revision with a problem is tried again by its provider, at growing intervals; a proved function with a problem does not sleep, because
   its callers are refused without being held and nothing would wake it again.
 * What a worker finds out while it serves, that calls of some form must run alone, is kept with the proof and told to the other workers.
+* An instance on a lost node counts for nothing, and another is ordered beside it; where nobody is to run, it is stopped with the others.
 * A deleted function loses its workers first, then its map, then its data, then its name: never the other way, or a live worker would write
   into what was just removed.
 """
@@ -236,7 +237,7 @@ def _superseded(seen: FunctionSeen, kept: set[str], wanted: int, why: str) -> li
         keep = min(_ready(seen, revision), left)
         left -= keep
         running = _running(seen, revision)
-        if len(running) > keep:
+        if len(running) > keep or (not keep and _left(seen, revision)):
             text = f"revision {serving[:8]} has {ready} of {wanted} workers ready; {why}" if wanted else why
             steps.append(Scale(revision, keep, _victims(seen, running), f"superseded; {text}"))
     return steps
@@ -251,7 +252,7 @@ def _ready(seen: FunctionSeen, revision: str) -> int:
 def _count_to(seen: FunctionSeen, revision: str, wanted: int, why: str) -> list[Step]:
     running = _running(seen, revision)
     spare = _spare(seen, running, wanted)
-    if len(running) == wanted + spare:
+    if len(running) == wanted + spare and not (running == [] and _left(seen, revision)):
         return []
     more = f"; in place of workers that serve nobody: {spare}" if spare else ""
     return [Scale(revision, wanted + spare, _victims(seen, running), why + more)]
@@ -273,7 +274,13 @@ def _spare(seen: FunctionSeen, running: list[Instance], wanted: int) -> int:
 
 
 def _running(seen: FunctionSeen, revision: str) -> list[Instance]:
-    return [i for i in seen.instances or () if i.revision == revision and not i.stopping]
+    """On a node that is lost none does: others are ordered in their place."""
+    return [i for i in seen.instances or () if i.revision == revision and not i.stopping and not i.lost]
+
+
+def _left(seen: FunctionSeen, revision: str) -> bool:
+    """Whether instances on a lost node are left, which nobody has told to stop."""
+    return any(i.lost and not i.stopping and i.revision == revision for i in seen.instances or ())
 
 
 def _victims(seen: FunctionSeen, running: list[Instance]) -> tuple[str, ...]:

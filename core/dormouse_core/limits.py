@@ -541,6 +541,9 @@ CLEAR_SECONDS = 5.0
 CLEARED_SECONDS = 2.0
 CLEAR_ASKS = 3
 LOST_WORKERS = 8
+NODE_SILENT_SECONDS = 2.0
+NODE_UNTAKEN_SECONDS = 5.0
+NODE_FORGOTTEN_SECONDS = 60.0
 
 LIVENESS = (
     Limit("LEASE_SECONDS", "a worker's, an agent's and the leader's lease", "seconds", "our own: silence this long is death", "etcd"),
@@ -581,6 +584,27 @@ LIVENESS = (
         "the same before the shards that it has not handed over fail over",
         "seconds",
         "our own: what it runs can answer nobody",
+        "the leader",
+    ),
+    Limit(
+        "NODE_SILENT_SECONDS",
+        "silence of a worker without a lease, which was ready, after which its node counts as lost where nothing else on it answers",
+        "seconds",
+        "our own: two tries to connect, beside the end of its lease",
+        "the leader",
+    ),
+    Limit(
+        "NODE_UNTAKEN_SECONDS",
+        "time for which a node's kubelet says nothing of a pod that it was given, after which the node counts as lost in the same way",
+        "seconds",
+        "our own: a kubelet takes a pod within one, on a busy node within three",
+        "the leader",
+    ),
+    Limit(
+        "NODE_FORGOTTEN_SECONDS",
+        "time for which a lost node is remembered of which nothing is seen",
+        "seconds",
+        "our own: longer than Kubernetes takes to call it NotReady",
         "the leader",
     ),
     Limit(

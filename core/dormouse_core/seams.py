@@ -284,6 +284,8 @@ class Instance:
     unplaced: bool = False
     """It does not run because no place has room for it: no node, or not the namespace's quota."""
     node: str = ""  # where it runs; empty: not known, or there is one machine
+    lost: bool = False
+    """Its node is lost (`dormouse_core.nodeloss`): it does not count as running, whatever its provider was last told of it."""
     starved: float = 0.0  # wall time at which the kernel last ended all of it for want of memory; 0: it has not, as far as is known
 
 

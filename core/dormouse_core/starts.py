@@ -10,7 +10,8 @@ each node and in all, and the rest waits:
 * Among equals whoever asked first comes first, with one worker each before anybody gets more.
 * Which node a worker will run on is the scheduler's choice. A start is allowed while the nodes that are known have room for it together.
 * A worker starts from its order until it serves. One that has taken `START_TURN_SECONDS` has had its turn: an image that is pulled for
-  long, or a model that is fetched, keeps nobody waiting. Nor does one that failed, or that no node has room for: it loads nothing.
+  long, or a model that is fetched, keeps nobody waiting. Nor does one that failed, that no node has room for, or whose node is lost: it
+  loads nothing.
 
 A state machine without I/O: it is told what was seen, and says whose turn has come.
 """
@@ -114,7 +115,7 @@ class Starts:
             if each.node:
                 self._nodes[each.node] = now
             key = each.uid, each.name
-            if each.stopping or each.exited or each.unplaced or key in serving:
+            if each.stopping or each.exited or each.unplaced or each.lost or key in serving:
                 continue
             since[key] = self._since.get(key, now)
             if now - since[key] < START_TURN_SECONDS:

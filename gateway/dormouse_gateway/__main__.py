@@ -82,7 +82,7 @@ class Agent:
         self.routes = Routes(self.table, self.snapshot, settings)
         self.xds = xds.Server(self.snapshot)
         self._watching = Watching(self.table, keys, store, clock, self._changed)
-        self._registration = leading.GatewayRegistration(store, clock, keys, self.name, settings.relay)
+        self._registration = leading.GatewayRegistration(store, clock, keys, self.name, settings.relay, settings.node)
         reports = leading.Reports(
             self.name,
             self.demand,

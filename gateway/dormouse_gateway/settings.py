@@ -30,6 +30,8 @@ class GatewaySettings:
     """Workers are pods: an address of the own machine is none of theirs."""
     name: str = "gateway"
     """This agent's name in the store; two agents of one name would share an entry."""
+    node: str = ""
+    """The node that this gateway runs on, for the leader, who tells by it which nodes live; '': not told."""
     installation: str = "default"
     default_namespace: str = "default"
     """The namespace of a function that `model_name` names without one."""
@@ -110,6 +112,7 @@ def parse(arguments: Sequence[str] | None, program: str) -> GatewaySettings:
     parser.add_argument("--metrics", type=int, default=default.metrics, metavar="PORT", help="the agent's port for Prometheus; 0: none")
     parser.add_argument("--metrics-host", default=default.metrics_host, help="the address where --metrics listens")
     parser.add_argument("--name", default=default.name, help="this agent's name in the store; no two may have one name")
+    parser.add_argument("--node", default=default.node, help="the node that this gateway runs on")
     parser.add_argument("--pods", action="store_true", help="workers are pods: no worker has an address of this machine")
     parser.add_argument("--default-namespace", default=default.default_namespace, help="of a function that is named without one")
     parser.add_argument(

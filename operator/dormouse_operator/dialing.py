@@ -46,6 +46,21 @@ class GrpcDialer:
         return await asyncio.open_connection(*addresses.parse(address, "address"))
 
 
+async def answers(address: str) -> bool:
+    """Whether the machine of `address` (host:port) answers, also by refusing the connection."""
+    try:
+        async with asyncio.timeout(CONNECT):
+            _, writer = await asyncio.open_connection(*addresses.parse(address, "address"))
+    except (ConnectionRefusedError, ConnectionResetError):
+        return True
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return True
+
+
 class _GrpcStream:
     def __init__(self, channel: grpc.aio.Channel, call: Any) -> None:
         self._channel = channel

@@ -247,7 +247,7 @@ class FunctionLoop:
 
 def more(seen: FunctionSeen, step: lifecycle.Scale) -> int:
     """How many workers it starts; below 0: stops."""
-    return step.count - sum(i.revision == step.revision and not i.stopping for i in seen.instances or ())
+    return step.count - sum(i.revision == step.revision and not i.stopping and not i.lost for i in seen.instances or ())
 
 
 def label(seen: FunctionSeen) -> str:

@@ -89,6 +89,7 @@ class View:
         self._uid_of_worker: dict[str, str] = {}
         self.functions: dict[str, Registered] = {}  # by uid
         self.gateways: dict[str, str] = {}  # agent -> address, for those with a lease
+        self.gateway_nodes: dict[str, str] = {}  # agent -> node, for those of them that say it
         self.unreadable: set[str] = set()  # keys of functions' entries that cannot be read: whose they are is not known
         self._instances: Sequence[Instance] | None = None
         self._instances_of: dict[str, list[Instance]] = {}  # by uid
@@ -129,11 +130,14 @@ class View:
         agent = key.removeprefix(self._keys.gateways)
         if after is None:
             self.gateways.pop(agent, None)
+            self.gateway_nodes.pop(agent, None)
         else:
             try:
-                self.gateways[agent] = entries.parse(state_pb2.GatewayEntry, after).address
+                entry = entries.parse(state_pb2.GatewayEntry, after)
+                self.gateways[agent], self.gateway_nodes[agent] = entry.address, entry.node
             except entries.Unreadable as error:
                 log.warning("an entry cannot be read", key=key, error=str(error))
+                self.gateway_nodes.pop(agent, None)
                 self.gateways[agent] = ""  # an agent all the same: what it holds is unknown until it is heard
         for table in self._maps.values():
             for claim in table.claims.values():
@@ -239,6 +243,15 @@ class View:
     def registered(self) -> set[tuple[str, str]]:
         """The uid and the instance of every worker whose lease lives: it has loaded its model."""
         return {(uid, entry.instance) for uid, table in self._maps.items() for entry, _ in table.workers.values()}
+
+    def leased(self) -> set[tuple[str, str]]:
+        """The uid and the instance of every entry of a worker, whether it is believed or not."""
+        return {(uid, claim.entry.instance) for uid, table in self._maps.items() for claim in table.claims.values()}
+
+    def reporting(self) -> set[tuple[str, str]]:
+        """The same of those whose reports come."""
+        found = ((uid, name, entry.instance) for uid, table in self._maps.items() for name, (entry, _) in table.workers.items())
+        return {(uid, instance) for uid, name, instance in found if self.report(name) is not None}
 
     def owner(self, uid: str, shard: int) -> str:
         """'': nobody, as far as is known."""

@@ -156,10 +156,12 @@ class Leader(_message.Message):
     def __init__(self, address: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class GatewayEntry(_message.Message):
-    __slots__ = ("address",)
+    __slots__ = ("address", "node")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
     address: str
-    def __init__(self, address: _Optional[str] = ...) -> None: ...
+    node: str
+    def __init__(self, address: _Optional[str] = ..., node: _Optional[str] = ...) -> None: ...
 
 class Problem(_message.Message):
     __slots__ = ("code", "reason", "message", "revision", "mute")

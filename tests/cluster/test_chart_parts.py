@@ -168,6 +168,7 @@ def test_a_gateway_listens_for_callers_and_scrapers_alone_and_takes_pods_for_wor
     taken = gateway_arguments(default)
     assert (taken.xds, taken.admin) == ("unix:/run/dormouse/xds.sock", "/run/dormouse/envoy.sock")
     assert taken.pods, "an address of its own is no worker's"
+    assert taken.node == "$(NODE_NAME)"
     assert (taken.metrics, taken.metrics_host) == (9090, "0.0.0.0"), "scrapers come from other pods"
     assert {"localhost", "127.0.0.1"} <= taken.own_names
     assert (taken.store_ca, taken.store_password_file) == ("/etc/dormouse/tls/ca.crt", "/etc/dormouse/users/gateway")
@@ -188,7 +189,9 @@ def test_the_operator_takes_the_options_that_it_is_given(default: Rendered, tmp_
     first = container(default, "operator", "secrets")
     assert first["args"] == [word for word in given if word.startswith("--secrets")], "it makes them before the operator starts"
     found = {each["name"]: each["valueFrom"]["fieldRef"]["fieldPath"] for each in container(default, "operator")["env"]}
-    assert found == {"POD_NAME": "metadata.name", "POD_IP": "status.podIP", "POD_NAMESPACE": "metadata.namespace"}
+    here = {"POD_NAME": "metadata.name", "POD_IP": "status.podIP", "POD_NAMESPACE": "metadata.namespace"}
+    assert found == {**here, "NODE_NAME": "spec.nodeName"}
+    assert taken.node == "$(NODE_NAME)"
 
 
 # ------------------------------------------------------------------------------------------------------------- who dials whom, who may what

@@ -74,9 +74,9 @@ class MemoryApi:
         self.written.append((name, "patched"))
         return self.put(kind, _merged(before, changes))
 
-    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> None:
+    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str, force: bool = False) -> None:
         self._ask()
-        self.written.append((name, "deleted"))
+        self.written.append((name, "deleted by force" if force else "deleted"))
         self.objects.pop((kind.plural, namespace, name), None)
 
 

@@ -385,3 +385,31 @@ def test_a_worker_that_does_not_say_what_it_loaded_takes_nothing_away() -> None:
     said.ClearField("metadata")
     world.add(worker("a", said=said))
     assert not any(isinstance(step, Prove) for step in live(world, AUTO_1))
+
+
+# ------------------------------------------------------------------------------------------------------------------ lost nodes
+
+
+def test_an_instance_on_a_lost_node_counts_for_nothing_and_another_is_ordered() -> None:
+    world = World(instances=[replace(instance("i-1"), lost=True)])
+    assert lifecycle.count(world.seen()) == Workers(ready=0, starting=0)
+    assert not lifecycle.coming(world.seen())
+    assert scales(world, AUTO_1) == [(NEW, 1)]
+    world.instances = [replace(instance("i-1"), lost=True), instance("i-2")]
+    assert scales(world, AUTO_1) == []
+
+
+def test_negative_control_one_on_a_silent_node_that_is_not_lost_counts_as_starting() -> None:
+    world = World(instances=[instance("i-1")])
+    assert lifecycle.count(world.seen()) == Workers(ready=0, starting=1)
+    assert scales(world, AUTO_1) == []
+
+
+def test_where_nobody_is_to_run_lost_ones_are_stopped_too() -> None:
+    world = World(instances=[replace(instance("i-1"), lost=True)])
+    world.entry.proved_revision = world.entry.revision
+    assert scales(world, AUTO_0) == [(NEW, 0)]
+    world.entry.deleting = True
+    assert scales(world, AUTO_0) == [(NEW, 0)]
+    world.instances = [replace(instance("i-1"), lost=True, stopping=True)]
+    assert scales(world, AUTO_0) == []

@@ -155,6 +155,11 @@ SHOWN = {
     "CLEAR_SECONDS": "unit/test_clearing.py::test_what_does_not_end_in_its_time_is_not_waited_for",
     "CLEARED_SECONDS": "unit/test_clearing.py::test_who_does_not_come_is_not_waited_for",
     "CLEAR_ASKS": "unit/test_relay.py::test_where_what_runs_is_long_an_innocent_call_is_answered_all_the_same",
+    "NODE_SILENT_SECONDS": "unit/test_nodeloss.py::test_a_node_whose_ready_worker_is_silent_and_has_no_lease_is_lost_after_two_seconds",
+    "NODE_UNTAKEN_SECONDS": "unit/test_nodeloss.py::test_a_node_that_takes_no_pod_is_lost_after_five_seconds_and_no_longer_once_it_does",
+    "NODE_FORGOTTEN_SECONDS": (
+        "unit/test_nodeloss.py::test_a_lost_node_is_remembered_until_it_is_heard_or_nothing_is_seen_of_it_for_a_minute"
+    ),
     "LOST_WORKERS": "unit/test_relay.py::test_where_workers_cannot_be_cleared_a_call_takes_eight",
     "TERMINATION_GRACE_SECONDS": "unit/test_kubernetes_pods.py::test_a_pod_of_any_valid_function_is_restricted_or_is_refused_by_us",
     "STARTS": "unit/test_starts.py::test_however_many_nodes_there_are_there_is_a_bound_in_all",

@@ -33,10 +33,10 @@ SILENCE_SECONDS = 5.0  # a leader that answers no report for so long is dialled 
 class GatewayRegistration:
     """Keeps ``gateways/{agent}`` under a lease."""
 
-    def __init__(self, store: Store, clock: Clock, keys: Keys, agent: str, address: str) -> None:
+    def __init__(self, store: Store, clock: Clock, keys: Keys, agent: str, address: str, node: str = "") -> None:
         self._store = store
         self._clock = clock
-        self._put = (keys.gateway(agent), state_pb2.GatewayEntry(address=address).SerializeToString())
+        self._put = (keys.gateway(agent), state_pb2.GatewayEntry(address=address, node=node).SerializeToString())
         self._lease = 0
         self._granted = 0  # the latest, also while it is not known whether the entry is there
 

@@ -41,6 +41,8 @@ class Options:
     installation: str = "default"
     name: str = "operator"
     """What this process calls itself to workers and in the leader's key: its pod."""
+    node: str = ""
+    """The node that it runs on, which is not lost while it runs; '': not told."""
     listen: str = "127.0.0.1:9002"
     """Where gateways' agents report, IP:port; it stands in the leader's key, so they must be able to reach it."""
     control: str = "127.0.0.1:9003"
@@ -112,6 +114,7 @@ def parse(arguments: Sequence[str]) -> Options:
     secret_options.add(parser)
     parser.add_argument("--installation", default=default.installation, help="the name of this installation in the store")
     parser.add_argument("--name", default=default.name, help="what this process calls itself to workers and in the store")
+    parser.add_argument("--node", default=default.node, help="the node that this process runs on")
     parser.add_argument("--listen", default=default.listen, metavar="IP:PORT", help="where gateways' agents report")
     parser.add_argument(
         "--control", default=default.control, metavar="HOST:PORT", help="where listings and deletions of sessions are answered"

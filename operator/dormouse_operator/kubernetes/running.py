@@ -13,6 +13,7 @@ from typing import Any
 from dormouse_core import addresses
 from dormouse_core.errors import DormouseError
 from dormouse_core.keys import Keys
+from dormouse_core.nodeloss import NodeLoss
 from dormouse_core.seams import Store, StoreError
 from dormouse_kit import log
 from dormouse_kit.clock import SystemClock
@@ -23,7 +24,7 @@ from dormouse_kit.grpc_options import server_options
 from dormouse_proto import state_pb2
 
 from dormouse_operator import services, store_users, terms
-from dormouse_operator.dialing import GrpcDialer
+from dormouse_operator.dialing import GrpcDialer, answers
 from dormouse_operator.isolation import Isolation
 from dormouse_operator.kubernetes import metrics
 from dormouse_operator.kubernetes.api import access
@@ -40,6 +41,7 @@ from dormouse_operator.kubernetes.objects.rotating import Rotating
 from dormouse_operator.kubernetes.objects.tenants import Tenants
 from dormouse_operator.kubernetes.options import Options
 from dormouse_operator.kubernetes.pods.copies import Copies
+from dormouse_operator.kubernetes.pods.losing import Losing
 from dormouse_operator.kubernetes.pods.provider import KubernetesProvider
 from dormouse_operator.kubernetes.pods.tending import Tending
 from dormouse_operator.kubernetes.secrets.keeping import Keeper
@@ -77,7 +79,8 @@ class Term:
         self.api = api
         self.copies = Copies(api, clock, settings, self._derived, self._pods)
         self.objects = Objects(clock, self._object, self._doubt)
-        self.provider = KubernetesProvider(api, clock, self.copies.pods, self.copies.deployments, self._refused, self._missing)
+        nodes = NodeLoss(options.node)
+        self.provider = KubernetesProvider(api, clock, self.copies.pods, self.copies.deployments, self._refused, self._missing, nodes)
         self.copies.follow(self.provider)
         self.budgets = Budgets(api, clock, settings, self.copies.pods, self.copies.applied[BUDGETS], options.name)
         entries = ObjectEntries(store, keys, clock, election, tenant=Tenants(api).of)
@@ -127,6 +130,7 @@ class Term:
         self.marking = Marking(entries, clock, self.survey.whole)
         self.defining = Defining(api, clock, own_events)
         self.tending = Tending(api, clock, self.copies.pods, self.copies.deployments, self.provider, self._doubt_volumes)
+        self.losing = Losing(api, clock, self.copies.pods, self.copies.deployments, self.leader.view, nodes, answers)
         metrics.list_age(lambda: clock.monotonic() - (self.objects.listed_at or 0.0))
         metrics.watch("functions", lambda: clock.monotonic() - self.objects.heard_at)
         for copy in self.copies.all:
@@ -134,8 +138,8 @@ class Term:
 
     def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """To be run once the registry is known: an object must not be taken for new because its entry has not been read yet."""
-        parts = (self.copies, self.watching, self.survey, self.tending, self.budgets, self.rotating, self.marking, self.defining)
-        return [part.run for part in parts]
+        kept = (self.copies, self.watching, self.survey, self.tending, self.losing)
+        return [part.run for part in (*kept, self.budgets, self.rotating, self.marking, self.defining)]
 
     # ------------------------------------------------------------------------------------------------------------------ news
 

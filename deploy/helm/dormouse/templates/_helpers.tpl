@@ -152,6 +152,7 @@ podSelector:
 {{- $host := printf "%s-gateway.%s" (include "dormouse.fullname" .) .Release.Namespace -}}
 {{- include "dormouse.storeArguments" (dict "root" . "user" (printf "dormouse-gateway/%s" .Values.installation) "name" "gateway") }}
 - --name=$(POD_NAME)
+- --node=$(NODE_NAME)
 - --listen=0.0.0.0:8001
 - --listen-relay=127.0.0.1:8002
 - --pods
@@ -176,5 +177,6 @@ podSelector:
 
 {{- define "dormouse.gatewayEnvironment" -}}
 - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+- {name: NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
 - {name: TMPDIR, value: /run/dormouse}
 {{- end -}}

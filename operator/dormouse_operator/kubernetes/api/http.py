@@ -91,7 +91,7 @@ class Api(Protocol):
 
     async def patch(self, kind: Kind, namespace: str, name: str, changes: Object, *, part: str = "") -> Object: ...
 
-    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> None: ...
+    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str, force: bool = False) -> None: ...
 
 
 class _Connections(RESTClientObject):
@@ -189,9 +189,12 @@ class HttpApi:
         """A merge patch (RFC 7386): null removes, lists are replaced."""
         return await self._send("PATCH", kind.path(namespace, name, part), body=changes, content=_MERGE)
 
-    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> None:
-        """The object of this uid, and what it owns after it. One that is gone, or is another by now, is no error."""
-        body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str, force: bool = False) -> None:
+        """The object of this uid, and what it owns after it. One that is gone, or is another by now, is no error. `force`: a pod, without
+        its kubelet's word that it has ended."""
+        body: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        if force:
+            body["gracePeriodSeconds"] = 0
         try:
             await self._send("DELETE", kind.path(namespace, name), body=body)
         except ApiError as error:

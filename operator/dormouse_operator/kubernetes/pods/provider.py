@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dormouse_core import addresses
 from dormouse_core.errors import Unavailable
 from dormouse_core.keys import Function
+from dormouse_core.nodeloss import NodeLoss
 from dormouse_core.seams import Clock, Instance, Wanted
 from dormouse_proto import state_pb2
 
@@ -23,7 +24,7 @@ from dormouse_operator.kubernetes.objects.budgets import homeless
 from dormouse_operator.kubernetes.objects.editing import with_content
 from dormouse_operator.kubernetes.objects.object_entries import seconds
 from dormouse_operator.kubernetes.objects.pod import CONTAINER, PORT
-from dormouse_operator.kubernetes.pods import problems
+from dormouse_operator.kubernetes.pods import problems, stranded
 from dormouse_operator.kubernetes.pods.problems import Verdict
 
 LONGEST_HINT = 100  # pods that are given a deletion cost in one order
@@ -33,7 +34,8 @@ room that the ending one had. Its Deployment is touched meanwhile (`tending`).""
 
 
 class KubernetesProvider:
-    """`refused(uid, revision)`: why a Deployment cannot even be made; `missing(uid)` is called when it should be there and is not."""
+    """`refused(uid, revision)`: why a Deployment cannot even be made; `missing(uid)` is called when it should be there and is not.
+    `nodes`: which are lost; what is ordered in place of the pods there comes beside them (`stranded`)."""
 
     def __init__(
         self,
@@ -43,6 +45,7 @@ class KubernetesProvider:
         deployments: Reflector,
         refused: Callable[[str, str], state_pb2.Problem | None],
         missing: Callable[[str], None],
+        nodes: NodeLoss | None = None,
     ) -> None:
         self._api = api
         self._clock = clock
@@ -50,6 +53,7 @@ class KubernetesProvider:
         self._deployments = deployments
         self._refused = refused
         self._missing = missing
+        self._nodes = nodes or NodeLoss()
         self._asked: dict[tuple[str, str], Wanted] = {}  # (uid, revision) -> of a Deployment that is not there
         self._mounts: dict[str, state_pb2.Problem] = {}  # pod's uid -> why its container is not made
         self._ended: dict[str, float] = {}  # function's uid -> when the last of its pods was gone, monotonic
@@ -63,15 +67,15 @@ class KubernetesProvider:
         now = self._clock.now()
         found: list[Instance] = []
         counts: dict[tuple[str, str], int] = {}
-        ending: set[str] = set()
+        ending: set[str] = set()  # whose pods end, or will be made to where there is no room for others
         for pod in self._pods.items.values():
             if problems.finished(pod) or problems.lost(pod, now):
                 continue
             instance = self._instance(pod, now)
             found.append(instance)
-            if instance.stopping:
+            if instance.stopping or instance.lost:
                 ending.add(instance.uid)
-            else:
+            if not instance.stopping:
                 place = (instance.uid, instance.revision)
                 counts[place] = counts.get(place, 0) + 1
         limit = self._clock.monotonic() - ROOM
@@ -115,6 +119,7 @@ class KubernetesProvider:
             problem=verdict.problem,
             unplaced=homeless(pod),
             node=pod.get("spec", {}).get("nodeName", ""),
+            lost=pod.get("spec", {}).get("nodeName", "") in self._nodes.lost,
             starved=problems.starved(pod),
         )
 
@@ -165,13 +170,14 @@ class KubernetesProvider:
             self._order(wanted, place)
             return
         self._asked.pop(place, None)
+        replicas = wanted.count + (stranded.among(self._pods.items.values(), place, self._nodes.lost) if wanted.count else 0)
         try:
             if wanted.count == 0 and (entry.deleting or not entry.revision):
                 # Deleted, or unknown to the registry. Its owner took it along, or it was orphaned: then nobody else would.
                 metadata = deployment["metadata"]
                 await self._api.delete(DEPLOYMENTS, metadata["namespace"], metadata["name"], uid=metadata["uid"])
-            elif deployment["spec"]["replicas"] != wanted.count:
-                await self._scale(deployment, wanted)
+            elif deployment["spec"]["replicas"] != replicas:
+                await self._scale(deployment, replicas, wanted.victims)
         except ApiError as error:
             raise Unavailable(f"the cluster refuses to scale {entry.namespace}/{entry.name} to {wanted.count}: {error.message}") from error
 
@@ -223,12 +229,12 @@ class KubernetesProvider:
             self._asked[place] = wanted
             self._missing(place[0])
 
-    async def _scale(self, deployment: Object, wanted: Wanted) -> None:
+    async def _scale(self, deployment: Object, replicas: int, victims: Sequence[str]) -> None:
         metadata = deployment["metadata"]
-        surplus = int(deployment["spec"]["replicas"]) - wanted.count
-        if surplus > 0 and wanted.count:
-            await self._mark(metadata["namespace"], wanted.victims[: min(surplus, LONGEST_HINT)])
-        changes = {"spec": {"replicas": wanted.count}}
+        surplus = int(deployment["spec"]["replicas"]) - replicas
+        if surplus > 0 and replicas:
+            await self._mark(metadata["namespace"], victims[: min(surplus, LONGEST_HINT)])
+        changes = {"spec": {"replicas": replicas}}
         written = await self._api.patch(DEPLOYMENTS, metadata["namespace"], metadata["name"], changes)
         self._deployments.take("MODIFIED", written)
 
@@ -259,7 +265,7 @@ def trim_pod(pod: Object) -> Object:
     return {
         "metadata": kept,
         "spec": {"nodeName": spec.get("nodeName", ""), "containers": image},
-        "status": {name: status[name] for name in ("phase", "podIP", "conditions", "containerStatuses") if name in status},
+        "status": {name: status[name] for name in ("phase", "podIP", "startTime", "conditions", "containerStatuses") if name in status},
     }
 
 
