@@ -4,8 +4,10 @@ Kubernetes calls a silent node NotReady after most of a minute, and leaves its p
 and nobody orders others. What Dormouse knows is known in seconds, and a mistake is harmless: a worker that lives on, unheard, has no lease,
 and the fence lets it commit nothing.
 
-* A node with any part that has a lease, or that answers (also by refusing a connection: its kernel lives), is not lost. So a worker that
-  ended, or starts again in its place, is no loss of its node.
+* A node of which anything answers is not lost: a worker that reports, a port that opens or refuses (the node's kernel lives). Nor is one
+  with a gateway that has a lease. So a worker that ended, or starts again in its place, is no loss of its node.
+* A worker's own lease spares that worker alone: whoever has a function's credentials may write entries for its workers, and is not to keep
+  those of others on a lost node from being replaced.
 * A node is suspected when one of its workers, which was ready when its kubelet last spoke, has not answered for `NODE_SILENT_SECONDS`, or
   its kubelet has not taken a pod that it was given for `NODE_UNTAKEN_SECONDS`.
 * Suspects that are more than half of the nodes that are known say something of who looks, not of them: none of them is lost. The node of
@@ -19,14 +21,20 @@ from dataclasses import dataclass
 
 from dormouse_core.limits import NODE_FORGOTTEN_SECONDS, NODE_SILENT_SECONDS, NODE_UNTAKEN_SECONDS
 
+Part = tuple[str, str]
+"""Of a worker: its function's uid and its instance."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sign:
     """What one part shows of its node now."""
 
     node: str
+    part: Part = ("", "")
     leased: bool = False
-    """Its entry is in the store: it was alive a lease's length ago."""
+    """A worker's entry is in the store: it was alive a lease's length ago."""
+    gateway: bool = False
+    """The same of a gateway."""
     answers: bool | None = None
     """Its stream reports, or its port answers or refuses; False: a worker that was ready and is silent; None: not known."""
     untaken: bool = False
@@ -48,11 +56,16 @@ class NodeLoss:
         self._silent: dict[str, float] = {}  # node -> since when nothing of it answers and something should
         self._untaken: dict[str, float] = {}
         self._lost: dict[str, float] = {}  # -> when something of it was last seen
+        self._leased: frozenset[Part] = frozenset()
         self.verdict = Verdict(frozenset())
 
     @property
     def lost(self) -> frozenset[str]:
         return self.verdict.lost
+
+    def strands(self, node: str, part: Part) -> bool:
+        """Whether a worker is lost with its node."""
+        return node in self.verdict.lost and part not in self._leased
 
     def look(self, signs: Iterable[Sign] | None, now: float) -> Verdict:
         """`signs` None: the cluster's list of pods is not known now; what was concluded stays."""
@@ -63,7 +76,8 @@ class NodeLoss:
         signs = [sign for sign in signs if sign.node]
         known = {sign.node for sign in signs} | {self._own} - {""}
         answering = {sign.node for sign in signs if sign.answers} | {self._own}
-        alive = {sign.node for sign in signs if sign.leased} | answering
+        alive = {sign.node for sign in signs if sign.gateway} | answering
+        self._leased = frozenset(sign.part for sign in signs if sign.leased)
         self._silent = _since(self._silent, {sign.node for sign in signs if sign.answers is False} - answering, now)
         self._untaken = _since(self._untaken, {sign.node for sign in signs if sign.untaken} - answering, now)
         suspects = {node for node, since in self._silent.items() if now - since >= NODE_SILENT_SECONDS}

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from dormouse_core.keys import Function, Keys
-from dormouse_core.nodeloss import NodeLoss
+from dormouse_core.limits import NODE_SILENT_SECONDS
+from dormouse_core.nodeloss import NodeLoss, Sign
 from dormouse_core.seams import Item
 from dormouse_operator.kubernetes.api.http import ApiError, Object
 from dormouse_operator.kubernetes.objects import names
@@ -31,7 +32,7 @@ def worker(name: str, node: str, *, ready: bool = True, taken: bool = True, **mo
 
 def relief(*pods: Object, replicas: int, lost: Sequence[str] = ("gone",), conditions: Sequence[Object] = ()) -> tuple[list[str], list[Any]]:
     """Names of those that are deleted by force, and (replicas, victims) of the Deployment."""
-    found = stranded.relief(pods, [deployment(replicas, conditions=conditions)], lost)
+    found = stranded.relief(pods, [deployment(replicas, conditions=conditions)], losing(*lost))
     shrunk = [(each.count, [v["metadata"]["name"] for v in each.victims]) for each in found.shrunk]
     return [each["metadata"]["name"] for each in found.forced], shrunk
 
@@ -88,12 +89,17 @@ async def test_callers_are_not_told_of_a_quota_that_a_lost_pod_still_takes() -> 
     assert [each.problem for each in await world.seen()] == [None, None]
 
 
+def losing(*nodes: str) -> NodeLoss:
+    """These are lost."""
+    found, others = NodeLoss("own"), [Sign(f"other{n}", answers=True) for n in range(10)]
+    for now in (0.0, NODE_SILENT_SECONDS):
+        found.look([*others, *(Sign(node, answers=False) for node in nodes)], now)
+    return found
+
+
 def lost(node: str) -> World:
     world = World()
-    nodes = NodeLoss()
-    nodes._lost = {node: 0.0}
-    nodes.verdict = type(nodes.verdict)(frozenset({node}))
-    world.provider._nodes = nodes
+    world.provider._nodes = losing(node)
     return world
 
 
@@ -168,9 +174,33 @@ async def test_a_node_whose_only_worker_is_cut_off_with_it_is_lost_once_its_leas
     assert found.dialled == [], "who reports is not dialled"
     found.reports.heard = {"w2"}
     found.answering.clear()
-    assert await found.passes(10) == set(), "its lease lives"
+    await found.passes(10)
+    assert not any(each.lost for each in await found.world.seen()), "its lease lives"
     found.leased("p1", lives=False)
-    assert await found.passes(0) == {"a"}
+    await found.passes(0)
+    assert [each.name for each in await found.world.seen() if each.lost] == ["p1"]
+
+
+async def test_an_entry_that_is_kept_for_a_worker_of_a_lost_node_spares_no_worker_of_another_function() -> None:
+    """By whoever has the function's credentials, from elsewhere."""
+    found = await scene(worker("p1", "a"), worker("p2", "a", function_uid="v"))
+    found.answering.clear()
+    found.leased("p1")
+    await found.passes(10)
+    assert [each.name for each in await found.world.seen() if each.lost] == ["p2"]
+
+
+async def test_one_that_hands_over_on_a_node_that_the_leader_does_not_reach_is_not_forced_while_it_has_a_lease() -> None:
+    found = await scene(worker("p1", "a", **ENDS), worker("p3", "a"))
+    found.answering.clear()
+    found.leased("p1")
+    await found.passes(10)
+    await found.losing.relieve()
+    assert ("p1", "deleted by force") not in found.world.api.written
+    found.leased("p1", lives=False)
+    await found.passes(0)
+    await found.losing.relieve()
+    assert ("p1", "deleted by force") in found.world.api.written
 
 
 async def test_a_leader_that_has_just_begun_concludes_it_from_what_it_finds() -> None:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 SILENT = Sign("a", answers=False)
-OTHERS = [Sign("b", leased=True, answers=True)]
+OTHERS = [Sign("b", answers=True)]
+WORKER = ("uid", "pod")
 
 
 def after(nodes: NodeLoss, signs: Iterable[Sign], seconds: float, began: float = 0.0) -> frozenset[str]:
@@ -26,19 +27,28 @@ def test_a_node_whose_ready_worker_is_silent_and_has_no_lease_is_lost_after_two_
     assert after(nodes, [SILENT, *OTHERS], 0, NODE_SILENT_SECONDS) == {"a"}
 
 
-@pytest.mark.parametrize(
-    "witness",
-    [Sign("a", leased=True), Sign("a", answers=True)],
-    ids=["another part of it has a lease", "another part of it answers, or refuses a connection"],
-)
-def test_a_node_of_which_anything_is_heard_is_not_lost_however_long_a_worker_of_it_is_silent(witness: Sign) -> None:
-    nodes = NodeLoss("own")
-    assert after(nodes, [SILENT, witness, *OTHERS], 100) == set()
+@pytest.mark.parametrize("witness", [Sign("a", answers=True), Sign("a", gateway=True)])
+def test_a_node_of_which_anything_answers_or_has_a_gateways_lease_is_not_lost_however_long_a_worker_is_silent(witness: Sign) -> None:
+    assert after(NodeLoss("own"), [SILENT, witness, *OTHERS], 100) == set()
+
+
+def test_a_worker_with_a_lease_is_not_lost_with_its_node_and_spares_no_other() -> None:
+    """Whoever has a function's credentials could keep an entry there for ever."""
+    nodes, leased = NodeLoss("own"), Sign("a", WORKER, leased=True)
+    assert after(nodes, [SILENT, leased, *OTHERS], 100) == {"a"}
+    assert not nodes.strands("a", WORKER)
+    assert nodes.strands("a", ("uid", "another"))
+    assert not nodes.strands("b", ("uid", "another"))
 
 
 def test_silence_counts_from_its_beginning_so_that_the_end_of_a_lease_needs_no_other_wait() -> None:
     nodes = NodeLoss("own")
-    assert after(nodes, [SILENT, Sign("a", leased=True), *OTHERS], 5) == set()
+    after(nodes, [SILENT, Sign("a", WORKER, leased=True), *OTHERS], 5)
+    assert not nodes.strands("a", WORKER)
+    after(nodes, [SILENT, Sign("a", WORKER), *OTHERS], 0, 5.5)
+    assert nodes.strands("a", WORKER)
+    nodes = NodeLoss("own")
+    assert after(nodes, [SILENT, Sign("a", gateway=True), *OTHERS], 5) == set()
     assert after(nodes, [SILENT, *OTHERS], 0, 5.5) == {"a"}
 
 
@@ -78,7 +88,7 @@ def test_who_looks_is_no_witness_against_itself() -> None:
 def test_over_half_is_the_fault_of_who_looks_and_replaces_nobody(silent: int, known: int, lost: int) -> None:
     """`known`: with its own."""
     nodes = NodeLoss("own")
-    signs = [Sign(f"s{i}", answers=False) for i in range(silent)] + [Sign(f"k{i}", leased=True) for i in range(known - silent - 1)]
+    signs = [Sign(f"s{i}", answers=False) for i in range(silent)] + [Sign(f"k{i}", answers=True) for i in range(known - silent - 1)]
     assert len(after(nodes, signs, 100)) == lost
     assert len(nodes.verdict.doubted) == (0 if lost else silent)
 
@@ -92,7 +102,7 @@ def test_negative_control_by_silence_alone_who_is_cut_off_would_replace_everybod
 
 def test_who_was_lost_stays_so_when_more_become_suspect_than_can_be_believed() -> None:
     nodes = NodeLoss("own")
-    assert after(nodes, [SILENT, Sign("b", leased=True)], 5) == {"a"}
+    assert after(nodes, [SILENT, Sign("b", answers=True)], 5) == {"a"}
     assert after(nodes, [SILENT, Sign("b", answers=False)], 5, 10) == {"a"}
     assert nodes.verdict.doubted == {"b"}
 
@@ -104,11 +114,16 @@ def test_a_lost_node_is_remembered_until_it_is_heard_or_nothing_is_seen_of_it_fo
     assert nodes.look(OTHERS, 500 + NODE_FORGOTTEN_SECONDS - 1).lost == {"a"}
     assert nodes.look(OTHERS, 500 + NODE_FORGOTTEN_SECONDS).lost == set()
     after(nodes, [SILENT, *OTHERS], 5, 600)
-    assert nodes.look([Sign("a", leased=True), *OTHERS], 610).lost == set()
+    assert nodes.look([Sign("a", answers=True), *OTHERS], 610).lost == set()
 
 
 _SIGNS = st.builds(
-    Sign, st.sampled_from(["", "own", "a", "b", "c", "d"]), st.booleans(), st.sampled_from([None, True, False]), st.booleans()
+    Sign,
+    st.sampled_from(["", "own", "a", "b", "c", "d"]),
+    st.just(WORKER),
+    st.booleans(),
+    st.sampled_from([None, True, False]),
+    st.booleans(),
 )
 _LOOKS = st.lists(st.tuples(st.none() | st.lists(_SIGNS, max_size=8), st.floats(0.1, 70)), max_size=30)
 
@@ -122,7 +137,7 @@ def test_whatever_is_seen_no_node_that_is_heard_is_lost_nor_the_own_nor_more_tha
         now += seconds
         before = nodes.lost
         lost = nodes.look(signs, now).lost
-        heard = {sign.node for sign in signs or () if sign.leased or sign.answers}
+        heard = {sign.node for sign in signs or () if sign.answers or sign.gateway}
         accused = {sign.node for sign in signs or () if sign.answers is False or sign.untaken}
         assert not lost & (heard | {"own", ""})
         assert lost - before <= accused

@@ -78,29 +78,26 @@ class Losing:
     # ------------------------------------------------------------------------------------------------------------------ signs
 
     def _signs(self) -> list[Sign]:
-        """Of a store that does not answer no leases end here: entries stay in the leader's copy until their deletion is told."""
+        """While the store does not answer no lease ends here: entries stay in the leader's copy until their deletion is told."""
         leased = self._view.leased()
         reporting = self._view.reporting()
-        signs = [Sign(node, leased=True) for node in self._view.gateway_nodes.values()]
+        signs = [Sign(node, gateway=True) for node in self._view.gateway_nodes.values()]
         silent: dict[str, list[Object]] = {}
         untaken = set[str]()
         for pod in self._pods.items.values():
             node, uid = pod["spec"].get("nodeName", ""), pod["metadata"]["uid"]
             if not node or problems.finished(pod):
                 continue
-            part = stranded.place(pod)[0], pod["metadata"]["name"]
-            if part in reporting:
-                signs.append(Sign(node, leased=True, answers=True))
+            part = stranded.part(pod)
+            answers = None
+            if part in reporting or (uid in self._untaken and not stranded.untaken(pod)):
+                answers = True  # also by its kubelet, which has just taken it
             elif stranded.untaken(pod):
                 untaken.add(uid)
-                signs.append(Sign(node, untaken=True))
-            elif uid in self._untaken:
-                signs.append(Sign(node, leased=part in leased, answers=True))  # its kubelet has just taken it
-            else:
-                signs.append(Sign(node, leased=part in leased))
-                # One that ends loses its address before its kubelet says that it has ended.
-                if stranded.was_ready(pod) and pod["status"].get("podIP") and "deletionTimestamp" not in pod["metadata"]:
-                    silent.setdefault(node, []).append(pod)
+            # One that ends loses its address before its kubelet says that it has ended.
+            elif stranded.was_ready(pod) and pod["status"].get("podIP") and "deletionTimestamp" not in pod["metadata"]:
+                silent.setdefault(node, []).append(pod)
+            signs.append(Sign(node, part, leased=part in leased, answers=answers, untaken=uid in untaken))
         self._untaken = untaken
         living = {sign.node for sign in signs if sign.answers}
         return signs + self._dialled([pod for node, found in silent.items() if node not in living for pod in found[:DIALLED]])
@@ -126,7 +123,7 @@ class Losing:
 
     async def relieve(self) -> None:
         """What cannot be done is tried again at the next look."""
-        todo = stranded.relief(self._pods.items.values(), self._deployments.items.values(), self._nodes.lost)
+        todo = stranded.relief(self._pods.items.values(), self._deployments.items.values(), self._nodes)
         failed = ""
         for shrink in todo.shrunk:
             try:

@@ -119,7 +119,7 @@ class KubernetesProvider:
             problem=verdict.problem,
             unplaced=homeless(pod),
             node=pod.get("spec", {}).get("nodeName", ""),
-            lost=pod.get("spec", {}).get("nodeName", "") in self._nodes.lost,
+            lost=stranded.lost(pod, self._nodes),
             starved=problems.starved(pod),
         )
 
@@ -170,7 +170,7 @@ class KubernetesProvider:
             self._order(wanted, place)
             return
         self._asked.pop(place, None)
-        replicas = wanted.count + (stranded.among(self._pods.items.values(), place, self._nodes.lost) if wanted.count else 0)
+        replicas = wanted.count + (stranded.among(self._pods.items.values(), place, self._nodes) if wanted.count else 0)
         try:
             if wanted.count == 0 and (entry.deleting or not entry.revision):
                 # Deleted, or unknown to the registry. Its owner took it along, or it was orphaned: then nobody else would.

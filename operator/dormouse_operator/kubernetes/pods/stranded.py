@@ -13,8 +13,10 @@ again and again. So the pod stays where it is and others are ordered beside it; 
 A pure function of what is there; `losing` does what it says.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from dormouse_core.nodeloss import NodeLoss, Part
 
 from dormouse_operator.kubernetes.api.http import Object, key_of
 from dormouse_operator.kubernetes.objects import names
@@ -37,15 +39,14 @@ class Relief:
     shrunk: tuple[Shrink, ...] = ()
 
 
-def relief(pods: Iterable[Object], deployments: Iterable[Object], lost: Collection[str]) -> Relief:
-    """`lost`: nodes."""
-    if not lost:
+def relief(pods: Iterable[Object], deployments: Iterable[Object], nodes: NodeLoss) -> Relief:
+    if not nodes.lost:
         return Relief()
     stranded: dict[tuple[str, str], list[Object]] = {}
     others: dict[tuple[str, str], list[Object]] = {}
     forced = []
     for pod in pods:
-        gone, going = pod["spec"].get("nodeName", "") in lost, "deletionTimestamp" in pod["metadata"]
+        gone, going = lost(pod, nodes), "deletionTimestamp" in pod["metadata"]
         if gone and going:
             forced.append(pod)
         elif not going and not problems.finished(pod):
@@ -71,6 +72,14 @@ def place(found: Object) -> tuple[str, str]:
     return str(labels.get(names.UID, "")), str(labels.get(names.REVISION, ""))
 
 
+def part(pod: Object) -> Part:
+    return place(pod)[0], pod["metadata"]["name"]
+
+
+def lost(pod: Object, nodes: NodeLoss) -> bool:
+    return nodes.strands(pod.get("spec", {}).get("nodeName", ""), part(pod))
+
+
 def ready(pod: Object) -> bool:
     return any(c.get("type") == "Ready" and c.get("status") == "True" for c in pod["status"].get("conditions") or ())
 
@@ -85,12 +94,9 @@ def untaken(pod: Object) -> bool:
     return bool(pod["spec"].get("nodeName")) and not pod["status"].get("startTime") and "deletionTimestamp" not in pod["metadata"]
 
 
-def among(pods: Iterable[Object], wanted: tuple[str, str], lost: Collection[str]) -> int:
+def among(pods: Iterable[Object], wanted: tuple[str, str], nodes: NodeLoss) -> int:
     """How many pods of one Deployment stay on lost nodes until others are ready."""
-    return sum(
-        place(pod) == wanted
-        and pod["spec"].get("nodeName", "") in lost
-        and "deletionTimestamp" not in pod["metadata"]
-        and not problems.finished(pod)
-        for pod in pods
-    )
+    if not nodes.lost:
+        return 0
+    left = (pod for pod in pods if place(pod) == wanted and "deletionTimestamp" not in pod["metadata"] and not problems.finished(pod))
+    return sum(lost(pod, nodes) for pod in left)
