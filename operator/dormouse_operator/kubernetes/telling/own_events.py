@@ -5,8 +5,7 @@ from dormouse_kit import log
 
 from dormouse_operator.kubernetes.api.http import Api, ApiError
 from dormouse_operator.kubernetes.api.kinds import EVENTS
-from dormouse_operator.kubernetes.objects.object_entries import timestamp
-from dormouse_operator.kubernetes.telling.teller import COMPONENT
+from dormouse_operator.kubernetes.telling.events import build_event
 
 
 class OwnEvents:
@@ -28,22 +27,8 @@ class OwnEvents:
             log.event("what was warned of has gone", reason=reason)
             return
         log.warning(message, reason=reason)
-        at = timestamp(self._clock.now())
-        event = {
-            "apiVersion": EVENTS.version,
-            "kind": EVENTS.name,
-            "metadata": {"namespace": self._namespace, "generateName": f"{self._pod[:200]}."},
-            "involvedObject": {"apiVersion": "v1", "kind": "Pod", "namespace": self._namespace, "name": self._pod},
-            "type": "Warning",
-            "reason": reason,
-            "message": message[:1024],
-            "source": {"component": COMPONENT},
-            "reportingComponent": COMPONENT,
-            "reportingInstance": self._pod,
-            "firstTimestamp": at,
-            "lastTimestamp": at,
-            "count": 1,
-        }
+        about = {"apiVersion": "v1", "kind": "Pod", "namespace": self._namespace, "name": self._pod}
+        event = build_event(about, reason, message, warning=True, reporter=self._pod, now=self._clock.now())
         try:
             await self._api.create(EVENTS, event)
         except ApiError as error:

@@ -2,20 +2,18 @@
 
 from collections.abc import Callable, Collection
 
-from dormouse_core.limits import FUNCTION_NAME_CHARACTERS
 from dormouse_core.seams import Clock
 from dormouse_kit import log
 from dormouse_proto import control_pb2
 
 from dormouse_operator.kubernetes.api.http import Api, ApiError, Object
 from dormouse_operator.kubernetes.api.kinds import EVENTS, FUNCTIONS
-from dormouse_operator.kubernetes.objects.object_entries import timestamp
 from dormouse_operator.kubernetes.settings import ClusterSettings
 from dormouse_operator.kubernetes.telling import statuses
+from dormouse_operator.kubernetes.telling.events import build_event
 from dormouse_operator.kubernetes.telling.statuses import Said
 
 SELDOM = 10.0  # seconds between writes of nothing but numbers that always change
-COMPONENT = "dormouse-operator"
 
 
 class Teller:
@@ -68,28 +66,14 @@ class Teller:
         metadata = found["metadata"]
         label = f"{metadata['namespace']}/{metadata['name']}"
         (log.warning if said.bad else log.event)(said.message, function=label, reason=said.reason)
-        at = timestamp(self._clock.now())
-        event = {
-            "apiVersion": EVENTS.version,
-            "kind": EVENTS.name,
-            "metadata": {"namespace": metadata["namespace"], "generateName": f"{metadata['name'][:FUNCTION_NAME_CHARACTERS]}."},
-            "involvedObject": {
-                "apiVersion": FUNCTIONS.version,
-                "kind": FUNCTIONS.name,
-                "namespace": metadata["namespace"],
-                "name": metadata["name"],
-                "uid": metadata["uid"],
-            },
-            "type": "Warning" if said.bad else "Normal",
-            "reason": said.reason,
-            "message": said.message[:1024],
-            "source": {"component": COMPONENT},
-            "reportingComponent": COMPONENT,
-            "reportingInstance": self._name,
-            "firstTimestamp": at,
-            "lastTimestamp": at,
-            "count": 1,
+        about = {
+            "apiVersion": FUNCTIONS.version,
+            "kind": FUNCTIONS.name,
+            "namespace": metadata["namespace"],
+            "name": metadata["name"],
+            "uid": metadata["uid"],
         }
+        event = build_event(about, said.reason, said.message, warning=said.bad, reporter=self._name, now=self._clock.now())
         try:
             await self._api.create(EVENTS, event)
         except ApiError as error:
