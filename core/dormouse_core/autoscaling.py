@@ -8,6 +8,9 @@ panic window decides and nothing is taken away until a stable window has passed 
 * Workers that are starting count. While they start the backlog grows without saying anything about the need, so the wanted number rises
   only within `SETTLE` of the first one's order (knative/serving#13284: a burst during a slow start asked for far more than needed).
 * Zero follows `scaleToZeroAfter` since the last work, not an empty window; running work is demand, however long it runs.
+* Who scales through the scale subresource (`kubectl scale`, an HPA, KEDA) raises the least number of workers, from 2 on. 1 is what the
+  definition fills in before anybody asked, for an HPA reads a number before it writes one, and takes 0 for "do not scale"; so 1 can say no
+  more than nothing. 0, as KEDA writes it where it sees no work, lets the function sleep, too, and a call wakes it (decision 0216).
 * What is not known never takes a worker away: with anything in `unknown`, or before this leader has watched long enough, the wanted number
   may rise but not fall, and the decision says so.
 """
@@ -19,6 +22,7 @@ from typing import Literal
 from dormouse_core.demand import STABLE_WINDOW, Averages, Measured
 
 PANIC_THRESHOLD = 2.0  # Knative's panic-threshold-percentage
+ASKED_FROM = 2  # of the scale subresource's numbers the first that asks for something
 SETTLE = 2.0  # seconds in which one wave of starts may still grow: two reports of an agent
 
 Metric = Literal["concurrency", "rps", "sessions"]
@@ -31,10 +35,16 @@ class Scaling:
     replicas: int | None = None  # None: autoscaled
     minimum: int = 0
     maximum: int = 10
+    asked: int = 1  # through the scale subresource
     metric: Metric = "concurrency"
     target: float = 16.0  # of the metric, a worker
     scale_to_zero_after: float = 60.0  # seconds
     memory_only: bool = False  # sessions live nowhere but in workers' memory (durability Memory)
+
+    @property
+    def least(self) -> int:
+        """Workers below which it does not go."""
+        return min(max(self.minimum, self.asked if self.asked >= ASKED_FROM else 0), self.maximum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +82,7 @@ class Autoscaler:
     def decide(self, scaling: Scaling, measured: Measured, workers: Workers, unknown: tuple[str, ...], now: float) -> Decision:
         if scaling.replicas is not None:
             self._calm()
-            return Decision(scaling.replicas, f"replicas is set to {scaling.replicas}", fixed=True)
+            return Decision(scaling.replicas, _fixed(scaling), fixed=True)
         wanted, reason = self._demand(scaling, measured, workers, now)
         wanted, reason = self._idle(scaling, measured, workers, wanted, reason)
         wanted, reason = _bounded(scaling, wanted, reason)
@@ -138,7 +148,7 @@ class Autoscaler:
             return Decision(wanted, reason, not unknown, panicking)
         if unknown:
             return Decision(keep, f"kept at {keep}: not known: {'; '.join(unknown)}", False, panicking)
-        needed = scaling.scale_to_zero_after if wanted == scaling.minimum == 0 else STABLE_WINDOW
+        needed = scaling.scale_to_zero_after if wanted == scaling.least == 0 else STABLE_WINDOW
         if measured.watched < min(needed, STABLE_WINDOW):
             return Decision(keep, f"kept at {keep}: watched for {_seconds(measured.watched)} of {_seconds(needed)}", False, panicking)
         return Decision(wanted, reason, True, panicking)
@@ -166,11 +176,24 @@ def _workers_for(amount: float, target: float) -> int:
 
 
 def _bounded(scaling: Scaling, wanted: int, reason: str) -> tuple[int, str]:
-    if wanted < scaling.minimum:
-        return scaling.minimum, f"minReplicas is {scaling.minimum}; {reason}"
+    if wanted < scaling.least:
+        return scaling.least, f"{_least(scaling)}; {reason}"
     if wanted > scaling.maximum:
         return scaling.maximum, f"maxReplicas is {scaling.maximum}; {wanted} needed: {reason}"
     return wanted, reason
+
+
+def _least(scaling: Scaling) -> str:
+    if scaling.asked <= scaling.minimum or scaling.asked < ASKED_FROM:
+        return f"minReplicas is {scaling.minimum}"
+    asked = f"the scale subresource asks for {scaling.asked}"
+    return f"{asked}, maxReplicas is {scaling.maximum}" if scaling.asked > scaling.maximum else asked
+
+
+def _fixed(scaling: Scaling) -> str:
+    reason = f"replicas is set to {scaling.replicas}"
+    unheard = scaling.asked >= ASKED_FROM and scaling.asked != scaling.replicas
+    return f"{reason}; the {scaling.asked} that the scale subresource asks for do not count" if unheard else reason
 
 
 def _seconds(value: float) -> str:

@@ -84,7 +84,7 @@ def _as_applied(seen: FunctionSeen) -> bool:
 def _not_served(seen: FunctionSeen, phase: str) -> Word:
     message = {
         "Deleting": "The function is being deleted.",
-        "Stopped": "spec.replicas is 0: calls are refused until the function is scaled up.",
+        "Stopped": "spec.replicas is 0: calls are refused until it is another number, or none.",
         "Failed": f"The function cannot be served: {seen.entry.problem.message}",
     }.get(phase, "A first worker is loading its model.")
     return Word("False", phase, message)

@@ -261,6 +261,7 @@ def scaling_of(entry: state_pb2.FunctionEntry) -> Scaling:
         replicas=spec.replicas,
         minimum=min(spec.min_replicas, spec.max_replicas),
         maximum=spec.max_replicas,
+        asked=spec.asked_replicas,
         metric=spec.scale_metric,
         target=float(target),
         scale_to_zero_after=spec.scale_to_zero_after.seconds,

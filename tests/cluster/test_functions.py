@@ -121,7 +121,7 @@ def test_a_session_outlives_its_owners_pod_scaling_and_zero(both: Dormouse, step
     for _ in range(20):
         steps()
     for count in (3, 1):
-        both.cluster.kubectl("scale", "ifn", "sums", f"--replicas={count}", "-n", both.space)
+        both.patch("sums", {"replicas": count})
         both.ready("sums", count)
         for _ in range(10):
             steps()

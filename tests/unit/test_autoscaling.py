@@ -90,6 +90,34 @@ def test_wanted_by_spec(scaling: Scaling, seen: Measured, workers: Workers, want
     assert decision.wanted == wanted, decision.reason
 
 
+@pytest.mark.parametrize(
+    ("scaling", "seen", "workers", "wanted", "told"),
+    [
+        pytest.param(Scaling(asked=1), measured(idle=61), Workers(1), 0, "no work for", id="1, before anybody asked: it sleeps"),
+        pytest.param(Scaling(asked=0), measured(idle=61), Workers(3), 0, "no work for", id="0: it sleeps"),
+        pytest.param(Scaling(asked=0), measured(held=1), Workers(0), 1, "calls held", id="0: a call wakes it"),
+        pytest.param(Scaling(asked=0), measured(concurrency=30, running=30), Workers(1), 2, "concurrency", id="0 with work: by the load"),
+        pytest.param(Scaling(asked=3), measured(), Workers(0), 3, "scale subresource asks for 3;", id="3: awake, without a call"),
+        pytest.param(
+            Scaling(asked=3), measured(concurrency=99, running=99), Workers(3), 7, "concurrency", id="3, and the load asks for more"
+        ),
+        pytest.param(Scaling(asked=3, minimum=5), measured(idle=900), Workers(5), 5, "minReplicas is 5", id="less than minReplicas"),
+        pytest.param(Scaling(asked=1, minimum=1), measured(idle=900), Workers(1), 1, "minReplicas is 1", id="1 is minReplicas' to say"),
+        pytest.param(Scaling(asked=30), measured(), Workers(0), 10, "asks for 30, maxReplicas is 10", id="more than maxReplicas"),
+        pytest.param(
+            Scaling(asked=5, replicas=2), measured(), Workers(2), 2, "the 5 that the scale", id="replicas goes first, and says so"
+        ),
+        pytest.param(Scaling(asked=5, replicas=0), measured(held=1), Workers(0), 0, "replicas is set to 0", id="stopped stays stopped"),
+    ],
+)
+def test_what_is_asked_for_through_the_scale_subresource(
+    scaling: Scaling, seen: Measured, workers: Workers, wanted: int, told: str
+) -> None:
+    decision = decide(scaling, seen, workers)
+    assert (decision.wanted, decision.valid) == (wanted, True), decision.reason
+    assert told in decision.reason
+
+
 def test_what_is_not_known_takes_nothing_away() -> None:
     decision = decide(Scaling(), measured(idle=900), Workers(2), unknown=("gateway a has a lease but is not heard",))
     assert (decision.wanted, decision.valid) == (2, False)
@@ -159,6 +187,7 @@ scalings = st.builds(
     Scaling,
     minimum=st.integers(0, 3),
     maximum=st.integers(3, 20),
+    asked=st.integers(0, 30),
     metric=st.sampled_from(["concurrency", "rps", "sessions"]),
     target=st.floats(1, 100),
     scale_to_zero_after=st.floats(0, 120),
@@ -174,7 +203,7 @@ def test_in_any_history(scaling: Scaling, history: list[tuple[Measured, Workers,
     for seen, workers, blind, step in history:
         now += step
         decision = scaler.decide(scaling, seen, workers, ("something",) if blind else (), now)
-        assert scaling.minimum <= decision.wanted <= scaling.maximum
+        assert scaling.minimum <= scaling.least <= decision.wanted <= scaling.maximum
         if blind:
             assert decision.wanted >= min(workers.all, scaling.maximum), "not known, and yet taken away"
             assert not decision.valid

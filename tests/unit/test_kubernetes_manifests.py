@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 CHOSEN = ClusterSettings(store_secret=b"root", store_ca="CA", policy=PERMISSIVE)
 SCALED = {
-    "replicas": 3, "minReplicas": 2, "maxReplicas": 7, "scaleMetric": "rps", "scaleTarget": 5, "scaleToZeroAfter": "7m",
+    "replicas": 3, "minReplicas": 2, "maxReplicas": 7, "askedReplicas": 4, "scaleMetric": "rps", "scaleTarget": 5, "scaleToZeroAfter": "7m",
 }  # fmt: skip
 
 

@@ -270,7 +270,8 @@ async def test_who_no_longer_leads_writes_nothing(world: World) -> None:
 async def test_what_kubectl_does_is_not_done_here(world: World) -> None:
     for asked, text in (
         (world.entries.apply(""), "kubectl"),
-        (world.entries.scale("ns", "f", 2), "kubectl -n ns scale ifn f"),
+        (world.entries.scale("ns", "f", 2), """kubectl -n ns patch ifn f --type=merge -p '{"spec":{"replicas":2}}'"""),
+        (world.entries.scale("ns", "f", None), '{"spec":{"replicas":null}}'),
         (world.entries.delete("ns", "f"), "kubectl -n ns delete ifn f"),
     ):
         with pytest.raises(FailedPrecondition, match=text):

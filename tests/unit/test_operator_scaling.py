@@ -19,6 +19,7 @@ def test_the_fields_that_scale_are_the_autoscalers_own() -> None:
     assert (scaling.minimum, scaling.maximum, scaling.metric, scaling.target) == (2, 5, "rps", 30.0)
     assert (scaling.replicas, scaling.scale_to_zero_after) == (None, 7.0)
     assert told(replicas=3).replicas == 3
+    assert (told().asked, told(askedReplicas=0).asked, told(askedReplicas=4).asked) == (1, 0, 4)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_json_keeps_the_spec(data: Data) -> None:
 def test_json_is_canonical() -> None:
     text = spec_to_json(spec(onnx()))
     assert text == spec_to_json(spec(onnx(minReplicas=0, timeouts={"hold": "300s", "step": "60000ms"}, replicas=None)))
-    assert text.startswith(b'{"batching":{"maxQueueDelay":"0ms"},"maxConcurrency":256,')
+    assert text.startswith(b'{"askedReplicas":1,"batching":{"maxQueueDelay":"0ms"},"maxConcurrency":256,')
     assert b"null" not in text
     assert b" " not in text
 
@@ -60,6 +60,7 @@ def test_a_newer_part_may_have_written_more() -> None:
         {"replicas": 0},
         {"minReplicas": 1},
         {"maxReplicas": 3},
+        {"askedReplicas": 3},
         {"scaleMetric": "rps"},
         {"scaleTarget": 3},
         {"scaleToZeroAfter": "5s"},

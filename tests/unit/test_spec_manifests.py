@@ -10,8 +10,8 @@ from dormouse_core.spec import Duration, InferenceFunction, Initial, InvalidMani
 from dormouse_testing.manifests import Data, manifest, onnx, stateful
 
 SPEC_FIELDS = (
-    "runtime, model, handler, sessions, batching, replicas, minReplicas, maxReplicas, scaleMetric, scaleTarget, maxConcurrency, "
-    "scaleToZeroAfter, retryStateless, timeouts and workers are allowed"
+    "runtime, model, handler, sessions, batching, replicas, minReplicas, maxReplicas, askedReplicas, scaleMetric, "
+    "scaleTarget, maxConcurrency, scaleToZeroAfter, retryStateless, timeouts and workers are allowed"
 )
 WORKERS_FIELDS = (
     "image, resources, env, envFrom, nodeSelector, tolerations, affinity, topologySpreadConstraints, labels, annotations, "

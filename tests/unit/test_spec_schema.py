@@ -41,7 +41,10 @@ def test_the_definition_names_what_kubectl_needs() -> None:
     spec = schema.custom_resource_definition()["spec"]
     (version,) = spec["versions"]
     assert (spec["scope"], spec["names"]["shortNames"], spec["names"]["plural"]) == ("Namespaced", ["ifn"], "inferencefunctions")
-    assert version["subresources"]["scale"]["specReplicasPath"] == ".spec.replicas"
+    scale = version["subresources"]["scale"]
+    assert scale["specReplicasPath"] == ".spec.askedReplicas"
+    asked = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["askedReplicas"]
+    assert asked["default"] == 1, "without a number an HPA cannot read it (FailedGetScale), and 0 tells it not to scale (ScalingDisabled)"
     for column in version["additionalPrinterColumns"]:
         assert reached(column["jsonPath"]), column
     for path in version["subresources"]["scale"].values():

@@ -18,7 +18,7 @@ from dormouse_core.spec.durations import Duration
 from dormouse_core.spec.objects import FunctionSpec
 
 DIGEST_CHARACTERS = 12
-SCALING_FIELDS = frozenset({"replicas", "minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "scaleToZeroAfter"})
+SCALING_FIELDS = frozenset({"replicas", "minReplicas", "maxReplicas", "askedReplicas", "scaleMetric", "scaleTarget", "scaleToZeroAfter"})
 
 T = TypeVar("T")
 

@@ -396,7 +396,8 @@ class FunctionSpec(Struct, frozen=True, kw_only=True, rename="camel"):
             Meta(
                 ge=0,
                 le=limits.REPLICAS_MAX,
-                description="A fixed number of workers; 0: stopped, calls fail at once. Absent: as many as the load asks for.",
+                description="A fixed number of workers, whoever asks for others; 0: stopped, calls fail at once. Absent: as many as the "
+                "load asks for.",
             ),
         ]
         | None
@@ -405,6 +406,15 @@ class FunctionSpec(Struct, frozen=True, kw_only=True, rename="camel"):
         int, Meta(ge=0, le=limits.REPLICAS_MAX, description="The autoscaler keeps at least this many workers. 0: sleeps when idle.")
     ] = 0
     max_replicas: Annotated[int, Meta(ge=1, le=limits.REPLICAS_MAX, description="The autoscaler starts at most this many workers.")] = 10
+    asked_replicas: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=limits.REPLICAS_MAX,
+            description="What `kubectl scale`, an HPA or KEDA asks for through the scale subresource, which alone should write it. From 2 "
+            "on it has at least so many workers, up to maxReplicas; 1 and 0 leave it to the load, and a function without calls sleeps.",
+        ),
+    ] = 1
     scale_metric: Annotated[
         Literal["concurrency", "rps", "sessions"],
         Meta(description="What the autoscaler counts: calls in flight, calls a second, or live sessions."),

@@ -58,7 +58,7 @@ def custom_resource_definition() -> Node:
                     "subresources": {
                         "status": {},
                         "scale": {
-                            "specReplicasPath": ".spec.replicas",
+                            "specReplicasPath": ".spec.askedReplicas",
                             "statusReplicasPath": ".status.replicas",
                             "labelSelectorPath": ".status.selector",
                         },

@@ -55,6 +55,7 @@ def start(layout: Layout, timing: Timing) -> None:
         f"--service-account-private-key-file={pki}/accounts.key", f"--root-ca-file={pki}/ca.crt",
         f"--cluster-signing-cert-file={pki}/ca.crt", f"--cluster-signing-key-file={pki}/ca.key", "--leader-elect=false",
         f"--node-monitor-grace-period={timing.grace}", "--node-monitor-period=1s",
+        "--horizontal-pod-autoscaler-sync-period=2s",
     ])  # fmt: skip
     spawn(layout, "scheduler", [layout.kube, "scheduler", f"--kubeconfig={layout.kubeconfig_of('scheduler')}", "--leader-elect=false"])
     start_proxy(layout, None)

@@ -113,7 +113,10 @@ class ObjectEntries(FunctionEntries):
         raise FailedPrecondition("in a cluster functions are applied with kubectl")
 
     async def scale(self, namespace: str, name: str, replicas: int | None) -> NoReturn:
-        raise FailedPrecondition(f"in a cluster functions are scaled with kubectl: kubectl -n {namespace} scale ifn {name} --replicas=N")
+        change = '{"spec":{"replicas":%s}}' % ("null" if replicas is None else replicas)
+        raise FailedPrecondition(
+            f"in a cluster functions are scaled with kubectl: kubectl -n {namespace} patch ifn {name} --type=merge -p '{change}'"
+        )
 
     async def delete(self, namespace: str, name: str) -> NoReturn:
         raise FailedPrecondition(f"in a cluster functions are deleted with kubectl: kubectl -n {namespace} delete ifn {name}")
