@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import unavailable
+from dormouse_testing import fronts
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(__file__).parent / "programs"
@@ -121,12 +122,12 @@ ASKED = {
 
 
 @functools.cache
-def said(client: str, address: str) -> dict[str, dict[str, Any]]:
+def said(client: str, address: str, *more: str) -> dict[str, dict[str, Any]]:
     command = [str(word) for word in CLIENTS[client]]
     if not Path(command[0]).exists():
         unavailable(f"{client} is not here: make conformance (grpcurl and the Go client need a go on PATH)")
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([*command, address], capture_output=True, text=True, timeout=300, env=environment)
+    done = subprocess.run([*command, address, *more], capture_output=True, text=True, timeout=300, env=environment)
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert done.returncode == 0, done.stderr[-3000:]
     return {answer["call"]: answer for answer in answers}
@@ -134,7 +135,22 @@ def said(client: str, address: str) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize(("client", "call"), [(client, call) for client, calls in ASKED.items() for call in calls])
 def test_client(gateway: str, client: str, call: str) -> None:
-    answer = said(client, gateway)[call]
+    judge(client, call, said(client, gateway)[call])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("front", ["envoy", "nginx"])
+def test_tritonclient_is_told_the_same_behind_a_proxy(gateway: str, front: str) -> None:
+    """Of Gateway API or Ingress, configured as docs/fitting-in.md says."""
+    if front == "nginx" and (reason := fronts.missing_nginx()):
+        unavailable(reason)
+    with getattr(fronts, front)(gateway) as address:
+        answers = said("tritonclient", address, f"behind-{front}")
+    for call in ASKED["tritonclient"]:
+        judge("tritonclient", call, answers[call])
+
+
+def judge(client: str, call: str, answer: dict[str, Any]) -> None:
     if call in REFUSALS:
         code, text = REFUSALS[call]
         assert "error" in answer, answer

@@ -1,4 +1,5 @@
-"""tritonclient.grpc, synchronous, as its users write it. `triton.py ADDRESS` prints a line of JSON a call: call and result, or error."""
+"""tritonclient.grpc, synchronous, as its users write it. `triton.py ADDRESS [SESSION]` prints a line of JSON a call: its
+name and result, or error."""
 
 import contextlib
 import json
@@ -14,7 +15,7 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 CLIENT = triton.InferenceServerClient(sys.argv[1])
-SESSION = {"dormouse-session": "triton"}
+SESSION = {"dormouse-session": sys.argv[2] if len(sys.argv) > 2 else "triton"}
 
 
 def say(call: str, run: Callable[[], Any]) -> None:
