@@ -24,6 +24,7 @@ from dormouse_testing.cluster.layout import ClusterError
 
 PARTS = {"gateway": 2, "operator": 1, "etcd": 1}
 SESSIONS = 24
+ASKING = 40
 
 
 @pytest.fixture(scope="module")
@@ -250,12 +251,29 @@ def test_workers_are_evicted_one_at_a_time_and_no_call_fails(dormouse: Dormouse)
 
 
 def test_the_only_worker_is_evicted_and_no_call_fails(dormouse: Dormouse) -> None:
-    """5.O6. Of one, with its sessions; and of none, where there is nothing to evict and the function wakes as ever."""
+    """5.O6. Of one, with its sessions, under so many callers that one always asks; and of none, where there is nothing to evict
+    and the function wakes as ever."""
+    ended, took = threading.Event(), list[float]()
+
+    def ask(number: int) -> None:
+        while not ended.is_set():
+            began = time.monotonic()
+            dormouse.call("one", 0, session=f"asking-{number}", timeout=30)
+            took.append(time.monotonic() - began)
+            time.sleep(0.2)
+
     with Steps(dormouse, "one") as steps:
-        [pod] = workers(dormouse, "one")
-        eventually("it may be evicted", lambda: evict(dormouse, dormouse.space, pod))
-        replaced(dormouse, "one", pod, 1)
+        asking = [dormouse.pool.submit(ask, number) for number in range(ASKING)]
+        try:
+            [pod] = workers(dormouse, "one")
+            eventually("it may be evicted", lambda: evict(dormouse, dormouse.space, pod))
+            replaced(dormouse, "one", pod, 1)
+        finally:
+            ended.set()
+        for each in asking:
+            each.result()
     assert steps.errors == []
+    assert max(took) < 15, "nobody waits for its grace period, of 25 s"
     steps.check()
     dormouse.asleep("none")
     assert dormouse.call("none", 3) == 3

@@ -218,6 +218,19 @@ def give_shards(endpoint: str, installation: str, shards: int, *, name: str = "f
     return asyncio.run(_give(endpoint, Keys(installation), Function("tests", name, uid), shards, besides))
 
 
+def registered(endpoint: str, installation: str, worker: str, *, name: str = "fn", uid: str = "uid-1") -> bool:
+    """Whether the worker's entry stands."""
+
+    async def look() -> bool:
+        store, key = EtcdStore([endpoint]), Keys(installation).worker(Function("tests", name, uid), worker)
+        try:
+            return key in (await store.get([key]))[1]
+        finally:
+            await store.close()
+
+    return asyncio.run(look())
+
+
 async def _give(endpoint: str, keys: Keys, function: Function, shards: int, besides: Sequence[str]) -> str:
     store = EtcdStore([endpoint])
     try:

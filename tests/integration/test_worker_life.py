@@ -17,7 +17,7 @@ import pytest
 from dormouse_proto import control_pb2, control_pb2_grpc, inference_pb2
 from dormouse_testing import models
 from dormouse_testing.etcd_server import EtcdServer
-from dormouse_testing.workers import Client, WorkerProcess, give_shards, outputs_of, patient, request_of, spec_file
+from dormouse_testing.workers import Client, WorkerProcess, give_shards, outputs_of, patient, registered, request_of, spec_file
 
 COUNTER: dict[str, Any] = {
     "runtime": "onnx",
@@ -610,6 +610,48 @@ def test_the_control_stream(start: Start, own: Callable[..., str], tmp_path: Pat
         reports = list(stream)
         assert any(report.draining for report in reports)
         assert reports[-1].shards == 0
+    assert worker.process is not None
+    assert worker.process.wait(60) == 0
+
+
+def test_a_worker_that_gave_up_its_shards_leaves_though_callers_come_without_a_pause(
+    start: Start, own: Callable[..., str], tmp_path: Path, etcd_server: EtcdServer, installation: str
+) -> None:
+    """Whoever looks at the map comes as long as the worker's entry stands: the map still names it as the owner."""
+    models.counter(tmp_path / "counter.onnx")
+    worker = start({**COUNTER, "timeouts": {"step": "20s"}})
+    name = own()
+    ended, refused = threading.Event(), list[str]()
+
+    def requests() -> Iterator[control_pb2.WorkerOrder]:
+        yield control_pb2.WorkerOrder(hello=control_pb2.WorkerOrder.Hello(leader="test", report_interval_ms=50))
+        yield control_pb2.WorkerOrder(drain=control_pb2.WorkerOrder.Drain())
+        yield control_pb2.WorkerOrder(no_taker=control_pb2.WorkerOrder.NoTaker())
+        ended.wait(60)
+
+    def come(session: str) -> None:
+        while not ended.is_set() and registered(etcd_server.endpoint, installation, name):
+            for _ in range(20):
+                try:
+                    client.step(ONE, session)
+                except grpc.RpcError as error:
+                    refused.append(str(error.details()))
+
+    with worker.client() as client, ThreadPoolExecutor() as pool:
+        patient(lambda: client.step(ONE, "s"))
+        stream = control_pb2_grpc.WorkerStub(client.channel).Control(requests(), timeout=15)
+        next(report for report in stream if report.draining)
+        coming = [pool.submit(come, f"s{number}") for number in range(4)]
+        began = time.monotonic()
+        try:
+            for _ in stream:
+                pass
+        finally:
+            ended.set()
+        assert time.monotonic() - began < 5
+        for each in coming:
+            each.result()
+    assert refused
     assert worker.process is not None
     assert worker.process.wait(60) == 0
 

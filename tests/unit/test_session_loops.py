@@ -675,6 +675,7 @@ async def test_a_drain_hands_over_and_a_drain_without_taker_commits_and_leaves()
         assert (await running).reply == b"4"
         assert again(await waiting) is Again.DRAINING
         assert again(await other.call("a", 1)) is Again.DRAINING
+        assert store.etcd.item(K.worker(F, "w-2")) is None, "as long as it stands, callers come again and again"
 
 
 @simulated

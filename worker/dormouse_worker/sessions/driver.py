@@ -170,10 +170,13 @@ class Sessions:
                     machine.leave(Again.DRAINING)
                 self._act()
             await self._clock.sleep(POLL_SECONDS)
+        if self._leaving.is_set():
+            # The map still names this worker as the owner. As long as its own entry stands, too, callers come again and again.
+            await self.registration.close()
         self.on_change()
 
     def no_taker(self) -> None:
-        """Nobody can take this worker's shards: `drain` lets running steps commit, then gives all up."""
+        """Nobody can take this worker's shards: `drain` lets running steps commit, then gives all up, its lease included."""
         self._leaving.set()
 
     async def close(self) -> None:

@@ -141,14 +141,15 @@ class WorkerRegistration:
         return True
 
     async def close(self) -> None:
-        """Revokes the lease, so that nobody waits for it to end. A store that does not answer ends it by itself."""
+        """Revokes the lease, so that nobody waits for it to end. A store that does not answer ends it by itself. Safe to call again."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
-        if self._lease and not self.lost.is_set():
+        lease, self._lease = self._lease, 0
+        if lease and not self.lost.is_set():
             try:
-                await self._store.revoke(self._lease)
+                await self._store.revoke(lease)
             except StoreError:
                 return
 
