@@ -3,7 +3,8 @@
 * A revision is proved by the first worker that loaded its model and said what the model is. Until then one worker is tried, whatever the
   demand, and the revision that was proved before goes on serving: it scales, sleeps and is woken as if nothing had been applied.
 * Once it is proved, as many as are wanted are started; the old ones go when the new ones are ready, or at once when nobody is wanted. Where
-  new ones find no place, old ones go one for each that is ready, and make it.
+  new ones find no place, old ones go one for each that is ready, and make it; where there is no place even for the first,
+  `dormouse_core.giving`.
 * Of revisions that were superseded before they served, or while they did, nobody is started any more: who is not ready goes at once. So
   changes that come faster than workers start leave no more workers than two revisions have.
 * A revision with a problem is tried again by its provider, at growing intervals; a proved function with a problem does not sleep, because
@@ -15,6 +16,7 @@
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dormouse_proto import state_pb2
@@ -22,6 +24,7 @@ from dormouse_proto import state_pb2
 from dormouse_core import limits, separate
 from dormouse_core.autoscaling import Decision, Workers
 from dormouse_core.errors import Code
+from dormouse_core.giving import Way
 from dormouse_core.observations import FunctionSeen, WorkerSeen
 from dormouse_core.seams import Instance
 
@@ -76,6 +79,9 @@ class Forsake:
     reason: str
 
 
+FREE = Way()
+"""Nothing is to be given up."""
+
 Step = Scale | Prove | Separate | Report | Forsake | Purge
 
 
@@ -91,9 +97,25 @@ def count(seen: FunctionSeen) -> Workers:
     return Workers(ready=ready, starting=len(_not_serving(seen, revision)))
 
 
-def coming(seen: FunctionSeen) -> bool:
-    """A worker that could be given shards may register soon: a drain can wait for it. One between two tries may take a minute."""
-    return any(not i.exited for revision in {seen.entry.revision, seen.serving_revision} for i in _not_serving(seen, revision))
+def coming(seen: FunctionSeen, drains: Mapping[str, float], now: float, way: Way = FREE) -> bool:
+    """A worker that could be given shards may register soon: a drain can wait for it. One between two tries may take a minute, and one for
+    which the namespace has no room as long as another of the function ends comes when that is gone.
+
+    `drains`: workers, and when each was first seen to drain, monotonic. The store says so before the provider does, and only then does
+    the provider have another in its place: until `SUCCESSOR_SECONDS` have passed it is not known that none comes.
+    """
+    revisions = {seen.entry.revision, seen.serving_revision}
+    ending = any(i.stopping for i in seen.instances or ())
+    for instance in (i for revision in revisions for i in _not_serving(seen, revision)):
+        if not instance.exited and not (ending and (instance.room == "namespace" or (instance.room and way.most is not None))):
+            return True
+    running = {i.name for revision in revisions for i in _running(seen, revision)}
+    return any(w.instance in running and now - drains[w.name] < limits.SUCCESSOR_SECONDS for w in seen.workers.values() if w.name in drains)
+
+
+def draining(seen: FunctionSeen, drains: Mapping[str, float], now: float) -> dict[str, float]:
+    """`drains` as of now."""
+    return {w.name: drains.get(w.name, now) for w in seen.workers.values() if w.draining}
 
 
 def _not_serving(seen: FunctionSeen, revision: str) -> list[Instance]:
@@ -111,13 +133,13 @@ def unknown(seen: FunctionSeen) -> tuple[str, ...]:
     return tuple(found)
 
 
-def live(seen: FunctionSeen, decision: Decision) -> list[Step]:
-    """The next steps of a function's life. `decision` is the autoscaler's."""
+def live(seen: FunctionSeen, decision: Decision, way: Way = FREE) -> list[Step]:
+    """The next steps of a function's life. `decision` is the autoscaler's; `way`: what is to be given up for want of room."""
     if seen.entry.deleting:
         return _end(seen)
     steps = _judge(seen)
     if seen.instances is not None:
-        steps += _scale(seen, decision)
+        steps += _scale(seen, decision, way)
     return steps
 
 
@@ -207,21 +229,24 @@ def uninformed(seen: FunctionSeen) -> list[str]:
     return [w.name for w in seen.workers.values() if w.report is not None and separate.unknown(w.report.metadata.batching, kept)]
 
 
-def _scale(seen: FunctionSeen, decision: Decision) -> list[Step]:
+def _scale(seen: FunctionSeen, decision: Decision, way: Way) -> list[Step]:
     wanted, why = wanted_of_target(seen, decision)
     target = seen.entry.revision
-    steps = _count_to(seen, target, wanted, why)
+    steps = _count_to(seen, target, *((0, way.reason) if way.held_back else (wanted, why)), way)
     serving = seen.serving_revision
     if serving != target:
-        steps += _count_to(seen, serving, decision.wanted, f"it serves until revision {target[:8]} is proved; {decision.reason}")
+        count, reason = decision.wanted, f"it serves until revision {target[:8]} is proved; {decision.reason}"
+        if way.most is not None and way.most < count:
+            count, reason = way.most, f"{way.reason}; {decision.reason}"
+        steps += _count_to(seen, serving, count, reason, way)
     # What serves and cannot be started again stays until the target is proved, or nobody is to run.
     kept = {target, serving, *((seen.entry.proved_revision,) if wanted else ())}
-    return steps + _superseded(seen, kept, wanted if seen.proved else decision.wanted, why)
+    return steps + _superseded(seen, kept, wanted if seen.proved else decision.wanted, why, way.superseded)
 
 
-def _superseded(seen: FunctionSeen, kept: set[str], wanted: int, why: str) -> list[Step]:
+def _superseded(seen: FunctionSeen, kept: set[str], wanted: int, why: str, most: int | None = None) -> list[Step]:
     """Workers of revisions other than `kept`: they hand over and go, but for those that are ready while the serving revision has fewer than
-    `wanted` that are.
+    `wanted` that are, and of those for `most` where the next one would find no place.
 
     Where a worker that is to come finds no place, only as many stay as the serving revision lacks: else those that are to go would keep
     those that are to come out for ever.
@@ -232,6 +257,7 @@ def _superseded(seen: FunctionSeen, kept: set[str], wanted: int, why: str) -> li
     homeless = any(i.unplaced and not i.stopping for i in seen.instances or () if i.revision in kept)
     lack = max(wanted - ready, 0)
     left = lack if homeless or not lack else wanted
+    left = left if most is None else min(left, most)
     steps: list[Step] = []
     for revision in sorted(others, key=lambda each: (-_ready(seen, each), each)):
         keep = min(_ready(seen, revision), left)
@@ -249,9 +275,11 @@ def _ready(seen: FunctionSeen, revision: str) -> int:
     return sum(i.name in serving for i in _running(seen, revision))
 
 
-def _count_to(seen: FunctionSeen, revision: str, wanted: int, why: str) -> list[Step]:
+def _count_to(seen: FunctionSeen, revision: str, wanted: int, why: str, way: Way = FREE) -> list[Step]:
     running = _running(seen, revision)
     spare = _spare(seen, running, wanted)
+    if way.closed and wanted + spare > (placed := sum(not i.room for i in running)):
+        wanted, spare, why = placed, 0, f"{way.reason}; {why}"
     if len(running) == wanted + spare and not (running == [] and _left(seen, revision)):
         return []
     more = f"; in place of workers that serve nobody: {spare}" if spare else ""

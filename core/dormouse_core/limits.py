@@ -533,6 +533,7 @@ CLOCK_TRUST_SECONDS = 3600.0
 PROBE_SECONDS = 1.0
 PROBE_MISSES = 3
 HANDOFF_DEADLINE_SECONDS = 2.0
+SUCCESSOR_SECONDS = 2.0
 HANDOFF_QUIET_SECONDS = 0.1
 TERMINATION_GRACE_SECONDS = 20.0
 UNREACHABLE_SECONDS = 5.0
@@ -565,6 +566,13 @@ LIVENESS = (
     Limit("PROBE_SECONDS", "time between probes of the inference path", "seconds", "our own", "the supervisor"),
     Limit("PROBE_MISSES", "probes missed in a row before the worker is killed", "probes", "our own", "the supervisor"),
     Limit("HANDOFF_DEADLINE_SECONDS", "from a shard's stop to its failover", "seconds", "our own", "the leader"),
+    Limit(
+        "SUCCESSOR_SECONDS",
+        "from a worker's word that it drains until it may be told that no other comes, while its provider does not say that it goes",
+        "seconds",
+        "our own: the API server's watch may be so much later than the store's",
+        "the leader",
+    ),
     Limit(
         "HANDOFF_QUIET_SECONDS",
         "age of a running step from which on a handoff waits for its end before it begins",
@@ -659,6 +667,9 @@ STARTS_A_NODE = 4
 STARTS_A_NODE_CALLED = 8
 START_TURN_SECONDS = 60.0
 START_ORDER_SECONDS = 60.0
+GIVE_WAY_SECONDS = 15.0
+GIVE_WAY_NODE_SECONDS = 150.0
+PLACE_SECONDS = 15.0
 CONCURRENCY_MAX = 10_000
 BATCH_SIZE_MAX = 1_024
 BATCH_SIZE = 32
@@ -764,6 +775,27 @@ SCALE = (
         "the leader",
     ),
     Limit("START_ORDER_SECONDS", "how long who waits for its turn is remembered since it last asked", "seconds", "our own", "the leader"),
+    Limit(
+        "GIVE_WAY_SECONDS",
+        "how long the cluster's quota refuses a worker of a new revision before one that serves gives it its place",
+        "seconds",
+        "our own: other room is found in seconds, or not at all",
+        "the leader",
+    ),
+    Limit(
+        "GIVE_WAY_NODE_SECONDS",
+        "the same where no node has room, until the revision is proved",
+        "seconds",
+        "our own: a node that is added on demand comes in two minutes",
+        "the leader",
+    ),
+    Limit(
+        "PLACE_SECONDS",
+        "how long a worker may find no place though one was given to it",
+        "seconds",
+        "our own: a refused pod is tried again each three seconds",
+        "the leader: the one before comes back",
+    ),
     Limit("CONCURRENCY_MAX", "`maxConcurrency`", "calls", "our own", "at creation"),
 )
 

@@ -6,7 +6,7 @@ Nothing here does I/O.
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from dormouse_proto import state_pb2
 
@@ -283,6 +283,8 @@ class Instance:
     problem: state_pb2.Problem | None = None
     unplaced: bool = False
     """It does not run because no place has room for it: no node, or not the namespace's quota."""
+    room: Literal["", "node", "namespace"] = ""
+    """Whose room it lacks, where it lacks nothing else."""
     node: str = ""  # where it runs; empty: not known, or there is one machine
     lost: bool = False
     """Its node is lost (`dormouse_core.nodeloss`): it does not count as running, whatever its provider was last told of it."""

@@ -13,6 +13,7 @@ from dormouse_core.autoscaling import Autoscaler, Decision, Scaling
 from dormouse_core.backoff import Backoff
 from dormouse_core.coordination import Assign, Cancel, Failover, NoTaker, Plan
 from dormouse_core.errors import DormouseError
+from dormouse_core.giving import GivingWay, Places, Way
 from dormouse_core.observations import FunctionSeen
 from dormouse_core.seams import Clock, Provider, Wanted
 from dormouse_core.spec import spec_from_json
@@ -51,6 +52,7 @@ class LoopParts:
     registry: Mirror
     maps: Mirror
     starts: Starts
+    places: Places
     looked: Callable[[str], None]
     """Called with the uid after every look at a function."""
 
@@ -64,11 +66,18 @@ class FunctionLoop:
         self.decided = False
         self._parts = parts
         self._autoscaler = Autoscaler()
+        self._giving = GivingWay(parts.places)
         self._news = asyncio.Event()
         self._told: set[str] = set()  # draining workers that know that nobody takes their shards
+        self._drains: dict[str, float] = {}  # workers -> when they were first seen to drain, monotonic
         self._said: tuple[object, ...] = ()
         self._refused = ""
         self._called = False
+
+    @property
+    def gives_way(self) -> str:
+        """Why it has fewer workers than are wanted, or none of the wanted revision; '': no place was given."""
+        return self._giving.way.reason
 
     def nudge(self) -> None:
         self._news.set()
@@ -105,7 +114,7 @@ class FunctionLoop:
         """False: something could not be done and should be tried again soon."""
         settled = True
         self._decide(seen)
-        steps = lifecycle.live(seen, self.decision)
+        steps = lifecycle.live(seen, self.decision, self._way(seen))
         self._parts.starts.only(self.uid, {step.revision for step in steps if isinstance(step, lifecycle.Scale) and more(seen, step) > 0})
         for step in steps:
             match step:
@@ -124,6 +133,17 @@ class FunctionLoop:
     async def _again(self) -> bool:
         seen = self._parts.view.seen(self.uid)
         return True if seen is None else await self._round(seen)
+
+    def _way(self, seen: FunctionSeen) -> Way:
+        """What is given up for want of room. The last worker is not, whose sessions nobody else would have."""
+        before, scaling = self._giving.way, scaling_of(seen.entry)
+        last = not (scaling.memory_only and self._parts.demands.measure(self.uid).live_sessions)
+        rivals = self._parts.view.wait_for_a_node(self.uid)
+        way = self._giving.look(seen, self.decision.wanted, rivals=rivals, last=last, now=self._parts.clock.monotonic())
+        if way.reason and way.reason != before.reason:
+            text = "a new revision is held back" if way.held_back else "workers wait" if way.closed else "a worker gives its place"
+            log.event(text, function=label(seen), revision=seen.entry.revision, why=way.reason)
+        return way
 
     def _decide(self, seen: FunctionSeen) -> None:
         now = self._parts.clock.monotonic()
@@ -214,7 +234,9 @@ class FunctionLoop:
 
     async def _shards(self, seen: FunctionSeen) -> bool:
         wanted, _ = lifecycle.wanted_of_target(seen, self.decision)
-        actions = coordination.coordinate(seen, self._parts.clock.monotonic(), wanted=wanted, coming=lifecycle.coming(seen))
+        now = self._parts.clock.monotonic()
+        self._drains = lifecycle.draining(seen, self._drains, now)
+        actions = coordination.coordinate(seen, now, wanted=wanted, coming=lifecycle.coming(seen, self._drains, now, self._giving.way))
         actions = self._parts.writer.allowed(seen, actions)
         written = [a for a in actions if not isinstance(a, NoTaker)]
         for action in written:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dormouse_core import addresses
 from dormouse_core.autoscaling import Decision
 from dormouse_core.errors import DormouseError, NotFound
+from dormouse_core.giving import Places
 from dormouse_core.keys import Function, Keys
 from dormouse_core.observations import FunctionSeen
 from dormouse_core.seams import Clock, Instance, Item, Provider, Store, Wanted
@@ -95,7 +96,7 @@ class Leader:
         self._provider = provider
         writer = Writer(store, keys, leader_new, self._owed)
         self.starts = Starts()
-        self._parts = LoopParts(clock, self.view, self.demands, provider, writer, self.registry, self._maps, self.starts, looked)
+        self._parts = LoopParts(clock, self.view, self.demands, provider, writer, self.registry, self._maps, self.starts, Places(), looked)
         self._looked = looked
         self._loops: dict[str, FunctionLoop] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -300,9 +301,8 @@ class Leader:
         loop = self._loops.get(seen.entry.uid)
         decision = loop.decision if loop else Decision(0, "not decided yet", valid=False)
         figures = self.counts.figures(seen.entry.uid)
-        return status.status(
-            seen, decision, self._times, int(self.clock.now() * 1_000_000), figures, owners=owners, waits=self.starts.waits(seen.entry.uid)
-        )
+        waits = self.starts.waits(seen.entry.uid) or (loop.gives_way if loop else "")
+        return status.status(seen, decision, self._times, int(self.clock.now() * 1_000_000), figures, owners=owners, waits=waits)
 
 
 def _differ(before: Sequence[Instance] | None, after: Sequence[Instance] | None) -> set[str]:

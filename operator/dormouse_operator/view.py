@@ -93,6 +93,7 @@ class View:
         self.unreadable: set[str] = set()  # keys of functions' entries that cannot be read: whose they are is not known
         self._instances: Sequence[Instance] | None = None
         self._instances_of: dict[str, list[Instance]] = {}  # by uid
+        self._wait_for_a_node: set[str] = set()  # uids
         self.links: Links | None = None
         self.reaches = Reaches()
         self.starving = Starving()
@@ -108,6 +109,11 @@ class View:
         self._instances_of = {}
         for instance in found or ():
             self._instances_of.setdefault(instance.uid, []).append(instance)
+        self._wait_for_a_node = {instance.uid for instance in found or () if instance.room == "node" and not instance.stopping}
+
+    def wait_for_a_node(self, besides: str) -> bool:
+        """Whether a worker of another function finds no room on any node."""
+        return bool(self._wait_for_a_node - {besides})
 
     # ------------------------------------------------------------------------------------------------------------ from the store
 

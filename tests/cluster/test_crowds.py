@@ -23,6 +23,46 @@ def is_ready(pod: dict[str, Any]) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
 
 
+def test_under_a_quota_with_no_room_a_new_revision_is_proved_in_the_place_of_the_one_that_serves(dormouse: Dormouse) -> None:
+    """A session is stepped all the while: no step fails or is lost. A bad revision then gives the place back."""
+    quota = {**QUOTA, "metadata": {"name": "one"}, "spec": {"hard": {"pods": "1"}}}
+    dormouse.apply(quota, counter("tight", minReplicas=1))
+    dormouse.ready("tight", 1)
+    ended, totals = threading.Event(), [0]
+
+    def step() -> None:
+        while not ended.is_set():
+            totals.append(dormouse.call("tight", 1, session="s", timeout=60))
+            time.sleep(0.02)
+
+    def serves(revision: str) -> bool:
+        found = dormouse.status("tight")
+        return (
+            found.get("revision") == revision
+            and found.get("readyReplicas") == 1
+            and bool(living(dormouse, f"dormouse.dev/revision={revision}"))
+        )
+
+    stepping = dormouse.pool.submit(step)
+    try:
+        dormouse.patch("tight", {"maxConcurrency": 11})
+        wanted = eventually("it is heard", lambda: newest(dormouse, "tight"), 30)
+        began = time.monotonic()
+        eventually("the new revision serves", lambda: serves(wanted), 60)
+        print(f"proved under a full quota after {time.monotonic() - began:.0f} s")
+        dormouse.patch("tight", {"handler": "counter:Nope"})
+        dormouse.reason("tight", "ModelReady", "ModelInvalid", 60)
+        eventually("the one before serves again", lambda: serves(wanted), 60)
+        before = len(totals)
+        eventually("and is stepped", lambda: len(totals) > before + 5, 30)
+    finally:
+        ended.set()
+        stepping.result()
+        dormouse.cluster.kubectl("delete", "resourcequota", "one", "-n", dormouse.space)
+    assert totals == list(range(len(totals)))
+    dormouse.delete("tight")
+
+
 @pytest.mark.slow
 def test_ten_changes_that_overtake_each_other_end_with_the_newest_under_a_quota(dormouse: Dormouse) -> None:
     """A session is stepped all the while: no step fails or is lost, and what lies between is not left."""
@@ -48,7 +88,7 @@ def test_ten_changes_that_overtake_each_other_end_with_the_newest_under_a_quota(
             dormouse.patch("moved", {"maxConcurrency": 10 + number})
             time.sleep(PAUSE)
         began = time.monotonic()
-        wanted = eventually("it is heard", lambda: newest(dormouse), 30)
+        wanted = eventually("it is heard", lambda: newest(dormouse, "moved"), 30)
         eventually("the newest serves", lambda: dormouse.status("moved").get("revision") == wanted, 90)
         eventually("and alone", lambda: len(living(dormouse, "dormouse.dev/function=moved")) == 1, 60)
         print(f"the newest of {CHANGES} changes serves alone after {time.monotonic() - began:.0f} s, {total} steps")
@@ -61,9 +101,9 @@ def test_ten_changes_that_overtake_each_other_end_with_the_newest_under_a_quota(
     dormouse.delete("moved")
 
 
-def newest(dormouse: Dormouse) -> str:
+def newest(dormouse: Dormouse, name: str) -> str:
     """The wanted revision, once the status is of the newest spec; '': not yet."""
-    found = dormouse.cluster.get("ifn", "moved", dormouse.space)
+    found = dormouse.cluster.get("ifn", name, dormouse.space)
     current = found["status"].get("observedGeneration") == found["metadata"]["generation"]
     return str(found["status"]["wantedRevision"]) if current else ""
 

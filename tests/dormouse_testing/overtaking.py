@@ -6,6 +6,7 @@ from random import Random
 from dormouse_core import coordination, lifecycle
 from dormouse_core.autoscaling import Decision
 from dormouse_core.coordination import Failover
+from dormouse_core.giving import GivingWay, Places
 from dormouse_core.lifecycle import Prove, Report, Scale
 from dormouse_core.seams import Instance
 from dormouse_proto import state_pb2
@@ -13,6 +14,7 @@ from dormouse_proto import state_pb2
 from dormouse_testing.functions_seen import World, entry, instance, worker
 
 LONGEST_START, LONGEST_END = 8, 6  # ticks
+TICK_SECONDS = 2.0
 
 
 @dataclass
@@ -34,6 +36,8 @@ class Overtaking:
     pods: dict[str, Pod] = field(default_factory=dict)
     desired: dict[str, int] = field(default_factory=dict)
     made: int = 0
+    now: float = 0.0
+    giving: GivingWay = field(default_factory=lambda: GivingWay(Places()))
     failovers: list[Failover] = field(default_factory=list)
 
     def change(self, revision: str) -> None:
@@ -49,6 +53,7 @@ class Overtaking:
         self.world.entry = found
 
     def tick(self) -> None:
+        self.now += TICK_SECONDS
         for pod in list(self.pods.values()):
             self._live(pod)
         self._make()
@@ -94,13 +99,16 @@ class Overtaking:
             found.append(instance(pod.name, revision=pod.revision, stopping=pod.stopping, exited=failed, problem="bad" if failed else ""))
         for revision, count in self.desired.items():
             there = sum(pod.revision == revision and not pod.stopping for pod in self.pods.values())
-            found += [Instance(f"{revision}/{n}", "ns/fn", "uid-1", revision, 0.0, unplaced=True) for n in range(count - there)]
+            found += [
+                Instance(f"{revision}/{n}", "ns/fn", "uid-1", revision, 0.0, unplaced=True, room="namespace") for n in range(count - there)
+            ]
         self.world.instances = found
 
     def _decide(self) -> None:
         for _ in range(10):
             seen = self.world.seen()
-            for step in lifecycle.live(seen, Decision(self.wanted, "by load")):
+            way = self.giving.look(seen, self.wanted, rivals=False, last=True, now=self.now)
+            for step in lifecycle.live(seen, Decision(self.wanted, "by load"), way):
                 if isinstance(step, Scale):
                     self._scale(step)
                 elif isinstance(step, Prove):
@@ -116,7 +124,7 @@ class Overtaking:
                 break
         seen = self.world.seen()
         wanted, _ = lifecycle.wanted_of_target(seen, Decision(self.wanted, "by load"))
-        for action in coordination.coordinate(seen, 0.0, wanted=wanted, coming=lifecycle.coming(seen)):
+        for action in coordination.coordinate(seen, 0.0, wanted=wanted, coming=lifecycle.coming(seen, {}, 0.0, self.giving.way)):
             if isinstance(action, Failover):
                 self.failovers.append(action)
             self.world.apply(action)

@@ -73,7 +73,9 @@ async def test_a_replica_that_the_cluster_refuses_says_why() -> None:
     await world.heard(deployment(1, conditions=[forbidden('pods "x" is forbidden: exceeded quota: none')]))
     [found] = await world.seen()
     assert found.problem is not None
-    assert (found.exited, found.problem.reason) == (True, "QuotaExceeded")
+    assert (found.exited, found.problem.reason, found.room) == (True, "QuotaExceeded", "namespace")
+    await world.heard(deployment(1, conditions=[forbidden("a policy says no")]))
+    assert [(each.unplaced, each.room) for each in await world.seen()] == [(True, "")], "room would be no cure"
 
 
 FULL = forbidden('pods "x" is forbidden: exceeded quota: one, requested: pods=1, used: pods=1, limited: pods=1')
@@ -86,6 +88,7 @@ async def test_what_a_functions_own_ending_pod_keeps_out_is_no_problem_of_it() -
     await world.heard(gone, deployment(1, revision="r2", conditions=[FULL]))
     found, _ = await world.seen()
     assert (found.name, found.problem, found.exited, found.unplaced) == ("f-r2/0", None, False, True)
+    assert found.room == "namespace"
     await world.api.delete(PODS, "ns", "old", uid="uid-old")
     await world.heard()
     assert world.provider.freed("ns") == world.clock.now(), "its Deployment is touched"
@@ -108,6 +111,7 @@ async def test_what_waits_for_a_node_is_told_to_who_asks() -> None:
     world = World()
     await world.heard(pod(phase="Pending", node="", conditions=[unschedulable(5)]))
     assert "Insufficient memory" in world.provider.waiting("u")
+    assert [each.room for each in await world.seen()] == ["node"]
     assert world.provider.waiting("another") == ""
 
 

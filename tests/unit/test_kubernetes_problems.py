@@ -6,7 +6,7 @@ import pytest
 from dormouse_core.errors import Code
 from dormouse_operator.kubernetes.api.http import Object
 from dormouse_operator.kubernetes.pods import problems
-from dormouse_operator.kubernetes.pods.problems import MUTE_ENDS, Verdict, judge
+from dormouse_operator.kubernetes.pods.problems import MUTE_ENDS, Verdict, judge, lacks_room
 from dormouse_testing.cluster_objects import NOW, container, deployment, ended, forbidden, pod, timestamp, unschedulable, waits
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,6 +117,19 @@ def test_a_node_is_waited_for_two_minutes_and_then_it_is_a_problem(since: float,
         assert said(found) == ("Unschedulable", text)
     else:
         assert found == Verdict(waiting=text)
+
+
+@pytest.mark.parametrize(
+    ("message", "room"),
+    [
+        ("0/3 nodes are available: 3 Insufficient memory.", True),
+        ("0/1 nodes are available: 1 Too many pods.", True),
+        ("0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector.", False),
+        ("0/3 nodes are available: 3 node(s) had untolerated taint {a: b}.", False),
+    ],
+)
+def test_a_pod_lacks_room_alone_where_some_node_would_do(message: str, room: bool) -> None:
+    assert lacks_room(pod(conditions=[unschedulable(1.0, message)], phase="Pending", node="")) is room
 
 
 def test_a_claim_that_is_not_there_is_no_wait_for_a_node() -> None:

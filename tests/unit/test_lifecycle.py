@@ -115,7 +115,7 @@ def test_an_instance_without_a_serving_worker_is_starting() -> None:
     world = World(instances=[instance(f"i-{n}") for n in "abc"] + [instance("i-d", revision=OLD), instance("i-e", stopping=True)])
     world.add(worker("a"), worker("b", gone=True), worker("d", revision=OLD))
     assert lifecycle.count(world.seen()) == Workers(ready=1, starting=2)
-    assert lifecycle.coming(world.seen())
+    assert lifecycle.coming(world.seen(), {}, 0.0)
 
 
 def test_a_worker_that_the_provider_does_not_have_is_not_ordered_again_and_again() -> None:
@@ -134,16 +134,38 @@ def test_a_worker_that_the_provider_does_not_have_is_not_ordered_again_and_again
 
 
 def test_a_draining_workers_instance_is_not_coming() -> None:
-    world = World(instances=[instance("i-a")])
+    world = World(instances=[instance("i-a", stopping=True)])
     world.add(worker("a", draining=True))
     assert lifecycle.count(world.seen()) == Workers(ready=0, starting=0)
-    assert not lifecycle.coming(world.seen())
+    assert not lifecycle.coming(world.seen(), {"a": 0.0}, 0.0)
+
+
+def test_until_its_provider_says_that_a_draining_worker_goes_it_is_not_known_that_none_comes() -> None:
+    """Evicted: its store entry says that it drains before its pod does, and only with that is another in its place."""
+    world = World(instances=[instance("i-a")])
+    world.add(worker("a", draining=True))
+    drains = lifecycle.draining(world.seen(), {}, 7.0)
+    assert drains == {"a": 7.0} == lifecycle.draining(world.seen(), drains, 8.0)
+    assert lifecycle.coming(world.seen(), drains, 7.0 + limits.SUCCESSOR_SECONDS - 0.1)
+    assert not lifecycle.coming(world.seen(), drains, 7.0 + limits.SUCCESSOR_SECONDS), "it says that no other comes, or nothing at all"
+    world.instances = [instance("i-a", stopping=True), instance("f-r/0")]
+    assert lifecycle.coming(world.seen(), drains, 60.0)
+
+
+def test_one_whose_room_another_of_the_function_still_has_is_not_waited_for_by_that_one() -> None:
+    """A namespace's quota counts a pod until it has ended."""
+    next_one = replace(instance("f-r/0"), unplaced=True, room="namespace")
+    world = World(instances=[instance("i-a", stopping=True), next_one])
+    world.add(worker("a", draining=True))
+    assert not lifecycle.coming(world.seen(), {"a": 0.0}, 0.0)
+    world.instances = [instance("i-a", stopping=True), replace(next_one, room="node")]
+    assert lifecycle.coming(world.seen(), {"a": 0.0}, 0.0), "a node may come"
 
 
 def test_an_instance_between_two_tries_is_starting_but_nobody_waits_for_it() -> None:
     world = World(instances=[instance("i-a", exited=True)])
     assert lifecycle.count(world.seen()) == Workers(ready=0, starting=1)
-    assert not lifecycle.coming(world.seen())
+    assert not lifecycle.coming(world.seen(), {}, 0.0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------- problems

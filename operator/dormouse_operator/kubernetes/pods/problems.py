@@ -18,6 +18,7 @@ from dormouse_core.plain import plain
 from dormouse_proto import state_pb2
 
 from dormouse_operator.kubernetes.api.http import Object
+from dormouse_operator.kubernetes.objects.budgets import homeless
 from dormouse_operator.kubernetes.objects.object_entries import seconds
 from dormouse_operator.kubernetes.objects.pod import CONTAINER
 
@@ -26,6 +27,7 @@ MUTE_ENDS = 3  # ends without a reason that are taken as accidents before they a
 LOST = 30.0  # seconds after its grace period for which a pod's end is waited for: its node is gone
 
 OOM_KILLED = "OOMKilled"
+QUOTA = "QuotaExceeded"
 _IMAGE = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable"}
 )
@@ -145,12 +147,20 @@ def _unscheduled(status: Mapping[str, Any], now: float) -> Verdict:
     return Verdict(waiting=text)
 
 
+def lacks_room(pod: Object) -> bool:
+    """The scheduler found a node that would do if it had room: nothing else is wrong with the pod, as far as it says."""
+    message = next(
+        (str(c.get("message", "")) for c in pod.get("status", {}).get("conditions") or () if c.get("type") == "PodScheduled"), ""
+    )
+    return homeless(pod) and ("Insufficient " in message or "Too many pods" in message)
+
+
 def refused(deployment: Object) -> state_pb2.Problem | None:
     """Why a Deployment's pods cannot be made: a quota, an admission webhook, a policy."""
     for condition in deployment.get("status", {}).get("conditions") or ():
         if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
             message = str(condition.get("message", ""))
-            reason = "QuotaExceeded" if "exceeded quota" in message else "PodRefused"
+            reason = QUOTA if "exceeded quota" in message else "PodRefused"
             # The server names the pod, and each try has another.
             return unavailable(reason, "the cluster refuses the worker's pod: " + re.sub(r'^pods "[^"]*"', "it", message))
     return None

@@ -118,6 +118,7 @@ class KubernetesProvider:
             exited=verdict.exited,
             problem=verdict.problem,
             unplaced=homeless(pod),
+            room="node" if problems.lacks_room(pod) else "",
             node=pod.get("spec", {}).get("nodeName", ""),
             lost=stranded.lost(pod, self._nodes),
             starved=problems.starved(pod),
@@ -151,6 +152,7 @@ class KubernetesProvider:
                 exited=problem is not None,
                 problem=problem,
                 unplaced=refusal is not None,
+                room="namespace" if refusal is not None and refusal.reason == problems.QUOTA else "",
             )
 
     def _unapplied(self, wanted: Wanted) -> Iterable[Instance]:

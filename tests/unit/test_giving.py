@@ -1,0 +1,244 @@
+"""A worker that serves gives its place to the first of a new revision, where there is none beside it."""
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+from dormouse_core import giving, lifecycle
+from dormouse_core.autoscaling import Decision
+from dormouse_core.giving import PAUSES, SETTLE_SECONDS, TRIES, GivingWay, Places, Way
+from dormouse_core.lifecycle import Scale
+from dormouse_core.limits import GIVE_WAY_NODE_SECONDS, GIVE_WAY_SECONDS, PLACE_SECONDS
+from dormouse_core.seams import Instance
+from dormouse_testing.functions_seen import NEW, OLD, World, entry, instance, worker
+from dormouse_testing.overtaking import Overtaking
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+AFTER = GIVE_WAY_SECONDS + SETTLE_SECONDS
+
+
+def lacking(room: str = "namespace") -> Instance:
+    return replace(instance("f-new/0", revision=NEW), unplaced=True, room=room)  # type: ignore[arg-type]
+
+
+def full(count: int = 1, *, room: str = "namespace") -> World:
+    """`count` workers of the old revision serve; the first of the new one finds no room."""
+    world = World(entry=entry(revision=NEW, proved=OLD), instances=[lacking(room)])
+    world.entry.proved_spec = b"{}"
+    for number in range(count):
+        world.add(worker(f"{number}", revision=OLD))
+        world.instances = [*(world.instances or ()), instance(f"i-{number}", revision=OLD)]
+    return world
+
+
+class Played:
+    """Looks each second."""
+
+    def __init__(self, world: World, places: Places | None = None) -> None:
+        self.world, self.now, self.places = world, 0.0, places or Places()
+        self.giving = GivingWay(self.places)
+
+    def look(self, *, rivals: bool = False, last: bool = True, wanted: int = 1) -> Way:
+        return self.giving.look(self.world.seen(), wanted, rivals=rivals, last=last, now=self.now)
+
+    def until(self, at: float, *, rivals: bool = False, last: bool = True, wanted: int = 1) -> Way:
+        way = self.look(rivals=rivals, last=last, wanted=wanted)
+        while self.now < at:
+            self.now += 1.0
+            way = self.look(rivals=rivals, last=last, wanted=wanted)
+        return way
+
+    def scales(self, wanted: int = 1) -> dict[str, int]:
+        steps = lifecycle.live(self.world.seen(), Decision(wanted, "by load"), self.giving.way)
+        return {step.revision: step.count for step in steps if isinstance(step, Scale)}
+
+
+def tried(count: int = 1) -> Played:
+    """The new one has the place of one that served, which is gone."""
+    found = Played(full(count))
+    assert found.until(AFTER, wanted=count).most == count - 1
+    found.world.die("0")
+    others = [i for i in found.world.instances or () if i.revision == OLD and i.name != "i-0"]
+    found.world.instances = [instance("new", revision=NEW), *others]
+    found.now += 1
+    assert found.look(wanted=count).most == count - 1
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_after_a_while_one_that_serves_goes_and_no_more(count: int) -> None:
+    found = Played(full(count))
+    assert found.until(AFTER - 1, wanted=count) == Way()
+    assert found.scales(count) == {}
+    assert found.until(AFTER, wanted=count).most == count - 1
+    assert found.scales(count) == {OLD: count - 1}
+
+
+def test_where_no_node_has_room_one_may_come_first_and_others_that_wait_come_first() -> None:
+    found = Played(full(room="node"))
+    assert found.until(GIVE_WAY_NODE_SECONDS - 1) == Way()
+    assert found.until(300, rivals=True) == Way()
+    assert found.until(300 + SETTLE_SECONDS).most == 0
+
+
+def test_the_last_worker_stays_where_sessions_live_in_its_memory_alone() -> None:
+    assert Played(full()).until(600, last=False) == Way()
+    assert Played(full(2)).until(AFTER, last=False, wanted=2).most == 1
+
+
+def test_nobody_goes_for_what_room_would_not_cure() -> None:
+    """Refused by a policy, or it matches no node."""
+    assert Played(full(room="")).until(600) == Way()
+
+
+def test_who_goes_does_not_wait_for_who_comes_in_its_place() -> None:
+    """Neither would ever come."""
+    for room in ("namespace", "node"):
+        world = full(room=room)
+        world.instances = [lacking(room), instance("i-0", revision=OLD, stopping=True)]
+        world.change("0", draining=True)
+        assert not lifecycle.coming(world.seen(), {"0": 0.0}, 0.0, Way(most=0))
+    assert lifecycle.coming(world.seen(), {"0": 0.0}, 0.0), "a node may come, where no place was given"
+
+
+def test_proved_it_is_as_any_other() -> None:
+    found = tried()
+    found.world.entry.proved_revision = NEW
+    found.world.entry.ClearField("proved_spec")
+    found.world.add(worker("new"))
+    assert found.look() == Way()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_bad_one_goes_and_the_one_before_comes_back_and_it_is_tried_again_later_each_time(count: int) -> None:
+    found, pauses = tried(count), []
+    for _ in range(3):
+        found.world.workers.pop("0", None)
+        found.world.instances = [i for i in found.world.instances or () if i.revision == OLD and i.name != "i-0"]
+        found.world.instances.append(instance("new", revision=NEW, exited=True, problem="not an ONNX model"))
+        failed = found.now
+        assert found.until(failed + 1, wanted=count).held_back
+        assert found.scales(count) == {NEW: 0, OLD: count}
+        found.world.add(worker("0", revision=OLD))
+        olds = [instance(f"i-{number}", revision=OLD) for number in range(count)]
+        found.world.instances = olds
+        while found.look(wanted=count).held_back:
+            assert found.scales(count) == {}
+            found.now += 1
+        assert found.scales(count) == {NEW: 1}
+        pauses.append(found.now - failed)
+        found.world.instances = [lacking(), *olds]
+        while (way := found.look(wanted=count)).most is None:
+            assert way == Way()
+            found.now += 1
+    assert [round(each, -1) for each in pauses] == [PAUSES.after(n) for n in (1, 2, 3)]
+
+
+def test_one_that_finds_no_place_though_one_was_given_or_takes_too_long_goes_too() -> None:
+    found = Played(full())
+    assert found.until(AFTER).most == 0
+    found.world.instances = [lacking(), instance("i-0", revision=OLD, stopping=True)]
+    assert found.until(AFTER + 60).most == 0, "its place is not free yet"
+    found.world.instances = [lacking()]
+    assert not found.until(found.now + PLACE_SECONDS - 1).held_back
+    assert found.until(found.now + 3).held_back
+    found = tried()
+    assert found.until(AFTER + TRIES.first - 1).most == 0
+    assert found.until(AFTER + TRIES.first).held_back
+
+
+def test_who_is_called_gets_the_place_that_a_new_revision_has_once_that_failed() -> None:
+    """It slept when a bad revision was applied, which found the only place."""
+    bad = instance("new", revision=NEW, exited=True, problem="not an ONNX model")
+    waits = replace(instance("f-old/0", revision=OLD), unplaced=True, room="namespace")
+    found = Played(World(entry=entry(revision=NEW, proved=OLD), instances=[bad]))
+    found.world.entry.proved_spec = b"{}"
+    assert found.until(60, wanted=0) == Way()
+    found.world.instances = [bad, waits]
+    assert found.look(wanted=1).held_back
+    assert found.scales() == {NEW: 0}
+
+
+def test_what_is_not_known_changes_nothing() -> None:
+    found = Played(full())
+    found.until(AFTER - 1)
+    found.world.instances = None
+    assert found.until(600) == Way()
+    found.world.instances = full().instances
+    assert found.look().most == 0, "as it was before"
+
+
+def test_one_of_a_namespace_at_a_time_and_the_place_is_not_anothers() -> None:
+    places = Places()
+    first, second = Played(full(), places), Played(full(), places)
+    second.world.entry.uid = "uid-2"
+    for _ in range(int(AFTER) + 1):
+        for each in (first, second):
+            each.now += 1
+            each.look()
+    assert (first.giving.way.most, second.giving.way) == (0, Way(closed=True, reason=second.giving.way.reason))
+    assert second.scales() == {NEW: 0}, "it asks for no place that it would find"
+    second.world.instances = [instance("i-0", revision=OLD)]
+    first.world.instances = [instance("new", revision=NEW)]
+    for _ in range(2):
+        first.look()
+        second.look()
+    assert second.giving.way == Way()
+    assert second.scales() == {NEW: 1}
+
+
+def test_of_another_namespace_it_is_nobodys_concern() -> None:
+    places = Places()
+    first, second = Played(full(), places), Played(full(), places)
+    second.world.entry.uid, second.world.entry.namespace = "uid-2", "another"
+    assert (first.until(AFTER).most, second.until(AFTER).most) == (0, 0)
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 3), st.lists(st.sampled_from(["bad", "good"]), min_size=1, max_size=4), st.integers(0, 1000))
+def test_under_a_quota_with_no_room_a_good_one_is_proved_and_a_bad_one_takes_little_from_the_one_before(
+    wanted: int, changes: list[str], seed: int
+) -> None:
+    changed(wanted, changes, seed)
+
+
+def changed(wanted: int, changes: list[str], seed: int) -> None:
+    found = Overtaking(Random(seed), wanted, quota=wanted)
+    for _ in range(60):
+        found.tick()
+    assert found.ready_of("r0") == wanted
+    for number, change in enumerate(changes):
+        found.change(f"{change}-{number}")
+        for _ in range(100):
+            found.tick()
+            assert len(found.pods) <= wanted
+            assert found.ready >= wanted - 1
+    newest = f"{changes[-1]}-{len(changes) - 1}"
+    served = []
+    for _ in range(900):
+        found.tick()
+        served.append(found.ready)
+    if changes[-1] == "good":
+        assert found.ready_of(newest) == wanted
+        assert {pod.revision for pod in found.pods.values()} == {newest}
+    else:
+        assert sum(each < wanted for each in served) < 0.2 * len(served), "it does not flap"
+
+
+def never(*_: object, **__: object) -> Way:
+    return Way()
+
+
+def test_negative_control_where_nobody_gives_way_it_is_never_proved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(giving.GivingWay, "look", never)
+    with pytest.raises(AssertionError, match="good-0"):
+        changed(1, ["good"], 1)
+
+
+def test_negative_control_without_pauses_a_bad_one_takes_the_place_of_the_one_before_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(giving, "PAUSES", giving.Backoff(0.0, 0.0))
+    with pytest.raises(AssertionError, match="it does not flap"):
+        changed(1, ["bad"], 1)
