@@ -667,6 +667,9 @@ STARTS_A_NODE = 4
 STARTS_A_NODE_CALLED = 8
 START_TURN_SECONDS = 60.0
 START_ORDER_SECONDS = 60.0
+REPLACED = 32
+REPLACED_A_NODE = 4
+REPLACE_TURN_SECONDS = 120.0
 GIVE_WAY_SECONDS = 15.0
 GIVE_WAY_NODE_SECONDS = 150.0
 PLACE_SECONDS = 15.0
@@ -775,6 +778,21 @@ SCALE = (
         "the leader",
     ),
     Limit("START_ORDER_SECONDS", "how long who waits for its turn is remembered since it last asked", "seconds", "our own", "the leader"),
+    Limit(
+        "REPLACED",
+        "functions whose workers are replaced together, one after the other of each, by an installation's new image",
+        "functions",
+        "our own: as many as start of functions that nobody calls",
+        "the leader",
+    ),
+    Limit("REPLACED_A_NODE", "the same for each node", "functions", "our own: the same", "the leader, of the nodes that it knows together"),
+    Limit(
+        "REPLACE_TURN_SECONDS",
+        "how long one of them keeps others waiting",
+        "seconds",
+        "our own: an image may be pulled for minutes, and one that does not start replaces so few",
+        "the leader",
+    ),
     Limit(
         "GIVE_WAY_SECONDS",
         "how long the cluster's quota refuses a worker of a new revision before one that serves gives it its place",

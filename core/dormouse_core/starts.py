@@ -126,6 +126,11 @@ class Starts:
         self._others = sum(others[key] for key in self._uncalled)
         self._nodes = {node: at for node, at in self._nodes.items() if now - at < NODE_SECONDS}
 
+    @property
+    def nodes(self) -> int:
+        """How many are known; 0: none, as on one machine."""
+        return len(self._nodes)
+
     def room(self) -> Room:
         starting = Counter(self._starting)
         starting[""] += self._begun.total()

@@ -102,6 +102,28 @@ async def test_how_many_replicas_there_are_is_not_its_to_say() -> None:
     assert world.api.objects[key]["spec"]["replicas"] == 5
 
 
+async def test_running_workers_are_replaced_in_their_functions_turn_and_who_sleeps_at_once() -> None:
+    world, function, asked = World(), entry(), list[str]()
+    await world.apply(function)
+    key = (DEPLOYMENTS.plural, "ns", names.deployment("vad", function.revision))
+    turn = False
+    world.applier = Applier(
+        world.api, ClusterSettings(store_secret=b"s", image="next"), world.copies, lambda uid: asked.append(uid) or turn
+    )
+    scaled = world.api.objects[key]
+    world.api.objects[key] = {**scaled, "spec": {**scaled["spec"], "replicas": 1}}
+    assert (key[2], "replaced") not in await world.apply(function)
+    turn = True
+    assert (key[2], "replaced") in await world.apply(function)
+    assert asked == ["u", "u"]
+    asked.clear()
+    scaled = world.api.objects[key]
+    world.api.objects[key] = {**scaled, "spec": {**scaled["spec"], "replicas": 0}}
+    world.applier.settings = ClusterSettings(store_secret=b"s", image="after")
+    assert (key[2], "replaced") in await world.apply(function)
+    assert asked == []
+
+
 @pytest.mark.parametrize("kind", [SERVICES, DEPLOYMENTS, BUDGETS])
 async def test_an_object_of_the_name_that_is_somebody_elses_is_left_as_it_is(kind: Any) -> None:
     world, function = World(), entry()

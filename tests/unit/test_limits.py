@@ -148,6 +148,10 @@ SHOWN = {
     "PROBE_MISSES": "unit/test_worker_hanging.py::test_a_step_that_may_run_is_no_hang",
     "HANDOFF_DEADLINE_SECONDS": "unit/test_coordination.py::test_the_deadline_runs_from_the_stop",
     "SUCCESSOR_SECONDS": "unit/test_lifecycle.py::test_until_its_provider_says_that_a_draining_worker_goes_it_is_not_known_that_none_comes",
+    **dict.fromkeys(
+        ("REPLACED", "REPLACED_A_NODE", "REPLACE_TURN_SECONDS"),
+        "unit/test_replacing.py::test_few_are_replaced_together_on_each_node_and_in_all_and_all_are_in_their_order",
+    ),
     "GIVE_WAY_SECONDS": "unit/test_giving.py::test_after_a_while_one_that_serves_goes_and_no_more",
     "GIVE_WAY_NODE_SECONDS": "unit/test_giving.py::test_where_no_node_has_room_one_may_come_first_and_others_that_wait_come_first",
     "PLACE_SECONDS": "unit/test_giving.py::test_one_that_finds_no_place_though_one_was_given_or_takes_too_long_goes_too",

@@ -37,6 +37,7 @@ from dormouse_operator.kubernetes.objects.applying import Applier
 from dormouse_operator.kubernetes.objects.budgets import Budgets
 from dormouse_operator.kubernetes.objects.credentials import Credentials
 from dormouse_operator.kubernetes.objects.object_entries import ObjectEntries
+from dormouse_operator.kubernetes.objects.replacements import Replacements
 from dormouse_operator.kubernetes.objects.rotating import Rotating
 from dormouse_operator.kubernetes.objects.tenants import Tenants
 from dormouse_operator.kubernetes.options import Options
@@ -100,7 +101,8 @@ class Term:
             vouch=self.provider.vouch,
         )
         credentials = Credentials(users, keys, settings)
-        applier = Applier(api, settings, self.copies.applied)
+        self.replacements = Replacements(clock, self.copies.deployments, lambda: self.leader.starts.nodes, self._missing)
+        applier = Applier(api, settings, self.copies.applied, self.replacements.may)
         self.rotating = Rotating(clock, options, users, applier, self._doubt_applied, keeper)
         self.reconciler = Reconciler(
             clock,
@@ -138,8 +140,8 @@ class Term:
 
     def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """To be run once the registry is known: an object must not be taken for new because its entry has not been read yet."""
-        kept = (self.copies, self.watching, self.survey, self.tending, self.losing)
-        return [part.run for part in (*kept, self.budgets, self.rotating, self.marking, self.defining)]
+        pods = (self.copies, self.watching, self.survey, self.tending, self.losing, self.replacements)
+        return [part.run for part in (*pods, self.budgets, self.rotating, self.marking, self.defining)]
 
     # ------------------------------------------------------------------------------------------------------------------ news
 

@@ -8,7 +8,7 @@ Deployments, Services, ConfigMaps, budgets and policies are known from a watch. 
 not one that this operator should have; it looks at its own by name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dormouse_core.errors import DormouseError
@@ -33,9 +33,17 @@ class NotApplied(DormouseError):
 
 
 class Applier:
-    """`copies`: by kind; one for each watched kind. `settings` may be replaced: what differs is written when applied next."""
+    """`copies`: by kind; one for each watched kind. `settings` may be replaced: what differs is written when applied next.
+    `may_replace(uid)`: whether running workers of this function may be replaced now; if not, it is to be applied again."""
 
-    def __init__(self, api: Api, settings: ClusterSettings, copies: Mapping[Kind, Reflector]) -> None:
+    def __init__(
+        self,
+        api: Api,
+        settings: ClusterSettings,
+        copies: Mapping[Kind, Reflector],
+        may_replace: Callable[[str], bool] = lambda uid: True,
+    ) -> None:
+        self._may_replace = may_replace
         self._api = api
         self.settings = settings
         self._copies = copies
@@ -116,6 +124,8 @@ class Applier:
         changed: dict[str, Any] = {**manifest, "metadata": {**manifest["metadata"], "resourceVersion": metadata["resourceVersion"]}}
         changed["metadata"]["annotations"] = {**metadata.get("annotations", {}), names.APPLIED: wanted}
         if kind is DEPLOYMENTS:
+            if live["spec"]["replicas"] and not self._may_replace(manifest["metadata"]["ownerReferences"][0]["uid"]):
+                return None
             changed["spec"] = {**manifest["spec"], "replicas": live["spec"]["replicas"]}
             if at := editing.restarted(live):
                 changed["spec"]["template"] = _annotated(manifest["spec"]["template"], {editing.RESTARTED: at})
