@@ -82,11 +82,11 @@ def everything(cluster: Cluster) -> set[tuple[str, str, str]]:
 
 @contextlib.contextmanager
 def release(cluster: Cluster) -> Iterator[None]:
-    """`helm install` with the defaults, but for this cluster's images and a small disk; whatever the story leaves is removed."""
+    """`helm install` for a single node with two gateways, this cluster's images and a small disk; whatever the story leaves is removed."""
     for kind, name in (("crd", CRD), ("namespace", SYSTEM)):  # all of it goes at the end
         if cluster.exists(kind, name):
             raise ClusterError(f"{kind} {name} is there already, and the demo removes what it installs: name a cluster without Dormouse")
-    values = [*cluster.chart_values(), "--set", "etcd.persistence.size=1Gi"]
+    values = [*cluster.chart_values(), "--set", "singleNode=true,gateway.replicas=2,etcd.persistence.size=1Gi"]
     cluster.volume(f"{SYSTEM}-demo")
     try:
         cluster.helm("install", RELEASE, str(CHART), "-n", SYSTEM, "--create-namespace", *values, "--wait", "--timeout", "180s")

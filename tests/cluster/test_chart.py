@@ -1,5 +1,6 @@
 """The chart without a cluster: what it renders to, for many values, and what its schema refuses."""
 
+import argparse
 import fnmatch
 import itertools
 import json
@@ -16,6 +17,8 @@ from dormouse_core.limits import CERTIFICATE_DAYS, PASSWORD_DAYS
 from dormouse_core.policies import Policy
 from dormouse_gateway import settings as gateway_settings
 from dormouse_operator.kubernetes import options, secret_options
+from dormouse_operator.kubernetes.members import __main__ as members
+from dormouse_operator.kubernetes.members import admitting
 from dormouse_operator.kubernetes.settings import ClusterSettings, Defaults
 from dormouse_testing.cluster.charts import Object, Refused, Rendered, containers, render
 from dormouse_testing.cluster.client import CHART
@@ -26,7 +29,10 @@ SECURED = (*EXTERNAL, "etcd.external.tlsSecret=etcd-tls", "etcd.external.usersSe
 MATRIX = [
     tuple(value for value in chosen if value)
     for chosen in itertools.product(
-        ("", "etcd.replicas=3"), ("", "etcd.persistence.enabled=false"), ("", "networkPolicies.enabled=false"), ("", "namespaces={a,b}")
+        ("", "singleNode=true"),
+        ("", "etcd.persistence.enabled=false,etcd.persistence.acceptLoss=true"),
+        ("", "networkPolicies.enabled=false"),
+        ("", "namespaces={a,b}"),
     )
 ] + [
     EXTERNAL,
@@ -148,6 +154,9 @@ def test_every_selector_finds_the_pods_that_it_is_for(helm: str, values: tuple[s
         ("gateway.ownNames={Upper.Example}", "ownNames"),
         ("gateway.replica=2", "replica"),
         ("etcd.replicas=2", "etcd/replicas"),
+        ("etcd.persistence.enabled=false", "etcd.persistence.enabled: false found with 3 members .etcd.replicas., true is allowed"),
+        ("singleNode=yes", "singleNode"),
+        ("operator.replicas=0", "operator/replicas"),
         ("etcd.quotaBytes=9000000000", "quotaBytes"),
         ("etcd.persistence.size=lots", "size"),
         ("etcd.enabled=false", "endpoints"),
@@ -210,7 +219,7 @@ def test_the_definition_is_the_generated_one_and_outlives_the_release(default: R
     assert not render(helm, "crds.install=false").all("CustomResourceDefinition")
 
 
-@pytest.mark.parametrize("values", [(), ("etcd.replicas=3",), SECURED], ids=["default", "three members", "etcd elsewhere"])
+@pytest.mark.parametrize("values", [(), ("singleNode=true",), SECURED], ids=["default", "a single node", "etcd elsewhere"])
 def test_rendered_twice_it_is_the_same_byte_for_byte_and_makes_no_secret(helm: str, values: tuple[str, ...]) -> None:
     """As Argo CD renders it, without a cluster, at every sync: nothing in it may be made up, nor looked up."""
     once = render(helm, *values)
@@ -250,7 +259,7 @@ def test_the_gateway_takes_the_options_that_it_is_given(default: Rendered) -> No
     assert agent["args"] == envoy["args"]
     assert agent["restartPolicy"] == "Always"
     taken = gateway_settings.parse(agent["args"], "gateway")
-    assert taken.store == ("dormouse-etcd-0.system.svc.cluster.local:2379",)
+    assert taken.store == tuple(f"dormouse-etcd-{number}.system.svc.cluster.local:2379" for number in range(3))
     assert taken.store_user == "dormouse-gateway/default"
     assert {"dormouse-gateway.system", "dormouse-gateway.system.svc.cluster.local"} <= taken.own_names
     assert taken.listen.endswith(":8001")
@@ -268,11 +277,13 @@ def test_an_etcd_that_keeps_nobody_apart_is_for_who_says_that_there_is_one_tenan
 def test_a_full_etcd_heals_and_is_not_ended(helm: str, quota: int) -> None:
     """6.O4: its probes take a full etcd for alive, it drops history where no operator runs, and the operator knows its quota."""
     rendered = render(helm, f"etcd.quotaBytes={quota}")
-    (etcd,) = containers(rendered.one("StatefulSet", "dormouse-etcd")["spec"]["template"])
-    assert {f"--quota-backend-bytes={quota}", f"--auto-compaction-retention={storage.retention(quota)}s"} <= set(etcd["args"])
-    assert "--auto-compaction-mode=periodic" in etcd["args"]
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+    _, etcd = containers(rendered.one("StatefulSet", "dormouse-etcd")["spec"]["template"])
+    given = joining(rendered).etcd
+    assert (given["quota-backend-bytes"], given["auto-compaction-retention"]) == (quota, f"{storage.retention(quota)}s")
+    assert given["auto-compaction-mode"] == "periodic"
+    for probe in ("startupProbe", "livenessProbe"):
         assert "exclude=NOSPACE" in etcd[probe]["httpGet"]["path"]
+    assert etcd["readinessProbe"]["httpGet"]["path"] == "/readyz", "which no alarm but CORRUPT fails"
     _, operator = containers(rendered.one("Deployment", "dormouse-operator")["spec"]["template"])
     assert f"--store-quota={quota}" in operator["args"]
 
@@ -287,14 +298,14 @@ def test_backups_are_off_by_default_and_each_job_takes_the_options_that_it_is_gi
             (container,) = containers(job["spec"]["jobTemplate"]["spec"]["template"])
             taken = main.parser().parse_args(container["args"])
             assert (taken.command, taken.file, taken.installation, taken.store_user) == (name, place, "default", "root")
-            assert taken.store == ["dormouse-etcd-0.system.svc.cluster.local:2379"]
+            assert taken.store == [f"dormouse-etcd-{number}.system.svc.cluster.local:2379" for number in range(3)]
             assert job["spec"]["suspend"] is (name == "restore"), "nobody's store is replaced by a clock"
         restore = render(helm, "backup.enabled=true", *values, "backup.from=one.db").one("CronJob", "dormouse-restore")
         (container,) = containers(restore["spec"]["jobTemplate"]["spec"]["template"])
         assert main.parser().parse_args(container["args"]).file == f"{place}one.db"
         policy = rendered.one("NetworkPolicy", "dormouse-etcd")
         peers = [peer["podSelector"]["matchLabels"]["dormouse.dev/part"] for peer in policy["spec"]["ingress"][0]["from"]]
-        assert peers == ["operator", "gateway", "backup", "worker"]
+        assert peers == ["operator", "gateway", "backup", "etcd", "worker"]
     claim = render(helm, "backup.enabled=true").one("PersistentVolumeClaim", "dormouse-backups")
     assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
     assert not render(helm, "backup.enabled=true", "backup.claim.existing=mine").all("PersistentVolumeClaim")
@@ -394,12 +405,58 @@ def test_values_of_an_older_release_are_taken(default: Rendered, helm: str) -> N
     assert operator_settings(render(helm, "etcd.fairShares=false")).fair_shares is False
 
 
+def joining(rendered: Rendered) -> argparse.Namespace:
+    """What the program that runs before etcd takes from its command line."""
+    first, _ = containers(rendered.one("StatefulSet", "dormouse-etcd")["spec"]["template"])
+    return members.parse([word.replace("$(POD_NAME)", "dormouse-etcd-0") for word in first["args"]])
+
+
 def operator_settings(rendered: Rendered) -> ClusterSettings:
     """As the operator reads them."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         file.write(rendered.one("ConfigMap", "dormouse-operator")["data"]["functions.json"])
         file.flush()
         return options.parse(["--kubernetes", "--functions", file.name]).functions
+
+
+def test_how_many_of_each_part_the_defaults_and_one_line_for_a_single_node_make(default: Rendered, helm: str) -> None:
+    """What a release from before had in its values stays: `helm upgrade --reuse-values`."""
+    single, two = (
+        render(helm, "singleNode=true"),
+        render(helm, "singleNode=true", "operator.replicas=2", "gateway.replicas=3", "etcd.replicas=3"),
+    )
+    former = render(helm, "singleNode=null", "operator.replicas=1", "gateway.replicas=2", "etcd.replicas=1")
+    for rendered, counts in ((default, (3, 2, 2)), (single, (1, 1, 1)), (two, (3, 2, 3)), (former, (1, 1, 2))):
+        parts = (("StatefulSet", "etcd"), ("Deployment", "operator"), ("Deployment", "gateway"))
+        found = tuple(rendered.one(kind, f"dormouse-{part}")["spec"]["replicas"] for kind, part in parts)
+        assert found == counts
+        services = [each["metadata"]["name"] for each in rendered.all("Service") if re.search("-etcd-[0-9]", each["metadata"]["name"])]
+        assert len(services) == counts[0]
+        assert bool(rendered.all("PodDisruptionBudget", "dormouse-etcd")) is (counts[0] > 1)
+        assert (kept(rendered).members is not None) is (counts[0] > 1), "the operator looks after members where there are several"
+
+
+def test_a_member_of_several_that_loses_its_data_with_its_pod_is_somebodys_decision(helm: str) -> None:
+    lost = "etcd.persistence.enabled=false"
+    with pytest.raises(Refused, match=r"Set singleNode=true or etcd\.replicas=1"):
+        render(helm, lost, "etcd.replicas=3")
+    for meant in ("singleNode=true", "etcd.replicas=1", "etcd.persistence.acceptLoss=true"):
+        assert render(helm, lost, meant).one("StatefulSet", "dormouse-etcd")
+
+
+def test_that_there_was_a_cluster_is_remembered_in_what_the_members_see(default: Rendered) -> None:
+    """And what the operator may write, and nobody's function may name."""
+    pod = default.one("StatefulSet", "dormouse-etcd")["spec"]["template"]["spec"]
+    wanted = kept(default).members
+    assert wanted is not None
+    [volume] = [each for each in pod["volumes"] if each["name"] == "formed"]
+    assert volume["secret"] == {"secretName": wanted.secret, "optional": True, "defaultMode": 0o440}
+    [mount] = [each["mountPath"] for each in pod["initContainers"][0]["volumeMounts"] if each["name"] == "formed"]
+    assert str(joining(default).formed) == f"{mount}/{admitting.KEY}"
+    rules = default.one("Role", "dormouse-operator-system")["rules"]
+    assert [rule["verbs"] for rule in rules if wanted.secret in rule.get("resourceNames", ())] == [["get"]], "and create"
+    labels = default.one("StatefulSet", "dormouse-etcd")["spec"]["template"]["metadata"]["labels"]
+    assert dict(pair.split("=") for pair in wanted.selector.split(",")).items() <= labels.items()
 
 
 def test_rights_end_at_the_namespaces_that_are_served(helm: str) -> None:
@@ -432,12 +489,7 @@ def test_only_the_gateways_port_is_open_to_callers(default: Rendered, helm: str)
 @pytest.mark.parametrize("members", [1, 3])
 def test_members_of_etcd_know_each_other_and_their_certificate_names_them(helm: str, members: int) -> None:
     rendered = render(helm, f"etcd.replicas={members}")
-    arguments = dict(
-        each.split("=", 1)
-        for each in containers(rendered.one("StatefulSet", "dormouse-etcd")["spec"]["template"])[0]["args"]
-        if "=" in each
-    )
-    peers = dict(each.split("=", 1) for each in arguments["--initial-cluster"].split(","))
+    peers = joining(rendered).urls
     assert list(peers) == [f"dormouse-etcd-{number}" for number in range(members)]
     certificates = kept(rendered).certificates
     gateway = containers(rendered.one("Deployment", "dormouse-gateway")["spec"]["template"])[0]["args"]
@@ -482,7 +534,7 @@ def test_a_part_sees_its_own_password_only_and_no_key_but_etcds(default: Rendere
         for name, pod in default.pods() if "volumes" in pod["spec"]
     }  # fmt: skip
     assert seen == {
-        "dormouse-etcd": {"dormouse-etcd-tls": set()},
+        "dormouse-etcd": {"dormouse-etcd-tls": set(), "dormouse-etcd-formed": set(), "dormouse-etcd-passwords": {"operator"}},
         "dormouse-gateway": {"dormouse-etcd-tls": {"ca.crt"}, "dormouse-etcd-passwords": {"gateway"}},
         "dormouse-operator": {},
     }
@@ -503,11 +555,14 @@ def test_the_operator_reaches_the_secrets_that_it_keeps_by_name(helm: str, value
         if "secrets" in rule["resources"]:
             rights |= {(verb, name) for verb in rule["verbs"] for name in rule.get("resourceNames", ["*"])}
     expected = {("create", "*")} | {(verb, name) for name in own for verb in ("get", "update")}
+    assert wanted.members is not None
+    expected |= {("get", wanted.members.secret)}
     assert rights == expected | {(verb, name) for name in before for verb in ("get", "delete")}
 
 
 def test_secrets_of_somebody_else_are_mounted_and_read_and_never_written(helm: str) -> None:
-    rendered = render(helm, "etcd.certificates.existingSecret=theirs", "etcd.users.existingSecret=users")
+    theirs = ("etcd.certificates.existingSecret=theirs", "etcd.users.existingSecret=users")
+    rendered = render(helm, "singleNode=true", *theirs)
     wanted = kept(rendered)
     assert (wanted.certificates.secret, wanted.certificates.authority, wanted.certificates.before) == ("theirs", "", "")
     assert (wanted.passwords.secret, wanted.passwords.ours, wanted.passwords.before) == ("users", False, "")
@@ -515,7 +570,10 @@ def test_secrets_of_somebody_else_are_mounted_and_read_and_never_written(helm: s
         if "secrets" in rule["resources"]:
             assert (rule["verbs"], set(rule["resourceNames"])) == (["get"], {"theirs", "users"})
     mounted = {v["secret"]["secretName"] for _, pod in rendered.pods() for v in pod["spec"].get("volumes", ()) if "secret" in v}
-    assert mounted == {"theirs", "users"}
+    assert mounted == {"theirs", "users", "dormouse-etcd-formed"}
+    rules = render(helm, *theirs).one("Role", "dormouse-operator-system")["rules"]
+    rights = {(*rule["verbs"], *rule.get("resourceNames", ())) for rule in rules if "secrets" in rule["resources"]}
+    assert rights == {("get", "theirs", "users", "dormouse-etcd-formed"), ("create",)}, "of several members it is remembered that they were"
     assert {"theirs", "users"} <= set(operator_settings(rendered).own.reserved), "no function may name them"
 
 

@@ -1,5 +1,6 @@
 """The chart without a cluster, part by part: what ends a process, who may dial whom, what is encrypted, where pods run."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from dormouse_operator.kubernetes import options
 from dormouse_testing.cluster.charts import Object, Rendered, containers, render
 
 PARTS = {"gateway": "Deployment", "operator": "Deployment", "etcd": "StatefulSet"}
-HEALTHY = "/health?exclude=NOSPACE"
+HEALTHY = "/readyz"
+"""No learner's, and no alarm but CORRUPT fails it."""
 ALONE = "/health?serializable=true&exclude=NOSPACE"
 """What a member answers by itself: one without a majority is not better for being killed."""
 LABEL = "dormouse.dev/part"
@@ -19,6 +21,11 @@ LABEL = "dormouse.dev/part"
 @pytest.fixture(scope="module")
 def default(helm: str) -> Rendered:
     return render(helm)
+
+
+@pytest.fixture(scope="module")
+def single(helm: str) -> Rendered:
+    return render(helm, "singleNode=true")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +89,7 @@ def test_gateways_are_replaced_one_by_one_and_none_is_missed(default: Rendered) 
 
 
 def test_members_of_etcd_start_together_and_leave_one_at_a_time(three: Rendered) -> None:
-    """None is ready without a majority: one that waited for the first would wait for ever."""
+    """None is ready without a majority: after a power cut one that waited for the first would wait for ever."""
     etcd = three.one("StatefulSet", "dormouse-etcd")["spec"]
     assert (etcd["podManagementPolicy"], etcd["serviceName"]) == ("Parallel", "dormouse-etcd-peers")
     peers = three.one("Service", "dormouse-etcd-peers")["spec"]
@@ -102,8 +109,12 @@ def test_a_configuration_that_changed_starts_the_operator_anew(default: Rendered
     assert mark(default) != mark(render(helm, "workers.policy.secrets={a}"))
 
 
-def test_pods_are_spread_placed_and_pulled_as_the_values_say(default: Rendered, three: Rendered, helm: str) -> None:
-    for rendered, parts in ((default, ["gateway", "operator"]), (three, ["gateway", "operator", "etcd"])):
+def test_pods_are_spread_placed_and_pulled_as_the_values_say(default: Rendered, single: Rendered, three: Rendered, helm: str) -> None:
+    for rendered, parts in (
+        (single, ["gateway", "operator"]),
+        (default, ["gateway", "operator", "etcd"]),
+        (three, ["gateway", "operator", "etcd"]),
+    ):
         for part in PARTS:
             spread = [each["topologyKey"] for each in pod(rendered, part)["spec"].get("topologySpreadConstraints", ())]
             assert spread == (["kubernetes.io/hostname"] if part in parts else []), part
@@ -118,13 +129,13 @@ def test_pods_are_spread_placed_and_pulled_as_the_values_say(default: Rendered, 
     ours = [{"name": "registry"}]
     assert pulled == {"dormouse-gateway": ours, "dormouse-operator": ours, "dormouse-test": ours, "dormouse-etcd": ours}
     other = render(helm, "image.pullSecrets[0].name=registry", "etcd.image.pullSecrets[0].name=another")
-    assert pod(other, "etcd")["spec"]["imagePullSecrets"] == [{"name": "another"}]
+    assert pod(other, "etcd")["spec"]["imagePullSecrets"] == [{"name": "another"}, {"name": "registry"}], "it has our image, too"
 
 
 # ------------------------------------------------------------------------------------------------------------- what a pod is and has
 
 
-@pytest.mark.parametrize("values", [(), ("etcd.persistence.enabled=false",)], ids=["on volumes", "in memory"])
+@pytest.mark.parametrize("values", [(), ("singleNode=true", "etcd.persistence.enabled=false")], ids=["on volumes", "in memory"])
 def test_pods_have_what_they_mount_and_files_that_their_user_may_read(helm: str, values: tuple[str, ...]) -> None:
     rendered = render(helm, *values)
     claims = {each["metadata"]["name"] for each in rendered.one("StatefulSet", "dormouse-etcd")["spec"].get("volumeClaimTemplates", ())}
@@ -146,18 +157,24 @@ def test_pods_have_what_they_mount_and_files_that_their_user_may_read(helm: str,
 
 
 def test_etcd_answers_nobody_in_the_clear_and_no_member_that_it_does_not_know(default: Rendered) -> None:
-    given = container(default, "etcd")["args"]
-    words: dict[str, str] = dict(each.removeprefix("--").partition("=")[::2] for each in given)
+    [text] = [word for word in container(default, "etcd", "members")["args"] if word.startswith("--etcd=")]
+    words = json.loads(text.removeprefix("--etcd="))
     for name in ("listen-client-urls", "advertise-client-urls", "listen-peer-urls", "initial-advertise-peer-urls"):
         assert words[name].startswith("https://"), name
-    files = {"cert-file": "tls.crt", "key-file": "tls.key", "peer-cert-file": "tls.crt", "peer-key-file": "tls.key"}
-    for name, file in (files | {"peer-trusted-ca-file": "ca.crt"}).items():
-        assert words[name] == f"/etc/etcd/{file}"
-    assert words["peer-client-cert-auth"] == "", "a flag"
+    files = {"cert-file": "/etc/etcd/tls.crt", "key-file": "/etc/etcd/tls.key"}
+    assert words["client-transport-security"] == files
+    assert words["peer-transport-security"] == {**files, "trusted-ca-file": "/etc/etcd/ca.crt", "client-cert-auth": True}
     assert words["initial-cluster-token"] == "system/dormouse-etcd", "members of two releases never join"
     assert words["listen-metrics-urls"].endswith(":2381"), "which shows no keys"
-    assert words["bcrypt-cost"] == "4"
+    assert words["bcrypt-cost"] == 4
     assert words["auth-token"] == "simple"
+    mounts = {
+        part: {each["name"]: each["mountPath"] for each in container(default, "etcd", part)["volumeMounts"]} for part in ("members", "etcd")
+    }
+    assert mounts["etcd"].items() <= mounts["members"].items(), "it writes and reads what etcd reads"
+    assert mounts["members"].keys() - mounts["etcd"].keys() == {"formed", "users"}, "root's password is not etcd's to know"
+    assert container(default, "etcd")["args"] == ["--config-file=/run/etcd/etcd.json"]
+    assert "--out=/run/etcd/etcd.json" in container(default, "etcd", "members")["args"]
 
 
 def gateway_arguments(rendered: Rendered) -> gateway_settings.GatewaySettings:
@@ -220,6 +237,7 @@ ALLOWED = {
     ("operator", "agents", "gateway"),
     ("etcd", "client", "operator"),
     ("etcd", "client", "gateway"),
+    ("etcd", "client", "etcd"),
     ("etcd", "client", "worker"),
     ("etcd", "peer", "etcd"),
 }

@@ -15,8 +15,8 @@ VERBS = {name: name for name in ("get", "list", "watch", "create", "patch", "del
 WATCHED = (PODS, *(kind for kind in APPLIED if kind is not SECRETS))
 ANY_KIND = {"applying.py": APPLIED, "reflecting.py": WATCHED}
 KOPF = ((FUNCTIONS, "list"), (FUNCTIONS, "watch"))
-OWN_NAMESPACE = ("budgets.py", "own_events.py", "secrets")
-"""Modules and a room that ask in the installation's namespace: for the gateways' budget and pods and the operator's own pod, with Events
+OWN_NAMESPACE = ("budgets.py", "own_events.py", "secrets", "members")
+"""Modules and rooms that ask in the installation's namespace: for the gateways' budget and pods and the operator's own pod, with Events
 about the operator, and for etcd's Secrets and members."""
 CLAIMS = "claiming.py"  # asks where all namespaces are served
 

@@ -31,6 +31,8 @@ def helm(cluster: Cluster, action: str, chart: Path, image: str) -> None:
     words = cluster.chart_values()
     if chart != CHART:
         words = [word for pair in zip(words[::2], words[1::2], strict=True) if "policy" not in pair[1] for word in pair]
+    else:
+        words += ["--set", "singleNode=true,gateway.replicas=2"]
     repository, _, tag = image.rpartition(":")
     words += ["--set", f"image.repository={repository},image.tag={tag}", *PERSISTENT]
     cluster.helm(action, RELEASE, str(chart), "-n", SYSTEM, *words, "--wait", "--timeout", "240s")

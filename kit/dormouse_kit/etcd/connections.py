@@ -56,6 +56,10 @@ _UNARY: Final = {
     "Alarm": ("/etcdserverpb.Maintenance/Alarm", rpc_pb2.AlarmResponse.FromString),
     "Defragment": ("/etcdserverpb.Maintenance/Defragment", rpc_pb2.DefragmentResponse.FromString),
     "Authenticate": ("/etcdserverpb.Auth/Authenticate", rpc_pb2.AuthenticateResponse.FromString),
+    "MemberList": ("/etcdserverpb.Cluster/MemberList", rpc_pb2.MemberListResponse.FromString),
+    "MemberAdd": ("/etcdserverpb.Cluster/MemberAdd", rpc_pb2.MemberAddResponse.FromString),
+    "MemberRemove": ("/etcdserverpb.Cluster/MemberRemove", rpc_pb2.MemberRemoveResponse.FromString),
+    "MemberPromote": ("/etcdserverpb.Cluster/MemberPromote", rpc_pb2.MemberPromoteResponse.FromString),
 }
 Metadata = tuple[tuple[str, str], ...]
 _PROBE: Final = rpc_pb2.RangeRequest(key=b"\0", serializable=True, limit=1, keys_only=True).SerializeToString()

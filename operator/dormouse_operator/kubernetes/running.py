@@ -19,6 +19,7 @@ from dormouse_kit import log
 from dormouse_kit.clock import SystemClock
 from dormouse_kit.election import Election
 from dormouse_kit.etcd import EtcdMembers, EtcdStore
+from dormouse_kit.etcd.membership import Membership
 from dormouse_kit.etcd.users import Users
 from dormouse_kit.grpc_options import server_options
 from dormouse_proto import state_pb2
@@ -33,6 +34,7 @@ from dormouse_operator.kubernetes.api.kinds import BUDGETS
 from dormouse_operator.kubernetes.api.known import Objects
 from dormouse_operator.kubernetes.control import Guard
 from dormouse_operator.kubernetes.health import Health
+from dormouse_operator.kubernetes.members.admitting import Admitting
 from dormouse_operator.kubernetes.objects.applying import Applier
 from dormouse_operator.kubernetes.objects.budgets import Budgets
 from dormouse_operator.kubernetes.objects.credentials import Credentials
@@ -45,7 +47,9 @@ from dormouse_operator.kubernetes.pods.copies import Copies
 from dormouse_operator.kubernetes.pods.losing import Losing
 from dormouse_operator.kubernetes.pods.provider import KubernetesProvider
 from dormouse_operator.kubernetes.pods.tending import Tending
+from dormouse_operator.kubernetes.secret_options import Wanted
 from dormouse_operator.kubernetes.secrets.keeping import Keeper
+from dormouse_operator.kubernetes.secrets.objects import Secrets
 from dormouse_operator.kubernetes.telling.own_events import OwnEvents
 from dormouse_operator.kubernetes.telling.teller import Teller
 from dormouse_operator.kubernetes.watching.claiming import Claiming, Seen
@@ -218,6 +222,8 @@ async def run(options: Options, seen: Seen, alone: bool = False) -> int:
     looking.append(asyncio.create_task(isolation.tell(own_events.warn), name="whether tenants are kept apart"))
     if keeper is not None:
         looking.append(asyncio.create_task(keeper.run(), name="the store's Secrets"))
+    if options.keeping is not None and options.keeping.wanted.members is not None:
+        looking.append(asyncio.create_task(_admit(options, options.keeping.wanted, api, own_events), name="the store's members"))
     try:
         if not await terms.first(claiming.wait(), stop):
             return 0
@@ -250,6 +256,17 @@ async def run(options: Options, seen: Seen, alone: bool = False) -> int:
         if users is not None:
             await users.close()
         await health.close()
+
+
+async def _admit(options: Options, wanted: Wanted, api: Api, own_events: OwnEvents) -> None:
+    """Never returns. From the start on, whoever leads: before there is a majority nobody does."""
+    assert wanted.members is not None
+    cluster = Membership(options.store, tls=terms.tls(options), user=options.store_user, password=terms.password(options))
+    try:
+        secrets = Secrets(api, wanted.namespace, wanted.labels)
+        await Admitting(api, SystemClock(), cluster, secrets, wanted.members, wanted.namespace, own_events.warn).run()
+    finally:
+        await cluster.close()
 
 
 async def _lead(

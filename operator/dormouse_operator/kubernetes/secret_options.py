@@ -1,4 +1,5 @@
-"""Which Secrets of the chart's etcd there are to be, as the chart writes it into a file; and the command line of who keeps them."""
+"""Which Secrets and members of the chart's etcd there are to be, as the chart writes it into a file; and the command line of who keeps
+them."""
 
 import argparse
 from collections.abc import Sequence
@@ -33,10 +34,20 @@ class Passwords(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbi
     days: float = PASSWORD_DAYS
 
 
+class Members(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """`secret`: what remembers that there is a cluster of several."""
+
+    secret: str
+    selector: str
+    """Labels of etcd's pods."""
+
+
 class Wanted(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     namespace: str
     certificates: Certificates
     passwords: Passwords
+    members: Members | None = None
+    """None: there is to be one."""
     labels: dict[str, str] = {}
     """Of what is made. Never app.kubernetes.io/instance: Argo CD prunes what has it and is not rendered."""
 

@@ -228,7 +228,11 @@ def installation(cluster: Cluster, *values: str) -> Iterator[None]:
     """The chart with etcd without a volume, and nothing of it left afterwards."""
     if cluster.exists("crd", CRD):
         raise ClusterError(f"{CRD} is there already: this installs, uninstalls and removes it")
-    words = [word for value in ("etcd.persistence.enabled=false", ANY_USER, *values) for word in ("--set", value)]
+    words = [
+        word
+        for value in ("singleNode=true", "gateway.replicas=2", "etcd.persistence.enabled=false", ANY_USER, *values)
+        for word in ("--set", value)
+    ]
     with contextlib.ExitStack() as ends:
         # Last: while a kind goes, the end of a namespace waits for who still counts it among the kinds to look through.
         ends.callback(cluster.kubectl, "delete", "crd", CRD, "--ignore-not-found")

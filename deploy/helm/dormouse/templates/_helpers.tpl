@@ -3,6 +3,16 @@
 {{- ternary .Release.Name (printf "%s-dormouse" .Release.Name) (contains "dormouse" .Release.Name) | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
+{{- /* How many of a part: what its values say; else one on a single node, and else what a cluster should have. Values that an older release did
+not have are absent with --reuse-values. */ -}}
+{{- define "dormouse.etcdReplicas" -}}
+{{- .Values.etcd.replicas | default (ternary 1 3 (.Values.singleNode | default false)) -}}
+{{- end -}}
+
+{{- define "dormouse.replicas" -}}
+{{- .part.replicas | default (ternary 1 2 (.root.Values.singleNode | default false)) -}}
+{{- end -}}
+
 {{- /* Labels of a part. Called with (dict "root" $ "part" "gateway"). */ -}}
 {{- define "dormouse.selector" -}}
 app.kubernetes.io/name: dormouse
@@ -71,7 +81,7 @@ priorityClassName: {{ . }}
 {{- /* etcd's members as clients reach them, a Service each: its address stays when the pod's changes. */ -}}
 {{- define "dormouse.etcdEndpoints" -}}
 {{- if .Values.etcd.enabled -}}
-{{- range $i := until (int .Values.etcd.replicas) }}{{ if $i }},{{ end }}{{ include "dormouse.fullname" $ }}-etcd-{{ $i }}.{{ $.Release.Namespace }}.svc.{{ $.Values.clusterDomain }}:2379{{ end -}}
+{{- range $i := until (include "dormouse.etcdReplicas" . | int) }}{{ if $i }},{{ end }}{{ include "dormouse.fullname" $ }}-etcd-{{ $i }}.{{ $.Release.Namespace }}.svc.{{ $.Values.clusterDomain }}:2379{{ end -}}
 {{- else -}}
 {{- join "," .Values.etcd.external.endpoints -}}
 {{- end -}}

@@ -1,0 +1,103 @@
+"""How a member of etcd starts: with its data, as the first of a cluster, or as one that joins.
+
+Runs to its end before etcd does, which finds here what it cannot find out by itself. It may be ended anywhere and is begun again with
+nothing but the disk and the cluster to go by: a member that was added and has not started is removed and added again, because nobody can
+tell whether it copied something once.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from dormouse_core import members
+from dormouse_core.members import Answer, Do, Member
+from dormouse_core.seams import Clock, StoreError
+from dormouse_kit import log
+
+AGAIN = 1.0  # seconds
+
+
+class Cluster(Protocol):
+    """As `dormouse_kit.etcd.membership.Membership`. StoreError: etcd refuses, or does not answer."""
+
+    async def add_learner(self, url: str) -> list[Member]: ...
+    async def remove(self, member: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """`urls`: all members' that there are to be, for peers. `data`: etcd's folder. `formed`: a file that is there where it is remembered
+    that there was a cluster of several. `etcd`: its configuration, but for what is found out here. `out`: where all of it is written."""
+
+    name: str
+    urls: Mapping[str, str]
+    data: Path
+    formed: Path
+    etcd: Mapping[str, Any]
+    out: Path
+
+
+class Joining:
+    def __init__(self, place: Place, cluster: Cluster, ask: Callable[[str], Awaitable[Answer | None]], clock: Clock) -> None:
+        self._place = place
+        self._cluster = cluster
+        self._ask = ask
+        self._clock = clock
+        self._said = ""
+
+    async def run(self) -> None:
+        """Until etcd may be started."""
+        while not await self._step():
+            await self._clock.sleep(AGAIN)
+
+    async def _step(self) -> bool:
+        place = self._place
+        data = has_log(place.data)
+        others = [] if data else [url for name, url in place.urls.items() if name != place.name]
+        answers = [answer for answer in await asyncio.gather(*map(self._ask, others)) if answer is not None]
+        step = members.plan(place.name, place.urls, answers, data=data, formed=place.formed.exists())
+        self._say(step.do.value, step.why)
+        try:
+            match step.do:
+                case Do.START:
+                    self._write("new", f"{place.name}={place.urls[place.name]}")  # which etcd does not look at
+                    return True
+                case Do.FORM:
+                    self._write("new", f"{place.name}={place.urls[place.name]}")
+                    return True
+                case Do.REMOVE:
+                    await self._cluster.remove(step.member)
+                case Do.ADD:
+                    found = await self._cluster.add_learner(place.urls[place.name])
+                    self._write("existing", members.initial(place.urls, found))
+                    return True
+                case Do.WAIT:
+                    pass
+        except StoreError as error:
+            self._say(f"{step.do.value}: not yet", str(error))
+        return False
+
+    def _write(self, state: str, cluster: str) -> None:
+        place = self._place
+        if not has_log(place.data):  # the rest of a start that did not get far, of which nobody has heard
+            shutil.rmtree(place.data / "member", ignore_errors=True)
+        text = json.dumps({**place.etcd, "initial-cluster": cluster, "initial-cluster-state": state})
+        new = place.out.with_name(f".{place.out.name}")
+        new.write_text(text)
+        os.replace(new, place.out)
+
+    def _say(self, what: str, why: str) -> None:
+        """Once for each sentence in a row."""
+        if (said := f"{what}: {why}") != self._said:
+            self._said = said
+            log.event(what, why=why, member=self._place.name)
+
+
+def has_log(data: Path) -> bool:
+    """Whether there is what etcd takes for its data: it makes the folder whole, and looks for nothing else."""
+    return any((data / "member" / "wal").glob("*.wal"))
