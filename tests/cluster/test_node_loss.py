@@ -3,6 +3,7 @@ member of etcd and the only worker of a stateful function, and each node in turn
 3`)."""
 
 import itertools
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -12,12 +13,20 @@ import grpc
 import pytest
 from dormouse_testing.cluster import nodes
 from dormouse_testing.cluster.client import Cluster, eventually
-from dormouse_testing.cluster.functions import SYSTEM, Dormouse, counter, installed
+from dormouse_testing.cluster.functions import OPERATOR, SYSTEM, Dormouse, counter, installed
 
 SESSIONS = 10
 PAUSE = 0.5  # seconds between the steps of a session: 20 calls/s in all
 GAP = 15.0  # seconds without an acknowledged step, at most
 WAKE = 30.0  # seconds until a function that slept answers
+BLIND = 45.0  # seconds for which a node is away in the negative control
+BLINDED = """
+import runpy, sys
+from dormouse_core import nodeloss
+nodeloss.NODE_SILENT_SECONDS = nodeloss.NODE_UNTAKEN_SECONDS = 1e9
+sys.argv[0] = "dormouse_operator"
+runpy.run_module("dormouse_operator", run_name="__main__", alter_sys=True)
+"""
 LEADER = """
 import asyncio
 from pathlib import Path
@@ -148,48 +157,62 @@ def wake(dormouse: Dormouse, gateway: str) -> float:
     return time.monotonic() - began
 
 
-def lost(dormouse: Dormouse, name: str, node: str, watched: float) -> tuple[float, float]:
-    """The longest gap, and the wake of a function that slept, when the node that has the only worker of `name` goes. It comes back."""
+def lost(dormouse: Dormouse, name: str, node: str, seconds: float) -> tuple[Callers, float]:
+    """The calls, and how long a function that slept took to wake, when the node that has the only worker of `name` goes. It comes back."""
     cluster = dormouse.cluster
-    others = [each.name for each in cluster.nodes if each.name != node]
+    assert cluster.layout is not None
+    machine = next(each for each in cluster.nodes if each.name == node)
+    others = [each for each in cluster.nodes if each != machine]
     for other in others:
-        cluster.kubectl("cordon", other)
+        cluster.kubectl("cordon", other.name)
     dormouse.apply(counter(name, minReplicas=1, maxReplicas=1))
     dormouse.ready(name, 1)
     for other in others:
-        cluster.kubectl("uncordon", other)
+        cluster.kubectl("uncordon", other.name)
     dormouse.asleep("sleeper")
     eventually("all parts are there", lambda: whole(dormouse), 90)
-    gateways = dormouse.gateways()
-    gateway = next(pod["status"]["podIP"] for pod in gateways if pod["spec"]["nodeName"] != node)
-    machine = next(each for each in cluster.nodes if each.name == node)
-    assert cluster.layout is not None
-    try:
-        with Callers(dormouse, gateway, name, node) as callers:
-            time.sleep(3)
-            assert [len(answers) > 2 for answers in callers.answers.values()] == [True] * SESSIONS
-            since = time.monotonic()
-            nodes.lose(cluster.layout, machine)
-            woken = dormouse.pool.submit(wake, dormouse, gateway)
-            slept = woken.result()
-            left = since + watched - time.monotonic()
-            time.sleep(max(left, 0))
-            pods = cluster.get("pods", "", dormouse.space, "-l", "dormouse.dev/function")
-            print([(pod["metadata"]["name"], pod["spec"].get("nodeName"), pod["status"].get("phase")) for pod in pods])
-            assert [pod["metadata"]["name"] for pod in pods if pod["spec"].get("nodeName") == node] == [], (
-                "by force, before Kubernetes knows"
-            )
-    finally:
-        nodes.start(cluster.layout, machine, [each for each in cluster.nodes if each != machine])
+    before = restarts(dormouse, node)
+    gateway = next(pod["status"]["podIP"] for pod in dormouse.gateways() if pod["spec"]["nodeName"] != node)
+    with Callers(dormouse, gateway, name, node) as callers:
+        time.sleep(3)
+        began = time.monotonic()
+        nodes.lose(cluster.layout, machine)
+        try:
+            woken = wake(dormouse, gateway)
+            time.sleep(max(began + seconds - time.monotonic(), 0))
+            left = on(dormouse, node)
+        finally:
+            nodes.start(cluster.layout, machine, others)
+        eventually(
+            "its parts were started again", lambda: all(restarts(dormouse, node)[each] > count for each, count in before.items()), 120
+        )
     gap, one = callers.gap()
-    print(f"{node}: {gap:.1f} s without a step, {one:.1f} s of one session; {slept:.1f} s to wake; errors {callers.errors}")
-    callers.check()
+    print(f"{node}: {gap:.1f} s without a step, {one:.1f} s of one session; {woken:.1f} s to wake; left {left}; errors {callers.errors}")
     eventually("all parts are back", lambda: whole(dormouse), 120)
     eventually("one worker, none more", lambda: len(dormouse.pods(name)) == 1 and dormouse.status(name).get("readyReplicas") == 1, 60)
-    for session, answers in callers.answers.items():
-        assert dormouse.call(name, 0, session=session) == answers[-1].total
-    dormouse.asleep("sleeper")
-    return gap, slept
+    if seconds < BLIND:
+        assert left == [], "they went by force, before Kubernetes knew"
+        callers.check()
+        for session, answers in callers.answers.items():
+            assert dormouse.call(name, 0, session=session) == answers[-1].total
+    dormouse.delete(name)
+    return callers, woken
+
+
+def on(dormouse: Dormouse, node: str) -> list[str]:
+    """Workers' pods on it."""
+    pods = dormouse.cluster.get("pods", "", dormouse.space, "-l", "dormouse.dev/function")
+    return [pod["metadata"]["name"] for pod in pods if pod["spec"].get("nodeName") == node]
+
+
+def restarts(dormouse: Dormouse, node: str) -> dict[str, int]:
+    """How often the containers of the installation's pods there were started again."""
+    pods = [pod for pod in dormouse.cluster.get("pods", "", SYSTEM) if pod["spec"].get("nodeName") == node]
+    return {
+        f"{pod['metadata']['name']}/{each['name']}": each["restartCount"]
+        for pod in pods
+        for each in pod["status"].get("containerStatuses", [])
+    }
 
 
 @pytest.mark.slow
@@ -198,8 +221,8 @@ def test_the_node_of_the_leader_a_gateway_a_member_and_the_only_worker_is_lost(d
     and nothing is doubled when the node comes back."""
     node = worst(dormouse)
     assert lead_on(dormouse, node)
-    gap, woken = lost(dormouse, "worst", node, 30)
-    assert gap <= GAP
+    callers, woken = lost(dormouse, "worst", node, 20)
+    assert callers.gap()[0] <= GAP
     assert woken <= WAKE
 
 
@@ -209,6 +232,20 @@ def test_each_node_in_turn_is_lost(dormouse: Dormouse, number: int) -> None:
     """With the only worker, and the leader where an operator is."""
     node = f"node{number}"
     print(f"{node} leads: {lead_on(dormouse, node)}")
-    gap, woken = lost(dormouse, f"turn{number}", node, 30)
-    assert gap <= GAP
+    callers, woken = lost(dormouse, f"turn{number}", node, 20)
+    assert callers.gap()[0] <= GAP
     assert woken <= WAKE
+
+
+@pytest.mark.slow
+def test_negative_control_without_the_rule_nothing_happens_until_kubernetes_knows(dormouse: Dormouse) -> None:
+    """The last one here: its operators do not look for lost nodes."""
+    command = ["python3", "-P", "-c", BLINDED]
+    patch = [{"op": "replace", "path": "/spec/template/spec/containers/0/command", "value": command}]
+    dormouse.cluster.kubectl("patch", "-n", SYSTEM, OPERATOR, "--type=json", "-p", json.dumps(patch))
+    dormouse.cluster.kubectl("rollout", "status", "-n", SYSTEM, OPERATOR, "--timeout=100s")
+    eventually("the old ones are gone", lambda: whole(dormouse), 90)
+    node = worst(dormouse)
+    assert lead_on(dormouse, node)
+    callers, _ = lost(dormouse, "blind", node, BLIND)
+    assert callers.gap()[0] > 40

@@ -8,6 +8,7 @@ from dormouse_core.autoscaling import Autoscaler, Decision, Scaling, Workers
 from dormouse_core.demand import Averages, Measured
 from dormouse_core.errors import Code
 from dormouse_core.lifecycle import Forsake, Prove, Purge, Report, Scale, Separate
+from dormouse_operator.functions import more
 from dormouse_proto import state_pb2
 from dormouse_testing.functions_seen import NEW, OLD, World, entry, instance, report, worker
 
@@ -435,3 +436,22 @@ def test_where_nobody_is_to_run_lost_ones_are_stopped_too() -> None:
     assert scales(world, AUTO_0) == [(NEW, 0)]
     world.instances = [replace(instance("i-1"), lost=True, stopping=True)]
     assert scales(world, AUTO_0) == []
+
+
+def test_one_that_is_lost_is_no_reason_to_start_fewer() -> None:
+    world = World(instances=[replace(instance("i-1"), lost=True)])
+    [step] = [s for s in live(world, AUTO_2) if isinstance(s, Scale)]
+    assert more(world.seen(), step) == 2
+
+
+def test_lost_ones_of_a_superseded_revision_are_stopped() -> None:
+    world = World(entry=entry(proved=NEW), instances=[replace(instance("i-0", revision=OLD), lost=True), instance("i-1")])
+    world.add(worker("1"))
+    assert (OLD, 0) in scales(world, AUTO_1)
+
+
+def test_when_its_node_comes_back_the_surplus_goes_and_it_is_who_serves_nobody() -> None:
+    world = World(instances=[instance("i-1"), instance("i-2")])
+    world.add(worker("2"))
+    [step] = [s for s in live(world, AUTO_1) if isinstance(s, Scale)]
+    assert (step.count, step.victims[0]) == (1, "i-1")

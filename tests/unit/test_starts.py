@@ -84,7 +84,9 @@ def test_what_is_granted_counts_before_it_is_seen_and_once() -> None:
     assert found.room() == Room(STARTS_A_NODE_CALLED - STARTS_A_NODE, 0, STARTS_A_NODE)
 
 
-@pytest.mark.parametrize("over", [{"serves": True}, {"stopping": True}, {"exited": True}, {"unplaced": True}, {"late": True}])
+@pytest.mark.parametrize(
+    "over", [{"serves": True}, {"stopping": True}, {"exited": True}, {"unplaced": True}, {"lost": True}, {"late": True}]
+)
 def test_who_serves_failed_goes_has_no_place_or_takes_too_long_starts_no_more(over: dict[str, bool]) -> None:
     found = filled()
     for n in range(STARTS_A_NODE):
