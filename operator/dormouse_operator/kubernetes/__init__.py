@@ -10,6 +10,7 @@ alone runs any of it, except `secrets`.
   taken from somebody else.
 * `provider` is the `dormouse_core.seams.Provider` of a cluster: a Deployment for each revision, pods as instances, and in `problems` (pure)
   why a pod cannot run.
+* `losing` sees which nodes are lost, and `stranded` (pure) says what becomes of their pods.
 * `secrets` keeps the passwords and certificates of the chart's etcd, which are there before anybody can lead.
 * `statuses` (pure) says in the object's status what is true; `reconciling` runs one object's round, from whatever state it is in.
 
