@@ -90,9 +90,9 @@ class Losing:
                 continue
             part = stranded.part(pod)
             answers = None
-            if part in reporting or (uid in self._untaken and not stranded.untaken(pod)):
+            if part in reporting or (uid in self._untaken and stranded.taken(pod)):
                 answers = True  # also by its kubelet, which has just taken it
-            elif stranded.untaken(pod):
+            elif not stranded.taken(pod) and "deletionTimestamp" not in pod["metadata"]:
                 untaken.add(uid)
             # One that ends loses its address before its kubelet says that it has ended.
             elif stranded.was_ready(pod) and pod["status"].get("podIP") and "deletionTimestamp" not in pod["metadata"]:

@@ -89,9 +89,9 @@ def was_ready(pod: Object) -> bool:
     return any(c["name"] == CONTAINER and c.get("ready") for c in pod["status"].get("containerStatuses") or ())
 
 
-def untaken(pod: Object) -> bool:
-    """It has a node, whose kubelet has said nothing of it yet."""
-    return bool(pod["spec"].get("nodeName")) and not pod["status"].get("startTime") and "deletionTimestamp" not in pod["metadata"]
+def taken(pod: Object) -> bool:
+    """Its node's kubelet has said something of it."""
+    return bool(pod["status"].get("startTime"))
 
 
 def among(pods: Iterable[Object], wanted: tuple[str, str], nodes: NodeLoss) -> int:
