@@ -35,6 +35,13 @@ class Answer:
     members: tuple[Member, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Unclear:
+    """Whether there is a member is not known: something answers and is not understood, or nothing says that there is nobody."""
+
+    why: str
+
+
 class Do(Enum):
     START = "start with the data that is there"
     FORM = "form a cluster"
@@ -51,11 +58,13 @@ class Step:
     """Whom to remove."""
 
 
-def plan(name: str, urls: Mapping[str, str], answers: Sequence[Answer], *, data: bool, formed: bool) -> Step:
-    """The next step of the member `name`. `urls`: of all members that there are to be, the first one first. `answers`: of the others.
-    `data`: whether there is a log on its disk. `formed`: whether it is remembered that there was a cluster of several."""
+def plan(name: str, urls: Mapping[str, str], found: Sequence[Answer | Unclear], *, data: bool, formed: bool) -> Step:
+    """The next step of the member `name`. `urls`: of all members that there are to be, the first one first. `found`: at the others, but for
+    those where it is known that nobody is. `data`: whether there is a log on its disk. `formed`: whether it is remembered
+    that there was a cluster of several."""
     if data:
         return Step(Do.START, "there is data")
+    answers = [each for each in found if isinstance(each, Answer)]
     if len({answer.cluster for answer in answers}) > 1:
         said = ", ".join(sorted({answer.cluster for answer in answers}))
         return Step(Do.WAIT, f"members of different clusters answer ({said}); one of them must go, with its data")
@@ -68,6 +77,10 @@ def plan(name: str, urls: Mapping[str, str], answers: Sequence[Answer], *, data:
         return Step(Do.WAIT, f"no other member answers, and only {next(iter(urls))} may form a cluster")
     if formed:
         return Step(Do.WAIT, "there was a cluster of several members, and no other one answers")
+    if found:
+        return Step(
+            Do.WAIT, f"whether another member is there is not known: {'; '.join(each.why for each in found if isinstance(each, Unclear))}"
+        )
     return Step(Do.FORM, "no other member answers, and there never was a cluster of several")
 
 

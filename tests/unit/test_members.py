@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from dormouse_core import members
-from dormouse_core.members import Answer, Do, Member
+from dormouse_core.members import Answer, Do, Member, Unclear
 
 URLS = {f"e-{number}": f"https://e-{number}.peers:2380" for number in range(3)}
 
@@ -24,6 +24,9 @@ ALL = Answer("c", (member(0), member(1), member(2)))
         ("e-0", [], True, True, Do.START),
         ("e-1", [ALL], True, False, Do.START),
         ("e-0", [], False, False, Do.FORM),
+        ("e-0", [Unclear("e-1 does not answer in time")], False, False, Do.WAIT),
+        ("e-0", [Unclear("e-1 does not answer in time"), ALL], False, False, Do.REMOVE),
+        ("e-1", [Unclear("e-0 does not answer in time")], False, False, Do.WAIT),
         ("e-0", [], False, True, Do.WAIT),
         ("e-1", [], False, False, Do.WAIT),
         ("e-1", [], False, True, Do.WAIT),
@@ -34,7 +37,7 @@ ALL = Answer("c", (member(0), member(1), member(2)))
         ("e-1", [ALL, Answer("d", (member(2),))], False, True, Do.WAIT),
     ],
 )
-def test_the_next_step_of_a_member_that_starts(name: str, answers: list[Answer], data: bool, formed: bool, do: Do) -> None:
+def test_the_next_step_of_a_member_that_starts(name: str, answers: list[Answer | Unclear], data: bool, formed: bool, do: Do) -> None:
     step = members.plan(name, URLS, answers, data=data, formed=formed)
     assert step.do is do
     assert step.why
@@ -242,7 +245,7 @@ def test_negative_control_with_a_vote_before_it_has_the_data_a_majority_would_be
 def test_negative_control_where_everybody_may_form_a_cluster_there_would_be_two(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = members.plan
 
-    def anybody(name: str, urls: Mapping[str, str], answers: Sequence[Answer], *, data: bool, formed: bool) -> members.Step:
+    def anybody(name: str, urls: Mapping[str, str], answers: Sequence[Answer | Unclear], *, data: bool, formed: bool) -> members.Step:
         return plan(name, {name: urls[name], **urls}, answers, data=data, formed=formed)
 
     monkeypatch.setattr(members, "plan", anybody)

@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import socket
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from aetcd.rpc import rpc_pb2
-from dormouse_core.members import Answer, Member
+from dormouse_core.errors import text_of
+from dormouse_core.members import Answer, Member, Unclear
 from dormouse_core.seams import StoreError
 
 from dormouse_kit.etcd.credentials import Password, TlsFiles
@@ -20,6 +22,8 @@ ASK_SECONDS: Final = 3.0
 CHANGE_SECONDS: Final = 10.0
 _CLUSTER: Final = "X-Etcd-Cluster-ID"
 _MOST: Final = 1 << 20
+_NO_SUCH_NAME: Final = (socket.EAI_NONAME, socket.EAI_NODATA)
+"""Kubernetes gives a pod its name when it has an address; any other answer is a name server's trouble."""
 
 
 class Membership:
@@ -60,12 +64,12 @@ class Membership:
         return True
 
 
-async def asked(url: str, tls: TlsFiles | None) -> Answer | None:
-    """What the member at `url`, its address for peers, says of its cluster; None: it does not answer, or not so."""
+async def asked(url: str, tls: TlsFiles | None) -> Answer | Unclear | None:
+    """What the member at `url`, its address for peers, says of its cluster; None: nobody is there."""
     return await asyncio.to_thread(_ask, url, tls)
 
 
-def _ask(url: str, tls: TlsFiles | None) -> Answer | None:
+def _ask(url: str, tls: TlsFiles | None) -> Answer | Unclear | None:
     try:
         connection = _connection(url, tls)
         try:
@@ -75,12 +79,16 @@ def _ask(url: str, tls: TlsFiles | None) -> Answer | None:
         finally:
             connection.close()
         if response.status != http.client.OK:
-            return None
+            return Unclear(f"{url} answers with the status {response.status}")
         found = tuple(_member(each) for each in json.loads(body))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, http.client.HTTPException):
+    except ConnectionRefusedError:
         return None
+    except socket.gaierror as error:
+        return None if error.errno in _NO_SUCH_NAME else Unclear(f"{url}: {error}")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, http.client.HTTPException) as error:
+        return Unclear(f"{url}: {text_of(error)}")
     cluster = response.headers.get(_CLUSTER, "")
-    return Answer(cluster, found) if cluster and found else None
+    return Answer(cluster, found) if cluster and found else Unclear(f"{url} names no cluster")
 
 
 def _connection(url: str, tls: TlsFiles | None) -> http.client.HTTPConnection:

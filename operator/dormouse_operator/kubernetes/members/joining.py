@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dormouse_core import members
-from dormouse_core.members import Answer, Do, Member
+from dormouse_core.members import Answer, Do, Member, Unclear
 from dormouse_core.seams import Clock, StoreError
 from dormouse_kit import log
 
@@ -43,7 +43,7 @@ class Place:
 
 
 class Joining:
-    def __init__(self, place: Place, cluster: Cluster, ask: Callable[[str], Awaitable[Answer | None]], clock: Clock) -> None:
+    def __init__(self, place: Place, cluster: Cluster, ask: Callable[[str], Awaitable[Answer | Unclear | None]], clock: Clock) -> None:
         self._place = place
         self._cluster = cluster
         self._ask = ask
@@ -59,8 +59,8 @@ class Joining:
         place = self._place
         data = has_log(place.data)
         others = [] if data else [url for name, url in place.urls.items() if name != place.name]
-        answers = [answer for answer in await asyncio.gather(*map(self._ask, others)) if answer is not None]
-        step = members.plan(place.name, place.urls, answers, data=data, formed=place.formed.exists())
+        found = [answer for answer in await asyncio.gather(*map(self._ask, others)) if answer is not None]
+        step = members.plan(place.name, place.urls, found, data=data, formed=place.formed.exists())
         self._say(step.do.value, step.why)
         try:
             match step.do:
@@ -73,8 +73,8 @@ class Joining:
                 case Do.REMOVE:
                     await self._cluster.remove(step.member)
                 case Do.ADD:
-                    found = await self._cluster.add_learner(place.urls[place.name])
-                    self._write("existing", members.initial(place.urls, found))
+                    joined = await self._cluster.add_learner(place.urls[place.name])
+                    self._write("existing", members.initial(place.urls, joined))
                     return True
                 case Do.WAIT:
                     pass
