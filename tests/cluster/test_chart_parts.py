@@ -278,3 +278,11 @@ def test_rights_are_the_operators_alone_and_reach_one_budget_of_its_namespace(de
         assert bound == roles
         own = rendered.one("Role", "dormouse-operator-system")["rules"]
         assert [rule["resourceNames"] for rule in own if "poddisruptionbudgets" in rule["resources"]] == [["dormouse-gateway"]]
+
+
+def test_envoys_guard_against_overload_goes_by_the_memory_of_its_own_container(default: Rendered) -> None:
+    """Its starter reads the container's limit (`test_the_heap_follows_the_memory_that_there_is`), and nobody tells it another."""
+    envoy = container(default, "gateway", "envoy")
+    assert envoy["resources"]["limits"]["memory"] == "1Gi"
+    assert envoy["command"][-1] == "dormouse_gateway.envoy"
+    assert not [word for word in envoy["args"] if word.startswith("--max-heap-bytes")]
