@@ -108,6 +108,20 @@ async def test_the_function_by_the_callers_own_authority(
         assert (await infer(calls, request(""))).code is Code.OK
 
 
+async def test_a_public_host_name_names_no_function_and_one_of_two_parts_does_where_it_is_not_the_gateways_own(
+    gateway: Gateway, address: str, world: World, worker: FakeWorker, front: Front
+) -> None:
+    name = f"public-{front.__name__}"
+    await served(gateway, world, worker, name)
+    for authority, code in (
+        ("inference.example.com", Code.OK),
+        ("inference.example.com:443", Code.OK),
+        ("example.com", Code.INVALID_ARGUMENT),
+    ):
+        async with channel(address, authority) as calls:
+            assert (await infer(calls, request(name))).code is code, authority
+
+
 async def test_a_host_name_for_one_function(gateway: Gateway, front: Front, world: World, worker: FakeWorker) -> None:
     """The proxy names the function, over what the caller names in metadata; a message that names another is refused."""
     name = f"pinned-{front.__name__}"
