@@ -169,6 +169,10 @@ def _judge(seen: FunctionSeen) -> list[Step]:
         return [news]
     if target or seen.instances is None:
         return []
+    for outdated in seen.outdated:
+        if outdated.revision == seen.entry.revision:
+            same = seen.entry.HasField("problem") and seen.entry.problem == outdated
+            return [] if same else [Report(outdated, outdated.message)]
     for instance in sorted(seen.instances, key=lambda i: i.name):
         if instance.revision == seen.entry.revision and instance.exited and instance.problem is not None:
             problem = state_pb2.Problem()

@@ -83,6 +83,8 @@ class FunctionSeen:
     instances: Sequence[Instance] | None = None  # of this uid; None: the provider does not say now
     starved: Sequence[End] = ()  # what the kernel lately ended for want of memory, the latest last
 
+    outdated: Sequence[state_pb2.Problem] = ()  # of workers of releases that are spoken with no more
+
     @property
     def proved(self) -> bool:
         """A worker of the target revision has loaded the model. From then on nothing goes back to another revision."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from dormouse_core import addresses, entries
+from dormouse_core import addresses, entries, releases
 from dormouse_core.keys import Function, Keys, function_of, named, number
 from dormouse_core.observations import FunctionSeen, MoveSeen, ShardSeen, WorkerSeen
 from dormouse_core.reaching import Reaches
@@ -195,7 +195,9 @@ class View:
         """Believes an entry or does not: nobody connects to what is not believed, and its function has a worker less."""
         assert self.links is not None
         claim = table.claims[name]
-        refusal = claim.ruled or self._vouch(claim.function, claim.entry, self._clock.monotonic() - claim.since)
+        refusal = (
+            releases.refusal(claim.entry) or claim.ruled or self._vouch(claim.function, claim.entry, self._clock.monotonic() - claim.since)
+        )
         claim.refusal = refusal
         if refusal == "":
             table.workers[name] = (claim.entry, claim.created)
@@ -304,6 +306,7 @@ class View:
             stopped=stopped,
             instances=instances,
             starved=self.starving.of(uid, self._clock.now()),
+            outdated=[releases.problem(claim.entry) for claim in table.claims.values() if releases.refusal(claim.entry)],
         )
 
     def tries(self) -> list[control_pb2.AgentOrder.Try]:

@@ -105,7 +105,7 @@ class Move(_message.Message):
     def __init__(self, target: _Optional[str] = ...) -> None: ...
 
 class WorkerEntry(_message.Message):
-    __slots__ = ("address", "revision", "state", "instance", "killed", "store_id")
+    __slots__ = ("address", "revision", "state", "instance", "killed", "store_id", "speaks")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         UNSPECIFIED: _ClassVar[WorkerEntry.State]
@@ -139,13 +139,15 @@ class WorkerEntry(_message.Message):
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     KILLED_FIELD_NUMBER: _ClassVar[int]
     STORE_ID_FIELD_NUMBER: _ClassVar[int]
+    SPEAKS_FIELD_NUMBER: _ClassVar[int]
     address: str
     revision: str
     state: WorkerEntry.State
     instance: str
     killed: WorkerEntry.Killed
     store_id: str
-    def __init__(self, address: _Optional[str] = ..., revision: _Optional[str] = ..., state: _Optional[_Union[WorkerEntry.State, str]] = ..., instance: _Optional[str] = ..., killed: _Optional[_Union[WorkerEntry.Killed, _Mapping]] = ..., store_id: _Optional[str] = ...) -> None: ...
+    speaks: int
+    def __init__(self, address: _Optional[str] = ..., revision: _Optional[str] = ..., state: _Optional[_Union[WorkerEntry.State, str]] = ..., instance: _Optional[str] = ..., killed: _Optional[_Union[WorkerEntry.Killed, _Mapping]] = ..., store_id: _Optional[str] = ..., speaks: _Optional[int] = ...) -> None: ...
 
 class Leader(_message.Message):
     __slots__ = ("address", "name")

@@ -61,7 +61,11 @@ def test_each_reason_in_the_table_of_conditions_is_one_that_the_code_gives() -> 
     rows = re.findall(r"^\| [^|]*\| ([A-Z]\w+(?:, [A-Z]\w+)*)", (ROOT / "docs/kubernetes.md").read_text(), re.MULTILINE)
     reasons = {reason for row in rows for reason in row.split(", ")}
     assert len(reasons) > 15
-    parts = [*(ROOT / "operator").rglob("*.py"), *(ROOT / "worker").rglob("*.py"), ROOT / "core/dormouse_core/readiness.py"]
+    parts = [
+        *(ROOT / "operator").rglob("*.py"),
+        *(ROOT / "worker").rglob("*.py"),
+        *(ROOT / "core/dormouse_core" / name for name in ("readiness.py", "releases.py")),
+    ]
     code = "".join(path.read_text() for path in parts)
     assert {reason for reason in reasons if f'"{reason}"' not in code} == set()
 

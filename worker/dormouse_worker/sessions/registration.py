@@ -18,7 +18,7 @@ as lost after `FORSAKEN_SECONDS`, rather than wait until it is killed.
 import asyncio
 from collections.abc import Callable
 
-from dormouse_core import transactions
+from dormouse_core import releases, transactions
 from dormouse_core.errors import Unavailable
 from dormouse_core.keys import Function, Keys
 from dormouse_core.limits import LEASE_KEEPALIVE_SECONDS, LEASE_SECONDS
@@ -55,6 +55,7 @@ class WorkerRegistration:
             state=state_pb2.WorkerEntry.State.READY,
             instance=instance,
             store_id=function.store_id,
+            speaks=releases.SPEAKS,
         )
         self._lease = 0
         self._renewed = 0.0  # when the last successful renewal was *sent*: the lease runs from no earlier than that
