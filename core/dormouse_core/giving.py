@@ -132,9 +132,8 @@ class GivingWay:
             return False
         self._lacks = now if self._lacks is None else self._lacks
         nodes = lacking[0].room == "node"
-        if now - self._lacks < (GIVE_WAY_NODE_SECONDS if nodes and not (seen.proved or _superseded(seen)) else GIVE_WAY_SECONDS) or (
-            nodes and rivals
-        ):
+        tried = nodes and not (seen.proved or _superseded(seen))  # whoever is superseded goes anyway
+        if now - self._lacks < (GIVE_WAY_NODE_SECONDS if tried else GIVE_WAY_SECONDS) or (nodes and rivals):
             return False
         if self._claimed is None and self._places.claim(seen.entry.namespace, seen.entry.uid, now):
             self._claimed = now

@@ -160,6 +160,16 @@ def test_who_is_called_gets_the_place_that_a_new_revision_has_once_that_failed()
     assert found.scales() == {NEW: 0}
 
 
+def test_a_bad_one_that_has_a_place_goes_before_one_that_serves_what_is_older() -> None:
+    """Of three revisions: the one that serves is half rolled out, and the newest has failed in the place that its next worker lacks."""
+    bad = instance("new", revision=NEW, exited=True, problem="not an ONNX model")
+    waits = replace(instance("f-old/0", revision=OLD), unplaced=True, room="namespace")
+    found = Played(World(entry=entry(revision=NEW, proved=OLD), instances=[bad, waits, instance("i-older", revision="revision-older")]))
+    found.world.entry.proved_spec = b"{}"
+    found.world.add(worker("older", revision="revision-older"))
+    assert found.look().held_back
+
+
 def test_what_is_not_known_changes_nothing() -> None:
     found = Played(full())
     found.until(AFTER - 1)

@@ -66,6 +66,9 @@ def test_who_asks_again_while_it_waits_waits_in_its_place() -> None:
     assert not found.ask(FUNCTIONS[4], 1, 0.0)
     assert found.look(lambda uid: True, 1, 1.0) == FUNCTIONS[4:6]
     assert found.look(lambda uid: True, 1, 2.0) == []
+    assert [found.ask(uid, 1, 3.0) for uid in FUNCTIONS[6:12]] == [True] * 4 + [False] * 2
+    assert not found.ask("late", 2, 3.0), "a node more, and those who wait come first"
+    assert found.look(lambda uid: False, 2, 4.0) == [*FUNCTIONS[10:12], "late"]
 
 
 def of(uid: str, **status: int) -> dict[str, Any]:
