@@ -73,6 +73,7 @@ class FunctionLoop:
         self._said: tuple[object, ...] = ()
         self._refused = ""
         self._called = False
+        self._in_memory_only = False  # sessions that live nowhere else
 
     @property
     def gives_way(self) -> str:
@@ -136,10 +137,9 @@ class FunctionLoop:
 
     def _way(self, seen: FunctionSeen) -> Way:
         """What is given up for want of room. The last worker is not, whose sessions nobody else would have."""
-        before, scaling = self._giving.way, scaling_of(seen.entry)
-        last = not (scaling.memory_only and self._parts.demands.measure(self.uid).live_sessions)
-        rivals = self._parts.view.wait_for_a_node(self.uid)
-        way = self._giving.look(seen, self.decision.wanted, rivals=rivals, last=last, now=self._parts.clock.monotonic())
+        before, rivals = self._giving.way, self._parts.view.wait_for_a_node(self.uid)
+        now = self._parts.clock.monotonic()
+        way = self._giving.look(seen, self.decision.wanted, rivals=rivals, last=not self._in_memory_only, now=now)
         if way.reason and way.reason != before.reason:
             text = "a new revision is held back" if way.held_back else "workers wait" if way.closed else "a worker gives its place"
             log.event(text, function=label(seen), revision=seen.entry.revision, why=way.reason)
@@ -151,6 +151,7 @@ class FunctionLoop:
         unknown = lifecycle.unknown(seen) + self._parts.demands.unknown(self._parts.view.gateways)
         measured = self._parts.demands.measure(self.uid)
         self._called = bool(measured.held or measured.running)
+        self._in_memory_only = scaling.memory_only and bool(measured.live_sessions)
         self.decision = self._autoscaler.decide(scaling, measured, lifecycle.count(seen), unknown, now)
         self.decided = True
         metrics.decided(label(seen), self.decision, lifecycle.count(seen))
