@@ -169,6 +169,10 @@ def test_every_selector_finds_the_pods_that_it_is_for(helm: str, values: tuple[s
         ("operator.resources.requests.cpu=-1", "operator/resources/requests/cpu"),
         ("installation=Has Space", "installation"),
         ("namespaces={Upper}", "namespaces"),
+        ("namespaceSelector.labels.a=b", "namespaceSelector"),
+        ("namespaceSelector.matchExpressions[0].key=a", "operator"),
+        ("namespaceSelector.matchExpressions[0].key=a,namespaceSelector.matchExpressions[0].operator=Like", "operator"),
+        ("namespaces={a},namespaceSelector.matchLabels.a=b", "namespaceSelector"),
         ("image.pullPolicy=Sometimes", "pullPolicy"),
         ("networkPolicies.callers[0].podSelectors.a=b", "callers"),
         ("workers.policy.secrets=*", "workers/policy/secrets"),
@@ -457,6 +461,18 @@ def test_that_there_was_a_cluster_is_remembered_in_what_the_members_see(default:
     assert [rule["verbs"] for rule in rules if wanted.secret in rule.get("resourceNames", ())] == [["get"]], "and create"
     labels = default.one("StatefulSet", "dormouse-etcd")["spec"]["template"]["metadata"]["labels"]
     assert dict(pair.split("=") for pair in wanted.selector.split(",")).items() <= labels.items()
+
+
+def test_who_serves_namespaces_by_their_labels_claims_not_all_of_them(helm: str) -> None:
+    expression = "namespaceSelector.matchExpressions[0]"
+    words = (f"{expression}.key=env", f"{expression}.operator=NotIn", f"{expression}.values={{test,dev}}")
+    rendered = render(helm, "namespaceSelector.matchLabels.team=a", *words)
+    settings = operator_settings(rendered)
+    assert (settings.namespace_selector, settings.namespaces, settings.claim) == ("team=a,env notin (test,dev)", (), "")
+    [role] = [role for role in rendered.all("ClusterRole") if not aggregated(role)]
+    assert "dormouse.dev/serves" not in role["metadata"]["labels"]
+    rules = rendered.one("NetworkPolicy", "dormouse-etcd")["spec"]["ingress"][0]["from"]
+    assert rules[-1]["namespaceSelector"] == {}, "what goes on in a namespace whose labels stop matching keeps its sessions"
 
 
 def test_rights_end_at_the_namespaces_that_are_served(helm: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from dormouse_testing.cluster.between import between
 from dormouse_testing.cluster.callers import pod
 from dormouse_testing.cluster.client import eventually
-from dormouse_testing.cluster.functions import CRD, OPERATOR, SYSTEM, Dormouse, echo
+from dormouse_testing.cluster.functions import CRD, OPERATOR, RELEASE, SYSTEM, Dormouse, counter, echo
 from dormouse_testing.cluster.laptops import Tokens, laptop
 from dormouse_testing.cluster.layout import ROOT
 from dormouse_testing.cluster.operators import handled, leaders, operators, without_operator
@@ -181,6 +181,64 @@ def test_a_second_installation_that_serves_all_namespaces_keeps_out_and_says_so(
         said = [each["message"] for each in own.cluster.get("events", "", SYSTEM) if each["reason"] == "ServedByAnother"]
         assert len(said) == 1
         assert "touches nothing" in said[0]
+
+
+@contextlib.contextmanager
+def namespaces(dormouse: Dormouse, count: int) -> Iterator[list[str]]:
+    """So many empty ones."""
+    names = [f"of-many-{number}" for number in range(count)]
+    many = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in names]
+    dormouse.cluster.apply(*many)
+    try:
+        yield names
+    finally:
+        dormouse.cluster.kubectl("delete", "namespace", *names, "--wait=false")
+
+
+def test_of_a_dozen_listed_namespaces_each_is_served(own: Dormouse, tmp_path: Path) -> None:
+    """Each has seven watches: 91, where requests have 64 connections."""
+    tokens = Tokens(own.cluster, tmp_path)
+    with namespaces(own, 12) as more, without_operator(own):
+        tokens.renew()
+        served = {"namespaces": [*more, own.space], "claim": ""}
+        with laptop(own.cluster, tmp_path, tokens.kubeconfig, **served) as alone:
+            eventually("it leads", lambda: alone.leads, 60)
+            own.apply(echo("of-many"))
+            handled(own, "among-many", 60, by=alone)
+            assert own.call("of-many", 1) == 1, "it wakes"
+            own.delete("of-many")
+
+
+@pytest.mark.slow
+def test_namespaces_are_served_by_their_labels_as_they_are_now(own: Dormouse, tmp_path: Path) -> None:
+    """What is in one that matches no more goes on as it was, with its sessions; it is said; and changes are taken when it matches again."""
+    kubectl, tokens = own.cluster.kubectl, Tokens(own.cluster, tmp_path)
+    kubectl("create", "clusterrole", "of-labels", "--verb=list,watch", "--resource=namespaces")
+    kubectl("create", "clusterrolebinding", "of-labels", "--clusterrole=of-labels", f"--serviceaccount={SYSTEM}:{RELEASE}-operator")
+    try:
+        with without_operator(own):
+            tokens.renew()
+            served = {"namespaceSelector": {"matchLabels": {"team": "a"}}, "claim": ""}
+            with laptop(own.cluster, tmp_path, tokens.kubeconfig, **served) as alone:
+                eventually("it leads", lambda: alone.leads, 60)
+                own.apply(counter("labelled", minReplicas=1))
+                eventually("it is said of what it goes on with", lambda: "do not match namespaceSelector" in alone.log, 30)
+                kubectl("label", "namespace", own.space, "team=a")
+                own.ready("labelled", 1)
+                assert own.call("labelled", 1, session="s") == 1
+                kubectl("label", "namespace", own.space, "team-")
+                eventually("it is said", lambda: alone.log.count("do not match namespaceSelector") == 2, 30)
+                own.patch("labelled", {"minReplicas": 2})
+                assert own.call("labelled", 1, session="s") == 2
+                handled_before = own.status("labelled")["observedGeneration"]
+                kubectl("label", "namespace", own.space, "team=a")
+                eventually("changes are taken", lambda: own.status("labelled")["observedGeneration"] > handled_before, 60)
+                own.ready("labelled", 2)
+                assert own.call("labelled", 1, session="s") == 3
+                own.delete("labelled")
+    finally:
+        kubectl("delete", "clusterrole/of-labels", "clusterrolebinding/of-labels")
+        kubectl("label", "namespace", own.space, "team-")
 
 
 @pytest.mark.slow

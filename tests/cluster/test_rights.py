@@ -33,6 +33,8 @@ def test_rights_are_those_that_the_operator_uses(helm: str) -> None:
             (claims if path.name == CLAIMS else functions).add(right)
     functions |= {_right(kind, verb) for kind, verb in KOPF}
     assert _granted(render(helm).one("ClusterRole", "system-dormouse-operator")) == functions | claims
+    selected = render(helm, "namespaceSelector.matchLabels.team=a").one("ClusterRole", "system-dormouse-operator")
+    assert _granted(selected) == functions | {_right(kinds.NAMESPACES, "list"), _right(kinds.NAMESPACES, "watch")}
     rendered = render(helm, "namespaces={a}")
     assert _granted(rendered.one("Role", "dormouse-operator")) == functions
     assert _granted(rendered.one("Role", "dormouse-operator-system")) == system

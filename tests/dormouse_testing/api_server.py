@@ -7,10 +7,31 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from aiohttp import web
+from dormouse_core.spec.objects import GROUP, VERSION
 from dormouse_operator.kubernetes.api.access import Access
+from dormouse_operator.kubernetes.api.kinds import FUNCTIONS
 from kubernetes.aio.client.configuration import Configuration
 
 Object = dict[str, Any]
+
+
+def _resource(plural: str, kind: str, namespaced: bool) -> Object:
+    return {"name": plural, "singularName": kind.lower(), "namespaced": namespaced, "kind": kind, "verbs": ["list", "watch", "patch"]}
+
+
+def _group(name: str, version: str) -> Object:
+    found = {"groupVersion": f"{name}/{version}", "version": version}
+    return {"name": name, "versions": [found], "preferredVersion": found}
+
+
+DISCOVERY: dict[str, Object] = {
+    "/api": {"versions": ["v1"]},
+    "/api/v1": {"resources": [_resource("namespaces", "Namespace", False)]},
+    "/apis": {"groups": [_group(GROUP, VERSION), _group("apiextensions.k8s.io", "v1")]},
+    f"/apis/{GROUP}/{VERSION}": {"resources": [_resource(FUNCTIONS.plural, FUNCTIONS.name, True)]},
+    "/apis/apiextensions.k8s.io/v1": {"resources": [_resource("customresourcedefinitions", "CustomResourceDefinition", False)]},
+}
+"""What kopf asks for before it watches."""
 
 
 class ApiServer:
@@ -25,6 +46,8 @@ class ApiServer:
         self.watches = 0
         """How many are open now."""
         self._version = 100
+        self._history: list[tuple[int, str, str, Object]] = []
+        self._watched, self._refused = asyncio.Semaphore(0), asyncio.Semaphore(0)
         self._queues: set[tuple[str, str, asyncio.Queue[Object | None]]] = set()
 
     def access(self) -> Access:
@@ -47,14 +70,25 @@ class ApiServer:
             self._tell("DELETED", (plural, namespace, name))
         del self.objects[(plural, namespace, name)]
 
+    async def watched(self, count: int) -> None:
+        """Until so many more watches were opened."""
+        await _taken(self._watched, count)
+
+    async def refused(self, count: int) -> None:
+        """Until so many more watches were refused."""
+        await _taken(self._refused, count)
+
     def end_watches(self, error: int = 0) -> None:
-        """`error`: the code that each is told before."""
+        """`error`: the code that each is told before; 410: what was before is forgotten."""
+        if error == 410:
+            self._history.clear()
         for _, _, queue in self._queues:
             if error:
                 queue.put_nowait({"type": "ERROR", "object": {"kind": "Status", "code": error, "reason": "R", "message": "m"}})
             queue.put_nowait(None)
 
     def _tell(self, kind: str, key: tuple[str, str, str]) -> None:
+        self._history.append((self._version, kind, key[0], self.objects[key]))
         for plural, namespace, queue in self._queues:
             if plural == key[0] and namespace in ("", key[1]):
                 queue.put_nowait({"type": kind, "object": self.objects[key]})
@@ -66,12 +100,10 @@ class ApiServer:
         if self.refuse_all:
             return _status(self.refuse_all)
         parts = request.path.strip("/").split("/")
+        if request.path in DISCOVERY:
+            return web.json_response(DISCOVERY[request.path])
         parts = parts[2:] if parts[0] == "api" else parts[3:]
         namespace, parts = (parts[1], parts[2:]) if parts[:1] == ["namespaces"] and len(parts) > 2 else ("", parts)
-        if not parts:  # discovery, which kopf reads
-            found = [{"name": "inferencefunctions", "singularName": "inferencefunction", "namespaced": True, "kind": "InferenceFunction",
-                      "verbs": ["list", "watch", "patch"]}]  # fmt: skip
-            return web.json_response({"resources": found})
         if len(parts) > 1:
             found_one = self.objects.get((parts[0], namespace, parts[1]))
             return web.json_response(found_one) if found_one is not None else _status(404)
@@ -82,12 +114,17 @@ class ApiServer:
 
     async def _watch(self, request: web.Request, plural: str, namespace: str) -> web.StreamResponse:
         if self.refuse:
+            self._refused.release()
             return _status(self.refuse)
         answer = web.StreamResponse()
         await answer.prepare(request)
         entry = (plural, namespace, asyncio.Queue[Object | None]())
+        for version, kind, of, found in self._history:
+            if version > int(request.query["resourceVersion"]) and of == plural and namespace in ("", found["metadata"]["namespace"]):
+                entry[2].put_nowait({"type": kind, "object": found})
         self._queues.add(entry)
         self.watches += 1
+        self._watched.release()
         try:
             while (change := await entry[2].get()) is not None:
                 await answer.write(json.dumps(change).encode() + b"\n")
@@ -95,6 +132,12 @@ class ApiServer:
             self.watches -= 1
             self._queues.discard(entry)
         return answer
+
+
+async def _taken(of: asyncio.Semaphore, count: int) -> None:
+    async with asyncio.timeout(20):
+        for _ in range(count):
+            await of.acquire()
 
 
 def _status(code: int) -> web.Response:

@@ -142,6 +142,7 @@ async def test_a_function_that_is_deleted_while_it_is_registered_is_looked_for_a
     reconciler = Reconciler(
         clock, kept, registry, registry, none, none, none,
         entry=lambda uid: None, status=lambda uid: None, waiting=lambda uid: "", turn=lambda uid: "", began=lambda uid: None,
+        serves=lambda namespace: True,
     )  # fmt: skip
     kept.take(made)
     await reconciler._round(KEY)

@@ -19,6 +19,7 @@ from dormouse_operator.view import Registered
 from dormouse_proto import state_pb2
 from dormouse_testing.clock import ManualClock
 from dormouse_testing.memory_api import MemoryApi
+from dormouse_testing.namespaces_served import everywhere
 from kubernetes.aio.client.configuration import Configuration
 
 
@@ -46,7 +47,7 @@ class Operator:
         self.objects = Objects(self.clock, self.changed.append, lambda: self.survey.doubt())
         none: Any = Credentials(None, None, None)  # type: ignore[arg-type]  # a store without users: neither is asked
         self.survey = Survey(
-            self.api, self.clock, (), self.objects, self.reconciler, none,  # type: ignore[arg-type]
+            self.api, self.clock, (), self.objects, self.reconciler, none, everywhere(),  # type: ignore[arg-type]
             registered=lambda: self.registered, deaf=self._deaf,
         )  # fmt: skip
 

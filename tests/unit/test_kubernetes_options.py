@@ -33,6 +33,36 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str, file: Path | None =
     return capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("selector", "text"),
+    [
+        ({"matchLabels": {"a.io/b": "c", "d": ""}}, "a.io/b=c,d="),
+        ({"matchExpressions": [{"key": "a", "operator": "In", "values": ["b", "c"]}]}, "a in (b,c)"),
+        ({"matchExpressions": [{"key": "a", "operator": "Exists"}, {"key": "b", "operator": "DoesNotExist"}]}, "a,!b"),
+        ({}, ""),
+    ],
+)
+def test_a_selector_of_namespaces_is_what_the_api_server_reads(selector: Any, text: str, tmp_path: Path) -> None:
+    found = parsed(file=tmp_path / "f.json", text=json.dumps({"namespaceSelector": selector}))
+    assert found.functions.namespace_selector == text
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"namespaces": ["a"], "namespaceSelector": {"matchLabels": {"a": "b"}}}, "namespaces and namespaceSelector found"),
+        ({"namespaceSelector": {"labels": {}}}, "labels"),
+        ({"namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}, "values go with In and NotIn"),
+        ({"namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]}}, "values go with In and NotIn"),
+        ({"namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "Like", "values": ["b"]}]}}, "operator"),
+    ],
+)
+def test_a_selector_that_says_nothing_clear_is_refused(
+    settings: Any, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in refused(capsys, file=tmp_path / "f.json", text=json.dumps(settings))
+
+
 def test_nothing_said_is_the_defaults_with_a_store_without_users() -> None:
     found = parsed()
     assert found.store == Options().store
@@ -61,7 +91,10 @@ def test_every_field_of_the_file_becomes_a_setting(tmp_path: Path) -> None:
         policy=Policy(claims=("models-*",), image_digests=True), reserved=("dormouse-*",),
     )  # fmt: skip
     told = {each.name for each in fields(ClusterSettings) if getattr(found.functions, each.name) != getattr(ClusterSettings(), each.name)}
-    assert {each.name for each in fields(ClusterSettings)} - told == {"store_ca", "store_cert", "store_key", "store_secret"}
+    assert {each.name for each in fields(ClusterSettings)} - told == {
+        "store_ca", "store_cert", "store_key", "store_secret",
+        "namespace_selector",  # which does not go with `namespaces`: below
+    }  # fmt: skip
 
 
 def test_tenants_share_a_store_with_users_unless_there_is_one_namespace_or_somebody_says_otherwise(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from dormouse_testing.clock import SimClock
 from dormouse_testing.functions_seen import worker
 from dormouse_testing.manifests import Data, onnx, python, stateful
 from dormouse_testing.memory_store import FULL, FULL_APPLIED, REQUEST_LOST, Fault, MemoryStore
+from dormouse_testing.namespaces_served import everywhere
 from dormouse_testing.waiting import kstatus_waits, kubectl_waits
 
 KEYS = Keys("default")
@@ -44,6 +45,7 @@ class World:
         self.ended: list[str] = []
         self.removed: list[str] = []
         self.turn = ""
+        self.let_be: set[str] = set()  # namespaces whose labels do not match
         self.version = 0
         self.seen: control_pb2.FunctionStatus | None = None  # what the leader says
         self.status: Object = {"observedGeneration": UNSEEN}  # the object's, as the definition has it begin
@@ -55,6 +57,7 @@ class World:
         self.reconciler = Reconciler(
             self.clock, self.objects, self.entries, self, self, self, self,  # type: ignore[arg-type]  # the rest is played by this world
             entry=self.entry, status=lambda uid: self.seen, waiting=lambda uid: "", turn=lambda uid: self.turn, began=self.ended.append,
+            serves=lambda namespace: namespace not in self.let_be,
         )  # fmt: skip
 
     async def round(self, manifest: Data, *, generation: int, **annotations: str) -> None:
@@ -296,10 +299,35 @@ async def test_stopped_is_not_ready_from_the_first_word_on(world: World) -> None
     assert (waits(world), world.status["phase"], world.status["observedGeneration"]) == (True, "Stopped", 2)
 
 
+async def kept_of_a_namespace_that_is_let_be(world: World) -> tuple[int, int]:
+    """The revisions of a function before and after its object was changed there; and after the namespace matched again."""
+    await world.round(python(), generation=1)
+    [before] = world.applied
+    world.let_be = {KEY[0]}
+    world.said = []
+    await world.round(python(handler="chat:Other"), generation=2)
+    meanwhile = len(world.applied) - 1
+    assert (world.ended, world.removed) == ([], []), "what there is goes on"
+    world.let_be = set()
+    await world.reconciler._round(KEY)
+    return meanwhile, len(set(world.applied) - {before})
+
+
+async def test_changes_in_a_namespace_whose_labels_do_not_match_are_taken_when_they_do_again(world: World) -> None:
+    assert await kept_of_a_namespace_that_is_let_be(world) == (0, 1)
+
+
+async def test_negative_control_without_asking_for_labels_they_would_be_taken_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.reconciler._serves = lambda namespace: True
+    assert await kept_of_a_namespace_that_is_let_be(world) == (1, 1)
+
+
 async def test_the_registry_is_whole_when_each_object_has_its_entry_or_was_refused(world: World) -> None:
     """Before, a function that the store lacks may exist: see `absences`."""
     survey = Survey(
-        None, world.clock, (), world.objects, world.reconciler, world, registered=dict, deaf=lambda: None  # type: ignore[arg-type]
+        None, world.clock, (), world.objects, world.reconciler, world, everywhere(), registered=dict, deaf=lambda: None  # type: ignore[arg-type]
     )  # fmt: skip
     assert not survey.whole(), "no list was read"
     world.objects.listed([], {"": 0})
@@ -322,7 +350,7 @@ async def test_an_object_that_waits_for_its_name_will_have_an_entry_and_the_regi
     key = KEYS.function(*KEY)
     await world.store.txn(Txn((), (Put(key, state_pb2.FunctionEntry(uid="restored", deleting=True).SerializeToString()),)))
     survey = Survey(
-        None, world.clock, (), world.objects, world.reconciler, world, registered=dict, deaf=lambda: None  # type: ignore[arg-type]
+        None, world.clock, (), world.objects, world.reconciler, world, everywhere(), registered=dict, deaf=lambda: None  # type: ignore[arg-type]
     )  # fmt: skip
     world.objects.listed([], {"": 0})
     world.apply_object(python(), 1)
@@ -338,7 +366,7 @@ async def test_an_object_that_waits_for_its_name_will_have_an_entry_and_the_regi
 async def test_what_the_store_has_and_nobody_can_read_is_told_and_heals(world: World, key: str) -> None:
     await world.store.txn(Txn((), (Put(key, b"\xff\xff"),)))
     survey = Survey(
-        None, world.clock, (), world.objects, world.reconciler, world, registered=dict, deaf=lambda: None  # type: ignore[arg-type]
+        None, world.clock, (), world.objects, world.reconciler, world, everywhere(), registered=dict, deaf=lambda: None  # type: ignore[arg-type]
     )  # fmt: skip
     world.objects.listed([], {"": 0})
     for _ in range(2):

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from dormouse_core import addresses, passwords
@@ -70,10 +70,39 @@ class Options:
         return _text(self.gateway_password_file).strip()
 
 
+class Requirement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of `matchExpressions`."""
+
+    key: str
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    values: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        if bool(self.values) != (self.operator in ("In", "NotIn")):
+            raise ValueError(f"namespaceSelector: {self.operator} of {self.key}: values go with In and NotIn, and with these only")
+        among = f"({','.join(self.values)})"
+        said = {"In": f"{self.key} in {among}", "NotIn": f"{self.key} notin {among}", "Exists": self.key, "DoesNotExist": f"!{self.key}"}
+        return said[self.operator]
+
+
+class Selector(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """A selector as Kubernetes' objects have it; empty: none."""
+
+    match_labels: dict[str, str] = {}
+    match_expressions: tuple[Requirement, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """As a query of the API server has it."""
+        return ",".join([f"{key}={value}" for key, value in self.match_labels.items()] + [each.text for each in self.match_expressions])
+
+
 class _File(msgspec.Struct, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """The file's fields: those of `Settings` that are not about the store."""
 
     namespaces: list[str] = []
+    namespace_selector: Selector = Selector()
     claim: str = ""
     system_namespace: str = ClusterSettings().system_namespace
     image: str = ClusterSettings().image
@@ -144,6 +173,9 @@ def _settings(file: _File, given: dict[str, Any]) -> ClusterSettings:
     """With how workers reach the store: as we do, by users of their own."""
     fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in msgspec.structs.asdict(file).items()}
     fields["removal_wait"] = Duration(file.removal_wait).seconds if file.removal_wait else None
+    fields["namespace_selector"] = file.namespace_selector.text
+    if file.namespaces and file.namespace_selector.text:
+        raise ValueError("namespaces and namespaceSelector found, one of them is allowed")
     ca, cert, key = (_text(given[name]) for name in ("store_ca", "store_cert", "store_key"))
     return ClusterSettings(
         **fields,

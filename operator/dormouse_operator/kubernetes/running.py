@@ -6,6 +6,7 @@ its first look at instances is a look at what is there.
 
 import asyncio
 import contextlib
+import resource
 import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -56,6 +57,7 @@ from dormouse_operator.kubernetes.watching.claiming import Claiming, Seen
 from dormouse_operator.kubernetes.watching.defining import Defining
 from dormouse_operator.kubernetes.watching.handlers import Watching
 from dormouse_operator.kubernetes.watching.reconciling import Reconciler
+from dormouse_operator.kubernetes.watching.serving import Serving
 from dormouse_operator.kubernetes.watching.surveying import Survey
 from dormouse_operator.leading import Leader
 from dormouse_operator.marking import Marking
@@ -106,6 +108,7 @@ class Term:
         )
         credentials = Credentials(users, keys, settings)
         self.replacements = Replacements(clock, self.copies.deployments, lambda: self.leader.starts.nodes, self._missing)
+        self.serving = Serving(api, clock, settings, own_events, begun=self._begun, having=self._having)
         applier = Applier(api, settings, self.copies.applied, self.replacements.may)
         self.rotating = Rotating(clock, options, users, applier, self._doubt_applied, keeper)
         self.reconciler = Reconciler(
@@ -120,6 +123,7 @@ class Term:
             status=self.leader.status_of,
             waiting=self.provider.waiting,
             turn=self.leader.starts.waits,
+            serves=self.serving.serves,
             began=self.leader.deletion_began,
         )
         self.watching = Watching(found, settings.namespaces, self.objects.heard)
@@ -130,6 +134,7 @@ class Term:
             self.objects,
             self.reconciler,
             credentials,
+            self.serving,
             registered=lambda: self.leader.view.functions,
             deaf=self.watching.restart,
         )
@@ -144,13 +149,21 @@ class Term:
 
     def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """To be run once the registry is known: an object must not be taken for new because its entry has not been read yet."""
-        pods = (self.copies, self.watching, self.survey, self.tending, self.losing, self.replacements)
+        pods = (self.copies, self.serving, self.watching, self.survey, self.tending, self.losing, self.replacements)
         return [part.run for part in (*pods, self.budgets, self.rotating, self.marking, self.defining)]
 
     # ------------------------------------------------------------------------------------------------------------------ news
 
     def _object(self, key: tuple[str, str]) -> None:
         self.reconciler.nudge(key)
+
+    def _begun(self, namespace: str) -> None:
+        for key in self.objects.items:
+            if key[0] == namespace:
+                self.reconciler.nudge(key)
+
+    def _having(self) -> list[str]:
+        return [registered.entry.namespace for registered in self.leader.view.functions.values()]
 
     def _doubt(self) -> None:
         self.survey.doubt()
@@ -197,6 +210,7 @@ async def run(options: Options, seen: Seen, alone: bool = False) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    _open_files()
     health = Health()
     try:
         found = await access.find()
@@ -267,6 +281,13 @@ async def _admit(options: Options, wanted: Wanted, api: Api, own_events: OwnEven
         await Admitting(api, SystemClock(), cluster, secrets, wanted.members, wanted.namespace, own_events.warn).run()
     finally:
         await cluster.close()
+
+
+def _open_files() -> None:
+    """As many as this process may have: each watch of each namespace is one, and many systems begin with 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _lead(

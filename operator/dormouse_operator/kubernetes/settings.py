@@ -26,7 +26,9 @@ class ClusterSettings:
     installation: str = "default"
     """Chooses the keys in the store and the labels of objects. One cluster and one store may have several."""
     namespaces: tuple[str, ...] = ()
-    """Where functions are served; empty: everywhere."""
+    """Where functions are served; empty: everywhere, or where `namespace_selector` says."""
+    namespace_selector: str = ""
+    """Labels of the namespaces where functions are served, as the API server reads a selector; with it `namespaces` is empty."""
     claim: str = ""
     """The ClusterRole by which this installation serves all namespaces; empty: it serves some, or nobody says."""
     system_namespace: str = "dormouse"

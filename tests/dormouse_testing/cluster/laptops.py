@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -29,7 +30,7 @@ BECOME = 'mount --bind "$1" /etc/resolv.conf && shift && exec "$@"'
 
 
 class Laptop:
-    def __init__(self, cluster: Cluster, folder: Path, kubeconfig: Path, **settings: str) -> None:
+    def __init__(self, cluster: Cluster, folder: Path, kubeconfig: Path, **settings: Any) -> None:
         assert cluster.layout is not None
         self._node = cluster.layout.node(1)
         self._folder = folder
@@ -102,7 +103,7 @@ class Laptop:
 
 
 @contextlib.contextmanager
-def laptop(cluster: Cluster, folder: Path, kubeconfig: Path, **settings: str) -> Iterator[Laptop]:
+def laptop(cluster: Cluster, folder: Path, kubeconfig: Path, **settings: Any) -> Iterator[Laptop]:
     """`settings`: what of the installation's own file of settings is otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
     found = Laptop(cluster, folder, kubeconfig, **settings)

@@ -190,3 +190,8 @@ podSelector:
 - {name: NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
 - {name: TMPDIR, value: /run/dormouse}
 {{- end -}}
+
+{{- /* Not empty where namespaces are served by their labels. */}}
+{{- define "dormouse.selects" -}}
+{{- with .Values.namespaceSelector }}{{ if or .matchLabels .matchExpressions }}true{{ end }}{{ end }}
+{{- end }}

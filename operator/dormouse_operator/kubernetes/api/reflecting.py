@@ -51,6 +51,11 @@ class Reflector:
         self.heard_at = clock.monotonic()
 
     @property
+    def listed(self) -> bool:
+        """Whether there was a complete list, however long ago."""
+        return not self._unlisted
+
+    @property
     def fresh(self) -> bool:
         """Whether the copy is of now: listed once, and not cut off for long."""
         return not self._unlisted and all(self._clock.monotonic() - since < PATIENCE for since in self._broken.values())

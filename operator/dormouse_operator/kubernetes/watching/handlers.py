@@ -4,13 +4,15 @@ It runs in a thread with an event loop of its own, because an operator of kopf's
 find there at its start, and takes the process's signal handlers; ours lead a system. Only `on.event` is used: no annotation, no finalizer,
 no peering (`standalone`), no write of any kind. What it hears goes to `Objects`, which judges nothing by one event.
 
-Should it end, it is begun again; should it go deaf (a watch that is open and brings nothing), `Objects.missed` says so, and it is begun
-again too. Objects are handled meanwhile, at the pace of the complete lists.
+Its connections are those of every other request (`http.session`). A request that is refused is made again without end: after six refusals
+kopf ends a watch for good, and goes on as if it had it. Should it end all the same, or go deaf (a watch that is open and brings nothing),
+the complete lists say so (`Objects.missed`), and it is begun again. Objects are handled meanwhile, at the pace of the lists. Why kopf
+watches this kind and no other: docs/decisions/0215.
 """
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import kopf
@@ -19,9 +21,10 @@ from dormouse_core.spec.objects import GROUP, VERSION
 from dormouse_kit import log
 
 from dormouse_operator.kubernetes.api.access import Access
-from dormouse_operator.kubernetes.api.http import Object, session
+from dormouse_operator.kubernetes.api.http import TIMEOUT, WATCH_SECONDS, Object, session
 from dormouse_operator.kubernetes.api.kinds import FUNCTIONS
 
+BACKOFF = Backoff(0.2, 5.0)  # of a request that fails, without end
 RESTART = Backoff(1.0, 30.0)  # after it ended
 STOP = 5.0  # seconds in which it has to end
 HEALTHY = 60.0  # seconds of running after which the next end counts as the first
@@ -115,15 +118,21 @@ def handlers(access: Access, tell: Heard) -> kopf.OperatorRegistry:
     return registry
 
 
+class _Again:
+    """Pauses for each request from the first one on."""
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(BACKOFF.pauses())
+
+
 def settings() -> kopf.OperatorSettings:
     chosen = kopf.OperatorSettings()
     chosen.scanning.disabled = True  # one kind, whose definition is there before we are: no rights to watch definitions are needed
     chosen.posting.enabled = False
     chosen.process.ultimate_exiting_timeout = None  # or it kills the process ten minutes after a restart
-    chosen.networking.request_timeout = 10.0
-    chosen.networking.error_backoffs = (0.2, 0.5, 1, 2, 5)
-    chosen.watching.connect_timeout = 10.0
-    chosen.watching.server_timeout = 50
-    chosen.watching.client_timeout = 55.0  # a watch through a black hole ends, whatever the network does
-    chosen.watching.inactivity_timeout = 55.0
+    chosen.networking.request_timeout = TIMEOUT
+    chosen.networking.error_backoffs = _Again()
+    chosen.watching.connect_timeout = TIMEOUT
+    chosen.watching.server_timeout = WATCH_SECONDS  # a black hole is noticed by the connection, as of every watch
+    chosen.watching.client_timeout = WATCH_SECONDS + 30.0
     return chosen

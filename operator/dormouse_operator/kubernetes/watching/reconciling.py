@@ -66,6 +66,7 @@ class _Round:
 class Reconciler:
     """`entry(uid)`, `status(uid)`: what the leader has of a function; None: nothing (yet). `waiting(uid)`: what its pods wait for;
     `turn(uid)`: what a worker of it waits for that has no pod yet; '': nothing.
+    `serves(namespace)`: whether its objects are kept as they say.
     `began(uid)` is called when a function's deletion has begun."""
 
     def __init__(
@@ -82,6 +83,7 @@ class Reconciler:
         status: Statuses,
         waiting: Callable[[str], str],
         turn: Callable[[str], str],
+        serves: Callable[[str], bool],
         began: Callable[[str], None],
     ) -> None:
         self._clock = clock
@@ -95,6 +97,7 @@ class Reconciler:
         self._status = status
         self._waiting = waiting
         self._turn = turn
+        self._serves = serves
         self._began = began
         self._known: dict[str, _Known] = {}
         self._rounds: dict[Key, _Round] = {}
@@ -196,7 +199,7 @@ class Reconciler:
     async def _round(self, key: Key) -> bool:
         """False: something should be tried again soon."""
         found = self._objects.items.get(key)
-        if found is None:
+        if found is None or not self._serves(key[0]):
             return True
         uid = found["metadata"]["uid"]
         known = self._known.setdefault(uid, _Known())
