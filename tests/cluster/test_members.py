@@ -98,12 +98,12 @@ def test_one_member_becomes_three_and_each_comes_back_without_its_disk(one: Dorm
     cluster = one.cluster
     with Stepping(one) as steps:
         steps.go_on("with one member")
+        before_three = set(one.pods("held"))
         upgrade(cluster)
         eventually("three members are ready", lambda: ready(cluster, 3), 60)
         steps.go_on("with three members")
         eventually("it is told that they share a node", lambda: "are on node1" in warned(cluster, "MembersShareANode"), 60)
-        cluster.kubectl("rollout", "restart", "deployment/held", "-n", one.space)  # it was started with the one member
-        cluster.kubectl("rollout", "status", "deployment/held", "-n", one.space, "--timeout=100s")
+        eventually("the worker is one that knows three", lambda: (found := one.pods("held")) and not set(found) & before_three, 60)
         steps.go_on("with a worker that knows three")
         for number in (2, 0):
             pod = f"{RELEASE}-etcd-{number}"
