@@ -1,16 +1,18 @@
 """Functions on a cluster: what they say, what is left, and what pods go through meanwhile."""
 
 import itertools
+import json
 import subprocess
 import time
 from typing import Any
 
 import grpc
 import pytest
+from dormouse_core.spec.objects import VERSION
 from dormouse_proto import health_pb2, health_pb2_grpc, inference_pb2, inference_pb2_grpc, reflection_pb2
 from dormouse_testing.cluster.callers import Inside
 from dormouse_testing.cluster.client import eventually
-from dormouse_testing.cluster.functions import SYSTEM, Dormouse, counter, echo
+from dormouse_testing.cluster.functions import CRD, SYSTEM, Dormouse, counter, echo
 from dormouse_testing.cluster.layout import ROOT, ClusterError
 
 
@@ -224,3 +226,69 @@ def left_of(dormouse: Dormouse, name: str) -> list[str]:
     kinds = "deployments,pods,services,configmaps,secrets,poddisruptionbudgets,networkpolicies"
     found = dormouse.cluster.get(kinds, "", dormouse.space, "-l", f"dormouse.dev/function={name}")
     return [f"{each['kind']} {each['metadata']['name']}" for each in found] + [k for k in dormouse.stored() if f"/{name}" in k]
+
+
+# --------------------------------------------------------------------------------------------------------- a next version of it
+
+NEXT = "v1beta1"
+
+
+def test_a_next_version_of_the_object_comes_beside_this_one_and_goes_again(dormouse: Dormouse) -> None:
+    """As `docs/operating-kubernetes.md` says: served first, then stored, every object written anew; and all of it back. The operator, which
+    knows this version alone, goes on with both."""
+    crd = dormouse.cluster.get("crd", CRD)
+    dormouse.apply(counter("before", minReplicas=1))
+    dormouse.ready("before", 1)
+    total = dormouse.call("before", 1, session="s")
+    defined(dormouse, crd, served=NEXT, stored=VERSION)
+    try:
+        eventually("it is served", lambda: spec_of(dormouse, "before", NEXT) == spec_of(dormouse, "before", VERSION))
+        made = {**counter("since"), "apiVersion": f"dormouse.dev/{NEXT}"}
+        dormouse.apply(made)
+        assert dormouse.call("since", 2, session="s") == 2
+        assert spec_of(dormouse, "since", VERSION) == spec_of(dormouse, "since", NEXT)
+        for stored in (NEXT, VERSION):
+            defined(dormouse, crd, served=NEXT, stored=stored)
+            eventually("every object is written anew", lambda: written_anew(dormouse, stored))  # noqa: B023
+            only = f'{{"status": {{"storedVersions": ["{stored}"]}}}}'
+            dormouse.cluster.kubectl("patch", "crd", CRD, "--subresource=status", "--type=merge", "-p", only)
+            total += 1
+            assert dormouse.call("before", 1, session="s") == total
+            dormouse.patch("since", {"maxConcurrency": 7 if stored == NEXT else 8})
+            eventually("a change is heard", lambda: heard(dormouse, "since"), 60)
+    finally:
+        dormouse.cluster.kubectl("replace", "-f", "-", stdin=json.dumps(bare(dormouse, crd)))
+    assert dormouse.call("since", 2, session="s") == 4
+    dormouse.delete("before", "since")
+
+
+def defined(dormouse: Dormouse, crd: dict[str, Any], *, served: str, stored: str) -> None:
+    """The definition with a second version that is like the first, and which of them is stored."""
+    [first] = crd["spec"]["versions"]
+    versions = [{**first, "name": name, "storage": name == stored} for name in (VERSION, served)]
+    found = bare(dormouse, crd)
+    found["spec"] = {**found["spec"], "versions": versions}
+    dormouse.cluster.kubectl("replace", "-f", "-", stdin=json.dumps(found))
+    path = f"/apis/dormouse.dev/{served}/inferencefunctions?limit=1"
+    eventually("it is served", lambda: dormouse.cluster.kubectl("get", "--raw", path))
+
+
+def written_anew(dormouse: Dormouse, version: str) -> bool:
+    """An object that was changed meanwhile is refused, and so all are written once more."""
+    every = dormouse.cluster.kubectl("get", f"inferencefunctions.{version}.dormouse.dev", "-A", "-o", "json")
+    dormouse.cluster.kubectl("replace", "-f", "-", stdin=every)
+    return True
+
+
+def bare(dormouse: Dormouse, crd: dict[str, Any]) -> dict[str, Any]:
+    now = dormouse.cluster.get("crd", CRD)["metadata"]["resourceVersion"]
+    return {**{name: part for name, part in crd.items() if name != "status"}, "metadata": {**crd["metadata"], "resourceVersion": now}}
+
+
+def spec_of(dormouse: Dormouse, name: str, version: str) -> Any:
+    return dormouse.cluster.get(f"inferencefunctions.{version}.dormouse.dev", name, dormouse.space)["spec"]
+
+
+def heard(dormouse: Dormouse, name: str) -> bool:
+    found = dormouse.cluster.get("ifn", name, dormouse.space)
+    return bool(found["status"].get("observedGeneration") == found["metadata"]["generation"])
