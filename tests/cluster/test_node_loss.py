@@ -183,9 +183,7 @@ def lost(dormouse: Dormouse, name: str, node: str, seconds: float) -> tuple[Call
             left = on(dormouse, node)
         finally:
             nodes.start(cluster.layout, machine, others)
-        eventually(
-            "its parts were started again", lambda: all(restarts(dormouse, node)[each] > count for each, count in before.items()), 120
-        )
+        eventually("its parts were started again", lambda: again(before, restarts(dormouse, node)), 120)
     gap, one = callers.gap()
     print(f"{node}: {gap:.1f} s without a step, {one:.1f} s of one session; {woken:.1f} s to wake; left {left}; errors {callers.errors}")
     eventually("all parts are back", lambda: whole(dormouse), 120)
@@ -213,6 +211,11 @@ def restarts(dormouse: Dormouse, node: str) -> dict[str, int]:
         for pod in pods
         for each in pod["status"].get("containerStatuses", [])
     }
+
+
+def again(before: dict[str, int], after: dict[str, int]) -> bool:
+    """Until then their statuses are those of before the power cut."""
+    return all(after.get(each, 0) > count for each, count in before.items())
 
 
 @pytest.mark.slow
