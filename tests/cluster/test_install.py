@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from dormouse_testing.cluster.client import CHART, Cluster, eventually
 
 RELEASE = "dormouse"
@@ -88,6 +89,18 @@ def test_an_upgrade_that_changes_nothing_touches_no_pod(installed: Cluster) -> N
     before = pods(installed)
     upgrade(installed)
     assert pods(installed) == before
+
+
+def test_an_upgrade_that_says_nothing_of_members_leaves_as_many_as_there_are(installed: Cluster) -> None:
+    """Whatever the defaults say by now: `helm rollback` could not go back. Who asks for three gets them, fewer are refused."""
+
+    def members(*values: str) -> int:
+        words = [word for value in values for word in ("--set", value)]
+        told = installed.helm("upgrade", RELEASE, str(CHART), "-n", SYSTEM, *installed.chart_values(), *words, "--dry-run=server")
+        found = [each for each in yaml.safe_load_all(told.partition("MANIFEST:\n")[2].partition("\nNOTES:")[0]) if each]
+        return int(next(each["spec"]["replicas"] for each in found if each["kind"] == "StatefulSet"))
+
+    assert [members(), members("singleNode=true"), members("etcd.replicas=3")] == [1, 1, 3]
 
 
 def test_an_upgrade_upgrades_the_definition(installed: Cluster, tmp_path: Path) -> None:

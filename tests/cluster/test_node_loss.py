@@ -49,7 +49,7 @@ def dormouse(alone: Cluster) -> Iterator[Dormouse]:
     """Three members, two operators, two gateways, and a function that sleeps."""
     if not alone.own or len(alone.nodes) < 3:
         pytest.skip("it takes three nodes, and such that are ours to lose")
-    values = ("etcd.replicas=3", "operator.replicas=2", "gateway.replicas=2")
+    values = ("singleNode=false", "etcd.persistence.acceptLoss=true")  # as many of each part as the chart makes by itself
     with installed(alone, "test-node-loss", *values) as found:
         found.apply(counter("sleeper"))
         eventually("it is proved", lambda: found.condition("sleeper", "Ready").get("status") == "True", 60)

@@ -5,8 +5,12 @@
 
 {{- /* How many of a part: what its values say; else one on a single node, and else what a cluster should have. Values that an older release did
 not have are absent with --reuse-values. */ -}}
+{{- /* Members of etcd: an upgrade that says nothing of them leaves as many as there are. It would be hard to go back: a rollback that takes
+two of three away takes their majority. */ -}}
 {{- define "dormouse.etcdReplicas" -}}
-{{- .Values.etcd.replicas | default (ternary 1 3 (.Values.singleNode | default false)) -}}
+{{- $before := lookup "apps/v1" "StatefulSet" .Release.Namespace (printf "%s-etcd" (include "dormouse.fullname" .)) | default dict -}}
+{{- $found := int (dig "spec" "replicas" 0 $before) -}}
+{{- .Values.etcd.replicas | default (ternary 1 ($found | default 3) (.Values.singleNode | default false)) -}}
 {{- end -}}
 
 {{- define "dormouse.replicas" -}}
