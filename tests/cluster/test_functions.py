@@ -10,6 +10,7 @@ import grpc
 import pytest
 from dormouse_core.spec.objects import VERSION
 from dormouse_proto import health_pb2, health_pb2_grpc, inference_pb2, inference_pb2_grpc, reflection_pb2
+from dormouse_testing import pages
 from dormouse_testing.cluster.callers import Inside
 from dormouse_testing.cluster.client import eventually
 from dormouse_testing.cluster.functions import CRD, SYSTEM, Dormouse, counter, echo
@@ -250,8 +251,6 @@ def test_a_next_version_of_the_object_comes_beside_this_one_and_goes_again(dormo
         for stored in (NEXT, VERSION):
             defined(dormouse, crd, served=NEXT, stored=stored)
             eventually("every object is written anew", lambda: written_anew(dormouse, stored))  # noqa: B023
-            only = f'{{"status": {{"storedVersions": ["{stored}"]}}}}'
-            dormouse.cluster.kubectl("patch", "crd", CRD, "--subresource=status", "--type=merge", "-p", only)
             total += 1
             assert dormouse.call("before", 1, session="s") == total
             dormouse.patch("since", {"maxConcurrency": 7 if stored == NEXT else 8})
@@ -274,9 +273,13 @@ def defined(dormouse: Dormouse, crd: dict[str, Any], *, served: str, stored: str
 
 
 def written_anew(dormouse: Dormouse, version: str) -> bool:
-    """An object that was changed meanwhile is refused, and so all are written once more."""
-    every = dormouse.cluster.kubectl("get", f"inferencefunctions.{version}.dormouse.dev", "-A", "-o", "json")
-    dormouse.cluster.kubectl("replace", "-f", "-", stdin=every)
+    """As the page shows it. An object that was changed meanwhile is refused, and so all are written once more."""
+    with dormouse.cluster.shell() as environment:
+        try:
+            pages.run("The next version of the object", 0, namespace=SYSTEM, environment=environment, **{NEXT: version})
+        except AssertionError as error:
+            print(error)
+            return False
     return True
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
+from dormouse_testing import pages
 from dormouse_testing.cluster.client import CHART, Cluster, eventually
 from dormouse_testing.cluster.functions import RELEASE, SYSTEM, Dormouse, counter, installed
 from dormouse_testing.cluster.layout import ClusterError
@@ -14,7 +15,7 @@ from dormouse_testing.cluster.layout import ClusterError
 pytestmark = pytest.mark.slow  # 4 minutes; tests/integration/test_members.py has the same on loopback
 
 DISK = ("etcd.persistence.enabled=true", "etcd.persistence.size=1Gi")
-VOLUMES = [f"test-members-{number}" for number in range(5)]
+VOLUMES = [f"test-members-{number}" for number in range(8)]  # three, two in place of lost ones, three anew
 
 
 @pytest.fixture
@@ -90,6 +91,12 @@ def upgrade(cluster: Cluster, *values: str) -> None:
     cluster.helm("upgrade", RELEASE, str(CHART), "-n", SYSTEM, *cluster.chart_values(), *words, "--wait", "--timeout", "240s")
 
 
+def shown(cluster: Cluster, heading: str) -> None:
+    """What the page says under it, as it stands there."""
+    with cluster.shell() as environment:
+        print(*pages.run(heading, 0, namespace=SYSTEM, environment=environment))
+
+
 def warned(cluster: Cluster, reason: str) -> str:
     return next((each["message"] for each in cluster.get("events", "", SYSTEM) if each["reason"] == reason), "")
 
@@ -99,7 +106,7 @@ def test_one_member_becomes_three_and_each_comes_back_without_its_disk(one: Dorm
     with Stepping(one) as steps:
         steps.go_on("with one member")
         before_three = set(one.pods("held"))
-        upgrade(cluster)
+        shown(cluster, "From one member to three")
         eventually("three members are ready", lambda: ready(cluster, 3), 60)
         steps.go_on("with three members")
         eventually("it is told that they share a node", lambda: "are on node1" in warned(cluster, "MembersShareANode"), 60)
@@ -108,8 +115,11 @@ def test_one_member_becomes_three_and_each_comes_back_without_its_disk(one: Dorm
         for number in (2, 0):
             pod = f"{RELEASE}-etcd-{number}"
             before = cluster.get("pod", pod, SYSTEM)["metadata"]["uid"]
-            cluster.kubectl("delete", "pvc", f"data-{pod}", "-n", SYSTEM, "--wait=false")
-            cluster.kubectl("delete", "pod", pod, "-n", SYSTEM)
+            if number == 2:
+                shown(cluster, "Replace a member")
+            else:
+                cluster.kubectl("delete", "pvc", f"data-{pod}", "-n", SYSTEM, "--wait=false")
+                cluster.kubectl("delete", "pod", pod, "-n", SYSTEM)
             eventually(f"{pod} is another pod", lambda pod=pod, before=before: uid(cluster, pod) not in ("", before), 60)  # type: ignore[misc]  # defaults bind them
             eventually("three members are ready", lambda: ready(cluster, 3), 90)
             assert steps.errors == {}, f"without the disk of {pod}"
@@ -117,6 +127,11 @@ def test_one_member_becomes_three_and_each_comes_back_without_its_disk(one: Dorm
     with pytest.raises(ClusterError, match="fewer members would lose their majority"):
         upgrade(cluster, "singleNode=true")
     assert cluster.get("statefulset", f"{RELEASE}-etcd", SYSTEM)["spec"]["replicas"] == 3
+    shown(cluster, "The majority is lost")
+    eventually("three new members are ready", lambda: ready(cluster, 3), 120)
+    one.apply(counter("since", minReplicas=1))
+    one.ready("since", 1)
+    assert one.call("since", 1, session="s") == 1, "a store of its own, into which a backup can be restored"
 
 
 def uid(cluster: Cluster, pod: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import grpc
 import pytest
+from dormouse_testing import pages
 from dormouse_testing.cluster import nodes
 from dormouse_testing.cluster.client import Cluster, eventually
 from dormouse_testing.cluster.functions import OPERATOR, SYSTEM, Dormouse, counter, installed
@@ -181,6 +182,8 @@ def lost(dormouse: Dormouse, name: str, node: str, seconds: float) -> tuple[Call
             woken = wake(dormouse, gateway)
             time.sleep(max(began + seconds - time.monotonic(), 0))
             left = on(dormouse, node)
+            with cluster.shell() as environment:
+                print(*pages.run("Lose a node", 0, namespace=SYSTEM, environment=environment, NODE=node))
         finally:
             nodes.start(cluster.layout, machine, others)
         eventually("its parts were started again", lambda: again(before, restarts(dormouse, node)), 120)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from dormouse_testing import pages
 from dormouse_testing.cluster import images
 from dormouse_testing.cluster.client import CHART, Cluster, eventually
 from dormouse_testing.cluster.functions import CRD, RELEASE, SYSTEM, Dormouse, clear, counter, echo, functions
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.slow
 EARLIER = "b18a8d8f390bd5653739da024cf0b64bbb48f177"
 RELEASE_BEFORE = "f4fa93d736a93813a3e6728d580ff7dd173cc823"
 BEFORE = "localhost/dormouse:before"
+PAGE = "Upgrade and roll back"
 PATHS = (*images.CONTEXT, "deploy/helm")
 PERSISTENT = ("--set", "etcd.persistence.enabled=true,etcd.persistence.size=1Gi")
 
@@ -203,13 +205,15 @@ def test_from_the_release_before_and_back_no_call_fails_and_one_with_an_image_of
                 eventually(f"{name}'s workers are of {image}", lambda: workers_of(earlier, image, count, name), 120)  # noqa: B023
 
         go_on("before")
-        helm(cluster, "upgrade", CHART, images.DORMOUSE, policy=True)
+        with cluster.shell() as environment:
+            pages.run(PAGE, 0, namespace=SYSTEM, environment=environment, TAG=images.DORMOUSE.rpartition(":")[2])
         go_on("after the upgrade")
         all_of(images.DORMOUSE)
         go_on("on workers of the new release")
         assert all(workers_of(earlier, BEFORE, 1, name) for name in ("pinned", "pinned-echo")), "an image of one's own stays"
         cluster.kubectl("delete", "pod", *earlier.pods("pinned"), "-n", earlier.space)
         go_on("with a worker of the release before that the new operator started")
-        cluster.helm("rollback", RELEASE, "1", "-n", SYSTEM, "--wait", "--timeout", "240s")
+        with cluster.shell() as environment:
+            pages.run(PAGE, 1, namespace=SYSTEM, environment=environment)
         all_of(BEFORE)
         go_on("on workers of the release before")

@@ -28,12 +28,14 @@ def _commands(block: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("# ")]
 
 
-def run(heading: str, number: int, *, namespace: str, environment: Mapping[str, str]) -> list[str]:
-    """Runs a block as it stands there, in a shell that ends at its first failure; what each command printed.
-    AssertionError: one failed."""
+def run(heading: str, number: int, *, namespace: str, environment: Mapping[str, str], **filled: str) -> list[str]:
+    """Runs a block as it stands there, in a shell that ends at its first failure; what each command printed. `filled`: what a
+    reader writes in place of a name in capitals. AssertionError: one failed."""
     said = []
     for command in headings()[heading][number]:
         text = re.sub(r"-n dormouse\b(?!-)", f"-n {namespace}", command)
+        for name, value in filled.items():
+            text = re.sub(rf"\b{name}\b", value, text)
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", text], cwd=ROOT, env=dict(environment), capture_output=True, text=True, timeout=900
         )
