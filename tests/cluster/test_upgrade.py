@@ -30,7 +30,7 @@ PERSISTENT = ("--set", "etcd.persistence.enabled=true,etcd.persistence.size=1Gi"
 
 
 def helm(cluster: Cluster, action: str, chart: Path, image: str, *, policy: bool) -> None:
-    """The earliest chart knows no policy of what pods may ask for, earlier ones no single node; each refuses values that it does not know."""
+    """The earliest chart knows no policy of pods, earlier ones no single node; each refuses values that it does not know."""
     words = cluster.chart_values()
     if not policy:
         words = [word for pair in zip(words[::2], words[1::2], strict=True) if "policy" not in pair[1] for word in pair]
