@@ -416,7 +416,7 @@ def test_a_worker_that_does_not_say_what_it_loaded_takes_nothing_away() -> None:
 def test_an_instance_on_a_lost_node_counts_for_nothing_and_another_is_ordered() -> None:
     world = World(instances=[replace(instance("i-1"), lost=True)])
     assert lifecycle.count(world.seen()) == Workers(ready=0, starting=0)
-    assert not lifecycle.coming(world.seen())
+    assert not lifecycle.coming(world.seen(), {}, 0.0)
     assert scales(world, AUTO_1) == [(NEW, 1)]
     world.instances = [replace(instance("i-1"), lost=True), instance("i-2")]
     assert scales(world, AUTO_1) == []

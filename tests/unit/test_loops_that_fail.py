@@ -209,7 +209,8 @@ async def test_a_copy_of_the_cluster_that_nothing_keeps_any_more_ends_the_term()
 
 def test_a_term_ends_with_each_of_its_loops() -> None:
     term = Term.__new__(Term)
-    parts_of_it = ("copies", "watching", "survey", "tending", "losing", "budgets", "rotating", "marking", "defining")
+    of_pods = ("copies", "serving", "watching", "survey", "tending", "losing", "replacements")
+    parts_of_it = (*of_pods, "budgets", "rotating", "marking", "defining")
     for name in parts_of_it:
         setattr(term, name, SimpleNamespace(run=name))
     assert sorted(map(str, term.loops())) == sorted(parts_of_it)
