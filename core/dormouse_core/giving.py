@@ -7,7 +7,8 @@ its sessions are handed over, or saved, and where it was the only one its caller
 * Whoever gives way takes a risk for its callers: the new revision may be bad, or find no place all the same. Then it is the new one that
   goes, the old one comes back, and the next try is later each time (`PAUSES`). A revision that needs long to load is given longer at each.
 * What became free is for who gave it: while one of a namespace gives way, no other function of it is ordered a worker beyond those that
-  have a place (`Places`). So functions of a full namespace that are changed together are replaced one after the other.
+  have a place (`Places`). So functions of a full namespace that are changed together are replaced one after the other. Only who gives right
+  after `SETTLE_SECONDS` claims the next place, and the claim ends when it has it, or does not find it (`PLACE_SECONDS`).
 * Nodes are everybody's. A place there is given only while no other function waits for one, and only after `GIVE_WAY_NODE_SECONDS`: where
   nodes are added on demand, one comes before.
 * Once the new revision is proved there is no risk: of the workers that it supersedes one goes at a time, whenever the next finds no place.
@@ -31,6 +32,8 @@ SETTLE_SECONDS = 2.0
 """From the claim of a namespace's next place until one is given: by then every other function has looked."""
 CLAIM_SECONDS = 60.0
 """For which a claim that nobody renews holds."""
+KEEP_SECONDS = 120.0
+"""For which the next place is kept for the one before, at the longest: the new one may never end, on a node that is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,7 @@ class GivingWay:
         self._most = 0
         self._homeless: float | None = None  # since when it finds none though one was given
         self._failures = 0
+        self._failed = 0.0  # when the latest try did
         self._held_until = 0.0
 
     def look(self, seen: FunctionSeen, wanted: int, *, rivals: bool, last: bool, now: float) -> Way:
@@ -115,18 +119,19 @@ class GivingWay:
         waits = any(i.room for i in _of(seen, seen.serving_revision))
         if _superseded(seen) and not (waits and any(i.exited for i in mine)):
             return False  # they go first
+        gives = len(placed) > 1 or last
         if waits and wanted and not lacking and mine and not _ending(seen):
             # Whoever calls the revision that serves waits for the place that the new one has: it may have it for as long as a try lasts.
             self._most = len(placed)
-        elif self._may(seen, lacking, placed, rivals, now) and not waits and (len(placed) > 1 or last):
-            self._most = len(placed) - 1
+        elif self._may(seen, lacking if gives else [], placed, rivals, now):
+            self._most = len(placed) - 1  # and those of the same revision that wait for a place wait no longer
         else:
             return False
         self._trying, self._lacks, self._homeless = now, None, None
         return True
 
     def _may(self, seen: FunctionSeen, lacking: list[Instance], placed: list[Instance], rivals: bool, now: float) -> bool:
-        """Whether a worker may give its place now: long enough has none been found."""
+        """Whether a worker gives its place now: long enough has none been found. A claim is followed by that, or ends."""
         if not lacking or not placed or _ending(seen):
             self._lacks = self._claimed = None
             return False
@@ -134,6 +139,7 @@ class GivingWay:
         nodes = lacking[0].room == "node"
         tried = nodes and not (seen.proved or _superseded(seen))  # whoever is superseded goes anyway
         if now - self._lacks < (GIVE_WAY_NODE_SECONDS if tried else GIVE_WAY_SECONDS) or (nodes and rivals):
+            self._claimed = None
             return False
         if self._claimed is None and self._places.claim(seen.entry.namespace, seen.entry.uid, now):
             self._claimed = now
@@ -151,7 +157,7 @@ class GivingWay:
         failed = any(i.exited and i.problem is not None and not i.unplaced for i in mine)
         crowded = self._homeless is not None and now - self._homeless >= PLACE_SECONDS
         if failed or crowded or now - self._trying >= TRIES.after(self._failures + 1):
-            self._trying, self._failures = None, self._failures + 1
+            self._trying, self._failed, self._failures = None, now, self._failures + 1
             self._held_until, self._claimed, self._homeless = now + PAUSES.after(self._failures), now, now
             return self._back(seen, 1, now)
         return Way(most=self._most, reason=f"revision {seen.entry.revision[:8]} finds no place beside it")
@@ -163,16 +169,20 @@ class GivingWay:
             self._homeless = now
         elif not wanted or (served and not any(i.room for i in served)) or now - (self._homeless or 0.0) >= PLACE_SECONDS:
             self._claimed = None
+        if now - self._failed >= KEEP_SECONDS:
+            self._claimed = None
         why = "it was not proved in the place of a worker that serves, and is tried again later"
         return Way(held_back=True, closed=self._claimed is None and self._taken(seen, now), reason=why)
 
     def _roll(self, seen: FunctionSeen, now: float) -> Way:
         """Of those that are superseded one goes at a time: the next when the one for which the last went is ready."""
-        kept = [i for i in seen.instances or () if i.revision in (seen.entry.revision, seen.serving_revision) and not i.stopping]
+        kept = [
+            i for i in seen.instances or () if i.revision in (seen.entry.revision, seen.serving_revision) and not (i.stopping or i.lost)
+        ]
         ready = {w.instance for w in seen.workers.values() if w.serving}
         if any(not i.room and i.name not in ready for i in kept):
             return self._open(seen, now)
-        superseded = _superseded(seen)
+        superseded = [i for i in _superseded(seen) if i.name in ready]  # others go without being asked
         if self._may(seen, [i for i in kept if i.room], superseded, False, now):
             return Way(superseded=len(superseded) - 1, reason="workers of a later revision find no place beside it")
         return self._closed(seen, now)
@@ -195,7 +205,7 @@ def _superseded(seen: FunctionSeen) -> list[Instance]:
 
 
 def _of(seen: FunctionSeen, revision: str) -> list[Instance]:
-    return [i for i in seen.instances or () if i.revision == revision and not i.stopping]
+    return [i for i in seen.instances or () if i.revision == revision and not i.stopping and not i.lost]
 
 
 def _ending(seen: FunctionSeen) -> bool:

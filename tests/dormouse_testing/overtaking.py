@@ -1,5 +1,6 @@
 """One function whose object is changed faster than its workers start, in a namespace with a quota: time in ticks, the real decisions."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 
@@ -39,6 +40,15 @@ class Overtaking:
     now: float = 0.0
     giving: GivingWay = field(default_factory=lambda: GivingWay(Places()))
     failovers: list[Failover] = field(default_factory=list)
+    last: bool = True  # the last worker may go
+    others: Callable[[], int] = lambda: 0
+    """Pods of other functions under the same quota."""
+
+    def evict(self, name: str) -> None:
+        pod = self.pods[name]
+        pod.stopping, pod.left = True, self.random.randint(1, LONGEST_END)
+        if (at := name.removeprefix("i-")) in self.world.workers:
+            self.world.change(at, draining=True)
 
     def change(self, revision: str) -> None:
         """As `function_entries.with_spec` writes it."""
@@ -87,7 +97,7 @@ class Overtaking:
         for revision, count in sorted(self.desired.items()):
             running = [pod for pod in self.pods.values() if pod.revision == revision and not pod.stopping]
             for _ in range(count - len(running)):
-                if len(self.pods) < self.quota:
+                if len(self.pods) + self.others() < self.quota:
                     self.made += 1
                     name = f"i-w{self.made}"
                     self.pods[name] = Pod(name, revision, self.random.randint(1, LONGEST_START))
@@ -107,7 +117,7 @@ class Overtaking:
     def _decide(self) -> None:
         for _ in range(10):
             seen = self.world.seen()
-            way = self.giving.look(seen, self.wanted, rivals=False, last=True, now=self.now)
+            way = self.giving.look(seen, self.wanted, rivals=False, last=self.last, now=self.now)
             for step in lifecycle.live(seen, Decision(self.wanted, "by load"), way):
                 if isinstance(step, Scale):
                     self._scale(step)
@@ -136,8 +146,5 @@ class Overtaking:
         running = [pod.name for pod in self.pods.values() if pod.revision == step.revision and not pod.stopping]
         order = [name for name in step.victims if name in running] + [name for name in running if name not in step.victims]
         for name in order[: max(len(running) - step.count, 0)]:
-            pod = self.pods[name]
-            pod.stopping, pod.left = True, self.random.randint(1, LONGEST_END)
-            if (at := name.removeprefix("i-")) in self.world.workers:
-                self.world.change(at, draining=True)
+            self.evict(name)
         self._observe()

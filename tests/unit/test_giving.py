@@ -236,6 +236,72 @@ def changed(wanted: int, changes: list[str], seed: int) -> None:
         assert sum(each < wanted for each in served) < 0.2 * len(served), "it does not flap"
 
 
+CLOSED_SECONDS = 45.0
+"""For longer nobody is kept closed while nothing comes or goes: until a pod has ended, and then `PLACE_SECONDS`."""
+HAPPENS = ["good", "bad", "evict", "sleep", "wake", "nothing"]
+
+
+@settings(max_examples=60)
+@given(
+    wanted=st.tuples(st.integers(1, 3), st.integers(0, 2)),
+    lack=st.integers(-2, 2),
+    last=st.booleans(),
+    history=st.lists(st.tuples(st.sampled_from(HAPPENS), st.integers(0, 1), st.integers(1, 40)), max_size=8),
+    seed=st.integers(0, 1000),
+)
+def test_nobody_is_kept_from_the_next_place_while_nobody_gives_or_takes_one(
+    wanted: tuple[int, int], lack: int, last: bool, history: list[tuple[str, int, int]], seed: int
+) -> None:
+    neighbours(wanted, sum(wanted) - lack, last, history, seed)
+
+
+@pytest.mark.parametrize(("wanted", "quota"), [(2, 2), (2, 1), (3, 2), (5, 3)])
+def test_one_of_several_gives_its_place_also_where_fewer_have_one_than_are_wanted(wanted: int, quota: int) -> None:
+    found = Overtaking(Random(1), wanted, quota=quota)
+    for _ in range(60):
+        found.tick()
+    found.change("good-0")
+    for _ in range(300):
+        found.tick()
+    assert found.ready_of("good-0") == quota
+
+
+def test_with_sessions_in_its_memory_alone_it_keeps_nobody_of_its_namespace_out() -> None:
+    places = Places()
+    first, second = Played(full(), places), Played(full(), places)
+    second.world.entry.uid = "uid-2"
+    for _ in range(200):
+        for each in (first, second):
+            each.now += 1
+        first.look(last=False)
+        assert not second.look(last=False).closed
+
+
+def neighbours(wanted: tuple[int, int], quota: int, last: bool, history: list[tuple[str, int, int]], seed: int) -> None:
+    random, places = Random(seed), Places()
+    both = [Overtaking(random, each, quota=max(quota, 1), giving=GivingWay(places), last=last) for each in wanted]
+    both[0].others, both[1].others = lambda: len(both[1].pods), lambda: len(both[0].pods)
+    both[1].world.entry.uid = "uid-2"
+    since, before = [0.0, 0.0], None
+    for number, (what, which, ticks) in enumerate([("nothing", 0, 30), *history, ("nothing", 0, 200)]):
+        one = both[which]
+        if what in ("good", "bad"):
+            one.change(f"{what}-{number}")
+        elif what == "evict" and (running := [pod.name for pod in one.pods.values() if not pod.stopping]):
+            one.evict(random.choice(running))
+        elif what in ("sleep", "wake"):
+            one.wanted = 0 if what == "sleep" else max(wanted[which], 1)
+        for _ in range(ticks):
+            for each in random.sample(both, 2):
+                each.tick()
+            pods = [(pod.name, pod.stopping) for each in both for pod in each.pods.values()]
+            for index, each in enumerate(both):
+                if pods != before or not each.giving.way.closed:
+                    since[index] = each.now
+                assert each.now - since[index] <= CLOSED_SECONDS, f"{wanted} {quota} {last} {history} {seed}"
+            before = pods
+
+
 def never(*_: object, **__: object) -> Way:
     return Way()
 
@@ -252,3 +318,10 @@ def test_negative_control_without_pauses_a_bad_one_takes_the_place_of_the_one_be
     monkeypatch.setattr(giving, "PAUSES", giving.Backoff(0.0, 0.0))
     with pytest.raises(AssertionError, match="it does not flap"):
         changed(1, ["bad"], 1)
+
+
+def test_negative_control_a_claim_that_nothing_follows_keeps_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    may = giving.GivingWay._may
+    monkeypatch.setattr(giving.GivingWay, "_may", lambda *arguments: may(*arguments) and False)
+    with pytest.raises(AssertionError, match="good"):
+        neighbours((1, 0), 1, True, [("good", 0, 40)], 0)
