@@ -12,7 +12,8 @@ its sessions are handed over, or saved, and where it was the only one its caller
 * Nodes are everybody's. A place there is given only while no other function waits for one, and only after `GIVE_WAY_NODE_SECONDS`: where
   nodes are added on demand, one comes before.
 * Once the new revision is proved there is no risk: of the workers that it supersedes one goes at a time, whenever the next finds no place.
-* The last worker is not given where sessions live in its memory alone.
+* The last worker is not given where sessions live in its memory alone, and none while something of the function is not known: a worker
+  that is not heard may have such sessions.
 
 A state machine without I/O. Another leader begins anew: what it finds out of place it brings back, or goes on with.
 """
@@ -91,7 +92,8 @@ class GivingWay:
         self._held_until = 0.0
 
     def look(self, seen: FunctionSeen, wanted: int, *, rivals: bool, last: bool, now: float) -> Way:
-        """`wanted`: workers of the revision that serves. `rivals`: other functions wait for a node. `last`: the last worker may go."""
+        """`wanted`: workers of the revision that serves. `rivals`: other functions wait for a node. `last`: the last worker may go, as far
+        as is known."""
         if seen.instances is not None:
             self.way = self._look(seen, wanted, rivals, last, now)
             if self._claimed is not None and not self._places.claim(seen.entry.namespace, seen.entry.uid, now):
@@ -132,7 +134,7 @@ class GivingWay:
 
     def _may(self, seen: FunctionSeen, lacking: list[Instance], placed: list[Instance], rivals: bool, now: float) -> bool:
         """Whether a worker gives its place now: long enough has none been found. A claim is followed by that, or ends."""
-        if not lacking or not placed or _ending(seen):
+        if not lacking or not placed or _ending(seen) or _unheard(seen):
             self._lacks = self._claimed = None
             return False
         self._lacks = now if self._lacks is None else self._lacks
@@ -206,6 +208,10 @@ def _superseded(seen: FunctionSeen) -> list[Instance]:
 
 def _of(seen: FunctionSeen, revision: str) -> list[Instance]:
     return [i for i in seen.instances or () if i.revision == revision and not i.stopping and not i.lost]
+
+
+def _unheard(seen: FunctionSeen) -> bool:
+    return any(w.report is None and not w.gone for w in seen.workers.values())
 
 
 def _ending(seen: FunctionSeen) -> bool:

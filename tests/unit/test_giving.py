@@ -87,6 +87,28 @@ def test_the_last_worker_stays_where_sessions_live_in_its_memory_alone() -> None
     assert Played(full(2)).until(AFTER, last=False, wanted=2).most == 1
 
 
+def test_nobody_goes_while_a_worker_is_not_heard() -> None:
+    """A leader that has just begun, or whose way to the worker is cut: nothing says whether sessions live in its memory alone."""
+    found = Played(full())
+    heard = found.world.workers["0"].report
+    found.world.change("0", report=None)
+    assert found.until(600) == Way()
+    found.world.change("0", report=heard)
+    assert found.until(600 + AFTER - 1) == Way()
+    assert found.until(600 + AFTER + 1).most == 0
+
+
+def test_of_those_that_are_superseded_none_goes_while_a_worker_is_not_heard() -> None:
+    world = World(entry=entry(revision=NEW, proved=NEW), instances=[lacking(), instance("i-0", revision=OLD)])
+    world.add(worker("0", revision=OLD))
+    found = Played(world)
+    heard = world.workers["0"].report
+    world.change("0", report=None)
+    assert found.until(600) == Way()
+    world.change("0", report=heard)
+    assert found.until(600 + AFTER + 1).superseded == 0
+
+
 def test_nobody_goes_for_what_room_would_not_cure() -> None:
     """Refused by a policy, or it matches no node."""
     assert Played(full(room="")).until(600) == Way()
