@@ -34,7 +34,8 @@ SETTLE_SECONDS = 2.0
 CLAIM_SECONDS = 60.0
 """For which a claim that nobody renews holds."""
 KEEP_SECONDS = 120.0
-"""For which the next place is kept for the one before, at the longest: the new one may never end, on a node that is gone."""
+"""For which the next place is kept, at the longest, for the one before that comes back, or for the one for which a superseded one went:
+whoever ends may never end, on a node that is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,8 @@ class GivingWay:
         self._trying: float | None = None
         self._most = 0
         self._homeless: float | None = None  # since when it finds none though one was given
+        self._gave: float | None = None  # when one that is superseded gave its place, which nobody has yet
+        self._left = 0  # and how many of those stay
         self._failures = 0
         self._failed = 0.0  # when the latest try did
         self._held_until = 0.0
@@ -111,6 +114,8 @@ class GivingWay:
             return self._roll(seen, now) if not seen.entry.deleting else self._open(seen, now)
         if now < self._held_until:
             return self._back(seen, wanted, now)
+        if self._gave is not None:
+            return self._roll(seen, now)
         if self._trying is not None or self._begins(seen, wanted, rivals, last, now):
             return self._try(seen, now)
         return self._roll(seen, now) if _superseded(seen) else self._closed(seen, now)
@@ -182,15 +187,23 @@ class GivingWay:
             i for i in seen.instances or () if i.revision in (seen.entry.revision, seen.serving_revision) and not (i.stopping or i.lost)
         ]
         ready = {w.instance for w in seen.workers.values() if w.serving}
-        if any(not i.room and i.name not in ready for i in kept):
+        lacking = [i for i in kept if i.room]
+        if not lacking or any(not i.room and i.name not in ready for i in kept):
+            return self._open(seen, now)
+        reason = "workers of a later revision find no place beside it"
+        if self._gave is not None:
+            self._homeless = None if _ending(seen) else now if self._homeless is None else self._homeless
+            if now - self._gave < KEEP_SECONDS and (self._homeless is None or now - self._homeless < PLACE_SECONDS):
+                return Way(superseded=self._left, reason=reason)
             return self._open(seen, now)
         superseded = [i for i in _superseded(seen) if i.name in ready]  # others go without being asked
-        if self._may(seen, [i for i in kept if i.room], superseded, False, now):
-            return Way(superseded=len(superseded) - 1, reason="workers of a later revision find no place beside it")
+        if self._may(seen, lacking, superseded, False, now):
+            self._gave, self._homeless, self._left = now, None, len(superseded) - 1
+            return Way(superseded=self._left, reason=reason)
         return self._closed(seen, now)
 
     def _open(self, seen: FunctionSeen, now: float) -> Way:
-        self._lacks = self._claimed = None
+        self._lacks = self._claimed = self._gave = None
         return self._closed(seen, now)
 
     def _closed(self, seen: FunctionSeen, now: float) -> Way:

@@ -6,7 +6,7 @@ from random import Random
 import pytest
 from dormouse_core import giving, lifecycle
 from dormouse_core.autoscaling import Decision
-from dormouse_core.giving import PAUSES, SETTLE_SECONDS, TRIES, GivingWay, Places, Way
+from dormouse_core.giving import KEEP_SECONDS, PAUSES, SETTLE_SECONDS, TRIES, GivingWay, Places, Way
 from dormouse_core.lifecycle import Scale
 from dormouse_core.limits import GIVE_WAY_NODE_SECONDS, GIVE_WAY_SECONDS, PLACE_SECONDS
 from dormouse_core.seams import Instance
@@ -218,6 +218,49 @@ def test_one_of_a_namespace_at_a_time_and_the_place_is_not_anothers() -> None:
         second.look()
     assert second.giving.way == Way()
     assert second.scales() == {NEW: 1}
+
+
+def rolling(places: Places) -> Played:
+    """Proved; two of the revision before serve beside its first, and the next finds no place."""
+    world = World(
+        entry=entry(revision=NEW, proved=NEW), instances=[lacking(), replace(lacking(), name="f-new/1"), instance("i-new", revision=NEW)]
+    )
+    world.add(worker("new", revision=NEW))
+    for number in range(2):
+        world.add(worker(f"{number}", revision=OLD))
+        world.instances = [*(world.instances or ()), instance(f"i-{number}", revision=OLD)]
+    return Played(world, places)
+
+
+def test_the_place_of_one_that_is_superseded_is_kept_while_it_ends_and_until_the_next_one_has_it() -> None:
+    places = Places()
+    found = rolling(places)
+    there = list(found.world.instances or ())
+    assert found.until(AFTER).superseded == 1
+    assert found.scales(3) == {OLD: 1}
+    found.world.change("0", draining=True)
+    found.world.instances = [*there[:3], instance("i-0", revision=OLD, stopping=True), there[4]]
+    found.until(AFTER + 60)
+    assert places.taken("ns", "another", found.now)
+    found.world.die("0")
+    found.world.instances = [*there[:3], there[4]]
+    found.until(AFTER + 60 + PLACE_SECONDS - 2)
+    assert places.taken("ns", "another", found.now)
+    found.world.instances = [instance("i-next", revision=NEW), *there[1:3], there[4]]
+    found.until(found.now + 1)
+    assert not places.taken("ns", "another", found.now)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_it_is_not_kept_for_ever(ends: bool) -> None:
+    places = Places()
+    found = rolling(places)
+    there = list(found.world.instances or ())
+    found.until(AFTER)
+    found.world.change("0", draining=True)
+    found.world.instances = [*there[:3], there[4]] if ends else [*there[:3], instance("i-0", revision=OLD, stopping=True), there[4]]
+    found.until(found.now + (PLACE_SECONDS if ends else KEEP_SECONDS) + 1)
+    assert not places.taken("ns", "another", found.now)
 
 
 def test_of_another_namespace_it_is_nobodys_concern() -> None:
