@@ -6,6 +6,8 @@ its sessions are handed over, or saved, and where it was the only one its caller
 
 * Whoever gives way takes a risk for its callers: the new revision may be bad, or find no place all the same. Then it is the new one that
   goes, the old one comes back, and the next try is later each time (`PAUSES`). A revision that needs long to load is given longer at each.
+* Where the only worker went, callers wait, for `timeouts.hold` at most: half of that is for the try, and the rest for the old one to come
+  back. The pause is `COSTS` times as long as nobody served, so that a revision that hangs takes a tenth of the time at most.
 * What became free is for who gave it: while one of a namespace gives way, no other function of it is ordered a worker beyond those that
   have a place (`Places`). So functions of a full namespace that are changed together are replaced one after the other. Only who gives right
   after `SETTLE_SECONDS` claims the next place, and the claim ends when it has it, or does not find it (`PLACE_SECONDS`).
@@ -29,6 +31,10 @@ TRIES = Backoff(120.0, 600.0)
 """Seconds for which a try may last, the first and the longest."""
 PAUSES = Backoff(60.0, 3600.0)
 """Seconds between two tries."""
+COSTS = 10.0
+"""Times what a try that took the only worker cost, for which the next one is waited for at least."""
+LEAST_TRY_SECONDS = 30.0
+"""For which a try may last however short callers are held: a worker has to end in it, and another to start."""
 SETTLE_SECONDS = 2.0
 """From the claim of a namespace's next place until one is given: by then every other function has looked."""
 CLAIM_SECONDS = 60.0
@@ -89,15 +95,18 @@ class GivingWay:
         self._most = 0
         self._homeless: float | None = None  # since when it finds none though one was given
         self._gave: float | None = None  # when one that is superseded gave its place, which nobody has yet
+        self._longest = LEAST_TRY_SECONDS  # a try that takes the only worker
         self._left = 0  # and how many of those stay
         self._failures = 0
         self._failed = 0.0  # when the latest try did
+        self._down: float | None = None  # since when nobody serves because of a try that took the only worker
         self._held_until = 0.0
 
-    def look(self, seen: FunctionSeen, wanted: int, *, rivals: bool, last: bool, now: float) -> Way:
+    def look(self, seen: FunctionSeen, wanted: int, *, rivals: bool, last: bool, hold: float, now: float) -> Way:
         """`wanted`: workers of the revision that serves. `rivals`: other functions wait for a node. `last`: the last worker may go, as far
-        as is known."""
+        as is known. `hold`: seconds for which callers of the revision that serves wait."""
         if seen.instances is not None:
+            self._longest = max(hold / 2, LEAST_TRY_SECONDS)
             self.way = self._look(seen, wanted, rivals, last, now)
             if self._claimed is not None and not self._places.claim(seen.entry.namespace, seen.entry.uid, now):
                 self._claimed = None
@@ -163,9 +172,12 @@ class GivingWay:
                 self._claimed = None  # it has its place
         failed = any(i.exited and i.problem is not None and not i.unplaced for i in mine)
         crowded = self._homeless is not None and now - self._homeless >= PLACE_SECONDS
-        if failed or crowded or now - self._trying >= TRIES.after(self._failures + 1):
+        longest = TRIES.after(self._failures + 1) if self._most else min(TRIES.after(self._failures + 1), self._longest)
+        if failed or crowded or now - self._trying >= longest:
+            self._down = None if self._most else self._trying
+            cost = now - self._trying if self._down is not None else 0.0
             self._trying, self._failed, self._failures = None, now, self._failures + 1
-            self._held_until, self._claimed, self._homeless = now + PAUSES.after(self._failures), now, now
+            self._held_until, self._claimed, self._homeless = now + max(PAUSES.after(self._failures), COSTS * cost), now, now
             return self._back(seen, 1, now)
         return Way(most=self._most, reason=f"revision {seen.entry.revision[:8]} finds no place beside it")
 
@@ -178,6 +190,8 @@ class GivingWay:
             self._claimed = None
         if now - self._failed >= KEEP_SECONDS:
             self._claimed = None
+        if self._down is not None and any(w.serving for w in seen.of(seen.serving_revision)):
+            self._held_until, self._down = max(self._held_until, now + COSTS * (now - self._down)), None
         why = "it was not proved in the place of a worker that serves, and is tried again later"
         return Way(held_back=True, closed=self._claimed is None and self._taken(seen, now), reason=why)
 

@@ -139,7 +139,8 @@ class FunctionLoop:
         """What is given up for want of room. The last worker is not, whose sessions nobody else would have."""
         before, rivals = self._giving.way, self._parts.view.wait_for_a_node(self.uid)
         now = self._parts.clock.monotonic()
-        way = self._giving.look(seen, self.decision.wanted, rivals=rivals, last=not self._in_memory_only, now=now)
+        last, hold = not self._in_memory_only, spec_from_json(seen.entry.proved_spec or seen.entry.spec).timeouts.hold.seconds
+        way = self._giving.look(seen, self.decision.wanted, rivals=rivals, last=last, hold=hold, now=now)
         if way.reason and way.reason != before.reason:
             text = "a new revision is held back" if way.held_back else "workers wait" if way.closed else "a worker gives its place"
             log.event(text, function=label(seen), revision=seen.entry.revision, why=way.reason)

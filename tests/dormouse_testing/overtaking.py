@@ -16,6 +16,7 @@ from dormouse_testing.functions_seen import World, entry, instance, worker
 
 LONGEST_START, LONGEST_END = 8, 6  # ticks
 TICK_SECONDS = 2.0
+HOLD_SECONDS = 300.0
 
 
 @dataclass
@@ -28,7 +29,8 @@ class Pod:
 
 @dataclass
 class Overtaking:
-    """`wanted` workers; `quota`: pods that the namespace takes, ending ones too. A revision named bad-... never loads its model."""
+    """`wanted` workers; `quota`: pods that the namespace takes, ending ones too. A revision named bad-... never loads its model,
+    one named hangs-... neither loads nor ends."""
 
     random: Random
     wanted: int
@@ -90,7 +92,7 @@ class Overtaking:
             if pod.left == 0 and (name not in self.world.workers or not owns or name in self.world.told):
                 self.world.workers.pop(name, None)
                 del self.pods[pod.name]
-        elif pod.left == 0 and name not in self.world.workers and not pod.revision.startswith("bad"):
+        elif pod.left == 0 and name not in self.world.workers and not pod.revision.startswith(("bad", "hangs")):
             self.world.add(replace(worker(name), revision=pod.revision))
 
     def _make(self) -> None:
@@ -117,7 +119,7 @@ class Overtaking:
     def _decide(self) -> None:
         for _ in range(10):
             seen = self.world.seen()
-            way = self.giving.look(seen, self.wanted, rivals=False, last=self.last, now=self.now)
+            way = self.giving.look(seen, self.wanted, rivals=False, last=self.last, hold=HOLD_SECONDS, now=self.now)
             for step in lifecycle.live(seen, Decision(self.wanted, "by load"), way):
                 if isinstance(step, Scale):
                     self._scale(step)

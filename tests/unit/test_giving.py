@@ -6,12 +6,12 @@ from random import Random
 import pytest
 from dormouse_core import giving, lifecycle
 from dormouse_core.autoscaling import Decision
-from dormouse_core.giving import KEEP_SECONDS, PAUSES, SETTLE_SECONDS, TRIES, GivingWay, Places, Way
+from dormouse_core.giving import KEEP_SECONDS, LEAST_TRY_SECONDS, PAUSES, SETTLE_SECONDS, TRIES, GivingWay, Places, Way
 from dormouse_core.lifecycle import Scale
 from dormouse_core.limits import GIVE_WAY_NODE_SECONDS, GIVE_WAY_SECONDS, PLACE_SECONDS
 from dormouse_core.seams import Instance
 from dormouse_testing.functions_seen import NEW, OLD, World, entry, instance, worker
-from dormouse_testing.overtaking import Overtaking
+from dormouse_testing.overtaking import HOLD_SECONDS, LONGEST_END, LONGEST_START, TICK_SECONDS, Overtaking
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,8 +39,8 @@ class Played:
         self.world, self.now, self.places = world, 0.0, places or Places()
         self.giving = GivingWay(self.places)
 
-    def look(self, *, rivals: bool = False, last: bool = True, wanted: int = 1) -> Way:
-        return self.giving.look(self.world.seen(), wanted, rivals=rivals, last=last, now=self.now)
+    def look(self, *, rivals: bool = False, last: bool = True, wanted: int = 1, hold: float = HOLD_SECONDS) -> Way:
+        return self.giving.look(self.world.seen(), wanted, rivals=rivals, last=last, hold=hold, now=self.now)
 
     def until(self, at: float, *, rivals: bool = False, last: bool = True, wanted: int = 1) -> Way:
         way = self.look(rivals=rivals, last=last, wanted=wanted)
@@ -367,6 +367,49 @@ def neighbours(wanted: tuple[int, int], quota: int, last: bool, history: list[tu
             before = pods
 
 
+HOURS = 4
+
+
+def hours_of_a_hanging_one(seed: int) -> list[float]:
+    """A function's only worker, a quota of one pod: for how long nobody served at a stretch, in seconds."""
+    found, spans = Overtaking(Random(seed), 1, quota=1), [0.0]
+    for _ in range(60):
+        found.tick()
+    found.change("hangs-0")
+    for _ in range(HOURS * 1800):
+        found.tick()
+        if not found.ready:
+            spans[-1] += TICK_SECONDS
+        elif spans[-1]:
+            spans.append(0.0)
+    return spans
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_that_hangs_while_it_loads_takes_the_only_worker_for_less_than_callers_are_held_and_a_tenth_of_the_time(seed: int) -> None:
+    spans = hours_of_a_hanging_one(seed)
+    assert max(spans) <= HOLD_SECONDS / 2 + TICK_SECONDS * (LONGEST_END + LONGEST_START + 2)
+    assert 0 < sum(spans) < HOURS * 3600 / 10
+
+
+def test_negative_control_without_its_cost_one_that_hangs_takes_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(giving, "COSTS", 0.0)
+    assert sum(hours_of_a_hanging_one(1)) > HOURS * 3600 / 10
+
+
+def test_a_try_that_takes_the_only_worker_lasts_half_as_long_as_callers_are_held() -> None:
+    for hold, longest in ((100.0, 50.0), (0.0, LEAST_TRY_SECONDS), (3600.0, TRIES.first)):
+        found = Played(full())
+        while found.look(hold=hold).most is None:
+            found.now += 1
+        found.world.die("0")
+        found.world.instances = [instance("new", revision=NEW)]
+        began = found.now
+        while not found.look(hold=hold).held_back:
+            found.now += 1
+        assert found.now - began == longest
+
+
 def never(*_: object, **__: object) -> Way:
     return Way()
 
@@ -381,6 +424,7 @@ def test_negative_control_without_pauses_a_bad_one_takes_the_place_of_the_one_be
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(giving, "PAUSES", giving.Backoff(0.0, 0.0))
+    monkeypatch.setattr(giving, "COSTS", 0.0)
     with pytest.raises(AssertionError, match="it does not flap"):
         changed(1, ["bad"], 1)
 
