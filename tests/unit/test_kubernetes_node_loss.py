@@ -22,6 +22,8 @@ from dormouse_operator.kubernetes.pods.losing import Losing
 from dormouse_testing.cluster_objects import deployment, forbidden, pod
 from dormouse_testing.functions_seen import report
 from dormouse_testing.provider_world import World, function
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 TICK = 0.5
 START = 2.0  # seconds from a kubelet's news of a pod to its worker's lease
@@ -45,14 +47,16 @@ class Leases:
 
 @dataclass
 class Simulated:
-    """`quota`: pods that there may be; `dead`: nodes."""
+    """`quota`: pods that there may be; `dead`: nodes; `fits`: those that the scheduler finds good enough."""
 
     wanted: int = 1
     quota: int = 100
+    fits: str = "abc"
     dead: set[str] = field(default_factory=set)
     world: World = field(default_factory=World)
     leases: dict[str, float] = field(default_factory=dict)  # pod -> when its lease ends
     most: int = 0  # workers with a lease on nodes that live, at once
+    pods_at_most: int = 0
 
     def __post_init__(self) -> None:
         self.numbers = itertools.count(1)
@@ -88,6 +92,7 @@ class Simulated:
             await self.losing.relieve()
             await self._decide()
             self.most = max(self.most, len(self.serving()))
+            self.pods_at_most = max(self.pods_at_most, len(self.pods))
             self.world.clock.advance(TICK)
 
     async def until_serving(self, limit: float) -> float:
@@ -133,7 +138,7 @@ class Simulated:
         for each in self.pods.values():
             if not each["spec"]["nodeName"]:
                 there = [p["spec"]["nodeName"] for p in self.pods.values() if "deletionTimestamp" not in p["metadata"]]
-                self._put(each, spec={"nodeName": min("abc", key=lambda node: (there.count(node), node))})
+                self._put(each, spec={"nodeName": min(self.fits, key=lambda node: (there.count(node), node))})
 
     def _kubelets(self) -> None:
         now = self.world.clock.monotonic()
@@ -204,6 +209,88 @@ async def test_with_a_quota_of_one_pod_the_lost_one_makes_room_as_often_as_it_ta
     await found.until_serving(10)
     await found.run(10)
     assert (len(found.pods), len(found.serving())) == (1, 1)
+
+
+@pytest.mark.parametrize("wanted", [1, 3])
+@pytest.mark.parametrize("slept", [False, True])
+async def test_where_the_lost_node_alone_fits_there_is_one_beside_each_and_it_is_tried_again_ever_more_rarely(
+    wanted: int, slept: bool
+) -> None:
+    """A node selector, a device, or the others are full; Kubernetes does not know yet."""
+    found = Simulated(wanted=wanted, fits=DEAD, dead={DEAD}) if slept else await running(wanted=wanted, fits=DEAD)
+    found.dead.add(DEAD)
+    await found.run(120)
+    assert found.nodes.lost == {DEAD}
+    assert found.pods_at_most <= 2 * wanted
+    made = next(found.numbers) - 1
+    tries = 7  # after 2, 4, 8, 16 and each 30 seconds
+    assert wanted * (1 + 4) <= made <= wanted * (2 + tries)
+    found.dead.clear()
+    await found.run(20)
+    assert (len(found.pods), len(found.serving())) == (wanted, wanted)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["a", "ab", "abc", "bc", "b"]),  # where new pods fit
+            st.sampled_from(["", "a", "c"]),  # dead
+            st.integers(1, 4),  # wanted
+            st.integers(1, 30),  # ticks
+        ),
+        max_size=8,
+    ),
+    st.integers(1, 4),
+    st.booleans(),
+)
+def test_whatever_happens_pods_are_bounded_and_all_is_well_once_nodes_are_back(
+    events: list[tuple[str, str, int, int]], quota: int, scarce: bool
+) -> None:
+    async def play() -> None:
+        found = Simulated(quota=quota if scarce else 100)
+        for fits, dead, wanted, ticks in events:
+            found.fits, found.wanted = fits, wanted
+            found.dead.clear()
+            found.dead.update(dead)
+            await found.run(ticks * TICK)
+            ordered = found.world.api.objects[("deployments", "ns", "f-r1")]["spec"]["replicas"]
+            assert ordered <= 3 * 4, "those that are wanted, as many that were lost, and as many that are bound there since"
+        assert found.pods_at_most <= (quota if scarce else 4 * 4)
+        found.dead.clear()
+        found.fits, found.wanted, found.most = "abc", min(found.wanted, quota), 0
+        await found.run(80)
+        assert (len(found.pods), len(found.serving())) == (found.wanted, found.wanted)
+
+    asyncio.run(play())
+
+
+def test_pods_of_one_function_that_fit_nowhere_keep_nobody_elses_from_their_place() -> None:
+    """Each Deployment is tried at its own intervals."""
+    again = stranded.Again()
+    stuck, fresh = ("u", "r1"), ("v", "r1")
+    tried = [now for now in range(200) if again.due([stuck], now)]
+    assert tried == [2, 6, 14, 30, 60, 90, 120, 150, 180]
+    assert again.due([stuck, fresh], 200) == set()
+    assert again.due([stuck, fresh], 202) == {fresh}
+    assert [again.due([], 203), again.due([stuck], 211)] == [set(), {stuck}], "what is not there for a moment is not begun anew"
+    assert again.due([stuck], 300) == set()
+    assert again.due([stuck], 302) == {stuck}, "after longer than the longest pause it is"
+
+
+async def test_negative_control_where_each_that_is_bound_there_had_one_beside_it_pods_have_no_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = stranded.split
+
+    def all_kept(*given: Any) -> dict[stranded.Place, stranded.Split]:
+        return {where: stranded.Split(kept=each.stranded, others=each.others) for where, each in real(*given).items()}
+
+    monkeypatch.setattr(stranded, "split", all_kept)
+    found = await running(fits=DEAD)
+    found.dead.add(DEAD)
+    await found.run(50)
+    assert len(found.pods) > 80
 
 
 async def test_negative_control_where_nodes_are_not_looked_at_nothing_is_ordered(monkeypatch: pytest.MonkeyPatch) -> None:

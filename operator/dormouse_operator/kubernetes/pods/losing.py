@@ -51,6 +51,7 @@ class Losing:
         self._answers = answers
         self._dials: dict[str, _Dial] = {}  # by a pod's uid
         self._untaken: set[str] = set()  # pods' uids
+        self._again = stranded.Again()
         self._failed = ""
 
     async def run(self) -> None:
@@ -130,7 +131,9 @@ class Losing:
                 await self._shrink(shrink)
             except ApiError as error:
                 failed = error.message
-        for pod in todo.forced[:FORCED]:
+        due = self._again.due([place for place, _ in todo.again], self._clock.monotonic())
+        forced = [*todo.forced, *(pod for place, pods in todo.again if place in due for pod in pods)]
+        for pod in forced[:FORCED]:
             namespace, name = key_of(pod)
             try:
                 await self._api.delete(PODS, namespace, name, uid=pod["metadata"]["uid"], force=True)

@@ -172,14 +172,16 @@ class KubernetesProvider:
             self._order(wanted, place)
             return
         self._asked.pop(place, None)
-        replicas = wanted.count + (stranded.among(self._pods.items.values(), place, self._nodes) if wanted.count else 0)
+        left = stranded.beside(self._pods.items.values(), place, self._nodes)
+        replicas = wanted.count + (len(left.kept) if wanted.count else 0)
+        victims = (*(pod["metadata"]["name"] for pod in left.over), *wanted.victims)
         try:
             if wanted.count == 0 and (entry.deleting or not entry.revision):
                 # Deleted, or unknown to the registry. Its owner took it along, or it was orphaned: then nobody else would.
                 metadata = deployment["metadata"]
                 await self._api.delete(DEPLOYMENTS, metadata["namespace"], metadata["name"], uid=metadata["uid"])
             elif deployment["spec"]["replicas"] != replicas:
-                await self._scale(deployment, replicas, wanted.victims)
+                await self._scale(deployment, replicas, victims)
         except ApiError as error:
             raise Unavailable(f"the cluster refuses to scale {entry.namespace}/{entry.name} to {wanted.count}: {error.message}") from error
 
