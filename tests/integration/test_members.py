@@ -236,6 +236,54 @@ async def test_negative_control_one_that_remembers_nothing_forms_a_second_cluste
     assert (len(before.members), len(after.members)) == (2, 1)
 
 
+async def emptied(member: Joined, *, whole: bool = True) -> None:
+    """Its data goes while it runs, and its container alone is started again: the program is not. `whole`: the folder itself stays."""
+    await asyncio.to_thread(member.kill)
+    for each in list(member.data.iterdir()) if whole else [member.data]:
+        shutil.rmtree(each)
+    member.launch()
+
+
+async def test_a_container_that_starts_again_without_its_data_ends_until_its_pod_is_another(
+    three: list[Joined], operator: Operator
+) -> None:
+    """Whatever it was told when the pod began: to form a cluster, to join one, or to start."""
+    await asyncio.to_thread(three[0].join)
+    await asyncio.to_thread(three[0].ready)
+    await asyncio.to_thread(three[0].kill)
+    three[0].launch()
+    await asyncio.to_thread(three[0].ready)  # with its data it is no matter how often
+    await emptied(three[0])
+    await until("who formed a cluster forms no other", lambda: died(three[0]))
+    await asyncio.to_thread(three[0].cut_short)
+    await formed(three, operator, 2)
+    await emptied(three[1], whole=False)
+    await until("who joined does not come back as who it was", lambda: died(three[1]))
+    await asyncio.to_thread(three[0].kill)
+    await asyncio.to_thread(three[0].join)  # a pod that finds its data
+    await emptied(three[0])
+    await until("who started with its data forms no cluster", lambda: died(three[0]))
+
+
+async def died(member: Joined) -> bool:
+    """By itself: then its pod is one whose container has ended."""
+    if member.process is None or member.process.poll() is None:
+        return False
+    member.process = None
+    return True
+
+
+async def test_negative_control_told_once_and_for_all_it_would_form_a_second_cluster(three: list[Joined]) -> None:
+    await asyncio.to_thread(three[0].join)
+    await asyncio.to_thread(three[0].ready)
+    told = (three[0].folder / "etcd.json").read_text()
+    (three[0].folder / "etcd.json").unlink()
+    (three[0].folder / "etcd.json").write_text(told)
+    await emptied(three[0])
+    await asyncio.to_thread(three[0].ready)
+    assert has_log(three[0].data)
+
+
 async def all_stopped(three: list[Joined]) -> None:
     await asyncio.gather(*(asyncio.to_thread(each.kill) for each in three))
 

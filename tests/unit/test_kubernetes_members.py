@@ -1,6 +1,8 @@
 """What the operator does for etcd's members: remembers that there are several, gives votes, tells who shares a node."""
 
 import contextlib
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -173,3 +175,21 @@ async def test_one_that_is_not_taken_in_waits_and_leaves_nothing_to_start_with(t
     with pytest.raises(TimeoutError):
         await Joining(place, Refusing(), ask, Clock()).run()
     assert not place.out.exists()
+
+
+@pytest.mark.parametrize("log", [True, False], ids=["with a log", "without"])
+async def test_what_forms_a_cluster_goes_with_the_data(tmp_path: Path, log: bool) -> None:
+    """What it starts with has etcd form none, so it may stay when the data goes."""
+
+    async def nobody(url: str) -> None:
+        return None
+
+    place = Place("e-0", URLS, tmp_path / "data", tmp_path / "formed", {"name": "e-0"}, tmp_path / "etcd.json")
+    if log:
+        (place.data / "member" / "wal").mkdir(parents=True)
+        (place.data / "member" / "wal" / "0-0.wal").touch()
+    for _ in range(2):  # as if it had been cut short
+        await Joining(place, Refusing(), nobody, Clock()).run()
+    assert json.loads(place.out.read_text())["initial-cluster-state"] == ("existing" if log else "new")
+    shutil.rmtree(place.data / "member")
+    assert place.out.exists() is log

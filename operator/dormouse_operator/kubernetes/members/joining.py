@@ -64,8 +64,8 @@ class Joining:
         self._say(step.do.value, step.why)
         try:
             match step.do:
-                case Do.START:
-                    self._write("new", f"{place.name}={place.urls[place.name]}")  # which etcd does not look at
+                case Do.START:  # etcd looks at neither where it has its data, and ends where that is gone when it starts again
+                    self._write("existing", f"{place.name}={place.urls[place.name]}")
                     return True
                 case Do.FORM:
                     self._write("new", f"{place.name}={place.urls[place.name]}")
@@ -83,12 +83,21 @@ class Joining:
         return False
 
     def _write(self, state: str, cluster: str) -> None:
+        """What has etcd form or join a cluster lies beside the log that it makes then, and goes with it: where the container alone starts
+        again and finds its folder empty, it must not do so a second time, and ends for want of a configuration."""
         place = self._place
-        if not has_log(place.data):  # the rest of a start that did not get far, of which nobody has heard
-            shutil.rmtree(place.data / "member", ignore_errors=True)
         text = json.dumps({**place.etcd, "initial-cluster": cluster, "initial-cluster-state": state})
         new = place.out.with_name(f".{place.out.name}")
-        new.write_text(text)
+        new.unlink(missing_ok=True)
+        if has_log(place.data):
+            new.write_text(text)
+        else:
+            once = place.data / "member" / place.out.name
+            shutil.rmtree(once.parent, ignore_errors=True)  # the rest of a start that did not get far, of which nobody has heard
+            place.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            once.parent.mkdir(mode=0o700)
+            once.write_text(text)
+            new.symlink_to(once)
         os.replace(new, place.out)
 
     def _say(self, what: str, why: str) -> None:
