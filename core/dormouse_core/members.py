@@ -5,6 +5,9 @@ remembers that there was one. Every other member joins: as a *learner*, which co
 counts on what it does not have yet. A member of which the others know and that has no data was wiped: what it voted for is lost, so its
 former self is removed, for good, and it joins under a new id.
 
+Data alone is no ticket: a volume may be that of an earlier cluster, and two such would elect a leader of what was. One with data is started
+where the others know it, and where nobody answers, which is every power cut; where others do not know it, it waits.
+
 That there was a cluster of several is remembered outside of their disks, before the first learner is given a vote: until then the first
 member is all there is, and afterwards one that is wiped must wait for the others, however long nobody answers.
 
@@ -42,6 +45,14 @@ class Unclear:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class Own:
+    """Who wrote the log on a member's disk."""
+
+    cluster: str
+    id: int
+
+
 class Do(Enum):
     START = "start with the data that is there"
     FORM = "form a cluster"
@@ -58,12 +69,21 @@ class Step:
     """Whom to remove."""
 
 
-def plan(name: str, urls: Mapping[str, str], found: Sequence[Answer | Unclear], *, data: bool, formed: bool) -> Step:
+def plan(
+    name: str,
+    urls: Mapping[str, str],
+    found: Sequence[Answer | Unclear],
+    *,
+    data: bool,
+    formed: bool,
+    own: Own | None = None,
+    stranger: bool = False,
+) -> Step:
     """The next step of the member `name`. `urls`: of all members that there are to be, the first one first. `found`: at the others, but for
-    those where it is known that nobody is. `data`: whether there is a log on its disk. `formed`: whether it is remembered
-    that there was a cluster of several."""
+    those where it is known that nobody is. `data`: whether there is a log on its disk. `formed`: whether it is remembered that there was a
+    cluster of several. `own`: who wrote that log; None: it does not say. `stranger`: others answered before and did not know it."""
     if data:
-        return Step(Do.START, "there is data")
+        return _with_data(urls[name], [each for each in found if isinstance(each, Answer)], own, stranger)
     answers = [each for each in found if isinstance(each, Answer)]
     if len({answer.cluster for answer in answers}) > 1:
         said = ", ".join(sorted({answer.cluster for answer in answers}))
@@ -82,6 +102,26 @@ def plan(name: str, urls: Mapping[str, str], found: Sequence[Answer | Unclear], 
             Do.WAIT, f"whether another member is there is not known: {'; '.join(each.why for each in found if isinstance(each, Unclear))}"
         )
     return Step(Do.FORM, "no other member answers, and there never was a cluster of several")
+
+
+def _with_data(url: str, answers: Sequence[Answer], own: Own | None, stranger: bool) -> Step:
+    """One of those that answer may know more than the others: it is enough that one knows this member."""
+    for answer in answers:
+        if own is None or answer.cluster == own.cluster:
+            for member in answer.members:
+                if url in member.peers or (own is not None and member.id == own.id):
+                    return Step(Do.START, "there is data, and the others know this member")
+    if answers:
+        clusters = ", ".join(sorted({answer.cluster for answer in answers}))
+        mine = f"of the cluster {own.cluster}" if own else "another's"
+        return Step(
+            Do.WAIT,
+            f"the cluster that is there ({clusters}) does not know this member; what it has is {mine}: delete its claim and its pod, or, "
+            "where that is the one to keep, the other's",
+        )
+    if stranger:
+        return Step(Do.WAIT, "nobody answers now, and the cluster that was there did not know this member")
+    return Step(Do.START, "there is data, and no other member answers")
 
 
 def initial(urls: Mapping[str, str], members: Sequence[Member]) -> str:

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 from conftest import unavailable
-from dormouse_core.members import Answer, Member
+from dormouse_core.members import Answer, Member, Own
 from dormouse_core.seams import Put, StoreError, Txn
 from dormouse_kit.clock import SystemClock
-from dormouse_kit.etcd import EtcdStore
+from dormouse_kit.etcd import EtcdStore, log
 from dormouse_kit.etcd.membership import Membership, asked
 from dormouse_kit.etcd.users import ROOT, Users
 from dormouse_operator.kubernetes.api.kinds import SECRETS
 from dormouse_operator.kubernetes.members.admitting import Admitting
-from dormouse_operator.kubernetes.members.joining import Joining, Place, has_log
+from dormouse_operator.kubernetes.members.joining import Joining, Place
 from dormouse_operator.kubernetes.secret_options import Members
 from dormouse_operator.kubernetes.secrets.objects import Secrets
 from dormouse_testing.cluster.layout import Layout
@@ -281,7 +281,7 @@ async def test_negative_control_told_once_and_for_all_it_would_form_a_second_clu
     (three[0].folder / "etcd.json").write_text(told)
     await emptied(three[0])
     await asyncio.to_thread(three[0].ready)
-    assert has_log(three[0].data)
+    assert log.has_log(three[0].data)
 
 
 async def all_stopped(three: list[Joined]) -> None:
@@ -361,7 +361,7 @@ async def test_one_that_was_cut_short_while_it_joined_joins(three: list[Joined],
         (lost.data / "member" / "snap" / "db").write_bytes(b"half")
     await asyncio.to_thread(lost.join)
     await until("three again", lambda: whole(three, operator))
-    assert has_log(lost.data)
+    assert log.has_log(lost.data)
     await until("it is ready", lambda: asyncio.to_thread(lost._healthy))
 
 
@@ -386,16 +386,73 @@ async def test_what_one_member_had_before_there_was_such_a_program_is_kept(three
     await store.close()
 
 
-async def test_a_folder_with_a_log_is_started_with_and_nobody_is_asked(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    (data / "member" / "wal").mkdir(parents=True)
-    (data / "member" / "wal" / "0000000000000000-0000000000000000.wal").touch()
+async def test_a_log_says_whose_it_is(three: list[Joined]) -> None:
+    await asyncio.to_thread(three[0].join)
+    await asyncio.to_thread(three[0].ready)
+    answer = await asked(three[0].peer, None)
+    assert isinstance(answer, Answer)
+    assert log.own(three[0].data) == Own(answer.cluster, answer.members[0].id)
+    assert log.own(three[1].data) is None
+    await asyncio.to_thread(three[0].wipe)
+    await asyncio.to_thread(three[0].join)
+    await asyncio.to_thread(three[0].ready)
+    again = await asked(three[0].peer, None)
+    assert isinstance(again, Answer)
+    assert again.cluster != answer.cluster, "no two clusters share an id"
 
-    async def ask(url: str) -> None:
-        raise AssertionError("asked")
 
-    place = Place("e-0", {"e-0": "http://a:1", "e-1": "http://b:1"}, data, tmp_path / "formed", {"name": "e-0"}, tmp_path / "etcd.json")
-    await Joining(place, Cutting(None, ""), ask, SystemClock()).run()  # type: ignore[arg-type]  # nobody is asked
-    assert (tmp_path / "etcd.json").exists()
-    assert has_log(data)
-    shutil.rmtree(data)
+async def test_volumes_of_an_earlier_cluster_wait_and_overwrite_nobody(three: list[Joined], operator: Operator) -> None:
+    """Claims outlive a release: the first one's is removed, another cluster is made, and the others' are found again."""
+    await earlier(three, operator)
+    for each in three[1:]:
+        each.begin()
+    for each in three[1:]:
+        await until("it says why it waits", functools.partial(says, each, "does not know this member"))
+    three[0].kill()  # and while it is away they wait, too
+    for each in three[1:]:
+        await until("it waits on", functools.partial(says, each, "nobody answers now"))
+    three[0].launch()
+    await asyncio.to_thread(three[0].ready)
+    assert await step_of(three[0]) == b"new"
+    three[1].wipe()
+    await asyncio.to_thread(three[1].join)  # its claim was deleted
+    await until("it has its vote", lambda: whole(three, operator, 2))
+    assert await step_of(three[1]) == b"new"
+
+
+async def test_negative_control_started_unasked_they_would_be_the_earlier_cluster(three: list[Joined], operator: Operator) -> None:
+    await earlier(three, operator)
+    for each in three[1:]:
+        each.launch()  # with the configuration of their last start
+    await until("they serve what was", functools.partial(serves, three[1], b"old"))
+    assert await step_of(three[0]) == b"new", "which has another id now, so it is not overwritten"
+
+
+async def earlier(three: list[Joined], operator: Operator) -> None:
+    await formed(three, operator)
+    await put(three[0], b"old")
+    await all_stopped(three)
+    three[0].wipe()
+    three[0].formed.unlink()
+    await asyncio.to_thread(three[0].join)
+    await asyncio.to_thread(three[0].ready)
+    await prepare(three)
+    await put(three[0], b"new")
+
+
+async def put(member: Joined, value: bytes) -> None:
+    store = EtcdStore([member.endpoint], user=ROOT, password=PASSWORD)
+    await store.txn(Txn((), (Put("/step", value),)))
+    await store.close()
+
+
+async def step_of(member: Joined) -> bytes:
+    store = EtcdStore([member.endpoint], user=ROOT, password=PASSWORD)
+    try:
+        return (await store.get(["/step"]))[1]["/step"].value
+    finally:
+        await store.close()
+
+
+async def serves(member: Joined, value: bytes) -> bool:
+    return await step_of(member) == value

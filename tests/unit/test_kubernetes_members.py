@@ -193,3 +193,20 @@ async def test_what_forms_a_cluster_goes_with_the_data(tmp_path: Path, log: bool
     assert json.loads(place.out.read_text())["initial-cluster-state"] == ("existing" if log else "new")
     shutil.rmtree(place.data / "member")
     assert place.out.exists() is log
+
+
+async def test_silence_is_no_leave_for_one_that_nobody_knew(tmp_path: Path) -> None:
+    answers: list[Answer | None] = [Answer("c", (member(0),)), None, None, Answer("c", (member(0), member(1)))]
+    asked: list[Answer | None] = []
+
+    async def ask(url: str) -> Answer | None:
+        if url == URLS["e-2"]:
+            return None
+        asked.append(answers[len(asked)])
+        return asked[-1]
+
+    place = Place("e-1", URLS, tmp_path / "data", tmp_path / "formed", {"name": "e-1"}, tmp_path / "etcd.json")
+    (place.data / "member" / "wal").mkdir(parents=True)
+    (place.data / "member" / "wal" / "0-0.wal").touch()
+    await Joining(place, Refusing(), ask, Clock()).run()
+    assert asked == answers

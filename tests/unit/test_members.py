@@ -3,10 +3,11 @@
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from dormouse_core import members
-from dormouse_core.members import Answer, Do, Member, Unclear
+from dormouse_core.members import Answer, Do, Member, Own, Unclear
 
 URLS = {f"e-{number}": f"https://e-{number}.peers:2380" for number in range(3)}
 
@@ -23,6 +24,11 @@ ALL = Answer("c", (member(0), member(1), member(2)))
     [
         ("e-0", [], True, True, Do.START),
         ("e-1", [ALL], True, False, Do.START),
+        ("e-1", [Unclear("e-0 does not answer in time")], True, True, Do.START),
+        ("e-1", [Answer("c", (member(0), member(2))), ALL], True, True, Do.START),
+        ("e-1", [Answer("c", (member(0), member(1, name="", learner=True)))], True, True, Do.START),
+        ("e-1", [Answer("c", (member(0),))], True, True, Do.WAIT),
+        ("e-1", [Answer("c", (member(0),)), Unclear("e-2 does not answer in time")], True, False, Do.WAIT),
         ("e-0", [], False, False, Do.FORM),
         ("e-0", [Unclear("e-1 does not answer in time")], False, False, Do.WAIT),
         ("e-0", [Unclear("e-1 does not answer in time"), ALL], False, False, Do.REMOVE),
@@ -42,6 +48,32 @@ def test_the_next_step_of_a_member_that_starts(name: str, answers: list[Answer |
     assert step.do is do
     assert step.why
     assert step.member == (int(name[-1]) + 1 if do is Do.REMOVE else 0)
+
+
+@pytest.mark.parametrize(
+    ("own", "answers", "stranger", "do"),
+    [
+        (Own("c", 2), [ALL], False, Do.START),
+        (Own("c", 2), [ALL], True, Do.START),
+        (Own("d", 2), [ALL], False, Do.WAIT),
+        (Own("d", 2), [ALL, Answer("d", (member(1),))], False, Do.START),
+        (Own("c", 2), [Answer("c", (Member(2, "e-1", ("https://its-former-name:2380",)),))], False, Do.START),
+        (Own("c", 7), [Answer("c", (member(0),))], False, Do.WAIT),
+        (Own("d", 2), [], False, Do.START),
+        (Own("d", 2), [Unclear("e-0 does not answer in time")], False, Do.START),
+        (Own("d", 2), [Unclear("e-0 does not answer in time")], True, Do.WAIT),
+        (None, [], True, Do.WAIT),
+    ],
+)
+def test_one_with_data_is_started_unless_the_cluster_that_is_there_is_anothers(
+    own: Own | None, answers: list[Answer | Unclear], stranger: bool, do: Do
+) -> None:
+    """It is another member's address or another cluster's log; nobody who answers is nobody who objects, but for one that had objected."""
+    step = members.plan("e-1", URLS, answers, data=True, formed=True, own=own, stranger=stranger)
+    assert step.do is do
+    if do is Do.WAIT and answers and not stranger:
+        assert "does not know this member" in step.why
+        assert "delete its claim" in step.why
 
 
 def test_one_of_those_that_answer_may_know_more_than_the_others() -> None:
@@ -92,6 +124,8 @@ class World:
 
     remembers: bool = True
     learners: bool = True
+    asks: bool = True
+    strangers: set[str] = field(default_factory=set)  # pods that wait because nobody knew them
     clusters: dict[str, dict[int, Member]] = field(default_factory=dict)
     disks: dict[str, Disk] = field(default_factory=dict)
     orders: dict[str, Disk] = field(default_factory=dict)  # what the configuration that is written makes of a disk
@@ -129,7 +163,9 @@ class World:
                     self.orders[name] = Disk(cluster, self.ids)
 
     def start(self, name: str) -> None:
-        """etcd, with the configuration that was written."""
+        """etcd, with the configuration that was written, or with the data that it has, where it may."""
+        if name in self.disks and name not in self.up and not self.may_start(name):
+            return
         self.up.add(name)
         disk = self.disks.get(name) or self.orders.get(name)
         if disk is None:
@@ -141,7 +177,17 @@ class World:
         elif disk.id in known:
             known[disk.id] = Member(disk.id, name, (URLS[name],), known[disk.id].learner)
 
+    def may_start(self, name: str) -> bool:
+        """What the program says to a disk that has something."""
+        if not self.asks:
+            return True
+        own = Own(self.disks[name].cluster, self.disks[name].id)
+        do = members.plan(name, URLS, self.answers(name), data=True, formed=self.formed, own=own, stranger=name in self.strangers).do
+        (self.strangers.discard if do is Do.START else self.strangers.add)(name)
+        return do is Do.START
+
     def wipe(self, name: str) -> None:
+        self.strangers.discard(name)
         self.disks.pop(name, None)
         self.orders.pop(name, None)
         self.up.discard(name)
@@ -149,6 +195,7 @@ class World:
     def restart(self, name: str) -> None:
         """The pod: its configuration is gone, its disk is not."""
         self.orders.pop(name, None)
+        self.strangers.discard(name)
         self.up.discard(name)
 
     def promote(self) -> None:
@@ -245,8 +292,48 @@ def test_negative_control_with_a_vote_before_it_has_the_data_a_majority_would_be
 def test_negative_control_where_everybody_may_form_a_cluster_there_would_be_two(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = members.plan
 
-    def anybody(name: str, urls: Mapping[str, str], answers: Sequence[Answer | Unclear], *, data: bool, formed: bool) -> members.Step:
-        return plan(name, {name: urls[name], **urls}, answers, data=data, formed=formed)
+    def anybody(name: str, urls: Mapping[str, str], answers: Sequence[Answer | Unclear], **more: Any) -> members.Step:
+        return plan(name, {name: urls[name], **urls}, answers, **more)
 
     monkeypatch.setattr(members, "plan", anybody)
     assert seeds_with("two clusters", World)
+
+
+def revived(seed: int, *, asks: bool) -> bool:
+    """The first member began anew, and the disks of two others are those of the cluster before. Whether that one ever decides anything."""
+    world, chance = World(asks=asks), random.Random(seed)
+    for number, name in enumerate(URLS):
+        world.clusters.setdefault("before", {})[90 + number] = Member(90 + number, name, (URLS[name],))
+        world.disks[name] = Disk("before", 90 + number)
+    world.wipe("e-0")
+    world.clusters["c1"] = {1: Member(1, "e-0", (URLS["e-0"],))}
+    world.disks["e-0"] = Disk("c1", 1)
+    for name in URLS:
+        world.start(name)
+    seen = world.decides("before")
+    for _ in range(60):
+        name = chance.choice(list(URLS))
+        match chance.choice(["start", "away", "claim", "promote"]):
+            case "start":
+                if name in world.disks or name in world.orders:
+                    world.start(name)
+                else:
+                    world.step(name)
+            case "away":
+                if name == "e-0":  # the pods of the others wait meanwhile
+                    world.restart(name)
+            case "claim":
+                if name != "e-0" and world.disks.get(name, Disk("", 0)).cluster == "before":
+                    world.wipe(name)
+            case "promote":
+                world.promote()
+        seen = seen or world.decides("before")
+    return seen
+
+
+def test_disks_of_an_earlier_cluster_never_become_it_again_beside_the_one_that_is_there() -> None:
+    assert not [seed for seed in range(300) if revived(seed, asks=True)]
+
+
+def test_negative_control_where_data_is_started_unasked_the_earlier_cluster_comes_back() -> None:
+    assert revived(0, asks=False)

@@ -8,6 +8,7 @@ tell whether it copied something once.
 import asyncio
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from dormouse_core import members
 from dormouse_core.members import Answer, Do, Member, Unclear
 from dormouse_core.seams import Clock, StoreError
 from dormouse_kit import log
+from dormouse_kit.etcd.log import has_log, own
 
 AGAIN = 1.0  # seconds
 
@@ -49,6 +51,7 @@ class Joining:
         self._ask = ask
         self._clock = clock
         self._said = ""
+        self._stranger = False
 
     async def run(self) -> None:
         """Until etcd may be started."""
@@ -58,17 +61,20 @@ class Joining:
     async def _step(self) -> bool:
         place = self._place
         data = has_log(place.data)
-        others = [] if data else [url for name, url in place.urls.items() if name != place.name]
+        others = [url for name, url in place.urls.items() if name != place.name]
         found = [answer for answer in await asyncio.gather(*map(self._ask, others)) if answer is not None]
-        step = members.plan(place.name, place.urls, found, data=data, formed=place.formed.exists())
+        mine = own(place.data) if data else None
+        step = members.plan(place.name, place.urls, found, data=data, formed=place.formed.exists(), own=mine, stranger=self._stranger)
+        self._stranger = data and step.do is Do.WAIT
         self._say(step.do.value, step.why)
         try:
             match step.do:
                 case Do.START:  # etcd looks at neither where it has its data, and ends where that is gone when it starts again
                     self._write("existing", f"{place.name}={place.urls[place.name]}")
                     return True
-                case Do.FORM:
-                    self._write("new", f"{place.name}={place.urls[place.name]}")
+                case Do.FORM:  # under an id that no other cluster has: members of two that share one overwrite each other's log
+                    token = f"{place.etcd.get('initial-cluster-token', '')}/{secrets.token_hex(8)}"
+                    self._write("new", f"{place.name}={place.urls[place.name]}", {"initial-cluster-token": token})
                     return True
                 case Do.REMOVE:
                     await self._cluster.remove(step.member)
@@ -82,11 +88,11 @@ class Joining:
             self._say(f"{step.do.value}: not yet", str(error))
         return False
 
-    def _write(self, state: str, cluster: str) -> None:
+    def _write(self, state: str, cluster: str, more: Mapping[str, str] | None = None) -> None:
         """What has etcd form or join a cluster lies beside the log that it makes then, and goes with it: where the container alone starts
         again and finds its folder empty, it must not do so a second time, and ends for want of a configuration."""
         place = self._place
-        text = json.dumps({**place.etcd, "initial-cluster": cluster, "initial-cluster-state": state})
+        text = json.dumps({**place.etcd, **(more or {}), "initial-cluster": cluster, "initial-cluster-state": state})
         new = place.out.with_name(f".{place.out.name}")
         new.unlink(missing_ok=True)
         if has_log(place.data):
@@ -105,8 +111,3 @@ class Joining:
         if (said := f"{what}: {why}") != self._said:
             self._said = said
             log.event(what, why=why, member=self._place.name)
-
-
-def has_log(data: Path) -> bool:
-    """Whether there is what etcd takes for its data: it makes the folder whole, and looks for nothing else."""
-    return any((data / "member" / "wal").glob("*.wal"))
