@@ -1,6 +1,7 @@
 """What a member's peers say, or whatever answers in their place: understood, nobody, or not known."""
 
 import http.server
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -71,3 +72,18 @@ async def test_nobody_is_there_where_a_connection_is_refused() -> None:
 
 async def test_an_address_that_is_none_is_not_nobody() -> None:
     assert isinstance(await asked("http://[bad", None), Unclear)
+
+
+@pytest.mark.parametrize("code", [socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_AGAIN, socket.EAI_FAIL])
+async def test_nobody_is_there_where_there_is_no_such_name_and_not_where_a_name_server_has_trouble(
+    monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """ "No data" is also what glibc says where the question for an IPv4 address fails at the server and the one for IPv6 finds nothing."""
+
+    def resolve(*_: Any, **__: Any) -> None:
+        raise socket.gaierror(code, "as the C library says it")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    found = await asked("http://e-1.peers:2380", None)
+    assert (found is None) is (code == socket.EAI_NONAME)
+    assert found is None or isinstance(found, Unclear)

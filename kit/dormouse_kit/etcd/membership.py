@@ -22,8 +22,8 @@ ASK_SECONDS: Final = 3.0
 CHANGE_SECONDS: Final = 10.0
 _CLUSTER: Final = "X-Etcd-Cluster-ID"
 _MOST: Final = 1 << 20
-_NO_SUCH_NAME: Final = (socket.EAI_NONAME, socket.EAI_NODATA)
-"""Kubernetes gives a pod its name when it has an address; any other answer is a name server's trouble."""
+_NO_SUCH_NAME: Final = socket.EAI_NONAME
+"""Kubernetes gives a pod its name when it has an address; any other answer is a name server's trouble, also that it has no data."""
 
 
 class Membership:
@@ -84,7 +84,7 @@ def _ask(url: str, tls: TlsFiles | None) -> Answer | Unclear | None:
     except ConnectionRefusedError:
         return None
     except socket.gaierror as error:
-        return None if error.errno in _NO_SUCH_NAME else Unclear(f"{url}: {error}")
+        return None if error.errno == _NO_SUCH_NAME else Unclear(f"{url}: {error}")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, http.client.HTTPException) as error:
         return Unclear(f"{url}: {text_of(error)}")
     cluster = response.headers.get(_CLUSTER, "")
