@@ -16,6 +16,7 @@ from dormouse_core.keys import Function, Keys
 from dormouse_core.observations import FunctionSeen
 from dormouse_core.seams import Clock, Instance, Item, Provider, Store, Wanted
 from dormouse_core.starts import Starts
+from dormouse_core.strangers import Serves
 from dormouse_kit import log
 from dormouse_proto import control_pb2, state_pb2
 
@@ -42,7 +43,7 @@ RESTART = 1.0  # after a function's loop ended in an error of ours
 class Leader:
     """`leader_new`: the create_revision of this leader's election key; `name`: what workers are told. `looked(uid)` is called after every
     look at a function, and when it is gone. `space`: how full the store is; None: nobody looks. `rule`, `vouch`: which workers' entries are
-    believed."""
+    believed. `serves`: as `strangers` asks it."""
 
     def __init__(
         self,
@@ -60,13 +61,14 @@ class Leader:
         removal_wait: float | None = None,
         rule: addresses.Rule | None = None,
         vouch: Vouch = lambda function, entry, waited: "",
+        serves: Serves = lambda namespace: True,
     ) -> None:
         self.space = space
         self.store = store
         self.clock = clock
         self.keys = keys
         self.entries = entries or FunctionEntries(store, keys, clock, leader_new)
-        self.view = View(keys, clock, self._changed, self.entries.ending, rule=rule, vouch=vouch)
+        self.view = View(keys, clock, self._changed, self.entries.ending, rule=rule, vouch=vouch, serves=serves)
         self.demands = Demands(clock, self._changed)
         self.registry = Mirror(store, clock, keys.functions, self.view.function_changed)
         self._maps = Mirror(store, clock, keys.maps, self._map_changed)
@@ -255,7 +257,7 @@ class Leader:
             await self.clock.sleep(OBSERVE)
 
     async def _dismiss(self, stranger: Instance) -> None:
-        """An instance of a function that the complete registry does not have: deleted while nobody led."""
+        """An instance of a function that the complete registry does not have (`strangers`): deleted while nobody led."""
         namespace, _, name = stranger.function.partition("/")
         log.event("an instance belongs to no function; it is stopped", instance=stranger.name, function=stranger.function, uid=stranger.uid)
         entry = state_pb2.FunctionEntry(namespace=namespace, name=name, uid=stranger.uid)

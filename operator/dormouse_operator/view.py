@@ -15,6 +15,7 @@ from dormouse_core.observations import FunctionSeen, MoveSeen, ShardSeen, Worker
 from dormouse_core.reaching import Reaches
 from dormouse_core.seams import Clock, Instance, Item
 from dormouse_core.starving import Starving
+from dormouse_core.strangers import Serves, strangers
 from dormouse_kit import log
 from dormouse_proto import control_pb2, state_pb2
 
@@ -66,7 +67,7 @@ SECONDS_BETWEEN = 60.0  # between two lines of the log about entries of one func
 class View:
     """`changed(uid)` is called when a function's snapshot may differ; `links` are opened and dropped as workers come and go. `ending`: uids
     of functions that are being deleted although their entries do not say so. `rule`, `vouch`: which workers' entries are believed; others
-    are as if they were not there."""
+    are as if they were not there. `serves`: where an instance that is not registered is a stranger."""
 
     def __init__(
         self,
@@ -77,8 +78,10 @@ class View:
         *,
         rule: addresses.Rule | None = None,
         vouch: Vouch = lambda function, entry, waited: "",
+        serves: Serves = lambda namespace: True,
     ) -> None:
         self._rule = rule
+        self._serves = serves
         self._vouch = vouch
         self._told: dict[str, float] = {}  # uid -> when the log last said that an entry of it is refused
         self._keys = keys
@@ -333,9 +336,7 @@ class View:
     def strangers(self) -> list[Instance]:
         """Instances of functions that are not registered. Only to be asked when the registry's copy is complete; while an entry of it
         cannot be read, nobody is a stranger."""
-        if self.unreadable:
-            return []
-        return [i for i in self.instances or () if i.uid not in self.functions and not i.stopping]
+        return [] if self.unreadable else strangers(self.instances or (), self.functions, self._serves)
 
     def _worker(self, name: str, entry: state_pb2.WorkerEntry, created: int, function: state_pb2.FunctionEntry) -> WorkerSeen:
         assert self.links is not None

@@ -105,6 +105,7 @@ class Term:
             removal_wait=settings.removal_wait,
             rule=addresses.Rule(frozenset({options.listen, *options.store}), pods=True),
             vouch=self.provider.vouch,
+            serves=lambda namespace: self.serving.served(namespace),
         )
         credentials = Credentials(users, keys, settings)
         self.replacements = Replacements(clock, self.copies.deployments, lambda: self.leader.starts.nodes, self._missing)

@@ -43,6 +43,7 @@ class Serving:
         self._begun = begun
         self._having = having
         self._news = asyncio.Event()
+        self._namespaces = settings.namespaces
         self._selector = settings.namespace_selector
         self.copy = Reflector(api, clock, NAMESPACES, labels=self._selector, changed=self._changed, trim=_name)
 
@@ -53,6 +54,12 @@ class Serving:
     def serves(self, namespace: str) -> bool:
         """As far as labels say: where namespaces are listed, nothing is heard of others."""
         return not self._selector or ("", namespace) in self.copy.items
+
+    def served(self, namespace: str) -> bool | None:
+        """Whether it is served now; None: that is not known, as while the labels that were heard may be old."""
+        if not self._selector:
+            return not self._namespaces or namespace in self._namespaces
+        return self.serves(namespace) if self.copy.fresh else None
 
     async def run(self) -> None:
         """Never returns."""
