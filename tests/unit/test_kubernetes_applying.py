@@ -180,6 +180,78 @@ async def test_one_object_that_is_refused_does_not_stop_the_others() -> None:
     assert {plural for plural, _ in world.there()} == {kind.plural for kind in KINDS}
 
 
+# ------------------------------------------------------------------------------------------------------------------ another installation
+
+
+class Second:
+    """Another installation's applier beside the world's, with copies of what has its own label."""
+
+    def __init__(self, world: World, **settings: Any) -> None:
+        self.world = world
+        self.settings = ClusterSettings(installation="b", store=("b-etcd:2379",), store_secret=b"b", image="b-image", **settings)
+        copies = {kind: Reflector(world.api, ManualClock(), kind, labels=f"{names.INSTALLATION}=b,{names.UID}") for kind in KINDS}
+        self.applier = Applier(world.api, self.settings, copies)
+
+    async def refused(self, found: state_pb2.FunctionEntry) -> str:
+        """Why; nothing was written."""
+        before = copy.deepcopy(self.world.api.objects)
+        self.world.api.written.clear()
+        with pytest.raises(NotApplied) as caught:
+            await self.applier.apply(found)
+        assert (self.world.api.written, self.world.api.objects) == ([], before)
+        assert (caught.value.reason, caught.value.final) == ("ServedByAnother", False)
+        return caught.value.message
+
+
+@pytest.mark.parametrize("made", [entry(), changed(entry()), entry("later")], ids=["the same", "another revision", "made anew"])
+async def test_what_another_installation_serves_is_left_as_it_is_and_said_until_it_has_gone(made: state_pb2.FunctionEntry) -> None:
+    """The namespace was the other's before, say; without policies and without a store's Secret, too, so that its places are free."""
+    world = World()
+    world.applier = Applier(world.api, ClusterSettings(network_policies=False, store_auth=False), world.copies)
+    await world.apply(entry())
+    second = Second(world)
+    message = await second.refused(made)
+    assert message.startswith("The installation default serves a function of this name: its Service vad stands")
+    world.look()
+    await world.applier.remove(entry())
+    await second.applier.apply(made)
+    assert {item["metadata"]["labels"][names.INSTALLATION] for item in world.api.objects.values()} == {"b"}
+
+
+@pytest.mark.parametrize("kind", [SERVICES, DEPLOYMENTS, BUDGETS, POLICIES, CONFIG_MAPS, SECRETS])
+async def test_each_object_of_another_installation_is_left_as_it_is(kind: Any) -> None:
+    """Also where its Service went, so that one's own is there, and of an object that somebody labels as another's."""
+    world, function = World(), entry()
+    second = Second(world)
+    await second.applier.apply(function)
+    theirs = copy.deepcopy(next(item for key, item in world.api.objects.items() if key[0] == kind.plural))
+    world.api.objects.clear()
+    await world.apply(function)
+    world.api.put(kind, theirs)
+    world.applier.doubt(function)
+    before = copy.deepcopy(world.api.objects)
+    with pytest.raises(NotApplied, match="The installation b serves") as caught:
+        await world.apply(function)
+    assert (caught.value.reason, world.api.objects) == ("ServedByAnother", before)
+
+
+async def test_when_it_is_not_known_whether_another_installation_serves_it_nothing_is_made() -> None:
+    world = World()
+    world.api.refuse = ApiError(0, "NoAnswer", "the API server does not answer")
+    with pytest.raises(NotApplied) as caught:
+        await world.applier.apply(entry())
+    assert (caught.value.reason, world.api.objects) == ("Retrying", {})
+
+
+async def test_negative_control_without_the_labels_it_would_be_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Applier, "_refuse_others", lambda self, kind, live: None)
+    world = World()
+    await world.apply(entry())
+    await Second(world).applier.apply(entry())
+    taken = [item for key, item in world.api.objects.items() if key[0] == DEPLOYMENTS.plural]
+    assert [item["spec"]["template"]["spec"]["containers"][0]["image"] for item in taken] == ["b-image"]
+
+
 # ------------------------------------------------------------------------------------------------------------------ edits
 
 

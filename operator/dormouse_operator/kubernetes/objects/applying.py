@@ -4,6 +4,9 @@ Created where it is missing, replaced where it differs, left alone where it does
 carries, so that nothing is compared with what the API server made of it, and by whether it is as it was (`editing`). An object of the name
 that is somebody else's is never touched; one that an older function of the same name left is removed, and made anew when it is gone.
 
+Nor is what another installation made, even of the same function: the namespace was its before, say, and its workers have the sessions. Of a
+function that another one serves nothing is made beside it, either: a policy would close its workers to its gateways.
+
 Deployments, Services, ConfigMaps, budgets and policies are known from a watch. Secrets are not watched: the right to list every Secret is
 not one that this operator should have; it looks at its own by name.
 """
@@ -16,11 +19,13 @@ from dormouse_kit import log
 from dormouse_proto import state_pb2
 
 from dormouse_operator.kubernetes.api.http import Api, ApiError, Object, key_of
-from dormouse_operator.kubernetes.api.kinds import BUDGETS, CONFIG_MAPS, DEPLOYMENTS, SECRETS, Kind, kind_of
+from dormouse_operator.kubernetes.api.kinds import BUDGETS, CONFIG_MAPS, DEPLOYMENTS, SECRETS, SERVICES, Kind, kind_of
 from dormouse_operator.kubernetes.api.reflecting import Reflector
 from dormouse_operator.kubernetes.objects import editing, names
 from dormouse_operator.kubernetes.objects.manifests import Manifest, build_all, digest, proved
 from dormouse_operator.kubernetes.settings import ClusterSettings
+
+SERVED_BY_ANOTHER = "ServedByAnother"
 
 
 class NotApplied(DormouseError):
@@ -53,10 +58,13 @@ class Applier:
     async def apply(self, entry: state_pb2.FunctionEntry) -> None:
         """NotApplied: something could not be made so; what does not depend on it was. InvalidArgument: the spec cannot become a pod."""
         failed: NotApplied | None = None
+        await self._others(entry)
         for manifest in build_all(entry, self.settings):
             try:
                 await self._one(entry, manifest)
             except NotApplied as error:
+                if error.reason == SERVED_BY_ANOTHER:
+                    raise
                 failed = failed or error
         if failed is not None:
             raise failed
@@ -65,6 +73,24 @@ class Applier:
     def doubt(self, entry: state_pb2.FunctionEntry) -> None:
         """The function's pods cannot start: look at what is not watched, too, when applied next."""
         self._secrets.pop((entry.namespace, names.secret(entry.name)), None)
+
+    async def _others(self, entry: state_pb2.FunctionEntry) -> None:
+        """NotApplied: another installation serves it. Its Service tells, which every function has: ours is in the copy."""
+        key = (entry.namespace, names.service(entry.name))
+        if key in self._copies[SERVICES].items:
+            return
+        try:
+            live = await self._get(SERVICES, key)
+        except ApiError as error:
+            raise _not_applied(SERVICES, key, error) from error
+        if live is not None:
+            self._refuse_others(SERVICES, live)
+
+    def _refuse_others(self, kind: Kind, live: Object) -> None:
+        labels = live["metadata"].get("labels", {})
+        theirs = labels.get(names.INSTALLATION, self.settings.installation)
+        if labels.get(names.MANAGED_BY) == names.MANAGER and theirs != self.settings.installation:
+            raise NotApplied(SERVED_BY_ANOTHER, _served_by(theirs, kind, live, self.settings.installation))
 
     # ------------------------------------------------------------------------------------------------------------------ one object
 
@@ -115,6 +141,7 @@ class Applier:
     async def _change(self, kind: Kind, live: Object, manifest: Manifest, wanted: str) -> Object | None:
         """The object as it is now; None: it was as wanted."""
         metadata, key = live["metadata"], key_of(live)
+        self._refuse_others(kind, live)
         if _owner(live) != manifest["metadata"]["ownerReferences"][0]["uid"]:
             await self._not_ours(kind, live, manifest)
         if "deletionTimestamp" in metadata:
@@ -198,6 +225,14 @@ class Applier:
             await self._api.delete(kind, metadata["namespace"], metadata["name"], uid=metadata["uid"])
         except ApiError as error:
             raise _not_applied(kind, key_of(live), error) from error
+
+
+def _served_by(theirs: str, kind: Kind, live: Object, own: str) -> str:
+    metadata = live["metadata"]
+    return (
+        f"The installation {theirs} serves a function of this name: its {kind.name} {metadata['name']} stands (label "
+        f"{names.INSTALLATION}). The installation {own} makes nothing of it until that has gone."
+    )
 
 
 def _annotated(template: dict[str, Any], annotations: dict[str, str]) -> dict[str, Any]:
