@@ -1,5 +1,7 @@
 """One object's round: what of it reaches the registry, and what its conditions then say."""
 
+import base64
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +13,11 @@ from dormouse_core.seams import Delete, Put, Txn
 from dormouse_core.spec import parse_manifest
 from dormouse_core.spec.status import UNSEEN
 from dormouse_operator.kubernetes.api.http import Object
+from dormouse_operator.kubernetes.api.kinds import APPLIED, DEPLOYMENTS, SECRETS
 from dormouse_operator.kubernetes.api.known import Objects
+from dormouse_operator.kubernetes.api.reflecting import Reflector
 from dormouse_operator.kubernetes.objects import names
+from dormouse_operator.kubernetes.objects.applying import Applier
 from dormouse_operator.kubernetes.objects.manifests import build_all
 from dormouse_operator.kubernetes.objects.object_entries import NameInUse, ObjectEntries
 from dormouse_operator.kubernetes.settings import ClusterSettings
@@ -24,6 +29,7 @@ from dormouse_proto import control_pb2, state_pb2
 from dormouse_testing.clock import SimClock
 from dormouse_testing.functions_seen import worker
 from dormouse_testing.manifests import Data, onnx, python, stateful
+from dormouse_testing.memory_api import MemoryApi
 from dormouse_testing.memory_store import FULL, FULL_APPLIED, REQUEST_LOST, Fault, MemoryStore
 from dormouse_testing.namespaces_served import everywhere
 from dormouse_testing.waiting import kstatus_waits, kubectl_waits
@@ -322,6 +328,84 @@ async def test_negative_control_without_asking_for_labels_they_would_be_taken_at
 ) -> None:
     world.reconciler._serves = lambda namespace: True
     assert await kept_of_a_namespace_that_is_let_be(world) == (1, 1)
+
+
+class Kept:
+    """A function in a namespace that is let be, what it consists of, and an applier of its installation."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.api = world, MemoryApi()
+        self.settings = ClusterSettings(store_secret=b"s", store_ca="before")
+        self.copies = {kind: Reflector(self.api, world.clock, kind) for kind in APPLIED if kind is not SECRETS}
+        self.applier = Applier(self.api, self.settings, self.copies)
+        world.reconciler._applier = self.applier
+
+    async def begin(self) -> None:
+        await self.world.round(onnx(), generation=1)
+        self.world.let_be, self.world.said = {KEY[0]}, []
+        self.api.written.clear()
+
+    async def round(self) -> list[tuple[str, str]]:
+        """What is written when something about it may have changed."""
+        for kind, copied in self.copies.items():
+            found = {key[1:]: item for key, item in self.api.objects.items() if key[0] == kind.plural}
+            copied.items = {key: item for key, item in found.items() if item["metadata"]["labels"][names.INSTALLATION] == "default"}
+        self.api.written.clear()
+        assert self.world.kept is not None
+        self.applier.doubt(self.world.kept)
+        self.world.reconciler._known["u"].tried = None
+        await self.world.reconciler._round(KEY)
+        assert self.world.said == [], "its status is another's to write"
+        return self.api.written
+
+    def authority(self) -> str:
+        [secret] = [item for key, item in self.api.objects.items() if key[0] == SECRETS.plural]
+        return base64.b64decode(secret["data"]["ca.crt"]).decode()
+
+
+async def test_what_is_let_be_is_kept_alive_with_credentials_of_now_and_what_goes_is_made_again(world: World) -> None:
+    kept = Kept(world)
+    await kept.begin()
+    before = world.kept
+    world.apply_object(onnx(model={"uri": "https://h/other.onnx"}), 2)
+    assert await kept.round() == []
+    kept.applier.settings = replace(kept.settings, store_ca="renewed")
+    assert (names.secret(KEY[1]), "replaced") in await kept.round()
+    assert kept.authority() == "renewed"
+    [name] = [key for key in kept.api.objects if key[0] == DEPLOYMENTS.plural]
+    del kept.api.objects[name]
+    assert await kept.round() == [(name[2], "created")]
+    assert world.kept == before, "what people wrote is not taken"
+
+
+async def test_what_is_let_be_is_not_kept_where_another_installation_serves_it(world: World) -> None:
+    kept = Kept(world)
+    await kept.begin()
+    assert world.kept is not None
+    kept.api.objects.clear()
+    theirs = replace(kept.settings, installation="b")
+    await Applier(kept.api, theirs, {kind: Reflector(kept.api, world.clock, kind) for kind in kept.copies}).apply(world.kept)
+    assert await kept.round() == []
+
+
+async def test_of_a_namespace_that_was_never_served_nothing_is_kept(world: World) -> None:
+    world.let_be = {KEY[0]}
+    await world.round(onnx(), generation=1)
+    assert (world.applied, world.kept, world.reconciler._known) == ([], None, {})
+
+
+async def test_negative_control_without_rounds_workers_there_keep_the_authority_that_ends(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(self: Reconciler, uid: str) -> bool:
+        return True
+
+    monkeypatch.setattr(Reconciler, "_keep", nothing)
+    kept = Kept(world)
+    await kept.begin()
+    kept.applier.settings = replace(kept.settings, store_ca="renewed")
+    assert await kept.round() == []
+    assert kept.authority() == "before"
 
 
 async def test_the_registry_is_whole_when_each_object_has_its_entry_or_was_refused(world: World) -> None:

@@ -66,7 +66,7 @@ class _Round:
 class Reconciler:
     """`entry(uid)`, `status(uid)`: what the leader has of a function; None: nothing (yet). `waiting(uid)`: what its pods wait for;
     `turn(uid)`: what a worker of it waits for that has no pod yet; '': nothing.
-    `serves(namespace)`: whether its objects are kept as they say.
+    `serves(namespace)`: whether functions there are kept as their objects say; if not, as the registry does.
     `began(uid)` is called when a function's deletion has begun."""
 
     def __init__(
@@ -199,9 +199,11 @@ class Reconciler:
     async def _round(self, key: Key) -> bool:
         """False: something should be tried again soon."""
         found = self._objects.items.get(key)
-        if found is None or not self._serves(key[0]):
+        if found is None:
             return True
         uid = found["metadata"]["uid"]
+        if not self._serves(key[0]):
+            return await self._keep(uid)
         known = self._known.setdefault(uid, _Known())
         settled = await self._accept(found, known)
         entry = self._entry(uid)
@@ -216,6 +218,21 @@ class Reconciler:
             written = await self._teller.tell(found, told, said, known.judged_generation)
             if written is not None:
                 self._objects.take(written)
+        return settled
+
+    async def _keep(self, uid: str) -> bool:
+        """Of a function that is let be: its entry is as it was, and what it consists of is kept as that says, with credentials and
+        certificates that are of now. Its object is neither read nor written, and the applier keeps off what another installation made."""
+        entry = self._entry(uid)
+        if entry is None or entry.deleting:
+            return True
+        known = self._known.setdefault(uid, _Known())
+        before = known.not_applied
+        settled = await self._apply(entry, known)
+        error = known.not_applied
+        if error is not None and (before is None or before.message != error.message):
+            label = f"{entry.namespace}/{entry.name}"
+            log.event("a function in a namespace that is not served could not be kept", function=label, error=error.message)
         return settled
 
     async def _accept(self, found: Object, known: _Known) -> bool:
