@@ -2,9 +2,9 @@
 
 With a selector everything is watched cluster-wide, as for all namespaces; what differs is whose objects are read and written. A namespace
 whose labels stop matching is let be: its functions go on as they were last applied, with their sessions, and are kept alive so; changes of
-their objects are not taken until it matches again. A label is changed by a slip of the hand as easily as on purpose, and what is deleted has no way back. Only
-who deletes the objects deletes the functions, there as everywhere. The operator says where it goes on so, in its log and an Event; the
-statuses there it leaves alone, because another installation may serve the namespace by now.
+their objects are not taken until it matches again. A label is changed by a slip of the hand as easily as on purpose, and what is deleted
+has no way back. Only who deletes the objects deletes the functions, there as everywhere. The operator says where it goes on so, in its log
+and an Event; the statuses there it leaves alone, because another installation may serve the namespace by now.
 
 While the labels are not known (at the start, or without the right to list namespaces) nobody is served anew.
 """
