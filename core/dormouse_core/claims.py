@@ -1,9 +1,10 @@
-"""Which of several installations serves the namespaces that all of them would serve. Pure.
+"""Which of several installations serves what all of them would take for theirs. Pure.
 
-Two operators that keep the same objects each put the other's work back, for ever. Each installation that serves all namespaces has a claim,
-an object of the whole cluster that no tenant can make; the oldest claim holds, by the API server's time. The younger installation touches
-nothing until the older claim has gone, however dead its operator may be: what would be made in its place are other pods and another store,
-and its sessions would be lost.
+Two operators that keep the same objects each put the other's work back, for ever. So do two that take each other's objects for their own,
+whatever namespaces they serve: they know them by a label with the installation's name, and watch the whole cluster. Each installation with
+such rights has a claim, an object of the whole cluster that no tenant can make; of claims that collide the oldest holds, by the API
+server's time. The younger installation touches nothing until the older claim has gone, however dead its operator may be: what would be made
+in its place are other pods and another store, and its sessions would be lost.
 """
 
 from collections.abc import Iterable
@@ -12,21 +13,33 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """`since`: when it was made, as the API server writes times (they sort as text)."""
+    """`installation`: its name; empty: not known. `everywhere`: it serves all namespaces. `since`: when it was made, as the API server
+    writes times (they sort as text)."""
 
     name: str
-    since: str
+    installation: str
+    everywhere: bool
+    since: str = ""
+
+    def collides(self, other: "Claim") -> bool:
+        named_alike = self.installation != "" and self.installation == other.installation
+        return self.name != other.name and (named_alike or (self.everywhere and other.everywhere))
 
 
-def elder(own: str, found: Iterable[Claim]) -> Claim | None:
-    """Of a complete list, the oldest claim that is older than the claim `own`; None: this installation serves. One without a claim of its
-    own is younger than all."""
+def elder(own: Claim, found: Iterable[Claim]) -> Claim | None:
+    """Of a complete list, the oldest claim that collides with `own` and is older; None: this installation serves. One whose own is not in
+    the list is younger than all."""
     order = sorted(found, key=lambda claim: (claim.since, claim.name))
-    first = next(iter(order), None)
-    return first if first is not None and first.name != own else None
+    return next((claim for claim in order[: _place(own, order)] if own.collides(claim)), None)
 
 
-def younger(own: str, found: Iterable[Claim]) -> list[Claim]:
-    """Those that keep out for the claim `own`."""
+def younger(own: Claim, found: Iterable[Claim]) -> list[Claim]:
+    """Those that keep out for `own`, if it serves."""
     order = sorted(found, key=lambda claim: (claim.since, claim.name))
-    return order[1:] if order and order[0].name == own else []
+    if elder(own, order) is not None:
+        return []
+    return [claim for claim in order[_place(own, order) :] if own.collides(claim)]
+
+
+def _place(own: Claim, order: list[Claim]) -> int:
+    return next((index for index, claim in enumerate(order) if claim.name == own.name), len(order))

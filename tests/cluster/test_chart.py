@@ -7,12 +7,14 @@ import json
 import re
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from dormouse import main
 from dormouse_core import storage
+from dormouse_core.claims import Claim
 from dormouse_core.limits import CERTIFICATE_DAYS, PASSWORD_DAYS
 from dormouse_core.policies import Policy
 from dormouse_gateway import settings as gateway_settings
@@ -20,6 +22,7 @@ from dormouse_operator.kubernetes import options, secret_options
 from dormouse_operator.kubernetes.members import __main__ as members
 from dormouse_operator.kubernetes.members import admitting
 from dormouse_operator.kubernetes.settings import ClusterSettings, Defaults
+from dormouse_operator.kubernetes.watching.claiming import own_claim
 from dormouse_testing.cluster.charts import Object, Refused, Rendered, containers, render
 from dormouse_testing.cluster.client import CHART
 from dormouse_testing.cluster.layout import ROOT
@@ -337,7 +340,8 @@ def test_rights_are_small(default: Rendered) -> None:
         if "secrets" in rule["resources"]:
             assert not {"list", "watch"} & set(rule["verbs"]), "whoever can list Secrets has them all"
     [claim] = [role for role in default.all("ClusterRole") if not aggregated(role)]
-    assert claim["metadata"]["labels"]["dormouse.dev/serves"] == "all-namespaces"
+    labels = claim["metadata"]["labels"]
+    assert (labels["dormouse.dev/serves"], labels["dormouse.dev/installation"]) == ("all-namespaces", "default")
     assert claim["metadata"]["name"] == operator_settings(default).claim
     accounts = [pod["spec"].get("serviceAccountName") for _, pod in default.pods()]
     assert [account for account in accounts if account] == ["dormouse-operator"]
@@ -466,18 +470,22 @@ def test_that_there_was_a_cluster_is_remembered_in_what_the_members_see(default:
 def test_who_serves_namespaces_by_their_labels_claims_not_all_of_them(helm: str) -> None:
     expression = "namespaceSelector.matchExpressions[0]"
     words = (f"{expression}.key=env", f"{expression}.operator=NotIn", f"{expression}.values={{test,dev}}")
-    rendered = render(helm, "namespaceSelector.matchLabels.team=a", *words)
+    rendered = render(helm, "namespaceSelector.matchLabels.team=a", "installation=of-a", *words)
     settings = operator_settings(rendered)
-    assert (settings.namespace_selector, settings.namespaces, settings.claim) == ("team=a,env notin (test,dev)", (), "")
+    assert (settings.namespace_selector, settings.namespaces) == ("team=a,env notin (test,dev)", ())
     [role] = [role for role in rendered.all("ClusterRole") if not aggregated(role)]
-    assert "dormouse.dev/serves" not in role["metadata"]["labels"]
+    labels = role["metadata"]["labels"]
+    assert (labels["dormouse.dev/serves"], labels["dormouse.dev/installation"]) == ("chosen-namespaces", "of-a")
+    assert own_claim(replace(settings, installation="of-a")) == Claim(role["metadata"]["name"], "of-a", everywhere=False)
     rules = rendered.one("NetworkPolicy", "dormouse-etcd")["spec"]["ingress"][0]["from"]
     assert rules[-1]["namespaceSelector"] == {}, "what goes on in a namespace whose labels stop matching keeps its sessions"
 
 
 def test_rights_end_at_the_namespaces_that_are_served(helm: str) -> None:
     rendered = render(helm, "namespaces={a,b}")
-    assert not [role for role in rendered.all("ClusterRole") if not aggregated(role)], "it is the claim of who serves all namespaces"
+    assert not [role for role in rendered.all("ClusterRole") if not aggregated(role)], (
+        "it is the claim of who serves all namespaces, or chooses them"
+    )
     assert operator_settings(rendered).claim == ""
     assert {role["metadata"].get("namespace", "") for role in rendered.all("Role")} == {"a", "b", ""}
     [own] = [role["rules"] for role in rendered.all("Role") if "namespace" not in role["metadata"]]

@@ -53,7 +53,7 @@ from dormouse_operator.kubernetes.secrets.keeping import Keeper
 from dormouse_operator.kubernetes.secrets.objects import Secrets
 from dormouse_operator.kubernetes.telling.own_events import OwnEvents
 from dormouse_operator.kubernetes.telling.teller import Teller
-from dormouse_operator.kubernetes.watching.claiming import Claiming, Seen
+from dormouse_operator.kubernetes.watching.claiming import Claiming, Seen, own_claim
 from dormouse_operator.kubernetes.watching.defining import Defining
 from dormouse_operator.kubernetes.watching.handlers import Watching
 from dormouse_operator.kubernetes.watching.reconciling import Reconciler
@@ -227,7 +227,7 @@ async def run(options: Options, seen: Seen, alone: bool = False) -> int:
     space = Space(members, SystemClock(), options.store_quota, shared=options.functions.fair_shares, looked=isolation.look)
     api = HttpApi(found)
     own_events = OwnEvents(api, SystemClock(), options.functions.system_namespace, options.name)
-    claiming = Claiming(api, SystemClock(), options.functions.claim, own_events, seen)
+    claiming = Claiming(api, SystemClock(), own_claim(options.functions), own_events, seen)
     health.kept_out = lambda: claiming.out or isolation.out
     value = state_pb2.Leader(address=options.listen, name=options.name).SerializeToString()
     election = Election(store, SystemClock(), Keys(options.installation).leader, value)

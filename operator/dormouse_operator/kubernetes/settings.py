@@ -30,7 +30,7 @@ class ClusterSettings:
     namespace_selector: str = ""
     """Labels of the namespaces where functions are served, as the API server reads a selector; with it `namespaces` is empty."""
     claim: str = ""
-    """The ClusterRole by which this installation serves all namespaces; empty: it serves some, or nobody says."""
+    """The ClusterRole by which this installation serves namespaces that are not listed: all, or those that labels choose; empty: none."""
     system_namespace: str = "dormouse"
     """Where the gateway and the operator run: the only ones that may dial workers."""
     image: str = "dormouse:latest"

@@ -1,7 +1,7 @@
-"""Keeping out of what another installation serves (`dormouse_core.claims`).
+"""Keeping out of what another installation takes for its own (`dormouse_core.claims`).
 
-An installation that serves all namespaces has a ClusterRole, and only that has one: it is the claim. It goes with the release, and with its
-change to some namespaces.
+An installation that serves all namespaces, or chooses them by their labels, has a ClusterRole, and only those have one: it is the claim. It
+goes with the release, and with its change to a list of namespaces.
 
 Without the right to look an installation serves, as before there was such a right. But one refusal is no such thing: an API server that
 starts refuses what it has no roles of yet.
@@ -14,11 +14,15 @@ from dormouse_core.seams import Clock
 from dormouse_kit import log
 
 from dormouse_operator.kubernetes import metrics
-from dormouse_operator.kubernetes.api.http import Api, ApiError
+from dormouse_operator.kubernetes.api.http import Api, ApiError, Object
 from dormouse_operator.kubernetes.api.kinds import CLUSTER_ROLES
+from dormouse_operator.kubernetes.objects import names
+from dormouse_operator.kubernetes.settings import ClusterSettings
 from dormouse_operator.kubernetes.telling.own_events import OwnEvents
 
-LABEL = "dormouse.dev/serves=all-namespaces"
+LABEL = "dormouse.dev/serves"
+EVERYWHERE = "all-namespaces"
+"""The label's value; another one: some namespaces."""
 REASON = "ServedByAnother"
 OTHERS = "OthersKeepOut"
 LOOK = 10.0  # seconds between looks
@@ -37,16 +41,16 @@ class Seen:
 
 
 class Claiming:
-    """`own`: the name of this installation's claim; '': it serves some namespaces, and nobody is asked. `seen`: is changed."""
+    """`own`: this installation's claim; None: it has rights in a list of namespaces, and nobody is asked. `seen`: is changed."""
 
-    def __init__(self, api: Api, clock: Clock, own: str, events: OwnEvents, seen: Seen) -> None:
+    def __init__(self, api: Api, clock: Clock, own: claims.Claim | None, events: OwnEvents, seen: Seen) -> None:
         self._api = api
         self._clock = clock
         self._own = own
         self._events = events
         self._seen = seen
         self._warned = False
-        self.out = "it is not known yet whether another installation serves all namespaces" if own else ""
+        self.out = "it is not known yet whether another installation serves what this one would" if own is not None else ""
         """Why this installation keeps out; '': it does not."""
 
     async def wait(self) -> None:
@@ -65,7 +69,7 @@ class Claiming:
 
     async def look(self) -> bool:
         """False: the list could not be read, which changes nothing: who kept out goes on so, who serves does."""
-        if not self._own:
+        if self._own is None:
             return True
         try:
             listed = await self._api.list(CLUSTER_ROLES, labels=LABEL)
@@ -73,12 +77,12 @@ class Claiming:
             await self._unknown(error)
             return False
         self._seen.listed, self._seen.refused = True, None
-        found = [claims.Claim(item["metadata"]["name"], item["metadata"]["creationTimestamp"]) for item in listed.items]
+        found = [_claim(item) for item in listed.items]
         elder = claims.elder(self._own, found)
-        self.out = "" if elder is None else _out(elder)
+        self.out = "" if elder is None else _out(self._own, elder)
         metrics.OUT.set(elder is not None)
         younger = [claim.name for claim in claims.younger(self._own, found)]
-        others = f"Installations that keep out of what this one serves: {', '.join(younger)}." if younger else ""
+        others = f"Installations that keep out for this one: {', '.join(younger)}." if younger else ""
         await self._events.warn(REASON, self.out)
         await self._events.warn(OTHERS, others)
         return True
@@ -93,10 +97,28 @@ class Claiming:
             self.out = ""
         if not self._warned:
             self._warned = True
-            log.warning("whether another installation serves all namespaces cannot be seen", error=error.message)
+            log.warning("whether another installation serves what this one would cannot be seen", error=error.message)
 
 
-def _out(elder: claims.Claim) -> str:
+def own_claim(settings: ClusterSettings) -> claims.Claim | None:
+    return claims.Claim(settings.claim, settings.installation, not settings.namespace_selector) if settings.claim else None
+
+
+def _claim(found: Object) -> claims.Claim:
+    metadata = found["metadata"]
+    labels = metadata["labels"]
+    return claims.Claim(
+        metadata["name"], labels.get(names.INSTALLATION, ""), labels[LABEL] == EVERYWHERE, since=metadata["creationTimestamp"]
+    )
+
+
+def _out(own: claims.Claim, elder: claims.Claim) -> str:
+    if not (own.everywhere and elder.everywhere):
+        return (
+            f"Another installation is called {elder.installation}, too, since {elder.since} (ClusterRole {elder.name}): each would take "
+            "the other's objects for its own. This one touches nothing until that is uninstalled, or one of them has another name: set "
+            "installation in its values."
+        )
     return (
         f"Another installation serves all namespaces since {elder.since} (ClusterRole {elder.name}). This one touches nothing until that "
         "is uninstalled, or serves some namespaces only: set namespaces in the values of one of them."
