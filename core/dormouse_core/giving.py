@@ -33,6 +33,9 @@ PAUSES = Backoff(60.0, 3600.0)
 """Seconds between two tries."""
 COSTS = 10.0
 """Times what a try that took the only worker cost, for which the next one is waited for at least."""
+CROWDED = 2
+"""Tries one after the other in which the place was free and the new one did not find it: it needs more than that. No third is made until
+the function's spec or the quota's limit changes."""
 LEAST_TRY_SECONDS = 30.0
 """For which a try may last however short callers are held: a worker has to end in it, and another to start."""
 SETTLE_SECONDS = 2.0
@@ -98,6 +101,8 @@ class GivingWay:
         self._longest = LEAST_TRY_SECONDS  # a try that takes the only worker
         self._left = 0  # and how many of those stay
         self._failures = 0
+        self._crowded = 0  # the latest of them that ended crowded
+        self._limit = ""  # and the quota's limit then
         self._failed = 0.0  # when the latest try did
         self._down: float | None = None  # since when nobody serves because of a try that took the only worker
         self._held_until = 0.0
@@ -117,7 +122,7 @@ class GivingWay:
     def _look(self, seen: FunctionSeen, wanted: int, rivals: bool, last: bool, now: float) -> Way:
         target = seen.entry.revision
         if target != self._target:  # a try that goes on goes on, for the new one, under the clock that it has
-            self._target, self._failures, self._held_until = target, 0, 0.0
+            self._target, self._failures, self._held_until, self._crowded = target, 0, 0.0, 0
         if seen.entry.deleting or seen.proved or seen.serving_revision == target:
             self._trying, self._failures, self._held_until = None, 0, 0.0
             return self._roll(seen, now) if not seen.entry.deleting else self._open(seen, now)
@@ -135,7 +140,9 @@ class GivingWay:
         waits = any(i.room for i in _of(seen, seen.serving_revision))
         if _superseded(seen) and not (waits and any(i.exited for i in mine)):
             return False  # they go first
-        gives = len(placed) > 1 or last
+        if any(i.limit != self._limit for i in lacking):
+            self._crowded = 0
+        gives = (len(placed) > 1 or last) and self._crowded < CROWDED
         if waits and wanted and not lacking and mine and not _ending(seen):
             # Whoever calls the revision that serves waits for the place that the new one has: it may have it for as long as a try lasts.
             self._most = len(placed)
@@ -176,6 +183,9 @@ class GivingWay:
         if failed or crowded or now - self._trying >= longest:
             self._down = None if self._most else self._trying
             cost = now - self._trying if self._down is not None else 0.0
+            lacking = [i for i in mine if i.room == "namespace"]
+            self._crowded = self._crowded + 1 if crowded and lacking and not failed else 0
+            self._limit = lacking[0].limit if lacking else ""
             self._trying, self._failed, self._failures = None, now, self._failures + 1
             self._held_until, self._claimed, self._homeless = now + max(PAUSES.after(self._failures), COSTS * cost), now, now
             return self._back(seen, 1, now)

@@ -284,7 +284,9 @@ class Instance:
     unplaced: bool = False
     """It does not run because no place has room for it: no node, or not the namespace's quota."""
     room: Literal["", "node", "namespace"] = ""
-    """Whose room it lacks, where it lacks nothing else."""
+    """Whose room it lacks, where it lacks nothing else, and where there would be enough if others went."""
+    limit: str = ""
+    """Of the namespace's room, in the cluster's words; empty: it does not say."""
     node: str = ""  # where it runs; empty: not known, or there is one machine
     lost: bool = False
     """Its node is lost (`dormouse_core.nodeloss`): it does not count as running, whatever its provider was last told of it."""

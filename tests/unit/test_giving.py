@@ -170,6 +170,38 @@ def test_one_that_finds_no_place_though_one_was_given_or_takes_too_long_goes_too
     assert found.until(AFTER + TRIES.first).held_back
 
 
+def test_after_two_tries_that_did_not_find_the_free_place_there_is_no_third_until_spec_or_limit_change() -> None:
+    """It asks for more than the one that serves had: say, of processors."""
+    found = Played(full())
+    wants = replace(lacking(), limit="requests.cpu=2")
+    serves, asks = [instance("i-0", revision=OLD)], [wants, instance("i-0", revision=OLD)]
+
+    def tries() -> int:
+        count, end = 0, found.now + 7200
+        while found.now < end:
+            way = found.look()
+            if way.most == 0:
+                count += 1
+                found.world.instances = [wants]
+                while not found.look().held_back:
+                    found.now += 1
+            found.world.instances = serves if way.held_back else asks
+            found.now += 1
+        return count
+
+    assert tries() == 2
+    assert tries() == 0
+    assert not found.look().closed
+    assert not found.places.taken("ns", "another", found.now)
+    wants = replace(wants, limit="requests.cpu=3")
+    asks = [wants, *serves]
+    assert tries() == 2
+    found.world.entry.revision = "revision-newer"
+    wants = replace(wants, revision="revision-newer")
+    asks = [wants, *serves]
+    assert tries() == 2
+
+
 def test_who_is_called_gets_the_place_that_a_new_revision_has_once_that_failed() -> None:
     """It slept when a bad revision was applied, which found the only place."""
     bad = instance("new", revision=NEW, exited=True, problem="not an ONNX model")

@@ -81,6 +81,30 @@ async def test_a_replica_that_the_cluster_refuses_says_why() -> None:
 FULL = forbidden('pods "x" is forbidden: exceeded quota: one, requested: pods=1, used: pods=1, limited: pods=1')
 
 
+@pytest.mark.parametrize(
+    ("requested", "limited", "room"),
+    [
+        ("pods=1", "pods=1", "namespace"),
+        ("pods=1", "pods=0", ""),
+        ("limits.memory=2Gi", "limits.memory=2G", ""),
+        ("limits.memory=2G", "limits.memory=2Gi", "namespace"),
+        ("requests.cpu=1500m", "requests.cpu=1", ""),
+        ("requests.cpu=500m", "requests.cpu=1", "namespace"),
+        ("pods=1,requests.cpu=2", "pods=3,requests.cpu=1", ""),
+        ("requests.memory=1e10", "requests.memory=1Gi", ""),
+        ("pods=odd", "pods=1", "namespace"),
+        ("pods=1", "", "namespace"),
+    ],
+)
+async def test_where_one_pod_is_more_than_the_whole_quota_room_would_be_no_cure(requested: str, limited: str, room: str) -> None:
+    world = World()
+    text = f'pods "x" is forbidden: exceeded quota: one, requested: {requested}, used: pods=1,requests.cpu=1, limited: {limited}'
+    await world.heard(deployment(1, conditions=[forbidden(text)]))
+    [found] = await world.seen()
+    assert found.problem is not None
+    assert (found.problem.reason, found.unplaced, found.room, found.limit) == ("QuotaExceeded", True, room, limited)
+
+
 async def test_what_a_functions_own_ending_pod_keeps_out_is_no_problem_of_it() -> None:
     """The quota's one pod is on its way out, of another revision, and then gone; the refusal stands until the cluster has tried again."""
     world = World()

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from dormouse_core.errors import Code, tellable
@@ -37,6 +38,11 @@ _UNHEARD = ("failed to sync", "no relationship found", "not registered")
 """The kubelet cannot ask the API server for a Secret or ConfigMap, or is not let yet: whether it is missing is not known."""
 _MOUNTED = frozenset({"Pulling", "Pulled", "Created", "Started"})  # to these the kubelet comes when every volume is mounted
 _LENGTH = 500  # characters
+_QUOTA = ("requested", "limited")
+_SUFFIXES = {
+    **{suffix: Decimal(1000) ** power for power, suffix in enumerate(["n", "u", "m", "", "k", "M", "G", "T", "P", "E"], -3)},
+    **{f"{suffix}i": Decimal(1024) ** power for power, suffix in enumerate("KMGTPE", 1)},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +170,29 @@ def refused(deployment: Object) -> state_pb2.Problem | None:
             # The server names the pod, and each try has another.
             return unavailable(reason, "the cluster refuses the worker's pod: " + re.sub(r'^pods "[^"]*"', "it", message))
     return None
+
+
+def quota(refusal: state_pb2.Problem) -> dict[str, str]:
+    """What a quota that refuses says is `requested`, and what `limited`: resources of which there is too little."""
+    return {part: (found[1] if (found := re.search(rf"\b{part}: ([^\s,]+=[^\s]*?)(?:, |$)", refusal.message)) else "") for part in _QUOTA}
+
+
+def lacks_quota(refusal: state_pb2.Problem) -> bool:
+    """The quota would let the pod in if others went: it does not ask for more than the whole of it."""
+    if refusal.reason != QUOTA:
+        return False
+    requested, limited = (dict(each.split("=", 1) for each in text.split(",") if "=" in each) for text in quota(refusal).values())
+    for name in requested.keys() & limited.keys():
+        asked, most = _amount(requested[name]), _amount(limited[name])
+        if asked is not None and most is not None and asked > most:
+            return False
+    return True
+
+
+def _amount(quantity: str) -> Decimal | None:
+    """None: not a quantity as the API server writes them."""
+    found = re.fullmatch(r"(\d+(?:\.\d*)?(?:[eE][+-]?\d{1,3})?)([numkMGTPE]|[KMGTPE]i)?", quantity)
+    return Decimal(found[1]) * _SUFFIXES[found[2] or ""] if found else None
 
 
 def starting(pod: Object) -> bool:

@@ -152,7 +152,8 @@ class KubernetesProvider:
                 exited=problem is not None,
                 problem=problem,
                 unplaced=refusal is not None,
-                room="namespace" if refusal is not None and refusal.reason == problems.QUOTA else "",
+                room="namespace" if refusal is not None and problems.lacks_quota(refusal) else "",
+                limit=problems.quota(refusal)["limited"] if refusal is not None else "",
             )
 
     def _unapplied(self, wanted: Wanted) -> Iterable[Instance]:
