@@ -189,7 +189,9 @@ class GivingWay:
             self._trying, self._failed, self._failures = None, now, self._failures + 1
             self._held_until, self._claimed, self._homeless = now + max(PAUSES.after(self._failures), COSTS * cost), now, now
             return self._back(seen, 1, now)
-        return Way(most=self._most, reason=f"revision {seen.entry.revision[:8]} finds no place beside it")
+        served = sum(not i.room for i in _of(seen, seen.serving_revision))
+        between = max(self._most - served, 0) if any(i.room for i in mine) else None  # who came in the place, and was superseded there
+        return Way(most=self._most, superseded=between, reason=f"revision {seen.entry.revision[:8]} finds no place beside it")
 
     def _back(self, seen: FunctionSeen, wanted: int, now: float) -> Way:
         """The revision before has its place again, or did not find it."""

@@ -202,6 +202,16 @@ def test_after_two_tries_that_did_not_find_the_free_place_there_is_no_third_unti
     assert tries() == 2
 
 
+def test_who_came_in_the_place_and_was_superseded_there_leaves_it_to_the_newest() -> None:
+    found = tried()
+    found.world.add(worker("new", revision=NEW))
+    found.world.entry.revision = "revision-newest"
+    found.world.instances = [replace(lacking(), revision="revision-newest"), instance("i-new", revision=NEW)]
+    way = found.look()
+    assert (way.most, way.superseded) == (0, 0)
+    assert found.scales()[NEW] == 0
+
+
 def test_who_is_called_gets_the_place_that_a_new_revision_has_once_that_failed() -> None:
     """It slept when a bad revision was applied, which found the only place."""
     bad = instance("new", revision=NEW, exited=True, problem="not an ONNX model")
