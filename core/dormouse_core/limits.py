@@ -603,9 +603,9 @@ LIVENESS = (
     ),
     Limit(
         "NODE_UNTAKEN_SECONDS",
-        "time for which a node's kubelet says nothing of a pod that it was given, after which the node counts as lost in the same way",
+        "the same of a worker that was not ready yet, or of a node's kubelet, that says nothing of a pod that it was given",
         "seconds",
-        "our own: a kubelet takes a pod within one, on a busy node within three",
+        "our own: a kubelet takes a pod within one, on a busy node within three; so does its network",
         "the leader",
     ),
     Limit(

@@ -8,8 +8,8 @@ and the fence lets it commit nothing.
   with a gateway that has a lease. So a worker that ended, or starts again in its place, is no loss of its node.
 * A worker's own lease spares that worker alone: whoever has a function's credentials may write entries for its workers, and is not to keep
   those of others on a lost node from being replaced.
-* A node is suspected when one of its workers, which was ready when its kubelet last spoke, has not answered for `NODE_SILENT_SECONDS`, or
-  its kubelet has not taken a pod that it was given for `NODE_UNTAKEN_SECONDS`.
+* A node is suspected when one of its workers, which was ready when its kubelet last spoke, has not answered for `NODE_SILENT_SECONDS`; or
+  for `NODE_UNTAKEN_SECONDS` one that was not ready yet has not, or its kubelet has not taken a pod that it was given.
 * Suspects that are more than half of the nodes that are known say something of who looks, not of them: none of them is lost. The node of
   who looks is one that is known, and never suspected.
 * A lost node is lost until a part of it is heard, or nothing was seen of it for `NODE_FORGOTTEN_SECONDS`; by then Kubernetes knows, too.
@@ -36,7 +36,9 @@ class Sign:
     gateway: bool = False
     """The same of a gateway."""
     answers: bool | None = None
-    """Its stream reports, or its port answers or refuses; False: a worker that was ready and is silent; None: not known."""
+    """Its stream reports, or its port answers or refuses; False: it was dialled and is silent; None: not known."""
+    starting: bool = False
+    """A worker that was not ready when its kubelet last spoke. The network of its pod may be a moment behind its address."""
     untaken: bool = False
     """A pod that was given to this node, of which its kubelet has said nothing yet."""
 
@@ -54,7 +56,7 @@ class NodeLoss:
     def __init__(self, own: str = "") -> None:
         self._own = own
         self._silent: dict[str, float] = {}  # node -> since when nothing of it answers and something should
-        self._untaken: dict[str, float] = {}
+        self._untaken: dict[str, float] = {}  # the same of what is given longer
         self._lost: dict[str, float] = {}  # -> when something of it was last seen
         self._leased: frozenset[Part] = frozenset()
         self.verdict = Verdict(frozenset())
@@ -78,8 +80,9 @@ class NodeLoss:
         answering = {sign.node for sign in signs if sign.answers} | {self._own}
         alive = {sign.node for sign in signs if sign.gateway} | answering
         self._leased = frozenset(sign.part for sign in signs if sign.leased)
-        self._silent = _since(self._silent, {sign.node for sign in signs if sign.answers is False} - answering, now)
-        self._untaken = _since(self._untaken, {sign.node for sign in signs if sign.untaken} - answering, now)
+        self._silent = _since(self._silent, {sign.node for sign in signs if sign.answers is False and not sign.starting} - answering, now)
+        slow = {sign.node for sign in signs if sign.untaken or (sign.answers is False and sign.starting)}
+        self._untaken = _since(self._untaken, slow - answering, now)
         suspects = {node for node, since in self._silent.items() if now - since >= NODE_SILENT_SECONDS}
         suspects |= {node for node, since in self._untaken.items() if now - since >= NODE_UNTAKEN_SECONDS}
         lost = {node: now if node in known else at for node, at in self._lost.items() if node not in alive}

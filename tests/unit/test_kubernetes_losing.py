@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from dormouse_core.keys import Function, Keys
-from dormouse_core.limits import NODE_SILENT_SECONDS
+from dormouse_core.limits import NODE_SILENT_SECONDS, NODE_UNTAKEN_SECONDS
 from dormouse_core.nodeloss import NodeLoss, Sign
 from dormouse_core.seams import Item
 from dormouse_operator.kubernetes.api.http import ApiError, Object
@@ -226,11 +226,62 @@ async def test_a_gateway_with_a_lease_on_it_shows_that_a_node_lives() -> None:
     assert await found.passes(0) == {"a"}
 
 
-async def test_one_that_ends_or_was_never_ready_accuses_nobody() -> None:
-    found = await scene(worker("p1", "a", **ENDS), worker("p2", "d", ready=False))
+async def test_one_that_ends_or_has_no_address_yet_accuses_nobody() -> None:
+    """Its address goes before it has ended; where volumes are mounted first, none comes for minutes, on a node that lives."""
+    unaddressed = worker("p2", "d", ready=False)
+    del unaddressed["status"]["podIP"]
+    found = await scene(worker("p1", "a", **ENDS), unaddressed)
     found.answering.clear()
     assert await found.passes(60) == set()
     assert found.dialled == []
+
+
+async def test_a_node_that_is_lost_while_its_only_worker_starts_is_found_after_five_seconds() -> None:
+    """One that starts again too: its kubelet's last word is that it is not ready, and nobody takes that back."""
+    found = await scene(worker("p1", "a", ready=False))
+    found.answering.clear()
+    assert await found.passes(NODE_UNTAKEN_SECONDS - 0.5) == set()
+    assert await found.passes(1.5) == {"a"}
+    assert [each.name for each in await found.world.seen() if each.lost] == ["p1"]
+    found.answering.add("10.0.0.1:9000")
+    assert await found.passes(1) == set()
+
+
+async def test_a_worker_that_starts_on_a_node_that_lives_is_no_loss_of_it_however_long_it_takes() -> None:
+    """Its pod's network refuses."""
+    found = await scene(worker("p1", "a", ready=False))
+    assert await found.passes(600) == set()
+    assert set(found.dialled) == {"10.0.0.1:9000"}
+
+
+async def test_a_pod_whose_network_is_made_anew_is_asked_at_its_new_address() -> None:
+    """The node was started again: the same pod, another address."""
+    found = await scene(worker("p1", "a", ready=False))
+    await found.passes(2)
+    found.answering = {"10.0.0.7:9000"}
+    again = worker("p1", "a", ready=False)
+    again["status"]["podIP"] = "10.0.0.7"
+    await found.world.heard(again)
+    assert await found.passes(30) == set()
+    assert found.dialled[-1] == "10.0.0.7:9000"
+
+
+async def test_a_lost_node_whose_kubelet_takes_a_pod_lives_though_the_pod_was_never_seen_before() -> None:
+    """It is taken between two looks."""
+    found = await scene(worker("p1", "a"))
+    found.answering.clear()
+    assert await found.passes(3) == {"a"}
+    await found.world.heard(worker("p2", "a", ready=False))
+    assert await found.passes(0) == set()
+
+
+async def test_of_many_on_one_node_those_that_were_ready_are_asked_first() -> None:
+    starting = [worker(f"p{n}", "a", ready=False) for n in range(3, 9)]
+    found = await scene(*starting, worker("p9", "a"), worker("p2", "b"))
+    found.answering = {"10.0.0.2:9000"}
+    await found.passes(1)
+    assert "10.0.0.9:9000" in found.dialled
+    assert await found.passes(NODE_SILENT_SECONDS) == {"a"}
 
 
 async def test_a_pod_that_its_node_does_not_take_shows_that_it_is_lost_until_it_takes_it() -> None:

@@ -22,7 +22,7 @@ from dormouse_operator.kubernetes.pods.losing import Losing
 from dormouse_testing.cluster_objects import deployment, forbidden, pod
 from dormouse_testing.functions_seen import report
 from dormouse_testing.provider_world import World, function
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 TICK = 0.5
@@ -47,11 +47,13 @@ class Leases:
 
 @dataclass
 class Simulated:
-    """`quota`: pods that there may be; `dead`: nodes; `fits`: those that the scheduler finds good enough."""
+    """`quota`: pods that there may be; `dead`: nodes; `fits`: those that the scheduler finds good enough;
+    `addressed`: pods have an address once they are taken, not only once they run."""
 
     wanted: int = 1
     quota: int = 100
     fits: str = "abc"
+    addressed: bool = True
     dead: set[str] = field(default_factory=set)
     world: World = field(default_factory=World)
     leases: dict[str, float] = field(default_factory=dict)  # pod -> when its lease ends
@@ -150,7 +152,8 @@ class Simulated:
                 del self.world.api.objects[("pods", "ns", name)]
                 self.leases.pop(name, None)
             elif "startTime" not in each["status"]:
-                self._put(each, status={"startTime": timestamp(self.world.clock.now()), "made": now})
+                address = {"podIP": f"10.0.0.{each['spec']['nodeName']}"} if self.addressed else {}
+                self._put(each, status={"startTime": timestamp(self.world.clock.now()), "made": now, **address})
             elif now - each["status"]["made"] >= START:
                 statuses = [{"name": "worker", "state": {"running": {}}, "ready": True}]
                 conditions = [{"type": "Ready", "status": "True"}]
@@ -188,6 +191,31 @@ async def test_when_it_comes_back_nothing_is_doubled() -> None:
         found.dead.clear()
         await found.run(20)
         assert (len(found.pods), len(found.serving())) == (1, 1), after
+
+
+async def starts(**given: Any) -> Simulated:
+    """Its only worker was taken, and loads its model."""
+    found = Simulated(**given)
+    while not any("startTime" in each["status"] for each in found.pods.values()):
+        await found.run(TICK)
+    assert (found.serving(), found.pods["p1"]["spec"]["nodeName"]) == ([], DEAD)
+    return found
+
+
+async def test_a_worker_that_was_starting_when_its_node_was_lost_is_replaced() -> None:
+    found = await starts()
+    found.dead.add(DEAD)
+    assert await found.until_serving(30) <= 5 + START + 5 * TICK
+    await found.run(10)
+    assert (len(found.pods), found.most) == (1, 1)
+
+
+async def test_one_that_had_no_address_yet_waits_for_kubernetes() -> None:
+    """The only one that does: of a node that lives, a volume may keep it without one for minutes."""
+    found = await starts(addressed=False)
+    found.dead.add(DEAD)
+    await found.run(60)
+    assert (found.nodes.lost, list(found.pods)) == (set(), ["p1"])
 
 
 async def test_a_function_that_slept_wakes_although_its_pod_is_bound_to_the_lost_node() -> None:
@@ -244,6 +272,7 @@ async def test_where_the_lost_node_alone_fits_there_is_one_beside_each_and_it_is
     st.integers(1, 4),
     st.booleans(),
 )
+@example([("a", "a", 1, 9), ("a", "a", 2, 1), ("a", "a", 1, 5)], 1, True)
 def test_whatever_happens_pods_are_bounded_and_all_is_well_once_nodes_are_back(
     events: list[tuple[str, str, int, int]], quota: int, scarce: bool
 ) -> None:

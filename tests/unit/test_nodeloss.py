@@ -80,6 +80,13 @@ def test_a_node_that_takes_no_pod_is_lost_after_five_seconds_and_no_longer_once_
     assert nodes.look([Sign("a", answers=True), *OTHERS], 6).lost == set()
 
 
+def test_a_worker_that_was_not_ready_yet_is_given_longer() -> None:
+    nodes, starting = NodeLoss("own"), Sign("a", answers=False, starting=True)
+    assert after(nodes, [starting, *OTHERS], NODE_UNTAKEN_SECONDS - 0.5) == set()
+    assert after(nodes, [starting, Sign("a", answers=True), *OTHERS], 0, NODE_UNTAKEN_SECONDS) == set()
+    assert after(nodes, [starting, *OTHERS], NODE_UNTAKEN_SECONDS, 6) == {"a"}
+
+
 def test_who_looks_is_no_witness_against_itself() -> None:
     assert after(NodeLoss("a"), [SILENT, *OTHERS], 100) == set()
 
@@ -123,6 +130,7 @@ _SIGNS = st.builds(
     st.just(WORKER),
     st.booleans(),
     st.sampled_from([None, True, False]),
+    st.booleans(),
     st.booleans(),
 )
 _LOOKS = st.lists(st.tuples(st.none() | st.lists(_SIGNS, max_size=8), st.floats(0.1, 70)), max_size=30)

@@ -1,8 +1,9 @@
 """Nodes that are lost: what their parts show, what follows from it (`dormouse_core.nodeloss`), and what is done about their pods
 (`stranded`).
 
-Workers that report show that their nodes live, and cost nothing. Of a node that none reports from, a few workers that were ready are
-dialled: a connection, or its refusal, shows that the node's kernel lives.
+Workers that report show that their nodes live, and cost nothing. Of a node that none reports from, a few workers are dialled, those that
+were ready first: a connection, or its refusal, shows that the node's kernel lives. Also where no container runs yet, or again: a pod has
+its address from its network, and that refuses. A pod without an address cannot be asked.
 """
 
 import asyncio
@@ -32,6 +33,10 @@ Answers = Callable[[str], Awaitable[bool]]
 """Whether anything at an address answers, also by refusing: the real one is `dialing.answers`."""
 
 
+_Dialled = tuple[str, str]
+"""A pod's uid and address: it has another address after its network was made anew."""
+
+
 @dataclass(slots=True)
 class _Dial:
     task: asyncio.Task[None]
@@ -49,8 +54,8 @@ class Losing:
         self._view = view
         self._nodes = nodes
         self._answers = answers
-        self._dials: dict[str, _Dial] = {}  # by a pod's uid
-        self._untaken: set[str] = set()  # pods' uids
+        self._dials: dict[_Dialled, _Dial] = {}
+        self._taken: set[str] | None = None  # pods' uids at the last look; None: there was none
         self._again = stranded.Again()
         self._failed = ""
 
@@ -84,40 +89,41 @@ class Losing:
         reporting = self._view.reporting()
         signs = [Sign(node, gateway=True) for node in self._view.gateway_nodes.values()]
         silent: dict[str, list[Object]] = {}
-        untaken = set[str]()
+        now_taken = set[str]()
         for pod in self._pods.items.values():
             node, uid = pod["spec"].get("nodeName", ""), pod["metadata"]["uid"]
             if not node or problems.finished(pod):
                 continue
             part = stranded.part(pod)
-            answers = None
-            if part in reporting or (uid in self._untaken and stranded.taken(pod)):
-                answers = True  # also by its kubelet, which has just taken it
-            elif not stranded.taken(pod) and "deletionTimestamp" not in pod["metadata"]:
-                untaken.add(uid)
+            answers, untaken, taken = None, False, stranded.taken(pod)
+            if taken:
+                now_taken.add(uid)
+            if part in reporting or (taken and self._taken is not None and uid not in self._taken):
+                answers = True  # also by its kubelet, which has just taken it, whether or not it was seen before
+            elif not taken and "deletionTimestamp" not in pod["metadata"]:
+                untaken = True
             # One that ends loses its address before its kubelet says that it has ended.
-            elif stranded.was_ready(pod) and pod["status"].get("podIP") and "deletionTimestamp" not in pod["metadata"]:
+            elif pod["status"].get("podIP") and "deletionTimestamp" not in pod["metadata"]:
                 silent.setdefault(node, []).append(pod)
-            signs.append(Sign(node, part, leased=part in leased, answers=answers, untaken=uid in untaken))
-        self._untaken = untaken
+            signs.append(Sign(node, part, leased=part in leased, answers=answers, untaken=untaken))
+        self._taken = now_taken
         living = {sign.node for sign in signs if sign.answers}
-        return signs + self._dialled([pod for node, found in silent.items() if node not in living for pod in found[:DIALLED]])
+        asked = [sorted(found, key=_starting)[:DIALLED] for node, found in silent.items() if node not in living]
+        return signs + self._dialled(pod for found in asked for pod in found)
 
     def _dialled(self, pods: Iterable[Object]) -> list[Sign]:
-        wanted = {pod["metadata"]["uid"]: pod for pod in pods}
-        for uid in self._dials.keys() - wanted.keys():
-            self._dials.pop(uid).task.cancel()
-        for uid, pod in wanted.items():
-            if uid not in self._dials:
-                address = addresses.joined(pod["status"]["podIP"], PORT)
-                self._dials[uid] = _Dial(asyncio.create_task(self._keep_dialling(uid, address), name=f"dial {address}"))
-        return [Sign(pod["spec"]["nodeName"], answers=self._dials[uid].answers) for uid, pod in wanted.items()]
+        wanted = {(pod["metadata"]["uid"], addresses.joined(pod["status"]["podIP"], PORT)): pod for pod in pods}
+        for key in self._dials.keys() - wanted.keys():
+            self._dials.pop(key).task.cancel()
+        for key in wanted.keys() - self._dials.keys():
+            self._dials[key] = _Dial(asyncio.create_task(self._keep_dialling(key), name=f"dial {key[1]}"))
+        return [Sign(pod["spec"]["nodeName"], answers=self._dials[key].answers, starting=_starting(pod)) for key, pod in wanted.items()]
 
-    async def _keep_dialling(self, uid: str, address: str) -> None:
+    async def _keep_dialling(self, key: _Dialled) -> None:
         while True:
-            answers = await self._answers(address)
-            if uid in self._dials:
-                self._dials[uid].answers = answers
+            answers = await self._answers(key[1])
+            if key in self._dials:
+                self._dials[key].answers = answers
             await self._clock.sleep(DIAL if answers else 0.1)
 
     # ------------------------------------------------------------------------------------------------------------------ pods
@@ -154,3 +160,7 @@ class Losing:
                     raise
         changes = {"spec": {"replicas": shrink.count}}
         self._deployments.take("MODIFIED", await self._api.patch(DEPLOYMENTS, *key_of(shrink.deployment), changes))
+
+
+def _starting(pod: Object) -> bool:
+    return not stranded.was_ready(pod)
