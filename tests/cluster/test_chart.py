@@ -452,6 +452,18 @@ def test_a_member_of_several_that_loses_its_data_with_its_pod_is_somebodys_decis
         assert render(helm, lost, meant).one("StatefulSet", "dormouse-etcd")
 
 
+def test_an_upgrade_ends_no_store_that_is_in_its_only_pod(helm: str) -> None:
+    """Our image is in etcd's pods, too: each release of it would be another template, and another pod."""
+
+    def strategy(*words: str) -> object:
+        return render(helm, *words).one("StatefulSet", "dormouse-etcd")["spec"].get("updateStrategy")
+
+    assert strategy("etcd.persistence.enabled=false", "singleNode=true") == {"type": "OnDelete"}
+    assert strategy("etcd.persistence.enabled=false", "etcd.persistence.acceptLoss=true") is None, "two others have what it had"
+    assert strategy("singleNode=true") is None, "its volume has it"
+    assert strategy() is None
+
+
 def test_that_there_was_a_cluster_is_remembered_in_what_the_members_see(default: Rendered) -> None:
     """And what the operator may write, and nobody's function may name."""
     pod = default.one("StatefulSet", "dormouse-etcd")["spec"]["template"]["spec"]
