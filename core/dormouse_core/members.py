@@ -75,13 +75,14 @@ def plan(
     found: Sequence[Answer | Unclear],
     *,
     data: bool,
-    formed: bool,
+    formed: str,
     own: Own | None = None,
     stranger: bool = False,
 ) -> Step:
     """The next step of the member `name`. `urls`: of all members that there are to be, the first one first. `found`: at the others, but for
-    those where it is known that nobody is. `data`: whether there is a log on its disk. `formed`: whether it is remembered that there was a
-    cluster of several. `own`: who wrote that log; None: it does not say. `stranger`: others answered before and did not know it."""
+    those where it is known that nobody is. `data`: whether there is a log on its disk. `formed`: the Secret that remembers that there was
+    a cluster of several; '': there is none. `own`: who wrote that log; None: it does not say.
+    `stranger`: others answered before and did not know it."""
     if data:
         return _with_data(urls[name], [each for each in found if isinstance(each, Answer)], own, stranger)
     answers = [each for each in found if isinstance(each, Answer)]
@@ -96,7 +97,11 @@ def plan(
     if name != next(iter(urls)):
         return Step(Do.WAIT, f"no other member answers, and only {next(iter(urls))} may form a cluster")
     if formed:
-        return Step(Do.WAIT, "there was a cluster of several members, and no other one answers")
+        return Step(
+            Do.WAIT,
+            "there was a cluster of several members, and no other one answers; where that cluster is not wanted any more, delete the "
+            f"Secret {formed} and this pod",
+        )
     if found:
         return Step(
             Do.WAIT, f"whether another member is there is not known: {'; '.join(each.why for each in found if isinstance(each, Unclear))}"

@@ -473,6 +473,7 @@ def test_that_there_was_a_cluster_is_remembered_in_what_the_members_see(default:
     assert volume["secret"] == {"secretName": wanted.secret, "optional": True, "defaultMode": 0o440}
     [mount] = [each["mountPath"] for each in pod["initContainers"][0]["volumeMounts"] if each["name"] == "formed"]
     assert str(joining(default).formed) == f"{mount}/{admitting.KEY}"
+    assert joining(default).formed_secret == wanted.secret, "which it tells people"
     rules = default.one("Role", "dormouse-operator-system")["rules"]
     assert [rule["verbs"] for rule in rules if wanted.secret in rule.get("resourceNames", ())] == [["get"]], "and create"
     labels = default.one("StatefulSet", "dormouse-etcd")["spec"]["template"]["metadata"]["labels"]

@@ -53,7 +53,7 @@ class Joined(EtcdServer):
         return [
             sys.executable, "-P", "-m", "dormouse_operator.kubernetes.members", f"--name={self.name}", f"--data={self.data}",
             *(f"--member={each.name}={each.peer}" for each in self.cluster), *(f"--store={each.endpoint}" for each in self.cluster),
-            f"--etcd={json.dumps(etcd)}", f"--out={self.folder / 'etcd.json'}", f"--formed={self.formed}",
+            f"--etcd={json.dumps(etcd)}", f"--out={self.folder / 'etcd.json'}", f"--formed={self.formed}", "--formed-secret=etcd-formed",
             *([f"--store-password-file={self.password_file}"] if self.password_file else []),
         ]  # fmt: skip
 

@@ -351,7 +351,7 @@ async def test_one_that_was_cut_short_while_it_joined_joins(three: list[Joined],
     lost.wipe()
     lost.folder.mkdir()
     urls = {each.name: each.peer for each in three}
-    place = Place(lost.name, urls, lost.data, lost.formed, {}, lost.folder / "etcd.json")
+    place = Place(lost.name, urls, lost.data, lost.formed, "formed", {}, lost.folder / "etcd.json")
     cutting = Cutting(operator.cluster, point)
     with contextlib.suppress(Cut):
         await Joining(place, cutting, lambda url: asked(url, None), SystemClock()).run()

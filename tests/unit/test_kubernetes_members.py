@@ -136,7 +136,7 @@ async def test_a_store_that_does_not_answer_ends_nothing() -> None:
 
 # ------------------------------------------------------------------------------------------------------------------ the program
 
-GIVEN = ("--name=e-0", "--member=e-0=https://a:2380", "--data=/d", "--out=/o", "--formed=/f", "--store=a:2379")
+GIVEN = ("--name=e-0", "--member=e-0=https://a:2380", "--data=/d", "--out=/o", "--formed=/f", "--formed-secret=f", "--store=a:2379")
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ async def test_one_that_is_not_taken_in_waits_and_leaves_nothing_to_start_with(t
     async def ask(url: str) -> Answer:
         return Answer("c", (member(0), member(1), member(2)) if known else (member(0), member(2)))
 
-    place = Place("e-1", URLS, tmp_path / "data", tmp_path / "formed", {}, tmp_path / "etcd.json")
+    place = Place("e-1", URLS, tmp_path / "data", tmp_path / "formed", "formed", {}, tmp_path / "etcd.json")
     with pytest.raises(TimeoutError):
         await Joining(place, Refusing(), ask, Clock()).run()
     assert not place.out.exists()
@@ -184,7 +184,7 @@ async def test_what_forms_a_cluster_goes_with_the_data(tmp_path: Path, log: bool
     async def nobody(url: str) -> None:
         return None
 
-    place = Place("e-0", URLS, tmp_path / "data", tmp_path / "formed", {"name": "e-0"}, tmp_path / "etcd.json")
+    place = Place("e-0", URLS, tmp_path / "data", tmp_path / "formed", "formed", {"name": "e-0"}, tmp_path / "etcd.json")
     if log:
         (place.data / "member" / "wal").mkdir(parents=True)
         (place.data / "member" / "wal" / "0-0.wal").touch()
@@ -205,7 +205,7 @@ async def test_silence_is_no_leave_for_one_that_nobody_knew(tmp_path: Path) -> N
         asked.append(answers[len(asked)])
         return asked[-1]
 
-    place = Place("e-1", URLS, tmp_path / "data", tmp_path / "formed", {"name": "e-1"}, tmp_path / "etcd.json")
+    place = Place("e-1", URLS, tmp_path / "data", tmp_path / "formed", "formed", {"name": "e-1"}, tmp_path / "etcd.json")
     (place.data / "member" / "wal").mkdir(parents=True)
     (place.data / "member" / "wal" / "0-0.wal").touch()
     await Joining(place, Refusing(), ask, Clock()).run()

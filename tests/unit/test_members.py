@@ -44,10 +44,17 @@ ALL = Answer("c", (member(0), member(1), member(2)))
     ],
 )
 def test_the_next_step_of_a_member_that_starts(name: str, answers: list[Answer | Unclear], data: bool, formed: bool, do: Do) -> None:
-    step = members.plan(name, URLS, answers, data=data, formed=formed)
+    step = members.plan(name, URLS, answers, data=data, formed="d-etcd-formed" if formed else "")
     assert step.do is do
     assert step.why
     assert step.member == (int(name[-1]) + 1 if do is Do.REMOVE else 0)
+
+
+def test_one_that_waits_for_a_cluster_that_is_no_more_says_what_remembers_it() -> None:
+    """The Secret outlives a release, as claims do."""
+    step = members.plan("e-0", URLS, [], data=False, formed="d-etcd-formed")
+    assert step.do is Do.WAIT
+    assert "delete the Secret d-etcd-formed" in step.why
 
 
 @pytest.mark.parametrize(
@@ -69,7 +76,7 @@ def test_one_with_data_is_started_unless_the_cluster_that_is_there_is_anothers(
     own: Own | None, answers: list[Answer | Unclear], stranger: bool, do: Do
 ) -> None:
     """It is another member's address or another cluster's log; nobody who answers is nobody who objects, but for one that had objected."""
-    step = members.plan("e-1", URLS, answers, data=True, formed=True, own=own, stranger=stranger)
+    step = members.plan("e-1", URLS, answers, data=True, formed="d-etcd-formed", own=own, stranger=stranger)
     assert step.do is do
     if do is Do.WAIT and answers and not stranger:
         assert "does not know this member" in step.why
@@ -78,7 +85,7 @@ def test_one_with_data_is_started_unless_the_cluster_that_is_there_is_anothers(
 
 def test_one_of_those_that_answer_may_know_more_than_the_others() -> None:
     behind = Answer("c", (member(0), member(2)))
-    assert members.plan("e-1", URLS, [behind, ALL], data=False, formed=True).do is Do.REMOVE
+    assert members.plan("e-1", URLS, [behind, ALL], data=False, formed="d-etcd-formed").do is Do.REMOVE
 
 
 def test_members_are_named_by_their_addresses_as_many_as_there_are() -> None:
@@ -144,7 +151,9 @@ class World:
 
     def step(self, name: str) -> None:
         """One step of the program of a member that has no data. It may be the last before it is cut short."""
-        plan = members.plan(name, URLS, self.answers(name), data=name in self.disks, formed=self.formed and self.remembers)
+        plan = members.plan(
+            name, URLS, self.answers(name), data=name in self.disks, formed="d-etcd-formed" if self.formed and self.remembers else ""
+        )
         match plan.do:
             case Do.FORM:
                 self.ids += 1
@@ -182,7 +191,7 @@ class World:
         if not self.asks:
             return True
         own = Own(self.disks[name].cluster, self.disks[name].id)
-        do = members.plan(name, URLS, self.answers(name), data=True, formed=self.formed, own=own, stranger=name in self.strangers).do
+        do = members.plan(name, URLS, self.answers(name), data=True, formed="", own=own, stranger=name in self.strangers).do
         (self.strangers.discard if do is Do.START else self.strangers.add)(name)
         return do is Do.START
 

@@ -27,6 +27,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--etcd", required=True, metavar="JSON", help="etcd's configuration, but for the cluster that it begins with")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="where it is written, with that")
     parser.add_argument("--formed", required=True, type=Path, metavar="FILE", help="is there where there was a cluster of several")
+    parser.add_argument("--formed-secret", required=True, metavar="NAME", help="of which that file is, for people")
     parser.add_argument("--store", action="append", required=True, metavar="HOST:PORT", help="the members, for clients")
     parser.add_argument("--store-password-file", default="", metavar="FILE", help="root's password; without, etcd has no users")
     for word in ("ca", "cert", "key"):
@@ -55,7 +56,7 @@ async def run(given: argparse.Namespace) -> int:
     tls = TlsFiles(given.peer_ca, given.peer_cert, given.peer_key) if given.peer_ca else None
     password = Path(given.store_password_file) if given.store_password_file else ""
     cluster = Membership(given.store, tls=TlsFiles(given.peer_ca) if tls else None, user=ROOT if password else "", password=password)
-    place = Place(given.name, given.urls, given.data, given.formed, given.etcd, given.out)
+    place = Place(given.name, given.urls, given.data, given.formed, given.formed_secret, given.etcd, given.out)
     try:
         await Joining(place, cluster, lambda url: asked(url, tls), SystemClock()).run()
     finally:

@@ -34,12 +34,14 @@ class Cluster(Protocol):
 @dataclass(frozen=True, slots=True)
 class Place:
     """`urls`: all members' that there are to be, for peers. `data`: etcd's folder. `formed`: a file that is there where it is remembered
-    that there was a cluster of several. `etcd`: its configuration, but for what is found out here. `out`: where all of it is written."""
+    that there was a cluster of several, as the Secret `secret` does. `etcd`: its configuration, but for what is found here. `out`: where
+    all of it is written."""
 
     name: str
     urls: Mapping[str, str]
     data: Path
     formed: Path
+    secret: str
     etcd: Mapping[str, Any]
     out: Path
 
@@ -64,7 +66,15 @@ class Joining:
         others = [url for name, url in place.urls.items() if name != place.name]
         found = [answer for answer in await asyncio.gather(*map(self._ask, others)) if answer is not None]
         mine = own(place.data) if data else None
-        step = members.plan(place.name, place.urls, found, data=data, formed=place.formed.exists(), own=mine, stranger=self._stranger)
+        step = members.plan(
+            place.name,
+            place.urls,
+            found,
+            data=data,
+            formed=place.secret if place.formed.exists() else "",
+            own=mine,
+            stranger=self._stranger,
+        )
         self._stranger = data and step.do is Do.WAIT
         self._say(step.do.value, step.why)
         try:
