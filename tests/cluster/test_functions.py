@@ -246,6 +246,7 @@ def test_a_next_version_of_the_object_comes_beside_this_one_and_goes_again(dormo
         eventually("it is served", lambda: spec_of(dormouse, "before", NEXT) == spec_of(dormouse, "before", VERSION))
         made = {**counter("since"), "apiVersion": f"dormouse.dev/{NEXT}"}
         dormouse.apply(made)
+        dormouse.phase("since", "Ready", "Asleep")
         assert dormouse.call("since", 2, session="s") == 2
         assert spec_of(dormouse, "since", VERSION) == spec_of(dormouse, "since", NEXT)
         for stored in (NEXT, VERSION):
