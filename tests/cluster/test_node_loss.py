@@ -2,6 +2,7 @@
 member of etcd and the only worker of a stateful function, and each node in turn. On three nodes alone (`tests/cluster/cluster up --nodes
 3`)."""
 
+import contextlib
 import itertools
 import json
 import threading
@@ -194,8 +195,10 @@ def lost(dormouse: Dormouse, name: str, node: str, seconds: float) -> tuple[Call
     if seconds < BLIND:
         assert left == [], "they went by force, before Kubernetes knew"
         callers.check()
-        for session, answers in callers.answers.items():
-            assert dormouse.call(name, 0, session=session) == answers[-1].total
+        for each in dormouse.gateways():
+            with contextlib.closing(Dormouse(cluster, f"{each['status']['podIP']}:8001", dormouse.space)) as asking:
+                for session, answers in callers.answers.items():
+                    assert asking.call(name, 0, session=session) == answers[-1].total, f"at {each['metadata']['name']}"
     dormouse.delete(name)
     return callers, woken
 
