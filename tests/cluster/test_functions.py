@@ -258,6 +258,7 @@ def test_a_next_version_of_the_object_comes_beside_this_one_and_goes_again(dormo
             eventually("a change is heard", lambda: heard(dormouse, "since"), 60)
     finally:
         dormouse.cluster.kubectl("replace", "-f", "-", stdin=json.dumps(bare(dormouse, crd)))
+        eventually("kubectl has forgotten it", lambda: NEXT not in dormouse.cluster.kubectl("api-resources", "--api-group=dormouse.dev"))
     assert dormouse.call("since", 2, session="s") == 4
     dormouse.delete("before", "since")
 
