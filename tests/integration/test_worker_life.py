@@ -621,15 +621,18 @@ def test_a_worker_that_gave_up_its_shards_leaves_though_callers_come_without_a_p
     models.counter(tmp_path / "counter.onnx")
     worker = start({**COUNTER, "timeouts": {"step": "20s"}})
     name = own()
-    ended, refused = threading.Event(), list[str]()
+    came, ended, refused = threading.Barrier(5), threading.Event(), list[str]()
 
     def requests() -> Iterator[control_pb2.WorkerOrder]:
         yield control_pb2.WorkerOrder(hello=control_pb2.WorkerOrder.Hello(leader="test", report_interval_ms=50))
+        came.wait(30)
         yield control_pb2.WorkerOrder(drain=control_pb2.WorkerOrder.Drain())
         yield control_pb2.WorkerOrder(no_taker=control_pb2.WorkerOrder.NoTaker())
         ended.wait(60)
 
     def come(session: str) -> None:
+        client.step(ONE, session)
+        came.wait(30)
         while not ended.is_set() and registered(etcd_server.endpoint, installation, name):
             for _ in range(20):
                 try:
@@ -639,9 +642,9 @@ def test_a_worker_that_gave_up_its_shards_leaves_though_callers_come_without_a_p
 
     with worker.client() as client, ThreadPoolExecutor() as pool:
         patient(lambda: client.step(ONE, "s"))
-        stream = control_pb2_grpc.WorkerStub(client.channel).Control(requests(), timeout=15)
-        next(report for report in stream if report.draining)
         coming = [pool.submit(come, f"s{number}") for number in range(4)]
+        stream = control_pb2_grpc.WorkerStub(client.channel).Control(requests(), timeout=45)
+        next(report for report in stream if report.draining)
         began = time.monotonic()
         try:
             for _ in stream:
