@@ -18,12 +18,14 @@ from dormouse_testing.cluster.operators import handled, without_operator
 pytestmark = pytest.mark.usefixtures("unharmed")
 
 
-@pytest.mark.parametrize("idle", [0, pytest.param(75, marks=pytest.mark.slow)])
-def test_a_service_accounts_token_that_is_replaced_and_revoked(own: Dormouse, tmp_path: Path, idle: int) -> None:
-    """5.O4. Twice, in the file; the one before is refused from then on. A leader that has been idle since handles the next change, too: its
-    watch was opened anew meanwhile, with the new token."""
+@pytest.mark.parametrize(
+    ("program", "idle"), [(False, 0), pytest.param(True, 0, marks=pytest.mark.slow), pytest.param(False, 75, marks=pytest.mark.slow)]
+)
+def test_a_service_accounts_token_that_is_replaced_and_revoked(own: Dormouse, tmp_path: Path, program: bool, idle: int) -> None:
+    """5.O4. Twice, in the file or by the program that logs in; the one before is refused from then on. A leader that has been idle since
+    handles the next change, too: its watch was opened anew meanwhile, with the new token."""
     with without_operator(own):
-        tokens = Tokens(own.cluster, tmp_path / "access")
+        tokens = Tokens(own.cluster, tmp_path / "access", program=program)
         tokens.renew()
         with laptop(own.cluster, tmp_path / "laptop", tokens.kubeconfig) as alone:
             eventually("it leads", lambda: alone.leads, 60)

@@ -118,9 +118,10 @@ def laptop(cluster: Cluster, folder: Path, kubeconfig: Path, **settings: Any) ->
 
 
 class Tokens:
-    """The operator's service account, by tokens that end when the Secret that each is bound to is deleted. `kubeconfig` names the file."""
+    """The operator's service account, by tokens that end when the Secret that each is bound to is deleted. `kubeconfig` names the file, or,
+    with `program`, a program that logs in, as those of clouds do."""
 
-    def __init__(self, cluster: Cluster, folder: Path, server: str = f"https://{HOST_IP}:{API_PORT}") -> None:
+    def __init__(self, cluster: Cluster, folder: Path, server: str = f"https://{HOST_IP}:{API_PORT}", *, program: bool = False) -> None:
         assert cluster.layout is not None
         folder.mkdir(parents=True, exist_ok=True)
         self._cluster = cluster
@@ -129,11 +130,17 @@ class Tokens:
         self.kubeconfig = folder / "kubeconfig"
         found = {
             "clusters": [{"name": "c", "cluster": {"server": server, "certificate-authority": str(cluster.layout.pki / "ca.crt")}}],
-            "users": [{"name": "u", "user": {"tokenFile": "token"}}],
+            "users": [{"name": "u", "user": self._program() if program else {"tokenFile": "token"}}],
             "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
             "current-context": "x",
         }
         self.kubeconfig.write_text(yaml.safe_dump(found))
+
+    def _program(self) -> dict[str, Any]:
+        version = "client.authentication.k8s.io/v1"
+        says = f'{{"apiVersion": "{version}", "kind": "ExecCredential", "status": {{"token": "%s"}}}}'
+        words = ["-c", f"""printf '{says}' "$(cat '{self._file}')" """]
+        return {"exec": {"apiVersion": version, "command": "sh", "args": words, "interactiveMode": "Never"}}
 
     def renew(self) -> None:
         """A new token in the file, whole at any moment; the one before is good for nothing from now on."""
