@@ -61,11 +61,11 @@ cluster-demo: setup
 .PHONY: test unit simulation integration hostile
 test: check unit simulation integration hostile fuzz conformance cluster
 unit: setup
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest -n 2 tests/unit
 simulation: .venv/.done
-	$(BIN)/pytest tests/model tests/simulation
+	$(BIN)/pytest -n 2 --dist worksteal tests/model tests/simulation
 integration: setup
-	$(BIN)/pytest -n 2 --dist loadfile tests/integration
+	$(BIN)/pytest -n 2 --dist loadfile --durations=15 tests/integration
 # Callers and neighbours that mean harm: what others notice of it. Four minutes.
 hostile: setup
 	$(BIN)/pytest tests/hostile
@@ -73,7 +73,7 @@ hostile: setup
 # On the cluster that KUBECONFIG names, or on one of our own on this machine: root, Debian and Go; 6 to 9 minutes the first time.
 .PHONY: cluster
 cluster: setup clients
-	$(BIN)/pytest -m "not slow and not machine" tests/cluster tests/conformance
+	$(BIN)/pytest --durations=25 -m "not slow and not machine" tests/cluster tests/conformance
 
 # Unmodified clients against the whole system on this machine, and as a part of `cluster` against the cluster.
 .PHONY: conformance clients fuzz
