@@ -38,6 +38,13 @@ class StoreError(Exception):
         self.definite = definite
 
 
+class Unreached(StoreError):
+    """No member of the store could be reached in the time given, so nothing was asked: `definite`. It may answer in a moment."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, definite=True)
+
+
 class Compacted(StoreError):
     """The history that a watch or a listing asked for is gone, or the store has another one by now: list again, and watch from there."""
 

@@ -20,7 +20,7 @@ from dormouse_core.policies import Policy
 from dormouse_gateway import settings as gateway_settings
 from dormouse_operator.kubernetes import options, secret_options
 from dormouse_operator.kubernetes.members import __main__ as members
-from dormouse_operator.kubernetes.members import admitting
+from dormouse_operator.kubernetes.members import admitting, restarting
 from dormouse_operator.kubernetes.settings import ClusterSettings, Defaults
 from dormouse_operator.kubernetes.watching.claiming import own_claim
 from dormouse_testing.cluster.charts import Object, Refused, Rendered, containers, render
@@ -180,7 +180,7 @@ def test_every_selector_finds_the_pods_that_it_is_for(helm: str, values: tuple[s
         ("networkPolicies.callers[0].podSelectors.a=b", "callers"),
         ("workers.policy.secrets=*", "workers/policy/secrets"),
         ("workers.policy.hostPath={*}", "hostPath"),
-        ("image.digest=sha256:1", "image/digest"),
+        (f"image.digest=sha256:{'0' * 64}", "image/digest"),
         ("etcd.certificates.existingSecret=Not A Name", "certificates/existingSecret"),
         ("etcd.certificates.days=0", "certificates/days"),
         ("etcd.users.days=-1", "users/days"),
@@ -452,16 +452,49 @@ def test_a_member_of_several_that_loses_its_data_with_its_pod_is_somebodys_decis
         assert render(helm, lost, meant).one("StatefulSet", "dormouse-etcd")
 
 
-def test_an_upgrade_ends_no_store_that_is_in_its_only_pod(helm: str) -> None:
-    """Our image is in etcd's pods, too: each release of it would be another template, and another pod."""
+def test_members_of_etcd_start_again_for_what_is_etcds_and_not_for_a_release_of_dormouse(helm: str) -> None:
+    """Our image is in etcd's pods, too: each release of it is another template, for which Kubernetes replaces none by itself. The operator
+    has them go where the annotation is another."""
 
-    def strategy(*words: str) -> object:
-        return render(helm, *words).one("StatefulSet", "dormouse-etcd")["spec"].get("updateStrategy")
+    def told(*words: str) -> str:
+        found = render(helm, *words).one("StatefulSet", "dormouse-etcd")["spec"]
+        assert found["updateStrategy"] == {"type": "OnDelete"}
+        digest = found["template"]["metadata"]["annotations"][restarting.DIGEST]
+        assert isinstance(digest, str)
+        assert digest
+        return digest
 
-    assert strategy("etcd.persistence.enabled=false", "singleNode=true") == {"type": "OnDelete"}
-    assert strategy("etcd.persistence.enabled=false", "etcd.persistence.acceptLoss=true") is None, "two others have what it had"
-    assert strategy("singleNode=true") is None, "its volume has it"
-    assert strategy() is None
+    before = told()
+    for same in (
+        "image.tag=next",
+        f"image.digest=sha256:{'0' * 64}",
+        "etcd.replicas=1",
+        "singleNode=true",
+        "image.pullSecrets[0].name=x",
+        "gateway.replicas=5",
+    ):
+        assert told(*same.split(" ")) == before, same
+    others = (
+        "etcd.image.tag=v3.6.17",
+        "etcd.quotaBytes=4294967296",
+        "etcd.resources.limits.memory=3Gi",
+        "etcd.nodeSelector.disk=fast",
+        "podSecurity.runAsUser=7",
+    )
+    assert len({before, *map(told, others)}) == 1 + len(others)
+
+
+def test_the_operator_may_let_members_go_and_read_what_they_are_to_be(default: Rendered) -> None:
+    pods = kept(default).pods
+    assert pods is not None
+    assert (pods.name, pods.selector) == (
+        "dormouse-etcd",
+        "app.kubernetes.io/instance=dormouse,app.kubernetes.io/name=dormouse,dormouse.dev/part=etcd",
+    )
+    rules = default.one("Role", "dormouse-operator-system")["rules"]
+    assert {"apiGroups": ["apps"], "resources": ["statefulsets"], "resourceNames": ["dormouse-etcd"], "verbs": ["get"]} in rules
+    names = [f"dormouse-etcd-{number}" for number in range(3)]
+    assert {"apiGroups": [""], "resources": ["pods/eviction"], "resourceNames": names, "verbs": ["create"]} in rules
 
 
 def test_that_there_was_a_cluster_is_remembered_in_what_the_members_see(default: Rendered) -> None:
@@ -504,7 +537,7 @@ def test_rights_end_at_the_namespaces_that_are_served(helm: str) -> None:
     [own] = [role["rules"] for role in rendered.all("Role") if "namespace" not in role["metadata"]]
     assert {(resource, verb) for rule in own for resource in rule["resources"] for verb in rule["verbs"]} == {
         ("pods", "get"), ("pods", "list"), ("poddisruptionbudgets", "get"), ("poddisruptionbudgets", "patch"),
-        ("events", "create"),
+        ("events", "create"), ("statefulsets", "get"), ("pods/eviction", "create"),
         ("secrets", "get"), ("secrets", "create"), ("secrets", "update"), ("secrets", "delete"),
     }  # fmt: skip
     assert [binding["roleRef"]["name"] for binding in rendered.all("ClusterRoleBinding")] == ["system:auth-delegator"]

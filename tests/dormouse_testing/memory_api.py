@@ -79,6 +79,15 @@ class MemoryApi:
         self.written.append((name, "deleted by force" if force else "deleted"))
         self.objects.pop((kind.plural, namespace, name), None)
 
+    async def evict(self, namespace: str, name: str, *, uid: str) -> bool:
+        self._ask()
+        found = self.objects.get(("pods", namespace, name))
+        if found is None or found["metadata"]["uid"] != uid:
+            return False
+        self.written.append((name, "evicted"))
+        del self.objects["pods", namespace, name]
+        return True
+
 
 def _merged(before: Any, changes: Any) -> Any:
     """RFC 7386."""

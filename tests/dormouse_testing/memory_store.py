@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from dormouse_core.histories import History
-from dormouse_core.seams import Clock, Full, Item, Listing, Put, Rewound, StoreError, Txn, TxnResult, WatchBatch
+from dormouse_core.seams import Clock, Full, Item, Listing, Put, Rewound, StoreError, Txn, TxnResult, Unreached, WatchBatch
 
 from dormouse_testing.memory_etcd import MemoryEtcd, Ordered
 
@@ -33,12 +33,14 @@ class Fault:
     reply_delay: float = 0.0
     lose_request: bool = False  # it never arrives; the caller is told at once that the connection broke
     lose_reply: bool = False  # it is applied; the caller is told at once that the connection broke
+    unreached: bool = False  # no connection was had within its timeout, so it was never sent
     refuse: str = ""  # the store's no, which is definite if it is not Full
     applied: bool = False  # with `refuse`: it is applied all the same, as etcd does when it becomes full
 
 
 REQUEST_LOST = Fault(lose_request=True)
 REPLY_LOST = Fault(lose_reply=True)
+UNREACHED = Fault(unreached=True)
 REFUSED = Fault(refuse="etcdserver: request is too large")
 FULL = Fault(refuse="etcdserver: mvcc: database space exceeded")
 FULL_APPLIED = Fault(refuse=FULL.refuse, applied=True)
@@ -179,6 +181,9 @@ class MemoryStore:
 
     async def _run(self, method: str, request: object, timeout: float, apply: Callable[[], T]) -> T:
         fault = self._next_fault(method, request)
+        if fault.unreached:
+            await asyncio.sleep(timeout)
+            raise Unreached(f"{method}: no member could be reached in {timeout:g} s")
         loop = asyncio.get_running_loop()
         known, starts = self._history_known.revision, self.etcd.starts
         outcome: asyncio.Future[T] = loop.create_future()

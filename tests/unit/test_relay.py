@@ -1286,6 +1286,39 @@ def test_a_store_that_is_away() -> None:
     simulate(body)
 
 
+def test_a_call_of_a_function_that_is_not_known_waits_for_the_store() -> None:
+    async def body(sim: Sim) -> None:
+        sim.store.down = True
+        held, nobody, late = sim.call("plain"), sim.call("nobody"), sim.call("plain", timeout=5)
+        await asyncio.sleep(20)
+        assert not held.done()
+        assert not nobody.done()
+        assert (await late).code == Code.DEADLINE_EXCEEDED
+        assert len(sim.relay.waiting) == 2
+        sim.store.down = False
+        await stateless(sim, A)
+        assert ((await held).code, (await nobody).code) == (0, Code.NOT_FOUND)
+        assert len(sim.relay.waiting) == 0
+
+    simulate(body)
+
+
+def test_such_calls_are_bounded_and_have_their_end() -> None:
+    async def body(sim: Sim) -> None:
+        sim.store.down = True
+        calls = [sim.call(f"f{number}") for number in range(limits.WAITING_FUNCTIONS * 2 + 1)]
+        await asyncio.sleep(1)
+        refused = [await each for each in calls if each.done()]
+        assert [each.code for each in refused] == [Code.RESOURCE_EXHAUSTED]
+        assert "calls wait in this gateway, which is its limit" in refused[0].details
+        began = sim.clock.monotonic()
+        ended = await asyncio.gather(*calls)
+        assert {each.code for each in ended} == {Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE}
+        assert sim.clock.monotonic() - began < Timeouts().hold.seconds + 1
+
+    simulate(body, max_held=2)
+
+
 def test_an_entry_that_cannot_be_read_concerns_nobody_else() -> None:
     async def body(sim: Sim) -> None:
         await stateful(sim, A)

@@ -9,6 +9,9 @@ A timeout and a failed compare both mean: unknown. The transaction may have land
 the others. So entries, records and floors are read in one transaction and the sessions are sorted one by one (`steps.resolve`). Those that
 may still land are sent again, under the same write ids: whichever copy lands, it is recognised. No session's next step starts before that
 (rule *read-outcome*).
+
+A store that cannot be reached is waited for, as long as a step's caller waits (rule *held*): nothing was sent, so whoever gives up is told
+that nothing is committed. What waits so is what runs already, at most the worker's `maxConcurrency`.
 """
 
 from collections import deque
@@ -17,10 +20,10 @@ from typing import Protocol
 
 from dormouse_core import lifetimes, records, steps, transactions
 from dormouse_core.backoff import Backoff
-from dormouse_core.errors import Again, DormouseError, Unavailable
+from dormouse_core.errors import Again, DeadlineExceeded, DormouseError, Unavailable
 from dormouse_core.limits import TXN_BYTES, TXN_OPS
 from dormouse_core.records import Body, Kept
-from dormouse_core.seams import Clock, Full, Item, Put, StoreError, Txn
+from dormouse_core.seams import Clock, Full, Item, Put, StoreError, Txn, Unreached
 from dormouse_core.sessions.boundary import States, Step
 from dormouse_core.sessions.commands import Get, Outbox, Plan, Start, Transact, Wait
 from dormouse_core.sessions.memory import Session, Shard
@@ -29,6 +32,7 @@ from dormouse_core.steps import Resolution
 IN_FLIGHT = 2
 TIMEOUT_SECONDS = 5.0
 AGAIN = Backoff(0.05, 1.0)
+UNREACHED_SECONDS = 0.05  # the client itself waited for a connection
 
 
 class Pending:
@@ -147,6 +151,11 @@ class Groups:
             try:
                 if (yield Transact(txn, TIMEOUT_SECONDS)).succeeded:
                     return None
+            except Unreached as error:
+                if (refusal := self._late(pending, error)) is not None:
+                    return refusal, False
+                yield Wait(UNREACHED_SECONDS)
+                continue
             except StoreError as error:
                 if error.definite:
                     return _refusal(error, False), False
@@ -187,7 +196,11 @@ class Groups:
                         self._outcomes.committed(pending, result.revision)
                     return
             except StoreError as error:
-                if error.definite:
+                if isinstance(error, Unreached) and not may_land:
+                    group = self._waited_for(group, error)
+                    yield Wait(UNREACHED_SECONDS)
+                    continue
+                if error.definite and not isinstance(error, Unreached):
                     for pending in group:
                         self._outcomes.refused(pending, _refusal(error, may_land), may_land)
                     return
@@ -199,6 +212,23 @@ class Groups:
                 may_land = True
                 yield Wait(next(waits))
             group = yield from self._sort(group)
+
+    def _waited_for(self, group: Sequence[Pending], error: Unreached) -> list[Pending]:
+        """Of those of which no copy was ever sent, the ones that somebody waits for. The others are told that they are not committed."""
+        waited: list[Pending] = []
+        for pending in group:
+            if pending.session.dropped:
+                self._outcomes.refused(pending, dropped("its shard has moved"), True)
+            elif (refusal := self._late(pending, error)) is not None:
+                self._outcomes.refused(pending, refusal, False)
+            else:
+                waited.append(pending)
+        return waited
+
+    def _late(self, pending: Pending, error: Unreached) -> DeadlineExceeded | None:
+        if not pending.step.cancelled and self._clock.monotonic() < pending.step.deadline:
+            return None
+        return DeadlineExceeded(f"the step is not committed: its caller waited no longer for the store ({error})")
 
     def _sort(self, group: Sequence[Pending]) -> Plan[list[Pending]]:
         """Finds out what became of each; returns those that may still land, to be sent again."""

@@ -29,9 +29,10 @@ from dormouse_core.errors import (
     Unavailable,
 )
 from dormouse_core.holding import Patience
-from dormouse_core.seams import Clock, Part, Reply, StoreError, Transport
+from dormouse_core.seams import Clock, Part, Reply, StoreError, Transport, Unreached
 from dormouse_core.sessions.names import shard_of
 from dormouse_core.shares import WaitingCalls
+from dormouse_core.spec.objects import Timeouts
 
 from dormouse_gateway import metrics, naming
 from dormouse_gateway.envoy.bootstrap import ENTRY
@@ -49,8 +50,13 @@ from dormouse_gateway.watching.table import Function, Table, Unreadable, Worker
 WORD = 0.3  # seconds that a supervisor is given to say it, before a call is sent to a third
 CHECK_SECONDS = 5.0  # a held call looks again by itself, should a wake-up have been for somebody who could not use it
 PAUSE = Backoff(0.02, 0.5)  # of a call that was refused
+UNREACHED_SECONDS = 0.1  # before the store is asked again, whose client itself waited for a connection
 UNKNOWN_OUTCOME = "the worker died while the call ran; its outcome is not known"
 NOBODY_SAYS = "why they died is not known; the kernel may have ended whole containers that ran out of memory"
+
+
+class Unknown(Unavailable):
+    """Whether there is such a function is not known yet: the store could not be reached, or has not answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +208,7 @@ class Relay:
     # -------------------------------------------------------------------------------------------------------------- one call
 
     async def _named(self, call: Held, timestamp: int) -> Reply:
-        function = await self._look(call)
+        function = await self._first_look(call)
         if function.stateful and not call.named.session:
             raise InvalidArgument(
                 f"inference request to model '{call.named.name}' must specify a non-zero or non-empty correlation ID "
@@ -286,6 +292,27 @@ class Relay:
             return False
         return await self.starved.wait(call.fell, call.request.deadline)
 
+    async def _first_look(self, call: Held) -> Function:
+        """The same. While the store does not say whether there is such a function, the call waits as one of a function that has no
+        worker. ResourceExhausted: too many wait."""
+        began = self._clock.monotonic()
+        with contextlib.ExitStack() as waiting:
+            while True:
+                try:
+                    return await self._look(call)
+                except Unknown as unknown:
+                    now = self._clock.monotonic()
+                    patience = Patience(Timeouts().hold, call.request.deadline)
+                    late = f"the deadline passed while the call waited: {unknown.message}"
+                    refusal = patience.refusal(now, now - began, late=late, long=unknown.message)
+                    if refusal is not None:
+                        raise refusal from None
+                if not call.waited:
+                    self.waiting.enter(call.named.namespace, self._table.namespaces())
+                    waiting.callback(self.waiting.leave, call.named.namespace)
+                await asyncio.sleep(UNREACHED_SECONDS)
+                call.waited = self._clock.monotonic() - began
+
     async def _look(self, call: Held) -> Function:
         """The function as this call should see it. NotFound, Unavailable, Internal."""
         label = call.named.label
@@ -302,7 +329,8 @@ class Relay:
             raise Internal(f"the store's entry of function {label} cannot be read: {wrong}") from None
         except StoreError as away:
             if watched is None:
-                raise Unavailable(f"whether function {label} exists is not known: the store did not answer ({away})") from None
+                kind = Unavailable if away.definite and not isinstance(away, Unreached) else Unknown
+                raise kind(f"whether function {label} exists is not known: the store did not answer ({away})") from None
             # What is known is used: a stale map costs a refusal, never a wrong answer.
             call.reason = f"the store did not answer ({away})"
             return watched

@@ -20,7 +20,7 @@ import grpc
 import grpc.aio
 from aetcd.rpc import rpc_pb2
 from dormouse_core.backoff import Backoff
-from dormouse_core.seams import StoreError
+from dormouse_core.seams import StoreError, Unreached
 
 from dormouse_kit import log
 from dormouse_kit.etcd import messages
@@ -157,7 +157,7 @@ class Connections:
         return len(self.endpoints) > 1
 
     async def get(self, timeout: float) -> Connection:
-        """The connection in use, or a new one. StoreError, definite: no endpoint could be reached in time, so nothing was sent."""
+        """The connection in use, or a new one. Unreached: none in time, so nothing was sent."""
         if self._current is not None:
             return self._current
         if self._closed:
@@ -168,7 +168,7 @@ class Connections:
         connecting = self._connecting
         await asyncio.wait({connecting}, timeout=timeout)
         if not connecting.done():
-            raise StoreError(f"no etcd endpoint could be reached in {timeout:.1f} s: {', '.join(self.endpoints)}", definite=True)
+            raise Unreached(f"no etcd endpoint could be reached in {timeout:.1f} s: {', '.join(self.endpoints)}")
         if connecting.cancelled():
             raise StoreError("the store's client is closed", definite=True)
         return connecting.result()

@@ -36,6 +36,7 @@ from dormouse_operator.kubernetes.api.known import Objects
 from dormouse_operator.kubernetes.control import Guard
 from dormouse_operator.kubernetes.health import Health
 from dormouse_operator.kubernetes.members.admitting import Admitting
+from dormouse_operator.kubernetes.members.restarting import Restarting
 from dormouse_operator.kubernetes.objects.applying import Applier
 from dormouse_operator.kubernetes.objects.budgets import Budgets
 from dormouse_operator.kubernetes.objects.credentials import Credentials
@@ -239,6 +240,9 @@ async def run(options: Options, seen: Seen, alone: bool = False) -> int:
         looking.append(asyncio.create_task(keeper.run(), name="the store's Secrets"))
     if options.keeping is not None and options.keeping.wanted.members is not None:
         looking.append(asyncio.create_task(_admit(options, options.keeping.wanted, api, own_events), name="the store's members"))
+    if options.keeping is not None and (pods := options.keeping.wanted.pods) is not None:
+        restarting = Restarting(api, SystemClock(), pods, options.keeping.wanted.namespace)
+        looking.append(asyncio.create_task(restarting.run(), name="members that start again"))
     try:
         if not await terms.first(claiming.wait(), stop):
             return 0

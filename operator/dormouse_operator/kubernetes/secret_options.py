@@ -42,12 +42,21 @@ class Members(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_
     """Labels of etcd's pods."""
 
 
+class MemberPods(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """etcd's StatefulSet, and the labels of its pods."""
+
+    name: str
+    selector: str
+
+
 class Wanted(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     namespace: str
     certificates: Certificates
     passwords: Passwords
     members: Members | None = None
     """None: there is to be one."""
+    pods: MemberPods | None = None
+    """None: nobody has them start again."""
     labels: dict[str, str] = {}
     """Of what is made. Never app.kubernetes.io/instance: Argo CD prunes what has it and is not rendered."""
 

@@ -19,7 +19,7 @@ from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.rest import RESTClientObject
 
 from dormouse_operator.kubernetes.api.access import Access
-from dormouse_operator.kubernetes.api.kinds import Kind
+from dormouse_operator.kubernetes.api.kinds import PODS, Kind
 
 Object = dict[str, Any]
 
@@ -92,6 +92,8 @@ class Api(Protocol):
     async def patch(self, kind: Kind, namespace: str, name: str, changes: Object, *, part: str = "") -> Object: ...
 
     async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str, force: bool = False) -> None: ...
+
+    async def evict(self, namespace: str, name: str, *, uid: str) -> bool: ...
 
 
 class _Connections(RESTClientObject):
@@ -200,6 +202,19 @@ class HttpApi:
         except ApiError as error:
             if not (error.missing or error.conflict):
                 raise
+
+    async def evict(self, namespace: str, name: str, *, uid: str) -> bool:
+        """Ends the pod of this uid if its budget lets it go now. False: it is gone, or is another by now. ApiError 429: not now."""
+        options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
+        metadata = {"name": name, "namespace": namespace}
+        body: Object = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata, "deleteOptions": options}
+        try:
+            await self._send("POST", PODS.path(namespace, name, "eviction"), body=body)
+        except ApiError as error:
+            if error.missing or error.conflict:
+                return False
+            raise
+        return True
 
     async def _send(
         self,

@@ -23,6 +23,7 @@ FUNCTIONS = Kind("dormouse.dev/v1alpha1", "InferenceFunction", "inferencefunctio
 PODS = Kind("v1", "Pod", "pods")
 NAMESPACES = Kind("v1", "Namespace", "namespaces")
 EVENTS = Kind("v1", "Event", "events")
+STATEFUL_SETS = Kind("apps/v1", "StatefulSet", "statefulsets")
 DEPLOYMENTS = Kind("apps/v1", "Deployment", "deployments")
 SERVICES = Kind("v1", "Service", "services")
 CONFIG_MAPS = Kind("v1", "ConfigMap", "configmaps")

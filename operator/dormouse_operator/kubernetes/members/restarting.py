@@ -1,0 +1,93 @@
+"""Has members of etcd start again, one after the other, where the chart says something else to etcd now (`dormouse_core.outdated`).
+
+Every operator process does it: which one goes is the same for all, is named by its uid, and whether one may be missing is the API server's
+to say, by the members' budget. A member that somebody drains meanwhile so counts, too.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Final, NoReturn
+
+from dormouse_core import outdated
+from dormouse_core.outdated import MemberPod, Start
+from dormouse_core.seams import Clock
+from dormouse_kit import log
+
+from dormouse_operator.kubernetes.api.http import Api, ApiError
+from dormouse_operator.kubernetes.api.kinds import PODS, STATEFUL_SETS
+from dormouse_operator.kubernetes.secret_options import MemberPods
+
+LOOK = 5.0  # seconds
+DIGEST: Final = "dormouse.dev/etcd"
+CONTAINER: Final = "etcd"
+_QUOTA: Final = re.compile(r'quota-backend-bytes"?[=:](\d+)')  # an argument of etcd's, or in the configuration that is written for it
+
+
+class Restarting:
+    def __init__(self, api: Api, clock: Clock, pods: MemberPods, namespace: str) -> None:
+        self._api = api
+        self._clock = clock
+        self._pods = pods
+        self._namespace = namespace
+        self._said = ""
+
+    async def run(self) -> NoReturn:
+        while True:
+            try:
+                await self.look()
+                self._said = ""
+            except ApiError as error:
+                self._say(error.message)
+            except Exception as error:  # an error of ours must not end what is to be looked after
+                self._say(repr(error))
+            await self._clock.sleep(LOOK)
+
+    async def look(self) -> None:
+        """One round. ApiError: nobody goes, or it is not known."""
+        try:
+            wanted = wanted_of(await self._api.get(STATEFUL_SETS, self._namespace, self._pods.name))
+        except ApiError as error:
+            if error.missing:
+                return
+            raise
+        if wanted is None:
+            return
+        listed = await self._api.list(PODS, self._namespace, labels=self._pods.selector)
+        member = outdated.next_member(wanted, [pod_of(each) for each in listed.items])
+        if member is not None and await self._api.evict(self._namespace, member.name, uid=member.uid):
+            log.event("a member of the store starts again with what the chart says now", member=member.name)
+
+    def _say(self, error: str) -> None:
+        if error != self._said:
+            self._said = error
+            log.event("whether a member of the store must start again cannot be looked after now; tried again", error=error)
+
+
+def wanted_of(stateful_set: Mapping[str, Any]) -> outdated.Wanted | None:
+    """None: Kubernetes replaces its pods by itself, as charts of earlier releases have it."""
+    spec = stateful_set["spec"]
+    if spec.get("updateStrategy", {}).get("type") != "OnDelete":
+        return None
+    claims = {each["metadata"]["name"] for each in spec.get("volumeClaimTemplates") or ()}
+    return outdated.Wanted(spec["replicas"], _start(spec["template"]), "data" in claims)
+
+
+def pod_of(pod: Mapping[str, Any]) -> MemberPod:
+    metadata = pod["metadata"]
+    conditions = pod.get("status", {}).get("conditions") or ()
+    ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+    return MemberPod(metadata["name"], metadata["uid"], ready, "deletionTimestamp" in metadata, _start(pod))
+
+
+def _start(template: Mapping[str, Any]) -> Start:
+    spec = template["spec"]
+    container: Mapping[str, Any] = next((each for each in spec["containers"] if each["name"] == CONTAINER), {})
+    words = [word for each in (*(spec.get("initContainers") or ()), container) for word in each.get("args") or ()]
+    quotas = [found.group(1) for word in words if (found := _QUOTA.search(word))]
+    return Start(
+        (template["metadata"].get("annotations") or {}).get(DIGEST, ""),
+        container.get("image", ""),
+        quotas[0] if quotas else "",
+        json.dumps(container.get("resources") or {}, sort_keys=True),
+    )
