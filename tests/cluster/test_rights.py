@@ -51,6 +51,8 @@ def _requests(path: Path) -> Iterator[tuple[Kind, str, str]]:
                         yield getattr(kinds, first.id), VERBS[method], part
                 else:
                     yield from ((kind, VERBS[method], part) for kind in ANY_KIND[path.name])
+            case ast.Call(func=ast.Attribute(value=ast.Attribute(attr="_api"), attr="evict")):
+                yield PODS, "create", "eviction"
 
 
 def _right(kind: Kind, verb: str, part: str = "") -> Right:

@@ -16,7 +16,7 @@ from dormouse_core import lifetimes, records, steps
 from dormouse_core.callkeys import CallKey
 from dormouse_core.errors import Again, Unavailable
 from dormouse_core.keys import Function, Keys
-from dormouse_core.seams import Delete, Full, Put, StoreError, Txn
+from dormouse_core.seams import Delete, Full, Put, StoreError, Txn, Unreached
 from dormouse_core.sessions import arrays
 from dormouse_core.sessions.boundary import Answer, Ran, SessionSettings, StateInfo, Step
 from dormouse_core.sessions.commands import Acquired, Get, GetAll, Plan, Quiet, Run, Soon, Start, Tell, Transact, Wait, Waited, Wake
@@ -33,7 +33,7 @@ STATES = [StateInfo("sum", "sum", "sum", "INT64", (1,), None, np.zeros(1, np.int
 WORKERS = ("w-1", "w-2")
 TRIES = 8
 LONGEST = 1_500  # things that happen in one history
-OUTCOMES = ("ok", "reply lost", "request lost", "late", "refused", "full", "full, and applied")
+OUTCOMES = ("ok", "reply lost", "request lost", "late", "refused", "unreached", "full", "full, and applied")
 
 
 class Broken(AssertionError):
@@ -317,6 +317,8 @@ class History:
                 go_on(StoreError("no answer"))
             case "refused":
                 go_on(StoreError("no", definite=True))
+            case "unreached":
+                go_on(Unreached("nobody answers"))
             case "full" | "full, and applied":
                 if outcome != "full":
                     self.etcd.txn(txn)
