@@ -178,6 +178,21 @@ async def test_a_pod_that_is_another_by_now_stays() -> None:
     assert api.written == []
 
 
+async def test_a_strangers_pod_with_their_labels_neither_goes_nor_keeps_others() -> None:
+    stranger = running(7, template("old"), ready=False)
+    assert await evicted(stateful_set(NOW), running(0, template("old")), stranger) == [("d-etcd-0", "evicted")]
+    assert await evicted(stateful_set(NOW), running(0, NOW), stranger) == []
+
+
+@pytest.mark.parametrize(
+    "spec", [{"containers": []}, {"containers": [{"name": "other"}]}, {"containers": [{"name": "etcd"}], "initContainers": None}]
+)
+async def test_a_pod_that_is_not_as_the_chart_makes_it_is_read_all_the_same(spec: dict[str, Any]) -> None:
+    odd = {"metadata": {"annotations": None}, "spec": spec}
+    assert pod_of({**running(0, NOW), "spec": spec}).start.image == ""
+    assert await evicted(stateful_set(odd), running(0, NOW)) == [], "the chart does not say"
+
+
 def test_a_pod_without_a_status_is_not_ready() -> None:
     found = running(0, NOW)
     del found["status"]

@@ -54,7 +54,8 @@ class Restarting:
         if wanted is None:
             return
         listed = await self._api.list(PODS, self._namespace, labels=self._pods.selector)
-        member = outdated.next_member(wanted, [pod_of(each) for each in listed.items])
+        names = {f"{self._pods.name}-{number}" for number in range(wanted.members)}  # labels anybody may give to a pod
+        member = outdated.next_member(wanted, [pod_of(each) for each in listed.items if each["metadata"]["name"] in names])
         if member is not None and await self._api.evict(self._namespace, member.name, uid=member.uid):
             log.event("a member of the store starts again with what the chart says now", member=member.name)
 
