@@ -101,12 +101,13 @@ class Cluster:
             self.kubectl("wait", "--for=delete", *going, "--timeout=110s")
 
     def volume(self, name: str, size: str = "1Gi") -> None:
-        """A volume on node1's disk, for a claim to find: our own cluster makes none by itself."""
+        """An empty volume on node1's disk, for a claim to find: our own cluster makes none by itself."""
         if not self.layout:
             return  # such a cluster has a storage class
         node = self.layout.node(1)
         folder = node.home / "volumes" / name
-        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # of a run on this cluster that was killed
+        folder.mkdir(parents=True)
         self.volumes.append(folder)
         terms = [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node.name]}]}]
         spec = {

@@ -24,6 +24,7 @@ def up(layout: Layout, count: int, timing: Timing | None = None) -> list[Node]:
     if running(layout):
         raise ClusterError("the cluster is up already")
     _claim(layout)
+    clear(layout)
     chosen = [layout.node(number) for number in range(1, count + 1)]
     try:
         certificates.make(layout, chosen)
@@ -57,14 +58,21 @@ def down(layout: Layout) -> None:
     """Safe to call again, and after a crash."""
     for node in layout.known_nodes():
         nodes.lose(layout, node)
-        nodes.forget(layout, node)
+        attempt("ip", "route", "del", node.pods)
     end(list(layout.run.glob("host-*.pid")))
     control_plane.network_down(layout)
-    layout.remove("etcd", "run")
-    (layout.home / "Corefile").unlink(missing_ok=True)
+    clear(layout)
     _sweep(layout)
     if CLAIM.exists() and CLAIM.read_text() == str(layout.home):
         CLAIM.unlink()
+
+
+def clear(layout: Layout) -> None:
+    """What a run left on disk and the next may not meet. `up` clears it, too: a run that was killed with its machine had no `down`."""
+    for node in layout.known_nodes():
+        nodes.forget(node)
+    layout.remove("etcd", "run")
+    (layout.home / "Corefile").unlink(missing_ok=True)
 
 
 def _claim(layout: Layout) -> None:

@@ -81,10 +81,9 @@ def lose(layout: Layout, node: Node) -> None:
         file.unlink()
 
 
-def forget(layout: Layout, node: Node) -> None:
-    """After `lose`: also what only this run needed. Images stay."""
-    attempt("ip", "route", "del", node.pods)
-    for name in ("kubelet", "leases", "pod-logs", "opt", "cni"):
+def forget(node: Node) -> None:
+    """Of its disk, what is only one run's: volumes with the passwords of its etcd, above all. Images stay."""
+    for name in ("kubelet", "leases", "pod-logs", "opt", "cni", "volumes"):
         shutil.rmtree(node.home / name, ignore_errors=True)
 
 

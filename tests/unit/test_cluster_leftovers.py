@@ -1,0 +1,56 @@
+"""What a run of the cluster recipe leaves when it is killed, and the next one must not meet."""
+
+import json
+from pathlib import Path
+
+import pytest
+from dormouse_testing.cluster import lifecycle
+from dormouse_testing.cluster.client import Cluster
+from dormouse_testing.cluster.layout import Layout
+
+GONE = ("etcd/member/snap", "run/host-apiserver.pid", "node1/volumes/dormouse-system-0/member/wal", "node2/kubelet/pods/x")
+KEPT = ("bin/kube", "images/pause.tar", "pki/ca.crt", "node1/imported/0123", "node1/containerd/blob")
+
+
+def left(home: Path) -> Layout:
+    """As a machine that lost its power has it: no process, no claim, all files."""
+    for name in (*GONE, *KEPT):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text("of an earlier run")
+    (home / "Corefile").write_text("of an earlier run")
+    return Layout(home)
+
+
+def test_volumes_and_stores_of_a_run_that_was_killed_are_cleared_and_what_is_costly_stays(tmp_path: Path) -> None:
+    lifecycle.clear(left(tmp_path))
+    assert [name for name in (*GONE, "Corefile") if (tmp_path / name).exists()] == []
+    assert [name for name in KEPT if not (tmp_path / name).exists()] == []
+    lifecycle.clear(Layout(tmp_path / "never"))
+
+
+def test_a_cluster_that_comes_up_meets_none_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Begun(Exception):
+        pass
+
+    def begin(*_: object) -> None:
+        raise Begun
+
+    for name in ("prepare", "_claim", "down"):
+        monkeypatch.setattr(lifecycle, name, lambda layout: None)
+    monkeypatch.setattr(lifecycle.certificates, "make", begin)
+    with pytest.raises(Begun):
+        lifecycle.up(left(tmp_path), 1)
+    assert [name for name in GONE if (tmp_path / name).exists()] == []
+
+
+def test_a_volume_is_empty_also_where_one_of_its_name_was_left_on_a_cluster_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    applied = []
+    monkeypatch.setattr(Cluster, "apply", lambda self, *manifests, namespace="default": applied.extend(manifests))
+    cluster = Cluster(tmp_path / "kubeconfig", left(tmp_path))
+    cluster.volume("dormouse-system-0")
+    [folder] = cluster.volumes
+    assert folder == tmp_path / "node1/volumes/dormouse-system-0"
+    assert list(folder.iterdir()) == []
+    assert json.dumps(applied).count(str(folder)) == 1
