@@ -1,10 +1,10 @@
-"""What a run of the cluster recipe leaves when it is killed, and the next one must not meet."""
+"""The cluster recipe: what a run leaves that is killed, and the next one must not meet; how a lost node comes back."""
 
 import json
 from pathlib import Path
 
 import pytest
-from dormouse_testing.cluster import lifecycle
+from dormouse_testing.cluster import commands, lifecycle
 from dormouse_testing.cluster.client import Cluster
 from dormouse_testing.cluster.layout import Layout
 
@@ -54,3 +54,14 @@ def test_a_volume_is_empty_also_where_one_of_its_name_was_left_on_a_cluster_that
     assert folder == tmp_path / "node1/volumes/dormouse-system-0"
     assert list(folder.iterdir()) == []
     assert json.dumps(applied).count(str(folder)) == 1
+
+
+def test_a_node_that_is_started_again_has_a_way_to_those_that_are_still_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two that were lost at once, the first to come back did not reach the pods of the other ever after."""
+    for number in (1, 2, 3):
+        (tmp_path / f"node{number}").mkdir()
+    started = []
+    monkeypatch.setenv("CLUSTER_DIR", str(tmp_path))
+    monkeypatch.setattr(commands.nodes, "start", lambda layout, node, others: started.append((node.name, [each.name for each in others])))
+    assert commands.main(["start", "node2"]) == 0
+    assert started == [("node2", ["node1", "node3"])]

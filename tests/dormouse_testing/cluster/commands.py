@@ -67,7 +67,7 @@ def _do(layout: Layout, options: argparse.Namespace) -> None:
             nodes.lose(layout, _node(layout, options.node))
         case "start":
             node = _node(layout, options.node)
-            nodes.start(layout, node, [other for other in lifecycle.current_nodes(layout) if other != node])
+            nodes.start(layout, node, [other for other in layout.known_nodes() if other != node])  # also those that are lost now
         case command:
             ACTIONS[command](_node(layout, options.node))
 
