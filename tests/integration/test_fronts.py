@@ -1,22 +1,21 @@
 """A proxy of somebody's cluster before the gateway: what passes through it, and what it must be told for that (docs/fitting-in.md).
 
 Envoy is the one that the gateway runs on, here as Envoy Gateway configures it; nginx as ingress-nginx does. Unmodified clients through the
-same two: tests/conformance/test_fronts.py.
+same two: tests/conformance/test_clients.py.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 
 import grpc
 import grpc.aio
 import pytest
 from conftest import unavailable
 from dormouse_core import headernames
-from dormouse_core.keys import Function, Keys
+from dormouse_core.keys import Function
 from dormouse_core.sessions.names import session_key, shard_of
 from dormouse_gateway.envoy.resources import NOBODY
-from dormouse_kit.etcd import EtcdStore
 from dormouse_kit.grpc_options import channel_options
 from dormouse_testing import fronts
 from dormouse_testing.etcd_server import EtcdServer
@@ -49,20 +48,6 @@ def address(gateway: Gateway, front: Front) -> Iterator[str]:
         yield made
 
 
-@pytest.fixture
-async def world(etcd_server: EtcdServer) -> AsyncIterator[World]:
-    store = EtcdStore([etcd_server.endpoint])
-    yield World(store, Keys(INSTALLATION))
-    await store.close()
-
-
-@pytest.fixture
-async def worker() -> AsyncIterator[FakeWorker]:
-    made = await FakeWorker("w0").start()
-    yield made
-    await made.stop()
-
-
 def channel(address: str, authority: str = "") -> grpc.aio.Channel:
     named = [("grpc.default_authority", authority)] if authority else []
     return grpc.aio.insecure_channel(address, options=[*channel_options(message_bytes=64 << 20), *named])
@@ -90,7 +75,8 @@ async def test_a_sessions_steps_and_its_metadata_pass(
     async with channel(address) as calls:
         for sequence in range(1, 20):
             answer = await infer(calls, request(name, sequence))
-            assert (answer.code, answer.worker) == (Code.OK, f"w{shard_of(session_key('', sequence), 8) % 2}"), sequence
+            owner = (worker, other)[shard_of(session_key("", sequence), 8) % 2]
+            assert (answer.code, answer.worker) == (Code.OK, owner.name), sequence
             assert answer.step, "what Dormouse says in metadata comes back"
         assert (await infer(calls, request(name), *sessions, ("dormouse-uid", "forged"))).code is Code.OK
     seen = (worker if shard_of(session_key("", "a b"), 8) % 2 == 0 else other).calls[-1].metadata
@@ -264,7 +250,7 @@ async def test_negative_control_with_a_meshs_proxy_before_a_worker_its_death_is_
     await worker.stop()
     with fronts.envoy(worker.address) as sidecar:
         await world.register(plain, worker)
-        await world.register(meshed, None, name="w0", address=sidecar)
+        await world.register(meshed, None, name=worker.name, address=sidecar)
         for function in (plain, meshed):
             await gateway.routed(function.label, function.uid)
         async with channel(gateway.listen) as calls:

@@ -33,20 +33,6 @@ def gateway(etcd_server: EtcdServer) -> Iterator[Gateway]:
         yield made
 
 
-@pytest.fixture
-async def world(etcd_server: EtcdServer) -> AsyncIterator[World]:
-    store = EtcdStore([etcd_server.endpoint])
-    yield World(store, Keys(INSTALLATION))
-    await store.close()
-
-
-@pytest.fixture
-async def worker() -> AsyncIterator[FakeWorker]:
-    made = await FakeWorker("w").start()
-    yield made
-    await made.stop()
-
-
 @contextlib.asynccontextmanager
 async def calls(gateway: Gateway, model: str, count: int, **options: Any) -> AsyncIterator[list[asyncio.Task[Answer]]]:
     """All at once, over six connections."""

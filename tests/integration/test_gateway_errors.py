@@ -6,9 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 import grpc
 import grpc.aio
 import pytest
-from dormouse_core.keys import Keys
 from dormouse_core.spec import Duration
-from dormouse_kit.etcd import EtcdStore
 from dormouse_proto import health_pb2, inference_pb2, state_pb2
 from dormouse_testing.etcd_server import EtcdServer
 from dormouse_testing.gateway import INFER, FakeWorker, Gateway, Timeouts, World, infer, request, running
@@ -25,26 +23,6 @@ def gateway(etcd_server: EtcdServer) -> Iterator[Gateway]:
         etcd_server.endpoint, INSTALLATION, "--max-message-bytes", "100000", "--max-held", "20", "--own-name", "front.example"
     ) as made:
         yield made
-
-
-@pytest.fixture
-async def world(etcd_server: EtcdServer) -> AsyncIterator[World]:
-    store = EtcdStore([etcd_server.endpoint])
-    yield World(store, Keys(INSTALLATION))
-    await store.close()
-
-
-@pytest.fixture
-async def channel(gateway: Gateway) -> AsyncIterator[grpc.aio.Channel]:
-    async with gateway.channel() as made:
-        yield made
-
-
-@pytest.fixture
-async def worker() -> AsyncIterator[FakeWorker]:
-    made = await FakeWorker("w").start()
-    yield made
-    await made.stop()
 
 
 async def ask(

@@ -28,20 +28,6 @@ from dormouse_testing.http2 import Connection
 Code = grpc.StatusCode
 
 
-@pytest.fixture
-async def world(etcd_server: EtcdServer, installation: str) -> AsyncIterator[World]:
-    store = EtcdStore([etcd_server.endpoint])
-    yield World(store, Keys(installation))
-    await store.close()
-
-
-@pytest.fixture
-async def worker() -> AsyncIterator[FakeWorker]:
-    made = await FakeWorker("w").start()
-    yield made
-    await made.stop()
-
-
 async def both(world: World, worker: FakeWorker) -> None:
     """A stateless and a stateful function."""
     plain = await world.function("plain")

@@ -57,13 +57,6 @@ async def worker(running_now: asyncio.Event, let_go: asyncio.Event) -> AsyncIter
     await made.stop()
 
 
-@pytest.fixture
-async def world(etcd_server: EtcdServer) -> AsyncIterator[World]:
-    store = EtcdStore([etcd_server.endpoint])
-    yield World(store, Keys(INSTALLATION))
-    await store.close()
-
-
 async def prepared(gateway: Gateway, world: World, worker: FakeWorker) -> None:
     """`steps` with a worker and `asleep` without."""
     steps = await world.function("steps", shards=8, uid="steps")

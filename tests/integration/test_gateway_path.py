@@ -8,11 +8,10 @@ import grpc
 import grpc.aio
 import pytest
 from dormouse_core import headernames
-from dormouse_core.keys import Function, Keys
+from dormouse_core.keys import Function
 from dormouse_core.sessions.names import session_key, shard_of
 from dormouse_core.spec import Duration
 from dormouse_gateway.envoy.resources import NOBODY
-from dormouse_kit.etcd import EtcdStore
 from dormouse_testing.etcd_server import EtcdServer
 from dormouse_testing.gateway import FakeWorker, Gateway, Refuse, Seen, Timeouts, Wire, World, infer, request, running
 from dormouse_testing.ports import free_port
@@ -25,19 +24,6 @@ MIB = 1 << 20
 @pytest.fixture(scope="module")
 def gateway(etcd_server: EtcdServer) -> Iterator[Gateway]:
     with running(etcd_server.endpoint, INSTALLATION) as made:
-        yield made
-
-
-@pytest.fixture
-async def world(etcd_server: EtcdServer) -> AsyncIterator[World]:
-    store = EtcdStore([etcd_server.endpoint])
-    yield World(store, Keys(INSTALLATION))
-    await store.close()
-
-
-@pytest.fixture
-async def channel(gateway: Gateway) -> AsyncIterator[grpc.aio.Channel]:
-    async with gateway.channel() as made:
         yield made
 
 

@@ -6,12 +6,9 @@ from typing import Any
 
 import grpc
 import grpc.aio
-import pytest
 from dormouse_core import limits
-from dormouse_core.keys import Keys
 from dormouse_core.reaching import Reaches
 from dormouse_core.seams import Put, Txn
-from dormouse_kit.etcd import EtcdStore
 from dormouse_proto import control_pb2, control_pb2_grpc, state_pb2
 from dormouse_testing.etcd_server import EtcdServer
 from dormouse_testing.gateway import FakeWorker, Seen, Wire, World, infer, request, running
@@ -52,13 +49,6 @@ class Leader(control_pb2_grpc.CoordinatorServicer):
 
     def unreachable(self, worker: str) -> float:
         return self.reaches.seconds(worker, self.agents, asyncio.get_running_loop().time())
-
-
-@pytest.fixture
-async def world(etcd_server: EtcdServer) -> AsyncIterator[World]:
-    store = EtcdStore([etcd_server.endpoint])
-    yield World(store, Keys(INSTALLATION))
-    await store.close()
 
 
 async def true(what: Any, seconds: float) -> float:

@@ -47,13 +47,6 @@ async def speaking(speak: Speak) -> AsyncIterator[str]:
     await asyncio.sleep(0.05)
 
 
-@pytest.fixture
-async def worker() -> AsyncIterator[FakeWorker]:
-    made = await FakeWorker("w").start()
-    yield made
-    await made.stop()
-
-
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
 
