@@ -670,6 +670,7 @@ START_ORDER_SECONDS = 60.0
 REPLACED = 32
 REPLACED_A_NODE = 4
 REPLACE_TURN_SECONDS = 120.0
+REPLACE_BEGIN_SECONDS = 30.0
 GIVE_WAY_SECONDS = 15.0
 GIVE_WAY_NODE_SECONDS = 150.0
 PLACE_SECONDS = 15.0
@@ -791,6 +792,13 @@ SCALE = (
         "how long one of them keeps others waiting",
         "seconds",
         "our own: an image may be pulled for minutes, and one that does not start replaces so few",
+        "the leader",
+    ),
+    Limit(
+        "REPLACE_BEGIN_SECONDS",
+        "how long one of them whose turn has come may not begin",
+        "seconds",
+        "our own: an operator that has just begun to lead 10,000 functions looks at all of them in about that time",
         "the leader",
     ),
     Limit(

@@ -102,26 +102,56 @@ async def test_how_many_replicas_there_are_is_not_its_to_say() -> None:
     assert world.api.objects[key]["spec"]["replicas"] == 5
 
 
+class Turns:
+    """A pace that says yes when `turn` is set."""
+
+    def __init__(self) -> None:
+        self.turn, self.told = False, list[str]()
+
+    def may(self, uid: str, deployment: dict[str, Any]) -> bool:
+        self.told.append(f"{uid} asks with {deployment['spec']['replicas']}")
+        return self.turn
+
+    def written(self, uid: str) -> None:
+        self.told.append(f"{uid} is written")
+
+
 async def test_running_workers_are_replaced_in_their_functions_turn_and_who_sleeps_at_once() -> None:
-    world, function, asked = World(), entry(), list[str]()
+    world, function, pace = World(), entry(), Turns()
     await world.apply(function)
     key = (DEPLOYMENTS.plural, "ns", names.deployment("vad", function.revision))
-    turn = False
-    world.applier = Applier(
-        world.api, ClusterSettings(store_secret=b"s", image="next"), world.copies, lambda uid: asked.append(uid) or turn
-    )
+    world.applier = Applier(world.api, ClusterSettings(store_secret=b"s", image="next"), world.copies, pace)
     scaled = world.api.objects[key]
     world.api.objects[key] = {**scaled, "spec": {**scaled["spec"], "replicas": 1}}
     assert (key[2], "replaced") not in await world.apply(function)
-    turn = True
+    assert pace.told == ["u asks with 1"]
+    pace.turn = True
     assert (key[2], "replaced") in await world.apply(function)
-    assert asked == ["u", "u"]
-    asked.clear()
+    assert pace.told[1:] == ["u asks with 1", "u is written"]
+    assert (key[2], "replaced") not in await world.apply(function)
+    assert pace.told[3:] == ["u is written"], "it does not ask, and waits for nothing"
+    pace.told.clear()
     scaled = world.api.objects[key]
     world.api.objects[key] = {**scaled, "spec": {**scaled["spec"], "replicas": 0}}
     world.applier.settings = ClusterSettings(store_secret=b"s", image="after")
     assert (key[2], "replaced") in await world.apply(function)
-    assert asked == []
+    assert pace.told == ["u is written"]
+
+
+async def test_what_could_not_be_written_is_not_said_to_be_and_what_is_gone_waits_for_nothing() -> None:
+    world, function, pace = World(), entry(), Turns()
+    await world.apply(function)
+    key = (DEPLOYMENTS.plural, "ns", names.deployment("vad", function.revision))
+    world.applier = Applier(world.api, ClusterSettings(store_secret=b"s", image="next"), world.copies, pace)
+    scaled, pace.turn = world.api.objects[key], True
+    world.api.objects[key] = {**scaled, "spec": {**scaled["spec"], "replicas": 1}}
+    world.api.refuse = ApiError(500, "InternalError", "no")
+    with pytest.raises(NotApplied):
+        await world.apply(function)
+    assert pace.told == ["u asks with 1"]
+    world.api.refuse = None
+    await world.applier.remove(function)
+    assert pace.told[1:] == ["u is written"]
 
 
 @pytest.mark.parametrize("kind", [SERVICES, DEPLOYMENTS, BUDGETS])

@@ -139,6 +139,21 @@ async def test_what_waits_for_a_node_is_told_to_who_asks() -> None:
     assert world.provider.waiting("another") == ""
 
 
+async def test_one_that_is_to_be_replaced_and_finds_no_room_says_so_though_it_serves() -> None:
+    """An installation's new image under a quota that is full: the Deployment makes the next pod before it ends the last."""
+    world = World()
+    full = deployment(1, conditions=[FULL])
+    full["status"] |= {"replicas": 1, "updatedReplicas": 0, "availableReplicas": 1}
+    await world.heard(pod("p", containers=RUNS), full)
+    assert [(each.name, each.problem) for each in await world.seen()] == [("p", None)]
+    assert "serve on" in world.provider.waiting("u")
+    assert "exceeded quota" in world.provider.waiting("u")
+    assert world.provider.waiting("another") == ""
+    full["status"] |= {"updatedReplicas": 1}
+    await world.heard(full)
+    assert world.provider.waiting("u") == "", "all are as they are to be"
+
+
 async def test_what_was_said_of_a_pods_volume_goes_with_the_pod() -> None:
     world = World()
     await world.heard(pod("p", containers=KINDS["waits"]["containers"], phase="Pending"))  # type: ignore[arg-type]

@@ -152,6 +152,9 @@ SHOWN = {
         ("REPLACED", "REPLACED_A_NODE", "REPLACE_TURN_SECONDS"),
         "unit/test_replacing.py::test_few_are_replaced_together_on_each_node_and_in_all_and_all_are_in_their_order",
     ),
+    "REPLACE_BEGIN_SECONDS": (
+        "unit/test_replacing.py::test_who_does_not_ask_when_its_turn_has_come_loses_it_and_who_has_nothing_to_write_ends_it"
+    ),
     "GIVE_WAY_SECONDS": "unit/test_giving.py::test_after_a_while_one_that_serves_goes_and_no_more",
     "GIVE_WAY_NODE_SECONDS": "unit/test_giving.py::test_where_no_node_has_room_one_may_come_first_and_others_that_wait_come_first",
     "PLACE_SECONDS": "unit/test_giving.py::test_one_that_finds_no_place_though_one_was_given_or_takes_too_long_goes_too",

@@ -111,7 +111,7 @@ class Term:
         credentials = Credentials(users, keys, settings)
         self.replacements = Replacements(clock, self.copies.deployments, lambda: self.leader.starts.nodes, self._missing)
         self.serving = Serving(api, clock, settings, own_events, begun=self._begun, having=self._having)
-        applier = Applier(api, settings, self.copies.applied, self.replacements.may)
+        applier = Applier(api, settings, self.copies.applied, self.replacements)
         self.rotating = Rotating(clock, options, users, applier, self._doubt_applied, keeper)
         self.reconciler = Reconciler(
             clock,

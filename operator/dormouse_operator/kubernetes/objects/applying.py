@@ -11,8 +11,8 @@ Deployments, Services, ConfigMaps, budgets and policies are known from a watch. 
 not one that this operator should have; it looks at its own by name.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from dormouse_core.errors import DormouseError
 from dormouse_kit import log
@@ -37,18 +37,38 @@ class NotApplied(DormouseError):
         self.final = final
 
 
+class Pace(Protocol):
+    """When running workers may be replaced."""
+
+    def may(self, uid: str, deployment: Object) -> bool:
+        """Whether this Deployment of the function, which has replicas, may be changed now; if not, the function is to be applied again."""
+
+    def written(self, uid: str) -> None:
+        """All of the function is as it is to be written, or it is gone."""
+
+
+class AtOnce:
+    """Without a pace."""
+
+    def may(self, uid: str, deployment: Object) -> bool:
+        return True
+
+    def written(self, uid: str) -> None:
+        """Nothing waits."""
+
+
 class Applier:
-    """`copies`: by kind; one for each watched kind. `settings` may be replaced: what differs is written when applied next.
-    `may_replace(uid)`: whether running workers of this function may be replaced now; if not, it is to be applied again."""
+    """`copies`: by kind; one for each watched kind. `settings` may be replaced: what differs is written when applied next."""
 
     def __init__(
         self,
         api: Api,
         settings: ClusterSettings,
         copies: Mapping[Kind, Reflector],
-        may_replace: Callable[[str], bool] = lambda uid: True,
+        pace: Pace | None = None,
     ) -> None:
-        self._may_replace = may_replace
+        self._pace = pace or AtOnce()
+        self._put_off: set[str] = set()  # uids of functions of which a Deployment waits for its turn
         self._api = api
         self.settings = settings
         self._copies = copies
@@ -58,6 +78,7 @@ class Applier:
     async def apply(self, entry: state_pb2.FunctionEntry) -> None:
         """NotApplied: something could not be made so; what does not depend on it was. InvalidArgument: the spec cannot become a pod."""
         failed: NotApplied | None = None
+        self._put_off.discard(entry.uid)
         await self._others(entry)
         for manifest in build_all(entry, self.settings):
             try:
@@ -68,6 +89,8 @@ class Applier:
                 failed = failed or error
         if failed is not None:
             raise failed
+        if entry.uid not in self._put_off:
+            self._pace.written(entry.uid)
         await self._clean(entry)
 
     def doubt(self, entry: state_pb2.FunctionEntry) -> None:
@@ -151,7 +174,9 @@ class Applier:
         changed: dict[str, Any] = {**manifest, "metadata": {**manifest["metadata"], "resourceVersion": metadata["resourceVersion"]}}
         changed["metadata"]["annotations"] = {**metadata.get("annotations", {}), names.APPLIED: wanted}
         if kind is DEPLOYMENTS:
-            if live["spec"]["replicas"] and not self._may_replace(manifest["metadata"]["ownerReferences"][0]["uid"]):
+            uid = manifest["metadata"]["ownerReferences"][0]["uid"]
+            if live["spec"]["replicas"] and not self._pace.may(uid, live):
+                self._put_off.add(uid)
                 return None
             changed["spec"] = {**manifest["spec"], "replicas": live["spec"]["replicas"]}
             if at := editing.restarted(live):
@@ -188,6 +213,8 @@ class Applier:
 
     async def remove(self, entry: state_pb2.FunctionEntry) -> None:
         """Everything of a function whose object is gone. The garbage collector does the same, unless somebody asked it to leave orphans."""
+        self._put_off.discard(entry.uid)
+        self._pace.written(entry.uid)
         for kind in self._copies:
             for live in self._of(kind, entry.uid):
                 await self._remove(kind, live, "of a deleted function")

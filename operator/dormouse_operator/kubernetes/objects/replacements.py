@@ -22,9 +22,14 @@ class Replacements:
         self._turn = turn
         self._replacing = Replacing()
 
-    def may(self, uid: str) -> bool:
-        """Whether the template of one of its Deployments that has replicas may be changed now."""
-        return self._replacing.ask(uid, self._nodes(), self._clock.monotonic())
+    def may(self, uid: str, deployment: Object) -> bool:
+        """Whether the template of this Deployment of a function, which has replicas, may be changed now."""
+        first = being_replaced(deployment) or not deployment.get("status", {}).get("availableReplicas")
+        return self._replacing.ask(uid, self._nodes(), self._clock.monotonic(), first=first)
+
+    def written(self, uid: str) -> None:
+        """Nothing of the function waits for its turn."""
+        self._replacing.written(uid)
 
     async def run(self) -> None:
         """Never returns."""
@@ -33,15 +38,35 @@ class Replacements:
             self.look()
 
     def look(self) -> None:
-        going = {item["metadata"].get("labels", {}).get(names.UID, "") for item in self._deployments.items.values() if not rolled_out(item)}
-        for uid in self._replacing.look(lambda uid: uid not in going, self._nodes(), self._clock.monotonic()):
+        """Begins turns that have come. While the copy is old it is not known whose have ended."""
+        items = list(self._deployments.items.values()) if self._deployments.fresh else None
+        going = None if items is None else {_uid(item) for item in items if not rolled_out(item)}
+        begun = {_uid(item) for item in items or () if being_replaced(item)}
+        for uid in self._replacing.look(going, begun, self._nodes(), self._clock.monotonic()):
             self._turn(uid)
 
 
 def rolled_out(deployment: Object) -> bool:
     """Each of its pods is of its template, and ready."""
     status, replicas = deployment.get("status", {}), deployment["spec"]["replicas"]
-    if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
+    if _unread(deployment):
         return False
     counts = (status.get(name, 0) for name in ("replicas", "updatedReplicas", "availableReplicas"))
     return all(count == replicas for count in counts)
+
+
+def being_replaced(deployment: Object) -> bool:
+    """It has pods of an earlier template. One that starts its first pods, or more of them, or whose pods fail, is not."""
+    status = deployment.get("status", {})
+    if not deployment["spec"]["replicas"]:
+        return False
+    return _unread(deployment) or status.get("replicas", 0) > status.get("updatedReplicas", 0)
+
+
+def _unread(deployment: Object) -> bool:
+    """Its status is of before it was last changed."""
+    return bool(deployment.get("status", {}).get("observedGeneration", 0) < deployment["metadata"].get("generation", 0))
+
+
+def _uid(deployment: Object) -> str:
+    return str(deployment["metadata"].get("labels", {}).get(names.UID, ""))

@@ -24,6 +24,7 @@ from dormouse_operator.kubernetes.objects.budgets import homeless
 from dormouse_operator.kubernetes.objects.editing import with_content
 from dormouse_operator.kubernetes.objects.object_entries import seconds
 from dormouse_operator.kubernetes.objects.pod import CONTAINER, PORT
+from dormouse_operator.kubernetes.objects.replacements import being_replaced
 from dormouse_operator.kubernetes.pods import problems, stranded
 from dormouse_operator.kubernetes.pods.problems import Verdict
 
@@ -87,10 +88,18 @@ class KubernetesProvider:
         return found
 
     def waiting(self, uid: str) -> str:
-        """What the first of a function's pods waits for that has no place to run; '': nothing."""
+        """What the first of a function's pods waits for that has no place to run, or the next one, where an earlier one keeps its place
+        until that serves; '': nothing."""
         now = self._clock.now()
         sentences = (self._verdict(pod, now).waiting for pod in self._pods.items.values() if _label(pod, names.UID) == uid)
-        return next((sentence for sentence in sentences if sentence), "")
+        return next((sentence for sentence in sentences if sentence), self._successor(uid))
+
+    def _successor(self, uid: str) -> str:
+        """Why a worker that is to be replaced, as by an installation's new image, has no successor; '': it has one, or needs none."""
+        for deployment in self._deployments.items.values():
+            if _label(deployment, names.UID) == uid and being_replaced(deployment) and (refusal := problems.refused(deployment)):
+                return f"its workers serve on until the next one, by which they are replaced, can be made: {refusal.message}"
+        return ""
 
     def vouch(self, function: Function, entry: state_pb2.WorkerEntry, waited: float) -> str | None:
         """Whether the pod that a worker's entry names is its function's and has the entry's address: as `addresses.vouched`."""
