@@ -9,7 +9,7 @@ so never ends a function's turn, harms that few in each `REPLACE_TURN_SECONDS`.
   is written says nothing: with an operator that is behind with writing, turns would end before they began, and others begin beside them.
 * Whose turn has come and who does not ask in `REPLACE_BEGIN_SECONDS` loses it: its object cannot be looked at now. It asks again.
 * Another leader counts whom it finds being replaced, and lets nobody begin before it knows.
-* Who has nothing to lose comes before those who wait: nobody of it serves, or an image that does not start is replacing it already.
+* Who has nothing to lose comes before those who wait: nobody of it has served for long, or an image that does not start is replacing it.
 
 Who sleeps is not asked: it wakes as what it is to be.
 """

@@ -10,9 +10,10 @@ from dormouse_core.limits import REPLACE_BEGIN_SECONDS, REPLACE_TURN_SECONDS, RE
 from dormouse_core.replacing import Replacing, most
 from dormouse_operator.kubernetes.api.kinds import DEPLOYMENTS
 from dormouse_operator.kubernetes.api.reflecting import Reflector
-from dormouse_operator.kubernetes.objects.replacements import Replacements, being_replaced, rolled_out
+from dormouse_operator.kubernetes.objects.object_entries import timestamp
+from dormouse_operator.kubernetes.objects.replacements import Replacements, being_replaced, rolled_out, serves_nobody
 from dormouse_testing.clock import ManualClock
-from dormouse_testing.cluster_objects import deployment
+from dormouse_testing.cluster_objects import NOW, deployment
 from dormouse_testing.memory_api import MemoryApi
 
 FUNCTIONS = [f"u{number:05}" for number in range(10_000)]
@@ -232,6 +233,27 @@ def test_a_deployment_is_being_replaced_while_it_has_pods_of_before(status: dict
     assert being_replaced(of("u", **status)) is replaced
 
 
+def down(ago: float) -> dict[str, Any]:
+    return {"type": "Available", "status": "False", "lastTransitionTime": timestamp(NOW - ago)}
+
+
+@pytest.mark.parametrize(
+    ("ready", "conditions", "nobody"),
+    [
+        (0, [down(REPLACE_TURN_SECONDS)], True),
+        (0, [down(REPLACE_TURN_SECONDS - 1)], False),  # it was just woken, and callers wait
+        (1, [down(REPLACE_TURN_SECONDS)], False),
+        (0, [], False),
+        (0, [{"type": "Available", "status": "False"}], False),
+        (0, [{**down(REPLACE_TURN_SECONDS), "status": "True"}], False),
+    ],
+)
+def test_of_a_deployment_nobody_serves_when_that_has_been_so_for_long(ready: int, conditions: list[Any], nobody: bool) -> None:
+    found = of("u", **{**DONE, "availableReplicas": ready})
+    found["status"]["conditions"] = conditions
+    assert serves_nobody(found, NOW) is nobody
+
+
 class Copied:
     """Replacements over a copy of Deployments."""
 
@@ -274,7 +296,9 @@ def test_another_leader_counts_whom_it_finds_being_replaced_and_begins_nobody_be
     world = Copied(*FUNCTIONS[:8])
     for uid in FUNCTIONS[:3]:
         world.copies.items[("ns", uid)] = of(uid, **{**DONE, "replicas": 2})
-    world.copies.items[("ns", FUNCTIONS[3])] = of(FUNCTIONS[3], **{**DONE, "availableReplicas": 0})
+    failing = of(FUNCTIONS[3], **{**DONE, "availableReplicas": 0})
+    failing["status"]["conditions"] = [down(REPLACE_TURN_SECONDS)]
+    world.copies.items[("ns", FUNCTIONS[3])] = failing
     assert not any(world.may(uid) for uid in FUNCTIONS[4:7])
     world.found.look()
     assert world.turns == []
@@ -285,4 +309,4 @@ def test_another_leader_counts_whom_it_finds_being_replaced_and_begins_nobody_be
     assert not world.may(FUNCTIONS[7])
     assert not world.may(FUNCTIONS[3])
     world.becomes(FUNCTIONS[1])
-    assert world.turns == [*FUNCTIONS[4:6], FUNCTIONS[3]], "nobody of it serves: it comes first"
+    assert world.turns == [*FUNCTIONS[4:6], FUNCTIONS[3]], "nobody of it has served for long: it comes first"

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 
+from dormouse_core.limits import REPLACE_TURN_SECONDS
 from dormouse_core.replacing import Replacing
 from dormouse_core.seams import Clock
 
 from dormouse_operator.kubernetes.api.http import Object
 from dormouse_operator.kubernetes.api.reflecting import Reflector
 from dormouse_operator.kubernetes.objects import names
+from dormouse_operator.kubernetes.objects.object_entries import seconds
 
 INTERVAL = 1.0  # seconds
 
@@ -24,7 +26,7 @@ class Replacements:
 
     def may(self, uid: str, deployment: Object) -> bool:
         """Whether the template of this Deployment of a function, which has replicas, may be changed now."""
-        first = being_replaced(deployment) or not deployment.get("status", {}).get("availableReplicas")
+        first = being_replaced(deployment) or serves_nobody(deployment, self._clock.now())
         return self._replacing.ask(uid, self._nodes(), self._clock.monotonic(), first=first)
 
     def written(self, uid: str) -> None:
@@ -61,6 +63,16 @@ def being_replaced(deployment: Object) -> bool:
     if not deployment["spec"]["replicas"]:
         return False
     return _unread(deployment) or status.get("replicas", 0) > status.get("updatedReplicas", 0)
+
+
+def serves_nobody(deployment: Object, now: float) -> bool:
+    """None of its pods has been ready for as long as a turn lasts. One that has just been woken is to go on starting: callers wait for it.
+    `now`: wall time."""
+    status = deployment.get("status", {})
+    since = [c.get("lastTransitionTime") for c in status.get("conditions") or () if (c["type"], c["status"]) == ("Available", "False")]
+    if status.get("availableReplicas") or not since or since[0] is None:
+        return False
+    return now - seconds(since[0]) >= REPLACE_TURN_SECONDS
 
 
 def _unread(deployment: Object) -> bool:
