@@ -82,7 +82,9 @@ def _resumed(machine: Node) -> None:
 
 
 @pytest.mark.parametrize("seconds", [20, 60])
-@pytest.mark.parametrize(("how", "stop", "go_on"), [("still", nodes.freeze, nodes.thaw), ("paused", _paused, _resumed)])
+@pytest.mark.parametrize(
+    ("how", "stop", "go_on"), [("still", nodes.freeze, nodes.thaw), ("paused", _paused, _resumed)], ids=["still", "paused"]
+)
 def test_a_node_that_stops_for_a_while_costs_no_acknowledged_step(
     dormouse: Dormouse, how: str, stop: Callable[[Node], None], go_on: Callable[[Node], None], seconds: int
 ) -> None:
