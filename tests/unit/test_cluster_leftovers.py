@@ -1,10 +1,11 @@
 """The cluster recipe: what a run leaves that is killed, and the next one must not meet; how a lost node comes back."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-from dormouse_testing.cluster import commands, lifecycle
+from dormouse_testing.cluster import commands, lifecycle, nodes
 from dormouse_testing.cluster.client import Cluster
 from dormouse_testing.cluster.layout import Layout
 
@@ -65,3 +66,22 @@ def test_a_node_that_is_started_again_has_a_way_to_those_that_are_still_lost(tmp
     monkeypatch.setattr(commands.nodes, "start", lambda layout, node, others: started.append((node.name, [each.name for each in others])))
     assert commands.main(["start", "node2"]) == 0
     assert started == [("node2", ["node1", "node3"])]
+
+
+def test_a_group_that_goes_while_a_node_is_lost_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of two goes once the other is read."""
+    for name, pid in (("", "1"), ("pods", "2"), ("pods/one", "3"), ("pods/two", "4")):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "cgroup.procs").write_text(f"{pid}\n")
+    read = nodes._words
+
+    def going(file: Path) -> list[str]:
+        found = read(file)
+        for one, other in (("one", "two"), ("two", "one")):
+            if file.parent.name == one:
+                shutil.rmtree(tmp_path / "pods" / other, ignore_errors=True)
+        return found
+
+    assert sorted(nodes._processes(tmp_path)) == [1, 2, 3, 4]
+    monkeypatch.setattr(nodes, "_words", going)
+    assert sorted(nodes._processes(tmp_path)) in ([1, 2, 3], [1, 2, 4])

@@ -60,7 +60,7 @@ def lose(layout: Layout, node: Node) -> None:
     attempt("ip", "link", "del", node.name)  # not only down: unsent TCP goodbyes would keep the namespace for minutes
     thaw(node)  # a frozen process does not die
     group = FREEZER / node.name
-    while processes := [int(pid) for file in group.rglob("cgroup.procs") for pid in _words(file)]:
+    while processes := _processes(group):
         for pid in processes:
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -105,6 +105,11 @@ def thaw(node: Node) -> None:
     state = FREEZER / node.name / "freezer.state"
     if state.exists():
         state.write_text("THAWED")
+
+
+def _processes(group: Path) -> list[int]:
+    """Also of groups below it, any of which may go while it is looked at: containerd clears up until it is killed itself."""
+    return [int(pid) for folder, _, _ in os.walk(group) for pid in _words(Path(folder, "cgroup.procs"))]
 
 
 def _words(file: Path) -> list[str]:
