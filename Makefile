@@ -7,6 +7,7 @@ SOURCES := proto core kit operator gateway worker cli tests examples bench tools
 .PHONY: help
 help:
 	@echo "make demo           the whole system on this machine: from zero, through a kill, a rescale and a sleep, with the unmodified tritonclient"
+	@echo "make examples       each use on its real model: answers as the model run directly, a worker killed in the middle; a table"
 	@echo "make cluster-demo   the same on a real Kubernetes, with helm and kubectl"
 	@echo "make test           every test that fits in CI; its parts: check unit simulation integration hostile fuzz conformance cluster"
 	@echo "make slow           the other tests"
@@ -16,7 +17,7 @@ help:
 	@echo "make generate       stubs, CRD and reference pages anew"
 	@echo "make setup          environments and models, which each of these makes by itself; models and clients: a part of it"
 	@echo "make lock           the newest of each package, with hashes (needs uv)"
-	@echo "make picture        a picture of an example anew"
+	@echo "make picture        the pictures of the examples anew"
 
 # One environment for all of Dormouse, one for the caller: tritonclient pins other versions.
 .venv/.done: requirements/dev.txt pyproject.toml tools/prepare.py
@@ -42,16 +43,21 @@ setup: .venv/.done .venv-client/.done models
 models: .venv/.done
 	@$(BIN)/python tools/fetch_models.py
 
-# examples/taste/taste.png anew.
+# The pictures of the examples anew: each folder's picture.py draws one.
 .PHONY: picture
 picture:
 	$(PYTHON) -m venv .venv-picture
 	.venv-picture/bin/pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements/picture.txt
-	PYTHONPATH=cli:core:proto .venv-picture/bin/python examples/taste/picture.py
+	for picture in examples/*/picture.py; do PYTHONPATH=cli:core:proto .venv-picture/bin/python $$picture || exit 1; done
 
 .PHONY: demo
 demo: setup
 	$(BIN)/python examples/demo.py
+
+# Each use on its real model; USES="words ledger" for these alone.
+.PHONY: examples
+examples: setup
+	$(BIN)/python examples/uses.py $(USES)
 
 # The same on a real Kubernetes: the one that KUBECONFIG names, or one of our own on this machine.
 .PHONY: cluster-demo

