@@ -9,12 +9,17 @@ HERE = pathlib.Path(__file__).resolve().parent
 WINDOW, CONTEXT, RATE = 512, 64, 16000
 
 
+def samples() -> np.ndarray:
+    """The recording: int16, 16 kHz."""
+    with wave.open(str(HERE / "vad" / "voice.wav")) as recording:
+        return np.frombuffer(recording.readframes(recording.getnframes()), np.int16)
+
+
 def windows() -> list[np.ndarray]:
     """The recording as the model wants it: [1, 576] FP32 each, the window behind the last 64 samples of the one before."""
-    with wave.open(str(HERE / "vad" / "voice.wav")) as recording:
-        samples = np.frombuffer(recording.readframes(recording.getnframes()), np.int16).astype(np.float32) / 32768
-    padded = np.concatenate([np.zeros(CONTEXT, np.float32), samples])
-    return [padded[None, i : i + CONTEXT + WINDOW] for i in range(0, len(samples) - WINDOW + 1, WINDOW)]
+    speech = samples().astype(np.float32) / 32768
+    padded = np.concatenate([np.zeros(CONTEXT, np.float32), speech])
+    return [padded[None, i : i + CONTEXT + WINDOW] for i in range(0, len(speech) - WINDOW + 1, WINDOW)]
 
 
 def features(path: str) -> np.ndarray:

@@ -127,17 +127,14 @@ class System:
             if time.monotonic() > until:
                 raise Untrue(f"worker {former} was killed and another owns the session: not within 60 s")
 
-    def kill(self, name: str, session: str | None = None) -> str:
-        """SIGKILL to the process that serves this session of the function, or, where it has none, any of its workers. The worker's name."""
+    def server(self, name: str, session: str | None = None) -> tuple[str, int]:
+        """The worker that owns this session of the function, or, without one, any of its workers; and the process that serves."""
         if session is not None:
-            worker, pid = self.owner(name, session)
-        else:
-            specs = self.folder / ".dormouse" / "specs"
-            served = {w: p for w, p in self.serving().items() if json.loads((specs / f"{w}.json").read_text())["name"] == name}
-            check(bool(served), f"{name} has a worker that can be killed")
-            worker, pid = next(iter(served.items()))
-        os.kill(pid, signal.SIGKILL)
-        return worker
+            return self.owner(name, session)
+        specs = self.folder / ".dormouse" / "specs"
+        served = {w: p for w, p in self.serving().items() if json.loads((specs / f"{w}.json").read_text())["name"] == name}
+        check(bool(served), f"{name} has a worker that can be killed")
+        return next(iter(served.items()))
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)

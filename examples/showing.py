@@ -1,7 +1,9 @@
 """What the uses of `make examples` have in common: a caller in the environment of its readers, and a line of the table."""
 
 import json
+import os
 import pathlib
+import signal
 import subprocess
 import tempfile
 import time
@@ -9,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from running import HERE, ROOT, check
+from running import HERE, ROOT, System, check
 
 
 @dataclass
@@ -56,6 +58,19 @@ class Calls:
                 self.process.wait()
             self.process.stdout.close()
             self.errors.close()
+
+    def kill(self, dormouse: System, name: str, session: str | None = None) -> str:
+        """SIGKILL to the process that serves the session, or any of the function's, in the middle of the calls. The worker's name.
+
+        The caller stands still while that process is looked for: it would be done before it was found.
+        """
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            worker, pid = dormouse.server(name, session)
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+        os.kill(pid, signal.SIGKILL)
+        return worker
 
     def rate(self) -> str:
         """Answers a second, from the first one on: before it the function slept."""

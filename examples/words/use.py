@@ -39,7 +39,7 @@ def show(dormouse: System) -> Row:
         off = max(off, float(np.abs(np.array(answer["scores"]) - right[word].max(1)).max()))
         slowest.take(answer["seconds"])
         if count == KILL_AFTER:
-            killed = dormouse.kill("words")
+            killed = calls.kill(dormouse, "words")
     check(len(calls.times) == CALLS, f"{len(calls.times)} of {CALLS} calls were answered")
     check(off <= TOLERANCE, f"scores within {TOLERANCE:g} of the model run directly: {off:.2g} found")
     workers = dormouse.get("words").get("calls", {})

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dormouse_core.handlers import Context, declaration_of
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
-OWN = ("running", "showing", "uses", "page")
+OWN = ("running", "showing", "uses", "page", "data")
 
 
 @pytest.fixture
@@ -127,3 +128,23 @@ def test_places_on_the_page_are_on_it() -> None:
         top, bottom, left, right = place["box"]
         assert 0 <= top < bottom <= 191
         assert 0 <= left < right <= 384
+
+
+def test_a_speaker_has_finished_at_the_end_and_not_before(uses: Any) -> None:
+    data, turn = module("data"), module("turn/turn")
+    handler = turn.Turn()
+    handler.setup(Context(function="default/turn", revision="r", model=EXAMPLES / "turn"))
+    speech = data.samples()
+    declaration = declaration_of(turn.Turn, stateful=False)
+
+    def finished(samples: Any) -> float:
+        found = handler.step({"audio": samples}, {}, Context(function="default/turn", revision="r"))
+        return float(declaration.check_outputs(found)["finished"][0])
+
+    assert finished(speech) > 0.9
+    assert finished(speech[:64000]) < 0.1, "in the middle of a sentence"
+    longer = np.concatenate([np.ones(9, np.int16), np.zeros(8 * 16000 - len(speech), np.int16), speech])
+    assert finished(longer) == finished(speech), "of what is longer the last eight seconds count"
+    features = turn.features(np.zeros(0, np.int16))
+    assert features.shape == (1, 80, 800)
+    assert np.isfinite(features).all(), "nothing said yet"
