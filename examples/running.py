@@ -111,7 +111,7 @@ class System:
 
     def owner(self, name: str, session: str = "") -> tuple[str, int]:
         """The worker that owns the function's session of this id (or its first), and the process that serves it."""
-        owner = next((s.get("owner", "") for s in self.sessions(name) if session in ("", s["session"])), "")
+        owner = next((s.get("owner", "") for s in self.sessions(name) if session == "" or s["session"].endswith(f":{session}")), "")
         for worker, pid in self.serving().items():
             if owner.startswith(worker):
                 return owner, pid

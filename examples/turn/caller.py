@@ -12,7 +12,7 @@ import numpy as np
 import tritonclient.grpc as triton
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
-import data  # noqa: E402 - the recording, which the demo's caller reads too
+import data  # the recording, which the demo's caller reads too
 
 QUIET, SECOND = 2, 31  # windows
 

@@ -36,7 +36,7 @@ def show(dormouse: System) -> Row:
             ends = n > 160
             check(not ends or finished > 0.5, f"turn: the reader has finished at the end: {finished:.2f} found")
         if n == KILL_VOICE:
-            voice = calls.kill(dormouse, "vad", session="")
+            voice = calls.kill(dormouse, "vad", session="7")
         if n == KILL_TURN:
             other = calls.kill(dormouse, "turn")
     check(len(calls.times) == len(right), f"{len(calls.times)} of {len(right)} windows were answered")

@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dormouse.initial import manifest
+from dormouse_core import spec as specs
+from dormouse_core.errors import FailedPrecondition, InvalidArgument
 from dormouse_core.handlers import Context, declaration_of
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
-OWN = ("running", "showing", "uses", "page", "data")
+OWN = ("running", "showing", "uses", "page", "data", "sound")
 
 
 @pytest.fixture
@@ -148,3 +151,33 @@ def test_a_speaker_has_finished_at_the_end_and_not_before(uses: Any) -> None:
     features = turn.features(np.zeros(0, np.int16))
     assert features.shape == (1, 80, 800)
     assert np.isfinite(features).all(), "nothing said yet"
+
+
+def test_a_voice_that_enrolled_is_known_and_others_are_not(uses: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES / "voice"))
+    data, voice = module("data"), module("voice/voice")
+    context = Context(function="default/voice", revision="r", model=EXAMPLES / "voice", session="ada")
+    handler, declaration = voice.Voice(), declaration_of(voice.Voice, stateful=True)
+    handler.setup(context)
+    state = {each.name: each.first() for each in declaration.states}
+    speech = data.samples()
+    with pytest.raises(FailedPrecondition, match="enrol: this session knows no voice yet"):
+        handler.step({"audio": speech}, state, context)
+    with pytest.raises(InvalidArgument, match="enrol: 15999 samples found, at least 16000 are needed"):
+        handler.step({"enrol": speech[:15999]}, state, context)
+    assert not state["voice"].any()
+    assert declaration.check_outputs(handler.step({"enrol": speech[:40000]}, state, context))["same"].shape == (0,)
+    declaration.check_states(state)
+    noise = np.random.default_rng(0).integers(-9000, 9000, 40000).astype(np.int16)
+    known, other = (float(handler.step({"audio": samples}, state, context)["same"][0]) for samples in (speech[40000:], noise))
+    assert known > 0.7
+    assert other < 0.5
+
+
+@pytest.mark.parametrize(("function", "model"), [("words", "words/model.onnx"), ("filter", "voice/model.onnx")])
+def test_the_manifest_is_what_init_proposes(function: str, model: str) -> None:
+    shown = specs.parse_manifest((EXAMPLES / f"{function}.yaml").read_text()).spec
+    proposed = specs.parse_manifest(manifest(function, EXAMPLES / model, f"file://{model}")).spec
+    assert shown.sessions == proposed.sessions
+    assert shown.batching == proposed.batching
+    assert (function == "filter") == (shown.sessions is not None)
