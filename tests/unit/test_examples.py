@@ -42,7 +42,8 @@ def test_each_use_is_what_a_user_would_copy(uses: Any) -> None:
     table = (EXAMPLES / "README.md").read_text()
     for use in uses.USES:
         page = (EXAMPLES / use / "README.md").read_text()
-        assert "icen" in page or "Apache-2.0" in page or "BSD" in page, f"{use}: whose the model and the data are"
+        assert "**Model" in page
+        assert "**Data**" in page, f"{use}: whose the model and the data are, and their licences"
         assert (EXAMPLES / use / f"{use}.png").read_bytes()[:4] == b"\x89PNG"
         assert f"{use}.png" in page
         assert f"]({use}/README.md)" in table
@@ -181,3 +182,60 @@ def test_the_manifest_is_what_init_proposes(function: str, model: str) -> None:
     assert shown.sessions == proposed.sessions
     assert shown.batching == proposed.batching
     assert (function == "filter") == (shown.sessions is not None)
+
+
+@pytest.fixture
+def ledger(monkeypatch: pytest.MonkeyPatch) -> Any:
+    return module("ledger/ledger")
+
+
+def test_a_ledger_neither_makes_nor_loses_money(ledger: Any) -> None:
+    declaration = declaration_of(ledger.Ledger, stateful=True)
+    handler, state = ledger.Ledger(), {each.name: each.first() for each in declaration.states}
+    sent = {"payer": np.array([0, 0, 1, 2]), "payee": np.array([1, 1, 0, 2]), "cents": np.array([9000, 2000, 19000, 5])}
+    found = declaration.check_outputs(handler.step(sent, state, None))
+    declaration.check_states(state)
+    assert found["done"].tolist() == [True, False, True, True], "the second is not covered; the third is by the first"
+    assert found["balance"][:3].tolist() == [20000, 0, 10000]
+    assert state["balance"].sum() == ledger.OPENING * ledger.ACCOUNTS
+    assert handler.states[0].first().tolist() == [ledger.OPENING] * ledger.ACCOUNTS, "another ledger begins anew"
+
+
+@pytest.mark.parametrize(
+    ("payer", "payee", "cents", "told"),
+    [
+        ([0, 100], [1, 1], [1, 1], "payer: account 100 found, 0 to 99 is allowed"),
+        ([0, 0], [1, -1], [1, 1], "payee: account -1 found, 0 to 99 is allowed"),
+        ([0, 0], [1, 1], [1, 0], "cents: 0 found, at least 1 is allowed"),
+        ([0, 0], [1, 1], [1, -5], "cents: -5 found, at least 1 is allowed"),
+        ([0, 0], [1, 1], [1], "payer, payee, cents: 2, 2 and 1 found"),
+    ],
+)
+def test_a_step_with_a_transfer_that_is_none_changes_nothing(ledger: Any, payer: Any, payee: Any, cents: Any, told: str) -> None:
+    state = {each.name: each.first() for each in ledger.Ledger.states}
+    with pytest.raises(InvalidArgument, match=told):
+        ledger.Ledger().step({"payer": np.array(payer), "payee": np.array(payee), "cents": np.array(cents)}, state, None)
+    assert state["balance"].tolist() == [ledger.OPENING] * ledger.ACCOUNTS
+
+
+def test_a_card_learns_what_its_owner_says() -> None:
+    fraud = module("fraud/fraud")
+    declaration = declaration_of(fraud.Fraud, stateful=True)
+    handler, state = fraud.Fraud(), {each.name: each.first() for each in declaration.states}
+    payment = {"amount": np.array([60.0]), "hour": np.array([14.0]), "abroad": np.array([True])}
+    scores = [float(handler.step(payment, state, None)["score"][0])]
+    for _ in range(30):
+        found = declaration.check_outputs(handler.step({**payment, "was_fraud": np.array([False])}, state, None))
+        scores.append(float(found["score"][0]))
+    declaration.check_states(state)
+    assert scores[-1] < scores[0] / 2, "that was me, from abroad, thirty times"
+    assert float(handler.step({**payment, "amount": np.array([5e5])}, state, None)["score"][0]) > 0.5
+    for name, value, told in (
+        ("amount", 0.0, "amount: 0 found"),
+        ("amount", np.nan, "amount: nan found"),
+        ("hour", 24.0, "hour: 24 found"),
+    ):
+        before = {key: array.copy() for key, array in state.items()}
+        with pytest.raises(InvalidArgument, match=told):
+            handler.step({**payment, name: np.array([value]), "was_fraud": np.array([True])}, state, None)
+        assert all((state[key] == before[key]).all() for key in state)
