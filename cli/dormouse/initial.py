@@ -62,7 +62,7 @@ def _batching(model: Path, sessions: specs.SessionsSpec | None) -> list[str]:
     if found.rows and any(found.axes.values()):
         lines.append(f"  batching: {{axes: {_flow(dict(sorted(found.axes.items())))}}}  # where the rows lie")
     elif found.reason == "Dependent":
-        lines.append("  batching: {axes: {}}  # no batch axis")
+        lines.append("  batching: {axes: {}}  # no axis to join calls along")
     elif found.reason == "NotShown":
         lines.append("  # If rows are independent of each other, say so with batching: {maxBatchSize: 32}")
     return lines
