@@ -31,13 +31,14 @@ def show(dormouse: System) -> Row:
     say("words: proved once, and asleep: no worker runs")
     address = f"127.0.0.1:{dormouse.port}"
 
-    slowest, off, killed = Slowest(), 0.0, ""
+    slowest, off, killed, broken = Slowest(), 0.0, "", 0
     calls = Calls("words", address, CALLS, AT_A_TIME)
     for count, answer in enumerate(calls, 1):
         word = answer["n"] % len(texts)
         check(answer["text"] == texts[word], f"call {answer['n']} read {answer['text']!r}, {texts[word]!r} is right")
         off = max(off, float(np.abs(np.array(answer["scores"]) - right[word].max(1)).max()))
         slowest.take(answer["seconds"])
+        broken += answer["again"]
         if count == KILL_AFTER:
             killed = calls.kill(dormouse, "words")
     check(len(calls.times) == CALLS, f"{len(calls.times)} of {CALLS} calls were answered")
@@ -45,7 +46,8 @@ def show(dormouse: System) -> Row:
     workers = dormouse.get("words").get("calls", {})
     check(len(workers) > 1, f"{CALLS} calls at once wake several workers: {workers} found")
     say(f"words: {CALLS} calls read as the model reads them directly (scores within {off:.1g}), by {len(workers)} workers")
-    say(f"words: worker {killed} killed with SIGKILL after {KILL_AFTER} answers: no call failed; slowest {slowest.seconds:.1f} s")
+    say(f"words: worker {killed} killed with SIGKILL after {KILL_AFTER} answers: slowest call {slowest.seconds:.1f} s")
+    say(f"words: replies that broke off, since they were on their way, and were asked for again: {broken}; no other call failed")
 
     spoilt = np.concatenate(pictures[:ROWS])
     spoilt[SPOILT] = np.nan
@@ -70,5 +72,5 @@ def show(dormouse: System) -> Row:
         "none",
         calls.rate(),
         f"{slowest.first:.1f} s",
-        f"slowest call {slowest.seconds:.1f} s",
+        f"slowest call {slowest.seconds:.1f} s; {broken} replies asked for again",
     )
