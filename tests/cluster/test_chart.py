@@ -450,6 +450,10 @@ def test_a_member_of_several_that_loses_its_data_with_its_pod_is_somebodys_decis
         render(helm, lost, "etcd.replicas=3")
     for meant in ("singleNode=true", "etcd.replicas=1", "etcd.persistence.acceptLoss=true"):
         assert render(helm, lost, meant).one("StatefulSet", "dormouse-etcd")
+    budget = render(helm, lost, "etcd.persistence.acceptLoss=true").one("PodDisruptionBudget", "dormouse-etcd")["spec"]
+    assert budget["unhealthyPodEvictionPolicy"] == "IfHealthyBudget", (
+        "a drain takes none of two that are not ready: either may have all there is"
+    )
 
 
 def test_members_of_etcd_start_again_for_what_is_etcds_and_not_for_a_release_of_dormouse(helm: str) -> None:

@@ -16,11 +16,14 @@ from dormouse_kit import log
 
 from dormouse_operator.kubernetes.api.http import Api, ApiError
 from dormouse_operator.kubernetes.api.kinds import PODS, STATEFUL_SETS
+from dormouse_operator.kubernetes.objects.object_entries import seconds
 from dormouse_operator.kubernetes.secret_options import MemberPods
 
 LOOK = 5.0  # seconds
 DIGEST: Final = "dormouse.dev/etcd"
+REVISION: Final = "controller-revision-hash"
 CONTAINER: Final = "etcd"
+CERTIFICATE: Final = "server"  # the volume of it
 _QUOTA: Final = re.compile(r'quota-backend-bytes"?[=:](\d+)')  # an argument of etcd's, or in the configuration that is written for it
 
 
@@ -55,7 +58,8 @@ class Restarting:
             return
         listed = await self._api.list(PODS, self._namespace, labels=self._pods.selector)
         names = {f"{self._pods.name}-{number}" for number in range(wanted.members)}  # labels anybody may give to a pod
-        member = outdated.next_member(wanted, [pod_of(each) for each in listed.items if each["metadata"]["name"] in names])
+        now = self._clock.now()
+        member = outdated.next_member(wanted, [pod_of(each, now) for each in listed.items if each["metadata"]["name"] in names])
         if member is not None and await self._api.evict(self._namespace, member.name, uid=member.uid):
             log.event("a member of the store starts again with what the chart says now", member=member.name)
 
@@ -71,24 +75,43 @@ def wanted_of(stateful_set: Mapping[str, Any]) -> outdated.Wanted | None:
     if spec.get("updateStrategy", {}).get("type") != "OnDelete":
         return None
     claims = {each["metadata"]["name"] for each in spec.get("volumeClaimTemplates") or ()}
-    return outdated.Wanted(spec["replicas"], _start(spec["template"]), "data" in claims)
+    status = stateful_set.get("status", {})
+    current = status.get("observedGeneration", 0) >= stateful_set["metadata"].get("generation", 1)
+    return outdated.Wanted(
+        spec["replicas"], _start(spec["template"]), "data" in claims, status.get("updateRevision", "") if current else ""
+    )
 
 
-def pod_of(pod: Mapping[str, Any]) -> MemberPod:
-    metadata = pod["metadata"]
-    conditions = pod.get("status", {}).get("conditions") or ()
-    ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
-    return MemberPod(metadata["name"], metadata["uid"], ready, "deletionTimestamp" in metadata, _start(pod))
+def pod_of(pod: Mapping[str, Any], now: float) -> MemberPod:
+    """`now`: wall time."""
+    metadata, status = pod["metadata"], pod.get("status", {})
+    ready: Mapping[str, Any] = next((each for each in status.get("conditions") or () if each["type"] == "Ready"), {})
+    container: Mapping[str, Any] = next((each for each in status.get("containerStatuses") or () if each["name"] == CONTAINER), {})
+    state = container.get("state") or {}
+    since = ready.get("lastTransitionTime") or metadata.get("creationTimestamp")
+    return MemberPod(
+        metadata["name"],
+        metadata["uid"],
+        ready=ready.get("status") == "True",
+        going="deletionTimestamp" in metadata,
+        start=_start(pod),
+        template=(metadata.get("labels") or {}).get(REVISION, ""),
+        runs="running" in state,
+        ran=bool({"running", "terminated"} & state.keys() or container.get("lastState") or container.get("restartCount")),
+        away=now - seconds(since) if since else 0.0,
+    )
 
 
 def _start(template: Mapping[str, Any]) -> Start:
     spec = template["spec"]
     container: Mapping[str, Any] = next((each for each in spec["containers"] if each["name"] == CONTAINER), {})
     words = [word for each in (*(spec.get("initContainers") or ()), container) for word in each.get("args") or ()]
+    secrets = [each["secret"]["secretName"] for each in spec.get("volumes") or () if each["name"] == CERTIFICATE and each.get("secret")]
     quotas = [found.group(1) for word in words if (found := _QUOTA.search(word))]
     return Start(
         (template["metadata"].get("annotations") or {}).get(DIGEST, ""),
         container.get("image", ""),
         quotas[0] if quotas else "",
         json.dumps(container.get("resources") or {}, sort_keys=True),
+        secrets[0] if secrets else "",
     )
