@@ -56,9 +56,12 @@ class Replacing:
         return True
 
     def _wait(self, uid: str, first: bool) -> None:
-        mine, other = (self._first, self._waiting) if first else (self._waiting, self._first)
-        other.pop(uid, None)
-        mine[uid] = None
+        """Who came first once stays there: at the end of those who wait it would be behind where it was before."""
+        if first:
+            self._waiting.pop(uid, None)
+            self._first[uid] = None
+        elif uid not in self._first:
+            self._waiting[uid] = None
 
     def written(self, uid: str) -> None:
         """Nothing is left to be written for it: what it asked for is done, or it needs no turn. Of who waits, too, or is gone."""

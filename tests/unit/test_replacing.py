@@ -203,6 +203,16 @@ def test_who_has_nothing_to_lose_comes_first() -> None:
     assert found.look(NOBODY, NOBODY, 1, 1.0) == [FUNCTIONS[6], "down", FUNCTIONS[4]]
 
 
+def test_who_comes_first_for_a_moment_does_not_lose_its_place() -> None:
+    found = known()
+    assert all(found.ask(uid, 1, 0.0) for uid in FUNCTIONS[:4])
+    assert not any(found.ask(uid, 1, 0.0) for uid in FUNCTIONS[4:7])
+    assert not found.ask(FUNCTIONS[4], 1, 1.0, first=True)
+    assert not found.ask(FUNCTIONS[4], 1, 2.0)
+    found.written(FUNCTIONS[0])
+    assert found.look(NOBODY, NOBODY, 1, 3.0) == [FUNCTIONS[4]]
+
+
 def of(uid: str, **status: int) -> dict[str, Any]:
     made = deployment(1)
     made["metadata"] = {**made["metadata"], "generation": 2, "name": uid, "labels": {**made["metadata"]["labels"], "dormouse.dev/uid": uid}}
@@ -290,6 +300,21 @@ def test_the_next_one_is_written_when_one_has_ended() -> None:
     world.found.written(FUNCTIONS[2])
     world.found.look()
     assert world.turns == FUNCTIONS[4:6], "who is gone keeps nobody waiting"
+
+
+def test_one_that_is_scaled_while_it_waits_waits_in_its_place() -> None:
+    """Until Kubernetes has seen that, the Deployment's status is of before: it is not known to be replaced by anything."""
+    world = Copied(*FUNCTIONS[:8])
+    world.listed()
+    assert [world.may(uid) for uid in FUNCTIONS[:7]] == [True] * 4 + [False] * 3
+    world.becomes(FUNCTIONS[6], observedGeneration=1)
+    assert not world.may(FUNCTIONS[6])
+    world.becomes(FUNCTIONS[7], observedGeneration=1, replicas=2)
+    assert not world.may(FUNCTIONS[7]), "an image that does not start replaces it, and it was scaled"
+    for uid in FUNCTIONS[:2]:
+        world.found.written(uid)
+    world.found.look()
+    assert world.turns == [FUNCTIONS[7], FUNCTIONS[4]]
 
 
 def test_another_leader_counts_whom_it_finds_being_replaced_and_begins_nobody_before() -> None:

@@ -26,7 +26,7 @@ class Replacements:
 
     def may(self, uid: str, deployment: Object) -> bool:
         """Whether the template of this Deployment of a function, which has replicas, may be changed now."""
-        first = being_replaced(deployment) or serves_nobody(deployment, self._clock.now())
+        first = _has_former(deployment) or serves_nobody(deployment, self._clock.now())
         return self._replacing.ask(uid, self._nodes(), self._clock.monotonic(), first=first)
 
     def written(self, uid: str) -> None:
@@ -58,11 +58,16 @@ def rolled_out(deployment: Object) -> bool:
 
 
 def being_replaced(deployment: Object) -> bool:
-    """It has pods of an earlier template. One that starts its first pods, or more of them, or whose pods fail, is not."""
-    status = deployment.get("status", {})
+    """It has pods of an earlier template, or may have them. One that starts its first pods, or more of them, or whose pods fail, is not."""
     if not deployment["spec"]["replicas"]:
         return False
-    return _unread(deployment) or status.get("replicas", 0) > status.get("updatedReplicas", 0)
+    return _unread(deployment) or _has_former(deployment)
+
+
+def _has_former(deployment: Object) -> bool:
+    """By its status, it had pods of an earlier template."""
+    status = deployment.get("status", {})
+    return bool(status.get("replicas", 0) > status.get("updatedReplicas", 0))
 
 
 def serves_nobody(deployment: Object, now: float) -> bool:
