@@ -4,6 +4,7 @@ Every operator process does it: which one goes is the same for all, is named by 
 to say, by the members' budget. A member that somebody drains meanwhile so counts, too.
 """
 
+import datetime
 import json
 import re
 from collections.abc import Mapping
@@ -16,7 +17,6 @@ from dormouse_kit import log
 
 from dormouse_operator.kubernetes.api.http import Api, ApiError
 from dormouse_operator.kubernetes.api.kinds import PODS, STATEFUL_SETS
-from dormouse_operator.kubernetes.objects.object_entries import seconds
 from dormouse_operator.kubernetes.secret_options import MemberPods
 
 LOOK = 5.0  # seconds
@@ -98,7 +98,7 @@ def pod_of(pod: Mapping[str, Any], now: float) -> MemberPod:
         template=(metadata.get("labels") or {}).get(REVISION, ""),
         runs="running" in state,
         ran=bool({"running", "terminated"} & state.keys() or container.get("lastState") or container.get("restartCount")),
-        away=now - seconds(since) if since else 0.0,
+        away=now - datetime.datetime.fromisoformat(since).timestamp() if since else 0.0,
     )
 
 
