@@ -7,7 +7,7 @@ from dormouse_core.errors import Again, DeadlineExceeded, DormouseError
 from dormouse_core.seams import Unreached
 from dormouse_core.sessions import groups
 from dormouse_testing.clock import SimClock
-from dormouse_testing.memory_store import REFUSED, REPLY_LOST, REQUEST_LOST, UNREACHED, MemoryStore
+from dormouse_testing.memory_store import REFUSED, REPLY_LOST, REQUEST_LOST, UNREACHED, Fault, MemoryStore
 from dormouse_testing.session_worker import Worker, again, error, simulated
 from dormouse_worker.sessions import Answer
 
@@ -119,3 +119,93 @@ async def test_what_the_store_itself_refuses_is_refused_at_once() -> None:
         assert isinstance(told, DormouseError)
         assert "the store refused it" in str(told)
         assert asyncio.get_running_loop().time() - began < 1.0
+
+
+@simulated
+async def test_behind_two_that_wait_for_ever_whoever_gives_up_is_told_so_and_is_not_committed() -> None:
+    """Two groups are in flight at most: what comes behind them has callers, too."""
+    async with Worker(MemoryStore(SimClock())) as w:
+        await w.own()
+        away = Away(w.store)
+        patient = [w.submit("s0", 1)]
+        await asyncio.sleep(0.1)
+        patient.append(w.submit("s1", 1))
+        await asyncio.sleep(0.1)
+        now = asyncio.get_running_loop().time()
+        behind = [w.submit(f"s{n}", 10, deadline=now + n / 100) for n in range(2, 200)]
+        await asyncio.sleep(10.0)
+        told = [error(step.result()) for step in behind if step.done()]
+        assert [type(each) for each in told] == [DeadlineExceeded] * len(behind), "nothing of them is kept"
+        away.back()
+        assert [(await step).reply for step in patient] == [b"1", b"1"]
+        assert [(await w.call(f"s{n}", 0)).reply for n in range(2, 200)] == [b"0"] * len(behind)
+
+
+def test_negative_control_without_a_look_behind_them_they_wait_on_and_are_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups.Groups, "_look_behind", lambda groups, error: None)
+
+    @simulated
+    async def play() -> None:
+        async with Worker(MemoryStore(SimClock())) as w:
+            await w.own()
+            away = Away(w.store)
+            for n in range(2):
+                w.submit(f"s{n}", 1)
+                await asyncio.sleep(0.1)
+            step = w.submit("s2", 10, deadline=asyncio.get_running_loop().time() + 1.0)
+            await asyncio.sleep(60.0)
+            assert not step.done()
+            away.back()
+            assert (await step).reply == b"10"
+
+    play()
+
+
+@simulated
+async def test_behind_two_whose_outcome_is_not_known_it_is_the_same() -> None:
+    async with Worker(MemoryStore(SimClock())) as w:
+        await w.own()
+        assert [(await w.call(f"s{n}", 1)).reply for n in range(3)] == [b"1"] * 3
+        w.store.fault("txn", REQUEST_LOST, 2)
+        w.store.hook = lambda method, _: UNREACHED if method == "get" else None
+        patient = [w.submit("s0", 1)]
+        await asyncio.sleep(0.1)
+        patient.append(w.submit("s1", 1))
+        await asyncio.sleep(0.1)
+        late = w.submit("s2", 10, deadline=asyncio.get_running_loop().time() + 1.0)
+        await asyncio.sleep(10.0)
+        assert late.done()
+        assert isinstance(error(late.result()), DeadlineExceeded)
+        w.store.hook = None
+        assert [(await step).reply for step in patient] == [b"2", b"2"]
+        assert (await w.call("s2", 0)).reply == b"1"
+
+
+@simulated
+async def test_a_deadline_that_passes_just_before_the_next_try_counts() -> None:
+    async with Worker(MemoryStore(SimClock())) as w:
+        await w.own()
+        away = Away(w.store)
+        began = asyncio.get_running_loop().time()
+        step = w.submit("s", 10, deadline=began + groups.TIMEOUT_SECONDS + groups.UNREACHED_SECONDS * 0.8)
+        await asyncio.sleep(groups.TIMEOUT_SECONDS + groups.UNREACHED_SECONDS * 0.6)
+        away.back()
+        assert isinstance(error(await step), DeadlineExceeded)
+        assert (await w.call("s", 0)).reply == b"0"
+
+
+@simulated
+async def test_what_waits_behind_is_looked_at_also_when_the_store_is_back() -> None:
+    """The last try waits for its connection itself, and succeeds: what gave up meanwhile is not sent."""
+    async with Worker(MemoryStore(SimClock())) as w:
+        await w.own()
+        Away(w.store)
+        patient = [w.submit("s0", 1)]
+        await asyncio.sleep(0.1)
+        patient.append(w.submit("s1", 1))
+        await asyncio.sleep(0.1)
+        late = w.submit("s2", 10, deadline=asyncio.get_running_loop().time() + 6.0)
+        w.store.hook = lambda method, _: Fault(request_delay=4.0) if method == "txn" else None
+        await asyncio.gather(*patient)
+        w.store.hook = None
+        assert isinstance(error(await late), DeadlineExceeded)

@@ -11,7 +11,9 @@ may still land are sent again, under the same write ids: whichever copy lands, i
 (rule *read-outcome*).
 
 A store that cannot be reached is waited for, as long as a step's caller waits (rule *held*): nothing was sent, so whoever gives up is told
-that nothing is committed. What waits so is what runs already, at most the worker's `maxConcurrency`.
+that nothing is committed. Before each try and after it everybody is looked at of whom no copy was sent: who is in the group, and who waits
+for his turn behind those that are in flight. So what waits is what runs already, at most the worker's `maxConcurrency`, and for a try's
+time those whose callers have gone.
 """
 
 from collections import deque
@@ -152,9 +154,12 @@ class Groups:
                 if (yield Transact(txn, TIMEOUT_SECONDS)).succeeded:
                     return None
             except Unreached as error:
+                self._look_behind(error)
                 if (refusal := self._late(pending, error)) is not None:
                     return refusal, False
                 yield Wait(UNREACHED_SECONDS)
+                if (refusal := self._late(pending, error)) is not None:
+                    return refusal, False
                 continue
             except StoreError as error:
                 if error.definite:
@@ -188,18 +193,27 @@ class Groups:
     def _committed(self, group: list[Pending]) -> Plan[None]:
         waits = AGAIN.pauses()
         may_land = False  # an earlier copy may be on its way still
+        away: Unreached | None = None  # while the store is
         while group:
             try:
                 result = yield Transact(_transaction(group), TIMEOUT_SECONDS)
+                if away is not None:
+                    self._look_behind(away)  # that try may itself have waited for a connection
+                    away = None
                 if result.succeeded:
                     for pending in group:
                         self._outcomes.committed(pending, result.revision)
                     return
             except StoreError as error:
-                if isinstance(error, Unreached) and not may_land:
-                    group = self._waited_for(group, error)
-                    yield Wait(UNREACHED_SECONDS)
-                    continue
+                if isinstance(error, Unreached):
+                    away = error
+                    self._look_behind(error)
+                    if not may_land:
+                        group = self._waited_for(group, error)
+                        yield Wait(UNREACHED_SECONDS)
+                        self._look_behind(error)
+                        group = self._waited_for(group, error)
+                        continue
                 if error.definite and not isinstance(error, Unreached):
                     for pending in group:
                         self._outcomes.refused(pending, _refusal(error, may_land), may_land)
@@ -225,6 +239,14 @@ class Groups:
                 waited.append(pending)
         return waited
 
+    def _look_behind(self, error: Unreached) -> None:
+        """The same of those that wait for their turn. The one whose broken record is being copied is looked at there."""
+        ready, self._ready = self._ready, []  # who is told goes on at once, and may add to it
+        behind = [pending for pending, _ in self._to_copy][1:]
+        self._ready[:0] = self._waited_for(ready, error)
+        gone = set(behind) - set(self._waited_for(behind, error))
+        self._to_copy = deque(each for each in self._to_copy if each[0] not in gone)
+
     def _late(self, pending: Pending, error: Unreached) -> DeadlineExceeded | None:
         if not pending.step.cancelled and self._clock.monotonic() < pending.step.deadline:
             return None
@@ -241,7 +263,9 @@ class Groups:
             try:
                 revision, items = yield Get(keys)
                 break
-            except StoreError:
+            except StoreError as error:
+                if isinstance(error, Unreached):
+                    self._look_behind(error)
                 yield Wait(next(waits))
         again: list[Pending] = []
         for pending in group:
