@@ -726,7 +726,7 @@ SCALE = (
     Limit(
         "KEPT_FRACTION",
         "fraction of these, and of waiting calls and their bytes, that is kept in equal shares for the namespaces that have functions; of "
-        "the rest one has at most as much as is left",
+        "the rest one has at most as much as is left, and calls of functions that are not known have together at most as much as is kept",
         "",
         "our own: the last of many namespaces has a share, the first of two has half",
         "each stream, each call: RESOURCE_EXHAUSTED",

@@ -5,6 +5,10 @@ A quarter of what may be held is kept in equal parts for the namespaces that hav
 left for all others. So of two the first gets half, the second three in ten; and however many others take what they can get, the last has
 its part. A namespace that is alone has everything.
 
+A call of a function that the gateway has not heard of is nobody's: its namespace is what its caller wrote, and callers make up names
+without end. All of them together have at most as much as that quarter, of what is not kept for others, and no part of their own. Where no
+namespace has functions they have everything.
+
 A stream is somebody's once it has named a function that there is: its namespace's, to its end.
 Streams that are nobody's take what room there is and keep nobody out: where the gateway is full, the connection that has most of them loses
 its oldest to the next that opens. So who names a function at once is let in, and who opens silent streams without end loses his own.
@@ -16,16 +20,24 @@ from collections.abc import Callable, Mapping, Set
 from dormouse_core.errors import ResourceExhausted
 from dormouse_core.limits import HELD_CALLS, HELD_STREAMS, KEPT_FRACTION, WAITING_FUNCTIONS
 
+NOBODY = ""
+"""In place of a namespace: those of functions that are not known."""
+
 
 def admits(held: Mapping[str, int], namespace: str, known: Set[str], limit: int, size: int = 1) -> bool:
     """Whether `size` more of `namespace` leave room for all others. `held`: by namespace, together at most `limit`; `known`: the namespaces
     that have functions."""
-    sharing = len(known) + sum(other not in known for other in held) + (namespace not in known and namespace not in held)
-    if sharing == 1:
+    new = namespace not in known and namespace not in held and namespace != NOBODY
+    sharing = len(known) + sum(other not in known for other in held if other != NOBODY) + new
+    if sharing == 0 or (sharing == 1 and namespace != NOBODY):
         return True
-    part = int(KEPT_FRACTION * limit) // sharing
+    kept = int(KEPT_FRACTION * limit)
+    part = kept // sharing
+    others = sum(count if other == NOBODY else max(count - part, 0) for other, count in held.items() if other != namespace)
+    if namespace == NOBODY:
+        mine = held.get(NOBODY, 0) + size
+        return mine <= kept and mine + others <= limit - part * sharing
     mine = held.get(namespace, 0) + size - part
-    others = sum(max(count - part, 0) for other, count in held.items() if other != namespace)
     return mine <= 0 or 2 * mine <= limit - part * sharing - others
 
 
@@ -42,11 +54,12 @@ class WaitingCalls:
 
     def enter(self, namespace: str, known: Set[str]) -> None:
         """One more; `leave` ends it. `known`: the namespaces that have functions. ResourceExhausted: there is no room for it."""
+        whose = f"the namespace {namespace}" if namespace else "functions that it has not heard of"
         if self._all >= self._limit:
             raise ResourceExhausted(f"{self._limit} calls wait in this gateway, which is its limit; try again later")
         if not admits(self._of, namespace, known, self._limit):
             raise ResourceExhausted(
-                f"{self._of[namespace]} calls of the namespace {namespace} wait in this gateway, its share of {self._limit}: "
+                f"{self._of[namespace]} calls of {whose} wait in this gateway, {'its' if namespace else 'the'} share of {self._limit}: "
                 "the rest is left for other namespaces; try again later"
             )
         self._all += 1

@@ -14,13 +14,16 @@ from dormouse_core.errors import Again, Code, ResourceExhausted
 from dormouse_core.holding import Patience
 from dormouse_core.seams import Delete, Reply, Txn
 from dormouse_core.spec import Duration, Timeouts
+from dormouse_gateway.paths import INFERENCE
 from dormouse_gateway.relay import gates, turns
 from dormouse_gateway.relay import relaying as relay
+from dormouse_gateway.serving.methods import Methods
 from dormouse_gateway.settings import parse
 from dormouse_gateway.watching import table
-from dormouse_proto import state_pb2
+from dormouse_proto import inference_pb2, state_pb2
 from dormouse_testing import simloop
 from dormouse_testing.gateway import request
+from dormouse_testing.memory_store import UNREACHED
 from dormouse_testing.relaying import RESET, Sent, Sim, again, good
 
 Body = Callable[[Sim], Coroutine[Any, Any, None]]
@@ -1303,20 +1306,157 @@ def test_a_call_of_a_function_that_is_not_known_waits_for_the_store() -> None:
     simulate(body)
 
 
+def away(sim: Sim) -> None:
+    """As the real client has it, which looks for a connection for the whole of its timeout."""
+    sim.store.hook = lambda method, _: UNREACHED if method in ("get", "list") else None
+
+
 def test_such_calls_are_bounded_and_have_their_end() -> None:
+    """More names than are read at a time, each of which takes 5 s."""
+
     async def body(sim: Sim) -> None:
-        sim.store.down = True
-        calls = [sim.call(f"f{number}") for number in range(limits.WAITING_FUNCTIONS * 2 + 1)]
+        away(sim)
+        began, reads = sim.clock.monotonic(), sim.reads()
+        calls = [sim.call(f"f{number}") for number in range(600)]
+        soon = sim.call("f0", timeout=12.0)
         await asyncio.sleep(1)
-        refused = [await each for each in calls if each.done()]
-        assert [each.code for each in refused] == [Code.RESOURCE_EXHAUSTED]
-        assert "calls wait in this gateway, which is its limit" in refused[0].details
-        began = sim.clock.monotonic()
+        assert len(sim.relay.waiting) == 60
+        refused = [await each for each in [*calls, soon] if each.done()]
+        assert (len(refused), {each.code for each in refused}) == (541, {Code.RESOURCE_EXHAUSTED})
+        assert "60 calls wait in this gateway, which is its limit" in refused[0].details
+        calls.pop(59).cancel()
+        await asyncio.sleep(1)
+        soon = sim.call("f0", timeout=12.0)
+        assert ((await soon).code, sim.clock.monotonic() - began) == (Code.DEADLINE_EXCEEDED, 14.0)
         ended = await asyncio.gather(*calls)
         assert {each.code for each in ended} == {Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE}
-        assert sim.clock.monotonic() - began < Timeouts().hold.seconds + 1
+        assert sim.clock.monotonic() - began == Timeouts().hold.seconds
+        assert sim.reads() - reads < 8 + 300 / 5, "who waits shares one ask"
+        assert len(sim.relay.waiting) == 0
+
+    simulate(body, max_held=20)
+
+
+def test_other_methods_of_such_a_function_are_not_held() -> None:
+    async def body(sim: Sim) -> None:
+        away(sim)
+        held = sim.call("plain")
+        await asyncio.sleep(6)
+        methods = Methods(sim.table, sim.relay._reads, sim.clock, sim.workers, waiting=sim.relay.waiting)
+        began = sim.clock.monotonic()
+        for name in ("ModelReady", "ModelMetadata", "ModelConfig"):
+            message = inference_pb2.ModelReadyRequest(name="plain").SerializeToString()
+            reply = await methods.call(relay.Request(f"{INFERENCE}{name}", message, {}))
+            assert reply.code == Code.UNAVAILABLE
+            assert reply.details.startswith("whether function default/plain exists is not known: the store did not answer")
+        assert sim.clock.monotonic() == began
+        held.cancel()
+        await asyncio.gather(held, return_exceptions=True)
+
+    simulate(body)
+
+
+def test_of_one_such_function_as_many_wait_as_of_any_other() -> None:
+    async def body(sim: Sim) -> None:
+        away(sim)
+        calls = [sim.call("plain") for _ in range(5)]
+        await asyncio.sleep(1)
+        refused = [await each for each in calls if each.done()]
+        assert [each.details for each in refused] == ["2 calls of function default/plain wait already; try again later"] * 3
+        sim.store.hook = None
+        await stateless(sim, A)
+        assert Counter(each.code for each in await asyncio.gather(*calls)) == {0: 2, Code.RESOURCE_EXHAUSTED: 3}
 
     simulate(body, max_held=2)
+
+
+def test_once_the_store_is_back_all_of_them_are_told_at_once() -> None:
+    async def body(sim: Sim) -> None:
+        away(sim)
+        calls = [sim.call(f"f{number}") for number in range(100)]
+        await asyncio.sleep(60)
+        assert not any(each.done() for each in calls)
+        sim.store.hook = None
+        began = sim.clock.monotonic()
+        assert {each.code for each in await asyncio.gather(*calls)} == {Code.NOT_FOUND}
+        assert sim.clock.monotonic() - began < 6.0
+
+    simulate(body)
+
+
+def test_who_leaves_while_the_store_is_away_leaves_nobody_behind_who_asks() -> None:
+    async def body(sim: Sim) -> None:
+        away(sim)
+        await asyncio.gather(*(sim.call(f"f{number}", timeout=8) for number in range(20)))
+        await asyncio.sleep(10)
+        reads = sim.reads()
+        await asyncio.sleep(60)
+        assert sim.reads() == reads
+        sim.store.hook = None
+        assert (await sim.call("f1")).code == Code.NOT_FOUND, "and who comes then reads for himself"
+
+    simulate(body)
+
+
+async def made_up(sim: Sim, names: Callable[[int], str]) -> list["asyncio.Task[Reply]"]:
+    """While the store is away: more calls than may wait of names that nobody has, and then ten of a tenant's own function."""
+    for namespace in ("team1", "team2"):
+        await sim.world.function("f", namespace=namespace, uid=namespace)
+    await asyncio.sleep(0.2)
+    away(sim)
+    hostile = [sim.call(names(number)) for number in range(200)]
+    await asyncio.sleep(60)
+    mine = [sim.call("team1/f") for _ in range(10)]
+    await asyncio.sleep(1)
+    for each in hostile:
+        each.cancel()
+    await asyncio.gather(*hostile, return_exceptions=True)
+    return mine
+
+
+@pytest.mark.parametrize("names", [lambda number: f"made-up-{number}/x", lambda number: f"team1/x{number}"])
+def test_calls_of_names_that_are_made_up_leave_room_for_those_of_functions(names: Callable[[int], str]) -> None:
+    async def body(sim: Sim) -> None:
+        mine = await made_up(sim, names)
+        assert [each.done() for each in mine] == [False] * 10
+        for each in mine:
+            each.cancel()
+        await asyncio.gather(*mine, return_exceptions=True)
+        assert len(sim.relay.waiting) == 0
+
+    simulate(body, max_held=20)
+
+
+def test_negative_control_under_the_names_that_callers_write_they_take_the_tenants_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(sim: Sim) -> None:
+        enter, made = sim.relay.waiting.enter, iter(range(1_000))
+        monkeypatch.setattr(sim.relay.waiting, "enter", lambda whose, known: enter(whose or f"made-up-{next(made)}", known))
+        monkeypatch.setattr(sim.relay.waiting, "leave", lambda whose: None)
+        mine = await made_up(sim, lambda number: f"made-up-{number}/x")
+        assert {(await each).code for each in mine} == {Code.RESOURCE_EXHAUSTED}
+
+    simulate(body, max_held=20)
+
+
+def test_their_messages_leave_room_for_those_of_functions() -> None:
+    async def body(sim: Sim) -> None:
+        for namespace in ("team1", "team2"):
+            await sim.world.function("f", namespace=namespace, uid=namespace)
+        await asyncio.sleep(0.2)
+        away(sim)
+        hostile = [sim.call(f"made-up-{number}/x", ident="x" * 1_000) for number in range(100)]
+        await asyncio.sleep(1)
+        full = [(await each).details for each in hostile if each.done()]
+        assert any("bytes of waiting messages for functions that it has not heard of, the share of 40000" in each for each in full)
+        mine = [sim.call("team1/f", ident="x" * 1_000) for _ in range(10)]
+        await asyncio.sleep(1)
+        assert [each.done() for each in mine] == [False] * 10
+        for each in [*hostile, *mine]:
+            each.cancel()
+        await asyncio.gather(*hostile, *mine, return_exceptions=True)
+        assert sim.relay.bodies.held == 0
+
+    simulate(body, max_held_bytes=40_000)
 
 
 def test_an_entry_that_cannot_be_read_concerns_nobody_else() -> None:

@@ -43,15 +43,24 @@ def test_what_is_not_listed_any_more_and_has_streams_counts_as_one_that_shares()
     assert fill(held, "a", {"a"}, 10_000) < 6_000
 
 
+def test_nobodys_have_what_is_kept_for_others_at_most_and_dilute_no_share() -> None:
+    held: Counter[str] = Counter({"a": 1_000})
+    assert fill(held, "", {"a", "b"}, 10_000) == 2_500
+    assert [fill(held, each, {"a", "b"}, 10_000) for each in "ab"] == [3_750, 2_500]
+    assert fill(Counter({"a": 8_000}), "", {"a"}, 10_000) == 2_000
+    assert fill(Counter({"a": 9_000, "b": 500}), "", {"a", "b"}, 10_000) == 0, "they take nothing of what b has not taken yet"
+    assert fill(Counter(), "", set(), 10_000) == 10_000
+
+
 @given(
     st.integers(8, 400),
     st.sets(st.sampled_from("abcdef"), min_size=2),
-    st.lists(st.tuples(st.sampled_from("abcdef"), st.booleans()), max_size=400),
+    st.lists(st.tuples(st.sampled_from(["", *"abcdef"]), st.booleans()), max_size=400),
 )
 def test_whatever_others_do_a_namespace_gets_its_part(limit: int, known: set[str], moves: list[tuple[str, bool]]) -> None:
     held: Counter[str] = Counter()
     for namespace, more in moves:
-        if namespace not in known:
+        if namespace and namespace not in known:
             continue
         if more and admits(held, namespace, known, limit):
             held[namespace] += 1

@@ -33,12 +33,13 @@ class Bodies:
 
     @contextlib.contextmanager
     def within(self, size: int, namespace: str, known: Set[str]) -> Iterator[None]:
-        """A message that was taken is for `namespace`, until this is left. `known`: the namespaces that have functions. ResourceExhausted:
-        it has its share (`dormouse_core.shares`). A single message is always taken."""
+        """A message that was taken is for `namespace`, until this is left; NOBODY: for a function that is not known. `known`: the
+        namespaces that have functions. ResourceExhausted: it has its share (`dormouse_core.shares`). A single message is always taken."""
         found = self._for[namespace]
+        whose = f"the namespace {namespace}" if namespace else "functions that it has not heard of"
         if found and not admits(self._for, namespace, known, self._limit, size):
             raise ResourceExhausted(
-                f"the gateway holds {found} bytes of waiting messages for the namespace {namespace}, its share of {self._limit}: "
+                f"the gateway holds {found} bytes of waiting messages for {whose}, {'its' if namespace else 'the'} share of {self._limit}: "
                 "the rest is left for other namespaces; try again later"
             )
         self._for[namespace] += size

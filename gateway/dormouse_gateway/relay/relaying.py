@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import math
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -29,9 +30,9 @@ from dormouse_core.errors import (
     Unavailable,
 )
 from dormouse_core.holding import Patience
-from dormouse_core.seams import Clock, Part, Reply, StoreError, Transport, Unreached
+from dormouse_core.seams import Clock, Part, Reply, StoreError, Transport
 from dormouse_core.sessions.names import shard_of
-from dormouse_core.shares import WaitingCalls
+from dormouse_core.shares import NOBODY, WaitingCalls
 from dormouse_core.spec.objects import Timeouts
 
 from dormouse_gateway import metrics, naming
@@ -44,13 +45,12 @@ from dormouse_gateway.relay.flights import Flights
 from dormouse_gateway.relay.gates import Gate, Room
 from dormouse_gateway.relay.sending import PartsTaker, carry, clear, heard, interrupted, outgoing
 from dormouse_gateway.relay.turns import Turn, Turns
-from dormouse_gateway.watching.reads import Read, Reads, missing
+from dormouse_gateway.watching.reads import Read, Reads, missing, unanswered
 from dormouse_gateway.watching.table import Function, Table, Unreadable, Worker
 
 WORD = 0.3  # seconds that a supervisor is given to say it, before a call is sent to a third
 CHECK_SECONDS = 5.0  # a held call looks again by itself, should a wake-up have been for somebody who could not use it
 PAUSE = Backoff(0.02, 0.5)  # of a call that was refused
-UNREACHED_SECONDS = 0.1  # before the store is asked again, whose client itself waited for a connection
 UNKNOWN_OUTCOME = "the worker died while the call ran; its outcome is not known"
 NOBODY_SAYS = "why they died is not known; the kernel may have ended whole containers that ran out of memory"
 
@@ -131,6 +131,7 @@ class Relay:
         self._max_held = max_held
         self.bodies = Bodies(max_held_bytes, limits.CONNECTION_HELD_FRACTION)
         self.waiting = WaitingCalls(limits.WAITING_FUNCTIONS * max_held)
+        self._unheard: Counter[str] = Counter()  # calls of functions that are not known, by label
         self._rooms: dict[str, Room] = {}
         self._gates: dict[str, dict[str, Gate]] = {}  # by function, then by worker
         self._count = 0
@@ -190,8 +191,11 @@ class Relay:
         """The same for a call that was read and counted: one message of a stream, which takes its answer in parts where there are some."""
         call = Held(request, named, None if part is None else PartsTaker(part), fresh=request.attempt > 1)
         try:
+            function = self._table.function(named.label)
+            with self.bodies.within(len(request.message), NOBODY if function is None else named.namespace, self._table.namespaces()):
+                function = await self._first_look(call)
             with self.bodies.within(len(request.message), named.namespace, self._table.namespaces()):
-                return await self._named(call, timestamp)
+                return await self._named(call, function, timestamp)
         except DormouseError as error:
             return refuse(error)
 
@@ -200,15 +204,15 @@ class Relay:
         """So many bytes of an answer wait for their caller, until this is left. ResourceExhausted: there is no room for them."""
         self.bodies.take(size, connection)
         try:
-            with self.bodies.within(size, named.namespace, self._table.namespaces()):
+            known = self._table.namespaces()
+            with self.bodies.within(size, named.namespace if named.namespace in known else NOBODY, known):
                 yield
         finally:
             self.bodies.give(size, connection)
 
     # -------------------------------------------------------------------------------------------------------------- one call
 
-    async def _named(self, call: Held, timestamp: int) -> Reply:
-        function = await self._first_look(call)
+    async def _named(self, call: Held, function: Function, timestamp: int) -> Reply:
         if function.stateful and not call.named.session:
             raise InvalidArgument(
                 f"inference request to model '{call.named.name}' must specify a non-zero or non-empty correlation ID "
@@ -293,25 +297,36 @@ class Relay:
         return await self.starved.wait(call.fell, call.request.deadline)
 
     async def _first_look(self, call: Held) -> Function:
-        """The same. While the store does not say whether there is such a function, the call waits as one of a function that has no
-        worker. ResourceExhausted: too many wait."""
-        began = self._clock.monotonic()
-        with contextlib.ExitStack() as waiting:
+        """The same. While the store does not say whether there is such a function, the call waits as nobody's, up to its own deadline or
+        the longest that a function's calls wait unless it says otherwise. ResourceExhausted: too many wait."""
+        label = call.named.label
+        if self._table.function(label) is not None:
+            return await self._look(call)
+        if self._unheard[label] >= self._max_held:
+            raise ResourceExhausted(f"{self._max_held} calls of function {label} wait already; try again later")
+        self.waiting.enter(NOBODY, self._table.namespaces())  # before the first read: that waits, too
+        self._unheard[label] += 1
+        patience, began = Patience(Timeouts().hold, call.request.deadline), self._clock.monotonic()
+        why = f"whether function {label} exists is not known: the store has not answered yet"
+        try:
             while True:
-                try:
-                    return await self._look(call)
-                except Unknown as unknown:
-                    now = self._clock.monotonic()
-                    patience = Patience(Timeouts().hold, call.request.deadline)
-                    late = f"the deadline passed while the call waited: {unknown.message}"
-                    refusal = patience.refusal(now, now - began, late=late, long=unknown.message)
-                    if refusal is not None:
-                        raise refusal from None
-                if not call.waited:
-                    self.waiting.enter(call.named.namespace, self._table.namespaces())
-                    waiting.callback(self.waiting.leave, call.named.namespace)
-                await asyncio.sleep(UNREACHED_SECONDS)
-                call.waited = self._clock.monotonic() - began
+                now = self._clock.monotonic()
+                late = f"the deadline passed while the call waited: {why}"
+                if (refusal := patience.refusal(now, now - began, late=late, long=why)) is not None:
+                    raise refusal
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(patience.left(now, now - began)):
+                        try:
+                            return await self._look(call)
+                        except Unknown as unknown:
+                            why = unknown.message
+                        await self._reads.answers()
+                        call.waited = self._clock.monotonic() - began
+        finally:
+            self.waiting.leave(NOBODY)
+            self._unheard[label] -= 1
+            if not self._unheard[label]:
+                del self._unheard[label]
 
     async def _look(self, call: Held) -> Function:
         """The function as this call should see it. NotFound, Unavailable, Internal."""
@@ -329,7 +344,7 @@ class Relay:
             raise Internal(f"the store's entry of function {label} cannot be read: {wrong}") from None
         except StoreError as away:
             if watched is None:
-                kind = Unavailable if away.definite and not isinstance(away, Unreached) else Unknown
+                kind = Unknown if unanswered(away) else Unavailable
                 raise kind(f"whether function {label} exists is not known: the store did not answer ({away})") from None
             # What is known is used: a stale map costs a refusal, never a wrong answer.
             call.reason = f"the store did not answer ({away})"

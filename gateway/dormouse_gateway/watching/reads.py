@@ -12,13 +12,14 @@ from dormouse_core import absences
 from dormouse_core.errors import DormouseError, NotFound, Unavailable
 from dormouse_core.keys import Function as Identity
 from dormouse_core.keys import Keys
-from dormouse_core.seams import Clock, Store, StoreError
+from dormouse_core.seams import Clock, Store, StoreError, Unreached
 
 from dormouse_gateway import metrics
 from dormouse_gateway.watching.table import Function, Guard, Unreadable, function_of, read_map
 
 STRANGERS = 8
 """Reads under way for functions that are not in the watched table."""
+UNANSWERED_SECONDS = 0.1  # before a store that did not answer is asked again, whose client itself waited for a connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,11 @@ def missing(label: str, read: Read) -> DormouseError:
     return NotFound(f"function {label} not found")
 
 
+def unanswered(error: StoreError) -> bool:
+    """The store did not say no: it could not be reached, or was silent."""
+    return isinstance(error, Unreached) or not error.definite
+
+
 class Reads:
     def __init__(self, keys: Keys, store: Store, clock: Clock, guard: Guard | None = None) -> None:
         self._keys = keys
@@ -48,6 +54,9 @@ class Reads:
         self._next: dict[str, asyncio.Task[Read]] = {}
         self._waiting: dict[str, asyncio.Task[Read]] = {}
         self._strangers = asyncio.Semaphore(STRANGERS)
+        self._away = ""  # why strangers are not read now: the store did not answer one, and is asked until it does
+        self._asking: asyncio.Task[None] | None = None
+        self._listening = 0  # callers who wait for that
 
     def rewound(self) -> None:
         """The store was restored to an earlier revision: what was read before is not newer than anything."""
@@ -55,7 +64,10 @@ class Reads:
         self._absences.rewound(self._clock.monotonic())
 
     async def stranger(self, label: str) -> Read:
-        """The same of a function that the watched table lacks: a few at a time, for callers may make up names without end."""
+        """The same of a function that the watched table lacks: a few at a time, for callers may make up names without end. Once the store
+        did not answer one, Unreached at once until it `answers`: else they would stand behind each other, each for a whole try."""
+        if self._away:
+            raise Unreached(self._away)
         task = self._waiting.get(label)
         if task is None:
             task = self._waiting[label] = asyncio.create_task(self._stranger(label))
@@ -65,7 +77,39 @@ class Reads:
     async def _stranger(self, label: str) -> Read:
         async with self._strangers:
             del self._waiting[label]  # it begins: who comes later wants a later one
-            return await self.function(label, stranger=True)
+            if self._away:
+                raise Unreached(self._away)
+            try:
+                return await self.function(label, stranger=True)
+            except StoreError as error:
+                if unanswered(error):
+                    self._away = self._away or str(error)
+                    self._asking = self._asking or asyncio.create_task(self._ask())
+                raise
+
+    async def answers(self) -> None:
+        """Returns once the store answers again. All who wait for that share one ask."""
+        if self._asking is None:
+            return
+        self._listening += 1
+        try:
+            await asyncio.shield(self._asking)
+        finally:
+            self._listening -= 1
+
+    async def _ask(self) -> None:
+        """Until it answers, or nobody waits for that any more: who comes then reads for himself."""
+        try:
+            while True:
+                await asyncio.sleep(UNANSWERED_SECONDS)
+                try:
+                    await self._store.get([self._keys.written])
+                    return
+                except StoreError as error:
+                    if not unanswered(error) or not self._listening:
+                        return
+        finally:
+            self._away, self._asking = "", None
 
     async def function(self, label: str, *, stranger: bool = False) -> Read:
         """What the store says after this was called. `stranger`: it is not expected to be there. StoreError, Unreadable."""
