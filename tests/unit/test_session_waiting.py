@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 from dormouse_core.errors import Again, DeadlineExceeded, DormouseError
-from dormouse_core.seams import Unreached
+from dormouse_core.seams import Put, Txn, Unreached
 from dormouse_core.sessions import groups
 from dormouse_testing.clock import SimClock
 from dormouse_testing.memory_store import REFUSED, REPLY_LOST, REQUEST_LOST, UNREACHED, Fault, MemoryStore
-from dormouse_testing.session_worker import Worker, again, error, simulated
+from dormouse_testing.session_worker import Worker, again, error, simulated, state_key
 from dormouse_worker.sessions import Answer
 
 
@@ -209,3 +209,21 @@ async def test_what_waits_behind_is_looked_at_also_when_the_store_is_back() -> N
         await asyncio.gather(*patient)
         w.store.hook = None
         assert isinstance(error(await late), DeadlineExceeded)
+
+
+@simulated
+async def test_who_waits_for_the_copy_of_a_broken_record_behind_another_is_told_so_too() -> None:
+    async with Worker(MemoryStore(SimClock())) as w:
+        await w.own()
+        for name in ("s0", "s1"):
+            await w.store.txn(Txn((), (Put(state_key(name), b"\x01broken record"),)))
+        away = Away(w.store)
+        patient = w.submit("s0", 1, start=True)
+        await asyncio.sleep(0.1)
+        late = w.submit("s1", 10, start=True, deadline=asyncio.get_running_loop().time() + 1.0)
+        await asyncio.sleep(10.0)
+        assert late.done()
+        assert isinstance(error(late.result()), DeadlineExceeded)
+        away.back()
+        assert (await patient).reply == b"1"
+        assert (await w.call("s1", 100, start=True)).reply == b"100"
