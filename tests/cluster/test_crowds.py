@@ -1,16 +1,22 @@
-"""Much at once: changes that overtake each other in a namespace with a quota, and two hundred functions applied together."""
+"""Much at once: changes that overtake each other in a namespace with a quota, an image for all, two hundred functions applied together."""
 
 import threading
 import time
+from collections import Counter
 from typing import Any
 
 import grpc
 import pytest
-from dormouse_testing.cluster.client import eventually
-from dormouse_testing.cluster.functions import Dormouse, counter, echo
+from dormouse_core.replacing import most
+from dormouse_operator.kubernetes.objects.replacements import being_replaced
+from dormouse_testing.cluster import images
+from dormouse_testing.cluster.client import CHART, eventually
+from dormouse_testing.cluster.functions import RELEASE, SYSTEM, Dormouse, counter, echo
+from dormouse_testing.cluster.processes import run
 
 CHANGES, PAUSE = 10, 1.5
-FUNCTIONS = 200
+FUNCTIONS, AWAKE = 200, 12
+NEXT = "localhost/dormouse:next"
 QUOTA: dict[str, Any] = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "three"}, "spec": {"hard": {"pods": "3"}}}
 
 
@@ -106,6 +112,62 @@ def newest(dormouse: Dormouse, name: str) -> str:
     found = dormouse.cluster.get("ifn", name, dormouse.space)
     current = found["status"].get("observedGeneration") == found["metadata"]["generation"]
     return str(found["status"]["wantedRevision"]) if current else ""
+
+
+@pytest.mark.slow
+def test_an_image_replaces_the_workers_of_a_few_functions_at_a_time_and_no_call_of_a_dozen_fails(dormouse: Dormouse) -> None:
+    """And back. The next image is this one under another name."""
+    cluster = dormouse.cluster
+    if cluster.layout is None:
+        pytest.skip("another's cluster has no second image")
+    run("buildah", "tag", images.DORMOUSE, NEXT)
+    images.import_image(cluster.layout, cluster.nodes, NEXT)
+    names = [f"awake-{number:02}" for number in range(AWAKE)]
+    small = {"resources": {"requests": {"cpu": "20m"}}}  # an operator and a gateway more must find room beside all of them
+    dormouse.apply(*(echo(name, minReplicas=1, maxReplicas=1, workers=small) for name in names))
+    for name in names:
+        dormouse.ready(name, 1, 240)
+    ended, calls, errors = threading.Event(), Counter[str](), list[str]()
+
+    def call(name: str) -> None:
+        while not ended.wait(0.5):
+            try:
+                assert dormouse.call(name, 1, timeout=60) == 1
+                calls[name] += 1
+            except grpc.RpcError as error:
+                errors.append(f"{name} after {calls[name]}: {error.code().name}: {error.details()}")
+                return
+
+    def replaced(image: str) -> tuple[float, int]:
+        """How long it took, and how many were being replaced together at most."""
+        began, together, left = time.monotonic(), 0, set(names)
+        while left:
+            assert time.monotonic() - began < 300, f"{sorted(left)} are not replaced"
+            found = cluster.get("deployments", "", dormouse.space)
+            together = max(together, sum(map(being_replaced, found)))
+            pods = living(dormouse, "dormouse.dev/function")
+            left = {pod["metadata"]["labels"]["dormouse.dev/function"] for pod in pods if pod["spec"]["containers"][0]["image"] != image}
+        return time.monotonic() - began, together
+
+    calling = [dormouse.pool.submit(call, name) for name in names]
+    try:
+        cluster.helm("upgrade", RELEASE, str(CHART), "-n", SYSTEM, "--reuse-values", "--set", f"image.tag={NEXT.rpartition(':')[2]}")
+        forth = replaced(NEXT)
+        cluster.helm("rollback", RELEASE, "-n", SYSTEM)
+        back = replaced(images.DORMOUSE)
+        before = calls.copy()
+        eventually("all are called on", lambda: errors or all(calls[name] > before[name] + 2 for name in names), 60)
+    finally:
+        ended.set()
+        for each in calling:
+            each.result()
+    print(f"{AWAKE} replaced, in s, at most so many together: {forth}, and back {back}; {calls.total()} calls, failed: {errors}")
+    assert errors == []
+    assert 1 < forth[1] <= most(1)
+    assert 1 < back[1] <= most(1)
+    for part in ("operator", "gateway"):
+        cluster.kubectl("rollout", "status", "-n", SYSTEM, f"deployment/{RELEASE}-{part}", "--timeout=120s")
+    dormouse.delete(*names)
 
 
 @pytest.mark.slow

@@ -108,6 +108,19 @@ async def test_functions_of_a_namespace_whose_labels_stop_matching_go_on_and_it_
     assert world.gone_uids == ["uid-one"], "who deletes the object deletes the function, there as everywhere"
 
 
+async def test_that_no_label_matches_is_said_as_soon_as_it_is_known() -> None:
+    """An empty list changes nothing in the copy."""
+    world = World()
+    telling = asyncio.create_task(world.serving._tell())
+    await asyncio.sleep(0)
+    await world.label(one="b", two="b")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    telling.cancel()
+    [said] = [each["message"] for (plural, _, _), each in world.api.objects.items() if plural == EVENTS.plural]
+    assert said.startswith("The labels of one, two do not match")
+
+
 async def test_negative_control_listing_only_what_is_served_would_end_them(monkeypatch: pytest.MonkeyPatch) -> None:
     real = Survey._list
 

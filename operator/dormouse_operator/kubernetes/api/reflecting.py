@@ -24,8 +24,8 @@ Key = tuple[str, str]
 
 
 class Reflector:
-    """`changed(key, before, after)` is called for each change, after the copy has it. `namespaces`: each is followed by itself; empty: all
-    together."""
+    """`changed(key, before, after)` is called for each change, after the copy has it, `whole()` after each complete list, which may have
+    changed nothing. `namespaces`: each is followed by itself; empty: all together."""
 
     def __init__(
         self,
@@ -36,11 +36,13 @@ class Reflector:
         namespaces: Sequence[str] = (),
         labels: str = "",
         changed: Callable[[Key, Object | None, Object | None], None] | None = None,
+        whole: Callable[[], None] = lambda: None,
         trim: Callable[[Object], Object] = lambda found: found,
     ) -> None:
         self._api = api
         self._clock = clock
         self._changed = changed or (lambda key, before, after: None)
+        self._whole = whole
         self._trim = trim
         self._labels = labels
         self._unlisted = set(namespaces or ("",))
@@ -120,6 +122,7 @@ class Reflector:
                 self._apply(key, self._trim(item))
         self._unlisted.discard(namespace)
         self._heard[namespace] = number(listed.version)
+        self._whole()
         return listed.version
 
     def _stands(self, namespace: str) -> None:

@@ -45,7 +45,7 @@ class Serving:
         self._news = asyncio.Event()
         self._namespaces = settings.namespaces
         self._selector = settings.namespace_selector
-        self.copy = Reflector(api, clock, NAMESPACES, labels=self._selector, changed=self._changed, trim=_name)
+        self.copy = Reflector(api, clock, NAMESPACES, labels=self._selector, changed=self._changed, whole=self._news.set, trim=_name)
 
     @property
     def known(self) -> bool:
