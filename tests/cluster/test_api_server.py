@@ -127,6 +127,7 @@ def test_an_api_server_that_stands_still(own: Dormouse, seconds: int) -> None:
     handled(own, "thawed", 60)
 
 
+@pytest.mark.slow
 def test_connections_that_are_reset_during_the_first_list(own: Dormouse, tmp_path: Path) -> None:
     """5.O3. An operator that starts meanwhile does not end, and takes up its work when it can read a list to its end."""
     assert own.cluster.layout is not None

@@ -29,6 +29,7 @@ def is_ready(pod: dict[str, Any]) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
 
 
+@pytest.mark.slow
 def test_under_a_quota_with_no_room_a_new_revision_is_proved_in_the_place_of_the_one_that_serves(dormouse: Dormouse) -> None:
     """A session is stepped all the while: no step fails or is lost. A bad revision then gives the place back."""
     quota = {**QUOTA, "metadata": {"name": "one"}, "spec": {"hard": {"pods": "1"}}}

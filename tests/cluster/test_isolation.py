@@ -276,6 +276,7 @@ def made_at(home: Dormouse, kind: str, function: str) -> str:
     return str(own["creationTimestamp"])
 
 
+@pytest.mark.slow
 def test_a_new_pods_ways_out_close_as_soon_as_the_network_knows_it(away: Dormouse) -> None:
     """`networkPolicies.workers.egress`. A function's policy is made before its Deployment. Whether a pod's very first packets are judged by
     it is the network plugin's: Kubernetes asks it, our cluster's knows a pod by its address, which it hears of later. A handler dials the
