@@ -894,11 +894,40 @@ MANIFESTS = (
     ),
 )
 
+CALL_DEPTH = 8
+SESSION_CALLS = KEPT_KEYS
+WAITING_STEPS = 64
+
+CALLS_OF_STEPS = (
+    Limit(
+        "CALL_DEPTH",
+        "functions in a path of calls of steps (`ctx.call`), each of which waits for the next",
+        "functions",
+        "our own: each has threads and places of its own in a worker",
+        "each such call: INVALID_ARGUMENT",
+    ),
+    Limit(
+        "SESSION_CALLS",
+        "calls of one session that a step makes",
+        "calls",
+        "KEPT_KEYS: a step that is run again makes all of them again, and each must still be known",
+        "each such call: RESOURCE_EXHAUSTED",
+    ),
+    Limit(
+        "WAITING_STEPS",
+        "steps of a handler that is not `async` that wait in a worker for calls of theirs, beside those that run; for each place in a path",
+        "steps",
+        "our own: each has a thread",
+        "the next step waits",
+    ),
+)
+
 TABLE: Sequence[tuple[str, Sequence[Limit]]] = (
     ("Names", NAMES),
     ("Messages", MESSAGES),
     ("The store", STORE),
     ("Sessions", SESSIONS),
+    ("Calls of steps", CALLS_OF_STEPS),
     ("Liveness and time", LIVENESS),
     ("Holds and scale", SCALE),
     ("Batching", BATCHING),

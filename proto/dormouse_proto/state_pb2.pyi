@@ -105,7 +105,7 @@ class Move(_message.Message):
     def __init__(self, target: _Optional[str] = ...) -> None: ...
 
 class WorkerEntry(_message.Message):
-    __slots__ = ("address", "revision", "state", "instance", "killed", "store_id", "speaks")
+    __slots__ = ("address", "revision", "state", "instance", "killed", "store_id", "speaks", "calls")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         UNSPECIFIED: _ClassVar[WorkerEntry.State]
@@ -140,6 +140,7 @@ class WorkerEntry(_message.Message):
     KILLED_FIELD_NUMBER: _ClassVar[int]
     STORE_ID_FIELD_NUMBER: _ClassVar[int]
     SPEAKS_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
     address: str
     revision: str
     state: WorkerEntry.State
@@ -147,7 +148,8 @@ class WorkerEntry(_message.Message):
     killed: WorkerEntry.Killed
     store_id: str
     speaks: int
-    def __init__(self, address: _Optional[str] = ..., revision: _Optional[str] = ..., state: _Optional[_Union[WorkerEntry.State, str]] = ..., instance: _Optional[str] = ..., killed: _Optional[_Union[WorkerEntry.Killed, _Mapping]] = ..., store_id: _Optional[str] = ..., speaks: _Optional[int] = ...) -> None: ...
+    calls: bytes
+    def __init__(self, address: _Optional[str] = ..., revision: _Optional[str] = ..., state: _Optional[_Union[WorkerEntry.State, str]] = ..., instance: _Optional[str] = ..., killed: _Optional[_Union[WorkerEntry.Killed, _Mapping]] = ..., store_id: _Optional[str] = ..., speaks: _Optional[int] = ..., calls: _Optional[bytes] = ...) -> None: ...
 
 class Leader(_message.Message):
     __slots__ = ("address", "name")

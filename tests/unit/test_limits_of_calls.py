@@ -200,3 +200,25 @@ def test_a_worker_takes_as_many_calls_as_it_may_and_sends_more_back_to_wait(toge
             service.turn()
     assert len(engine.taken) == 3, queue.refused
     assert [error.again for error in queue.refused] == [Again.BUSY] * 2
+
+
+def test_calls_that_steps_wait_for_have_places_of_their_own_in_a_worker() -> None:
+    engine, queue = Endless(), Queue()
+    service = Service(
+        Function("ns", "fn", "uid"),
+        SIGNATURE,
+        engine,  # type: ignore[arg-type]
+        queue,  # type: ignore[arg-type]
+        names=("fn",),
+        nonce="n",
+        max_concurrency=3,
+        counters=Counters(),
+    )
+    service.ready = True
+    for path, taken in ((b"", 3), (b"ns/a", 6), (b"ns/a,ns/b", 9)):
+        for _ in range(4):
+            queue.calls.append(call := Arrived())
+            call.headers = ((b"dormouse-path", path),) if path else ()
+            service.turn()
+        assert len(engine.taken) == taken, queue.refused
+    assert [error.again for error in queue.refused] == [Again.BUSY] * 3

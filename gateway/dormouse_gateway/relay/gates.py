@@ -6,6 +6,9 @@ by one call, at growing intervals, not by all that wait.
 
 `window` starts at the function's maxConcurrency. Others send to the same worker (Envoy's fast path, other gateways),
 so a `busy` narrows it to what this relay has there, and a window full of answers widens it by one again.
+
+Calls that steps make have places of their own, as in the worker: `maxConcurrency` for each step that waits for the call. Else steps that
+wait for it could hold all places that it needs.
 """
 
 import asyncio
@@ -57,10 +60,11 @@ class Gate:
         self.closed_until = 0.0
         self.room = Room()
 
-    def open(self, now: float) -> bool:
+    def open(self, now: float, waiting: int = 0) -> bool:
+        """`waiting`: how many steps wait for the call."""
         if self.failures and self.flying:
             return False  # one call is finding out whether it is there
-        return now >= self.closed_until and self.flying < int(self.window)
+        return now >= self.closed_until and self.flying < int(self.window) + waiting * self.limit
 
     def opens_at(self) -> float:
         """When time alone may open it."""
@@ -78,7 +82,7 @@ class Gate:
 
     def busy(self, now: float) -> None:
         self.flying -= 1
-        self.window = max(1.0, self.flying)
+        self.window = max(1.0, min(self.flying, self.limit))
         if self.flying == 0:  # nobody of ours will come back and open it
             self.closed_until = now + PAUSE.first
 

@@ -16,7 +16,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from dormouse_core import choosing, deaths, headernames, limits
+from dormouse_core import childcalls, choosing, deaths, headernames, limits
 from dormouse_core.backoff import Backoff
 from dormouse_core.clocks import Skew, TimeReading
 from dormouse_core.errors import (
@@ -348,7 +348,8 @@ class Relay:
             call.reason = call.reason or "calls under which workers died run one at a time in a worker"
             return False
         gate = self._gate(function, worker)
-        if gate.open(now):
+        path = call.request.metadata.get(headernames.PATH, "")
+        if gate.open(now, len(childcalls.read(path))):
             return True
         call.reason = call.reason or f"worker {worker.name} is busy or cannot be reached"
         return False

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from dormouse_core import headernames
+from dormouse_core import childcalls, headernames
 from dormouse_core.clocks import Skew
 from dormouse_core.errors import Again, Code, DeadlineExceeded, Decoupled, DormouseError, Internal, Unavailable
 from dormouse_core.keys import Function
@@ -28,7 +28,9 @@ from dormouse_worker.sessions import Answer, Failed, Outcome, Runner, Step
 from dormouse_worker.transport import calls, frames, streamed
 from dormouse_worker.transport.asgi import Call, Metadata, Transport
 
-_ALONE, _CALL, _STEP, _TENANT = (name.encode() for name in (headernames.ALONE, headernames.CALL, headernames.STEP, headernames.TENANT))
+_ALONE, _CALL, _PATH, _STEP, _TENANT = (
+    name.encode() for name in (headernames.ALONE, headernames.CALL, headernames.PATH, headernames.STEP, headernames.TENANT)
+)
 _CLEARED = Again.CLEARED.value.encode()
 
 TAKE = 256
@@ -84,6 +86,8 @@ class Service:
         self._decoder = Decoder(signature, names)
         self._digester = Digester(function.path, signature)
         self._reader = calls.SessionReader(function, nonce, skew) if signature.states else None
+        self._identity = calls.Identity(nonce, skew) if signature.platform == "python" else None
+        """Of calls of a handler without sessions: whom its own calls are made for."""
         self._skew = skew
         self._correlation = next((control for control in signature.controls if control.kind == "id"), None)
         self._limit = max_concurrency
@@ -127,7 +131,10 @@ class Service:
             raise Unavailable("this worker is not ready", Again.NOT_MINE)
         headers = calls.read(call.headers)
         cleared = headers.get(_ALONE) == _CLEARED
-        if self.counters.active - self._door.asking > self._limit and not (cleared or call.clears):
+        path = childcalls.read(calls.text(headers.get(_PATH, b"")))
+        # Calls of steps have places of their own, for each step that waits: those who wait do not keep out whom they wait for.
+        most = self._limit * (1 + len(path))
+        if self.counters.active - self._door.asking > most and not (cleared or call.clears):
             raise Unavailable(f"{self._limit} calls are active in this worker (maxConcurrency)", Again.BUSY)
         if self._skew is not None and self._skew.off:
             raise Unavailable(self._skew.text(), Again.CLOCK)
@@ -153,8 +160,13 @@ class Service:
         request.call = call
         request.call_key = calls.text(headers.get(_CALL, b""))
         request.alone = request.alone or _ALONE in headers
+        request.path = path
         call.body = b""
         if self._reader is None:
+            if (identity := self._identity) is not None:
+                request.tenant = calls.text(headers.get(_TENANT, b""))
+                # Made where a step of its calls somebody: a key that is wrong has never been in the way of a call without a session.
+                request.identify = lambda: identity.whose(headers, request.message.parameters)[1]
             self.engine.run(request, {}, 0, False, False, lambda outcome: self._ran(call, outcome), call.deadline)
         else:
             self._step(call, request, headers, self._reader)
@@ -167,8 +179,9 @@ class Service:
         request.session = str(of.session)
         if self._correlation is not None:
             request.correlation = self._correlation.id(of.session)
-        request.tenant = calls.text(headers.get(_TENANT, b""))
+        request.tenant, request.session_key = of.tenant, of.key
         request.key = str(of.call_key)
+        request.identify = lambda: of.call_key
         step = Step(
             session=of.key,
             key=of.call_key,
