@@ -183,16 +183,13 @@ def test_steps_that_wait_for_each_others_functions_starve_nobody(system: System,
 
 
 def test_while_steps_wait_for_their_calls_others_of_the_same_function_run(system: System, client: Client) -> None:
-    """One thread a CPU would let two of these in at a time."""
-    count = 4 * len(os.sched_getaffinity(0))
+    """More of them than there are threads of a handler have begun before the first has its answer."""
+    count = len(os.sched_getaffinity(0)) + 2
     with ThreadPoolExecutor(count) as pool:
-        began = time.monotonic()
-        waiting = [pool.submit(ask, client, "shop", f"ledger|wide-{n}|1|0.2", session=f"wide-{n}", timeout=60.0) for n in range(count)]
-        system.until(lambda: sum(line.startswith("shop wide-") and "called" not in line for line in told(system)) == count)
-        assert sum(line.startswith("ledger /wide-") for line in told(system)) <= count
-        for each in waiting:
-            each.result(90)
-        assert time.monotonic() - began < 60
+        waiting = [pool.submit(ask, client, "shop", f"ledger|wide-{n}|1|2", session=f"wide-{n}", timeout=60.0) for n in range(count)]
+        system.until(lambda: sum(line.startswith("shop wide-") for line in told(system)) >= count)
+        assert not [line for line in told(system) if line.startswith("shop wide-") and line.endswith("called")]
+        assert [each.result(90).outputs["y"] for each in waiting] == [[[1]]] * count
 
 
 # ------------------------------------------------------------------------------------------------------------------ who may call
@@ -233,3 +230,27 @@ def test_what_a_caller_says_of_paths_and_workers_counts_for_nothing(system: Syst
     """At the callers' port it is removed: nobody is let deeper, or kept out, by it."""
     says = {headernames.PATH: "default/ledger,default/shop", headernames.WORKER: "default/shop/x", headernames.PROOF: "1"}
     assert ask(client, "shop", "ledger|said|1|", session="said", metadata=says).outputs["y"] == [[1]]
+
+
+@pytest.mark.parametrize(
+    ("function", "path", "code"),
+    [
+        ("other/ledger", "default/rogue", Code.PERMISSION_DENIED),
+        ("other/ledger", "other/shop,default/rogue", Code.PERMISSION_DENIED),
+        ("other/ledger", "other/shop", Code.INVALID_ARGUMENT),
+        ("default/ledger", "", Code.INVALID_ARGUMENT),
+        ("default/ledger", "default/shop", Code.INVALID_ARGUMENT),
+        ("default/ledger", "default/rogue,", Code.INVALID_ARGUMENT),
+        ("default/ping", "default/ping,default/rogue", Code.INVALID_ARGUMENT),
+        ("default/rogue", "default/rogue", Code.INVALID_ARGUMENT),
+        ("", "default/rogue", Code.INVALID_ARGUMENT),
+        ("default/ledger", ",".join(["default/rogue"] * 9), Code.INVALID_ARGUMENT),
+    ],
+)
+def test_a_handler_that_goes_past_its_worker_is_held_to_the_same_by_the_gateway(
+    system: System, client: Client, function: str, path: str, code: Code
+) -> None:
+    before = len(told(system))
+    error = refused(lambda: ask(client, "rogue", f"{function}|{path}"))
+    assert error.code == code, error.message
+    assert len(told(system)) == before

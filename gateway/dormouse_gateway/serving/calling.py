@@ -19,7 +19,7 @@ import grpc.aio
 from dormouse_core import childcalls, headernames
 from dormouse_core.clocks import Rising
 from dormouse_core.errors import Code, DormouseError, Internal, InvalidArgument, Unavailable
-from dormouse_core.seams import Clock, Reply, StoreError
+from dormouse_core.seams import Clock, StoreError
 from dormouse_kit import log
 from dormouse_kit.grpc_options import MANY, server_options
 
@@ -84,12 +84,12 @@ class WorkersPort(grpc.GenericRpcHandler):
         held = contextlib.ExitStack()
         signed: tuple[tuple[str, str], ...] = SIGNED
         try:
-            metadata = naming.single(context.invocation_metadata() or ())
-            message = await context.read()
+            told = await self._admitted(naming.single(context.invocation_metadata() or ()))
+            message = await context.read()  # of who may call: nobody else's takes memory here
             if message is grpc.aio.EOF:
                 raise InvalidArgument("message: the call ended without a whole one; a unary call carries one message")
             context.add_done_callback(lambda _: held.close())
-            reply = await self._answer(message, metadata, deadline, held)
+            reply = await self._relay.call(Request(INFER, message, told, deadline), held)
         except Unknown as error:
             signed, reply = (), refuse(error)
         except DormouseError as error:
@@ -105,7 +105,8 @@ class WorkersPort(grpc.GenericRpcHandler):
             await context.abort(CODES.get(reply.code, grpc.StatusCode.UNKNOWN), reply.details, signed)
         return reply.message
 
-    async def _answer(self, message: bytes, metadata: dict[str, str], deadline: float, held: contextlib.ExitStack) -> Reply:
+    async def _admitted(self, metadata: dict[str, str]) -> dict[str, str]:
+        """What goes along with the call on its way. Raises why there is none."""
         worker = metadata.get(headernames.WORKER, "")
         try:
             own = await self._callers.proved(worker, metadata.get(headernames.PROOF, ""))
@@ -120,7 +121,7 @@ class WorkersPort(grpc.GenericRpcHandler):
         self._number += 1
         life = f".{self._stamps.life}" if self._stamps.life else ""
         goes_on = {key: metadata[key] for key in GOES_ON if key in metadata}
-        told = {
+        return {
             **goes_on,
             headernames.FUNCTION: label,
             headernames.PATH: childcalls.written(path),
@@ -128,7 +129,6 @@ class WorkersPort(grpc.GenericRpcHandler):
             headernames.CONNECTION: f"worker {own}",  # what one function's workers hold here counts together
             headernames.MAX_MESSAGE: str(self._message_bytes),
         }
-        return await self._relay.call(Request(INFER, message, told, deadline), held)
 
 
 class Unknown(Unavailable):

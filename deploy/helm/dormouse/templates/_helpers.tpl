@@ -169,6 +169,7 @@ podSelector:
 - --node=$(NODE_NAME)
 - --listen=0.0.0.0:8001
 - --listen-relay=127.0.0.1:8002
+- --listen-calls=0.0.0.0:8003
 - --pods
 - --xds=unix:/run/dormouse/xds.sock
 - --admin=/run/dormouse/envoy.sock
