@@ -44,7 +44,8 @@ class Ledger(Base):
 def act(inputs):
     """(function, inputs, session, further) of the call that `what` asks for: function|session|x|seconds."""
     function, session, x, seconds = inputs["what"][0].decode().split("|")
-    given = {"x": np.full((1, 1), float(x), np.float32)}
+    wrong = {"wide": {"x": np.ones((1, 2), np.float32)}, "int": {"x": np.ones((1, 1), np.int32)}, "other": {"z": ONE["x"]}}
+    given = wrong.get(x) or {"x": np.full((1, 1), float(x), np.float32)}
     if seconds:
         given["what"] = np.array([seconds.encode()], dtype=object)
     return function, given, session or None

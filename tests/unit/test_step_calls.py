@@ -264,6 +264,24 @@ async def test_a_call_that_fails_is_the_steps_own_answer_with_its_code() -> None
     assert (outcome.error.code, outcome.error.message) == (Code.NOT_FOUND, "call of shop/ledger: function shop/ledger not found")
 
 
+async def test_a_step_that_streams_calls_between_its_parts() -> None:
+    def step(self: Any, inputs: Any, state: Any, ctx: Context) -> Any:
+        for _ in range(2):
+            yield ctx.call("ledger", inputs, "a")
+
+    async def step_async(self: Any, inputs: Any, state: Any, ctx: Context) -> Any:
+        for _ in range(2):
+            yield await ctx.call("ledger", inputs, "a")
+
+    asked = []
+    for each in (step, step_async):
+        way = Way()
+        assert isinstance(await begin(runner(each, way)), Ran)
+        asked.append([one[headernames.IDEMPOTENCY_KEY] for one in way.asked])
+    assert asked[0] == asked[1]
+    assert len(set(asked[0])) == 2
+
+
 # ------------------------------------------------------------------------------------------------------------------- to the gateway
 
 
