@@ -39,6 +39,11 @@ def target(function: object, namespace: str) -> str:
     return f"{parsed[0] or namespace}/{parsed[1]}"
 
 
+def is_label(text: str) -> bool:
+    """Whether it is namespace/name, as we write it."""
+    return "/" in text and modelnames.parse(text) == text.partition("/")[::2]
+
+
 def check(path: Path, label: str) -> None:
     """May the last of `path` call `label`? InvalidArgument: it stands in it already, or it is too deep. PERMISSION_DENIED: it is of another
     namespace."""
@@ -60,7 +65,7 @@ def check(path: Path, label: str) -> None:
 def read(text: str) -> Path:
     """A path as it is written in metadata. InvalidArgument: nobody of ours wrote this."""
     path = tuple(text.split(",")) if text else ()
-    if len(path) > CALL_DEPTH or any(modelnames.parse(label) != label.partition("/")[::2] for label in path):
+    if len(path) > CALL_DEPTH or not all(map(is_label, path)):
         raise InvalidArgument(f"the path of a call: {text[:80]!r} found, at most {CALL_DEPTH} functions as namespace/name are allowed")
     return path
 

@@ -32,7 +32,6 @@ from dormouse_gateway.watching.reads import Reads
 from dormouse_gateway.watching.table import Function, Table, Unreadable
 
 SIGNED = ((headernames.BY, "gateway"),)
-GONE = "the step's worker is not, or no longer, known to the store"
 GOES_ON = (headernames.SESSION, headernames.TENANT, headernames.IDEMPOTENCY_KEY)
 
 
@@ -45,8 +44,11 @@ class Callers:
 
     async def proved(self, claimed: str, secret: str) -> str:
         """namespace/name of the function whose worker `claimed` (namespace/name/worker) is. UNAUTHENTICATED: it is not that worker.
-        Unavailable: the store does not say."""
+        Unavailable: the store does not say, or knows no such worker: one whose lease has ended is about to end, and its step is then run
+        elsewhere; a refusal would be the step's own answer."""
         label, _, worker = claimed.rpartition("/")
+        if not childcalls.is_label(label):
+            raise DormouseError(f"call: {headernames.WORKER}: {claimed!r} found, namespace/name/worker is allowed", Code.UNAUTHENTICATED)
         if self._knows(self._table.function(label), worker, secret):
             return label
         try:  # it may have registered after what this gateway has heard
@@ -55,7 +57,9 @@ class Callers:
             raise Unavailable(f"whether {claimed} is a worker is not known: {away}") from None
         if self._knows(read.function, worker, secret):
             return label
-        raise DormouseError(f"call: {headernames.WORKER}: {claimed!r} found, without its secret: {GONE}", Code.UNAUTHENTICATED)
+        if read.function is None or worker not in read.function.workers:
+            raise Unavailable(f"call: {headernames.WORKER}: {claimed!r} found, which the store does not know, or no longer")
+        raise DormouseError(f"call: {headernames.WORKER}: {claimed!r} found, without its secret", Code.UNAUTHENTICATED)
 
     def _knows(self, function: Function | None, worker: str, secret: str) -> bool:
         found = None if function is None else function.workers.get(worker)
