@@ -21,11 +21,12 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from hmac import compare_digest
 
-from dormouse_core import modelnames
+from dormouse_core import headernames, modelnames
 from dormouse_core.callkeys import CallKey
 from dormouse_core.errors import Code, DormouseError, FailedPrecondition, InvalidArgument, ResourceExhausted
 from dormouse_core.keys import Function
 from dormouse_core.limits import CALL_DEPTH, SESSION_CALLS
+from dormouse_core.sessions.names import session_key
 
 Path = tuple[str, ...]
 """namespace/name of each function whose step waits, the outermost first."""
@@ -99,6 +100,11 @@ class Calling:
             raise InvalidArgument(f"call: session: {type(session).__name__} found, a text is allowed")
         if session == "":
             raise InvalidArgument("call: session: empty; a session has a name, and a call without one has None")
+        for name, value in (("call: session", session or ""), (headernames.TENANT, self.tenant)):
+            if not (value.isascii() and value.isprintable() and value == value.strip()):  # it travels as metadata
+                raise InvalidArgument(f"{name}: {value!r} found, printable ASCII that neither begins nor ends with a space is allowed")
+        if session is not None:
+            session_key(self.tenant, session, "call: session")
         if session is not None and self._made[label, session] >= SESSION_CALLS:
             raise ResourceExhausted(
                 f"call: session: {session!r} of {label} was called {SESSION_CALLS} times in this step, which is the limit: of more it "

@@ -74,9 +74,15 @@ def test_what_nobody_of_ours_wrote_is_no_path(wrong: str) -> None:
         read(wrong)
 
 
-@pytest.mark.parametrize(("wrong", "says"), [("", "empty"), (7, "int found"), (b"7", "bytes found")])
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("", "empty"), (7, "int found"), (b"7", "bytes found"), ("é", "'é' found, printable ASCII"), ("a\nb", "printable ASCII"),
+        (" a", "neither begins nor ends with a space"), ("x" * 2_000, "characters"),
+    ],
+)  # fmt: skip
 def test_a_session_has_a_name(wrong: object, says: str) -> None:
-    with pytest.raises(InvalidArgument, match=f"call: session: {says}"):
+    with pytest.raises(InvalidArgument, match=f"call: session: .*{says}"):
         calling().next("ledger", wrong)
 
 
