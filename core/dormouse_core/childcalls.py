@@ -25,7 +25,7 @@ from dormouse_core import headernames, modelnames
 from dormouse_core.callkeys import CallKey
 from dormouse_core.errors import Code, DormouseError, FailedPrecondition, InvalidArgument, ResourceExhausted
 from dormouse_core.keys import Function
-from dormouse_core.limits import CALL_DEPTH, SESSION_CALLS
+from dormouse_core.limits import CALL_DEPTH, IDEMPOTENCY_KEY_CHARACTERS, SESSION_CALLS
 from dormouse_core.sessions.names import session_key
 
 Path = tuple[str, ...]
@@ -78,6 +78,7 @@ def written(path: Path) -> str:
 @dataclass(slots=True)
 class Calling:
     """The calls of one step. `key`: the step's own; `session`: its session's name in the store, the tenant in it, '' where there is none;
+    `content`: digest of what the step was asked, where it has no session: only a session refuses another request under a key that it knows;
     `path`: who waits for it, without itself."""
 
     function: Function
@@ -85,42 +86,81 @@ class Calling:
     session: str = ""
     tenant: str = ""
     path: Path = ()
+    content: bytes = b""
     _made: Counter[tuple[str, str | None]] = field(default_factory=Counter)
+    """How many calls of each session have a number."""
+    _named: set[tuple[str, str | None, str]] = field(default_factory=set)
 
     @property
     def whole(self) -> Path:
         """With itself: what goes along with its calls."""
         return (*self.path, self.function.label)
 
-    def next(self, function: object, session: object) -> tuple[str, str]:
-        """Whom the step's next call goes to, and its key. InvalidArgument, ResourceExhausted, PERMISSION_DENIED: it is not made."""
+    def next(self, function: object, session: object, name: object = None) -> tuple[str, str]:
+        """Whom the step's next call goes to, and its key. `name`: the handler's, for the call; None: it has a number. InvalidArgument,
+        FailedPrecondition, ResourceExhausted, PERMISSION_DENIED: it is not made."""
         label = target(function, self.function.namespace)
         check(self.whole, label)
+        if name is not None:
+            _check_name(name)
         if session is not None and not isinstance(session, str):
             raise InvalidArgument(f"call: session: {type(session).__name__} found, a text is allowed")
         if session == "":
             raise InvalidArgument("call: session: empty; a session has a name, and a call without one has None")
-        for name, value in (("call: session", session or ""), (headernames.TENANT, self.tenant)):
+        for field_name, value in (("call: session", session or ""), (headernames.TENANT, self.tenant)):
             if not (value.isascii() and value.isprintable() and value == value.strip()):  # it travels as metadata
-                raise InvalidArgument(f"{name}: {value!r} found, printable ASCII that neither begins nor ends with a space is allowed")
+                raise InvalidArgument(
+                    f"{field_name}: {value!r} found, printable ASCII that neither begins nor ends with a space is allowed"
+                )
         if session is not None:
             session_key(self.tenant, session, "call: session")
-        if session is not None and self._made[label, session] >= SESSION_CALLS:
+            if self.key.opaque:
+                raise _timeless(self.key, label)
+        known = isinstance(name, str) and (label, session, name) in self._named
+        if session is not None and not known and self._calls_of(label, session) >= SESSION_CALLS:
             raise ResourceExhausted(
                 f"call: session: {session!r} of {label} was called {SESSION_CALLS} times in this step, which is the limit: of more it "
                 "would not know each again when the step is repeated"
             )
+        if isinstance(name, str):
+            self._named.add((label, session, name))
+            return label, key_of(self, label, session, name)
         number = self._made[label, session]
         self._made[label, session] += 1
         return label, key_of(self, label, session, number)
 
+    def _calls_of(self, label: str, session: str | None) -> int:
+        return self._made[label, session] + sum((label, session) == each[:2] for each in self._named)
 
-def key_of(step: Calling, label: str, session: str | None, number: int) -> str:
-    """The idempotency key of a step's call number `number` (0, 1, ...) of one session. Timestamps rise with the number: no call must pass
-    for older than the one before it."""
-    whose = (step.function.data_path, step.tenant, step.session, step.key.id)
-    parts = (*whose, label, "" if session is None else f"s:{session}", str(number))
-    return f"{step.key.timestamp_us + number:016d}-{digest(parts).hex()[:32]}"
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise InvalidArgument(f"call: key: {type(name).__name__} found, a text is allowed")
+    if not (1 <= len(name) <= IDEMPOTENCY_KEY_CHARACTERS and name.isascii() and name.isprintable()):
+        most = IDEMPOTENCY_KEY_CHARACTERS
+        raise InvalidArgument(f"call: key: {name[:80]!r} found, 1 to {most} printable ASCII characters are allowed")
+
+
+def _timeless(key: CallKey, label: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"call: {label} has sessions, and the key under which this step was asked for says no time: {key.id.removeprefix('c-')!r} found in "
+        f"{headernames.IDEMPOTENCY_KEY}, {{16 digits}}-{{id}} (microseconds since 1970, the same whenever it is sent) is allowed, or no "
+        "key; a session that had forgotten the call would run it again"
+    )
+
+
+def key_of(step: Calling, label: str, session: str | None, call: int | str) -> str:
+    """The idempotency key of a step's call of one session: by its number (0, 1, ...), or by the handler's name for it.
+
+    Timestamps rise with the number: no call must pass for older than the one before it. Whatever has a name has one timestamp: its place
+    among the others may differ when the step is run again, and a copy with a later timestamp than the first could pass the horizon that the
+    first has raised."""
+    whose = (step.function.data_path, step.tenant, step.session, step.key.id, step.content.hex())
+    which = f"n:{call}" if isinstance(call, str) else str(call)
+    made = digest((*whose, label, "" if session is None else f"s:{session}", which)).hex()[:32]
+    if step.key.opaque:
+        return made
+    return f"{step.key.timestamp_us + (SESSION_CALLS if isinstance(call, str) else call):016d}-{made}"
 
 
 def digest(parts: Sequence[str]) -> bytes:

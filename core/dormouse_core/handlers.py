@@ -86,7 +86,15 @@ def _never() -> bool:
 class Caller(Protocol):
     """Who makes a step's calls of other functions: the worker; in a test of a handler, whatever stands for it."""
 
-    def call(self, function: str, inputs: Mapping[str, Any], session: str | None, outputs: Sequence[str], timeout: float | None) -> Any: ...
+    def call(
+        self,
+        function: str,
+        inputs: Mapping[str, Any],
+        session: str | None,
+        outputs: Sequence[str],
+        timeout: float | None,
+        key: str | None,
+    ) -> Any: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +142,7 @@ class Context:
         *,
         outputs: Sequence[str] = (),
         timeout: float | None = None,
+        key: str | None = None,
     ) -> Any:
         """Calls another function of the same namespace: its outputs by name, as NumPy arrays. In an `async` handler: `await ctx.call(...)`;
         the call is on its way before it is awaited, so several may run side by side.
@@ -146,16 +155,21 @@ class Context:
         function with sessions each call therefore runs once for each step; of one without, at least once.** For this a step must make the
         same calls again: one that asks for something else under the same key is INVALID_ARGUMENT. And whom it called must still know the
         key: a session remembers its last eight calls, and 16 KiB of replies; beyond, such a call is ABORTED or ALREADY_EXISTS, and never
-        run again.
+        run again. The same ABORTED is the answer where more than eight calls of steps that came after this one were run there before it.
+
+        `key`: the handler's name for the call; without one it has a number: the first of this session in the step, the second, and so on.
+        An error does not say that the call was not run (its deadline passed, its connection broke), and the next call is another one: it
+        may have the effect a second time. Under one `key` both are the same call.
 
         Raises `DormouseError` with the code of whoever refused it. INVALID_ARGUMENT: no such name, an input that cannot be sent or that the
         function does not take, a function that stands in the path of this call already. NOT_FOUND: there is no such function.
         PERMISSION_DENIED: it is of another namespace. DEADLINE_EXCEEDED, CANCELLED: the step is over for whoever asked for it.
-        RESOURCE_EXHAUSTED: a limit. FAILED_PRECONDITION: outside of a step.
+        RESOURCE_EXHAUSTED: a limit. FAILED_PRECONDITION: outside of a step, or one with a session under a caller's key that says no time:
+        such a key has the form {16 digits}-{id}, microseconds since 1970, or the caller sends none.
         """
         if self.caller is None:
             raise FailedPrecondition("call: made outside of a step: functions are called from `step` alone")
-        return self.caller.call(function, inputs, session, outputs, timeout)
+        return self.caller.call(function, inputs, session, outputs, timeout, key)
 
     def child_key(self, number: int) -> str:
         """The idempotency key for this step's call number `number` (0, 1, ...) of another function.

@@ -44,6 +44,11 @@ def ask(client: Client, function: str, what: str, **more: Any) -> Answer:
     return client.infer(function, given, timeout=more.pop("timeout", 30.0), **more)
 
 
+def timed(key: str) -> str:
+    """A caller's key as a step that calls functions with sessions has it: it says when it was made, whenever it is sent."""
+    return f"{time.time_ns() // 1000:016d}-{key}"
+
+
 def total(client: Client, session: str, **more: Any) -> tuple[float, int]:
     """What the ledger's session holds, and its steps, that of this question among them."""
     answer = client.infer("ledger", {"x": np.zeros((1, 1), np.float32)}, session=session, timeout=30.0, **more)
@@ -87,11 +92,28 @@ def test_a_child_step_runs_once_though_the_parents_worker_dies_between_the_child
 
 def test_a_caller_that_sends_its_step_again_under_its_key_makes_no_second_child_step(system: System, client: Client) -> None:
     """Also where the step itself failed, so that it runs again."""
+    again, fails = timed("again"), timed("fails")
     for _ in range(2):
-        ask(client, "shop", "ledger|again|3|", session="again", idempotency_key="again")
-        assert refused(lambda: ask(client, "shop", "ledger|fails|3|none", session="fails", idempotency_key="fails")).code == Code.INTERNAL
+        ask(client, "shop", "ledger|again|3|", session="again", idempotency_key=again)
+        assert refused(lambda: ask(client, "shop", "ledger|fails|3|none", session="fails", idempotency_key=fails)).code == Code.INTERNAL
     assert total(client, "again") == (3, 2)
     assert total(client, "fails") == (0, 1)
+
+
+def test_a_step_under_a_key_that_says_no_time_makes_no_child_step(system: System, client: Client) -> None:
+    """Sent again it would have another time: a session that forgot the call would run it again."""
+    for function, session in (("shop", "timeless"), ("kiosk", None)):
+        error = refused(lambda: ask(client, function, "ledger|timeless|3|", session=session, idempotency_key="click-1"))  # noqa: B023
+        assert error.code == Code.FAILED_PRECONDITION
+        assert "default/ledger has sessions, and the key under which this step was asked for says no time: 'click-1' found" in error.message
+    assert total(client, "timeless") == (0, 1)
+
+
+def test_two_users_of_a_function_without_sessions_who_number_their_calls_share_none(system: System, client: Client) -> None:
+    key = timed("1")
+    for x in (2, 2, 5):
+        ask(client, "kiosk", f"ledger|numbered|{x}|", idempotency_key=key)
+    assert total(client, "numbered") == (14, 5), "two calls of each of the two"
 
 
 def test_a_child_whose_owner_dies_and_an_agent_that_dies_cost_no_answer_and_double_nothing(system: System, client: Client) -> None:
@@ -113,8 +135,9 @@ def test_an_async_step_calls_side_by_side_and_each_call_counts_once(system: Syst
     assert ask(client, "kiosk", "ledger|side|2|0.3").outputs["y"] == [[2 + 4]]
     assert time.monotonic() - began < 30
     assert total(client, "side") == (4, 3)
+    key = timed("kiosk-7")
     for _ in range(2):
-        assert ask(client, "kiosk", "ledger|keyed|2|", idempotency_key="kiosk-7").outputs["y"] == [[2 + 4]]
+        assert ask(client, "kiosk", "ledger|keyed|2|", idempotency_key=key).outputs["y"] == [[2 + 4]]
     assert total(client, "keyed") == (4, 3), "a step without a session has its caller's key, or the gateway's"
 
 

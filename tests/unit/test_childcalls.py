@@ -11,7 +11,7 @@ import pytest
 from dormouse_core import callkeys, childcalls, steps
 from dormouse_core.callkeys import CallKey
 from dormouse_core.childcalls import Calling, check, key_of, read, target, written
-from dormouse_core.errors import Aborted, Code, DormouseError, InvalidArgument, ResourceExhausted
+from dormouse_core.errors import Aborted, Code, DormouseError, FailedPrecondition, InvalidArgument, ResourceExhausted
 from dormouse_core.keys import Function
 from dormouse_core.limits import CALL_DEPTH, KEPT_KEYS, SESSION_CALLS
 from dormouse_core.records import Body
@@ -94,6 +94,14 @@ def test_a_session_is_called_as_often_in_a_step_as_it_remembers() -> None:
     with pytest.raises(ResourceExhausted, match=f"was called {SESSION_CALLS} times in this step"):
         step.next("ledger", "a")
     step.next("ledger", "b")
+    named = calling()
+    for number in range(SESSION_CALLS - 1):
+        named.next("ledger", "a", f"k{number}")
+    named.next("ledger", "a")
+    named.next("ledger", "a", "k0")  # which it made before
+    for name in ("new", None):
+        with pytest.raises(ResourceExhausted, match=f"was called {SESSION_CALLS} times in this step"):
+            named.next("ledger", "a", name)
 
 
 # ------------------------------------------------------------------------------------------------------------------------- keys
@@ -123,6 +131,51 @@ def test_a_function_that_adopted_sessions_asks_under_the_keys_of_the_one_before(
     assert key_of(calling(function=before), "shop/ledger", "a", 0) == key_of(calling(function=after), "shop/ledger", "a", 0)
 
 
+def test_a_call_that_the_handler_names_is_the_same_call_wherever_it_is_made() -> None:
+    once, again = calling(), calling()
+    first = once.next("ledger", "a", "charge")
+    assert first == once.next("ledger", "a", "charge"), "also made again after an error"
+    for _ in range(3):
+        again.next("ledger", "a")
+    assert again.next("ledger", "a", "charge") == first, "and whatever came before it"
+    others = {once.next("ledger", *which)[1] for which in (("a", "refund"), ("b", "charge"), ("a", "0"), ("a",))}
+    assert len(others | {first[1]}) == 5, "a name that is a number is no number"
+
+
+@pytest.mark.parametrize("wrong", ["", 7, b"k", "é", "a\nb", "\ud800", "k" * 129])
+def test_the_name_of_a_call_is_text(wrong: object) -> None:
+    step = calling()
+    with pytest.raises(InvalidArgument, match="call: key: "):
+        step.next("ledger", "a", wrong)
+    assert step.next("ledger", "a") == calling().next("ledger", "a"), "and takes no number"
+
+
+def test_steps_without_a_session_that_were_asked_for_different_things_under_one_key_share_no_calls() -> None:
+    """Nobody refuses the second one: two users who number their calls."""
+    keys = {calling(session="", content=content).next("ledger", "a")[1] for content in (b"1", b"2", b"")}
+    assert len(keys) == 3
+
+
+TIMELESS = CallKey(NOW, "c-click-1", "g-aa")
+
+
+def test_a_step_whose_key_says_no_time_calls_no_function_with_sessions_and_says_which_key_it_may_have() -> None:
+    step = calling(key=TIMELESS)
+    with pytest.raises(FailedPrecondition, match=r"shop/ledger has sessions.*says no time: 'click-1' found.*\{16 digits\}-\{id\} "):
+        step.next("ledger", "a")
+    calling(key=CallKey(NOW, "c-click-1", callkeys.CALLERS, NOW + 5)).next("ledger", "a")
+
+
+def test_nor_does_one_that_such_a_step_called() -> None:
+    """Its key would look as if it said the time, and be another one whenever the first is sent."""
+    keys = [calling(session="", key=CallKey(NOW + later, TIMELESS.id, "g-aa")).next("middle", None)[1] for later in (0, 60_000_000)]
+    assert keys[0] == keys[1]
+    taken = callkeys.parse(f"{NOW + 9:016d}-g-bb-1", keys[0], NOW + 9, callkeys.LocalKeys("n"))
+    assert taken.opaque
+    with pytest.raises(FailedPrecondition, match="says no time"):
+        calling(key=taken, function=Function("shop", "middle", "uid-3")).next("ledger", "a")
+
+
 def test_calls_of_different_sessions_may_be_made_in_any_order() -> None:
     first, second = calling(), calling()
     one = {session: first.next("ledger", session)[1] for session in ("a", "b")}
@@ -131,7 +184,7 @@ def test_calls_of_different_sessions_may_be_made_in_any_order() -> None:
 
 def test_every_key_is_one_that_a_worker_takes() -> None:
     local = callkeys.LocalKeys("n")
-    for key in (KEY, CallKey(NOW, "c-order/7", callkeys.CALLERS, NOW + 5), CallKey(NOW, "c-7", "g-aa"), CallKey(NOW, "w-x-1")):
+    for key in (KEY, CallKey(NOW, "c-order/7", callkeys.CALLERS, NOW + 5), CallKey(NOW, "w-x-1")):
         made = calling(key=key).next("ledger", "a")[1]
         taken = callkeys.parse(f"{NOW + 9:016d}-g-bb-1", made, NOW + 9, local)
         assert (taken.timestamp_us, taken.maker, taken.opaque) == (NOW, callkeys.CALLERS, False)
@@ -182,8 +235,9 @@ class World:
         if self.random.random() < 0.12:
             raise Lost
 
-    def parent(self, name: str, key: CallKey, targets: list[str]) -> None:
-        """One try of a parent's step: its calls, then its commit. Its worker may die anywhere."""
+    def parent(self, name: str, at: Callable[[int], CallKey], targets: list[str]) -> None:
+        """One delivery of a parent's step: its calls, then its commit. Its worker may die anywhere."""
+        key = at(self.now)
         step = Calling(SHOP, key, session=name)
         for number, child in enumerate(targets):
             self.die()
@@ -209,29 +263,45 @@ class Asked:
         self.session, self.key, self.digest = session, key, digest
 
 
-def history(seed: int, key: Callable[..., str] = key_of, parents: int = 24) -> World:
-    """Steps of several parents' sessions, side by side, that call children in common; each is sent again until it is answered."""
+def gateways(number: int, made: int) -> Callable[[int], CallKey]:
+    """The key of a step whose caller sends none: the same at each delivery."""
+    return lambda now: CallKey(made, f"g-aa-{number}")
+
+
+def timed(number: int, made: int) -> Callable[[int], CallKey]:
+    """A caller's, with its own time."""
+    return lambda now: callkeys.parse(f"{now:016d}-g-aa-{now}", f"{made:016d}-click-{number}", now, callkeys.LocalKeys("n"))
+
+
+def timeless(number: int, made: int) -> Callable[[int], CallKey]:
+    """A caller's without a time."""
+    return lambda now: callkeys.parse(f"{now:016d}-g-aa-{now}", f"click-{number}", now, callkeys.LocalKeys("n"))
+
+
+def history(seed: int, key: Callable[..., str] = key_of, parents: int = 24, keys: Callable[..., Any] = gateways) -> World:
+    """Steps of several parents' sessions, side by side, that call children in common; each is sent again until it is answered. `keys`: of
+    the parents' steps, by number and the time when it is made: its key by the time of the delivery."""
     world = World(seed, key)
-    waiting: list[tuple[str, CallKey, list[str]]] = []
+    waiting: list[tuple[str, str, Callable[[int], CallKey], list[str]]] = []
     for number in range(parents):
         world.now += world.random.randrange(1, 400)
         targets = [f"child-{world.random.randrange(3)}" for _ in range(world.random.randrange(1, 5))]
-        waiting.append((f"parent-{number % 5}", CallKey(world.now, f"g-aa-{number}"), targets))
+        waiting.append((str(number), f"parent-{number % 5}", keys(number, world.now), targets))
     tries: Counter[str] = Counter()
     while waiting:
         step = waiting[0] if world.random.random() < 0.7 else world.random.choice(waiting)
-        tries[step[1].id] += 1
+        tries[step[0]] += 1
         try:
-            world.parent(*step)
+            world.parent(*step[1:])
         except Lost:
-            if tries[step[1].id] < 60:
+            if tries[step[0]] < 60:
                 continue
-        except Aborted:
-            world.refused += 1  # it has been overtaken by more than a session remembers
+        except (Aborted, FailedPrecondition):
+            world.refused += 1  # it has been overtaken by more than a session remembers, or its key says no time
         waiting.remove(step)
         if world.ran and world.random.random() < 0.2:
             waiting.append(step)  # its caller never heard, and sends it once more
-            if tries[step[1].id] > 4:
+            if tries[step[0]] > 4:
                 waiting.remove(step)
     return world
 
@@ -247,6 +317,22 @@ def test_a_childs_step_runs_once_for_each_step_of_its_parent_whoever_dies() -> N
     assert sum(len(world.answered) for world in worlds) > 2_500
     assert all(world.ran[call] == 1 for world in worlds for call in world.answered)
     assert sum(world.refused for world in worlds) < 900, "of those that many others overtook"
+
+
+def test_it_runs_once_under_keys_of_callers_that_say_their_time_and_not_at_all_under_those_that_do_not() -> None:
+    worlds = [history(seed, keys=timed) for seed in range(50)]
+    assert sum(map(doubled, worlds)) == 0
+    assert sum(sum(world.ran.values()) for world in worlds) > 1_500
+    worlds = [history(seed, keys=timeless) for seed in range(50)]
+    assert sum(sum(world.ran.values()) for world in worlds) == 0
+    assert sum(world.refused for world in worlds) > 1_000
+
+
+def test_negative_control_with_the_time_of_each_delivery_in_place_of_the_keys_own_children_run_twice() -> None:
+    def believed(number: int, made: int) -> Callable[[int], CallKey]:
+        return lambda now: CallKey(now, f"c-click-{number}", callkeys.CALLERS)
+
+    assert any(doubled(history(seed, keys=believed)) for seed in range(50))
 
 
 def test_negative_control_under_keys_that_do_not_follow_from_the_steps_own_children_run_twice() -> None:

@@ -77,8 +77,16 @@ def step_calls(way: Way | None, *, deadline: float = math.inf, waits: Callable[[
     return StepCalls(way, lambda: calling, deadline, asyncio.get_running_loop(), waits, lambda: 100.0)
 
 
-def call(calls: StepCalls, function: Any = "ledger", inputs: Any = None, session: Any = "a", outputs: Any = (), timeout: Any = None) -> Any:
-    return calls.call(function, {"x": ONE} if inputs is None else inputs, session, outputs, timeout)
+def call(
+    calls: StepCalls,
+    function: Any = "ledger",
+    inputs: Any = None,
+    session: Any = "a",
+    outputs: Any = (),
+    timeout: Any = None,
+    key: Any = None,
+) -> Any:
+    return calls.call(function, {"x": ONE} if inputs is None else inputs, session, outputs, timeout, key)
 
 
 # ----------------------------------------------------------------------------------------------------------------- what is asked
@@ -125,6 +133,14 @@ async def test_calls_that_are_made_before_they_are_awaited_run_side_by_side_unde
         ({"inputs": {"x": asking.Input(ONE, "INT8")}}, r"call: inputs\['x'\]: .*float32"),
         ({"outputs": "y"}, "call: outputs: 'y' found"),
         ({"outputs": [7]}, "call: outputs: "),
+        ({"outputs": None}, "call: outputs: None found"),
+        ({"outputs": 7}, "call: outputs: 7 found"),
+        ({"outputs": ["\ud800"]}, "call: outputs: "),
+        ({"inputs": {"\ud800": ONE}}, "call: inputs"),
+        ({"session": "\ud800"}, "call: session: "),
+        ({"function": "\ud800"}, "call: function: "),
+        ({"key": ""}, "call: key: '' found"),
+        ({"key": 7}, "call: key: int found"),
         ({"timeout": 0}, "call: timeout: 0 found"),
         ({"timeout": "1s"}, "call: timeout: '1s' found"),
         ({"timeout": float("nan")}, "call: timeout: nan found"),
@@ -145,6 +161,21 @@ async def test_a_call_that_was_refused_where_it_was_made_takes_no_number() -> No
         call(calls, inputs={"x": np.array([object()])})
     await call(calls)
     assert way.asked[0][headernames.IDEMPOTENCY_KEY] == step_calls(way)._make().next("ledger", "a")[1]
+
+
+async def test_a_call_that_is_made_again_after_an_error_is_the_same_call_under_the_handlers_key_and_another_without() -> None:
+    class Late(Way):
+        async def infer(self, message: bytes, metadata: Mapping[str, str], until: float) -> bytes:
+            self.asked.append(metadata)
+            raise DormouseError("late", Code.DEADLINE_EXCEEDED)
+
+    for name, count in (("charge", 1), (None, 2)):
+        way = Late()
+        calls = step_calls(way)
+        for _ in range(2):
+            with pytest.raises(DormouseError, match="late"):
+                await call(calls, timeout=0.5, key=name)
+        assert len({asked[headernames.IDEMPOTENCY_KEY] for asked in way.asked}) == count
 
 
 async def test_after_its_deadline_and_where_no_gateway_is_known_nothing_is_called() -> None:
@@ -215,7 +246,7 @@ def runner(step: Callable[..., Any], way: Way, *, threads: int = 1) -> HandlerRu
 def begin(running: HandlerRunner, path: childcalls.Path = ()) -> "asyncio.Future[Outcome]":
     request = Request()
     request.outputs, request.inputs, request.path = (0,), {"x": ONE}, path
-    request.identify = lambda: KEY
+    request.identify = lambda: (KEY, b"asked")
     done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
     running.run(request, {}, 0, False, False, done.set_result, math.inf)
     return done

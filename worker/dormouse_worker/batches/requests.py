@@ -61,8 +61,8 @@ class Request:
         # For its own calls of other functions:
         self.session_key = ""
         """The session's name in the store; '' where there is none."""
-        self.identify: Callable[[], CallKey] | None = None
-        """Its own key. May raise InvalidArgument, Unavailable."""
+        self.identify: Callable[[], tuple[CallKey, bytes]] | None = None
+        """Its own key, and where it has no session the digest of what it asks. May raise InvalidArgument, Unavailable."""
         self.path: Path = ()
         """The functions whose steps wait for it."""
         self.call_key = ""

@@ -51,7 +51,15 @@ class StepCalls:
         self._pending: set[asyncio.Task[Any]] = set()
         self._over: DormouseError | None = None
 
-    def call(self, function: str, inputs: Mapping[str, Any], session: str | None, outputs: Sequence[str], timeout: float | None) -> Any:
+    def call(
+        self,
+        function: str,
+        inputs: Mapping[str, Any],
+        session: str | None,
+        outputs: Sequence[str],
+        timeout: float | None,
+        key: str | None,
+    ) -> Any:
         if self._way is None:
             raise unsaid()
         if self._over is not None:
@@ -62,8 +70,8 @@ class StepCalls:
             if self._calling is None:
                 self._calling = self._make()
             calling = self._calling
-            label, key = calling.next(function, session)
-        metadata = {headernames.FUNCTION: label, headernames.IDEMPOTENCY_KEY: key, headernames.PATH: written(calling.whole)}
+            label, made = calling.next(function, session, key)
+        metadata = {headernames.FUNCTION: label, headernames.IDEMPOTENCY_KEY: made, headernames.PATH: written(calling.whole)}
         if session is not None:
             metadata[headernames.SESSION] = session
         if calling.tenant:
@@ -145,7 +153,7 @@ def _nothing(_: bool) -> None: ...
 def _message(inputs: object, outputs: Sequence[str]) -> bytes:
     if not isinstance(inputs, Mapping) or not all(isinstance(name, str) for name in inputs):
         raise InvalidArgument(f"call: inputs: {type(inputs).__name__} found, a mapping of names to arrays is allowed")
-    if isinstance(outputs, str) or not all(isinstance(name, str) for name in outputs):
+    if not isinstance(outputs, Sequence) or isinstance(outputs, str) or not all(isinstance(name, str) for name in outputs):
         raise InvalidArgument(f"call: outputs: {outputs!r} found, a list of names is allowed")
     made = inference_pb2.ModelInferRequest()
     for name, array in inputs.items():
@@ -156,7 +164,10 @@ def _message(inputs: object, outputs: Sequence[str]) -> bytes:
         except Exception as error:  # whatever NumPy makes of what a handler gives
             raise InvalidArgument(f"call: inputs[{name!r}]: {text_of(error)}") from None
     for name in outputs:
-        made.outputs.add(name=name)
+        try:
+            made.outputs.add(name=name)
+        except ValueError:  # half a surrogate pair
+            raise InvalidArgument(f"call: outputs: {name!r} found, which is no text that can be sent") from None
     message = made.SerializeToString()
     if len(message) > limits.MESSAGE_BYTES_MAX:
         raise ResourceExhausted(f"call: inputs: {len(message)} bytes found, at most {limits.MESSAGE_BYTES_MAX} are allowed")

@@ -206,7 +206,8 @@ class HandlerRunner:
         def calling() -> Calling:
             if request.identify is None:
                 raise unsaid()
-            return Calling(self._runtime.function, request.identify(), request.session_key, request.tenant, request.path)
+            key, content = request.identify()
+            return Calling(self._runtime.function, key, request.session_key, request.tenant, request.path, content)
 
         return StepCalls(self.way, calling, min(work.deadline, began + self.runs.limit), loop, waits, self._monotonic)
 

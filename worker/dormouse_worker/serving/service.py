@@ -166,7 +166,7 @@ class Service:
             if (identity := self._identity) is not None:
                 request.tenant = calls.text(headers.get(_TENANT, b""))
                 # Made where a step of its calls somebody: a key that is wrong has never been in the way of a call without a session.
-                request.identify = lambda: identity.whose(headers, request.message.parameters)[1]
+                request.identify = lambda: (identity.whose(headers, request.message.parameters)[1], self._digester.digest(request))
             self.engine.run(request, {}, 0, False, False, lambda outcome: self._ran(call, outcome), call.deadline)
         else:
             self._step(call, request, headers, self._reader)
@@ -181,7 +181,7 @@ class Service:
             request.correlation = self._correlation.id(of.session)
         request.tenant, request.session_key = of.tenant, of.key
         request.key = str(of.call_key)
-        request.identify = lambda: of.call_key
+        request.identify = lambda: (of.call_key, b"")
         step = Step(
             session=of.key,
             key=of.call_key,
