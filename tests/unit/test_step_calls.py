@@ -457,14 +457,69 @@ async def test_where_the_store_does_not_answer_it_is_not_known() -> None:
 # -------------------------------------------------------------------------------------------------------------------------- places
 
 
-def test_calls_of_steps_have_places_of_their_own() -> None:
+def full(gate: Gate, level: int) -> int:
+    """How many calls of the level it lets in."""
+    count = 0
+    while gate.open(0.0, level):
+        gate.sent(level)
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize("levels", [(0, 1, 2), (2, 1, 0)])
+def test_calls_of_steps_have_places_of_their_own_and_take_nobodys(levels: tuple[int, ...]) -> None:
     gate = Gate(2)
-    for _ in range(2):
-        assert gate.open(0.0)
-        gate.sent()
-    assert not gate.open(0.0), "as many as may"
-    assert gate.open(0.0, 1), "a step waits for this one"
-    gate.sent()
-    gate.sent()
-    assert not gate.open(0.0, 1)
-    assert gate.open(0.0, 2)
+    assert [full(gate, level) for level in levels] == [2, 2, 2]
+    gate.answered(1)
+    assert [full(gate, level) for level in levels] == [int(level == 1) for level in levels]
+    gate.busy(0.0, 1)
+    gate.busy(0.0, 1)
+    assert not gate.open(0.0, 1), "for a moment, where nobody comes back"
+    gate.answered(0)
+    assert gate.open(0.0, 0), "which holds for those calls alone"
+    for level, flying in ((0, 1), (2, 2)):
+        for _ in range(flying):
+            gate.cancelled(level)
+    assert gate.idle
+
+
+def test_negative_control_with_places_for_all_in_common_steps_keep_out_who_calls_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+    apart = Gate.at
+    monkeypatch.setattr(Gate, "at", lambda gate, level: apart(gate, 0))
+    gate = Gate(2)
+    assert [full(gate, level) for level in (1, 0)] == [2, 0]
+
+
+def waiting(gate: Gate, *levels: int) -> list[asyncio.Event]:
+    events = [asyncio.Event() for _ in levels]
+    for level, event in zip(levels, events, strict=True):
+        gate.at(level).room.enter(event)
+    return events
+
+
+def test_a_place_that_becomes_free_wakes_who_waits_for_one_of_its_level() -> None:
+    gate = Gate(1)
+    for level in (0, 1):
+        gate.sent(level)
+    direct, other, step = waiting(gate, 0, 0, 1)
+    gate.answered(1)
+    assert (direct.is_set(), other.is_set(), step.is_set()) == (False, False, True)
+    gate.cancelled(0)
+    assert (direct.is_set(), other.is_set()) == (True, False)
+
+
+def test_of_a_worker_that_was_away_all_who_wait_hear() -> None:
+    gate = Gate(1)
+    gate.sent(1)
+    direct, step = waiting(gate, 0, 1)
+    gate.broken(0.0, 1)
+    assert (direct.is_set(), step.is_set()) == (False, True), "one of them tries"
+    gate.sent(1)
+    assert not gate.open(9.0, 0), "and nobody beside it"
+    gate.cancelled(1)
+    assert direct.is_set(), "nor is it anybody's alone to find out"
+    (direct,) = waiting(gate, 0)
+    gate.sent(1)
+    gate.answered(1)
+    assert direct.is_set()
+    assert gate.open(9.0, 0)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from dormouse_core import childcalls, headernames
+from dormouse_core import childcalls, headernames, limits
 from dormouse_core.clocks import Skew
 from dormouse_core.errors import Again, Code, DeadlineExceeded, Decoupled, DormouseError, Internal, Unavailable
 from dormouse_core.keys import Function
@@ -91,6 +91,8 @@ class Service:
         self._skew = skew
         self._correlation = next((control for control in signature.controls if control.kind == "id"), None)
         self._limit = max_concurrency
+        self._levels = [0] * (limits.CALL_DEPTH + 1)
+        """How many calls are active for which so many steps wait."""
         self._monotonic = monotonic
         self._scheduling = Scheduling()
         self._door = Door(self._try, lambda: counters.active, lambda: engine.quiet, monotonic)
@@ -132,10 +134,14 @@ class Service:
         headers = calls.read(call.headers)
         cleared = headers.get(_ALONE) == _CLEARED
         path = childcalls.read(calls.text(headers.get(_PATH, b"")))
-        # Calls of steps have places of their own, for each step that waits: those who wait do not keep out whom they wait for.
-        most = self._limit * (1 + len(path))
-        if self.counters.active - self._door.asking > most and not (cleared or call.clears):
-            raise Unavailable(f"{self._limit} calls are active in this worker (maxConcurrency)", Again.BUSY)
+        if call.level is None and not call.clears:  # else it waited at the door, or is no call
+            # Calls of steps have places of their own, as many for each step that waits: who waits does not keep out whom it waits for, nor
+            # anybody who calls directly.
+            level = len(path)
+            if self._levels[level] >= self._limit and not cleared:
+                raise Unavailable(f"{self._limit} calls are active in this worker (maxConcurrency)", Again.BUSY)
+            call.level = level
+            self._levels[level] += 1
         if self._skew is not None and self._skew.off:
             raise Unavailable(self._skew.text(), Again.CLOCK)
         calls.check_function(headers, self.function)
@@ -230,6 +236,8 @@ class Service:
         counters = self.counters
         if call.taken:
             self._change(-1)
+        if call.level is not None:
+            self._levels[call.level] -= 1
         if not self._door.idle:
             self._door.gone(call)
         seconds = self._monotonic() - call.since

@@ -80,6 +80,7 @@ class Call:
         "gone",
         "headers",
         "kept",
+        "level",
         "on_closed",
         "on_gone",
         "since",
@@ -107,6 +108,8 @@ class Call:
         """Answered, cancelled or expired: whatever was to be done for this call need not be done."""
         self.taken = False
         """`Transport.take` has handed it over."""
+        self.level: int | None = None
+        """How many steps wait for it, once it has a place in the worker."""
         self.kept = False
         """The answer is one that an earlier copy of this call was given: not counted again."""
         self.on_gone: Callable[[], None] | None = None
