@@ -389,6 +389,17 @@ def test_images_are_pinned_by_digest_where_the_values_say_so(helm: str) -> None:
     assert operator_settings(rendered).image == f"dormouse:0.1.0@{digests['image']}"
 
 
+def test_where_functions_are_not_to_call_each_other_nothing_listens_for_it(helm: str) -> None:
+    values = ("networkPolicies.workers.egress=true", "gateway.calls=")
+    on, off = (render(helm, values[0], values[1] + value) for value in ("true", "false"))
+    for rendered, calls in ((on, True), (off, False)):
+        pod = rendered.one("Deployment", "dormouse-gateway")["spec"]["template"]
+        assert (gateway_settings.parse(containers(pod)[0]["args"], "gateway").calls != "") is calls
+        assert (operator_settings(rendered).gateway_calls != "") is calls
+        assert any(service["metadata"]["name"] == "dormouse-gateway-calls" for service in rendered.all("Service")) is calls
+        assert ("8003" in json.dumps(rendered.objects)) is calls
+
+
 def test_what_workers_dial_is_narrowed_where_the_values_say_so(default: Rendered, helm: str) -> None:
     assert operator_settings(default).egress_to == ()
     on, cidr = "networkPolicies.workers.egress=true", "networkPolicies.workers.reach[0].ipBlock.cidr=203.0.113.0/24"
