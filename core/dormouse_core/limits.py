@@ -437,6 +437,8 @@ KEPT_KEYS = 8
 KEPT_REPLY_BYTES = 16 * KIB
 KEPT_REPLY_MEMORY_BYTES = 64 * MIB
 KEY_MAKERS = 8
+MARKED_KEYS = 256
+KEY_MARK_SECONDS = 600.0
 CLOCK_AHEAD_SECONDS = 60.0
 REMOVAL_WAIT_SECONDS = 600.0
 REMOVAL_WAIT_MARGIN_SECONDS = 60.0
@@ -466,6 +468,20 @@ SESSIONS = (
         "processes",
         "our own: every step writes them",
         "the oldest share one: at most a refusal, ABORTED",
+    ),
+    Limit(
+        "MARKED_KEYS",
+        "callers' keys with a timestamp, and keys of steps' calls, of which a session knows that it forgot them",
+        "keys",
+        "our own: 14 bytes each in every step's write",
+        "a call whose key is older than one that was dropped: ABORTED, also where it never ran",
+    ),
+    Limit(
+        "KEY_MARK_SECONDS",
+        "how long it knows it",
+        "seconds",
+        "our own: a session that is seldom called writes no more than before",
+        "the same",
     ),
     Limit(
         "CLOCK_AHEAD_SECONDS",

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from dormouse_core import callkeys, childcalls, steps
+from dormouse_core import callkeys, childcalls, marks, steps
 from dormouse_core.callkeys import CallKey
 from dormouse_core.childcalls import Calling, check, key_of, read, target, written
 from dormouse_core.errors import Aborted, Code, DormouseError, FailedPrecondition, InvalidArgument, ResourceExhausted
 from dormouse_core.keys import Function
-from dormouse_core.limits import CALL_DEPTH, KEPT_KEYS, SESSION_CALLS
+from dormouse_core.limits import CALL_DEPTH, KEPT_KEYS, MARKED_KEYS, SESSION_CALLS
 from dormouse_core.records import Body
 
 NOW = 1_700_000_000_000_000
@@ -231,6 +231,11 @@ class World:
         self.records[session] = steps.advance(body, None, 0, call, decision.begins, b"reply", self.now, 1 << 50, "v", write)
         return True
 
+    def call(self, made: str, child: str) -> bool:
+        """Whether a child's step ran."""
+        taken = callkeys.parse(f"{self.now:016d}-g-bb-{self.now}", made, self.now, callkeys.LocalKeys("n"))
+        return self.commit(child, taken, made.encode())
+
     def die(self) -> None:
         if self.random.random() < 0.12:
             raise Lost
@@ -328,11 +333,38 @@ def test_it_runs_once_under_keys_of_callers_that_say_their_time_and_not_at_all_u
     assert sum(world.refused for world in worlds) > 1_000
 
 
-def test_negative_control_with_the_time_of_each_delivery_in_place_of_the_keys_own_children_run_twice() -> None:
+def test_negative_control_with_the_time_of_each_delivery_in_place_of_the_keys_own_children_run_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once their session has forgotten them: here at once, else after 256 others or ten minutes."""
+    monkeypatch.setattr(marks, "MARKED_KEYS", 0)
+
     def believed(number: int, made: int) -> Callable[[int], CallKey]:
         return lambda now: CallKey(now, f"c-click-{number}", callkeys.CALLERS)
 
     assert any(doubled(history(seed, keys=believed)) for seed in range(50))
+
+
+def late(world: World, others: int) -> int:
+    """A step that waits for something slow before it calls a session, which as many others call meanwhile: how often its call ran."""
+    key = CallKey(world.now, "g-aa-late")
+    child = key_of(Calling(SHOP, key, session="slow"), "shop/ledger", "shared", 0)
+    for number in range(others):
+        world.now += 10_000
+        world.call(key_of(Calling(SHOP, CallKey(world.now, f"g-aa-{number}"), session=f"{number}"), "shop/ledger", "shared", 0), "shared")
+    return sum(world.call(child, "shared") for _ in range(3))
+
+
+def test_a_step_that_is_slower_than_many_calls_of_others_makes_its_call_once_all_the_same() -> None:
+    assert late(World(0, key_of), KEPT_KEYS + MARKED_KEYS) == 1
+    with pytest.raises(Aborted):
+        late(World(0, key_of), KEPT_KEYS + MARKED_KEYS + 1)
+
+
+def test_negative_control_with_a_horizon_alone_it_would_be_refused_though_it_never_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(marks, "MARKED_KEYS", 0)
+    with pytest.raises(Aborted):
+        late(World(0, key_of), KEPT_KEYS + 1)
 
 
 def test_negative_control_under_keys_that_do_not_follow_from_the_steps_own_children_run_twice() -> None:

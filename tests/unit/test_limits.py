@@ -129,6 +129,8 @@ SHOWN = {
     "KEPT_REPLY_BYTES": "unit/test_steps.py::test_a_reply_over_16_kib_is_not_kept_and_takes_no_other_with_it",
     "KEPT_REPLY_MEMORY_BYTES": "unit/test_limits_of_sessions.py::test_large_replies_in_memory",
     "KEY_MAKERS": "unit/test_steps.py::test_no_call_ever_runs_twice_whatever_the_order",
+    "MARKED_KEYS": "unit/test_marks.py::test_a_call_that_many_younger_ones_overtook_runs_once_as_long_as_the_session_has_marks_of_them",
+    "KEY_MARK_SECONDS": "unit/test_marks.py::test_marks_are_dropped_after_a_while_so_that_a_session_that_is_seldom_called_has_none",
     "CLOCK_AHEAD_SECONDS": "unit/test_callkeys.py::test_a_minute_ahead_is_allowed",
     **dict.fromkeys(
         ("REMOVAL_WAIT_SECONDS", "REMOVAL_WAIT_MARGIN_SECONDS"),
