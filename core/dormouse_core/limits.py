@@ -459,7 +459,8 @@ SESSIONS = (
         "replies that a session's record keeps",
         "bytes",
         "our own: every step writes them",
-        "the oldest go, ALREADY_EXISTS; one that is larger alone is kept in its owner's memory",
+        "the oldest go: ALREADY_EXISTS, also to a step that is run again and calls the session; one that is larger alone is kept in its "
+        "owner's memory",
     ),
     Limit("KEPT_REPLY_MEMORY_BYTES", "larger replies that a worker keeps in memory", "bytes", "our own", "the oldest goes: ALREADY_EXISTS"),
     Limit(

@@ -26,14 +26,22 @@ class Marks(msgspec.Struct, frozen=True):
     def __len__(self) -> int:
         return len(self.times) // _TIME
 
-    def has(self, ident: str) -> bool:
+    def has(self, ident: str, timestamp_us: int) -> bool:
+        """Whether this id was forgotten under this time or a later one. Under an earlier one: the caller gave the id to another call, as
+        one does that numbers its calls and begins again."""
         if not self.prints:
             return False
         wanted = _print(ident)
         at = self.prints.find(wanted)
-        while at >= 0 and at % _PRINT:  # the end of one and the beginning of the next
+        while at >= 0:
+            place, inside = divmod(at, _PRINT)  # inside: the end of one and the beginning of the next
+            if not inside and self._time(place) >= timestamp_us:
+                return True
             at = self.prints.find(wanted, at + 1)
-        return at >= 0
+        return False
+
+    def _time(self, place: int) -> int:
+        return int.from_bytes(self.times[place * _TIME : (place + 1) * _TIME])
 
     @property
     def newest_us(self) -> int:
@@ -57,8 +65,7 @@ class Marks(msgspec.Struct, frozen=True):
             drop += 1
         if not drop:
             return self, 0
-        dropped = int.from_bytes(self.times[(drop - 1) * _TIME : drop * _TIME])
-        return Marks(self.times[drop * _TIME :], self.prints[drop * _PRINT :]), dropped
+        return Marks(self.times[drop * _TIME :], self.prints[drop * _PRINT :]), self._time(drop - 1)
 
 
 def read(times: bytes, prints: bytes) -> Marks | None:

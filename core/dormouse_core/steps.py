@@ -73,8 +73,8 @@ _BEGIN = Run(begins=True)
 
 def is_too_old(body: Body, key: CallKey) -> bool:
     """Whether an unkept key may be one that was kept and evicted: then whether it ran is not known (rule *horizon*)."""
-    known = body.known()
-    return key.timestamp_us <= known.of(key.maker) or (key.id.startswith("c-") and known.marks.has(key.id))
+    known, maker = body.known(), key.maker
+    return key.timestamp_us <= known.of(maker) or (maker == CALLERS and known.marks.has(key.id, key.timestamp_us))
 
 
 def is_live(body: Body | None, now_us: int | None) -> bool:

@@ -76,11 +76,18 @@ def test_a_call_that_many_younger_ones_overtook_runs_once_as_long_as_the_session
     assert is_refused(body, late)
 
 
-def test_what_a_mark_is_of_is_not_run_again_whatever_time_its_copy_brings() -> None:
+def test_what_a_mark_is_of_is_not_run_again_under_its_time_or_an_earlier_one() -> None:
     body = others(30)
     for number in range(1, 31):
-        for time in (0, number * 1000, 10**6):
+        for time in (0, number * 1000 - 1, number * 1000):
             assert not isinstance(admit(body, Call(NOW + time, f"other-{number}")), Run)
+
+
+def test_a_caller_that_numbers_its_calls_and_begins_again_runs_the_next_number_one() -> None:
+    """Its key says a later time: it is another call, as soon as the first is no longer kept."""
+    body = others(30)
+    assert isinstance(admit(body, Call(NOW + 10**6, "other-1")), Run)
+    assert isinstance(admit(body, Call(NOW + 10**6, "other-30")), steps.Repeat), "while it is, an id is one call"
 
 
 def test_marks_are_dropped_after_a_while_so_that_a_session_that_is_seldom_called_has_none() -> None:
@@ -138,7 +145,7 @@ def test_they_run_once_also_where_marks_are_dropped(monkeypatch: pytest.MonkeyPa
 
 
 def test_negative_control_without_looking_at_the_marks_they_would_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Marks, "has", lambda self, ident: False)
+    monkeypatch.setattr(Marks, "has", lambda self, ident, timestamp_us: False)
     assert max(max(history(seed, 400)[0].values()) for seed in range(20)) > 1
 
 
@@ -160,16 +167,16 @@ def test_they_lie_in_the_order_of_their_times_and_each_is_found(added: list[tupl
     times = [int.from_bytes(found.times[at : at + 8]) for at in range(0, len(found.times), 8)]
     assert times == sorted(time for time, _ in added)
     assert found.newest_us == max(times, default=0)
-    assert all(found.has(ident) for _, ident in added)
-    assert not found.has("another")
+    assert all(found.has(ident, time) for time, ident in added)
+    assert not found.has("another", 0)
     assert marks.read(found.times, found.prints) == found
 
 
 def test_two_halves_of_neighbours_are_nobodys() -> None:
     one = marks.NONE.added(1, "a").added(2, "b")
     found = Marks(one.times, one.prints[3:] + one.prints[:3])
-    assert not found.has("a")
-    assert not found.has("b"), "the bytes are there, but begin in the middle"
+    assert not found.has("a", 0)
+    assert not found.has("b", 0), "the bytes are there, but begin in the middle"
 
 
 def test_a_build_that_knows_no_marks_goes_by_the_newest_and_what_it_writes_again_refuses_what_they_did() -> None:

@@ -321,7 +321,7 @@ def test_what_is_kept(calls: list[tuple[int, int, str]]) -> None:
             at, _, maker = calls[int(gone)]
             makers = MAKERS[:-1] if maker == "?" else (maker,)
             under = all(at <= known.of(m) for m in makers)
-            assert under or (maker == CALLERS and known.marks.has(gone)), "an evicted key is under its maker's horizon, or marked"
+            assert under or (maker == CALLERS and known.marks.has(gone, at)), "an evicted key is under its maker's horizon, or marked"
 
 
 # -------------------------------------------------------------------------------------------------------- versions, broken records
