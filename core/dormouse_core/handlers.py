@@ -155,7 +155,8 @@ class Context:
         function with sessions each call therefore runs once for each step; of one without, at least once.** For this a step must make the
         same calls again: one that asks for something else under the same key is INVALID_ARGUMENT. And whom it called must still know the
         key: a session remembers its last eight calls, and 16 KiB of replies; beyond, such a call is ABORTED or ALREADY_EXISTS, and never
-        run again. The same ABORTED is the answer where more than eight calls of steps that came after this one were run there before it.
+        run again. The same ABORTED is the answer to a call that never ran and comes too late: after more than 256 calls of later steps
+        there, or ten minutes after the time of its own step's key.
 
         `key`: the handler's name for the call; without one it has a number: the first of this session in the step, the second, and so on.
         An error does not say that the call was not run (its deadline passed, its connection broke), and the next call is another one: it
