@@ -22,7 +22,7 @@ from hashlib import sha256
 from hmac import compare_digest
 
 from dormouse_core import headernames, modelnames
-from dormouse_core.callkeys import CallKey
+from dormouse_core.callkeys import OF_STEPS, CallKey
 from dormouse_core.errors import Code, DormouseError, FailedPrecondition, InvalidArgument, ResourceExhausted
 from dormouse_core.keys import Function
 from dormouse_core.limits import CALL_DEPTH, IDEMPOTENCY_KEY_CHARACTERS, SESSION_CALLS
@@ -157,7 +157,7 @@ def key_of(step: Calling, label: str, session: str | None, call: int | str) -> s
     first has raised."""
     whose = (step.function.data_path, step.tenant, step.session, step.key.id, step.content.hex())
     which = f"n:{call}" if isinstance(call, str) else str(call)
-    made = digest((*whose, label, "" if session is None else f"s:{session}", which)).hex()[:32]
+    made = OF_STEPS + digest((*whose, label, "" if session is None else f"s:{session}", which)).hex()[:32]
     if step.key.opaque:
         return made
     return f"{step.key.timestamp_us + (SESSION_CALLS if isinstance(call, str) else call):016d}-{made}"

@@ -28,7 +28,7 @@ class Marks(msgspec.Struct, frozen=True):
 
     def has(self, ident: str, timestamp_us: int) -> bool:
         """Whether this id was forgotten under this time or a later one. Under an earlier one: the caller gave the id to another call, as
-        one does that numbers its calls and begins again."""
+        one does that numbers its calls and begins again. 0: whichever time it had."""
         if not self.prints:
             return False
         wanted = _print(ident)

@@ -74,7 +74,9 @@ _BEGIN = Run(begins=True)
 def is_too_old(body: Body, key: CallKey) -> bool:
     """Whether an unkept key may be one that was kept and evicted: then whether it ran is not known (rule *horizon*)."""
     known, maker = body.known(), key.maker
-    return key.timestamp_us <= known.of(maker) or (maker == CALLERS and known.marks.has(key.id, key.timestamp_us))
+    if key.timestamp_us <= known.of(maker):
+        return True
+    return maker == CALLERS and known.marks.has(key.id, 0 if key.of_step else key.timestamp_us)
 
 
 def is_live(body: Body | None, now_us: int | None) -> bool:
