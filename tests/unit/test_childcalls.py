@@ -338,11 +338,12 @@ def test_negative_control_with_the_time_of_each_delivery_in_place_of_the_keys_ow
 ) -> None:
     """Once their session has forgotten them: here at once, else after 256 others or ten minutes."""
     monkeypatch.setattr(marks, "MARKED_KEYS", 0)
+    assert any(doubled(history(seed, keys=anew)) for seed in range(50))
 
-    def believed(number: int, made: int) -> Callable[[int], CallKey]:
-        return lambda now: CallKey(now, f"c-click-{number}", callkeys.CALLERS)
 
-    assert any(doubled(history(seed, keys=believed)) for seed in range(50))
+def test_negative_control_with_marks_that_ask_for_the_time_they_would_run_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CallKey, "of_step", False)
+    assert any(doubled(history(seed, keys=anew)) for seed in range(50))
 
 
 def late(world: World, others: int) -> int:
@@ -359,6 +360,16 @@ def test_a_step_that_is_slower_than_many_calls_of_others_makes_its_call_once_all
     assert late(World(0, key_of), KEPT_KEYS + MARKED_KEYS) == 1
     with pytest.raises(Aborted):
         late(World(0, key_of), KEPT_KEYS + MARKED_KEYS + 1)
+
+
+def anew(number: int, made: int) -> Callable[[int], CallKey]:
+    """A caller's whose time is made for each sending."""
+    return lambda now: CallKey(now, f"c-click-{number}", callkeys.CALLERS)
+
+
+def test_a_callers_key_whose_time_is_made_anew_for_each_sending_makes_no_second_call_as_long_as_there_are_marks() -> None:
+    """It must not be, but often will."""
+    assert sum(doubled(history(seed, keys=anew)) for seed in range(50)) == 0
 
 
 def test_negative_control_with_a_horizon_alone_it_would_be_refused_though_it_never_ran(monkeypatch: pytest.MonkeyPatch) -> None:
