@@ -7,6 +7,9 @@ needs grpc but no numpy until it has tensors. Names are loaded at their first us
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dormouse_core.asking import Input as Input
+    from dormouse_core.errors import Code as Code
+    from dormouse_core.errors import DormouseError as DormouseError
     from dormouse_core.handlers import Context as Context
     from dormouse_core.handlers import Handler as Handler
     from dormouse_core.handlers import State as State
@@ -15,9 +18,14 @@ if TYPE_CHECKING:
     from dormouse.client import Client as Client
 
 __version__ = "0.1.0"
-__all__ = ["Client", "Context", "Handler", "State", "Tensor"]
+__all__ = ["Client", "Code", "Context", "DormouseError", "Handler", "Input", "State", "Tensor"]
 
-_PLACES = {"Client": "dormouse.client", **dict.fromkeys(("Context", "Handler", "State", "Tensor"), "dormouse_core.handlers")}
+_PLACES = {
+    "Client": "dormouse.client",
+    "Input": "dormouse_core.asking",
+    **dict.fromkeys(("Code", "DormouseError"), "dormouse_core.errors"),
+    **dict.fromkeys(("Context", "Handler", "State", "Tensor"), "dormouse_core.handlers"),
+}
 
 
 def __getattr__(name: str) -> object:

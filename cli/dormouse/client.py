@@ -10,22 +10,11 @@ from types import TracebackType
 from typing import Any
 
 import grpc
-import numpy as np
-from dormouse_core import headernames, limits
+from dormouse_core import asking, headernames, limits
+from dormouse_core.asking import Input as Input
 from dormouse_core.errors import Code, DormouseError
-from dormouse_core.tensors import DATATYPES, decode_raw, encode_raw
 from dormouse_proto import inference_pb2, inference_pb2_grpc
 from numpy.typing import NDArray
-
-_BY_DTYPE = {d.dtype: name for name, d in DATATYPES.items() if name not in ("BF16", "BYTES")}
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """A tensor whose datatype NumPy's dtype does not say: BF16 (uint16 bit patterns) and BYTES."""
-
-    array: NDArray[Any]
-    datatype: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +77,8 @@ class Client:
         `idempotency_key` the same call may be sent again and runs once. `metadata`: more of the call's; keys are put into lower case, as
         gRPC wants them. What contradicts something else of the call is refused by the gateway: none of the two is taken.
         """
-        request = inference_pb2.ModelInferRequest(model_name=function, id=request_id)
-        for name, given in inputs.items():
-            array, datatype = (given.array, given.datatype) if isinstance(given, Input) else (np.asarray(given), "")
-            datatype = datatype or _datatype(name, array)
-            request.inputs.add(name=name, datatype=datatype, shape=array.shape)
-            request.raw_input_contents.append(encode_raw(array, datatype))
-        for name in outputs:
-            request.outputs.add(name=name)
+        request = asking.request(function, inputs, outputs)
+        request.id = request_id
         if sequence_id is not None:
             identity = request.parameters["sequence_id"]
             if isinstance(sequence_id, int):
@@ -110,11 +93,7 @@ class Client:
         told = [(key, value) for key, value in pairs if value]
         told += [(key.lower(), value) for key, value in (metadata or {}).items()]
         response, trailing = self._unary(self._stub.ModelInfer, request, told, timeout)
-        found = {
-            out.name: decode_raw(out.datatype, list(out.shape), raw, out.name)
-            for out, raw in zip(response.outputs, response.raw_output_contents, strict=True)
-        }
-        return Answer(found, int(trailing.get(headernames.STEP, "0")), response.id, response.model_version)
+        return Answer(asking.outputs(response), int(trailing.get(headernames.STEP, "0")), response.id, response.model_version)
 
     def _unary(self, method: Any, request: Any, metadata: list[tuple[str, str]], timeout: float | None) -> tuple[Any, dict[str, Any]]:
         try:
@@ -123,12 +102,3 @@ class Client:
             raise DormouseError(error.details() or error.code().name, Code(error.code().value[0])) from error
         told = {m.key: m.value for m in (*(call.initial_metadata() or ()), *(call.trailing_metadata() or ()))}
         return response, told
-
-
-def _datatype(name: str, array: NDArray[Any]) -> str:
-    if array.dtype.kind in "OSU":
-        return "BYTES"
-    try:
-        return _BY_DTYPE[array.dtype.newbyteorder("<")]
-    except KeyError:
-        raise ValueError(f"input {name}: no datatype of the protocol holds NumPy's {array.dtype}") from None

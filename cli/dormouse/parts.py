@@ -99,6 +99,8 @@ def choose(gateway: int) -> Ports:
     return Ports(chosen, *numbers)
 
 
+CALLS = "calls.sock"
+"""The gateway's socket for the calls that steps make."""
 STORE, STORE_PEERS = "etcd:1", "etcd:2"
 """Names of etcd's sockets. etcd 3.4 takes no other form than host:port, and no path: it starts in their folder."""
 
@@ -141,6 +143,7 @@ def operator(
         *(*python("dormouse_operator"), "--local", *_store(store), "--installation", installation),
         *("--store-quota", str(quota)),
         *("--control", f"unix:{sockets / 'control.sock'}", "--provider", f"unix:{sockets / 'provider.sock'}"),
+        *("--gateway", f"unix:{sockets / CALLS}"),
         *("--listen", f"unix:{sockets / 'agents.sock'}", "--metrics", str(ports.operator_metrics), "--model-root", os.fspath(directory)),
         *(("--removal-wait", removal_wait) if removal_wait else ()),
     ]
@@ -151,6 +154,7 @@ def gateway(module: str, store: Sequence[str], sockets: Path, ports: Ports, inst
     return [
         *(*python(module), *_store(store), "--installation", installation, "--name", "local"),
         *("--listen", f"127.0.0.1:{ports.gateway}", "--listen-relay", f"unix:{sockets / 'relay.sock'}"),
+        *("--listen-calls", f"unix:{sockets / CALLS}"),
         *("--xds", f"unix:{sockets / 'xds.sock'}", "--admin", os.fspath(sockets / "envoy.sock"), "--metrics", str(ports.gateway_metrics)),
         *("--own-name", "localhost", "--own-name", "127.0.0.1", "--drain-seconds", "3", "--max-message-bytes", str(max_message)),
     ]

@@ -29,6 +29,8 @@ PARAMETER = "dormouse_idempotency_key"
 MAX_AHEAD_US = int(CLOCK_AHEAD_SECONDS * 1e6)
 CALLERS = ""
 """The maker of timestamps that callers bring."""
+OF_STEPS = "step-"
+"""How the ids of calls that steps make begin (`childcalls`): nobody gives such an id to another call."""
 ANYBODY = "?"
 """The maker of a caller's id in a record of a build that did not write makers down: a gateway's timestamp, or the caller's."""
 _DIGITS = 16
@@ -52,6 +54,11 @@ class CallKey(msgspec.Struct, frozen=True):
     def opaque(self) -> bool:
         """A caller's key without a timestamp of its own: the same key, sent again, comes with another."""
         return self.id.startswith("c-") and self.maker != CALLERS
+
+    @property
+    def of_step(self) -> bool:
+        """Of a call that a step makes: its id is never another's, whatever time comes with it."""
+        return self.id.startswith(f"c-{OF_STEPS}")
 
     @property
     def maker(self) -> str:

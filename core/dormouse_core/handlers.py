@@ -20,7 +20,8 @@ them. Callers reach it by `ModelStreamInfer` alone.
 
 A step's changes of the state and its reply count together or not at all: if `step` raises, or its worker dies before the step is stored,
 the state is what it was before. Responses that were yielded are provisional until then. What a handler does elsewhere (a file, a call of
-another service) may happen more than once.
+another service) may happen more than once. A call of another function of Dormouse by `ctx.call` has its effect once where that function
+has sessions, however often the step is run.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +83,20 @@ def _never() -> bool:
     return False
 
 
+class Caller(Protocol):
+    """Who makes a step's calls of other functions: the worker; in a test of a handler, whatever stands for it."""
+
+    def call(
+        self,
+        function: str,
+        inputs: Mapping[str, Any],
+        session: str | None,
+        outputs: Sequence[str],
+        timeout: float | None,
+        key: str | None,
+    ) -> Any: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """Where a handler runs, and for which step.
@@ -109,6 +124,7 @@ class Context:
     deadline: float = float("inf")
     """When this step must be done, by `time.monotonic()`."""
     is_cancelled: Callable[[], bool] = field(default=_never, repr=False)
+    caller: Caller | None = field(default=None, repr=False)
 
     def cancelled(self) -> bool:
         """Whether nobody waits for the answer any more: a long step may stop by raising."""
@@ -117,6 +133,44 @@ class Context:
     def remaining(self) -> float:
         """Seconds until the deadline; 0 when it has passed."""
         return max(0.0, self.deadline - time.monotonic())
+
+    def call(
+        self,
+        function: str,
+        inputs: Mapping[str, Any],
+        session: str | None = None,
+        *,
+        outputs: Sequence[str] = (),
+        timeout: float | None = None,
+        key: str | None = None,
+    ) -> Any:
+        """Calls another function of the same namespace: its outputs by name, as NumPy arrays. In an `async` handler: `await ctx.call(...)`;
+        the call is on its way before it is awaited, so several may run side by side.
+
+        `session`: the one of that name, where the function has sessions. `outputs`: the ones that are wanted; none: all. `timeout`:
+        seconds, where the call is to end before the step's own deadline, which holds for it too. It carries the step's tenant, and is
+        cancelled with the step.
+
+        A step that is run again (its worker died, or somebody sent it again under its key) makes its calls under the same keys. **Of a
+        function with sessions each call therefore runs once for each step; of one without, at least once.** For this a step must make the
+        same calls again: one that asks for something else under the same key is INVALID_ARGUMENT. And whom it called must still know the
+        key: a session remembers its last eight calls, and 16 KiB of replies; beyond, such a call is ABORTED or ALREADY_EXISTS, and never
+        run again. The same ABORTED is the answer to a call that never ran and comes too late: after more than 256 calls of later steps
+        there, or ten minutes after the time of its own step's key.
+
+        `key`: the handler's name for the call; without one it has a number: the first of this session in the step, the second, and so on.
+        An error does not say that the call was not run (its deadline passed, its connection broke), and the next call is another one: it
+        may have the effect a second time. Under one `key` both are the same call.
+
+        Raises `DormouseError` with the code of whoever refused it. INVALID_ARGUMENT: no such name, an input that cannot be sent or that the
+        function does not take, a function that stands in the path of this call already. NOT_FOUND: there is no such function.
+        PERMISSION_DENIED: it is of another namespace. DEADLINE_EXCEEDED, CANCELLED: the step is over for whoever asked for it.
+        RESOURCE_EXHAUSTED: a limit. FAILED_PRECONDITION: outside of a step, or one with a session under a caller's key that says no time:
+        such a key has the form {16 digits}-{id}, microseconds since 1970, or the caller sends none.
+        """
+        if self.caller is None:
+            raise FailedPrecondition("call: made outside of a step: functions are called from `step` alone")
+        return self.caller.call(function, inputs, session, outputs, timeout, key)
 
     def child_key(self, number: int) -> str:
         """The idempotency key for this step's call number `number` (0, 1, ...) of another function.

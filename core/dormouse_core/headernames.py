@@ -39,6 +39,14 @@ MAX_MESSAGE = "dormouse-max-message"
 HOPS = "dormouse-hops"
 """Whether Envoy sent it on, or a relay (`addresses`): a call that comes back to a gateway is refused."""
 
+# What a worker says at the gateways' port for workers, when a step of its calls another function; there alone.
+WORKER = "dormouse-worker"
+"""namespace/name/worker: whose step calls."""
+PROOF = "dormouse-proof"
+"""By which a gateway knows that it is that worker (`childcalls.proves`)."""
+PATH = "dormouse-path"
+"""The functions whose steps wait for the call (`childcalls.Path`); goes on to the worker that answers."""
+
 # What a reply has.
 STEP = "dormouse-step"
 BY = "dormouse-by"
@@ -51,5 +59,5 @@ BROKEN = "dormouse-broken"
 
 CALLERS = frozenset({FUNCTION, SESSION, TENANT, IDEMPOTENCY_KEY, FIRST_MESSAGE})
 """Each may be given once."""
-GATEWAYS = (ALONE, CALL, CONNECTION, FN, OWNER, REV, UID, AGAIN, SIZE, WIRE, HEAVY, WHOLE, BEGINS)
+GATEWAYS = (ALONE, CALL, CONNECTION, FN, OWNER, REV, UID, AGAIN, SIZE, WIRE, HEAVY, WHOLE, BEGINS, WORKER, PROOF, PATH)
 """Reach Lua, the relay and the workers only if the gateway made them."""

@@ -437,6 +437,8 @@ KEPT_KEYS = 8
 KEPT_REPLY_BYTES = 16 * KIB
 KEPT_REPLY_MEMORY_BYTES = 64 * MIB
 KEY_MAKERS = 8
+MARKED_KEYS = 256
+KEY_MARK_SECONDS = 600.0
 CLOCK_AHEAD_SECONDS = 60.0
 REMOVAL_WAIT_SECONDS = 600.0
 REMOVAL_WAIT_MARGIN_SECONDS = 60.0
@@ -457,7 +459,8 @@ SESSIONS = (
         "replies that a session's record keeps",
         "bytes",
         "our own: every step writes them",
-        "the oldest go, ALREADY_EXISTS; one that is larger alone is kept in its owner's memory",
+        "the oldest go: ALREADY_EXISTS, also to a step that is run again and calls the session; one that is larger alone is kept in its "
+        "owner's memory",
     ),
     Limit("KEPT_REPLY_MEMORY_BYTES", "larger replies that a worker keeps in memory", "bytes", "our own", "the oldest goes: ALREADY_EXISTS"),
     Limit(
@@ -466,6 +469,20 @@ SESSIONS = (
         "processes",
         "our own: every step writes them",
         "the oldest share one: at most a refusal, ABORTED",
+    ),
+    Limit(
+        "MARKED_KEYS",
+        "callers' keys with a timestamp, and keys of steps' calls, of which a session knows that it forgot them",
+        "keys",
+        "our own: 14 bytes each in every step's write",
+        "a call whose key is older than one that was dropped: ABORTED, also where it never ran",
+    ),
+    Limit(
+        "KEY_MARK_SECONDS",
+        "how long it knows it",
+        "seconds",
+        "our own: a session that is seldom called writes no more than before",
+        "the same",
     ),
     Limit(
         "CLOCK_AHEAD_SECONDS",
@@ -902,11 +919,40 @@ MANIFESTS = (
     ),
 )
 
+CALL_DEPTH = 8
+SESSION_CALLS = KEPT_KEYS
+WAITING_STEPS = 64
+
+CALLS_OF_STEPS = (
+    Limit(
+        "CALL_DEPTH",
+        "functions in a path of calls of steps (`ctx.call`), each of which waits for the next",
+        "functions",
+        "our own: each has threads and places of its own in a worker",
+        "each such call: INVALID_ARGUMENT",
+    ),
+    Limit(
+        "SESSION_CALLS",
+        "calls of one session that a step makes",
+        "calls",
+        "KEPT_KEYS: a step that is run again makes all of them again, and each must still be known",
+        "each such call: RESOURCE_EXHAUSTED",
+    ),
+    Limit(
+        "WAITING_STEPS",
+        "steps of a handler that is not `async` that wait in a worker for calls of theirs, beside those that run; for each place in a path",
+        "steps",
+        "our own: each has a thread",
+        "the next step waits",
+    ),
+)
+
 TABLE: Sequence[tuple[str, Sequence[Limit]]] = (
     ("Names", NAMES),
     ("Messages", MESSAGES),
     ("The store", STORE),
     ("Sessions", SESSIONS),
+    ("Calls of steps", CALLS_OF_STEPS),
     ("Liveness and time", LIVENESS),
     ("Holds and scale", SCALE),
     ("Batching", BATCHING),

@@ -21,6 +21,9 @@ from dormouse_proto import state_pb2
 from dormouse_core.callkeys import ANYBODY, CALLERS, maker_of
 from dormouse_core.errors import DataLoss, FailedPrecondition
 from dormouse_core.limits import KEPT_KEYS, KEPT_REPLY_BYTES
+from dormouse_core.marks import BYTES as MARK_BYTES
+from dormouse_core.marks import NONE, Marks
+from dormouse_core.marks import read as read_marks
 
 FORMAT = 1
 _HEAD = 5
@@ -47,7 +50,8 @@ class Horizons(msgspec.Struct, frozen=True):
     """What a record remembers of keys that it keeps no more: an unkept key at or below its maker's horizon is not run (rule *horizon*).
 
     `makers`: of gateways, the lowest first, at most KEY_MAKERS; `common_us`: of every other gateway. `newest_us`: the newest of the
-    gateways' times; `newest_caller_us`: of callers' own timestamps. Both order starts (rule *late-start*).
+    gateways' times; `newest_caller_us`: of callers' own timestamps. Both order starts (rule *late-start*). `marks`: of callers' keys above
+    `callers_us` that are kept no more.
     """
 
     common_us: int
@@ -55,6 +59,7 @@ class Horizons(msgspec.Struct, frozen=True):
     callers_us: int
     newest_us: int
     newest_caller_us: int
+    marks: Marks = NONE
 
     def of(self, maker: str) -> int:
         if maker == CALLERS:
@@ -66,7 +71,7 @@ class Horizons(msgspec.Struct, frozen=True):
 
     @property
     def highest_us(self) -> int:
-        highest = max(self.common_us, self.callers_us)
+        highest = max(self.common_us, self.callers_us, self.marks.newest_us)
         for _, horizon in self.makers:
             if horizon > highest:
                 highest = horizon
@@ -180,15 +185,21 @@ def _horizons(it: Horizons) -> state_pb2.Horizons:
     return state_pb2.Horizons(
         common_us=it.common_us,
         makers=[state_pb2.Horizons.Maker(name=name, horizon_us=horizon) for name, horizon in it.makers],
-        callers_us=it.callers_us,
+        callers_us=max(it.callers_us, it.marks.newest_us),
         newest_us=it.newest_us,
         newest_caller_us=it.newest_caller_us,
+        mark_times=it.marks.times,
+        mark_prints=it.marks.prints,
+        below_marks_us=it.callers_us if it.marks.times else 0,
     )
 
 
 def _read_horizons(it: state_pb2.Horizons) -> Horizons:
     makers = tuple((maker.name, maker.horizon_us) for maker in it.makers)
-    return Horizons(it.common_us, makers, it.callers_us, it.newest_us, it.newest_caller_us)
+    marks = NONE if not it.mark_times else read_marks(it.mark_times, it.mark_prints)
+    if not marks:  # none, or in a form of a newer build: `callers_us` is above them all
+        return Horizons(it.common_us, makers, it.callers_us, it.newest_us, it.newest_caller_us)
+    return Horizons(it.common_us, makers, it.below_marks_us, it.newest_us, it.newest_caller_us, marks)
 
 
 class Glance(msgspec.Struct, frozen=True):
@@ -222,4 +233,5 @@ def size_bound(tensor_bytes: int, tensors: Sequence[str]) -> int:
     return _HEAD + tensor_bytes + sum(len(name) + 128 for name in tensors) + KEPT_OVERHEAD
 
 
-KEPT_OVERHEAD = KEPT_REPLY_BYTES + KEPT_KEYS * 512 + 1024  # kept replies, eight keys with ids and digests, the scalars and horizons
+# Kept replies, eight keys with ids and digests, marks, the scalars and horizons.
+KEPT_OVERHEAD = KEPT_REPLY_BYTES + KEPT_KEYS * 512 + MARK_BYTES + 1024

@@ -7,7 +7,8 @@ of a write whose outcome was not learned. None of them knows a clock, a store or
 Why a horizon: a record keeps only the last few keys. Without it a copy of a call that arrives after its key was evicted would run a second
 time. Evicting a key raises its maker's horizon to its timestamp, and an unkept key at or below its maker's horizon is refused, not run. A
 wrong clock can therefore cost a refusal, never a second effect; and since each gateway's timestamps rise, clocks of gateways that differ
-cost nothing (`docs/decisions/0115-clocks.md`).
+cost nothing (`docs/decisions/0115-clocks.md`). Callers' timestamps do not rise, and steps' calls come late by as long as the step took
+before: such a key leaves a mark first, which refuses that key alone (`dormouse_core.marks`).
 """
 
 import enum
@@ -72,7 +73,10 @@ _BEGIN = Run(begins=True)
 
 def is_too_old(body: Body, key: CallKey) -> bool:
     """Whether an unkept key may be one that was kept and evicted: then whether it ran is not known (rule *horizon*)."""
-    return key.timestamp_us <= body.known().of(key.maker)
+    known, maker = body.known(), key.maker
+    if key.timestamp_us <= known.of(maker):
+        return True
+    return maker == CALLERS and known.marks.has(key.id, 0 if key.of_step else key.timestamp_us)
 
 
 def is_live(body: Body | None, now_us: int | None) -> bool:
@@ -189,6 +193,7 @@ def advance(
         known.callers_us,
         max(known.newest_us, arrived),
         max(known.newest_caller_us, timestamp) if maker == CALLERS else known.newest_caller_us,
+        known.marks,
     )
     newest = max(newest, timestamp, arrived)
     now_us = max(now_us, arrived)
@@ -203,12 +208,15 @@ def remember(kept: tuple[Kept, ...], known: Horizons, new: Kept) -> tuple[tuple[
 
     Evicted is, of the maker of the oldest commit, the lowest timestamp: so a maker whose clock is behind does not lose its keys to the
     others, and calls of one maker that overtook each other raise its horizon as little as they can. A new key may be the one evicted: its
-    retry is refused, which is safe.
+    retry is refused, which is safe. Of callers' keys it is the oldest commit: they leave a mark, and the horizon stays where it is.
     """
     kept = (*kept, new)
     while len(kept) > KEPT_KEYS:
         maker = kept[0].maker
         out = kept[0]
+        if maker == CALLERS:
+            kept, known = kept[1:], marked(known, out)
+            continue
         for k in kept:
             if k.timestamp_us < out.timestamp_us and k.maker == maker:
                 out = k
@@ -231,23 +239,27 @@ def remember(kept: tuple[Kept, ...], known: Horizons, new: Kept) -> tuple[tuple[
 
 
 def raised(known: Horizons, maker: str, timestamp_us: int) -> Horizons:
-    """The horizons, once a key of `maker` was evicted. Over KEY_MAKERS gateways the lowest horizon is folded into the common one; a maker
-    that comes back from there begins at it, for its own may have been anywhere below."""
-    if maker == CALLERS:
-        return msgspec.structs.replace(known, callers_us=max(known.callers_us, timestamp_us))
+    """The horizons, once a key of `maker`, which is not CALLERS, was evicted. Over KEY_MAKERS gateways the lowest horizon is folded into
+    the common one; a maker that comes back from there begins at it, for its own may have been anywhere below."""
     if maker == ANYBODY:
         every = tuple((name, max(horizon, timestamp_us)) for name, horizon in known.makers)
         above = max(known.common_us, timestamp_us), every, max(known.callers_us, timestamp_us)
-        return Horizons(*above, known.newest_us, known.newest_caller_us)
+        return Horizons(*above, known.newest_us, known.newest_caller_us, known.marks)
     common = known.common_us
     if len(known.makers) == 1 and known.makers[0][0] == maker:  # one gateway: nearly always
         only = ((maker, max(known.makers[0][1], timestamp_us)),)
-        return Horizons(common, only, known.callers_us, known.newest_us, known.newest_caller_us)
+        return Horizons(common, only, known.callers_us, known.newest_us, known.newest_caller_us, known.marks)
     others = [pair for pair in known.makers if pair[0] != maker]
     makers = sorted([*others, (maker, max(known.of(maker), timestamp_us))], key=lambda pair: pair[1])
     while len(makers) > KEY_MAKERS:
         common = max(common, makers.pop(0)[1])
-    return Horizons(common, tuple(makers), known.callers_us, known.newest_us, known.newest_caller_us)
+    return Horizons(common, tuple(makers), known.callers_us, known.newest_us, known.newest_caller_us, known.marks)
+
+
+def marked(known: Horizons, out: Kept) -> Horizons:
+    """The same, once a caller's key was evicted."""
+    marks, dropped = known.marks.added(out.timestamp_us, out.id).shed(known.newest_us)
+    return msgspec.structs.replace(known, marks=marks, callers_us=max(known.callers_us, dropped))
 
 
 def slim(kept: Iterable[Kept], but: Kept | None = None) -> tuple[Kept, ...]:

@@ -48,6 +48,8 @@ class WorkerFile(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The files that a model's folder had at the proof; none: all that are there count."""
     removal_wait: float | None = None
     """The installation's wait from a session's end to its removal, in seconds; absent: see `lifetimes.removal_wait`."""
+    gateway: str = ""
+    """Where gateways take the calls that steps of this worker make, host:port or unix:PATH; empty: they make none."""
     batching: dict[str, Any] | None = None
     """`state_pb2.Batching` as JSON: what was found when this revision was proved, so that a wake does not look again."""
 

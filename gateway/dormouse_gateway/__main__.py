@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import grpc.aio
+from dormouse_core import addresses
 from dormouse_core.clocks import Rising, Skew
 from dormouse_core.keys import Keys
 from dormouse_core.seams import Store
 from dormouse_kit import log
 from dormouse_kit.clock import SystemClock
 from dormouse_kit.etcd import EtcdStore, TlsFiles
+from dormouse_kit.families import wildcard
 from dormouse_kit.grpc_options import server_options
 from dormouse_kit.metrics import serve as serve_metrics
 
@@ -24,12 +26,13 @@ from dormouse_gateway.leader.demand import Demand
 from dormouse_gateway.leader.reach import Reach
 from dormouse_gateway.relay import transport
 from dormouse_gateway.relay.relaying import Relay
+from dormouse_gateway.serving import calling
 from dormouse_gateway.serving import port as serving
 from dormouse_gateway.serving.health import Health
 from dormouse_gateway.serving.methods import Methods
 from dormouse_gateway.serving.quotas import Quotas
 from dormouse_gateway.serving.streaming import Streaming
-from dormouse_gateway.settings import GatewaySettings, parse
+from dormouse_gateway.settings import UNIX, GatewaySettings, parse
 from dormouse_gateway.watching.keeping import Watching
 from dormouse_gateway.watching.reads import Reads
 from dormouse_gateway.watching.routes import Routes
@@ -78,6 +81,9 @@ class Agent:
             default_namespace=settings.default_namespace,
             stamps=Rising(self.skew),
         )
+        nonce = self.name.rpartition("-")[2]
+        callers = calling.Callers(self.table, reads)
+        self.calls = calling.WorkersPort(self.relay, callers, clock, Rising(self.skew), nonce, settings.max_message_bytes)
         self.snapshot = Snapshot()
         self.routes = Routes(self.table, self.snapshot, settings)
         self.xds = xds.Server(self.snapshot)
@@ -106,6 +112,13 @@ class Agent:
         else:
             relay.add_insecure_port(settings.relay)
         await relay.start()
+        calls = calling.server(self.calls, message_bytes=bytes_)
+        if settings.calls.startswith(UNIX):
+            bind(calls, settings.calls)
+        elif settings.calls:
+            host, port = addresses.parse(settings.calls, "calls")
+            calls.add_insecure_port(addresses.joined(wildcard(host), port))
+        await calls.start()
         control = grpc.aio.server(options=server_options())  # Envoy pings each second, with nothing new to hear for hours
         control.add_generic_rpc_handlers((self.xds.handlers(),))
         bind(control, settings.xds)
@@ -131,7 +144,7 @@ class Agent:
             await self._registration.leave()
             self.streaming.drain()
             self.health.drain()
-            await relay.stop(settings.drain_seconds)
+            await asyncio.gather(relay.stop(settings.drain_seconds), calls.stop(settings.drain_seconds))
             await control.stop(0)
             for loop in loops:
                 loop.cancel()

@@ -19,6 +19,8 @@ class GatewaySettings:
     relay: str = "127.0.0.1:8002"
     """Where the agent's relay listens, IP:port or unix:PATH: Envoy names it in every function's endpoints. With a Unix socket workers have
     such addresses too, and only then."""
+    calls: str = ""
+    """Where workers connect with the calls that their steps make, IP:port or unix:PATH; '': nowhere."""
     xds: str = "unix:/run/dormouse/xds.sock"
     """The agent's xDS server, a Unix socket: nobody but this gateway's Envoy is to read or feed it."""
     admin: str = "/run/dormouse/envoy.sock"
@@ -71,13 +73,15 @@ class GatewaySettings:
     @property
     def workers(self) -> addresses.Rule:
         """What an entry may give as a worker's address."""
-        own = {self.listen, self.relay, self.xds, f"{UNIX}{self.admin}", *self.store}
+        own = {self.listen, self.relay, self.xds, f"{UNIX}{self.admin}", *self.store, *([self.calls] if self.calls else [])}
         return addresses.Rule(frozenset(own), pods=self.pods, sockets=self.sockets)
 
     def __post_init__(self) -> None:
         for key in ("listen", "relay"):
             if key == "listen" or not self.sockets:
                 addresses.parse(getattr(self, key), key)
+        if self.calls and not self.calls.startswith(UNIX):
+            addresses.parse(self.calls, "calls")
         if not self.xds.startswith("unix:"):
             raise ValueError(f"xds: {self.xds!r} found, unix:PATH is allowed")
         if not 1 <= self.max_message_bytes <= limits.MESSAGE_BYTES_MAX:
@@ -87,7 +91,7 @@ class GatewaySettings:
         for own in self.own_names:
             if not re.fullmatch(r"[a-z0-9.-]+", own):
                 raise ValueError(f"own_names: {own!r} found, a host name in lower case, without port, is allowed")
-        for path in (self.xds.removeprefix(UNIX), self.relay.removeprefix(UNIX), self.admin):
+        for path in (self.xds.removeprefix(UNIX), self.relay.removeprefix(UNIX), self.calls.removeprefix(UNIX), self.admin):
             if len(path.encode()) > 107:
                 raise ValueError(f"{path!r}: {len(path.encode())} bytes found, a Unix socket's path has at most 107")
 
@@ -106,6 +110,13 @@ def parse(arguments: Sequence[str] | None, program: str) -> GatewaySettings:
     parser.add_argument("--listen", default=default.listen, metavar="IP:PORT", help="where callers connect")
     parser.add_argument(
         "--listen-relay", dest="relay", default=default.relay, metavar="IP:PORT|unix:PATH", help="where the agent's relay listens"
+    )
+    parser.add_argument(
+        "--listen-calls",
+        dest="calls",
+        default=default.calls,
+        metavar="IP:PORT|unix:PATH",
+        help="where workers call functions for their steps",
     )
     parser.add_argument("--xds", default=default.xds, metavar="unix:PATH", help="where Envoy asks the agent for its configuration")
     parser.add_argument("--admin", default=default.admin, metavar="PATH", help="the Unix socket of Envoy's admin interface")

@@ -34,7 +34,8 @@ async def run(s: OperatorSettings, alone: bool = False) -> int:
     store = EtcdStore(s.store, tls=terms.tls(s), user=s.store_user, password=terms.password(s))
     members = EtcdMembers(s.store, tls=terms.tls(s), user=s.store_user, password=terms.password(s))
     space = Space(members, clock, s.store_quota)
-    provider = LocalProvider(s.provider, installation=s.installation, store=access, model_root=s.model_root, removal_wait=s.removal_wait)
+    where = {"model_root": s.model_root, "gateway": s.gateway}
+    provider = LocalProvider(s.provider, installation=s.installation, store=access, removal_wait=s.removal_wait, **where)
     served = metrics.serve(s.metrics)
     value = state_pb2.Leader(address=s.listen, name=s.name).SerializeToString()
     election = Election(store, clock, keys.leader, value)

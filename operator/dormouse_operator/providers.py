@@ -24,12 +24,22 @@ TIMEOUT = 5.0  # seconds
 class LocalProvider:
     """`target`: unix:PATH of `dormouse up`'s socket."""
 
-    def __init__(self, target: str, *, installation: str, store: StoreAccess, model_root: str, removal_wait: float | None = None) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        installation: str,
+        store: StoreAccess,
+        model_root: str,
+        gateway: str = "",
+        removal_wait: float | None = None,
+    ) -> None:
         self._channel = grpc.aio.insecure_channel(target, options=channel_options(keepalive=False))
         self._stub = control_pb2_grpc.ProviderStub(self._channel)
         self._installation = installation
         self._store = store
         self._model_root = model_root
+        self._gateway = gateway
         self._removal_wait = removal_wait
 
     async def close(self) -> None:
@@ -87,6 +97,7 @@ class LocalProvider:
             spec=spec_from_json(spec),
             store=self._store,
             model_root=self._model_root,
+            gateway=self._gateway,
             removal_wait=self._removal_wait,
             batching=workerfile.batching_of(entry, revision),
         )

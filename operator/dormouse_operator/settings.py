@@ -28,6 +28,8 @@ class OperatorSettings:
     """Where `dormouse up` starts and stops workers: unix:PATH."""
     listen: str = "127.0.0.1:9002"
     """Where gateways' agents report, IP:port or unix:PATH; it stands in the leader's key, so they must be able to reach it."""
+    gateway: str = ""
+    """Where workers connect to call functions for their steps, host:port or unix:PATH; '': nowhere."""
     metrics: int = 9090
     """The port for Prometheus; 0: any free one."""
     model_root: str = ""
@@ -55,6 +57,9 @@ def parse(arguments: Sequence[str] | None) -> OperatorSettings:
     parser.add_argument("--control", default=default.control, metavar="unix:PATH", help="where the command `dormouse` is answered")
     parser.add_argument("--provider", default=default.provider, metavar="unix:PATH", help="where `dormouse up` starts and stops workers")
     parser.add_argument("--listen", default=default.listen, metavar="IP:PORT|unix:PATH", help="where gateways' agents report")
+    parser.add_argument(
+        "--gateway", default=default.gateway, metavar="HOST:PORT|unix:PATH", help="where workers call functions for their steps"
+    )
     parser.add_argument("--metrics", type=int, default=default.metrics, metavar="PORT", help="the port for Prometheus; 0: any free one")
     parser.add_argument("--model-root", default=default.model_root, metavar="DIR", help="the folder in which file:// is a path")
     parser.add_argument(

@@ -64,7 +64,7 @@ class Record(_message.Message):
     def __init__(self, state_version: _Optional[str] = ..., write_id: _Optional[bytes] = ..., tombstone: _Optional[bool] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., step: _Optional[int] = ..., kept: _Optional[_Iterable[_Union[KeptKey, _Mapping]]] = ..., horizon_us: _Optional[int] = ..., newest_us: _Optional[int] = ..., expires_us: _Optional[int] = ..., horizons: _Optional[_Union[Horizons, _Mapping]] = ...) -> None: ...
 
 class Horizons(_message.Message):
-    __slots__ = ("common_us", "makers", "callers_us", "newest_us", "newest_caller_us")
+    __slots__ = ("common_us", "makers", "callers_us", "newest_us", "newest_caller_us", "mark_times", "mark_prints", "below_marks_us")
     class Maker(_message.Message):
         __slots__ = ("name", "horizon_us")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -77,12 +77,18 @@ class Horizons(_message.Message):
     CALLERS_US_FIELD_NUMBER: _ClassVar[int]
     NEWEST_US_FIELD_NUMBER: _ClassVar[int]
     NEWEST_CALLER_US_FIELD_NUMBER: _ClassVar[int]
+    MARK_TIMES_FIELD_NUMBER: _ClassVar[int]
+    MARK_PRINTS_FIELD_NUMBER: _ClassVar[int]
+    BELOW_MARKS_US_FIELD_NUMBER: _ClassVar[int]
     common_us: int
     makers: _containers.RepeatedCompositeFieldContainer[Horizons.Maker]
     callers_us: int
     newest_us: int
     newest_caller_us: int
-    def __init__(self, common_us: _Optional[int] = ..., makers: _Optional[_Iterable[_Union[Horizons.Maker, _Mapping]]] = ..., callers_us: _Optional[int] = ..., newest_us: _Optional[int] = ..., newest_caller_us: _Optional[int] = ...) -> None: ...
+    mark_times: bytes
+    mark_prints: bytes
+    below_marks_us: int
+    def __init__(self, common_us: _Optional[int] = ..., makers: _Optional[_Iterable[_Union[Horizons.Maker, _Mapping]]] = ..., callers_us: _Optional[int] = ..., newest_us: _Optional[int] = ..., newest_caller_us: _Optional[int] = ..., mark_times: _Optional[bytes] = ..., mark_prints: _Optional[bytes] = ..., below_marks_us: _Optional[int] = ...) -> None: ...
 
 class Floor(_message.Message):
     __slots__ = ("timestamp_us",)
@@ -105,7 +111,7 @@ class Move(_message.Message):
     def __init__(self, target: _Optional[str] = ...) -> None: ...
 
 class WorkerEntry(_message.Message):
-    __slots__ = ("address", "revision", "state", "instance", "killed", "store_id", "speaks")
+    __slots__ = ("address", "revision", "state", "instance", "killed", "store_id", "speaks", "calls")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         UNSPECIFIED: _ClassVar[WorkerEntry.State]
@@ -140,6 +146,7 @@ class WorkerEntry(_message.Message):
     KILLED_FIELD_NUMBER: _ClassVar[int]
     STORE_ID_FIELD_NUMBER: _ClassVar[int]
     SPEAKS_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
     address: str
     revision: str
     state: WorkerEntry.State
@@ -147,7 +154,8 @@ class WorkerEntry(_message.Message):
     killed: WorkerEntry.Killed
     store_id: str
     speaks: int
-    def __init__(self, address: _Optional[str] = ..., revision: _Optional[str] = ..., state: _Optional[_Union[WorkerEntry.State, str]] = ..., instance: _Optional[str] = ..., killed: _Optional[_Union[WorkerEntry.Killed, _Mapping]] = ..., store_id: _Optional[str] = ..., speaks: _Optional[int] = ...) -> None: ...
+    calls: bytes
+    def __init__(self, address: _Optional[str] = ..., revision: _Optional[str] = ..., state: _Optional[_Union[WorkerEntry.State, str]] = ..., instance: _Optional[str] = ..., killed: _Optional[_Union[WorkerEntry.Killed, _Mapping]] = ..., store_id: _Optional[str] = ..., speaks: _Optional[int] = ..., calls: _Optional[bytes] = ...) -> None: ...
 
 class Leader(_message.Message):
     __slots__ = ("address", "name")

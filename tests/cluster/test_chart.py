@@ -144,8 +144,8 @@ def test_every_selector_finds_the_pods_that_it_is_for(helm: str, values: tuple[s
                 continue
         found = [(name, pod) for name, pod in pods if chosen.items() <= pod["metadata"]["labels"].items()]
         assert len(found) == 1, (each["kind"], each["metadata"]["name"])
-        named = {port["name"] for container in containers(found[0][1]) for port in container.get("ports", [])}
-        assert set(ports) <= named, (each["kind"], each["metadata"]["name"])
+        there = [port for container in containers(found[0][1]) for port in container.get("ports", [])]
+        assert set(ports) <= {port[key] for port in there for key in ("name", "containerPort")}, (each["kind"], each["metadata"]["name"])
 
 
 @pytest.mark.parametrize(
@@ -270,6 +270,10 @@ def test_the_gateway_takes_the_options_that_it_is_given(default: Rendered) -> No
     assert taken.store_user == "dormouse-gateway/default"
     assert {"dormouse-gateway.system", "dormouse-gateway.system.svc.cluster.local"} <= taken.own_names
     assert taken.listen.endswith(":8001")
+    assert taken.calls.endswith(":8003")
+    service = default.one("Service", "dormouse-gateway-calls")["spec"]
+    assert (service["type"], [(port["port"], port["targetPort"]) for port in service["ports"]]) == ("ClusterIP", [(8003, 8003)])
+    assert operator_settings(default).gateway_calls == "dormouse-gateway-calls.system.svc.cluster.local:8003"
     assert taken.relay.startswith("127.0.0.1:"), "nobody but this pod's Envoy may reach the relay"
     assert pod["spec"]["terminationGracePeriodSeconds"] > taken.drain_seconds >= taken.min_drain_seconds > 0
 
@@ -385,11 +389,22 @@ def test_images_are_pinned_by_digest_where_the_values_say_so(helm: str) -> None:
     assert operator_settings(rendered).image == f"dormouse:0.1.0@{digests['image']}"
 
 
+def test_where_functions_are_not_to_call_each_other_nothing_listens_for_it(helm: str) -> None:
+    values = ("networkPolicies.workers.egress=true", "gateway.calls=")
+    on, off = (render(helm, values[0], values[1] + value) for value in ("true", "false"))
+    for rendered, calls in ((on, True), (off, False)):
+        pod = rendered.one("Deployment", "dormouse-gateway")["spec"]["template"]
+        assert (gateway_settings.parse(containers(pod)[0]["args"], "gateway").calls != "") is calls
+        assert (operator_settings(rendered).gateway_calls != "") is calls
+        assert any(service["metadata"]["name"] == "dormouse-gateway-calls" for service in rendered.all("Service")) is calls
+        assert ("8003" in json.dumps(rendered.objects)) is calls
+
+
 def test_what_workers_dial_is_narrowed_where_the_values_say_so(default: Rendered, helm: str) -> None:
     assert operator_settings(default).egress_to == ()
     on, cidr = "networkPolicies.workers.egress=true", "networkPolicies.workers.reach[0].ipBlock.cidr=203.0.113.0/24"
     rendered = render(helm, on, cidr)
-    store, dns, reach = operator_settings(rendered).egress_to
+    store, gateways, dns, reach = operator_settings(rendered).egress_to
     [to] = store["to"]
     assert to["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "system"}
     etcd = rendered.one("StatefulSet", "dormouse-etcd")["spec"]["template"]["metadata"]["labels"]
@@ -397,6 +412,9 @@ def test_what_workers_dial_is_narrowed_where_the_values_say_so(default: Rendered
     assert store["ports"] == [{"port": 2379, "protocol": "TCP"}]
     assert {port["protocol"]: port["port"] for port in dns["ports"]} == {"UDP": 53, "TCP": 53}
     assert dns["to"][0]["podSelector"]["matchLabels"] == {"k8s-app": "kube-dns"}
+    assert gateways["ports"] == [{"port": 8003, "protocol": "TCP"}]
+    gateway = rendered.one("Deployment", "dormouse-gateway")["spec"]["template"]["metadata"]["labels"]
+    assert gateways["to"][0]["podSelector"]["matchLabels"].items() <= gateway.items()
     assert reach == {"to": [{"ipBlock": {"cidr": "203.0.113.0/24"}}]}
     elsewhere = operator_settings(render(helm, on, *EXTERNAL)).egress_to
     assert elsewhere[0] == {"ports": [{"port": 2379, "protocol": "TCP"}]}
@@ -597,7 +615,7 @@ def test_an_etcd_elsewhere(helm: str) -> None:
         arguments = containers(certified.one("Deployment", name)["spec"]["template"])[0]["args"]
         assert {"--store-cert=/etc/dormouse/tls/tls.crt", "--store-key=/etc/dormouse/tls/tls.key"} <= set(arguments)
     plain = render(helm, *EXTERNAL).one("Deployment", "dormouse-gateway")["spec"]["template"]
-    assert not [each for each in containers(plain)[0]["args"] if "-ca" in each or "-user" in each]
+    assert not [each for each in containers(plain)[0]["args"] if "-ca=" in each or "-user" in each]
 
 
 def test_a_part_sees_its_own_password_only_and_no_key_but_etcds(default: Rendered, helm: str) -> None:

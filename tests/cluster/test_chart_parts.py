@@ -235,6 +235,7 @@ def allowed(rendered: Rendered) -> set[tuple[str, str, str]]:
 
 ALLOWED = {
     ("gateway", "grpc", "everybody"),
+    ("gateway", 8003, "worker"),
     ("operator", "agents", "gateway"),
     ("etcd", "client", "operator"),
     ("etcd", "client", "gateway"),

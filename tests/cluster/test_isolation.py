@@ -67,7 +67,11 @@ def worker_of(dormouse: Dormouse, name: str) -> str:
 def inner_places(home: Dormouse) -> list[str]:
     """Everything of the installation, and the function's worker, that no caller has business with."""
     places = [f"{worker_of(home, 'mine')}:9000"]
-    for part, ports in (("gateway", (8002, 9090, 9901, 15000, 19000)), ("operator", (9002, 9003, 9090)), ("etcd", (2379, 2380, 2381))):
+    for part, ports in (
+        ("gateway", (8002, 8003, 9090, 9901, 15000, 19000)),
+        ("operator", (9002, 9003, 9090)),
+        ("etcd", (2379, 2380, 2381)),
+    ):
         places += [f"{address}:{port}" for address in addresses(home, SYSTEM, f"dormouse.dev/part={part}") for port in ports]
     return [*places, f"{ETCD}:2379"]
 
@@ -112,7 +116,7 @@ def test_a_gateway_listens_at_its_callers_port_and_for_scrapers(home: Dormouse) 
     """8.O2. Also without any policy: administration is at sockets in a folder of the pod's, the relay at loopback."""
     for pod in home.gateways():
         listening = Inside(home.cluster, SYSTEM, pod["metadata"]["name"], "envoy").listening()
-        assert listening == {("any", 8001), ("any", 9090), ("loopback", 8002)}
+        assert listening == {("any", 8001), ("any", 8003), ("any", 9090), ("loopback", 8002)}
 
 
 def test_pods_that_pretend_to_be_ours_get_no_further(home: Dormouse, away: Dormouse) -> None:
@@ -209,14 +213,37 @@ def test_callers_that_the_policy_names_and_no_others(home: Dormouse, stranger: I
     eventually("they are open again", lambda: set(stranger.dial(gateways).values()) == {OPEN})
 
 
+FRONT = """
+from typing import ClassVar
+from dormouse import Handler, Tensor
+
+class Front(Handler):
+    inputs: ClassVar = [Tensor("add", "INT64", [1])]
+    outputs: ClassVar = [Tensor("total", "INT64", [1])]
+
+    def step(self, inputs, state, ctx):
+        function = "theirs" if inputs["add"][0] >= 0 else "PLACE/mine"
+        return ctx.call(function, {"add": inputs["add"]}, session="front")
+"""
+
+
 def test_workers_dial_the_store_and_nothing_else_where_the_values_say_so(home: Dormouse, away: Dormouse) -> None:
-    """`networkPolicies.workers.egress`. Before it, as the control, and after it, a worker dials the API server and a gateway; with it
-    neither, nor a cloud's metadata, and its steps are committed as ever. On our cluster DNS is no pod."""
+    """`networkPolicies.workers.egress`. Before it, as the control, and after it, a worker dials the API server and a gateway's port for
+    callers; with it neither, nor a cloud's metadata, and its steps are committed as ever, and call their namespace's functions, and no
+    other's, by the gateways' port for workers. On our cluster DNS is no pod."""
+    code = {"front.py": FRONT.replace("PLACE", home.space)}
+    handler = {"model": {"uri": "configmap://front"}, "handler": "front:Front", "minReplicas": 1}
+    away.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "front"}, "data": code}, echo("front", **handler))
+    away.ready("front", 1)
+    assert away.call("front", 5) == 5
+    status, details = away.refused("front", add=-1)
+    assert (status.name, "calls functions of its own namespace" in details) == ("PERMISSION_DENIED", True), details
     [pod] = away.pods("theirs")
     worker = Inside(home.cluster, AWAY, pod)
     api = home.cluster.get("service", "kubernetes", "default")["spec"]["clusterIP"]
     shut = [f"{api}:443", *(f"{pod['status']['podIP']}:8001" for pod in home.gateways())]
     store = [f"{address}:2379" for address in addresses(home, SYSTEM, "dormouse.dev/part=etcd")]
+    store += [f"{pod['status']['podIP']}:8003" for pod in home.gateways()]
     assert set(worker.dial([*shut, *store]).values()) == {OPEN}
     values = ["networkPolicies.workers.egress=true", "networkPolicies.workers.dns[0].ipBlock.cidr=0.0.0.0/0"]
     words = [word for value in values for word in ("--set", value)]
@@ -226,9 +253,11 @@ def test_workers_dial_the_store_and_nothing_else_where_the_values_say_so(home: D
         assert set(worker.dial(store).values()) == {OPEN}
         assert worker.dial(["169.254.169.254:80"]) == {"169.254.169.254:80": CLOSED}
         assert away.call("theirs", 2, session="closed") == 2
+        assert away.call("front", 6) == 11
         away.asleep("sleepy")
         assert away.call("sleepy", 3) == 3, "a worker that starts finds the store, and its own address"
     finally:
+        away.delete("front")
         home.cluster.helm("rollback", RELEASE, "-n", SYSTEM, "--wait", "--timeout", "60s")
     eventually("they are open again", lambda: set(worker.dial(shut).values()) == {OPEN}, 60)
 

@@ -13,7 +13,7 @@ from dormouse_operator.kubernetes.objects.manifests import Manifest, build_all, 
 from dormouse_operator.kubernetes.settings import ClusterSettings
 from dormouse_proto import state_pb2
 from dormouse_testing.cluster_objects import PERMISSIVE, entry
-from dormouse_testing.manifests import Data, onnx, stateful
+from dormouse_testing.manifests import Data, onnx, python, stateful
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -113,6 +113,17 @@ def test_another_store_id_starts_workers_anew() -> None:
     found.store_id = "u1"
     after = digests(found)
     assert {kind for (kind, name), text in after.items() if before[kind, name] != text} == {"Deployment", "ConfigMap"}
+
+
+def test_a_handlers_workers_are_told_where_gateways_take_their_calls_and_a_models_are_not() -> None:
+    there = replace(CHOSEN, gateway_calls="gateway-calls.system.svc:8003")
+    for found, told in ((entry(python()), there.gateway_calls), (entry(onnx()), "")):
+        [config] = of(CONFIG_MAPS, found, there)
+        [text] = config["data"].values()
+        assert workerfile.load(text).gateway == told
+        before, after = digests(found), digests(found, there)
+        anew = {kind for (kind, name), digested in after.items() if before[kind, name] != digested}
+        assert anew == ({"Deployment", "ConfigMap"} if told else set()), "a worker reads it when it starts"
 
 
 # ------------------------------------------------------------------------------------------------------------------ whose they are

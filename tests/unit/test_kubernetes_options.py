@@ -12,7 +12,8 @@ from dormouse_operator.kubernetes.settings import ClusterSettings, Defaults
 
 FILE: dict[str, Any] = {
     "namespaces": ["a", "b"], "systemNamespace": "sys", "image": "i", "imagePullPolicy": "Never", "imagePullSecrets": ["s"],
-    "claim": "sys-d-operator", "gateway": "g.svc", "gatewayPort": 81, "clusterDomain": "c.local", "resources": {"limits": {"cpu": 1}},
+    "claim": "sys-d-operator", "gateway": "g.svc", "gatewayPort": 81, "gatewayCalls": "g-calls.svc:8003",
+    "clusterDomain": "c.local", "resources": {"limits": {"cpu": 1}},
     "networkPolicies": False, "removalWait": "90s", "fairShares": False,
     "policy": {"claims": ["models-*"], "imageDigests": True}, "reserved": ["dormouse-*"],
     "defaults": {"nodeSelector": {"pool": "gpu"}, "schedulerName": "batch"}, "modelsSize": "20Gi", "ids": {"fsGroup": 7},
@@ -83,7 +84,8 @@ def test_every_field_of_the_file_becomes_a_setting(tmp_path: Path) -> None:
     found = parsed("--installation", "mine", "--store", "e0:2379", "--store", "e1:2379", file=tmp_path / "f.json")
     assert found.functions == ClusterSettings(
         namespaces=("a", "b"), system_namespace="sys", image="i", image_pull_policy="Never", image_pull_secrets=("s",), gateway="g.svc",
-        claim="sys-d-operator", gateway_port=81, cluster_domain="c.local", resources={"limits": {"cpu": 1}}, network_policies=False,
+        claim="sys-d-operator", gateway_port=81, gateway_calls="g-calls.svc:8003",
+        cluster_domain="c.local", resources={"limits": {"cpu": 1}}, network_policies=False,
         ingress_from=({"podSelector": {}},), egress_to=({"ports": [{"port": 2379}]},),
         installation="mine", store=("e0:2379", "e1:2379"), store_auth=False,
         removal_wait=90.0, fair_shares=False,

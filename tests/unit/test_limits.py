@@ -98,6 +98,10 @@ SHOWN = {
     "WAITING_FUNCTIONS": "unit/test_relay.py::test_waiting_calls_of_a_namespace_leave_room_for_others",
     "HELD_CALLS": "unit/test_relay.py::test_unless_told_otherwise_ten_thousand_calls_and_a_gibibyte_are_held",
     "HELD_BYTES": "unit/test_relay.py::test_unless_told_otherwise_ten_thousand_calls_and_a_gibibyte_are_held",
+    # Calls of steps.
+    "CALL_DEPTH": "unit/test_childcalls.py::test_a_path_at_its_limit_is_taken_and_one_deeper_is_refused",
+    "SESSION_CALLS": "unit/test_childcalls.py::test_a_session_is_called_as_often_in_a_step_as_it_remembers",
+    "WAITING_STEPS": "unit/test_slots.py::test_steps_that_wait_have_a_limit_and_each_level_its_own",
     # The store.
     "RECORD_BYTES": "unit/test_session_loops.py::test_a_record_over_1_mib_is_refused_after_the_step_and_not_committed",
     "RECORD_OVERHEAD_BYTES": "unit/test_limits_of_sessions.py::test_no_record_is_larger_than_its_bound",
@@ -125,6 +129,8 @@ SHOWN = {
     "KEPT_REPLY_BYTES": "unit/test_steps.py::test_a_reply_over_16_kib_is_not_kept_and_takes_no_other_with_it",
     "KEPT_REPLY_MEMORY_BYTES": "unit/test_limits_of_sessions.py::test_large_replies_in_memory",
     "KEY_MAKERS": "unit/test_steps.py::test_no_call_ever_runs_twice_whatever_the_order",
+    "MARKED_KEYS": "unit/test_marks.py::test_a_call_that_many_younger_ones_overtook_runs_once_as_long_as_the_session_has_marks_of_them",
+    "KEY_MARK_SECONDS": "unit/test_marks.py::test_marks_are_dropped_after_a_while_so_that_a_session_that_is_seldom_called_has_none",
     "CLOCK_AHEAD_SECONDS": "unit/test_callkeys.py::test_a_minute_ahead_is_allowed",
     **dict.fromkeys(
         ("REMOVAL_WAIT_SECONDS", "REMOVAL_WAIT_MARGIN_SECONDS"),

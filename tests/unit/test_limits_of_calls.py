@@ -169,6 +169,7 @@ class Arrived:
     streams = clears = False
     taken = True
     kept = False
+    level: int | None = None
     since = 0.0
     deadline = float("inf")
     headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -200,3 +201,35 @@ def test_a_worker_takes_as_many_calls_as_it_may_and_sends_more_back_to_wait(toge
             service.turn()
     assert len(engine.taken) == 3, queue.refused
     assert [error.again for error in queue.refused] == [Again.BUSY] * 2
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_calls_that_steps_wait_for_have_places_of_their_own_in_a_worker_and_take_nobodys(backwards: bool) -> None:
+    engine, queue = Endless(), Queue()
+    service = Service(
+        Function("ns", "fn", "uid"),
+        SIGNATURE,
+        engine,  # type: ignore[arg-type]
+        queue,  # type: ignore[arg-type]
+        names=("fn",),
+        nonce="n",
+        max_concurrency=3,
+        counters=Counters(),
+    )
+    service.ready = True
+    queue.ended = service._ended
+    came = []
+    for path in sorted((b"", b"ns/a", b"ns/a,ns/b"), reverse=backwards):
+        before = len(engine.taken)
+        for _ in range(8):
+            queue.calls.append(call := Arrived())
+            call.headers = ((b"dormouse-path", path),) if path else ()
+            came.append(call)
+            service.turn()
+        assert len(engine.taken) == before + 3, path
+    assert [error.again for error in queue.refused] == [Again.BUSY] * 15
+    for call in came:
+        if call.level is not None:
+            service._ended(call, None)  # type: ignore[arg-type]
+    assert not any(service._levels)
+    assert service.counters.active == 0

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import pytest
 from dormouse_core import limits, records, steps, storage
@@ -118,6 +119,11 @@ def test_no_record_is_larger_than_its_bound() -> None:
         reply = b"r" * (KEPT_REPLY_BYTES // KEPT_KEYS)
         body = steps.advance(body, None, 0, Call(key), False, reply, 1 << 53, 1 << 53, "v" * 64, b"w" * 80)
     assert body is not None
+    known = body.known()
+    for number in range(limits.MARKED_KEYS):
+        known = steps.marked(known, records.keep((1 << 53) + number, f"c-{number}", b"", None, 1))
+    assert len(known.marks) == limits.MARKED_KEYS
+    body = msgspec.structs.replace(body, horizons=known)
     assert len(body.kept) == KEPT_KEYS
     assert sum(len(kept.reply or b"") for kept in body.kept) == KEPT_REPLY_BYTES
     states = [state("n" * 256, 100), StateInfo("m", "m", "m", "FP32", (1,) * 16, None, np.zeros((1,) * 16, np.float32))]

@@ -31,7 +31,8 @@ async def test_a_worker_is_started_with_its_file_and_the_time_that_it_may_take_t
     control_pb2_grpc.add_ProviderServicer_to_server(up, server)
     server.add_insecure_port(target)
     await server.start()
-    provider = LocalProvider(target, installation="i", store=StoreAccess(endpoints=["s"]), model_root="/models", removal_wait=7.0)
+    where = {"model_root": "/models", "gateway": "unix:/calls.sock"}
+    provider = LocalProvider(target, installation="i", store=StoreAccess(endpoints=["s"]), removal_wait=7.0, **where)
     function = entry(onnx(timeouts={"step": "90s"}))
     try:
         await provider.apply(Wanted(function, function.revision, 1))
@@ -41,4 +42,4 @@ async def test_a_worker_is_started_with_its_file_and_the_time_that_it_may_take_t
     [request] = up.started
     assert request.grace_seconds == 90.0 + limits.TERMINATION_GRACE_SECONDS
     file = workerfile.load(request.spec)
-    assert (file.revision, file.removal_wait, file.model_root) == (function.revision, 7.0, "/models")
+    assert (file.revision, file.removal_wait, file.model_root, file.gateway) == (function.revision, 7.0, "/models", "unix:/calls.sock")

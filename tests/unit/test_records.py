@@ -1,9 +1,12 @@
 """The record's frame and its parts."""
 
+from functools import reduce
+
 import msgspec
 import pytest
 from dormouse_core import callkeys, records
 from dormouse_core.errors import DataLoss, FailedPrecondition
+from dormouse_core.marks import NONE
 from dormouse_proto import state_pb2
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +34,15 @@ bodies = st.builds(
     newest_us=st.integers(0, 2**50),
     expires_us=st.integers(0, 2**50),
     horizons=st.builds(
-        records.Horizons, times, st.lists(st.tuples(st.text(max_size=5), times), max_size=3).map(tuple), times, times, times
+        records.Horizons,
+        times,
+        st.lists(st.tuples(st.text(max_size=5), times), max_size=3).map(tuple),
+        times,
+        times,
+        times,
+        st.lists(st.tuples(times, st.text(max_size=3)), max_size=3).map(
+            lambda found: reduce(lambda all_, one: all_.added(*one), found, NONE)
+        ),
     ),
 )
 

@@ -1049,7 +1049,7 @@ def test_a_busy_worker_is_not_asked_by_all_who_wait() -> None:
 
 
 def test_without_gates_refusals_would_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gates.Gate, "open", lambda self, now: True)
+    monkeypatch.setattr(gates.Gate, "open", lambda self, now, waiting=0: True)
 
     async def body(sim: Sim) -> None:
         assert await crowd(sim, 200) > 2000

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import msgspec
 import pytest
-from dormouse_core import records, steps
+from dormouse_core import marks, records, steps
 from dormouse_core.callkeys import CALLERS, CallKey
 from dormouse_core.errors import Aborted, DataLoss, FailedPrecondition, InvalidArgument
 from dormouse_core.records import Body
@@ -192,12 +192,16 @@ def play(times: list[tuple[str, int]]) -> None:
         assert body.horizon_us == body.known().highest_us
 
 
-@given(copies, st.integers(1, 4), st.integers(1, 3))
-def test_no_call_ever_runs_twice_whatever_the_order(times: list[tuple[str, int]], keep: int, makers: int) -> None:
+@given(copies, st.integers(1, 4), st.integers(1, 3), st.integers(0, 3), st.sampled_from((2e-6, 6e-6, 1.0)))
+def test_no_call_ever_runs_twice_whatever_the_order(
+    times: list[tuple[str, int]], keep: int, makers: int, marked: int, seconds: float
+) -> None:
     """Copies of calls in any order, of makers whose clocks are wrong: once run, a key is repeated or refused."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steps, "KEPT_KEYS", keep)  # fewer than in earnest, so that short lists evict and fold
         patch.setattr(steps, "KEY_MAKERS", makers)
+        patch.setattr(marks, "MARKED_KEYS", marked)
+        patch.setattr(marks, "KEY_MARK_SECONDS", seconds)
         play(times)
 
 
@@ -261,7 +265,8 @@ def test_a_callers_key_from_ahead_locks_nobody_out() -> None:
         body = ran(body, Call(60_000_000 + n, id=f"c-{n}", gateway_us=20 + n))
     assert admit(body, Call(40)) == Run(begins=False)
     assert admit(body, Call(40, start=True, create=True)) == Run(begins=True)
-    assert isinstance(error(admit(body, Call(60_000_000, id="c-late", gateway_us=41))), Aborted), "his own have their horizon"
+    assert isinstance(error(admit(body, Call(60_000_000, id="c-0", gateway_us=41))), Aborted), "his own that ran are known"
+    assert admit(body, Call(60_000_000, id="c-late", gateway_us=41)) == Run(begins=False), "and only those refused"
     assert body.newest_us == 60_000_011, "what a removal waits for"
 
 
@@ -315,7 +320,8 @@ def test_what_is_kept(calls: list[tuple[int, int, str]]) -> None:
         for gone in (before | {str(n)}) - {k.id for k in kept}:
             at, _, maker = calls[int(gone)]
             makers = MAKERS[:-1] if maker == "?" else (maker,)
-            assert all(at <= known.of(m) for m in makers), "an evicted key is under its maker's horizon"
+            under = all(at <= known.of(m) for m in makers)
+            assert under or (maker == CALLERS and known.marks.has(gone, at)), "an evicted key is under its maker's horizon, or marked"
 
 
 # -------------------------------------------------------------------------------------------------------- versions, broken records

@@ -12,6 +12,7 @@ import pytest
 from dormouse_core import limits, streamed
 from dormouse_core.errors import Again, Code, DeadlineExceeded, Decoupled, Unavailable
 from dormouse_core.handlers import Context, Handler, State, Tensor
+from dormouse_core.keys import Function
 from dormouse_proto import inference_pb2
 from dormouse_worker.batches.replies import Encoder
 from dormouse_worker.batches.requests import Request
@@ -87,7 +88,7 @@ def streaming(steps: Callable[..., Any], *, stateful: bool = True, limit: float 
     module = types.ModuleType("talking")
     module.Talk = Talk  # type: ignore[attr-defined]  # a module made by hand
     sys.modules["talking"] = module
-    runtime = PythonRuntime("talking:Talk", None, function="ns/fn", revision="r", stateful=stateful)
+    runtime = PythonRuntime("talking:Talk", None, function=Function("ns", "fn", "uid"), revision="r", stateful=stateful)
     assert runtime.signature.decoupled
     return HandlerRunner(runtime, Encoder("fn", runtime.signature), threads=1, step_limit=limit)
 

@@ -428,7 +428,13 @@ class FunctionSpec(Struct, frozen=True, kw_only=True, rename="camel"):
         ),
     ] = 16
     max_concurrency: Annotated[
-        int, Meta(ge=1, le=limits.CONCURRENCY_MAX, description="Calls in one worker at a time; more wait in the gateway.")
+        int,
+        Meta(
+            ge=1,
+            le=limits.CONCURRENCY_MAX,
+            description="Calls in one worker at a time; more wait in the gateway. Calls that steps make (`ctx.call`) have as many places "
+            "beside these, for each number of steps that wait for them (1 to 7).",
+        ),
     ] = 256
     scale_to_zero_after: Annotated[Duration, _between("0ms", "720h", "A function without calls for this long goes to zero.")] = Duration(
         "60s"

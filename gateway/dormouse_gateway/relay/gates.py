@@ -6,6 +6,10 @@ by one call, at growing intervals, not by all that wait.
 
 `window` starts at the function's maxConcurrency. Others send to the same worker (Envoy's fast path, other gateways),
 so a `busy` narrows it to what this relay has there, and a window full of answers widens it by one again.
+
+Calls that steps make have places of their own, as in the worker: as many for each **level**, the number of steps that wait for the call.
+Else steps that wait for it could hold all places that it needs. No level takes another's, so steps keep nobody waiting who calls directly;
+and a place that becomes free wakes who waits for one of its level.
 """
 
 import asyncio
@@ -46,49 +50,86 @@ class Room:
                 yield waiter
 
 
-class Gate:
-    """One worker. Times are monotonic seconds."""
+class Places:
+    """One worker's for the calls of one level."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.window = float(limit)
         self.flying = 0
-        self.failures = 0
         self.closed_until = 0.0
         self.room = Room()
 
-    def open(self, now: float) -> bool:
+    @property
+    def free(self) -> int:
+        return int(self.window) - self.flying
+
+
+class Gate:
+    """One worker. Times are monotonic seconds. `level`: how many steps wait for the call."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.failures = 0
+        self.closed_until = 0.0
+        self._levels: dict[int, Places] = {}
+
+    def at(self, level: int) -> Places:
+        found = self._levels.get(level)
+        if found is None:
+            found = self._levels[level] = Places(self.limit)
+        return found
+
+    @property
+    def flying(self) -> int:
+        return sum(each.flying for each in self._levels.values())
+
+    @property
+    def idle(self) -> bool:
+        """Nobody is there or waits."""
+        return not any(each.flying or len(each.room) for each in self._levels.values())
+
+    def open(self, now: float, level: int = 0) -> bool:
         if self.failures and self.flying:
             return False  # one call is finding out whether it is there
-        return now >= self.closed_until and self.flying < int(self.window)
+        return now >= self.opens_at(level) and self.at(level).free > 0
 
-    def opens_at(self) -> float:
+    def opens_at(self, level: int = 0) -> float:
         """When time alone may open it."""
-        return self.closed_until
+        return max(self.closed_until, self.at(level).closed_until)
 
-    def sent(self) -> None:
-        self.flying += 1
+    def sent(self, level: int = 0) -> None:
+        self.at(level).flying += 1
 
-    def answered(self) -> None:
+    def answered(self, level: int = 0) -> None:
         """The worker ran the call or refused it for a reason of the call's own: it is there and has room."""
-        self.flying -= 1
+        places = self.at(level)
+        places.flying -= 1
+        places.window = min(places.window + 1 / places.window, places.limit)
+        found = list(self._levels.values()) if self.failures else [places]  # all have waited to hear whether it is there
         self.failures = 0
-        self.window = min(self.window + 1 / self.window, self.limit)
-        self.room.wake(max(1, int(self.window) - self.flying))
+        for each in found:
+            each.room.wake(max(1, each.free))
 
-    def busy(self, now: float) -> None:
-        self.flying -= 1
-        self.window = max(1.0, self.flying)
-        if self.flying == 0:  # nobody of ours will come back and open it
-            self.closed_until = now + PAUSE.first
+    def busy(self, now: float, level: int = 0) -> None:
+        places = self.at(level)
+        places.flying -= 1
+        places.window = max(1.0, min(places.flying, places.limit))
+        if places.flying == 0:  # nobody of ours will come back and open it
+            places.closed_until = now + PAUSE.first
 
-    def broken(self, now: float) -> None:
+    def broken(self, now: float, level: int = 0) -> None:
         """It could not be reached, or its connection broke."""
-        self.flying -= 1
-        self.room.wake(1)  # to be the one who tries when the pause is over
+        self.at(level).flying -= 1
+        self._wake_one(level, anybody=True)  # to be the one who tries when the pause is over
         self.failures += 1
         self.closed_until = now + PAUSE.after(self.failures)
 
-    def cancelled(self) -> None:
-        self.flying -= 1
-        self.room.wake(1)
+    def cancelled(self, level: int = 0) -> None:
+        self.at(level).flying -= 1
+        self._wake_one(level, anybody=self.failures > 0)
+
+    def _wake_one(self, level: int, *, anybody: bool) -> None:
+        """`anybody`: also of another level, where nobody of this one waits."""
+        rooms = [self.at(level).room, *(each.room for each in self._levels.values() if anybody)]
+        next((room for room in rooms if len(room)), rooms[0]).wake(1)

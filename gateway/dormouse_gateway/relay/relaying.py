@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from dormouse_core import choosing, deaths, headernames, limits
+from dormouse_core import childcalls, choosing, deaths, headernames, limits
 from dormouse_core.backoff import Backoff
 from dormouse_core.clocks import Skew, TimeReading
 from dormouse_core.errors import (
@@ -80,6 +80,7 @@ class Held:
     named: naming.Named
     parts: PartsTaker | None = None
     turn: Turn | None = None
+    level: int = 0  # how many steps wait for it
     fresh: bool = False  # the watched map has misled this call: read
     read: Read | None = None  # the last read
     counted: str | None = None  # the uid under which it counts as held
@@ -156,7 +157,7 @@ class Relay:
             else:
                 self._flights.changed(function, self._table.revision)
             gates = self._gates.get(label, {})
-            for name in [name for name, gate in gates.items() if not gate.flying and not len(gate.room)]:
+            for name in [name for name, gate in gates.items() if gate.idle]:
                 if function is None or name not in function.workers:
                     del gates[name]
             if not gates:
@@ -213,6 +214,7 @@ class Relay:
     # -------------------------------------------------------------------------------------------------------------- one call
 
     async def _named(self, call: Held, function: Function, timestamp: int) -> Reply:
+        call.level = len(childcalls.read(call.request.metadata.get(headernames.PATH, "")))
         if function.stateful and not call.named.session:
             raise InvalidArgument(
                 f"inference request to model '{call.named.name}' must specify a non-zero or non-empty correlation ID "
@@ -390,8 +392,7 @@ class Relay:
         if worker.name in self._suspected and call.suspect:
             call.reason = call.reason or "calls under which workers died run one at a time in a worker"
             return False
-        gate = self._gate(function, worker)
-        if gate.open(now):
+        if self._gate(function, worker).open(now, call.level):
             return True
         call.reason = call.reason or f"worker {worker.name} is busy or cannot be reached"
         return False
@@ -412,9 +413,9 @@ class Relay:
         long = f"no worker of {call.named.label} could serve the call within the hold limit of {patience.hold}: {call.reason}"
         if (refusal := patience.refusal(now, waited, late=late, long=long)) is not None:
             raise refusal
-        pause, gates = self._pause(call, function, now)
-        for gate in gates:
-            gate.room.enter(call.wake)
+        pause, rooms = self._pause(call, function, now)
+        for room in rooms:
+            room.enter(call.wake)
         try:
             async with asyncio.timeout(max(0.0, min(patience.left(now, waited), pause))):
                 await call.wake.wait()
@@ -423,12 +424,12 @@ class Relay:
             call.fresh = call.fresh or bool(call.avoid)  # refused, paused, and heard nothing: ask
             call.avoid.clear()
         finally:
-            for gate in gates:
-                gate.room.leave(call.wake)
+            for room in rooms:
+                room.leave(call.wake)
         call.reason = ""
 
-    def _pause(self, call: Held, function: Function, now: float) -> tuple[float, list[Gate]]:
-        """How long to wait at most before the next look, and at whose gates."""
+    def _pause(self, call: Held, function: Function, now: float) -> tuple[float, list[Room]]:
+        """How long to wait at most before the next look, and in which rooms of workers' gates."""
         if call.avoid:  # told 'not mine' and the like by everybody who should serve it: the map is about to change
             return PAUSE.after(call.refusals) * (0.5 + self._random.random() / 2), []
         if call.turn is None:
@@ -438,8 +439,8 @@ class Relay:
         else:
             workers = []
         gates = [self._gate(function, worker) for worker in workers]
-        opens = min((gate.opens_at() for gate in gates if gate.opens_at() > now), default=math.inf)
-        return min(CHECK_SECONDS, opens - now), gates
+        opens = min((at for gate in gates if (at := gate.opens_at(call.level)) > now), default=math.inf)
+        return min(CHECK_SECONDS, opens - now), [gate.at(call.level).room for gate in gates]
 
     def _leave(self, call: Held) -> None:
         room = self._rooms.get(call.named.label)
@@ -464,13 +465,13 @@ class Relay:
         self._settle(call)
         if call.turn is not None:
             call.turn.depart()
-        gate.sent()
+        gate.sent(call.level)
         try:
             if call.parts is not None and not call.parts.decoupled:
                 call.parts.decoupled = function.entry.metadata.decoupled
             reply, alone = await self._carried(call, function, worker)
         except asyncio.CancelledError:  # by the caller, whose deadline may have passed
-            gate.cancelled()
+            gate.cancelled(call.level)
             self.reach.doubt(worker.name, worker.address)
             raise
         now = self._clock.monotonic()
@@ -483,17 +484,17 @@ class Relay:
         elif reply.code == Code.DEADLINE_EXCEEDED:
             self.reach.doubt(worker.name, worker.address)
         if not why:
-            gate.answered()
+            gate.answered(call.level)
             return reply
         if broken == "moved":
-            gate.cancelled()
+            gate.cancelled(call.level)
         elif broken:
-            gate.broken(now)
+            gate.broken(now, call.level)
         elif reply.again == Again.BUSY:
-            gate.busy(now)
+            gate.busy(now, call.level)
         else:
             call.unclear += reply.again == Again.UNCLEAR
-            gate.answered()
+            gate.answered(call.level)
             call.avoid.add(worker.name)
             call.refusals += 1
         if call.parts is not None and call.parts.begun:

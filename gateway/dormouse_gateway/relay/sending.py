@@ -17,7 +17,14 @@ from dormouse_gateway.paths import INFER, STREAM
 from dormouse_gateway.watching.table import Function
 
 SIGNED = (headernames.BY, headernames.AGAIN)
-PASSED_ON = (headernames.SESSION, headernames.TENANT, headernames.IDEMPOTENCY_KEY, headernames.CALL, headernames.MAX_MESSAGE)
+PASSED_ON = (
+    headernames.SESSION,
+    headernames.TENANT,
+    headernames.IDEMPOTENCY_KEY,
+    headernames.CALL,
+    headernames.MAX_MESSAGE,
+    headernames.PATH,
+)
 OWN = ("dormouse-", "x-envoy-", "x-forwarded-", "grpc-", ":")
 HOP = frozenset({"te", "content-type", "user-agent", "content-length", "host", "connection"})
 

@@ -36,6 +36,8 @@ class Worker:
     """Nothing else was in it."""
     instance: str = ""
     """What its provider calls it."""
+    calls: bytes = field(default=b"", repr=False)
+    """By which it is known when its steps call functions (`childcalls.proves`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,7 @@ def _worker(name: str, item: Item, rule: addresses.Rule) -> Worker:
         raise Unreadable(refusal)
     killed = dict.fromkeys(entry.killed.calls, entry.killed.cause)
     draining, word = entry.state == state_pb2.WorkerEntry.DRAINING, entry.killed
-    return Worker(name, entry.address, entry.revision, draining, killed, int(word.why), word.alone, entry.instance)
+    return Worker(name, entry.address, entry.revision, draining, killed, int(word.why), word.alone, entry.instance, entry.calls)
 
 
 def _parse(kind: type[_T], item: Item) -> _T:

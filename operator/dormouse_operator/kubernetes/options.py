@@ -110,6 +110,7 @@ class _File(msgspec.Struct, kw_only=True, rename="camel", forbid_unknown_fields=
     image_pull_secrets: list[str] = []
     gateway: str = ClusterSettings().gateway
     gateway_port: int = ClusterSettings().gateway_port
+    gateway_calls: str = ""
     cluster_domain: str = ClusterSettings().cluster_domain
     resources: dict[str, Any] = {}
     defaults: Defaults = Defaults()

@@ -40,6 +40,8 @@ class ClusterSettings:
     gateway: str = "dormouse-gateway.dormouse.svc.cluster.local"
     """The DNS name to which functions' Services lead."""
     gateway_port: int = 8001
+    gateway_calls: str = ""
+    """Where workers call functions for their steps, host:port; empty: nowhere."""
     cluster_domain: str = "cluster.local"
     resources: Mapping[str, Any] = field(default_factory=dict)
     """Of a worker whose function sets none: as in a pod's spec."""

@@ -7,11 +7,14 @@ a mistake that reached the runtime would fail a whole batch, or worse, be answer
 import hashlib
 import math
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from dormouse_core import callkeys, limits, modelnames, wire
+from dormouse_core.callkeys import CallKey
+from dormouse_core.childcalls import Path
 from dormouse_core.errors import InvalidArgument, ResourceExhausted
 from dormouse_core.tensors import DATATYPES, decode_contents, decode_raw, encode_raw
 from dormouse_proto import inference_pb2
@@ -30,8 +33,8 @@ class Request:
     """A call's decoded content."""
 
     __slots__ = (
-        "alone", "call", "call_key", "correlation", "group", "id", "inputs", "key", "message", "outputs", "reply_bytes", "rows",
-        "session", "tenant",
+        "alone", "call", "call_key", "correlation", "group", "id", "identify", "inputs", "key", "message", "outputs", "path", "reply_bytes",
+        "rows", "session", "session_key", "tenant",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -55,6 +58,13 @@ class Request:
         self.session: str | None = None
         self.tenant = ""
         self.key = ""
+        # For its own calls of other functions:
+        self.session_key = ""
+        """The session's name in the store; '' where there is none."""
+        self.identify: Callable[[], tuple[CallKey, bytes]] | None = None
+        """Its own key, and where it has no session the digest of what it asks. May raise InvalidArgument, Unavailable."""
+        self.path: Path = ()
+        """The functions whose steps wait for it."""
         self.call_key = ""
         """The gateway's name for the call, the same each time that it is sent."""
 

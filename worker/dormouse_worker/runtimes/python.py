@@ -1,7 +1,8 @@
 """Handlers in Python: a user's class, from the model folder or from what is installed.
 
-A handler takes one call at a time per step and is not batched. Sync steps run on as many threads as there are CPUs, async ones on the event
-loop. It gets copies of the states: a step that raises, or is late, leaves the session's own arrays as they were.
+A handler takes one call at a time per step and is not batched. Of sync steps as many run at once as there are CPUs, in threads; one that
+waits for a call of its own (`ctx.call`) does not count (`dormouse_core.slots`). Async ones run on the event loop. A handler gets copies of
+the states: a step that raises, or is late, leaves the session's own arrays as they were.
 
 A thread cannot be stopped. A step that does not return keeps its session from going on; the probe sees its age, and the supervisor then
 ends the process, which moves the session to another worker. One that holds the interpreter, so that nothing else runs, may do so for as
@@ -21,8 +22,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from dormouse_core import limits
+from dormouse_core.childcalls import Calling, unsaid
 from dormouse_core.errors import DeadlineExceeded, DormouseError, FailedPrecondition, Internal, text_of
 from dormouse_core.handlers import Context, Declaration, declaration_of
+from dormouse_core.keys import Function
+from dormouse_core.slots import Slots
 from dormouse_kit import log
 
 from dormouse_worker.batches.batching import as_error
@@ -32,6 +37,7 @@ from dormouse_worker.batches.work import Figures, Runs, States, Work
 from dormouse_worker.models.refusals import ModelInvalid
 from dormouse_worker.models.signatures import Signature, StateSpec, TensorSpec
 from dormouse_worker.runtimes import own
+from dormouse_worker.runtimes.calling import StepCalls, Waits, Way
 from dormouse_worker.runtimes.parts import PartsSender
 from dormouse_worker.sessions import Failed, Outcome, Ran
 
@@ -42,7 +48,7 @@ TRACEBACKS = 10
 class PythonRuntime:
     """The handler, loaded and set up."""
 
-    def __init__(self, handler: str, folder: pathlib.Path | None, *, function: str, revision: str, stateful: bool) -> None:
+    def __init__(self, handler: str, folder: pathlib.Path | None, *, function: Function, revision: str, stateful: bool) -> None:
         """`handler` is `module:Class`; `folder` comes last in the search for it. ModelInvalid: whatever the handler's code does wrong."""
         if folder is not None:
             if not folder.is_dir():
@@ -62,7 +68,8 @@ class PythonRuntime:
             self.declaration: Declaration = declaration_of(kind, stateful=stateful)
         except FailedPrecondition as error:
             raise ModelInvalid(error.message) from None
-        self.context: dict[str, Any] = {"function": function, "revision": revision, "model": folder}
+        self.function = function
+        self.context: dict[str, Any] = {"function": function.label, "revision": revision, "model": folder}
         try:
             self.handler: Any = kind()
             self.handler.setup(Context(**self.context))
@@ -98,7 +105,11 @@ class HandlerRunner:
         self._encoder = encoder
         self._raised = Raised(monotonic)
         self._monotonic = monotonic
-        self._pool = None if runtime.declaration.is_async else ThreadPoolExecutor(threads, "handler")
+        most = limits.CALL_DEPTH * (threads + limits.WAITING_STEPS)  # threads are made as they are needed; who may begin, `_slots` decides
+        self._pool = None if runtime.declaration.is_async else ThreadPoolExecutor(most, "handler")
+        self._slots: Slots[tuple[Work, asyncio.AbstractEventLoop]] = Slots(threads, limits.WAITING_STEPS)
+        self.way: Way | None = None
+        """To the gateways, for the calls that steps make; None: nobody has said where they are."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def run(self, call: Any, states: States, step: int, start: bool, end: bool, done: Callable[[Outcome], None], deadline: float) -> None:
@@ -110,7 +121,7 @@ class HandlerRunner:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
-            self._pool.submit(self._run_thread, work, loop)
+            self._start(self._slots.enter((work, loop), _level(work)))
 
     @property
     def quiet(self) -> bool:
@@ -118,16 +129,37 @@ class HandlerRunner:
         return not self.figures.waiting and not len(self.runs)
 
     # -------------------------------------------------------------------------------------------------------------- in a thread
+    def _start(self, begun: list[tuple[Work, asyncio.AbstractEventLoop]]) -> None:
+        for work, loop in begun:
+            assert self._pool is not None
+            self._pool.submit(self._run_thread, work, loop)
+
+    def _left(self, level: int) -> None:
+        self._start(self._slots.left(level))
+
+    def _wait(self, level: int, waits: bool) -> None:
+        if waits:
+            self._start(self._slots.waits(level))
+        else:
+            self._slots.resumes(level)
+
     def _run_thread(self, work: Work, loop: asyncio.AbstractEventLoop) -> None:
         began = self._monotonic()
+        level = _level(work)
         if work.request.gone or work.deadline <= began:
+            loop.call_soon_threadsafe(self._left, level)
             loop.call_soon_threadsafe(self._dropped, work)
             return
         token = self.runs.begin(began, (work,), threading.get_native_id())
-        loop.call_soon_threadsafe(self._watch, work, token)
+
+        def waits(begins: bool) -> None:
+            loop.call_soon_threadsafe(self._wait, level, begins)
+
+        calls = self._calls(work, began, loop, waits)
+        loop.call_soon_threadsafe(self._watch, work, token, calls)
         outcome: Outcome
         try:
-            inputs, state, context = self._arguments(work, began)
+            inputs, state, context = self._arguments(work, began, calls)
             returned = self._runtime.handler.step(inputs, state, context)
             if self._declaration.decoupled:
                 parts = self._parts(work, began)
@@ -138,7 +170,8 @@ class HandlerRunner:
         except BaseException as error:  # SystemExit in a handler must not end the thread with the call unanswered
             outcome = Failed(self._raised.told(error))
         self.runs.left(token)
-        loop.call_soon_threadsafe(self._ended, work, token, outcome)
+        loop.call_soon_threadsafe(self._left, level)
+        loop.call_soon_threadsafe(self._ended, work, token, outcome, calls)
 
     # -------------------------------------------------------------------------------------------------------------- on the loop
     async def _run_async(self, work: Work) -> None:
@@ -148,10 +181,11 @@ class HandlerRunner:
             return
         token = work.token = self.runs.begin(began, (work,))
         self.runs.on_loop(token)
-        self._watch(work, token)
+        calls = self._calls(work, began, asyncio.get_running_loop(), None)
+        self._watch(work, token, calls)
         outcome: Outcome
         try:
-            inputs, state, context = self._arguments(work, began)
+            inputs, state, context = self._arguments(work, began, calls)
             returned = self._runtime.handler.step(inputs, state, context)
             async with asyncio.timeout(self.runs.limit):
                 if self._declaration.decoupled:
@@ -164,9 +198,20 @@ class HandlerRunner:
             outcome = Failed(self.runs.exceeded() if self._monotonic() - began >= self.runs.limit else self._raised.told(error))
         except BaseException as error:  # SystemExit in a handler must not end the loop, nor the task with the call unanswered
             outcome = Failed(self._raised.told(error))
-        self._ended(work, token, outcome)
+        self._ended(work, token, outcome, calls)
 
-    def _arguments(self, work: Work, began: float) -> tuple[dict[str, np.ndarray], States, Context]:
+    def _calls(self, work: Work, began: float, loop: asyncio.AbstractEventLoop, waits: Waits | None) -> StepCalls:
+        request: Request = work.request
+
+        def calling() -> Calling:
+            if request.identify is None:
+                raise unsaid()
+            key, content = request.identify()
+            return Calling(self._runtime.function, key, request.session_key, request.tenant, request.path, content)
+
+        return StepCalls(self.way, calling, min(work.deadline, began + self.runs.limit), loop, waits, self._monotonic)
+
+    def _arguments(self, work: Work, began: float, calls: StepCalls) -> tuple[dict[str, np.ndarray], States, Context]:
         request: Request = work.request
         context = Context(
             **self._runtime.context,
@@ -178,6 +223,7 @@ class HandlerRunner:
             key=request.key,
             deadline=min(work.deadline, began + self.runs.limit),
             is_cancelled=lambda: request.gone,
+            caller=calls,
         )
         return request.inputs, {name: array.copy() for name, array in work.states.items()}, context
 
@@ -200,8 +246,13 @@ class HandlerRunner:
         work.done(Failed(DeadlineExceeded("the caller's deadline passed, or it went away, before the step ran")))
         self.runs.on_end()
 
-    def _watch(self, work: Work, token: int) -> None:
+    def _watch(self, work: Work, token: int, calls: StepCalls) -> None:
         self.figures.waiting -= 1
+        if (call := work.request.call) is not None:
+            if call.gone:
+                calls.gone()
+            else:
+                call.on_closed = calls.gone
         asyncio.get_running_loop().call_later(self.runs.limit, self._exceeded, work, token)
 
     def _exceeded(self, work: Work, token: int) -> None:
@@ -209,13 +260,19 @@ class HandlerRunner:
         if call is not None and self.runs.has(token):
             call.transport.refuse(call, self.runs.exceeded())
 
-    def _ended(self, work: Work, token: int, outcome: Outcome) -> None:
+    def _ended(self, work: Work, token: int, outcome: Outcome, calls: StepCalls) -> None:
+        calls.end()
         now = self._monotonic()
         began = self.runs.end(token)
         began = now if began is None else began
         took = now - began
         self.figures.ran((work,), began, took)
         work.done(Failed(self.runs.exceeded()) if took > self.runs.limit else outcome)
+
+
+def _level(work: Work) -> int:
+    """How many steps wait for this one."""
+    return len(work.request.path)
 
 
 class Stepping(Coroutine[Any, Any, None]):

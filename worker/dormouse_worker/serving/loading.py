@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from dormouse_core import limits, records
@@ -28,6 +28,9 @@ from dormouse_worker.process import cpus
 from dormouse_worker.serving.service import Engine
 from dormouse_worker.sessions import StateInfo
 
+if TYPE_CHECKING:
+    from dormouse_worker.runtimes.python import HandlerRunner
+
 NO_LIMIT = 1 << 30
 
 
@@ -51,6 +54,8 @@ class Loaded:
     seal: str = ""
     files: dict[str, str] = field(default_factory=dict)
     """The digest of each file of a model's folder; none where they were not read, because they have the seal of the proof."""
+    handler: "HandlerRunner | None" = None
+    """The engine, where it is a handler: its steps may call functions."""
 
 
 def from_file(file: WorkerFile) -> Loaded:
@@ -61,6 +66,7 @@ def from_file(file: WorkerFile) -> Loaded:
     reading = ContentReading(path, file) if path is not None else None
     step_limit = spec.timeouts.step.seconds
     sessions = spec.sessions
+    handler = None
     engine: Engine
     missing: Sequence[str | None]
     if spec.runtime == "onnx":
@@ -86,11 +92,11 @@ def from_file(file: WorkerFile) -> Loaded:
         content = reading.digest() if reading is not None else ""
         if path is not None and reading is not None and path.is_dir():
             Written(path, reading.names).watch()
-        runtime = PythonRuntime(spec.handler or "", path, function=function.label, revision=file.revision, stateful=sessions is not None)
+        runtime = PythonRuntime(spec.handler or "", path, function=function, revision=file.revision, stateful=sessions is not None)
         if reading is not None:
             reading.unchanged("while the handler was set up; what came with it is not for it to write")
         signature = runtime.signature
-        engine = HandlerRunner(runtime, Encoder(function.name, signature), threads=cpus.available(), step_limit=step_limit)
+        engine = handler = HandlerRunner(runtime, Encoder(function.name, signature), threads=cpus.available(), step_limit=step_limit)
         firsts = [state.first() for state in runtime.declaration.states]
         missing = [state.when_missing for state in runtime.declaration.states]
     states = tuple(
@@ -112,6 +118,7 @@ def from_file(file: WorkerFile) -> Loaded:
         content=content,
         seal=reading.seal if reading is not None else "",
         files=reading.files if reading is not None and path is not None and path.is_dir() else {},
+        handler=handler,
     )
 
 

@@ -2,9 +2,10 @@
 
 import asyncio
 import pathlib
+import secrets
 from collections.abc import Callable
 
-from dormouse_core import lifetimes
+from dormouse_core import childcalls, lifetimes
 from dormouse_core.clocks import TimeReading
 from dormouse_core.workerfile import WorkerFile
 from dormouse_kit.clock import SystemClock
@@ -15,6 +16,7 @@ from dormouse_worker.process import memorylimit
 from dormouse_worker.serving import proofs
 from dormouse_worker.serving.loading import Loaded
 from dormouse_worker.sessions import Sessions, SessionSettings, WorkerRegistration
+from dormouse_worker.transport.gateways import Gateways
 
 
 class Membership:
@@ -65,6 +67,12 @@ class Membership:
         part = self.sessions.registration if self.sessions is not None else self._registration
         assert part is not None
         store.on_rewound = part.forsake
+        self.gateways: Gateways | None = None
+        """The way there, for the calls that steps make; None: this worker makes none."""
+        if file.gateway and loaded.handler is not None:
+            secret = secrets.token_hex(32)
+            part.proves(childcalls.shown(secret))
+            self.gateways = loaded.handler.way = Gateways(file.gateway, f"{file.function.label}/{worker}", secret)
 
     @property
     def lost(self) -> asyncio.Event:
@@ -104,6 +112,8 @@ class Membership:
 
     async def close(self) -> None:
         await self._part.close()
+        if self.gateways is not None:
+            await self.gateways.close()
         await self._store.close()
 
 

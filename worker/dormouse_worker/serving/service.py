@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from dormouse_core import headernames
+from dormouse_core import childcalls, headernames, limits
 from dormouse_core.clocks import Skew
 from dormouse_core.errors import Again, Code, DeadlineExceeded, Decoupled, DormouseError, Internal, Unavailable
 from dormouse_core.keys import Function
@@ -28,7 +28,9 @@ from dormouse_worker.sessions import Answer, Failed, Outcome, Runner, Step
 from dormouse_worker.transport import calls, frames, streamed
 from dormouse_worker.transport.asgi import Call, Metadata, Transport
 
-_ALONE, _CALL, _STEP, _TENANT = (name.encode() for name in (headernames.ALONE, headernames.CALL, headernames.STEP, headernames.TENANT))
+_ALONE, _CALL, _PATH, _STEP, _TENANT = (
+    name.encode() for name in (headernames.ALONE, headernames.CALL, headernames.PATH, headernames.STEP, headernames.TENANT)
+)
 _CLEARED = Again.CLEARED.value.encode()
 
 TAKE = 256
@@ -84,9 +86,13 @@ class Service:
         self._decoder = Decoder(signature, names)
         self._digester = Digester(function.path, signature)
         self._reader = calls.SessionReader(function, nonce, skew) if signature.states else None
+        self._identity = calls.Identity(nonce, skew) if signature.platform == "python" else None
+        """Of calls of a handler without sessions: whom its own calls are made for."""
         self._skew = skew
         self._correlation = next((control for control in signature.controls if control.kind == "id"), None)
         self._limit = max_concurrency
+        self._levels = [0] * (limits.CALL_DEPTH + 1)
+        """How many calls are active for which so many steps wait."""
         self._monotonic = monotonic
         self._scheduling = Scheduling()
         self._door = Door(self._try, lambda: counters.active, lambda: engine.quiet, monotonic)
@@ -127,8 +133,15 @@ class Service:
             raise Unavailable("this worker is not ready", Again.NOT_MINE)
         headers = calls.read(call.headers)
         cleared = headers.get(_ALONE) == _CLEARED
-        if self.counters.active - self._door.asking > self._limit and not (cleared or call.clears):
-            raise Unavailable(f"{self._limit} calls are active in this worker (maxConcurrency)", Again.BUSY)
+        path = childcalls.read(calls.text(headers.get(_PATH, b"")))
+        if call.level is None and not call.clears:  # else it waited at the door, or is no call
+            # Calls of steps have places of their own, as many for each step that waits: who waits does not keep out whom it waits for, nor
+            # anybody who calls directly.
+            level = len(path)
+            if self._levels[level] >= self._limit and not cleared:
+                raise Unavailable(f"{self._limit} calls are active in this worker (maxConcurrency)", Again.BUSY)
+            call.level = level
+            self._levels[level] += 1
         if self._skew is not None and self._skew.off:
             raise Unavailable(self._skew.text(), Again.CLOCK)
         calls.check_function(headers, self.function)
@@ -153,8 +166,13 @@ class Service:
         request.call = call
         request.call_key = calls.text(headers.get(_CALL, b""))
         request.alone = request.alone or _ALONE in headers
+        request.path = path
         call.body = b""
         if self._reader is None:
+            if (identity := self._identity) is not None:
+                request.tenant = calls.text(headers.get(_TENANT, b""))
+                # Made where a step of its calls somebody: a key that is wrong has never been in the way of a call without a session.
+                request.identify = lambda: (identity.whose(headers, request.message.parameters)[1], self._digester.digest(request))
             self.engine.run(request, {}, 0, False, False, lambda outcome: self._ran(call, outcome), call.deadline)
         else:
             self._step(call, request, headers, self._reader)
@@ -167,8 +185,9 @@ class Service:
         request.session = str(of.session)
         if self._correlation is not None:
             request.correlation = self._correlation.id(of.session)
-        request.tenant = calls.text(headers.get(_TENANT, b""))
+        request.tenant, request.session_key = of.tenant, of.key
         request.key = str(of.call_key)
+        request.identify = lambda: (of.call_key, b"")
         step = Step(
             session=of.key,
             key=of.call_key,
@@ -217,6 +236,8 @@ class Service:
         counters = self.counters
         if call.taken:
             self._change(-1)
+        if call.level is not None:
+            self._levels[call.level] -= 1
         if not self._door.idle:
             self._door.gone(call)
         seconds = self._monotonic() - call.since

@@ -62,6 +62,10 @@ class WorkerRegistration:
         self._leaving = False
         self._task: asyncio.Task[None] | None = None
 
+    def proves(self, calls: bytes) -> None:
+        """What my entry is to say, by which gateways know me (`childcalls.shown`). Before `start`."""
+        self._entry.calls = calls
+
     async def start(self) -> None:
         """Registers. Unavailable: the store did not let it; nothing stays behind for longer than the lease. A full store is waited for: it
         heals by itself, and another process of this worker would be refused like this one."""

@@ -80,6 +80,8 @@ class Call:
         "gone",
         "headers",
         "kept",
+        "level",
+        "on_closed",
         "on_gone",
         "since",
         "taken",
@@ -106,9 +108,13 @@ class Call:
         """Answered, cancelled or expired: whatever was to be done for this call need not be done."""
         self.taken = False
         """`Transport.take` has handed it over."""
+        self.level: int | None = None
+        """How many steps wait for it, once it has a place in the worker."""
         self.kept = False
         """The answer is one that an earlier copy of this call was given: not counted again."""
         self.on_gone: Callable[[], None] | None = None
+        self.on_closed: Callable[[], None] | None = None
+        """Called once when nobody waits for it any more, also where it was answered."""
 
     def received(self, future: "asyncio.Future[dict[str, Any]]") -> None:
         try:
@@ -289,8 +295,11 @@ class Transport:
 
     def _close(self, call: Call, error: DormouseError | None) -> None:
         call.gone = True
-        call.on_gone = None  # it leads back to the call: a cycle for each would keep the garbage collector busy
+        closed = call.on_closed
+        call.on_gone = call.on_closed = None  # they lead back to the call: a cycle for each would keep the garbage collector busy
         self._open.pop(call, None)
+        if closed is not None:
+            closed()
         if self.ended is not None:
             self.ended(call, error)
 

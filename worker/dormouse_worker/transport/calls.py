@@ -75,22 +75,39 @@ class SessionCall:
     create: bool
     call_key: CallKey
     rev: int
+    tenant: str
+
+
+class Identity:
+    """Whose a call is, and its key. `time`: what timestamps are judged by; without it, the wall clock is."""
+
+    def __init__(self, nonce: str, time: TimeReading | None = None) -> None:
+        self._local = LocalKeys(nonce)
+        self._time = time
+
+    def whose(self, headers: Headers, parameters: Any, now_us: int | None = None) -> tuple[str, CallKey]:
+        """(tenant, key). InvalidArgument: a key of the wrong form, or metadata that no gRPC library sends."""
+        verified = True
+        if now_us is None:
+            now_us, verified = (time.time_ns() // 1000, True) if self._time is None else self._time.read()
+        get = headers.get
+        tenant = _strict(_TENANT, get(_TENANT, b""))
+        idempotency = callkeys.named(text(get(_IDEMPOTENCY_KEY, b"")), parameters)
+        field = callkeys.field_of(parameters)
+        call = text(get(_CALL, b""))
+        return tenant, callkeys.parse(call, idempotency, now_us, self._local, verified=verified, field=field)
 
 
 class SessionReader:
-    """Reads the session side of calls of one stateful function. `time`: what timestamps are judged by; without it, the wall clock is."""
+    """Reads the session side of calls of one stateful function. `time`: see `Identity`."""
 
     def __init__(self, function: Function, nonce: str, time: TimeReading | None = None) -> None:
         self._name = function.name
-        self._local = LocalKeys(nonce)
-        self._time = time
+        self._identity = Identity(nonce, time)
         self._keys: dict[tuple[str, int | str], str] = {}
 
     def read(self, headers: Headers, parameters: Any, now_us: int | None = None) -> SessionCall:
         """InvalidArgument: no session, two different ones, a parameter of the wrong type."""
-        verified = True
-        if now_us is None:
-            now_us, verified = (time.time_ns() // 1000, True) if self._time is None else self._time.read()
         sequence = _sequence_id(parameters)
         get = headers.get
         named = get(_SESSION)
@@ -104,16 +121,7 @@ class SessionReader:
             if sequence is not None and sequence != session:
                 raise InvalidArgument(f"{headernames.SESSION}: {session!r} found, but sequence_id is {sequence!r}; give one, or the same")
         start = _flag(parameters, "sequence_start")
-        tenant = _strict(_TENANT, get(_TENANT, b""))
-        idempotency = callkeys.named(text(get(_IDEMPOTENCY_KEY, b"")), parameters)
-        call_key = callkeys.parse(
-            text(get(_CALL, b"")),
-            idempotency,
-            now_us,
-            self._local,
-            verified=verified,
-            field=callkeys.field_of(parameters),
-        )
+        tenant, call_key = self._identity.whose(headers, parameters, now_us)
         return SessionCall(
             session,
             self._keys.get((tenant, session)) or self._key(tenant, session, "sequence_id" if named is None else headernames.SESSION),
@@ -122,6 +130,7 @@ class SessionReader:
             start or named is not None,
             call_key,
             _number(headers, _REV),
+            tenant,
         )
 
     def _key(self, tenant: str, session: int | str, field: str) -> str:

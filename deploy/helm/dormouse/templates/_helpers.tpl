@@ -161,6 +161,11 @@ podSelector:
   matchLabels: {{- include "dormouse.selector" . | nindent 4 }}
 {{- end -}}
 
+{{- /* Not empty where steps may call functions. A release of before the value has none with --reuse-values. */ -}}
+{{- define "dormouse.calls" -}}
+{{- if ne (toString .Values.gateway.calls) "false" }}true{{ end }}
+{{- end -}}
+
 {{- /* Agent and Envoy take the same options, so that both agree on ports and limits. */ -}}
 {{- define "dormouse.gatewayArguments" -}}
 {{- $host := printf "%s-gateway.%s" (include "dormouse.fullname" .) .Release.Namespace -}}
@@ -169,6 +174,9 @@ podSelector:
 - --node=$(NODE_NAME)
 - --listen=0.0.0.0:8001
 - --listen-relay=127.0.0.1:8002
+{{- if include "dormouse.calls" . }}
+- --listen-calls=0.0.0.0:8003
+{{- end }}
 - --pods
 - --xds=unix:/run/dormouse/xds.sock
 - --admin=/run/dormouse/envoy.sock

@@ -72,19 +72,26 @@ def build_deployment(entry: state_pb2.FunctionEntry, spec: FunctionSpec, setting
             # Its template changes within a revision with the installation's image or store, or the store id: pod by pod, nobody missing.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "revisionHistoryLimit": 1,
-            "template": build_pod_template(entry, spec, settings, store=_started_with(entry, settings)),
+            "template": build_pod_template(entry, spec, settings, store=_started_with(entry, spec, settings)),
         },
         labels={names.REVISION: entry.revision},
     )
 
 
-def _started_with(entry: state_pb2.FunctionEntry, settings: ClusterSettings) -> dict[str, Any]:
+def _gateway(spec: FunctionSpec, settings: ClusterSettings) -> str:
+    """Where a handler's workers call functions: a model calls nobody."""
+    return settings.gateway_calls if spec.runtime == "python" else ""
+
+
+def _started_with(entry: state_pb2.FunctionEntry, spec: FunctionSpec, settings: ClusterSettings) -> dict[str, Any]:
     """What of the spec file is no part of the revision: workers read it at their start, and what they read may have changed since."""
     found: dict[str, Any] = msgspec.to_builtins(store_access(entry, settings))
     if settings.removal_wait is not None:
         found["removalWait"] = settings.removal_wait
     if entry.store_id:
         found["storeId"] = entry.store_id
+    if gateway := _gateway(spec, settings):
+        found["gateway"] = gateway
     return found
 
 
@@ -101,6 +108,7 @@ def build_config_map(entry: state_pb2.FunctionEntry, spec: FunctionSpec, setting
         store=store_access(entry, settings),
         model_root=IMAGE_ROOT,
         removal_wait=settings.removal_wait,
+        gateway=_gateway(spec, settings),
         batching=workerfile.batching_of(entry, entry.revision),
     )
     name = names.deployment(entry.name, entry.revision)
