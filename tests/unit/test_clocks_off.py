@@ -57,6 +57,7 @@ class Call:
     headers: tuple[tuple[bytes, bytes], ...] = ()
     body = b"no message"
     streams = clears = False
+    level: int | None = None
     taken = True
     since = 0.0
 
