@@ -90,22 +90,27 @@ def session(s: control_pb2.SessionInfo) -> str:
     return "\n".join(lines)
 
 
-_USED: dict[str, Callable[[control_pb2.UsageRow], float]] = {
+_USED: dict[str, Callable[[control_pb2.UsageRow], object]] = {
     "steps": lambda row: row.usage.steps,
     "calls": lambda row: row.usage.calls,
     "failed": lambda row: row.usage.failed,
     "refused": lambda row: row.usage.refused,
     "repeated": lambda row: row.usage.repeated,
-    "busy_seconds": lambda row: row.usage.busy_us / 1e6,
+    "busy_seconds": lambda row: _seconds(row.usage.busy_us),
     "bytes_in": lambda row: row.usage.bytes_in,
     "bytes_out": lambda row: row.usage.bytes_out,
     "live_byte_seconds": lambda row: row.usage.live_byte_seconds,
     "hibernated_byte_seconds": lambda row: row.usage.hibernated_byte_seconds,
     "unsettled_byte_seconds": lambda row: row.unsettled_byte_seconds,
-    "worker_seconds": lambda row: row.usage.worker_us / 1e6,
+    "worker_seconds": lambda row: _seconds(row.usage.worker_us),
 }
 _OF_SESSIONS = tuple(name for name in _USED if name in ("steps", "busy_seconds", "bytes_in", "bytes_out") or "byte_seconds" in name)
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def _seconds(time_us: int) -> str:
+    """Whole: what is billed is not rounded here."""
+    return f"{time_us // 1_000_000}.{time_us % 1_000_000:06}"
 
 
 def usage(rows: Sequence[control_pb2.UsageRow], by: str, since_us: int) -> str:
@@ -135,7 +140,7 @@ def _usage_cells(rows: Sequence[control_pb2.UsageRow], by: str) -> tuple[list[st
     for row in rows:
         of = {"tenant": [row.tenant, "yes" if row.others else ""], "session": [row.session]}.get(by, [])
         deleted = _at(row.deleted_us) if row.deleted_us else ""
-        found.append([row.namespace, row.name, deleted, *of, *(f"{_USED[name](row):.15g}" for name in names)])
+        found.append([row.namespace, row.name, deleted, *of, *(str(_USED[name](row)) for name in names)])
     return ["namespace", "name", "deleted", *more, *names], found
 
 

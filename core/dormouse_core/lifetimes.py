@@ -26,8 +26,9 @@ from dormouse_core.usages import Usage
 NEVER_US = 1 << 62
 SHORTEST_STEP_US = 1_000
 SHORTEST_DUE_STEP_US = 1_000_000
-SHARD_OPS = 3
-"""Comparisons that a transaction makes for each shard from which it removes records: of its entry, its floor and its usage."""
+SHARD_OPS = 2
+"""Comparisons that a transaction makes for each shard from which it removes records, and writes beside those of records: of its entry and
+its floor; of its floor and its usage."""
 
 
 def removal_wait(setting: float | None, hold: float) -> float:
@@ -202,9 +203,9 @@ def waves(due: Mapping[int, Mapping[str, Due]], quarantined: Mapping[str, tuple[
     """`due`, by shard, in transactions of at most `most` operations, as few as its shards allow. `quarantined`: the broken copies that go
     with a record, by its key.
 
-    A shard costs three operations (its entry, its floor and its usage are compared), a record one and one for each broken copy. The
-    transactions of a wave have no shard in common, so they may be under way together; the waves follow each other, for a removal raises the
-    floors that the next one compares.
+    A shard costs two operations (its entry and its floor are compared, its floor and its usage written), a record one and one for each
+    broken copy. The transactions of a wave have no shard in common, so they may be under way together; the waves follow each other, for a
+    removal raises the floors that the next one compares.
     """
     found: list[list[Batch]] = []
     room: list[int] = []  # in each wave's last transaction

@@ -128,7 +128,7 @@ def keep(
 
 
 def encode(body: Body, tensors: Iterable[state_pb2.Tensor], write_id: bytes) -> bytes:
-    head = state_pb2.Record(
+    record = state_pb2.Record(
         state_version=body.state_version,
         write_id=write_id,
         tombstone=body.tombstone,
@@ -138,9 +138,10 @@ def encode(body: Body, tensors: Iterable[state_pb2.Tensor], write_id: bytes) -> 
         newest_us=body.newest_us,
         expires_us=body.expires_us,
         horizons=None if body.horizons is None else _horizons(body.horizons),
-        usage=None if body.usage is None else usages.message(body.usage),
-    ).SerializeToString()
-    message = head + b"".join([kept.encoded for kept in body.kept])
+    )
+    if body.usage is not None:
+        usages.put(record.usage, body.usage)
+    message = record.SerializeToString() + b"".join([kept.encoded for kept in body.kept])
     checksum: int = google_crc32c.value(message)
     return _PREFIX + checksum.to_bytes(4, "big") + message
 

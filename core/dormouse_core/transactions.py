@@ -190,7 +190,7 @@ def fold(keys: Keys, f: Function, workers: Mapping[str, int], usage: bytes, *, u
 class Removal(msgspec.Struct, frozen=True):
     """What is removed of one shard. `records`: key -> mod. `floor_us`: the shard's next floor, at least the old one and the newest
     timestamp of each of them. `quarantined`: keys of broken copies of theirs, which go with them. `usage`: the shard's next totals, with
-    what these sessions have used; None: they say nothing. `usage_mod`: of the totals as read."""
+    what these sessions have used, made of those that were read with the floor: who writes one writes both; None: they say nothing."""
 
     shard: int
     records: Mapping[str, int]
@@ -199,7 +199,6 @@ class Removal(msgspec.Struct, frozen=True):
     floor_us: int
     quarantined: Sequence[str] = ()
     usage: bytes | None = None
-    usage_mod: int = 0
 
 
 def remove(keys: Keys, f: Function, removals: Iterable[Removal], *, leader_new: int | None = None) -> Txn:
@@ -213,7 +212,6 @@ def remove(keys: Keys, f: Function, removals: Iterable[Removal], *, leader_new: 
         compares += [ModIs(key, mod) for key, mod in one.records.items()]
         writes += [*map(Delete, one.records), *map(Delete, one.quarantined), Put(floor_key, _floor(one.floor_us))]
         if one.usage is not None:
-            compares.append(ModIs(keys.usage(f, one.shard), one.usage_mod))
             writes.append(Put(keys.usage(f, one.shard), one.usage))
     return counted(Txn(tuple(compares), tuple(writes)))
 

@@ -199,7 +199,6 @@ class Sweeper:
                     floor_us=lifetimes.raised(lifetimes.floor_us(floor, now_us), (one.glance for one in due.values())),
                     quarantined=[copy for key in due for copy in copies.get(key, ())],
                     usage=usages.folded(usage.value if usage else None, used) if used else None,
-                    usage_mod=usage.mod_revision if usage else 0,
                 )
             )
         result = await self._store.txn(transactions.remove(self._keys, function, removals, leader_new=self._leader_new))

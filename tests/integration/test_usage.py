@@ -2,10 +2,8 @@
 
 import csv
 import io
-import json
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

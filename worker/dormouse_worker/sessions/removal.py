@@ -231,7 +231,6 @@ class Sweeper:
                 floor_us=lifetimes.raised(lifetimes.floor_us(floor, now_us), (due.glance for due in free.values())),
                 quarantined=[copy for key in free for copy in copies.get(key, ())],
                 usage=usages.folded(usage.value if usage else None, used) if used else None,
-                usage_mod=usage.mod_revision if usage else 0,
             )
         if not gone:
             return True
