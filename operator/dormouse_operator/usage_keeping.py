@@ -13,7 +13,7 @@ from dormouse_kit import log, scanning
 from dormouse_operator import metrics, usage_sums
 from dormouse_operator.view import View
 
-EVERY = 30.0  # seconds
+EVERY = 10.0  # seconds
 REST_FACTOR = 20.0
 TOGETHER = 40  # workers that are folded at once: two comparisons each
 OLD_EVERY = 3600.0

@@ -1,19 +1,26 @@
 """What is used, on real parts: steps as their caller counted them, whatever dies meanwhile, and totals that outlive what they are of."""
 
+import asyncio
 import csv
 import io
-import threading
+import re
 import time
-from collections.abc import Callable, Iterator
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import grpc
+import grpc.aio
+import numpy as np
 import pytest
 from conftest import unavailable
-from dormouse.client import Client
-from dormouse_testing.up import DOUBLE, TOTAL, Up, missing, row, save_models, system
+from dormouse_proto import inference_pb2, inference_pb2_grpc
+from dormouse_testing.up import DOUBLE, TOTAL, Up, missing, save_models, system
 
-SHORT = "--removal-wait", "2s"
+BRIEF = TOTAL.replace("  sessions:\n", "  sessions:\n    ttl: 20s\n")
+TENANTS = ("acme", "=1+1", "")
+MANY = 100_000
 
 
 @pytest.fixture
@@ -22,87 +29,127 @@ def up(tmp_path: Path) -> Iterator[Up]:
         unavailable(reason)
     save_models(tmp_path)
     (tmp_path / "double.yaml").write_text(DOUBLE)
-    (tmp_path / "total.yaml").write_text(TOTAL)
-    with system(tmp_path, *SHORT) as started:
+    (tmp_path / "total.yaml").write_text(BRIEF)
+    with system(tmp_path, "--removal-wait", "2s") as started:
         started.wait_ready()
         yield started
 
 
-def used(up: Up, *words: str) -> list[dict[str, Any]]:
+def used(up: Up, *words: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(up.command("usage", *words, "--csv").stdout)))
 
 
-def steps(up: Up, name: str = "total") -> int:
-    return sum(int(row["steps"]) for row in used(up, name))
+def scraped(up: Up, since: float) -> Counter[str]:
+    """Steps by tenant, as Prometheus reads them, summed after `since`."""
+    found: Counter[str] = Counter()
+
+    def summed() -> bool:
+        port = up.run["metrics"]["operator"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+            text = reply.read().decode()
+        at = re.search(r'^dormouse_usage_summed_timestamp_seconds{function="default/total"} (\S+)', text, re.MULTILINE)
+        found.clear()
+        found.update(
+            {
+                tenant: int(float(value))
+                for tenant, value in re.findall(
+                    r'^dormouse_usage_steps_total{function="default/total",others="\w+",tenant="([^"]*)"} (\S+)', text, re.MULTILINE
+                )
+            }
+        )
+        return at is not None and float(at[1]) > since
+
+    up.until(summed, 120)
+    return found
 
 
-class Caller(threading.Thread):
-    """Steps sessions, each with its own key sent twice now and then, until it has made so many; counts what was acknowledged once."""
+class Callers:
+    """So many callers, each with a session at a time, which it leaves for the next after a while. Counts what was acknowledged, once for
+    each key, and sends whatever failed, and each seventh call all the same, again."""
 
-    def __init__(self, gateway: str, tenant: str, calls: int, sessions: int = 4) -> None:
-        super().__init__()
-        self.client = Client(gateway)
-        self.tenant, self.calls, self.sessions = tenant, calls, sessions
-        self.acknowledged = 0
-        self.error: Exception | None = None
+    def __init__(self, gateway: str, callers: int, run: str) -> None:
+        self.gateway, self.callers, self.run = gateway, callers, run
+        self.acknowledged: Counter[str] = Counter()
+        self.resent = 0
 
-    def run(self) -> None:
-        try:
-            made = [0] * self.sessions
-            for number in range(self.calls):
-                at = number % self.sessions
-                copies = 2 if number % 7 == 0 else 1
-                for _ in range(copies):
-                    answer = self.client.infer(
-                        "total",
-                        {"x": row(1)},
-                        session=f"{self.tenant}-{at}",
-                        tenant=self.tenant,
-                        idempotency_key=f"{self.tenant}-{number}",
-                        timeout=120,
-                    )
-                made[at] += 1
-                assert answer.step == made[at], (answer, made)
-                self.acknowledged += 1
-        except Exception as error:
-            self.error = error
-        finally:
-            self.client.close()
+    async def make(self, calls: int) -> None:
+        async with grpc.aio.insecure_channel(self.gateway) as channel:
+            stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            await asyncio.gather(*(self._caller(stub, number, calls // self.callers) for number in range(self.callers)))
 
+    async def _caller(self, stub: inference_pb2_grpc.GRPCInferenceServiceStub, number: int, calls: int) -> None:
+        tenant = TENANTS[number % len(TENANTS)]
+        for n in range(calls):
+            session, key = f"{self.run}-{number}-{n // 200}", f"{self.run}-{number}-{n}"
+            copies = [self._call(stub, tenant, session, key) for _ in range(2 if n % 7 == 0 else 1)]
+            await asyncio.gather(*copies)
+            self.acknowledged[tenant] += 1
 
-def call_all(up: Up, calls: int, tenants: int, meanwhile: Callable[[], None]) -> int:
-    """Calls that were acknowledged, each once."""
-    callers = [Caller(up.gateway, f"t{number}", calls // tenants) for number in range(tenants)]
-    for caller in callers:
-        caller.start()
-    while any(caller.is_alive() for caller in callers):
-        meanwhile()
-        time.sleep(0.5)
-    for caller in callers:
-        caller.join()
-        if caller.error is not None:
-            raise caller.error
-    return sum(caller.acknowledged for caller in callers)
+    async def _call(self, stub: inference_pb2_grpc.GRPCInferenceServiceStub, tenant: str, session: str, key: str) -> None:
+        request = inference_pb2.ModelInferRequest(model_name="total")
+        request.inputs.add(name="x", datatype="FP32", shape=[1, 1])
+        request.raw_input_contents.append(np.ones(1, np.float32).tobytes())
+        metadata = [("dormouse-session", session), ("dormouse-idempotency-key", key), *([("dormouse-tenant", tenant)] if tenant else [])]
+        while True:
+            try:
+                await stub.ModelInfer(request, timeout=30, metadata=metadata)
+                return
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.ALREADY_EXISTS:
+                    return  # committed, and its reply is no longer kept
+                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.INTERNAL):
+                    raise
+                self.resent += 1
+                await asyncio.sleep(0.1)
 
 
-def kill_one(up: Up, every: float) -> Callable[[], None]:
-    last = time.monotonic()
+async def through_kills(up: Up, callers: Callers, calls: int, every: float) -> int:
+    """How many workers were killed while the calls were made."""
+    kills = 0
 
-    def kill() -> None:
-        nonlocal last
-        if time.monotonic() - last < every:
-            return
-        workers = up.get("total").get("workers", [])
-        if workers:
-            up.kill_worker(workers[0])
-            last = time.monotonic()
+    async def kill() -> None:
+        nonlocal kills
+        while True:
+            await asyncio.sleep(every)
+            for worker in (await asyncio.to_thread(up.get, "total")).get("workers", [])[:1]:
+                up.kill_worker(worker)
+                kills += 1
 
-    return kill
+    killing = asyncio.create_task(kill())
+    await callers.make(calls)
+    killing.cancel()
+    return kills
 
 
-def test_steps_are_counted_as_their_caller_counts_them_through_kills_and_sleep(up: Up) -> None:
-    before = steps(up)
-    acknowledged = call_all(up, 1000, 4, kill_one(up, 3.0))
-    up.until_phase("total", "Asleep")
-    acknowledged += call_all(up, 1000, 4, kill_one(up, 3.0)) if False else 0
-    assert steps(up) - before == acknowledged
+def count(up: Up, calls: int, callers: int, every: float) -> None:
+    before = scraped(up, 0.0)
+    made = [Callers(up.gateway, callers, run) for run in ("first", "second")]
+    began = time.monotonic()
+    kills = 0
+    for each in made:
+        kills += asyncio.run(through_kills(up, each, calls // 2, every))
+        up.until_phase("total", "Asleep")
+    expected = made[0].acknowledged + made[1].acknowledged
+    assert expected.total() == calls // 2 // callers * callers * 2
+    after = scraped(up, time.time())
+    print(f"{expected.total()} calls, {kills} kills, {sum(each.resent for each in made)} resent, {time.monotonic() - began:.0f} s")
+    assert kills > 0
+    assert after - before == expected
+    rows = used(up, "total", "--by", "tenant")
+    assert {row["tenant"].removeprefix("'"): int(row["steps"]) for row in rows} == expected
+    (whole,) = used(up, "total")
+    assert int(whole["steps"]) == expected.total()
+    assert float(whole["busy_seconds"]) > 0
+    assert float(whole["worker_seconds"]) > 0
+    up.command("delete", "total")
+    (row,) = [row for row in used(up) if row["name"] == "total"]
+    assert (int(row["steps"]), row["deleted"] != "") == (expected.total(), True), "it outlives its function"
+
+
+def test_steps_are_counted_as_their_callers_count_them_through_kills_and_sleep(up: Up) -> None:
+    count(up, 2_000, 20, 2.0)
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_steps_are_counted_as_their_callers_count_them_through_kills_and_sleep(up: Up) -> None:
+    count(up, MANY, 100, 10.0)
