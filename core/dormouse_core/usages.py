@@ -2,7 +2,7 @@
 
 A session's usage lies in its record and is written by the transaction that commits the step which it counts. So a step is counted once or
 not at all, whoever sends its call again, and whichever worker dies. When a record is removed, the same transaction adds its usage to the
-totals of its shard. What is no step (calls of functions without sessions, failures, workers' seconds) each worker counts for itself and
+totals of its shard (rule *counted-once*). What is no step (calls of functions without sessions, failures, workers' seconds) each worker counts for itself and
 writes down now and then; the leader folds what workers that are gone have left.
 
 State is paid for by bytes and seconds. In memory that is byte-microseconds, which Python's integers hold; in the store byte-seconds and a

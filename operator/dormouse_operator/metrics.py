@@ -30,17 +30,20 @@ DEFRAGMENTED = Counter("dormouse_store_defragmentation_seconds", "Seconds for wh
 
 
 _USAGE: Mapping[str, tuple[str, Callable[[Usage], float]]] = {
-    "steps": ("Steps of sessions that were committed", lambda it: it.steps),
-    "calls": ("Calls of functions without sessions that succeeded", lambda it: it.calls),
-    "failed_calls": ("Calls that a worker ended with an error", lambda it: it.failed),
-    "refused_calls": ("Calls that a worker sent elsewhere before anything ran", lambda it: it.refused),
-    "repeated_calls": ("Copies of calls that were answered with a kept reply", lambda it: it.repeated),
-    "busy_seconds": ("Time in the model or handler", lambda it: it.busy_us / SECOND_US),
-    "received_bytes": ("Bytes of messages", lambda it: it.bytes_in),
-    "sent_bytes": ("Bytes of replies", lambda it: it.bytes_out),
-    "live_byte_seconds": ("Bytes of state times seconds, in a worker's memory", lambda it: it.live_us // SECOND_US),
-    "hibernated_byte_seconds": ("Bytes of state times seconds, in the store alone", lambda it: it.hibernated_us // SECOND_US),
-    "worker_seconds": ("Time for which workers were registered", lambda it: it.worker_us / SECOND_US),
+    "dormouse_usage_steps_total": ("Steps of sessions that were committed", lambda it: it.steps),
+    "dormouse_usage_calls_total": ("Calls of functions without sessions that succeeded", lambda it: it.calls),
+    "dormouse_usage_failed_calls_total": ("Calls that a worker ended with an error", lambda it: it.failed),
+    "dormouse_usage_refused_calls_total": ("Calls that a worker sent elsewhere before anything ran", lambda it: it.refused),
+    "dormouse_usage_repeated_calls_total": ("Copies of calls that were answered with a kept reply", lambda it: it.repeated),
+    "dormouse_usage_busy_seconds_total": ("Time in the model or handler", lambda it: it.busy_us / SECOND_US),
+    "dormouse_usage_received_bytes_total": ("Bytes of messages", lambda it: it.bytes_in),
+    "dormouse_usage_sent_bytes_total": ("Bytes of replies", lambda it: it.bytes_out),
+    "dormouse_usage_live_byte_seconds_total": ("Bytes of state times seconds, in a worker's memory", lambda it: it.live_us // SECOND_US),
+    "dormouse_usage_hibernated_byte_seconds_total": (
+        "Bytes of state times seconds, in the store alone",
+        lambda it: it.hibernated_us // SECOND_US,
+    ),
+    "dormouse_usage_worker_seconds_total": ("Time for which workers were registered", lambda it: it.worker_us / SECOND_US),
 }
 
 
@@ -62,7 +65,7 @@ class UsageSeries(Collector):
     def collect(self) -> Iterator[Metric]:
         found = list(self._found.items())
         for name, (text, read) in _USAGE.items():
-            family = CounterMetricFamily(f"dormouse_usage_{name}", text, labels=["function", "tenant", "others"])
+            family = CounterMetricFamily(name, text, labels=["function", "tenant", "others"])
             for function, (totals, _) in found:
                 for tenant, usage in totals.items():
                     family.add_metric([function, tenant or "", str(tenant is None).lower()], read(usage))

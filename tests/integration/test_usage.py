@@ -141,9 +141,35 @@ def count(up: Up, calls: int, callers: int, every: float) -> None:
     assert int(whole["steps"]) == expected.total()
     assert float(whole["busy_seconds"]) > 0
     assert float(whole["worker_seconds"]) > 0
+    stateless(up)
     up.command("delete", "total")
     (row,) = [row for row in used(up) if row["name"] == "total"]
     assert (int(row["steps"]), row["deleted"] != "") == (expected.total(), True), "it outlives its function"
+
+
+def stateless(up: Up) -> None:
+    """Calls of a function without sessions, and what failed: written down when its worker ends."""
+    good = inference_pb2.ModelInferRequest(model_name="double")
+    good.inputs.add(name="x", datatype="FP32", shape=[1, 4])
+    good.raw_input_contents.append(np.ones(4, np.float32).tobytes())
+    wrong = inference_pb2.ModelInferRequest(model_name="double")
+    wrong.inputs.add(name="y", datatype="FP32", shape=[1, 4])
+    wrong.raw_input_contents.append(np.ones(4, np.float32).tobytes())
+    with grpc.insecure_channel(up.gateway) as channel:
+        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for request, count in ((good, 30), (wrong, 5)):
+            for _ in range(count):
+                try:
+                    stub.ModelInfer(request, timeout=60, metadata=[("dormouse-tenant", "acme")])
+                except grpc.RpcError as error:
+                    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error  # noqa: PT017 - either way it is looked at
+                    assert request is wrong  # noqa: PT017
+    up.until_phase("double", "Asleep")
+    rows = {row["tenant"]: row for row in used(up, "double", "--by", "tenant")}
+    assert (rows["acme"]["calls"], rows["acme"]["failed"], rows["acme"]["steps"]) == ("30", "5", "0")
+    assert int(rows["acme"]["bytes_in"]) > 30 * 16
+    assert float(rows["acme"]["busy_seconds"]) > 0
+    assert float(rows[""]["worker_seconds"]) > 3
 
 
 def test_steps_are_counted_as_their_callers_count_them_through_kills_and_sleep(up: Up) -> None:
