@@ -77,6 +77,8 @@ class Client:
         `idempotency_key` the same call may be sent again and runs once. `metadata`: more of the call's; keys are put into lower case, as
         gRPC wants them. What contradicts something else of the call is refused by the gateway: none of the two is taken.
         """
+        if not isinstance(session, str | None):
+            raise ValueError(f"session: {session!r} found, text is allowed; a sequence that has a number is named by sequence_id")
         request = asking.request(function, inputs, outputs)
         request.id = request_id
         if sequence_id is not None:

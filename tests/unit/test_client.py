@@ -93,6 +93,8 @@ def test_errors_have_grpcs_code_and_wrong_arguments_are_value_errors(client: Cli
     assert late.value.code is Code.DEADLINE_EXCEEDED
     with pytest.raises(ValueError, match="start and end belong to a sequence_id"):
         client.infer("fn", ONE, start=True)
+    with pytest.raises(ValueError, match=r"session: 7 found, text is allowed; .* sequence_id"):
+        client.infer("fn", ONE, session=7)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="input x: no datatype of the protocol holds NumPy's complex64"):
         client.infer("fn", {"x": np.ones(1, np.complex64)})
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from dormouse.main import main
 from dormouse_core import spec as specs
 from dormouse_core.errors import DormouseError
 from dormouse_testing import models, sequence_models
+from dormouse_worker.models.refusals import ModelInvalid
+from dormouse_worker.runtimes import onnx
 
 
 @pytest.fixture
@@ -102,6 +105,15 @@ def test_an_error_of_the_runtime_is_the_commands(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"")
     with pytest.raises(DormouseError):
         manifest("fn", tmp_path / "m.onnx", "file://m.onnx")
+
+
+@pytest.mark.parametrize(("kind", "cure"), [("seq(map(int64,tensor(float)))", '"zipmap": False'), ("seq(tensor(float))", None)])
+def test_a_classifier_that_answers_with_a_dictionary_is_told_how_it_is_exported_otherwise(kind: str, cure: str | None) -> None:
+    with pytest.raises(ModelInvalid) as raised:
+        onnx._datatype(SimpleNamespace(name="output_probability", type=kind))
+    assert "the model's 'output_probability' is seq(" in raised.value.message
+    assert ("skl2onnx" in raised.value.message) == (cure is not None)
+    assert (cure or "datatype") in raised.value.message
 
 
 def centred(path: Path) -> Path:

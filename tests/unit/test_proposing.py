@@ -30,6 +30,8 @@ def doubts(inputs: str, outputs: str) -> tuple[str, ...]:
          "y FP32 b 8, hn FP32 1 b 4, cn FP32 1 b 4", [("h", "hn", 1, None), ("c", "cn", 1, None)]),
         ("x FP32 b 8, h0 FP32 1 b 4, c0 FP32 1 b 4",
          "y FP32 b 8, hn FP32 1 b 4, cn FP32 1 b 4", [("h0", "hn", 1, None), ("c0", "cn", 1, None)]),
+        ("x FP32 x_dynamic_axes_1 x_dynamic_axes_2 4, h0 FP32 2 h0_dynamic_axes_1 8",  # torch's names for axes that were given none
+         "y FP32 y_dynamic_axes_1 y_dynamic_axes_2 3, hn FP32 2 hn_dynamic_axes_1 8", [("h0", "hn", 1, None)]),
         ("INPUT INT32 b 1, INPUT_STATE INT32 b 1", "OUTPUT INT32 b 1, OUTPUT_STATE INT32 b 1", [("INPUT_STATE", "OUTPUT_STATE", 0, None)]),
         ("INPUT INT32 1, INPUT_STATE INT32 16", "OUTPUT INT32 1, OUTPUT_STATE INT32 16", [("INPUT_STATE", "OUTPUT_STATE", None, None)]),
         ("x FP32 b 4, x_in FP32 b 2", "y FP32 b 4, x_out FP32 b 2", []),  # both are called x before: which?
@@ -72,6 +74,7 @@ def test_pairs(inputs: str, outputs: str, pairs: list[tuple[Any, ...]]) -> None:
         ("x FP32 b 4, state FP32 b 2", "y FP32 b 4, state_out FP32 2", "'state' with 'state_out'"),
         ("x FP32 b 4, state FP32 b 2", "y FP32 b 4, state_out FP32 b 3", "'state' with 'state_out'"),
         ("x FP32 b 4, hidden FP32 b 2", "y FP32 b 4, z FP32 b 2", "'hidden' with 'z': the names differ"),
+        ("x FP32 s0 4, h FP32 2 s0 8", "y FP32 s0 3, getitem_1 FP32 2 s0 8", "'h' with 'getitem_1': the names differ"),
         ("x FP32 b 4, memory FP32 b 2", "y INT64 b", "'memory' sounds like a state"),
         ("state_in FP32 b 2, prev_state FP32 b 2", "next_state FP32 b 2", "more than one tensor"),
     ],
