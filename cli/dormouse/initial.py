@@ -83,8 +83,9 @@ def render(name: str, uri: str, proposal: Proposal, batching: Sequence[str]) -> 
         lines += [f"      - {_state(pair)}" for pair in proposal.pairs]
         if growth := sum(pair.growth for pair in proposal.pairs):
             lines += [
-                f"    # What begins with a size of 0 grows, by {growth} bytes with each place: with {STATE_BYTES // growth} a session is full,",
-                f"    # at {STATE_BYTES} bytes, and its steps are refused (RESOURCE_EXHAUSTED). A handler can keep the last places alone.",
+                f"    # What begins with a size of 0 grows, by {growth} bytes with each place: with {STATE_BYTES // growth}",
+                f"    # a session is full ({STATE_BYTES} bytes), and its steps are refused (RESOURCE_EXHAUSTED).",
+                "    # A handler can keep the last places alone.",
             ]
         controls = proposal.controls
         if controls is not None:

@@ -91,7 +91,7 @@ def test_a_state_that_grows_says_when_its_session_is_full(tmp_path: Path) -> Non
     sizes = [("x", models.FLOAT, ["n", "new", 1024]), ("past.key", models.FLOAT, ["n", "past", 1024]), ("state", models.FLOAT, ["n", 2])]
     kept = [("present.key", models.FLOAT, ["n", "past + new", 1024]), ("state_out", models.FLOAT, ["n", 2])]
     text = manifest("fn", models.write(tmp_path / "m.onnx", nodes, sizes, kept), "file://m.onnx")
-    assert "# What begins with a size of 0 grows, by 4096 bytes with each place: with 248 a session is full," in text
+    assert "# What begins with a size of 0 grows, by 4096 bytes with each place: with 248\n" in text
     assert 248 * 4096 <= STATE_BYTES < 249 * 4096
     assert "initial: {shape: [1, 0, 1024]}" in text
     steady = manifest("fn", sequence_models.accumulate(tmp_path / "steady.onnx"), "file://steady.onnx")
