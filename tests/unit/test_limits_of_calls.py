@@ -169,6 +169,7 @@ class Arrived:
     streams = clears = False
     taken = True
     kept = False
+    used = None
     level: int | None = None
     since = 0.0
     deadline = float("inf")

@@ -50,6 +50,13 @@ WRITERS: dict[str, tuple[str, ...]] = {
         "test_a_full_store_is_told_and_the_restore_can_be_made_again",
         "test_a_full_store_is_told_and_the_restore_can_be_made_again",
     ),
+    "operator/dormouse_operator/usage_keeping.py": (
+        "test_what_a_full_store_says_of_usage_costs_nothing_and_counts_once",
+        "test_what_a_full_store_says_of_usage_costs_nothing_and_counts_once",
+        "test_what_a_full_store_says_of_usage_costs_nothing_and_counts_once",
+        "test_what_a_full_store_says_of_usage_costs_nothing_and_counts_once",
+        DELETIONS,
+    ),
     "operator/dormouse_operator/sweeping.py": ("test_a_removal_by_the_leader",),
     "operator/dormouse_operator/writes.py": ("test_what_the_leader_writes",),
     "worker/dormouse_worker/process/jsonstore.py": ("nobody is told what became of a supervisor's word; it is read where it stands",),
@@ -60,6 +67,7 @@ WRITERS: dict[str, tuple[str, ...]] = {
     "core/dormouse_core/sessions/moves.py": ("test_a_handoff",),
     "worker/dormouse_worker/sessions/driver.py": ("what the plans of the session machine write; they are looked at where they stand",),
     "worker/dormouse_worker/sessions/registration.py": ("test_a_workers_entry",),
+    "worker/dormouse_worker/serving/used.py": ("test_what_a_full_store_says_of_usage_costs_nothing_and_counts_once",),
     "worker/dormouse_worker/sessions/removal.py": ("test_a_removal_by_the_owner",),
 }
 """Each place that writes, in the order of its module: the test that shows it."""

@@ -16,7 +16,7 @@ from dormouse_operator.usage_keeping import EVERY, OLD_EVERY, UsageKeeper
 from dormouse_operator.usage_sums import Reader
 from dormouse_operator.writes import Writer
 from dormouse_proto import control_pb2, state_pb2
-from dormouse_testing.memory_store import FULL, REFUSED, REPLY_LOST, REQUEST_LOST, UNREACHED, Fault
+from dormouse_testing.memory_store import FULL, FULL_APPLIED, REFUSED, REPLY_LOST, REQUEST_LOST, UNREACHED, Fault
 from dormouse_testing.sleeping import KEYS, Sleeping, simulated
 from dormouse_worker.serving.used import UsageKeeper as WorkersUsage
 from dormouse_worker.serving.used import Used
@@ -321,6 +321,42 @@ async def test_a_full_store_keeps_no_function_from_its_end_and_takes_its_usage_l
     await w.keeper.once()
     w.gone()
     assert [row.usage.steps for row in await w.rows()] == [3]
+
+
+@pytest.mark.parametrize("fault", [FULL, FULL_APPLIED], ids=["not written", "written"])
+@pytest.mark.parametrize("at", range(1, 9))
+def test_what_a_full_store_says_of_usage_costs_nothing_and_counts_once(at: int, fault: Fault) -> None:
+    """What a worker counts, its fold, the day, the end of its function, and what is written later: each in turn."""
+
+    @simulated
+    async def play() -> None:
+        w = World()
+        tried = 0
+
+        def hook(method: str, request: object) -> Fault | None:
+            nonlocal tried
+            puts = isinstance(request, Txn) and any(isinstance(write, Put) for write in request.writes)
+            tried += puts
+            return fault if puts and at <= tried <= at + 1 else None
+
+        w.store.hook = hook
+        used = await counted(w, "w-1", "acme")
+        kept = WorkersUsage(w.function, w.store, w.clock, KEYS, "w-1", lambda: used)
+        await kept.write()
+        w.store.etcd.txn(Txn((), (Delete(KEYS.worker(w.function, "w-1")),)))
+        for _ in range(3):
+            await w.keeper.once()
+            assert (await w.totals())["acme"].calls == 1
+        (day,) = w.store.etcd.range(KEYS.usage_histories).items
+        assert day.key.endswith(usages.day_of(w.now_us()))
+        while w.store.etcd.item(KEYS.function("ns", "fn0")) is not None:
+            await w.purge()
+        w.gone()
+        for _ in range(3):
+            await w.keeper.once()
+        assert [row.usage.calls for row in await w.rows()] == [1]
+
+    play()
 
 
 @simulated
