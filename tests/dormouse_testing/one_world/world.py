@@ -277,6 +277,8 @@ class OneWorld(world.World):
         expected |= {KEYS.gateway(gateway.name) for gateway in self.places.values()}
         expected |= {KEYS.worker(FUNCTION, worker.name) for worker in self.workers()}
         expected |= {key for n in range(shape.shards) for key in (KEYS.shard(FUNCTION, n), KEYS.floor(FUNCTION, n))}
+        expected |= {KEYS.usage(FUNCTION, n) for n in range(shape.shards)}
+        expected |= {key for key in found if key.startswith(KEYS.usage_history(FUNCTION))}
         if left := [key for key in found if key not in expected]:
             raise Violation("kept-for-ever", f"what is left behind: {left}")
 
