@@ -7,7 +7,7 @@ before the commit is known (rule *commit-first*). A session that is in memory co
 
 from collections.abc import Callable, Sequence
 
-from dormouse_core import lifetimes, records, steps
+from dormouse_core import lifetimes, records, steps, usages
 from dormouse_core.clocks import TimeReading
 from dormouse_core.errors import (
     Again,
@@ -24,7 +24,7 @@ from dormouse_core.keys import Function, Keys
 from dormouse_core.limits import RECORD_BYTES, SESSION_OVERHEAD_BYTES
 from dormouse_core.seams import Clock, Item, Put, StoreError
 from dormouse_core.sessions import arrays
-from dormouse_core.sessions.boundary import Answer, Failed, Outcome, SessionSettings, StateInfo, States, Step
+from dormouse_core.sessions.boundary import Answer, Failed, Outcome, Ran, SessionSettings, StateInfo, States, Step
 from dormouse_core.sessions.census import Census
 from dormouse_core.sessions.commands import Outbox, Run, Say, Tell, Wake
 from dormouse_core.sessions.groups import Groups, Pending
@@ -201,6 +201,7 @@ class Turns:
                 self._ttl_us,
                 self._settings.state_version,
                 write_id,
+                self._usage(session, step, outcome, now_us),
             )
             states: States = {} if step.end else outcome.states
             tensors = () if step.end else arrays.encode(self._infos, states)
@@ -222,6 +223,13 @@ class Turns:
         if not self._flushing:
             self._flushing = True
             self._out.soon(self._flush)
+
+    def _usage(self, session: Session, step: Step, ran: Ran, now_us: int) -> usages.Usage:
+        """What the session has used once this step is committed: in the same record, so that it counts once whoever sends it again."""
+        body = session.body
+        before, until = (None, 0) if body is None else (body.usage, 0 if body.tombstone else body.expires_us)
+        counts = {"busy_us": ran.busy_us, "bytes_in": step.bytes_in, "bytes_out": len(ran.reply)}
+        return usages.stepped(before, until, session.stored, now_us, **counts, read=session.read)
 
     def _flush(self) -> None:
         """Once for all the steps that ended in one turn of the loop: they go in one transaction."""
@@ -251,6 +259,7 @@ class Turns:
             session.base = revision
             session.body = body
             session.states = pending.states
+            session.read = False
             session.trouble = None
             session.broken = b""
             self._account(session, len(pending.data))
@@ -296,6 +305,7 @@ class Turns:
 
     def loaded(self, session: Session, record: Item | None, floor: Item | None) -> None:
         session.base = record.mod_revision if record else 0
+        session.read = True
         shard = session.shard
         if floor is not None and floor.mod_revision > shard.floor_mod:
             # Once for each floor: one that cannot be read counts as high as it can have been when it was met first, not for ever more.

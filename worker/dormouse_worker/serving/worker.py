@@ -85,6 +85,7 @@ class Worker:
             self._member = member
             member.on_change(self.control.changed)
             self.service.sessions = member.sessions
+            member.used = self.service.usage
             await member.start()
         self.service.ready = True
         self._link.send({"ready": True})
