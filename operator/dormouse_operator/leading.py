@@ -22,6 +22,7 @@ from dormouse_proto import control_pb2, state_pb2
 
 from dormouse_operator import metrics, status
 from dormouse_operator.alarms import AlarmWatch
+from dormouse_operator.cancelling import Canceller
 from dormouse_operator.counting import Counts
 from dormouse_operator.deleting import Deleter
 from dormouse_operator.demands import Demands
@@ -96,6 +97,7 @@ class Leader:
         self._alarms = AlarmWatch(store, clock, keys, self.view, self.demands, self.timekeeper.skew.now_us)
         self._owed = Owed(store, clock, keys, leader_new, self._replaced, self.timekeeper.skew.best_us)
         self.deleter = Deleter(store, clock, keys, leader_new, self._replaced, self._owed)
+        self.canceller = Canceller(store, clock, keys, leader_new, self._replaced)
         self._orphans = Orphans(store, clock, keys, self.view, leader_new)
         self._provider = provider
         writer = Writer(store, keys, leader_new, self._owed)
