@@ -2,8 +2,8 @@
 
 A session's usage lies in its record and is written by the transaction that commits the step which it counts. So a step is counted once or
 not at all, whoever sends its call again, and whichever worker dies. When a record is removed, the same transaction adds its usage to the
-totals of its shard (rule *counted-once*). What is no step (calls of functions without sessions, failures, workers' seconds) each worker counts for itself and
-writes down now and then; the leader folds what workers that are gone have left.
+totals of its shard (rule *counted-once*). What is no step (calls of functions without sessions, failures, workers' seconds) each worker
+counts for itself and writes down now and then; the leader folds what workers that are gone have left.
 
 State is paid for by bytes and seconds. In memory that is byte-microseconds, which Python's integers hold; in the store byte-seconds and a
 rest, since a GiB for a year is beyond 64 bits of byte-microseconds. The time between two steps of a session counts as live where the second

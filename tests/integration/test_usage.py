@@ -163,7 +163,7 @@ def stateless(up: Up) -> None:
                     stub.ModelInfer(request, timeout=60, metadata=[("dormouse-tenant", "acme")])
                 except grpc.RpcError as error:
                     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error  # noqa: PT017 - either way it is looked at
-                    assert request is wrong  # noqa: PT017
+                    assert request is wrong
     up.until_phase("double", "Asleep")
     rows = {row["tenant"]: row for row in used(up, "double", "--by", "tenant")}
     assert (rows["acme"]["calls"], rows["acme"]["failed"], rows["acme"]["steps"]) == ("30", "5", "0")
