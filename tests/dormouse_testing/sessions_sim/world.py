@@ -230,7 +230,8 @@ class World:
         self._seen = self.etcd.revision
         for event in events:
             shard, _, session = event.key[len(prefix) :].partition("/")
-            erased = (KEYS.shard(FUNCTION, int(shard)).rpartition("/")[2], event.mod_revision) in left
+            entry = KEYS.shard(FUNCTION, int(shard))
+            erased = (entry.rpartition("/")[2], event.mod_revision) in left or self.etcd.item(entry) is None
             try:
                 self.history.landed(session, event, int(self.clock.now() * 1e6), erased=erased)
             except BaseException as violation:
