@@ -102,9 +102,7 @@ def after(
         left.pop(change.name, None)
         if isinstance(change, Set):
             due_us = max(change.due_us, soonest)
-            ident = sha256(write_id + number.to_bytes(4)).hexdigest()[
-                :24
-            ]  # a write id names one write for good
+            ident = sha256(write_id + number.to_bytes(4)).hexdigest()[:24]  # a write id names one write for good
             left[change.name] = Alarm(change.name, due_us, ident, change.request, due_us)
     if len(left) > ALARMS:
         raise ResourceExhausted(f"alarm: the session would have {len(left)} alarms, at most {ALARMS} are allowed")

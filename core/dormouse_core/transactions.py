@@ -253,7 +253,7 @@ def replace(
     return counted(Txn(tuple(compares), tuple(writes)))
 
 
-def cancel_alarm(
+def silence(
     keys: Keys, f: Function, shard: int, record: tuple[str, int, bytes], due_us: int | None, *, shard_mod: int, leader_new: int
 ) -> Txn:
     """The leader takes an alarm out of a record, whoever owns the shard. `record`: its key, mod as read, and next value; `due_us`: of the

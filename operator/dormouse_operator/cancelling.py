@@ -60,7 +60,7 @@ class Canceller:
         if value is None:
             raise NotFound(f'the session {session} of {function.label} has no alarm "{name}"')
         due_us = alarms.earliest(records.decode(value).body.alarms)
-        txn = transactions.cancel_alarm(
+        txn = transactions.silence(
             self._keys,
             function,
             shard,
