@@ -98,8 +98,8 @@ def unsettled_us(usage: Usage | None, counts_until_us: int, size: int, now_us: i
 
 
 def tenant_of(session: str) -> str:
-    """Of a session's name, as `sessions.names.session_key` made it."""
-    return unquote(session.partition("/")[0])
+    """Of a session's name, as `sessions.names.session_key` made it; always text, whatever a function's worker wrote for a key."""
+    return unquote(session.partition("/")[0]).encode(errors="replace").decode()
 
 
 # ----------------------------------------------------------------------------------------------------------------------- totals
@@ -168,8 +168,8 @@ def _weight(usage: Usage) -> tuple[int, int]:
 
 
 def put(it: state_pb2.Usage, usage: Usage) -> None:
-    """Writes a session's usage into its record: what `message` does for all, at a fraction of its time, for each step pays for it."""
-    it.steps = usage.steps
+    """Writes a session's usage into its record: as `message` does for all, at a fraction of its time: each step pays for it."""
+    it.steps = min(usage.steps, _MOST)
     it.busy_us = min(usage.busy_us, _MOST)
     it.bytes_in = min(usage.bytes_in, _MOST)
     it.bytes_out = min(usage.bytes_out, _MOST)
@@ -182,10 +182,11 @@ def put(it: state_pb2.Usage, usage: Usage) -> None:
 
 
 def message(usage: Usage) -> state_pb2.Usage:
+    """Numbers beyond 64 bits stay at the most that there is: sums of what somebody made up are written like any other."""
     live, live_rest = divmod(usage.live_us, SECOND_US)
     hibernated, hibernated_rest = divmod(usage.hibernated_us, SECOND_US)
     return state_pb2.Usage(
-        steps=usage.steps,
+        steps=min(usage.steps, _MOST),
         busy_us=min(usage.busy_us, _MOST),
         bytes_in=min(usage.bytes_in, _MOST),
         bytes_out=min(usage.bytes_out, _MOST),
@@ -193,12 +194,12 @@ def message(usage: Usage) -> state_pb2.Usage:
         live_rest=live_rest,
         hibernated_byte_seconds=min(hibernated, _MOST),
         hibernated_rest=hibernated_rest,
-        since_us=usage.since_us,
-        calls=usage.calls,
-        failed=usage.failed,
-        refused=usage.refused,
-        repeated=usage.repeated,
-        worker_us=usage.worker_us,
+        since_us=min(usage.since_us, _MOST),
+        calls=min(usage.calls, _MOST),
+        failed=min(usage.failed, _MOST),
+        refused=min(usage.refused, _MOST),
+        repeated=min(usage.repeated, _MOST),
+        worker_us=min(usage.worker_us, _MOST),
     )
 
 

@@ -140,6 +140,7 @@ class Leader:
                     self._changed(uid)
         finally:
             metrics.LEADING.set(0)
+            metrics.USAGE.only(set())  # the next leader's go on; both together would be counted twice
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -3,10 +3,12 @@ function now and then for Prometheus, writes the sums down once a day, and remov
 
 A sum reads every record of its function, so this rests for twenty times as long as it read."""
 
+from collections.abc import Mapping
+
 from dormouse_core import transactions, usages
 from dormouse_core.keys import Function, Keys, named
 from dormouse_core.limits import USAGE_DAYS
-from dormouse_core.seams import Clock, CreatedIs, Delete, Full, ModIs, Put, Store, StoreError, Txn
+from dormouse_core.seams import Clock, CreatedIs, Delete, Full, Item, ModIs, Put, Store, StoreError, Txn
 from dormouse_core.usages import SECOND_US
 from dormouse_kit import log, scanning
 
@@ -65,27 +67,30 @@ class UsageKeeper:
     async def fold(self, function: Function) -> None:
         """Adds what workers that are gone have left to the totals of former ones, in the transaction that removes it."""
         prefix = self._keys.usages_of_workers(function)
-        left = {item.key.removeprefix(prefix): item for item in (await self._store.list(prefix)).items}
-        names = [name for name in left if named(name)]
-        for at in range(0, len(names), TOGETHER):
-            part = names[at : at + TOGETHER]
-            total_key = self._keys.usage_of_former(function)
-            entries = {name: self._keys.worker(function, name) for name in part}
-            _, items = await self._store.get([total_key, *entries.values()])
-            gone = [name for name in part if entries[name] not in items]
-            if not gone:
-                continue
-            total = items.get(total_key)
-            used = [each for name in gone for each in (usages.decode(left[name].value) or {}).items()]
-            txn = transactions.fold(
-                self._keys,
-                function,
-                {name: left[name].mod_revision for name in gone},
-                usages.folded(total.value if total else None, used),
-                usage_mod=total.mod_revision if total else 0,
-                leader_new=self._leader_new,
-            )
-            await self._store.txn(txn)  # refused: something has changed, and the next round looks again
+        async for page in scanning.pages(self._store, self._clock, prefix):
+            left = {item.key.removeprefix(prefix): item for item in page.items}
+            names = [name for name in left if named(name)]
+            for at in range(0, len(names), TOGETHER):
+                await self._fold(function, {name: left[name] for name in names[at : at + TOGETHER]})
+
+    async def _fold(self, function: Function, left: Mapping[str, Item]) -> None:
+        total_key = self._keys.usage_of_former(function)
+        entries = {name: self._keys.worker(function, name) for name in left}
+        _, items = await self._store.get([total_key, *entries.values()])
+        gone = [name for name in left if entries[name] not in items]
+        if not gone:
+            return
+        total = items.get(total_key)
+        used = [each for name in gone for each in (usages.decode(left[name].value) or {}).items()]
+        txn = transactions.fold(
+            self._keys,
+            function,
+            {name: left[name].mod_revision for name in gone},
+            usages.folded(total.value if total else None, used),
+            usage_mod=total.mod_revision if total else 0,
+            leader_new=self._leader_new,
+        )
+        await self._store.txn(txn)  # refused: something has changed, and the next round looks again
 
     async def keep(self, function: Function, guards: tuple[CreatedIs | ModIs, ...]) -> bool:
         """As `writes.DeletedUsage`. Asked again it changes nothing: a deletion that is tried again has fewer records to sum. A full store

@@ -48,22 +48,28 @@ async def of_function(store: Store, clock: Clock, keys: Keys, function: Function
 
 
 async def _once(store: Store, clock: Clock, keys: Keys, function: Function, now_us: int) -> Sum:
-    found = Sum()
-    listing = await store.list(keys.usages(function))
-    for item in listing.items:
-        totals = usages.decode(item.value)
-        if totals is None:
-            found.unread += 1
-            log.warning("usage cannot be read, and is left out", function=function.label, key=item.key)
-        else:
-            usages.include(found.totals, totals)
+    found, revision = Sum(), 0
+    async for page in scanning.pages(store, clock, keys.usages(function)):
+        revision = page.revision
+        for item in page.items:
+            totals = usages.decode(item.value)
+            if totals is None:
+                found.unread += 1
+                log.warning("usage cannot be read, and is left out", function=function.label, key=item.key)
+            else:
+                usages.include(found.totals, totals)
+        _bound(found)
     prefix = keys.states(function)
-    async for page in scanning.pages(store, clock, prefix, revision=listing.revision):
+    async for page in scanning.pages(store, clock, prefix, revision=revision):
         for item in page.items:
             _add(found, item, prefix, now_us)
-        if len(found.totals) > MOST_TENANTS:
-            found.totals = usages.bounded(found.totals)
+        _bound(found)
     return found
+
+
+def _bound(found: Sum) -> None:
+    if len(found.totals) > MOST_TENANTS:
+        found.totals = usages.bounded(found.totals)
 
 
 def _add(found: Sum, item: Item, prefix: str, now_us: int) -> None:
@@ -142,9 +148,8 @@ class Reader:
                 yield function_of(registered.entry), registered.entry.created_us, None
         for item in (await self._store.list(self._keys.retaineds)).items:
             namespace, _, name = item.key.removeprefix(self._keys.retaineds).partition("/")
-            kept = state_pb2.Retained.FromString(item.value) if wanted(namespace, name) else None
-            if kept is not None:
-                yield Function(namespace, name, kept.store_id), 0, None
+            if wanted(namespace, name) and (store_id := _store_id(item)):
+                yield Function(namespace, name, store_id), 0, None
         async for page in scanning.pages(self._store, self._clock, self._keys.deleted_usages):
             for item in page.items:
                 namespace, name, uid = item.key.removeprefix(self._keys.deleted_usages).split("/")
@@ -187,6 +192,14 @@ class Ended(Sum):
     """A sum that was written down. `at_us`: when."""
 
     at_us: int = 0
+
+
+def _store_id(item: Item) -> str:
+    """Of kept sessions; '': it cannot be read."""
+    try:
+        return str(state_pb2.Retained.FromString(item.value).store_id)
+    except DecodeError:
+        return ""
 
 
 def _ended(item: Item) -> Ended | None:

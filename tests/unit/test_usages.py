@@ -58,6 +58,8 @@ def test_a_record_of_a_build_that_counts_nothing_is_read_and_says_nothing() -> N
 
 def test_what_a_worker_writes_reduces_no_bill() -> None:
     assert usages.read(state_pb2.Usage(steps=-5, busy_us=3, live_byte_seconds=-(1 << 60))) == Usage(0, 3)
+    made_up = [("t", usages.read(state_pb2.Usage(steps=2**63 - 1, calls=2**63 - 1, worker_us=2**63 - 1, live_rest=2**31 - 1)))] * 2
+    assert (usages.decode(usages.folded(None, made_up)) or {})["t"].steps == 2**63 - 1, "and what is beyond all numbers stops nobody"
     assert usages.decode(b"\xff\xff") is None
     assert usages.decode(usages.folded(b"\xff\xff", [("t", Usage(2))])) == {"t": Usage(2)}
 
@@ -86,6 +88,10 @@ def test_a_tenant_is_as_its_caller_wrote_it(tenant: str) -> None:
     from dormouse_core.sessions.names import session_key
 
     assert usages.tenant_of(session_key(tenant, "s/1")) == tenant
+
+
+def test_of_a_key_that_is_no_text_the_tenant_is_text_all_the_same() -> None:
+    assert usages.decode(usages.encode({usages.tenant_of("a\udcff%ff/s:x"): Usage(1)})) == {"a?\ufffd": Usage(1)}
 
 
 def rows(*tenants: str) -> list[control_pb2.UsageRow]:
