@@ -162,6 +162,7 @@ def parser() -> argparse.ArgumentParser:
     sessions.add_argument("function", metavar="[NAMESPACE/]NAME")
     sessions.add_argument("session", nargs="?", default="", metavar="TENANT/i:N|TENANT/s:NAME", help="a session, as the list shows it")
     sessions.add_argument("--delete", action="store_true", help="delete this session, or all of --tenant; no worker is started for it")
+    sessions.add_argument("--cancel-alarm", metavar="NAME", help="cancel this alarm of the session; no worker is started for it")
     sessions.add_argument("--tenant", metavar="T", help='with --delete: all sessions of this tenant; "": those without a tenant')
     sessions.add_argument("-o", "--output", default="", choices=["", "yaml", "json"], help="the format; by default a table")
     sessions.add_argument("--limit", type=_limit, default=0, help="list at most this many; by default all")

@@ -80,13 +80,15 @@ def structured(found: Sequence[Message], form: str, single: bool = True) -> str:
 def sessions(found: Sequence[control_pb2.SessionInfo]) -> str:
     if not found:
         return "no sessions"
-    head = ["SESSION", "SHARD", "STEP", "BYTES", "EXPIRES", "STATE", "OWNER"]
-    return table(head, ([s.session, str(s.shard), str(s.step), str(s.bytes), _at(s.expires_us), _state(s), s.owner or "-"] for s in found))
+    head = ["SESSION", "SHARD", "STEP", "BYTES", "EXPIRES", "ALARM", "STATE", "OWNER"]
+    rows = ([s.session, str(s.shard), str(s.step), str(s.bytes), _at(s.expires_us), _alarm(s), _state(s), s.owner or "-"] for s in found)
+    return table(head, rows)
 
 
 def session(s: control_pb2.SessionInfo) -> str:
     lines = [sessions([s]), f"state version {s.state_version}"]
     lines += [f"  {plain(t.name)}: {t.datatype} {list(t.shape)}" for t in s.tensors]
+    lines += [f"alarm {plain(alarm.name)}: {_due(alarm)}" for alarm in s.alarms]
     return "\n".join(lines)
 
 
@@ -142,6 +144,19 @@ def _usage_cells(rows: Sequence[control_pb2.UsageRow], by: str) -> tuple[list[st
         deleted = _at(row.deleted_us) if row.deleted_us else ""
         found.append([row.namespace, row.name, deleted, *of, *(str(_USED[name](row)) for name in names)])
     return ["namespace", "name", "deleted", *more, *names], found
+
+
+def _alarm(s: control_pb2.SessionInfo) -> str:
+    """When the next one is run."""
+    due = [alarm.next_us for alarm in s.alarms if alarm.next_us]
+    return _at(min(due)) if due else "given up" if s.alarms else "-"
+
+
+def _due(alarm: control_pb2.AlarmInfo) -> str:
+    if not alarm.tries:
+        return f"due {_at(alarm.due_us)}"
+    then = f"next {_at(alarm.next_us)}" if alarm.next_us else "given up"
+    return f"was due {_at(alarm.due_us)}, failed {alarm.tries} times, {then} ({plain(alarm.error)})"
 
 
 def _state(s: control_pb2.SessionInfo) -> str:

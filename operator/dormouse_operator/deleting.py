@@ -160,7 +160,7 @@ def tombstone(data: bytes, now_us: int) -> bytes:
         usage = body.usage
         if usage is not None and not body.tombstone:
             usage = usages.settled(usage, body.expires_us, len(data), now_us)
-        body = msgspec.structs.replace(body, tombstone=True, kept=steps.slim(body.kept), expires_us=now_us, usage=usage)
+        body = msgspec.structs.replace(body, tombstone=True, kept=steps.slim(body.kept), expires_us=now_us, alarms=(), usage=usage)
     except (DataLoss, FailedPrecondition):
         body = Body("", True, 0, (), now_us, now_us, now_us)
     return records.encode(body, (), b"deleted/" + secrets.token_bytes(12))

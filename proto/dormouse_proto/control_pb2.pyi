@@ -349,7 +349,7 @@ class SessionsRequest(_message.Message):
     def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., page: _Optional[str] = ..., limit: _Optional[int] = ..., session: _Optional[str] = ...) -> None: ...
 
 class SessionInfo(_message.Message):
-    __slots__ = ("session", "shard", "step", "bytes", "expires_us", "ended", "owner", "state_version", "tensors")
+    __slots__ = ("session", "shard", "step", "bytes", "expires_us", "ended", "owner", "state_version", "tensors", "alarms")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -359,6 +359,7 @@ class SessionInfo(_message.Message):
     OWNER_FIELD_NUMBER: _ClassVar[int]
     STATE_VERSION_FIELD_NUMBER: _ClassVar[int]
     TENSORS_FIELD_NUMBER: _ClassVar[int]
+    ALARMS_FIELD_NUMBER: _ClassVar[int]
     session: str
     shard: int
     step: int
@@ -368,7 +369,22 @@ class SessionInfo(_message.Message):
     owner: str
     state_version: str
     tensors: _containers.RepeatedCompositeFieldContainer[_state_pb2.TensorMetadata]
-    def __init__(self, session: _Optional[str] = ..., shard: _Optional[int] = ..., step: _Optional[int] = ..., bytes: _Optional[int] = ..., expires_us: _Optional[int] = ..., ended: _Optional[bool] = ..., owner: _Optional[str] = ..., state_version: _Optional[str] = ..., tensors: _Optional[_Iterable[_Union[_state_pb2.TensorMetadata, _Mapping]]] = ...) -> None: ...
+    alarms: _containers.RepeatedCompositeFieldContainer[AlarmInfo]
+    def __init__(self, session: _Optional[str] = ..., shard: _Optional[int] = ..., step: _Optional[int] = ..., bytes: _Optional[int] = ..., expires_us: _Optional[int] = ..., ended: _Optional[bool] = ..., owner: _Optional[str] = ..., state_version: _Optional[str] = ..., tensors: _Optional[_Iterable[_Union[_state_pb2.TensorMetadata, _Mapping]]] = ..., alarms: _Optional[_Iterable[_Union[AlarmInfo, _Mapping]]] = ...) -> None: ...
+
+class AlarmInfo(_message.Message):
+    __slots__ = ("name", "due_us", "next_us", "tries", "error")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DUE_US_FIELD_NUMBER: _ClassVar[int]
+    NEXT_US_FIELD_NUMBER: _ClassVar[int]
+    TRIES_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    due_us: int
+    next_us: int
+    tries: int
+    error: str
+    def __init__(self, name: _Optional[str] = ..., due_us: _Optional[int] = ..., next_us: _Optional[int] = ..., tries: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class SessionsResponse(_message.Message):
     __slots__ = ("sessions", "next", "revision")
@@ -441,6 +457,22 @@ class UsageResponse(_message.Message):
     at_us: int
     since_us: int
     def __init__(self, rows: _Optional[_Iterable[_Union[UsageRow, _Mapping]]] = ..., at_us: _Optional[int] = ..., since_us: _Optional[int] = ...) -> None: ...
+
+class CancelAlarmRequest(_message.Message):
+    __slots__ = ("namespace", "name", "session", "alarm")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    ALARM_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    session: str
+    alarm: str
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., session: _Optional[str] = ..., alarm: _Optional[str] = ...) -> None: ...
+
+class CancelAlarmResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class StartRequest(_message.Message):
     __slots__ = ("instance", "spec", "grace_seconds")

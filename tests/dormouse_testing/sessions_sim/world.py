@@ -2,13 +2,14 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 from dormouse_core import limits, records, usages
+from dormouse_core.alarms import Change
 from dormouse_core.errors import Again, DormouseError, Internal, Unavailable
 from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Put, Txn
@@ -112,7 +113,7 @@ class Model:
                 done(Failed(Internal("the handler raised")))
                 return
             after = np.concatenate([chain, np.frombuffer(NUMBER.pack(call.number), np.uint8)])
-            done(Ran(self._world.reply(call, after.tobytes()), {"chain": after}))
+            done(Ran(self._world.reply(call, after.tobytes()), {"chain": after}, self._world.asks(call)))
 
         asyncio.get_running_loop().call_later(seconds, finish)
 
@@ -162,6 +163,10 @@ class World:
     def reply(self, call: Any, chain: bytes) -> bytes:
         """What a step answers whose state is now `chain`."""
         return chain
+
+    def asks(self, call: Any) -> Sequence[Change]:
+        """The alarms that its step sets."""
+        return ()
 
     def trace(self, text: str) -> None:
         if self._trace is not None:
@@ -225,7 +230,8 @@ class World:
         self._seen = self.etcd.revision
         for event in events:
             shard, _, session = event.key[len(prefix) :].partition("/")
-            erased = (KEYS.shard(FUNCTION, int(shard)).rpartition("/")[2], event.mod_revision) in left
+            entry = KEYS.shard(FUNCTION, int(shard))
+            erased = (entry.rpartition("/")[2], event.mod_revision) in left or self.etcd.item(entry) is None
             try:
                 self.history.landed(session, event, int(self.clock.now() * 1e6), erased=erased)
             except BaseException as violation:
