@@ -221,6 +221,22 @@ async def test_an_alarm_that_begins_late_says_so_in_its_key_before_it_runs() -> 
 
 
 @simulated
+async def test_a_session_slept_until_its_alarm_ran_and_what_is_noted_of_the_alarm_is_no_step() -> None:
+    store = MemoryStore(SimClock())
+    async with worker(store) as first:
+        await first.own()
+        await first.call("s", asks(1, Set("a", at(5), b"10")))
+    await asyncio.sleep(90)
+    async with worker(store, "w-2") as second:
+        await second.own()
+        await asyncio.sleep(2)
+        usage = (await record(store, "s")).body.usage
+        assert usage is not None
+        assert usage.steps == 2
+        assert (usage.live_us, usage.hibernated_us > 0) == (0, True)
+
+
+@simulated
 async def test_ten_thousand_alarms_run_once_each() -> None:
     async with worker(MemoryStore(SimClock())) as w:
         await w.own()

@@ -361,7 +361,7 @@ class Turns:
             session.base = revision
             session.body = body
             session.states = pending.states
-            session.read = False
+            session.read = session.read and pending.notes  # a note counts no time: the step that follows does
             session.trouble = None
             session.broken = b""
             self._account(session, len(pending.data))

@@ -128,6 +128,7 @@ class History:
         replied = chain_of(self._content(new[0].reply or b"")) if new else ()
         if before is not None and chain and chain == before.chain and record.body.step == before.step and not new:
             before.expires_us, before.revision = record.body.expires_us, event.mod_revision  # what is noted of an alarm: no step
+            self.steps -= 1
             return
         number = chain[-1] if chain else (replied[-1] if replied else None)
         reply = self._content(new[0].reply) if new and new[0].reply is not None else None
