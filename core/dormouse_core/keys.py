@@ -142,6 +142,17 @@ class Keys:
     def floor(self, f: Function, shard: int) -> str:
         return f"{self.floors(f)}{shard}"
 
+    def alarms(self, f: Function, shard: int | None = None) -> str:
+        """Of sessions with alarms, in the whole function or in one shard: when the earliest is due."""
+        return f"{self.data(f)}alarms/" + ("" if shard is None else f"{shard}/")
+
+    def alarm(self, f: Function, shard: int, session: str) -> str:
+        return f"{self.alarms(f, shard)}{session}"
+
+    def alarm_of(self, f: Function, state: str) -> str:
+        """The same of the session whose record's key is `state`."""
+        return f"{self.alarms(f)}{state.removeprefix(self.states(f))}"
+
     def usage(self, f: Function, worker: str, lane: int) -> str:
         return f"{self.data(f)}usage/{worker}/{lane}"
 

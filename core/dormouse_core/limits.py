@@ -947,12 +947,73 @@ CALLS_OF_STEPS = (
     ),
 )
 
+ALARMS = 100
+ALARM_NAME_CHARACTERS = 128
+ALARM_REQUEST_BYTES = 64 * KIB
+ALARM_AHEAD_DAYS = 3_653
+ALARM_AGAIN_SECONDS = 1.0
+ALARM_RETRY_SECONDS = 3600.0
+ALARM_TRIES = 30
+ALARM_ERROR_CHARACTERS = 500
+ALARM_KEY_SECONDS = 60.0
+ALARM_BLOCKED_SECONDS = 600.0
+ALARMS_TOGETHER = 64
+
+ALARMS_OF_SESSIONS = (
+    Limit(
+        "ALARMS",
+        "alarms that a session has, given-up ones too",
+        "alarms",
+        "our own: every step writes them",
+        "the step: RESOURCE_EXHAUSTED",
+    ),
+    Limit("ALARM_NAME_CHARACTERS", "an alarm's name", "characters", "our own", "`ctx.alarm`: INVALID_ARGUMENT"),
+    Limit(
+        "ALARM_REQUEST_BYTES",
+        "an alarm's inputs, as a request",
+        "bytes",
+        "our own: every step writes them",
+        "`ctx.alarm`: RESOURCE_EXHAUSTED",
+    ),
+    Limit("ALARM_AHEAD_DAYS", "from now to when an alarm is due", "days", "our own: ten years", "`ctx.alarm`: INVALID_ARGUMENT"),
+    Limit(
+        "ALARM_AGAIN_SECONDS",
+        "from a step of an alarm to the soonest alarm that it sets, and from its first failure to the next try",
+        "seconds",
+        "our own: one that sets itself again at once would take the worker",
+        "the alarm is due then",
+    ),
+    Limit(
+        "ALARM_RETRY_SECONDS", "between two tries of an alarm's step that fails; they double", "seconds", "our own", "it waits no longer"
+    ),
+    Limit("ALARM_TRIES", "tries of an alarm's step that fails: 19 hours", "tries", "our own", "it is given up, listed and logged"),
+    Limit("ALARM_ERROR_CHARACTERS", "what is kept of its last error", "characters", "our own; it is kept in etcd", "cut off"),
+    Limit(
+        "ALARM_KEY_SECONDS",
+        "from when an alarm was due to when its step begins under a key that says so",
+        "seconds",
+        "KEY_MARK_SECONDS: the sessions that it calls know such times for ten minutes",
+        "its key says when it began: one commit more",
+    ),
+    Limit(
+        "ALARM_BLOCKED_SECONDS",
+        "between two looks at alarms whose record a worker cannot read or the store does not let change",
+        "seconds",
+        "our own: each look wakes the function",
+        "said in the log each time",
+    ),
+    Limit(
+        "ALARMS_TOGETHER", "alarms that a worker runs side by side", "alarms", "our own: callers' steps run beside them", "the next waits"
+    ),
+)
+
 TABLE: Sequence[tuple[str, Sequence[Limit]]] = (
     ("Names", NAMES),
     ("Messages", MESSAGES),
     ("The store", STORE),
     ("Sessions", SESSIONS),
     ("Calls of steps", CALLS_OF_STEPS),
+    ("Alarms", ALARMS_OF_SESSIONS),
     ("Liveness and time", LIVENESS),
     ("Holds and scale", SCALE),
     ("Batching", BATCHING),

@@ -1,6 +1,6 @@
 """How a session's record lies in the store (the table of `docs/architecture.md`, key ``data/{D}/state/{shard}/{session}``).
 
-    1 byte   format number, 1
+    1 byte   format number: 1, or 2 where it has alarms, for a build that does not know these would write it without them
     4 bytes  CRC32C of what follows, big-endian
     the rest a protobuf dormouse.state.v1.Record
 
@@ -12,7 +12,7 @@ bytes are appended from then on. That is sound because concatenated protobuf mes
 (https://protobuf.dev/programming-guides/encoding/#last-one-wins).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import google_crc32c
 import msgspec
@@ -26,8 +26,9 @@ from dormouse_core.marks import NONE, Marks
 from dormouse_core.marks import read as read_marks
 
 FORMAT = 1
+FORMAT_ALARMS = 2
+_FORMATS = (FORMAT, FORMAT_ALARMS)
 _HEAD = 5
-_PREFIX = bytes([FORMAT])
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -78,6 +79,20 @@ class Horizons(msgspec.Struct, frozen=True):
         return highest
 
 
+class Alarm(msgspec.Struct, frozen=True):
+    """A step that a step of the session asked for, at a time (`alarms`). The fields are those of `state.proto`."""
+
+    name: str
+    due_us: int
+    id: str
+    request: bytes
+    next_us: int
+    tries: int = 0
+    error: str = ""
+    failed: bool = False
+    time_us: int = 0
+
+
 class Body(msgspec.Struct, frozen=True):
     """A record without its tensors: what the rules about keys, order and expiry look at. Immutable; each step makes the next one."""
 
@@ -92,6 +107,7 @@ class Body(msgspec.Struct, frozen=True):
     expires_us: int
     horizons: Horizons | None = None
     """None: a build that knew only the two above wrote it; they hold for every maker."""
+    alarms: tuple[Alarm, ...] = ()
 
     def known(self) -> Horizons:
         return self.horizons or common(self.horizon_us, self.newest_us)
@@ -134,17 +150,29 @@ def encode(body: Body, tensors: Iterable[state_pb2.Tensor], write_id: bytes) -> 
         newest_us=body.newest_us,
         expires_us=body.expires_us,
         horizons=None if body.horizons is None else _horizons(body.horizons),
+        alarms=[_alarm(alarm) for alarm in body.alarms],
     ).SerializeToString()
-    message = head + b"".join([kept.encoded for kept in body.kept])
+    return _framed(head + b"".join([kept.encoded for kept in body.kept]), bool(body.alarms))
+
+
+def _framed(message: bytes, alarms: bool) -> bytes:
     checksum: int = google_crc32c.value(message)
-    return _PREFIX + checksum.to_bytes(4, "big") + message
+    return bytes((FORMAT_ALARMS if alarms else FORMAT,)) + checksum.to_bytes(4, "big") + message
+
+
+def _alarm(it: Alarm) -> state_pb2.Alarm:
+    return state_pb2.Alarm(**msgspec.structs.asdict(it))
+
+
+def _read_alarm(it: state_pb2.Alarm) -> Alarm:
+    return Alarm(it.name, it.due_us, it.id, it.request, it.next_us, it.tries, it.error, it.failed, it.time_us)
 
 
 def _parse(data: bytes) -> state_pb2.Record:
     if len(data) < _HEAD:
         raise DataLoss(f"the session's record is {len(data)} bytes long, at least {_HEAD} are required")
-    if data[0] != FORMAT:
-        raise FailedPrecondition(f"the session's record has format {data[0]}, this worker reads format {FORMAT}")
+    if data[0] not in _FORMATS:
+        raise FailedPrecondition(f"the session's record has format {data[0]}, this worker reads formats up to {FORMAT_ALARMS}")
     message = data[_HEAD:]
     if google_crc32c.value(message) != int.from_bytes(data[1:_HEAD], "big"):
         raise DataLoss("the session's record fails its checksum")
@@ -167,8 +195,17 @@ def decode(data: bytes) -> Record:
         newest_us=parsed.newest_us,
         expires_us=parsed.expires_us,
         horizons=_read_horizons(parsed.horizons) if known else None,
+        alarms=tuple(map(_read_alarm, parsed.alarms)),
     )
     return Record(body, tuple(parsed.tensors), parsed.write_id)
+
+
+def edited(data: bytes, write_id: bytes, edit: Callable[[state_pb2.Record], None]) -> bytes:
+    """The record with a change, by who need not know all that is in it: what this build does not know stays. Errors as `decode`."""
+    parsed = _parse(data)
+    edit(parsed)
+    parsed.write_id = write_id
+    return _framed(parsed.SerializeToString(), bool(parsed.alarms))
 
 
 def _read_kept(it: state_pb2.KeptKey, known: bool) -> Kept:

@@ -148,11 +148,12 @@ def handoff(keys: Keys, f: Function, shard: int, target: str, *, shard_mod: int,
     return Txn(compares, (Put(keys.shard(f, shard), _entry(target, epoch + 1)), Delete(keys.move(f, shard))))
 
 
-def commit(fences: Mapping[str, int], bases: Iterable[tuple[str, int]], floors: Mapping[str, int], writes: Iterable[Put]) -> Txn:
+def commit(fences: Mapping[str, int], bases: Iterable[tuple[str, int]], floors: Mapping[str, int], writes: Iterable[Put | Delete]) -> Txn:
     """Makes one step of each of many sessions durable. All three are key -> mod as read.
 
     `fences`: the entries of every shard touched. `bases`: every record. `floors`: of every shard in which a record is created; without them
-    a late write could find "absent" again after a removal (rules *compare-all* and *floor*).
+    a late write could find "absent" again after a removal (rules *compare-all* and *floor*). `writes`: the records, and with one whose
+    earliest alarm is another now the key that says when it is due (rule *alarm*).
     """
     compares = [ModIs(key, mod) for key, mod in fences.items()]
     compares += [ModIs(key, mod) for key, mod in bases]
@@ -168,6 +169,16 @@ def preserve(fence: tuple[str, int], base: tuple[str, int], copy: Put) -> Txn:
     interrupts this leaves the broken bytes where they were; the same copy may be made twice.
     """
     return counted(Txn((ModIs(*fence), ModIs(*base)), (copy,)))
+
+
+def due(key: str, due_us: int | None) -> Put | Delete:
+    """When a session's earliest alarm is to be tried; None: it has none."""
+    return Delete(key) if due_us is None else Put(key, bytes(state_pb2.AlarmEntry(due_us=due_us).SerializeToString()))
+
+
+def remind(fence: tuple[str, int], base: tuple[str, int], write: Put | Delete) -> Txn:
+    """The owner puts right when a session's alarms are looked at next, and changes no record. `fence`, `base`: key -> mod as read."""
+    return Txn((ModIs(*fence), ModIs(*base)), (write,))
 
 
 # ------------------------------------------------------------------------------------------------------------- owner and leader
@@ -203,7 +214,8 @@ def erase(keys: Keys, f: Function, shard: int, records: Mapping[str, int], *, sh
     entry, so that nothing that is under way to the shard can land. The tombstones are owed (`dormouse_operator.owing`)."""
     compares: list[Compare] = [CreatedIs(keys.leader, leader_new), ModIs(keys.shard(f, shard), shard_mod)]
     compares += [ModIs(key, mod) for key, mod in records.items()]
-    return counted(Txn(tuple(compares), (*map(Delete, records), Delete(keys.shard(f, shard)), Delete(keys.move(f, shard)))))
+    alarms = (Delete(keys.alarm_of(f, key)) for key in records)
+    return counted(Txn(tuple(compares), (*map(Delete, records), *alarms, Delete(keys.shard(f, shard)), Delete(keys.move(f, shard)))))
 
 
 def replace(
@@ -216,7 +228,18 @@ def replace(
     leader_new: int,
 ) -> Txn:
     """The leader deletes sessions: their records (key -> mod as read, next value) become tombstones, whoever owns the shard. The owner's
-    next commit to one of them fails the comparison of its record."""
+    next commit to one of them fails the comparison of its record. Their alarms go."""
     compares: list[Compare] = [CreatedIs(keys.leader, leader_new), ModIs(keys.shard(f, shard), shard_mod)]
     compares += [ModIs(key, mod) for key, (mod, _) in tombstones.items()]
-    return counted(Txn(tuple(compares), tuple(Put(key, value) for key, (_, value) in tombstones.items())))
+    writes = [write for key, (_, value) in tombstones.items() for write in (Put(key, value), Delete(keys.alarm_of(f, key)))]
+    return counted(Txn(tuple(compares), tuple(writes)))
+
+
+def cancel_alarm(
+    keys: Keys, f: Function, shard: int, record: tuple[str, int, bytes], due_us: int | None, *, shard_mod: int, leader_new: int
+) -> Txn:
+    """The leader takes an alarm out of a record, whoever owns the shard. `record`: its key, mod as read, and next value; `due_us`: of the
+    earliest alarm that is left."""
+    key, mod, value = record
+    compares = (CreatedIs(keys.leader, leader_new), ModIs(keys.shard(f, shard), shard_mod), ModIs(key, mod))
+    return Txn(compares, (Put(key, value), due(keys.alarm_of(f, key), due_us)))

@@ -157,7 +157,7 @@ def tombstone(data: bytes, now_us: int) -> bytes:
     """The record that is left of `data`: its keys without their replies, so that a copy of a call that ran does not run again."""
     try:
         body = records.decode(data).body
-        body = msgspec.structs.replace(body, tombstone=True, kept=steps.slim(body.kept), expires_us=now_us)
+        body = msgspec.structs.replace(body, tombstone=True, kept=steps.slim(body.kept), expires_us=now_us, alarms=())
     except (DataLoss, FailedPrecondition):
         body = Body("", True, 0, (), now_us, now_us, now_us)
     return records.encode(body, (), b"deleted/" + secrets.token_bytes(12))

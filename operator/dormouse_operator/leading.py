@@ -21,6 +21,7 @@ from dormouse_kit import log
 from dormouse_proto import control_pb2, state_pb2
 
 from dormouse_operator import metrics, status
+from dormouse_operator.alarms import AlarmWatch
 from dormouse_operator.counting import Counts
 from dormouse_operator.deleting import Deleter
 from dormouse_operator.demands import Demands
@@ -92,6 +93,7 @@ class Leader:
             removal_wait=removal_wait,
             now_us=self.timekeeper.skew.now_us,
         )
+        self._alarms = AlarmWatch(store, clock, keys, self.view, self.demands, self.timekeeper.skew.now_us)
         self._owed = Owed(store, clock, keys, leader_new, self._replaced, self.timekeeper.skew.best_us)
         self.deleter = Deleter(store, clock, keys, leader_new, self._replaced, self._owed)
         self._orphans = Orphans(store, clock, keys, self.view, leader_new)
@@ -123,6 +125,7 @@ class Leader:
                 log.event("leading", functions=len(self.view.functions))
                 group.create_task(self._observe())
                 group.create_task(self.sweeper.run())
+                group.create_task(self._alarms.run())
                 group.create_task(self._orphans.run())
                 group.create_task(self._owed.run())
                 group.create_task(self.timekeeper.run())
@@ -222,6 +225,7 @@ class Leader:
     async def _replaced(self, function: Function, shard: int, sessions: Sequence[str]) -> None:
         """The leader has written these sessions' records: their owner forgets what it has of them, and they are counted again."""
         self.sweeper.forget(function.uid)
+        self._alarms.forget(function.uid)
         owner = self.view.owner(function.uid, shard)
         if owner in self.view.workers(function.uid) and (report := self.view.report(owner)) is not None:
             order = self.counts.heard(function.uid, owner, report)

@@ -40,7 +40,7 @@ class KeptKey(_message.Message):
     def __init__(self, timestamp_us: _Optional[int] = ..., id: _Optional[str] = ..., digest: _Optional[bytes] = ..., reply: _Optional[bytes] = ..., reply_gone: _Optional[bool] = ..., step: _Optional[int] = ..., maker: _Optional[str] = ..., write_id: _Optional[bytes] = ...) -> None: ...
 
 class Record(_message.Message):
-    __slots__ = ("state_version", "write_id", "tombstone", "tensors", "step", "kept", "horizon_us", "newest_us", "expires_us", "horizons")
+    __slots__ = ("state_version", "write_id", "tombstone", "tensors", "step", "kept", "horizon_us", "newest_us", "expires_us", "horizons", "alarms")
     STATE_VERSION_FIELD_NUMBER: _ClassVar[int]
     WRITE_ID_FIELD_NUMBER: _ClassVar[int]
     TOMBSTONE_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +51,7 @@ class Record(_message.Message):
     NEWEST_US_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_US_FIELD_NUMBER: _ClassVar[int]
     HORIZONS_FIELD_NUMBER: _ClassVar[int]
+    ALARMS_FIELD_NUMBER: _ClassVar[int]
     state_version: str
     write_id: bytes
     tombstone: bool
@@ -61,7 +62,36 @@ class Record(_message.Message):
     newest_us: int
     expires_us: int
     horizons: Horizons
-    def __init__(self, state_version: _Optional[str] = ..., write_id: _Optional[bytes] = ..., tombstone: _Optional[bool] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., step: _Optional[int] = ..., kept: _Optional[_Iterable[_Union[KeptKey, _Mapping]]] = ..., horizon_us: _Optional[int] = ..., newest_us: _Optional[int] = ..., expires_us: _Optional[int] = ..., horizons: _Optional[_Union[Horizons, _Mapping]] = ...) -> None: ...
+    alarms: _containers.RepeatedCompositeFieldContainer[Alarm]
+    def __init__(self, state_version: _Optional[str] = ..., write_id: _Optional[bytes] = ..., tombstone: _Optional[bool] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., step: _Optional[int] = ..., kept: _Optional[_Iterable[_Union[KeptKey, _Mapping]]] = ..., horizon_us: _Optional[int] = ..., newest_us: _Optional[int] = ..., expires_us: _Optional[int] = ..., horizons: _Optional[_Union[Horizons, _Mapping]] = ..., alarms: _Optional[_Iterable[_Union[Alarm, _Mapping]]] = ...) -> None: ...
+
+class Alarm(_message.Message):
+    __slots__ = ("name", "due_us", "id", "request", "next_us", "tries", "error", "failed", "time_us")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DUE_US_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    NEXT_US_FIELD_NUMBER: _ClassVar[int]
+    TRIES_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    TIME_US_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    due_us: int
+    id: str
+    request: bytes
+    next_us: int
+    tries: int
+    error: str
+    failed: bool
+    time_us: int
+    def __init__(self, name: _Optional[str] = ..., due_us: _Optional[int] = ..., id: _Optional[str] = ..., request: _Optional[bytes] = ..., next_us: _Optional[int] = ..., tries: _Optional[int] = ..., error: _Optional[str] = ..., failed: _Optional[bool] = ..., time_us: _Optional[int] = ...) -> None: ...
+
+class AlarmEntry(_message.Message):
+    __slots__ = ("due_us",)
+    DUE_US_FIELD_NUMBER: _ClassVar[int]
+    due_us: int
+    def __init__(self, due_us: _Optional[int] = ...) -> None: ...
 
 class Horizons(_message.Message):
     __slots__ = ("common_us", "makers", "callers_us", "newest_us", "newest_caller_us", "mark_times", "mark_prints", "below_marks_us")

@@ -7,15 +7,17 @@ know nothing of frames, tensors' names or models; the runner knows nothing of sh
 Everything here is called on the worker's event loop.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dormouse_core import limits
+from dormouse_core.alarms import Change
 from dormouse_core.callkeys import CallKey
 from dormouse_core.errors import DormouseError
+from dormouse_core.records import Alarm
 
 States = dict[str, np.ndarray]  # a session's tensors by the name of the state *input*, each with its full shape
 
@@ -90,6 +92,10 @@ class Step:
     rev: int = 0  # dormouse-rev: the sender's map was read at this revision; 0 unknown (rule *newest-map*)
     deadline: float = float("inf")  # the caller's, on the monotonic clock. The step limit runs from the step's turn
     cancelled: bool = False  # set by Sessions.cancel
+    rings: bool = False
+    """Nobody's call: whichever alarm of the session is due when its turn comes."""
+    alarm: Alarm | None = None
+    """That alarm, once the turn has come; `call` is for the driver to make of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,8 @@ class Ran:
 
     reply: bytes
     states: States
+    alarms: Sequence[Change] = ()
+    """What the step asked for, in its order."""
 
 
 @dataclass(frozen=True, slots=True)

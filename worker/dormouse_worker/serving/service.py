@@ -25,6 +25,7 @@ from dormouse_worker.process.scheduling import Scheduling
 from dormouse_worker.serving.counters import Counters
 from dormouse_worker.serving.door import Door
 from dormouse_worker.sessions import Answer, Failed, Outcome, Runner, Step
+from dormouse_worker.sessions.alarms import whose
 from dormouse_worker.transport import calls, frames, streamed
 from dormouse_worker.transport.asgi import Call, Metadata, Transport
 
@@ -202,6 +203,19 @@ class Service:
         )
         call.on_gone = lambda: sessions.cancel(step)
         sessions.submit(step)
+
+    def alarmed(self, step: Step) -> Request:
+        """What an alarm's step is run with. InvalidArgument: this revision does not take what was asked for."""
+        assert step.alarm is not None
+        request = self._decoder.decode(step.alarm.request)
+        tenant, session = whose(step.session)
+        if self._correlation is not None:
+            request.correlation = self._correlation.id(session)
+        request.session, request.tenant, request.session_key = str(session), tenant, step.session
+        key = step.key
+        request.key, request.alarm = str(key), step.alarm.name
+        request.identify = lambda: (key, b"")
+        return request
 
     # ----------------------------------------------------------------------------------------------------------------- answers
     def _ran(self, call: Call, outcome: Outcome) -> None:
