@@ -1,4 +1,5 @@
-"""Customers who file claims, with the unmodified tritonclient: `python caller.py HOST:PORT FIRST AGAIN`: seconds until reminders."""
+"""Customers who file claims, with the unmodified tritonclient: `python caller.py HOST:PORT FROM TO FIRST AGAIN`: claims
+FROM to TO, of which whoever decides is reminded FIRST seconds after they are filed, and again AGAIN seconds later."""
 
 import json
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import tritonclient.grpc as triton
 
 client = triton.InferenceServerClient(sys.argv[1])
-first, again = int(time.time()) + int(sys.argv[2]), int(sys.argv[3])
+first, again = int(sys.argv[4]), int(sys.argv[5])
 made, lock = bills.bills(), threading.Lock()
 
 
@@ -19,7 +20,7 @@ def file(number: int) -> None:
     bill = made[number]
     sent = [
         triton.InferInput("picture", bill.picture.shape, "FP32").set_data_from_numpy(bill.picture),
-        triton.InferInput("filed", [4], "INT64").set_data_from_numpy(np.array([bill.cents, bill.account, first, again])),
+        triton.InferInput("filed", [4], "INT64").set_data_from_numpy(np.array([bill.cents, bill.account, int(time.time()) + first, again])),
     ]
     headers = {"dormouse-session": f"claim-{number}", "dormouse-idempotency-key": f"{time.time_ns() // 1000:016d}-claim-{number}"}
     began = time.monotonic()
@@ -32,4 +33,4 @@ def file(number: int) -> None:
 
 
 with ThreadPoolExecutor(4) as pool:
-    list(pool.map(file, range(bills.CLAIMS)))
+    list(pool.map(file, range(int(sys.argv[2]), int(sys.argv[3]))))
