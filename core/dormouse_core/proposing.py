@@ -6,11 +6,13 @@ are taken away, one input and one output are left under that stem, and datatype,
 back as a doubt, with its reason, for a person to decide.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dormouse_core.spec import Controls
+from dormouse_core.tensors import DATATYPES
 
 BEFORE = frozenset({"in", "input", "inputs", "prev", "previous", "past", "old", "init", "initial"})
 AFTER = frozenset({"out", "output", "outputs", "next", "new", "present", "updated", "final", "r"})
@@ -43,6 +45,14 @@ class Pair:
     output: Value
     batch_axis: int | None
     initial: tuple[int, ...] | None
+
+    @property
+    def growth(self) -> int:
+        """Bytes by which a row's state grows with each place of the dimension that begins empty; 0: it has none, or that is not known."""
+        kind = DATATYPES.get(self.input.datatype)
+        if self.initial is None or self.initial.count(0) != 1 or kind is None:
+            return 0
+        return math.prod(size or 1 for size in self.initial) * (kind.itemsize or 0)
 
 
 @dataclass(frozen=True, slots=True)

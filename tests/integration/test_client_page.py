@@ -64,12 +64,13 @@ def ran(system: System, *command: object, code: str = "") -> str:
 
 def test_each_program_of_the_page_for_callers_runs_as_it_stands(system: System) -> None:
     programs = blocks("python")
-    assert len(programs) == 4
+    assert len(programs) == 5
     said = [ran(system, PYTHON if "tritonclient" in code else sys.executable, "-", code=code).split() for code in programs]
     assert said[0][1::2] == ["1", "2", "3"], "the steps of the card"
     assert len(said[1]) == 4
     assert said[2][1] == "1"
     assert said[3] == ["[1]", "[2]", "[3]"], "what the teller says, and no empty last one"
+    assert said[4] == ["[1]", "[2]", "[3]"], "by our own client"
 
 
 def test_each_command_of_the_page_for_callers_runs_as_it_stands(system: System) -> None:

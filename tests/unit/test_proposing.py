@@ -52,6 +52,25 @@ def doubts(inputs: str, outputs: str) -> tuple[str, ...]:
                 ("past_key_values.0.value", "present.0.value", 0, (1, 4, 0, 64)),
             ],
         ),
+        (
+            "input_ids INT64 batch_size sequence_length, "
+            "attention_mask INT64 batch_size past_sequence_length+sequence_length, "
+            "position_ids INT64 batch_size sequence_length, "
+            "past_key_values.0.key FP16 batch_size 4 past_sequence_length 64, "
+            "past_key_values.0.value FP16 batch_size 4 past_sequence_length 64, "
+            "past_key_values.10.key FP16 batch_size 4 past_sequence_length 64, "
+            "past_key_values.10.value FP16 batch_size 4 past_sequence_length 64",
+            "logits FP32 batch_size sequence_length 99, "
+            "present.0.key FP16 batch_size 4 past_sequence_length+sequence_length 64, "
+            "present.0.value FP16 batch_size 4 past_sequence_length+sequence_length 64, "
+            "present.10.key FP16 batch_size 4 past_sequence_length+sequence_length 64, "
+            "present.10.value FP16 batch_size 4 past_sequence_length+sequence_length 64",
+            [
+                (f"past_key_values.{layer}.{what}", f"present.{layer}.{what}", 0, (1, 4, 0, 64))
+                for layer in (0, 10)
+                for what in ("key", "value")
+            ],
+        ),
         ("x FP32 N 80, cached_key_0 FP32 128 N 9, cached_key_1 FP32 64 N 9",
          "y FP32 N 5, new_cached_key_0 FP32 128 N 9, new_cached_key_1 FP32 64 N 9",
          [("cached_key_0", "new_cached_key_0", 1, None), ("cached_key_1", "new_cached_key_1", 1, None)]),
@@ -65,6 +84,22 @@ def doubts(inputs: str, outputs: str) -> tuple[str, ...]:
 )  # fmt: skip
 def test_pairs(inputs: str, outputs: str, pairs: list[tuple[Any, ...]]) -> None:
     assert proposed(inputs, outputs) == pairs
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "growth"),
+    [
+        ("x INT64 b n, past.key FP16 b 4 p 64", "y FP32 b n, present.key FP16 b 4 total 64", [512]),
+        ("x INT64 b n, past.key FP32 b p 64", "y FP32 b n, present.key FP32 b total 64", [256]),
+        ("x INT64 b n, past.key FP32 b 4 64", "y FP32 b n, present.key FP32 b 4 64", [0]),
+        ("x INT64 b n, past.key FP32 b p 64", "y FP32 b n, present.key FP32 b p 64", [0]),
+        ("x INT64 b n, past.key FP32 b p q", "y FP32 b n, present.key FP32 b r s", [0]),
+        ("x INT64 b n, past.key BYTES b p 64", "y FP32 b n, present.key BYTES b total 64", [0]),
+    ],
+)  # fmt: skip
+def test_how_a_state_grows(inputs: str, outputs: str, growth: list[int]) -> None:
+    found = propose([value(line) for line in inputs.split(", ")], [value(line) for line in outputs.split(", ")])
+    assert [pair.growth for pair in found.pairs] == growth
 
 
 @pytest.mark.parametrize(
