@@ -59,7 +59,7 @@ class Others:
 
 
 def main() -> None:
-    bill = bills.bills()[2]
+    bill = bills.bills()[9]
     made = claim.Claim()
     base = Context(function="examples/claim", revision="picture", model=HERE)
     made.setup(base)
@@ -84,7 +84,7 @@ def main() -> None:
         axes.step(days, [*line, line[-1]], where="post", label=name)
     for day, what in zip(DAYS, ("filed", "reminded", "reminded", "decided: paid"), strict=True):
         axes.axvline(day, color="0.6", linewidth=0.8, linestyle=":")
-        axes.annotate(what, (day, axes.get_ylim()[1]), rotation=90, va="top", ha="right", fontsize=8, color="0.3")
+        axes.annotate(what, (day, -1.5), rotation=90, va="center", ha="right", fontsize=8, color="0.3")
     axes.set(xlabel="day", ylabel="money, since before", title="A claim's accounts: each step counts once; between the steps nothing runs")
     axes.legend(fontsize=8, loc="lower left")
     figure.savefig(HERE / "claim.png", dpi=80, metadata={"Software": None})
