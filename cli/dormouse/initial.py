@@ -14,7 +14,7 @@ from typing import Any
 
 from dormouse_core import spec as specs
 from dormouse_core.errors import FailedPrecondition, InvalidArgument
-from dormouse_core.limits import FUNCTION_NAME_CHARACTERS
+from dormouse_core.limits import FUNCTION_NAME_CHARACTERS, STATE_BYTES
 from dormouse_core.plain import plain
 from dormouse_core.proposing import Pair, Proposal, Value, propose
 from dormouse_core.tensors import from_onnx
@@ -86,6 +86,12 @@ def render(name: str, uri: str, proposal: Proposal, batching: Sequence[str]) -> 
             more = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""
             lines.append(f"      # {plain(pairs[0].input.name)}{more}: {plain(why)}")
             lines += [f"      - {_state(pair)}" for pair in pairs]
+        if growth := sum(pair.growth for pair in proposal.pairs):
+            lines += [
+                f"    # What begins with a size of 0 grows, by {growth} bytes with each place: with {STATE_BYTES // growth}",
+                f"    # a session is full ({STATE_BYTES} bytes), and its steps are refused (RESOURCE_EXHAUSTED).",
+                "    # A handler can keep the last places alone.",
+            ]
         controls = proposal.controls
         if controls is not None:
             named = {

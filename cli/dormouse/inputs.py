@@ -24,7 +24,8 @@ def parse(text: str, declared: dict[str, str]) -> tuple[str, Input]:
     try:
         data = json.loads(value)
     except ValueError as error:
-        raise InvalidArgument(f"--input {name}: not valid JSON: {error}") from None
+        allowed = f"""'{name}=[["text"]]'""" if datatype == "BYTES" else f"'{name}=[[1, 2]]'"
+        raise InvalidArgument(f"--input {name}: {value[:40]!r} found, JSON is allowed, such as {allowed} ({error})") from None
     return name, Input(_convert(name, data, datatype), datatype)
 
 

@@ -275,11 +275,28 @@ def declaration_of(handler: Any, *, stateful: bool) -> Declaration:
             faults.append(f"states: a session of {least} bytes found, at most {limits.STATE_BYTES} are allowed")
     if handler.step is Handler.step:
         faults.append("step: not found, it is required")
+    elif found := _other_arguments(handler):
+        faults.append(f"step: step{found} found, step(self, inputs, state, ctx) is required, without sessions too")
     if faults:
         raise FailedPrecondition("\n".join(f"handler {_name(handler)}: {fault}" for fault in faults))
     streams = inspect.isasyncgenfunction(handler.step)
     is_async = streams or inspect.iscoroutinefunction(handler.step)
     return Declaration(inputs, outputs, states, is_async, streams or inspect.isgeneratorfunction(handler.step))
+
+
+def _other_arguments(handler: type[Handler]) -> str:
+    """The arguments of its `step`, where it cannot be called with the three that it is given: told when the function is applied, and not by
+    the first call."""
+    given = 3 if isinstance(inspect.getattr_static(handler, "step"), staticmethod | classmethod) else 4
+    try:
+        signature = inspect.signature(handler.step)
+    except (TypeError, ValueError):  # compiled: nothing is known of it
+        return ""
+    try:
+        signature.bind(*range(given))
+    except TypeError:
+        return str(signature)
+    return ""
 
 
 def _declared(handler: type[Handler], name: str, kind: type[Tensor] | type[State], faults: list[str]) -> tuple[Any, ...]:

@@ -6,17 +6,19 @@ are taken away, one input and one output are left under that stem, and datatype,
 back as a doubt, with its reason, for a person to decide.
 """
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dormouse_core.spec import Controls
+from dormouse_core.tensors import DATATYPES
 
 BEFORE = frozenset({"in", "input", "inputs", "prev", "previous", "past", "old", "init", "initial"})
 AFTER = frozenset({"out", "output", "outputs", "next", "new", "present", "updated", "final", "r"})
 VAGUE = frozenset({"", "ids", "id", "mask", "data", "audio", "image", "tensor", "signal", "wav", "features", "length", "lengths", "len"})
 """Stems that say nothing about memory: `input_ids` and `output_ids` are no state."""
-STATEFUL = re.compile(r"state|cache|hidden|memory|mems?\b|past|present|buffer|context|lstm|gru|rnn", re.IGNORECASE)
+STATEFUL = re.compile(r"state|cache|hidden|memory|mems?\b|past|present|buffer|context|lstm|gru|rnn|^[hc]x?_?0?$", re.IGNORECASE)
 ENDING = "the output has the input's name with the ending of a next value"
 WORDS = "input and output have one name but for the words for before and after"
 CONTROLS = {"start": "start", "end": "end", "ready": "ready", "corrid": "correlation_id"}
@@ -47,6 +49,14 @@ class Pair:
     initial: tuple[int, ...] | None
     why: str
 
+    @property
+    def growth(self) -> int:
+        """Bytes by which a row's state grows with each place of the dimension that begins empty; 0: it has none, or that is not known."""
+        kind = DATATYPES.get(self.input.datatype)
+        if self.initial is None or self.initial.count(0) != 1 or kind is None:
+            return 0
+        return math.prod(size or 1 for size in self.initial) * (kind.itemsize or 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
@@ -57,6 +67,7 @@ class Proposal:
 
 def propose(inputs: Sequence[Value], outputs: Sequence[Value]) -> Proposal:
     """Inputs that must be given, in the model's order; outputs likewise."""
+    inputs, outputs = [_unnamed(value) for value in inputs], [_unnamed(value) for value in outputs]
     controls, controlled = _controls(inputs)
     left = [value for value in inputs if value.name not in controlled]
     found: list[tuple[Value, Value, str]] = []
@@ -93,6 +104,13 @@ def propose(inputs: Sequence[Value], outputs: Sequence[Value]) -> Proposal:
             doubts.append(f"{value.name!r} sounds like a state, but no output of its datatype and rank is left")
     batch = _batch_name([v for v in left if v.name not in taken_in], [o for o in outputs if o.name not in taken_out])
     return Proposal(tuple(_pair(value, output, named, batch) for value, output, named in found), controls, tuple(doubts))
+
+
+def _unnamed(value: Value) -> Value:
+    """torch.onnx.export, given axes without names (`dynamic_axes={"h0": [1]}`), calls each after its tensor (`h0_dynamic_axes_1`). So the
+    batch has one name on its way in and another on its way out, and would be taken for a dimension that grows. The names say nothing."""
+    made = f"{value.name}_dynamic_axes_"
+    return replace(value, dims=tuple(None if isinstance(dim, str) and dim.startswith(made) else dim for dim in value.dims))
 
 
 def stem_of(name: str, words: frozenset[str]) -> str:

@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 import pytest
 from dormouse.client import Client, Input
+from dormouse_core import streamed
 from dormouse_core.errors import Code, DormouseError
 from dormouse_proto import inference_pb2, inference_pb2_grpc
 
@@ -18,6 +19,9 @@ class Echo(inference_pb2_grpc.GRPCInferenceServiceServicer):
         self.seen: list[tuple[inference_pb2.ModelInferRequest, dict[str, str]]] = []
         self.trailing = False
         self.release = threading.Event()
+        self.parts = 3
+        self.acknowledges = True
+        self.cancelled = threading.Event()
 
     def ModelInfer(self, request: inference_pb2.ModelInferRequest, context: Any) -> inference_pb2.ModelInferResponse:
         metadata = {key: value for key, value in context.invocation_metadata() if not key.startswith(("user-agent", "grpc-"))}
@@ -33,6 +37,23 @@ class Echo(inference_pb2_grpc.GRPCInferenceServiceServicer):
             answer.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
             answer.raw_output_contents.append(raw)
         return answer
+
+    def ModelStreamInfer(self, requests: Any, context: Any) -> Iterator[inference_pb2.ModelStreamInferResponse]:
+        (request,) = requests
+        context.add_callback(self.cancelled.set)
+        self.seen.append(
+            (request, {key: value for key, value in context.invocation_metadata() if not key.startswith(("user-agent", "grpc-"))})
+        )
+        for number in range(self.parts):
+            reply = inference_pb2.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)
+            reply.outputs.add(name="n", datatype="INT64", shape=[1])
+            reply.raw_output_contents.append(np.array([number]).tobytes())
+            last = request.model_name == "one"
+            yield inference_pb2.ModelStreamInferResponse.FromString(streamed.response(reply.SerializeToString(), final=last))
+        if request.model_name == "none":
+            context.abort(grpc.StatusCode.NOT_FOUND, "function none not found")
+        if self.acknowledges:
+            yield inference_pb2.ModelStreamInferResponse.FromString(streamed.acknowledgement(request.id, request.model_name, "1", 3))
 
 
 @pytest.fixture
@@ -93,6 +114,8 @@ def test_errors_have_grpcs_code_and_wrong_arguments_are_value_errors(client: Cli
     assert late.value.code is Code.DEADLINE_EXCEEDED
     with pytest.raises(ValueError, match="start and end belong to a sequence_id"):
         client.infer("fn", ONE, start=True)
+    with pytest.raises(ValueError, match=r"session: 7 found, text is allowed; .* sequence_id"):
+        client.infer("fn", ONE, session=7)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="input x: no datatype of the protocol holds NumPy's complex64"):
         client.infer("fn", {"x": np.ones(1, np.complex64)})
 
@@ -101,3 +124,41 @@ def test_one_object_serves_several_threads(client: Client) -> None:
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(lambda n: client.infer("fn", {"x": np.full(2, n, np.int64)}), range(50)))
     assert [answer.outputs["x"].tolist() for answer in answers] == [[n, n] for n in range(50)]
+
+
+def test_the_parts_of_a_stream_come_until_the_last_response_acknowledges(client: Client, echo: Echo) -> None:
+    found = client.stream(
+        "talk", ONE, session="s", tenant="t", idempotency_key="k", metadata={"X-Mine": "m"}, request_id="r", outputs=["n"]
+    )
+    assert [answer.outputs["n"].tolist() for answer in found] == [[0], [1], [2]]
+    request, metadata = echo.seen[-1]
+    assert metadata == {"dormouse-session": "s", "dormouse-tenant": "t", "x-mine": "m", "triton_grpc_error": "true"}
+    assert request.parameters["dormouse_idempotency_key"].string_param == "k", "the key belongs to what is sent"
+    assert request.parameters["triton_enable_empty_final_response"].bool_param
+    assert (request.model_name, request.id, [each.name for each in request.outputs]) == ("talk", "r", ["n"])
+
+
+def test_a_function_that_answers_once_is_one_part(client: Client, echo: Echo) -> None:
+    echo.parts, echo.acknowledges = 1, False
+    assert [answer.outputs["n"].tolist() for answer in client.stream("one", ONE)] == [[0]]
+
+
+def test_a_stream_without_its_last_response_is_no_answer(client: Client, echo: Echo) -> None:
+    echo.acknowledges = False
+    with pytest.raises(DormouseError, match="ended before its last response; whether the step is stored is not known") as broken:
+        list(client.stream("talk", ONE))
+    assert broken.value.code is Code.UNAVAILABLE
+
+
+def test_a_stream_that_is_refused_has_grpcs_code(client: Client) -> None:
+    with pytest.raises(DormouseError, match="function none not found") as refused:
+        list(client.stream("none", ONE))
+    assert refused.value.code is Code.NOT_FOUND
+
+
+def test_a_stream_that_is_closed_is_cancelled(client: Client, echo: Echo) -> None:
+    echo.parts = 1_000_000
+    found = client.stream("talk", ONE)
+    next(found)
+    found.close()
+    assert echo.cancelled.wait(10), "nobody goes on for a caller that has gone"

@@ -113,6 +113,16 @@ WRONG: list[tuple[dict[str, Any], bool, str]] = [
     ),
     ({"states": [BIG]}, True, "states: a session of 1015809 bytes found, at most 1015808 are allowed"),
     ({"step": Handler.step}, False, "step: not found, it is required"),
+    (
+        {"step": lambda self, inputs, ctx: {}},
+        False,
+        "step: step(self, inputs, ctx) found, step(self, inputs, state, ctx) is required, without sessions too",
+    ),
+    (
+        {"step": staticmethod(lambda self, inputs, state, ctx: {})},
+        False,
+        "step: step(self, inputs, state, ctx) found, step(self, inputs, state, ctx) is required, without sessions too",
+    ),
 ]
 
 
@@ -123,6 +133,20 @@ def test_a_wrong_declaration_is_told(declared: dict[str, Any], stateful: bool, m
     first, *others = refused.value.message.splitlines()
     assert first.removeprefix(f"handler {__name__}:Made: ") == message or message in " ".join(others)
     assert refused.value.code == Code.FAILED_PRECONDITION
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda self, inputs, state, ctx, more=1: {},
+        lambda *given: {},
+        staticmethod(lambda inputs, state, ctx: {}),
+        np.frompyfunc(lambda a, b, c: {}, 3, 1),
+    ],
+    ids=["more", "any", "static", "compiled"],
+)
+def test_a_step_that_can_be_called_is_taken_however_it_is_written(step: Any) -> None:
+    assert declaration_of(made(step=step), stateful=False).outputs == (B,)
 
 
 @pytest.mark.parametrize("handler", [dict, Good(), "Good", None])

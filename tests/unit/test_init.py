@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,10 @@ from dormouse.initial import manifest
 from dormouse.main import main
 from dormouse_core import spec as specs
 from dormouse_core.errors import DormouseError
+from dormouse_core.limits import STATE_BYTES
 from dormouse_testing import models, sequence_models
+from dormouse_worker.models.refusals import ModelInvalid
+from dormouse_worker.runtimes import onnx
 
 
 @pytest.fixture
@@ -84,6 +88,19 @@ def test_names_that_yaml_would_misread(tmp_path: Path) -> None:
     assert (sessions.states[0].input, sessions.states[0].output) == ("mem: {in}", "mem: {out}")
 
 
+def test_a_state_that_grows_says_when_its_session_is_full(tmp_path: Path) -> None:
+    """A cache with 4 KiB of FP32 for each place, 248 of which are 992 KiB; and a state that stays as it is."""
+    nodes = [models.node("Concat", ["past.key", "x"], ["present.key"], axis=1), models.node("Identity", ["state"], ["state_out"])]
+    sizes = [("x", models.FLOAT, ["n", "new", 1024]), ("past.key", models.FLOAT, ["n", "past", 1024]), ("state", models.FLOAT, ["n", 2])]
+    kept = [("present.key", models.FLOAT, ["n", "past + new", 1024]), ("state_out", models.FLOAT, ["n", 2])]
+    text = manifest("fn", models.write(tmp_path / "m.onnx", nodes, sizes, kept), "file://m.onnx")
+    assert "# What begins with a size of 0 grows, by 4096 bytes with each place: with 248\n" in text
+    assert 248 * 4096 <= STATE_BYTES < 249 * 4096
+    assert "initial: {shape: [1, 0, 1024]}" in text
+    steady = manifest("fn", sequence_models.accumulate(tmp_path / "steady.onnx"), "file://steady.onnx")
+    assert "grows" not in steady
+
+
 def test_the_command_needs_no_running_system(tmp_path: Path) -> None:
     path = sequence_models.accumulate(tmp_path / "m.onnx")
     environment = {**os.environ, "DORMOUSE_DIR": ""}
@@ -102,6 +119,15 @@ def test_an_error_of_the_runtime_is_the_commands(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"")
     with pytest.raises(DormouseError):
         manifest("fn", tmp_path / "m.onnx", "file://m.onnx")
+
+
+@pytest.mark.parametrize(("kind", "cure"), [("seq(map(int64,tensor(float)))", '"zipmap": False'), ("seq(tensor(float))", None)])
+def test_a_classifier_that_answers_with_a_dictionary_is_told_how_it_is_exported_otherwise(kind: str, cure: str | None) -> None:
+    with pytest.raises(ModelInvalid) as raised:
+        onnx._datatype(SimpleNamespace(name="output_probability", type=kind))
+    assert "the model's 'output_probability' is seq(" in raised.value.message
+    assert ("skl2onnx" in raised.value.message) == (cure is not None)
+    assert (cure or "datatype") in raised.value.message
 
 
 def centred(path: Path) -> Path:

@@ -30,6 +30,8 @@ def doubts(inputs: str, outputs: str) -> tuple[str, ...]:
          "y FP32 b 8, hn FP32 1 b 4, cn FP32 1 b 4", [("h", "hn", 1, None), ("c", "cn", 1, None)]),
         ("x FP32 b 8, h0 FP32 1 b 4, c0 FP32 1 b 4",
          "y FP32 b 8, hn FP32 1 b 4, cn FP32 1 b 4", [("h0", "hn", 1, None), ("c0", "cn", 1, None)]),
+        ("x FP32 x_dynamic_axes_1 x_dynamic_axes_2 4, h0 FP32 2 h0_dynamic_axes_1 8",  # torch's names for axes that were given none
+         "y FP32 y_dynamic_axes_1 y_dynamic_axes_2 3, hn FP32 2 hn_dynamic_axes_1 8", [("h0", "hn", 1, None)]),
         ("INPUT INT32 b 1, INPUT_STATE INT32 b 1", "OUTPUT INT32 b 1, OUTPUT_STATE INT32 b 1", [("INPUT_STATE", "OUTPUT_STATE", 0, None)]),
         ("INPUT INT32 1, INPUT_STATE INT32 16", "OUTPUT INT32 1, OUTPUT_STATE INT32 16", [("INPUT_STATE", "OUTPUT_STATE", None, None)]),
         ("x FP32 b 4, x_in FP32 b 2", "y FP32 b 4, x_out FP32 b 2", []),  # both are called x before: which?
@@ -50,6 +52,25 @@ def doubts(inputs: str, outputs: str) -> tuple[str, ...]:
                 ("past_key_values.0.value", "present.0.value", 0, (1, 4, 0, 64)),
             ],
         ),
+        (
+            "input_ids INT64 batch_size sequence_length, "
+            "attention_mask INT64 batch_size past_sequence_length+sequence_length, "
+            "position_ids INT64 batch_size sequence_length, "
+            "past_key_values.0.key FP16 batch_size 4 past_sequence_length 64, "
+            "past_key_values.0.value FP16 batch_size 4 past_sequence_length 64, "
+            "past_key_values.10.key FP16 batch_size 4 past_sequence_length 64, "
+            "past_key_values.10.value FP16 batch_size 4 past_sequence_length 64",
+            "logits FP32 batch_size sequence_length 99, "
+            "present.0.key FP16 batch_size 4 past_sequence_length+sequence_length 64, "
+            "present.0.value FP16 batch_size 4 past_sequence_length+sequence_length 64, "
+            "present.10.key FP16 batch_size 4 past_sequence_length+sequence_length 64, "
+            "present.10.value FP16 batch_size 4 past_sequence_length+sequence_length 64",
+            [
+                (f"past_key_values.{layer}.{what}", f"present.{layer}.{what}", 0, (1, 4, 0, 64))
+                for layer in (0, 10)
+                for what in ("key", "value")
+            ],
+        ),
         ("x FP32 N 80, cached_key_0 FP32 128 N 9, cached_key_1 FP32 64 N 9",
          "y FP32 N 5, new_cached_key_0 FP32 128 N 9, new_cached_key_1 FP32 64 N 9",
          [("cached_key_0", "new_cached_key_0", 1, None), ("cached_key_1", "new_cached_key_1", 1, None)]),
@@ -66,12 +87,29 @@ def test_pairs(inputs: str, outputs: str, pairs: list[tuple[Any, ...]]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("inputs", "outputs", "growth"),
+    [
+        ("x INT64 b n, past.key FP16 b 4 p 64", "y FP32 b n, present.key FP16 b 4 total 64", [512]),
+        ("x INT64 b n, past.key FP32 b p 64", "y FP32 b n, present.key FP32 b total 64", [256]),
+        ("x INT64 b n, past.key FP32 b 4 64", "y FP32 b n, present.key FP32 b 4 64", [0]),
+        ("x INT64 b n, past.key FP32 b p 64", "y FP32 b n, present.key FP32 b p 64", [0]),
+        ("x INT64 b n, past.key FP32 b p q", "y FP32 b n, present.key FP32 b r s", [0]),
+        ("x INT64 b n, past.key BYTES b p 64", "y FP32 b n, present.key BYTES b total 64", [0]),
+    ],
+)  # fmt: skip
+def test_how_a_state_grows(inputs: str, outputs: str, growth: list[int]) -> None:
+    found = propose([value(line) for line in inputs.split(", ")], [value(line) for line in outputs.split(", ")])
+    assert [pair.growth for pair in found.pairs] == growth
+
+
+@pytest.mark.parametrize(
     ("inputs", "outputs", "word"),
     [
         ("x FP32 b 4, state FP32 b 2", "y FP32 b 4, state_out INT64 b 2", "FP32 [-1, 2] in and INT64 [-1, 2] out"),
         ("x FP32 b 4, state FP32 b 2", "y FP32 b 4, state_out FP32 2", "'state' with 'state_out'"),
         ("x FP32 b 4, state FP32 b 2", "y FP32 b 4, state_out FP32 b 3", "'state' with 'state_out'"),
         ("x FP32 b 4, hidden FP32 b 2", "y FP32 b 4, z FP32 b 2", "'hidden' with 'z': the names differ"),
+        ("x FP32 s0 4, h FP32 2 s0 8", "y FP32 s0 3, getitem_1 FP32 2 s0 8", "'h' with 'getitem_1': the names differ"),
         ("x FP32 b 4, memory FP32 b 2", "y INT64 b", "'memory' sounds like a state"),
         ("state_in FP32 b 2, prev_state FP32 b 2", "next_state FP32 b 2", "more than one tensor"),
     ],

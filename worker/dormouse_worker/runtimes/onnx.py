@@ -186,7 +186,10 @@ def _controls(wanted: Any, required: Mapping[str, Any], optional: Mapping[str, A
 def _datatype(value: Any) -> str:
     datatype = from_onnx(value.type.removeprefix(_OPTIONAL).removesuffix(")") if value.type.startswith(_OPTIONAL) else value.type)
     if datatype is None:
-        raise ModelInvalid(f"the model's {value.name!r} is {value.type}, which the Open Inference Protocol has no datatype for")
+        cure = ""
+        if value.type.startswith("seq(map("):  # what a classifier of scikit-learn becomes unless it is told otherwise
+            cure = '; of skl2onnx: to_onnx(..., options={"zipmap": False}) gives the probabilities as a tensor'
+        raise ModelInvalid(f"the model's {value.name!r} is {value.type}, which the Open Inference Protocol has no datatype for{cure}")
     return datatype
 
 
