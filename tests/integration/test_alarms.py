@@ -66,7 +66,7 @@ def test_an_alarm_wakes_its_function_and_runs_once(system: System, client: Clien
     system.until(lambda: rung(system, "sleeper"))
     ((_, step, name, key, at, _),) = rung(system, "sleeper")
     assert (step, name) == ("2", "remind")
-    assert began + 8 <= float(at) < began + 8 + 10, system.log[-2000:]
+    assert began + 8 <= float(at) < began + 8 + 30, system.log[-2000:]
     print(f"late by {float(at) - began - 8:.2f} s from zero, key {key}")
     assert total(client, "sleeper") == (11, 3)
     asleep(system)

@@ -18,6 +18,7 @@ from dormouse_proto import state_pb2
 from google.protobuf.message import DecodeError
 
 RETRY_SECONDS = 1.0
+CLOCK_SECONDS = 0.1  # between two looks at a clock that is not known yet, as of a worker that was woken for an alarm
 LONGEST_WAIT_SECONDS = 1.0
 """The clock may be put right, or known again, meanwhile."""
 
@@ -104,8 +105,10 @@ class Ringer:
         if self._book.unlisted():
             return RETRY_SECONDS
         now_us, next_us = self._now_us(), self._book.next_us()
-        if now_us is None or next_us is None:
+        if next_us is None:
             return LONGEST_WAIT_SECONDS
+        if now_us is None:
+            return CLOCK_SECONDS
         return min(LONGEST_WAIT_SECONDS, max(0.0, (next_us - now_us) / 1e6))
 
 
