@@ -138,6 +138,23 @@ def sessions(options: Namespace) -> None:
     printing.say(printing.structured(found, options.output, single=False) if options.output else printing.sessions(found))
 
 
+def usage(options: Namespace) -> None:
+    namespace, name = _function(options.function) if options.function else ("", "")
+    request = control_pb2.UsageRequest(namespace=namespace, name=name, by=options.by, since=options.since)
+    rows: list[control_pb2.UsageRow] = []
+    since: set[int] = set()
+    with control(home.find(options.dir)) as stub:
+        for response in stub.Usage(request):
+            rows += response.rows
+            since.add(response.since_us)
+    if options.csv:
+        sys.stdout.write(printing.usage_csv(rows, options.by))
+    elif options.output:
+        printing.say(printing.structured(rows, options.output, single=False))
+    else:
+        printing.say(printing.usage(rows, options.by, max(since, default=0)))
+
+
 def _delete_sessions(options: Namespace, namespace: str, name: str) -> None:
     if not options.delete:
         raise InvalidArgument("--tenant belongs to --delete")

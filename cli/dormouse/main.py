@@ -167,6 +167,14 @@ def parser() -> argparse.ArgumentParser:
     sessions.add_argument("-o", "--output", default="", choices=["", "yaml", "json"], help="the format; by default a table")
     sessions.add_argument("--limit", type=_limit, default=0, help="list at most this many; by default all")
 
+    usage = _command(commands, "usage", "show what was used: steps, calls, time, bytes and state, by function, tenant or session")
+    usage.add_argument("function", nargs="?", default="", metavar="[NAMESPACE/]NAME", help="by default all functions, deleted ones too")
+    usage.add_argument("--by", default="function", choices=["function", "tenant", "session"], help="by default function")
+    usage.add_argument("--since", default="", metavar="YYYY-MM-DD", help="count from the beginning of this day (UTC) on; by default all")
+    form = usage.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="print comma-separated values")
+    form.add_argument("-o", "--output", default="", choices=["", "yaml", "json"], help="the format; by default a table")
+
     backup = _command(commands, "backup", "write what is stored into a file, as a snapshot of etcd")
     backup.add_argument(
         "file", metavar="FILE|FOLDER", help="the file; in a folder: one named by the time. Also s3://BUCKET/FOLDER/ and gs://"

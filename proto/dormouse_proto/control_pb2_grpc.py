@@ -230,6 +230,11 @@ class ControlStub:
                 request_serializer=control__pb2.DeleteSessionsRequest.SerializeToString,
                 response_deserializer=control__pb2.DeleteSessionsResponse.FromString,
                 _registered_method=True)
+        self.Usage = channel.unary_stream(
+                '/dormouse.control.v1.Control/Usage',
+                request_serializer=control__pb2.UsageRequest.SerializeToString,
+                response_deserializer=control__pb2.UsageResponse.FromString,
+                _registered_method=True)
         self.CancelAlarm = channel.unary_unary(
                 '/dormouse.control.v1.Control/CancelAlarm',
                 request_serializer=control__pb2.CancelAlarmRequest.SerializeToString,
@@ -285,6 +290,13 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Usage(self, request, context):
+        """one or more for each function
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelAlarm(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -328,6 +340,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.DeleteSessions,
                     request_deserializer=control__pb2.DeleteSessionsRequest.FromString,
                     response_serializer=control__pb2.DeleteSessionsResponse.SerializeToString,
+            ),
+            'Usage': grpc.unary_stream_rpc_method_handler(
+                    servicer.Usage,
+                    request_deserializer=control__pb2.UsageRequest.FromString,
+                    response_serializer=control__pb2.UsageResponse.SerializeToString,
             ),
             'CancelAlarm': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelAlarm,
@@ -526,6 +543,33 @@ class Control:
             '/dormouse.control.v1.Control/DeleteSessions',
             control__pb2.DeleteSessionsRequest.SerializeToString,
             control__pb2.DeleteSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Usage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dormouse.control.v1.Control/Usage',
+            control__pb2.UsageRequest.SerializeToString,
+            control__pb2.UsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

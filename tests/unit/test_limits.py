@@ -199,6 +199,13 @@ SHOWN = {
     ),
     "START_TURN_SECONDS": "unit/test_starts.py::test_who_serves_failed_goes_has_no_place_or_takes_too_long_starts_no_more",
     "START_ORDER_SECONDS": "unit/test_starts.py::test_who_asks_no_more_keeps_nobody_waiting",
+    # Usage.
+    "USAGE_TENANTS": "unit/test_usages.py::test_no_sum_changes_where_there_are_more_tenants_than_are_named",
+    **dict.fromkeys(
+        ("USAGE_SECONDS", "USAGE_IDLE_SECONDS"),
+        "unit/test_usage_kept.py::test_what_a_worker_counts_is_written_after_five_seconds_and_its_own_time_each_minute",
+    ),
+    "USAGE_DAYS": "unit/test_usage_kept.py::test_a_deleted_functions_usage_is_kept_for_its_time",
     # Batching.
     "BATCH_SIZE": "unit/test_worker_joining.py::test_by_default_the_experiment_decides",
     "BATCHING_SECONDS": "unit/test_worker_joining.py::test_the_experiment_has_the_time_that_is_stated",

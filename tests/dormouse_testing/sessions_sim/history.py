@@ -86,6 +86,7 @@ class History:
         self._denied: set[bytes] = set()  # write ids of steps that were refused with `dormouse-again`
         self._writes: dict[object, list[bytes]] = {}  # by copy of a call
         self._never: dict[int, str] = {}  # calls of which a client was told that they have no effect: what it was told
+        self.steps = 0  # that were committed
         self._before = 0  # calls up to here were made before the store was restored: what their clients know is of another history
         self.sets: Callable[[int], bool] = lambda number: False  # whether the step of this call sets an alarm
         self.order: Callable[[int], int] = lambda number: number  # when a call was made, beside others
@@ -117,6 +118,7 @@ class History:
             it.versions.append(Version(event.mod_revision, None, None, None, record.body.expires_us, record.body.step))
             return
         self._landed.add(record.write_id)
+        self.steps += 1
         if record.write_id in self._denied:
             raise Violation("false-again", f"a step of {session} is committed that was refused as one that never will be")
         before = it.last

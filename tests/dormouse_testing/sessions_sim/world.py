@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from dormouse_core import limits
+from dormouse_core import limits, records, usages
 from dormouse_core.alarms import Change
 from dormouse_core.errors import Again, DormouseError, Internal, Unavailable
 from dormouse_core.keys import Function, Keys
@@ -389,6 +389,7 @@ class World:
                     await asyncio.sleep(1.0)
             for client in clients:
                 client.finish()
+            self._count()
             for process in self.instances.values():
                 if process.ready and not self.violations and all(copy.done() for client in clients for copy in client.copies):
                     report = process.sessions.report()
@@ -403,6 +404,20 @@ class World:
             await asyncio.gather(*tasks, return_exceptions=True)
         if self.violations:
             raise self.violations[0]
+
+    def _count(self) -> None:
+        """What the store says was used, in records and in totals of removed ones, against the steps that landed. Where a leader ended with
+        tombstones that it owed, it took their usage along."""
+        totals: usages.Totals = {}
+        for item in self.etcd.range(KEYS.usages(FUNCTION)).items:
+            usages.include(totals, usages.decode(item.value) or {})
+        for item in self.etcd.range(KEYS.states(FUNCTION)).items:
+            usages.add(totals, "", records.used(item.value)[1] or usages.NOTHING)
+        counted, landed = usages.whole(totals), self.history.steps
+        if counted.steps > landed or (counted.steps < landed and not self.settled):
+            self.violations.append(Violation("usage", f"{counted.steps} steps are counted, {landed} are committed"))
+        if min(counted.live_us, counted.hibernated_us) < 0:
+            self.violations.append(Violation("usage", f"bytes are counted below nothing: {counted}"))
 
     async def _tick(self) -> None:
         while True:
