@@ -396,6 +396,9 @@ class Turns:
         session.phase = Phase.IDLE
         if drop:
             self.census.doubt(session.shard)
+            if pending.alarm is not None:  # it may have landed, or land yet
+                self.book.changed(session.shard.number, session.key, self._time.best_us())
+                self._out.append(Alarms())
         waiting = self.drop(session) if drop else []
         self.answer(pending.step, answer)
         for step in waiting:
@@ -438,9 +441,19 @@ class Turns:
                 if isinstance(error, DataLoss):
                     session.broken = record.value
                 self._out.append(Say("a record cannot be read", {"session": session.key, "error": error.message}))
+        if session.trouble is None:
+            self._knows(session)
         self._account(session, len(record.value) if record else 0)
         session.phase = Phase.IDLE
         self.pump(session)
+
+    def _knows(self, session: Session) -> None:
+        """When its alarms are due, by the record as it was read: a commit may have landed of which this worker was not told."""
+        due_us = alarms.earliest(session.body.alarms) if session.body is not None else None
+        shard = session.shard.number
+        if due_us != self.book.of(shard, session.key) and not any(step.rings for step in session.queue):
+            self.book.changed(shard, session.key, due_us)
+            self._out.append(Alarms())
 
     def load_failed(self, session: Session, error: StoreError) -> None:
         text = f"the session cannot be read: {error}"
