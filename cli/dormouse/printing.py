@@ -156,7 +156,7 @@ def _due(alarm: control_pb2.AlarmInfo) -> str:
     if not alarm.tries:
         return f"due {_at(alarm.due_us)}"
     then = f"next {_at(alarm.next_us)}" if alarm.next_us else "given up"
-    return f"was due {_at(alarm.due_us)}, failed {alarm.tries} times, {then} ({plain(alarm.error)})"
+    return f"was due {_at(alarm.due_us)}, tries: {alarm.tries}, {then} ({plain(alarm.error)})"
 
 
 def _state(s: control_pb2.SessionInfo) -> str:

@@ -9,11 +9,12 @@ however late it is.
 A session that has an alarm to run does not expire. It would otherwise, where nobody can run it in time: a function that was stopped, an
 installation that was off.
 
-A step that fails is tried again, later each time; the record counts the tries. After the last the alarm stays, with its error, for somebody
-to see; it keeps the session no more.
+Before its step runs a try is noted in the record, in a commit of its own: so one of which its worker dies counts too, and the time of the
+first is that of the step's key from then on. A step that fails is tried again, later each time. After the last try the alarm stays, with
+its error, for somebody to see; it keeps the session no more.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 
 import msgspec
@@ -27,7 +28,6 @@ from dormouse_core.limits import (
     ALARM_AGAIN_SECONDS,
     ALARM_AHEAD_DAYS,
     ALARM_ERROR_CHARACTERS,
-    ALARM_KEY_SECONDS,
     ALARM_NAME_CHARACTERS,
     ALARM_REQUEST_BYTES,
     ALARM_RETRY_SECONDS,
@@ -40,7 +40,7 @@ from dormouse_core.usages import Usage
 AGAIN = Backoff(ALARM_AGAIN_SECONDS, ALARM_RETRY_SECONDS)
 _AGAIN_US = int(ALARM_AGAIN_SECONDS * 1e6)
 _AHEAD_US = ALARM_AHEAD_DAYS * 86_400_000_000
-_KEY_US = int(ALARM_KEY_SECONDS * 1e6)
+UNFINISHED = "its worker ended, or its shard moved, before the step did"
 
 
 class Set(msgspec.Struct, frozen=True):
@@ -123,18 +123,24 @@ def stepped(body: Body, now_us: int, ttl_us: int, state_version: str, usage: Usa
     return msgspec.structs.replace(body, **changed, alarms=(), usage=usage)
 
 
-def failed(body: Body, rung: Alarm, error: str, now_us: int, ttl_us: int) -> Body:
-    """The next body once an alarm's step failed: the same step, and the try counted."""
+def begun(body: Body, rung: Alarm, now_us: int, ttl_us: int) -> Body:
+    """The next body before an alarm's step runs: the try is counted, so that one of which its worker dies is tried later each time too, and
+    given up; and its key says from the first try on when that was."""
     tries = rung.tries + 1
-    again_us = now_us + int(AGAIN.after(tries) * 1e6)
-    text = error[:ALARM_ERROR_CHARACTERS]
-    tried = msgspec.structs.replace(rung, tries=tries, error=text, next_us=again_us, time_us=key_us(rung), failed=tries >= ALARM_TRIES)
-    return _with(body, tried, now_us, ttl_us)
+    time_us, again_us = rung.time_us or now_us, _again_us(tries, now_us)
+    over = tries >= ALARM_TRIES
+    changed = msgspec.structs.replace(rung, tries=tries, error=UNFINISHED, next_us=again_us, time_us=time_us, failed=over)
+    return _with(body, changed, now_us, ttl_us)
 
 
-def timed(body: Body, rung: Alarm, now_us: int, ttl_us: int) -> Body:
-    """The next body before an alarm's step runs late: its key says when it began, whenever it is run again."""
-    return _with(body, msgspec.structs.replace(rung, time_us=now_us), now_us, ttl_us)
+def failed(body: Body, rung: Alarm, error: str, now_us: int, ttl_us: int) -> Body:
+    """The next body once the step of an alarm that has `begun` failed."""
+    changed = msgspec.structs.replace(rung, error=error[:ALARM_ERROR_CHARACTERS], next_us=_again_us(rung.tries, now_us))
+    return _with(body, changed, now_us, ttl_us)
+
+
+def _again_us(tries: int, now_us: int) -> int:
+    return now_us + int(AGAIN.after(tries) * 1e6)
 
 
 def _with(body: Body, changed: Alarm, now_us: int, ttl_us: int) -> Body:
@@ -157,9 +163,9 @@ def without(record: state_pb2.Record, name: str, now_us: int, ttl_us: int) -> bo
 # ------------------------------------------------------------------------------------------------------------------- decisions
 
 
-def earliest(alarms: Iterable[Alarm]) -> int | None:
+def earliest(alarms: Sequence[Alarm]) -> int | None:
     """When the next of them is to be tried; None: none is. This is what stands in the session's key beside the record."""
-    return min((alarm.next_us for alarm in alarms if not alarm.failed), default=None)
+    return min((alarm.next_us for alarm in alarms if not alarm.failed), default=None) if alarms else None
 
 
 def admit(body: Body | None, trouble: DormouseError | None, now_us: int, versions: frozenset[str]) -> Alarm | None:
@@ -178,16 +184,6 @@ def admit(body: Body | None, trouble: DormouseError | None, now_us: int, version
     return due
 
 
-def key_us(alarm: Alarm) -> int:
-    """The time that its step's key says."""
-    return alarm.time_us or alarm.due_us
-
-
-def is_late(alarm: Alarm, now_us: int) -> bool:
-    """Whether the step's calls would come too late to the sessions that it calls, if its key said when it was due: then `timed` first."""
-    return not alarm.time_us and not alarm.tries and now_us - alarm.due_us > _KEY_US
-
-
 def key_of(alarm: Alarm) -> CallKey:
     """The key of its step: the same whenever the step is run, so that the calls that the step makes are made once (`childcalls`)."""
-    return CallKey(key_us(alarm), f"a-{alarm.id}")
+    return CallKey(alarm.time_us, f"a-{alarm.id}")

@@ -983,7 +983,6 @@ ALARM_AGAIN_SECONDS = 1.0
 ALARM_RETRY_SECONDS = 3600.0
 ALARM_TRIES = 30
 ALARM_ERROR_CHARACTERS = 500
-ALARM_KEY_SECONDS = 60.0
 ALARM_BLOCKED_SECONDS = 600.0
 ALARMS_TOGETHER = 64
 
@@ -1016,13 +1015,6 @@ ALARMS_OF_SESSIONS = (
     ),
     Limit("ALARM_TRIES", "tries of an alarm's step that fails: 19 hours", "tries", "our own", "it is given up, listed and logged"),
     Limit("ALARM_ERROR_CHARACTERS", "what is kept of its last error", "characters", "our own; it is kept in etcd", "cut off"),
-    Limit(
-        "ALARM_KEY_SECONDS",
-        "from when an alarm was due to when its step begins under a key that says so",
-        "seconds",
-        "KEY_MARK_SECONDS: the sessions that it calls know such times for ten minutes",
-        "its key says when it began: one commit more",
-    ),
     Limit(
         "ALARM_BLOCKED_SECONDS",
         "between two looks at alarms whose record a worker cannot read or the store does not let change",

@@ -66,7 +66,12 @@ class Wrong(Base):
         return {"y": inputs["x"]}
 '''
 
-FUNCTIONS = {"claim": spec("Claim", scaleToZeroAfter="1s"), "ledger": spec("Ledger"), "wrong": spec("Wrong")}
+FUNCTIONS = {
+    "claim": spec("Claim", scaleToZeroAfter="1s"),
+    "ledger": spec("Ledger"),
+    "wrong": spec("Wrong"),
+    "kept": {**spec("Claim"), "sessions": {"reclaimPolicy": "Retain"}},
+}
 
 
 @contextlib.contextmanager

@@ -105,6 +105,8 @@ def test_a_step_that_fails_is_tried_again_later_each_time_and_given_up_in_the_en
     for number in range(limits.ALARM_TRIES):
         rung = alarms.admit(before, None, now, frozenset("v"))
         assert rung is not None
+        before = alarms.begun(before, rung, now, TTL)
+        rung = before.alarms[0]
         assert alarms.key_of(rung) == CallKey(NOW, "a-id-a"), "always the same step"
         before = alarms.failed(before, rung, f"INTERNAL: {number}", now, TTL)
         assert before.step == EMPTY.step
@@ -122,22 +124,21 @@ def test_a_step_that_fails_is_tried_again_later_each_time_and_given_up_in_the_en
 
 
 def test_an_error_is_kept_up_to_its_limit() -> None:
-    before = body("a")
+    before = alarms.begun(body("a"), body("a").alarms[0], NOW, TTL)
     assert len(alarms.failed(before, before.alarms[0], "x" * 5_000, NOW, TTL).alarms[0].error) == limits.ALARM_ERROR_CHARACTERS
 
 
-def test_a_step_that_begins_late_has_a_key_that_says_when_it_began_whenever_it_runs() -> None:
+def test_a_try_is_noted_before_it_runs_and_the_key_says_when_the_first_was_whenever_the_step_runs() -> None:
     before = body("a")
-    soon, late = NOW + int(limits.ALARM_KEY_SECONDS * 1e6), NOW + int(limits.ALARM_KEY_SECONDS * 1e6) + 1
-    assert not alarms.is_late(before.alarms[0], soon)
-    assert alarms.is_late(before.alarms[0], late)
-    timed = alarms.timed(before, before.alarms[0], late, TTL)
-    assert not alarms.is_late(timed.alarms[0], late + 10**9)
-    assert alarms.key_of(timed.alarms[0]) == CallKey(late, "a-id-a")
-    failed = alarms.failed(timed, timed.alarms[0], "", late, TTL)
-    assert alarms.key_of(failed.alarms[0]) == CallKey(late, "a-id-a")
-    tried = alarms.failed(before, before.alarms[0], "", NOW, TTL)
-    assert alarms.key_of(tried.alarms[0]) == CallKey(NOW, "a-id-a"), "it has called under this key"
+    (alarm,) = before.alarms
+    (tried,) = alarms.begun(before, alarm, NOW + 7, TTL).alarms
+    assert (tried.tries, tried.next_us, tried.error) == (1, NOW + 7 + 1_000_000, alarms.UNFINISHED)
+    assert alarms.key_of(tried) == CallKey(NOW + 7, "a-id-a")
+    (again,) = alarms.begun(before, tried, NOW + 9_000_000, TTL).alarms
+    assert (again.tries, alarms.key_of(again)) == (2, CallKey(NOW + 7, "a-id-a"))
+    (failed,) = alarms.failed(msgspec.structs.replace(before, alarms=(again,)), again, "no", NOW + 9_500_000, TTL).alarms
+    assert (failed.tries, failed.error, failed.next_us) == (2, "no", NOW + 11_500_000)
+    assert alarms.key_of(failed) == CallKey(NOW + 7, "a-id-a")
 
 
 def test_an_alarms_step_takes_no_callers_key_and_refuses_none() -> None:

@@ -151,7 +151,6 @@ async def test_an_alarm_that_is_given_up_is_kept_and_wakes_nobody() -> None:
         runner(w).fails.add("a")
         monkey = pytest.MonkeyPatch()
         monkey.setattr(alarms, "ALARM_TRIES", 3)
-        monkey.setattr(turns, "ALARM_TRIES", 3)
         try:
             await w.call("s", asks(1, Set("a", at(1), b"10")))
             await asyncio.sleep(60)
@@ -204,7 +203,7 @@ async def test_negative_control_without_the_rule_a_session_is_gone_with_its_alar
 
 
 @simulated
-async def test_an_alarm_that_begins_late_says_so_in_its_key_before_it_runs() -> None:
+async def test_a_try_is_noted_before_it_runs_and_counted_once() -> None:
     store = MemoryStore(SimClock())
     async with worker(store) as w:
         await w.own()
@@ -214,10 +213,36 @@ async def test_an_alarm_that_begins_late_says_so_in_its_key_before_it_runs() -> 
         runner(second).fails.add("a")
         began = at(0)
         await second.own()
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.5)
         (kept,) = (await record(store, "s")).body.alarms
         assert began <= kept.time_us < began + 2_000_000
+        assert (kept.tries, kept.error) == (1, "INVALID_ARGUMENT: not this one"), "counted once"
+        runner(second).fails.clear()
+        await asyncio.sleep(5)
+        assert len(runner(second).ran) == 2
         assert len({key for key, _ in runner(second).ran}) == 1
+        assert (await second.call("s", asks(0))).reply == b"11"
+
+
+@simulated
+async def test_one_of_which_its_workers_die_is_tried_later_each_time_and_the_function_serves_between() -> None:
+    store, tries = MemoryStore(SimClock()), 0
+    async with worker(store) as w:
+        await w.own()
+        await w.call("s", asks(1, Set("a", at(1), b"10")))
+        runner(w).stands = True
+        await asyncio.sleep(2)
+    for n in range(40):
+        async with worker(store, f"w-{n + 2}") as w:
+            runner(w).stands = True  # it dies of it
+            await w.own()
+            await asyncio.sleep(2)
+            tries += len(runner(w).ran)
+            if not runner(w).ran:
+                assert (await w.call("s", asks(0))).reply == b"1"
+    (kept,) = (await record(store, "s")).body.alarms
+    assert kept.tries == tries + 1 <= 8, "the first worker's, and after 1, 2, 4, 8, 16, 32 s"
+    assert kept.error == alarms.UNFINISHED
 
 
 @simulated

@@ -40,7 +40,21 @@ UNREACHED_SECONDS = 0.05  # the client itself waited for a connection
 class Pending:
     """A step that ran and is not yet known to be committed."""
 
-    __slots__ = ("alarm", "body", "data", "fence", "floor_mod", "notes", "quarantine", "reply", "session", "states", "step", "write_id")
+    __slots__ = (
+        "alarm",
+        "begins",
+        "body",
+        "data",
+        "fence",
+        "floor_mod",
+        "notes",
+        "quarantine",
+        "reply",
+        "session",
+        "states",
+        "step",
+        "write_id",
+    )
 
     def __init__(self, session: Session, step: Step, body: Body, states: States, data: bytes, write_id: bytes, reply: bytes) -> None:
         self.session = session
@@ -55,6 +69,8 @@ class Pending:
         self.quarantine: Put | None = None
         self.alarm: Put | Delete | None = None
         """When the session's earliest alarm is due, where it is another now: written with the record."""
+        self.begins = False
+        """The step runs when this is committed."""
         self.notes = False
         """It is no step, but what is noted of one in the record."""
 

@@ -1,8 +1,9 @@
 """When the alarms of this worker's shards are due, and which of them run now.
 
-What is known comes from the keys beside the records (`Keys.alarms`), listed once when a shard is acquired, and from this worker's own
-commits since. It may be old news (the leader deleted a session, or cancelled an alarm): so a due time only says that the session is to be
-looked at, in its order. What is found in the record decides (`alarms.admit`).
+What is known comes from the keys beside the records (`Keys.alarms`), listed when a shard is acquired and now and then (a commit whose
+outcome was not learned may land later), and from what this worker reads and commits. It may be old news (the leader deleted a session, or
+cancelled an alarm): so a due time only says that the session is to be looked at, in its order. What is found in the record decides
+(`alarms.admit`).
 """
 
 import heapq
@@ -16,13 +17,13 @@ UNSETTLED = Backoff(0.2, 60.0)
 
 
 class _Known:
-    """Of one shard. `listed`: whether all that was there when it was acquired is known."""
+    """Of one shard. `listed`: no list is wanted; `once`: there has been one since it was acquired."""
 
-    __slots__ = ("due", "failures", "listed", "ringing", "since")
+    __slots__ = ("due", "failures", "listed", "once", "ringing", "since")
 
     def __init__(self) -> None:
         self.due: dict[str, int] = {}
-        self.listed = False
+        self.listed = self.once = False
         self.since: set[str] = set()  # sessions that this worker wrote before the list came: it is old news of them
         self.ringing: set[str] = set()
         self.failures: dict[str, int] = {}
@@ -46,6 +47,12 @@ class Book:
         if known is not None:
             self._ringing -= len(known.ringing)
 
+    def again(self) -> None:
+        """All is to be listed once more; what is known stays."""
+        for known in self._shards.values():
+            known.listed = False
+            known.since.clear()
+
     def unlisted(self) -> list[int]:
         return [number for number, known in self._shards.items() if not known.listed]
 
@@ -57,9 +64,9 @@ class Book:
         known = self._shards.get(shard)
         if known is None or known is not token or known.listed:
             return
-        known.listed = True
+        known.listed = known.once = True
         for session, due_us in due.items():
-            if session not in known.since:
+            if session not in known.since and session not in known.ringing and known.due.get(session) != due_us:
                 self._set(shard, known, session, due_us)
         known.since.clear()
 
@@ -118,7 +125,7 @@ class Book:
     def waiting(self, now_us: int | None) -> int:
         """Looks that are under way or due, and one for what is not known yet: for so long the worker has work."""
         due = 0 if now_us is None else sum(due_us <= now_us for due_us, _, _ in self._heap[:ALARMS_TOGETHER])
-        return self._ringing + due + bool(self.unlisted())
+        return self._ringing + due + any(not known.once for known in self._shards.values())
 
     def _set(self, shard: int, known: _Known, session: str, due_us: int) -> None:
         known.due[session] = due_us

@@ -23,7 +23,7 @@ from dormouse_core.errors import (
     text_of,
 )
 from dormouse_core.keys import Function, Keys
-from dormouse_core.limits import ALARM_BLOCKED_SECONDS, ALARM_TRIES, RECORD_BYTES, SESSION_OVERHEAD_BYTES
+from dormouse_core.limits import ALARM_BLOCKED_SECONDS, RECORD_BYTES, SESSION_OVERHEAD_BYTES
 from dormouse_core.seams import Clock, Item, Put, StoreError, Txn
 from dormouse_core.sessions import arrays
 from dormouse_core.sessions.boundary import Answer, Failed, Outcome, Ran, SessionSettings, StateInfo, States, Step
@@ -198,13 +198,21 @@ class Turns:
             return
         assert body is not None
         step.alarm, step.key = alarm, alarms.key_of(alarm)
-        session.used = now = self._clock.monotonic()
-        if alarms.is_late(alarm, now_us):
-            self._note(session, step, alarms.timed(body, alarm, now_us, self._ttl_us))
-            return
+        session.used = self._clock.monotonic()
+        self._note(session, step, alarms.begun(body, alarm, now_us, self._ttl_us), begins=True)
+
+    def _goes_on(self, session: Session, step: Step) -> bool:
+        """The step of an alarm runs, once its try is counted. Not where its shard is to be handed over: its next owner tries again."""
+        body, shard = session.body, session.shard
+        if step.alarm is None or body is None or session.dropped or shard.own.status is not Status.OWNED:
+            return False
+        step.alarm = next(alarm for alarm in body.alarms if alarm.id == step.alarm.id)
+        step.key = alarms.key_of(step.alarm)
+        now = self._clock.monotonic()
         session.phase = Phase.RUNNING
-        session.shard.running[session] = now
+        shard.running[session] = now
         self._out.append(Run(session, step, session.states, body.step + 1, False, now + self._settings.step_limit))
+        return True
 
     def _remind(self, session: Session, due_us: int | None) -> None:
         """Puts right when the session's alarms are looked at next, where that is not what its record says. An attempt: whoever finds it
@@ -220,8 +228,8 @@ class Turns:
         except StoreError as error:
             self._out.append(Say("when an alarm is due could not be put right", {"error": str(error)}))
 
-    def _note(self, session: Session, step: Step, body: records.Body) -> None:
-        """Writes down what is to be known of an alarm, beside the state that the session has."""
+    def _note(self, session: Session, step: Step, body: records.Body, *, begins: bool = False) -> None:
+        """Writes down what is to be known of an alarm, beside the state that the session has. `begins`: its step runs then."""
         session.phase = Phase.RUNNING
         session.shard.running[session] = self._clock.monotonic()
         write_id = self._write_ids.next()
@@ -236,6 +244,7 @@ class Turns:
             return
         pending = Pending(session, step, body, session.states, data, write_id, b"")
         pending.notes = True
+        pending.begins = begins
         self._commit(pending)
 
     def _commit(self, pending: Pending) -> None:
@@ -318,12 +327,9 @@ class Turns:
         assert alarm is not None
         assert body is not None
         noted = alarms.failed(body, alarm, f"{error.code.name}: {error.message}", self._time.best_us(), self._ttl_us)
-        tries = alarm.tries + 1
-        fields = {"session": session.key, "alarm": alarm.name, "tries": tries, "error": error.message}
-        over = tries >= ALARM_TRIES
-        self._out.append(
-            Say("an alarm's step failed for the last time; the alarm is given up" if over else "an alarm's step failed", fields)
-        )
+        text = "an alarm's step failed for the last time; the alarm is given up" if alarm.failed else "an alarm's step failed"
+        fields = {"session": session.key, "alarm": alarm.name, "tries": alarm.tries, "error": error.message}
+        self._out.append(Say(text, fields))
         self._note(session, step, noted)
 
     def _usage(self, session: Session, step: Step, ran: Ran, now_us: int) -> usages.Usage:
@@ -372,6 +378,8 @@ class Turns:
         if pending.alarm is not None or pending.step.rings:
             self.book.changed(session.shard.number, session.key, alarms.earliest(body.alarms))
             self._out.append(Alarms())
+        if pending.begins and self._goes_on(session, pending.step):
+            return
         self.answer(pending.step, Answer(pending.reply, body.step))
         self.pump(session)
 
@@ -388,6 +396,9 @@ class Turns:
         session.phase = Phase.IDLE
         if drop:
             self.census.doubt(session.shard)
+            if pending.alarm is not None:  # it may have landed, or land yet
+                self.book.changed(session.shard.number, session.key, self._time.best_us())
+                self._out.append(Alarms())
         waiting = self.drop(session) if drop else []
         self.answer(pending.step, answer)
         for step in waiting:
@@ -430,9 +441,19 @@ class Turns:
                 if isinstance(error, DataLoss):
                     session.broken = record.value
                 self._out.append(Say("a record cannot be read", {"session": session.key, "error": error.message}))
+        if session.trouble is None:
+            self._knows(session)
         self._account(session, len(record.value) if record else 0)
         session.phase = Phase.IDLE
         self.pump(session)
+
+    def _knows(self, session: Session) -> None:
+        """When its alarms are due, by the record as it was read: a commit may have landed of which this worker was not told."""
+        due_us = alarms.earliest(session.body.alarms) if session.body is not None else None
+        shard = session.shard.number
+        if due_us != self.book.of(shard, session.key) and not any(step.rings for step in session.queue):
+            self.book.changed(shard, session.key, due_us)
+            self._out.append(Alarms())
 
     def load_failed(self, session: Session, error: StoreError) -> None:
         text = f"the session cannot be read: {error}"

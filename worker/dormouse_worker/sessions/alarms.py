@@ -18,6 +18,8 @@ from dormouse_proto import state_pb2
 from google.protobuf.message import DecodeError
 
 RETRY_SECONDS = 1.0
+AGAIN_SECONDS = 60.0  # between two lists of all that is owned
+CLOCK_SECONDS = 0.1  # between two looks at a clock that is not known yet, as of a worker that was woken for an alarm
 LONGEST_WAIT_SECONDS = 1.0
 """The clock may be put right, or known again, meanwhile."""
 
@@ -41,6 +43,7 @@ class Ringer:
         self._now_us = now_us
         self._news = asyncio.Event()
         self._said = ""
+        self._again = 0.0  # monotonic
 
     def wake(self) -> None:
         """A shard was acquired, or something is due at another time."""
@@ -68,6 +71,10 @@ class Ringer:
                 pass
 
     async def _list(self) -> None:
+        now = self._clock.monotonic()
+        if now >= self._again:
+            self._again = now + AGAIN_SECONDS
+            self._book.again()
         shards = {shard: self._book.token(shard) for shard in self._book.unlisted()}
         if not shards:
             return
@@ -104,8 +111,10 @@ class Ringer:
         if self._book.unlisted():
             return RETRY_SECONDS
         now_us, next_us = self._now_us(), self._book.next_us()
-        if now_us is None or next_us is None:
+        if next_us is None:
             return LONGEST_WAIT_SECONDS
+        if now_us is None:
+            return CLOCK_SECONDS
         return min(LONGEST_WAIT_SECONDS, max(0.0, (next_us - now_us) / 1e6))
 
 
