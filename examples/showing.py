@@ -1,7 +1,7 @@
 """What the uses of `make examples` have in common: a caller in the environment of its readers, and a line of the table."""
 
+import importlib.util
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from running import HERE, ROOT, System, check
+from running import HERE, ROOT, Place, check
 
 
 @dataclass
@@ -59,17 +59,17 @@ class Calls:
             self.process.stdout.close()
             self.errors.close()
 
-    def kill(self, dormouse: System, name: str, session: str | None = None) -> str:
-        """SIGKILL to the process that serves the session, or any of the function's, in the middle of the calls. The worker's name.
+    def kill(self, dormouse: Place, name: str, session: str | None = None) -> str:
+        """Kills who serves the session, or any of the function's workers, in the middle of the calls. The worker's name.
 
-        The caller stands still while that process is looked for: it would be done before it was found.
+        The caller stands still while that one is looked for: it would be done before it was found.
         """
         self.process.send_signal(signal.SIGSTOP)
         try:
-            worker, pid = dormouse.server(name, session)
+            worker, kill = dormouse.aimed(name, session)
         finally:
             self.process.send_signal(signal.SIGCONT)
-        os.kill(pid, signal.SIGKILL)
+        kill()
         return worker
 
     def rate(self) -> str:
@@ -90,6 +90,16 @@ class Slowest:
             self.first = seconds  # it found the function asleep
         else:
             self.seconds = max(self.seconds, seconds)
+
+
+def module(path: str) -> Any:
+    """The code of another use, such as `ledger/ledger`."""
+    spec = importlib.util.spec_from_file_location(path.rpartition("/")[2], HERE / f"{path}.py")
+    assert spec
+    assert spec.loader
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
 
 
 def megabytes(path: pathlib.Path) -> str:
