@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import itertools
 import json
 import sys
 import zipfile
@@ -316,3 +317,24 @@ def test_a_card_learns_what_its_owner_says() -> None:
         with pytest.raises(InvalidArgument, match=told):
             handler.step({**payment, name: np.array([value]), "was_fraud": np.array([True])}, state, None)
         assert all((state[key] == before[key]).all() for key in state)
+
+
+def test_products_that_were_learned_are_shown_rather_than_the_most_popular() -> None:
+    """Customers whom the model never saw. `examples/basket/README.md` has the rate of all of them."""
+    import onnxruntime
+
+    folder = EXAMPLES / "basket"
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    assert (folder / "model.onnx").stat().st_size < 2**20
+    assert len((folder / "products.txt").read_text().splitlines()) == 1001
+    shown = popular = every = 0
+    for products in json.loads((folder / "customers.json").read_text()):
+        h = np.zeros((1, 1, 128), np.float32)
+        for product, following in itertools.pairwise(products):
+            ten, chance, h = session.run(None, {"item": np.array([product]), "h0": h})
+            assert 0 not in ten[0], "that a visit begins is no product"
+            assert (np.diff(chance[0]) <= 0).all()
+            if following:
+                shown, popular, every = shown + (following in ten[0]), popular + (following <= 10), every + 1
+    assert shown / every > 0.3
+    assert popular / every < 0.1
