@@ -1,5 +1,6 @@
 """What the uses of `make examples` have in common: a caller in the environment of its readers, and a line of the table."""
 
+import importlib.util
 import json
 import pathlib
 import signal
@@ -89,6 +90,16 @@ class Slowest:
             self.first = seconds  # it found the function asleep
         else:
             self.seconds = max(self.seconds, seconds)
+
+
+def module(path: str) -> Any:
+    """The code of another use, such as `ledger/ledger`."""
+    spec = importlib.util.spec_from_file_location(path.rpartition("/")[2], HERE / f"{path}.py")
+    assert spec
+    assert spec.loader
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
 
 
 def megabytes(path: pathlib.Path) -> str:

@@ -5,6 +5,7 @@ metric's average over the stable window divided by the target; when the average 
 panic window decides and nothing is taken away until a stable window has passed without it. What differs, and why:
 
 * A call that is held while nobody serves wakes at once, by the number held rather than by an average that has not filled yet.
+* Alarms that are due while nobody serves wake one worker. Nobody waits for their answers: from there on what it has to do decides.
 * Workers that are starting count. While they start the backlog grows without saying anything about the need, so the wanted number rises
   only within `SETTLE` of the first one's order (knative/serving#13284: a burst during a slow start asked for far more than needed).
 * Zero follows `scaleToZeroAfter` since the last work, not an empty window; running work is demand, however long it runs.
@@ -100,6 +101,8 @@ class Autoscaler:
             by_held = _workers_for(measured.held, scaling.target) if scaling.metric == "concurrency" else 1
             if workers.ready == 0:
                 return max(stable, by_held), f"calls held: {measured.held}, target {scaling.target:g} a worker"
+        if measured.alarms and workers.ready == 0:
+            return max(stable, 1), f"alarms due: {measured.alarms}"
         over = panic / max(workers.all, 1) >= PANIC_THRESHOLD
         if over:
             if self._panic_since is None:
@@ -120,7 +123,7 @@ class Autoscaler:
     # -------------------------------------------------------------------------------------------------------------- to zero
 
     def _idle(self, scaling: Scaling, measured: Measured, workers: Workers, wanted: int, reason: str) -> tuple[int, str]:
-        if measured.running or measured.held:
+        if measured.running or measured.held or measured.alarms:
             if wanted >= 1:
                 return wanted, reason
             return 1, f"calls running: {measured.running}, held: {measured.held}"

@@ -7,6 +7,7 @@ only says how old a key is, so that a late copy of a call whose key is no longer
 The prefixes keep the makers of ids apart: nothing that a caller writes can equal an id that a gateway or a worker made.
 
     g-{nonce}-{n}   a gateway's          c-{anything}   a caller's          w-{nonce}-{n}   a worker's own, for a call that came without one
+    a-{id}          of an alarm's step (`alarms`)
 
 A timestamp says how old a key is only beside others of the same clock. So a key also names its *maker*: the gateway's process whose clock
 made the timestamp, or CALLERS for a caller's own. Each maker's timestamps have a horizon of their own (`steps`), and a gateway's rise with

@@ -70,6 +70,7 @@ class Measured:
     live_sessions: int
     idle: float  # seconds since work was last seen
     watched: float  # seconds that these figures cover at most
+    alarms: int = 0  # that are due while nobody serves
 
 
 class Demand:
@@ -84,6 +85,8 @@ class Demand:
         self._last_gauge = now
         self._workers: dict[str, control_pb2.WorkerReport] = {}
         self._agents: dict[str, control_pb2.FunctionDemand] = {}
+        self.due = 0
+        """Alarms that are due while nobody serves."""
 
     def worker(self, name: str, report: control_pb2.WorkerReport, now: float) -> None:
         self._gauge(now)
@@ -130,7 +133,7 @@ class Demand:
         self._gauge(now)
         running = sum(r.in_flight + r.queued for r in self._workers.values())
         held = sum(r.held for r in self._agents.values())
-        if running or held:
+        if running or held or self.due:
             self._last_work = now
         return Measured(
             concurrency=self._averages(self._concurrency, now),
@@ -141,6 +144,7 @@ class Demand:
             live_sessions=self._live_sessions(),
             idle=now - self._last_work,
             watched=now - self._began,
+            alarms=self.due,
         )
 
     def _live_sessions(self) -> int:

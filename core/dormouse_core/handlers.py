@@ -30,6 +30,7 @@ import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -97,6 +98,13 @@ class Caller(Protocol):
     ) -> Any: ...
 
 
+class AlarmClock(Protocol):
+    """Who takes what a step asks for later: the worker; in a test of a handler, whatever stands for it."""
+
+    def set(self, at: float | datetime, inputs: Mapping[str, Any], name: str) -> None: ...
+    def cancel(self, name: str) -> None: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """Where a handler runs, and for which step.
@@ -121,10 +129,13 @@ class Context:
     key: str = ""
     """The call's own key, the same when the call is sent again after a failure: `{microseconds}-{id}`, or `{id}` alone where the caller's
     key has no timestamp of its own."""
+    alarm_name: str | None = None
+    """Of the alarm whose step this is; None: a caller's."""
     deadline: float = float("inf")
     """When this step must be done, by `time.monotonic()`."""
     is_cancelled: Callable[[], bool] = field(default=_never, repr=False)
     caller: Caller | None = field(default=None, repr=False)
+    clock: AlarmClock | None = field(default=None, repr=False)
 
     def cancelled(self) -> bool:
         """Whether nobody waits for the answer any more: a long step may stop by raising."""
@@ -171,6 +182,32 @@ class Context:
         if self.caller is None:
             raise FailedPrecondition("call: made outside of a step: functions are called from `step` alone")
         return self.caller.call(function, inputs, session, outputs, timeout, key)
+
+    def alarm(self, at: float | datetime, inputs: Mapping[str, Any], name: str) -> None:
+        """Has a step of this session run at `at`, with these inputs: once, in the session's order, also where the function sleeps by then.
+        It is part of this step: where the step fails, nothing was asked for. Nobody gets the answer; what counts is the session's state and
+        what the step calls.
+
+        `at`: seconds since 1970, or a datetime with a zone; what is past is due at once. `name`: another alarm of this name in the session
+        is replaced. The step finds it as `ctx.alarm_name`. One that raises is tried again, later each time, 30 times in 19 hours; then it
+        is given up: `dormouse sessions` shows it. A session with an alarm to run does not expire; one that ends, or begins again, has none
+        any more.
+
+        INVALID_ARGUMENT: a time that is none, or more than ten years ahead, a name or inputs that cannot be (as the function takes them
+        now). RESOURCE_EXHAUSTED: a limit; more than 100 alarms in the session fail the step. FAILED_PRECONDITION: outside of a step, in one
+        that ends its session, in a function without sessions or one that streams.
+        """
+        self._clock().set(at, inputs, name)
+
+    def cancel_alarm(self, name: str) -> None:
+        """No step of that name is to run, of those that were asked for until now; nothing happens where there is none. It is part of this
+        step, like `alarm`."""
+        self._clock().cancel(name)
+
+    def _clock(self) -> AlarmClock:
+        if self.clock is None:
+            raise FailedPrecondition("alarm: asked for outside of a step: alarms are set and cancelled in `step` alone")
+        return self.clock
 
     def child_key(self, number: int) -> str:
         """The idempotency key for this step's call number `number` (0, 1, ...) of another function.

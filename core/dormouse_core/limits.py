@@ -947,12 +947,102 @@ CALLS_OF_STEPS = (
     ),
 )
 
+# ---------------------------------------------------------------------------------------------------------------------- usage
+
+USAGE_TENANTS = 100
+USAGE_SECONDS = 5
+USAGE_IDLE_SECONDS = 60
+USAGE_DAYS = 400
+
+USAGE = (
+    Limit(
+        "USAGE_TENANTS",
+        "whose usage a function's totals name; of more, the smallest are counted together, as others",
+        "tenants",
+        "our own: totals of 40 shards fit into one transaction",
+        "each time that totals are written",
+    ),
+    Limit(
+        "USAGE_SECONDS",
+        "between two times that a worker writes down what it counts beside steps; so much of it is lost where it is killed",
+        "seconds",
+        "our own",
+        "the worker",
+    ),
+    Limit("USAGE_IDLE_SECONDS", "the same where it counted nothing but its own seconds", "seconds", "our own", "the worker"),
+    Limit("USAGE_DAYS", "for which the usage of a deleted function is kept", "days", "our own: a year's bills", "the operator removes it"),
+)
+
+# --------------------------------------------------------------------------------------------------------------------- alarms
+
+ALARMS = 100
+ALARM_NAME_CHARACTERS = 128
+ALARM_REQUEST_BYTES = 64 * KIB
+ALARM_AHEAD_DAYS = 3_653
+ALARM_AGAIN_SECONDS = 1.0
+ALARM_RETRY_SECONDS = 3600.0
+ALARM_TRIES = 30
+ALARM_ERROR_CHARACTERS = 500
+ALARM_KEY_SECONDS = 60.0
+ALARM_BLOCKED_SECONDS = 600.0
+ALARMS_TOGETHER = 64
+
+ALARMS_OF_SESSIONS = (
+    Limit(
+        "ALARMS",
+        "alarms that a session has, given-up ones too",
+        "alarms",
+        "our own: every step writes them",
+        "the step: RESOURCE_EXHAUSTED",
+    ),
+    Limit("ALARM_NAME_CHARACTERS", "an alarm's name", "characters", "our own", "`ctx.alarm`: INVALID_ARGUMENT"),
+    Limit(
+        "ALARM_REQUEST_BYTES",
+        "an alarm's inputs, as a request",
+        "bytes",
+        "our own: every step writes them",
+        "`ctx.alarm`: RESOURCE_EXHAUSTED",
+    ),
+    Limit("ALARM_AHEAD_DAYS", "from now to when an alarm is due", "days", "our own: ten years", "`ctx.alarm`: INVALID_ARGUMENT"),
+    Limit(
+        "ALARM_AGAIN_SECONDS",
+        "from a step of an alarm to the soonest alarm that it sets, and from its first failure to the next try",
+        "seconds",
+        "our own: one that sets itself again at once would take the worker",
+        "the alarm is due then",
+    ),
+    Limit(
+        "ALARM_RETRY_SECONDS", "between two tries of an alarm's step that fails; they double", "seconds", "our own", "it waits no longer"
+    ),
+    Limit("ALARM_TRIES", "tries of an alarm's step that fails: 19 hours", "tries", "our own", "it is given up, listed and logged"),
+    Limit("ALARM_ERROR_CHARACTERS", "what is kept of its last error", "characters", "our own; it is kept in etcd", "cut off"),
+    Limit(
+        "ALARM_KEY_SECONDS",
+        "from when an alarm was due to when its step begins under a key that says so",
+        "seconds",
+        "KEY_MARK_SECONDS: the sessions that it calls know such times for ten minutes",
+        "its key says when it began: one commit more",
+    ),
+    Limit(
+        "ALARM_BLOCKED_SECONDS",
+        "between two looks at alarms whose record a worker cannot read or the store does not let change",
+        "seconds",
+        "our own: each look wakes the function",
+        "said in the log each time",
+    ),
+    Limit(
+        "ALARMS_TOGETHER", "alarms that a worker runs side by side", "alarms", "our own: callers' steps run beside them", "the next waits"
+    ),
+)
+
 TABLE: Sequence[tuple[str, Sequence[Limit]]] = (
     ("Names", NAMES),
     ("Messages", MESSAGES),
     ("The store", STORE),
     ("Sessions", SESSIONS),
     ("Calls of steps", CALLS_OF_STEPS),
+    ("Usage", USAGE),
+    ("Alarms", ALARMS_OF_SESSIONS),
     ("Liveness and time", LIVENESS),
     ("Holds and scale", SCALE),
     ("Batching", BATCHING),

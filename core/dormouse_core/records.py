@@ -1,6 +1,6 @@
 """How a session's record lies in the store (the table of `docs/architecture.md`, key ``data/{D}/state/{shard}/{session}``).
 
-    1 byte   format number, 1
+    1 byte   format number: 1, or 2 where it has alarms, for a build that does not know these would write it without them
     4 bytes  CRC32C of what follows, big-endian
     the rest a protobuf dormouse.state.v1.Record
 
@@ -12,22 +12,25 @@ bytes are appended from then on. That is sound because concatenated protobuf mes
 (https://protobuf.dev/programming-guides/encoding/#last-one-wins).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import google_crc32c
 import msgspec
 from dormouse_proto import state_pb2
 
+from dormouse_core import usages
 from dormouse_core.callkeys import ANYBODY, CALLERS, maker_of
 from dormouse_core.errors import DataLoss, FailedPrecondition
 from dormouse_core.limits import KEPT_KEYS, KEPT_REPLY_BYTES
 from dormouse_core.marks import BYTES as MARK_BYTES
 from dormouse_core.marks import NONE, Marks
 from dormouse_core.marks import read as read_marks
+from dormouse_core.usages import Usage
 
 FORMAT = 1
+FORMAT_ALARMS = 2
+_FORMATS = (FORMAT, FORMAT_ALARMS)
 _HEAD = 5
-_PREFIX = bytes([FORMAT])
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -78,6 +81,20 @@ class Horizons(msgspec.Struct, frozen=True):
         return highest
 
 
+class Alarm(msgspec.Struct, frozen=True):
+    """A step that a step of the session asked for, at a time (`alarms`). The fields are those of `state.proto`."""
+
+    name: str
+    due_us: int
+    id: str
+    request: bytes
+    next_us: int
+    tries: int = 0
+    error: str = ""
+    failed: bool = False
+    time_us: int = 0
+
+
 class Body(msgspec.Struct, frozen=True):
     """A record without its tensors: what the rules about keys, order and expiry look at. Immutable; each step makes the next one."""
 
@@ -92,6 +109,9 @@ class Body(msgspec.Struct, frozen=True):
     expires_us: int
     horizons: Horizons | None = None
     """None: a build that knew only the two above wrote it; they hold for every maker."""
+    usage: Usage | None = None
+    """None: a build that did not count it wrote this."""
+    alarms: tuple[Alarm, ...] = ()
 
     def known(self) -> Horizons:
         return self.horizons or common(self.horizon_us, self.newest_us)
@@ -124,7 +144,7 @@ def keep(
 
 
 def encode(body: Body, tensors: Iterable[state_pb2.Tensor], write_id: bytes) -> bytes:
-    head = state_pb2.Record(
+    record = state_pb2.Record(
         state_version=body.state_version,
         write_id=write_id,
         tombstone=body.tombstone,
@@ -134,17 +154,31 @@ def encode(body: Body, tensors: Iterable[state_pb2.Tensor], write_id: bytes) -> 
         newest_us=body.newest_us,
         expires_us=body.expires_us,
         horizons=None if body.horizons is None else _horizons(body.horizons),
-    ).SerializeToString()
-    message = head + b"".join([kept.encoded for kept in body.kept])
+        alarms=[_alarm(alarm) for alarm in body.alarms],
+    )
+    if body.usage is not None:
+        usages.put(record.usage, body.usage)
+    return _framed(record.SerializeToString() + b"".join([kept.encoded for kept in body.kept]), bool(body.alarms))
+
+
+def _framed(message: bytes, alarms: bool) -> bytes:
     checksum: int = google_crc32c.value(message)
-    return _PREFIX + checksum.to_bytes(4, "big") + message
+    return bytes((FORMAT_ALARMS if alarms else FORMAT,)) + checksum.to_bytes(4, "big") + message
+
+
+def _alarm(it: Alarm) -> state_pb2.Alarm:
+    return state_pb2.Alarm(**msgspec.structs.asdict(it))
+
+
+def _read_alarm(it: state_pb2.Alarm) -> Alarm:
+    return Alarm(it.name, it.due_us, it.id, it.request, it.next_us, it.tries, it.error, it.failed, it.time_us)
 
 
 def _parse(data: bytes) -> state_pb2.Record:
     if len(data) < _HEAD:
         raise DataLoss(f"the session's record is {len(data)} bytes long, at least {_HEAD} are required")
-    if data[0] != FORMAT:
-        raise FailedPrecondition(f"the session's record has format {data[0]}, this worker reads format {FORMAT}")
+    if data[0] not in _FORMATS:
+        raise FailedPrecondition(f"the session's record has format {data[0]}, this worker reads formats up to {FORMAT_ALARMS}")
     message = data[_HEAD:]
     if google_crc32c.value(message) != int.from_bytes(data[1:_HEAD], "big"):
         raise DataLoss("the session's record fails its checksum")
@@ -167,8 +201,18 @@ def decode(data: bytes) -> Record:
         newest_us=parsed.newest_us,
         expires_us=parsed.expires_us,
         horizons=_read_horizons(parsed.horizons) if known else None,
+        usage=_read_usage(parsed),
+        alarms=tuple(map(_read_alarm, parsed.alarms)),
     )
     return Record(body, tuple(parsed.tensors), parsed.write_id)
+
+
+def edited(data: bytes, write_id: bytes, edit: Callable[[state_pb2.Record], None]) -> bytes:
+    """The record with a change, by who need not know all that is in it: what this build does not know stays. Errors as `decode`."""
+    parsed = _parse(data)
+    edit(parsed)
+    parsed.write_id = write_id
+    return _framed(parsed.SerializeToString(), bool(parsed.alarms))
 
 
 def _read_kept(it: state_pb2.KeptKey, known: bool) -> Kept:
@@ -216,6 +260,16 @@ def glance(data: bytes) -> Glance:
     return glance_of(_parse(data), len(data))
 
 
+def used(data: bytes) -> tuple[Glance, Usage | None]:
+    """A glance at a record, and the usage in it; None: it has none. DataLoss and FailedPrecondition as in `decode`."""
+    parsed = _parse(data)
+    return glance_of(parsed, len(data)), _read_usage(parsed)
+
+
+def _read_usage(parsed: state_pb2.Record) -> Usage | None:
+    return usages.read(parsed.usage) if parsed.HasField("usage") else None
+
+
 def glance_of(body: "Body | state_pb2.Record", size: int) -> Glance:
     return Glance(body.tombstone, body.newest_us, body.expires_us, size)
 
@@ -233,5 +287,5 @@ def size_bound(tensor_bytes: int, tensors: Sequence[str]) -> int:
     return _HEAD + tensor_bytes + sum(len(name) + 128 for name in tensors) + KEPT_OVERHEAD
 
 
-# Kept replies, eight keys with ids and digests, marks, the scalars and horizons.
+# Kept replies, eight keys with ids and digests, marks, the scalars, horizons and usage.
 KEPT_OVERHEAD = KEPT_REPLY_BYTES + KEPT_KEYS * 512 + MARK_BYTES + 1024

@@ -148,11 +148,12 @@ def handoff(keys: Keys, f: Function, shard: int, target: str, *, shard_mod: int,
     return Txn(compares, (Put(keys.shard(f, shard), _entry(target, epoch + 1)), Delete(keys.move(f, shard))))
 
 
-def commit(fences: Mapping[str, int], bases: Iterable[tuple[str, int]], floors: Mapping[str, int], writes: Iterable[Put]) -> Txn:
+def commit(fences: Mapping[str, int], bases: Iterable[tuple[str, int]], floors: Mapping[str, int], writes: Iterable[Put | Delete]) -> Txn:
     """Makes one step of each of many sessions durable. All three are key -> mod as read.
 
     `fences`: the entries of every shard touched. `bases`: every record. `floors`: of every shard in which a record is created; without them
-    a late write could find "absent" again after a removal (rules *compare-all* and *floor*).
+    a late write could find "absent" again after a removal (rules *compare-all* and *floor*). `writes`: the records, and with one whose
+    earliest alarm is another now the key that says when it is due (rule *alarm*).
     """
     compares = [ModIs(key, mod) for key, mod in fences.items()]
     compares += [ModIs(key, mod) for key, mod in bases]
@@ -170,12 +171,37 @@ def preserve(fence: tuple[str, int], base: tuple[str, int], copy: Put) -> Txn:
     return counted(Txn((ModIs(*fence), ModIs(*base)), (copy,)))
 
 
+def count(keys: Keys, f: Function, worker: str, usage: bytes) -> Txn:
+    """A worker writes down what it has counted since it began, as long as its entry is there: what is folded it cannot write again."""
+    return Txn((Exists(keys.worker(f, worker)),), (Put(keys.usage_of_worker(f, worker), usage),))
+
+
+def fold(keys: Keys, f: Function, workers: Mapping[str, int], usage: bytes, *, usage_mod: int, leader_new: int) -> Txn:
+    """The leader adds what workers that are gone (name -> mod of what they left) have counted to `usage`, the totals of all former ones."""
+    total = keys.usage_of_former(f)
+    compares: list[Compare] = [CreatedIs(keys.leader, leader_new), ModIs(total, usage_mod)]
+    for worker, mod in workers.items():
+        compares += [ModIs(keys.worker(f, worker), 0), ModIs(keys.usage_of_worker(f, worker), mod)]
+    return counted(Txn(tuple(compares), (Put(total, usage), *(Delete(keys.usage_of_worker(f, worker)) for worker in workers))))
+
+
+def due(key: str, due_us: int | None) -> Put | Delete:
+    """When a session's earliest alarm is to be tried; None: it has none."""
+    return Delete(key) if due_us is None else Put(key, bytes(state_pb2.AlarmEntry(due_us=due_us).SerializeToString()))
+
+
+def remind(fence: tuple[str, int], base: tuple[str, int], write: Put | Delete) -> Txn:
+    """The owner puts right when a session's alarms are looked at next, and changes no record. `fence`, `base`: key -> mod as read."""
+    return Txn((ModIs(*fence), ModIs(*base)), (write,))
+
+
 # ------------------------------------------------------------------------------------------------------------- owner and leader
 
 
 class Removal(msgspec.Struct, frozen=True):
     """What is removed of one shard. `records`: key -> mod. `floor_us`: the shard's next floor, at least the old one and the newest
-    timestamp of each of them. `quarantined`: keys of broken copies of theirs, which go with them."""
+    timestamp of each of them. `quarantined`: keys of broken copies of theirs, which go with them. `usage`: the shard's next totals, with
+    what these sessions have used, made of those that were read with the floor: who writes one writes both; None: they say nothing."""
 
     shard: int
     records: Mapping[str, int]
@@ -183,6 +209,7 @@ class Removal(msgspec.Struct, frozen=True):
     floor_mod: int
     floor_us: int
     quarantined: Sequence[str] = ()
+    usage: bytes | None = None
 
 
 def remove(keys: Keys, f: Function, removals: Iterable[Removal], *, leader_new: int | None = None) -> Txn:
@@ -195,6 +222,8 @@ def remove(keys: Keys, f: Function, removals: Iterable[Removal], *, leader_new: 
         compares += [ModIs(keys.shard(f, one.shard), one.shard_mod), ModIs(floor_key, one.floor_mod)]
         compares += [ModIs(key, mod) for key, mod in one.records.items()]
         writes += [*map(Delete, one.records), *map(Delete, one.quarantined), Put(floor_key, _floor(one.floor_us))]
+        if one.usage is not None:
+            writes.append(Put(keys.usage(f, one.shard), one.usage))
     return counted(Txn(tuple(compares), tuple(writes)))
 
 
@@ -203,7 +232,8 @@ def erase(keys: Keys, f: Function, shard: int, records: Mapping[str, int], *, sh
     entry, so that nothing that is under way to the shard can land. The tombstones are owed (`dormouse_operator.owing`)."""
     compares: list[Compare] = [CreatedIs(keys.leader, leader_new), ModIs(keys.shard(f, shard), shard_mod)]
     compares += [ModIs(key, mod) for key, mod in records.items()]
-    return counted(Txn(tuple(compares), (*map(Delete, records), Delete(keys.shard(f, shard)), Delete(keys.move(f, shard)))))
+    alarms = (Delete(keys.alarm_of(f, key)) for key in records)
+    return counted(Txn(tuple(compares), (*map(Delete, records), *alarms, Delete(keys.shard(f, shard)), Delete(keys.move(f, shard)))))
 
 
 def replace(
@@ -216,7 +246,18 @@ def replace(
     leader_new: int,
 ) -> Txn:
     """The leader deletes sessions: their records (key -> mod as read, next value) become tombstones, whoever owns the shard. The owner's
-    next commit to one of them fails the comparison of its record."""
+    next commit to one of them fails the comparison of its record. Their alarms go."""
     compares: list[Compare] = [CreatedIs(keys.leader, leader_new), ModIs(keys.shard(f, shard), shard_mod)]
     compares += [ModIs(key, mod) for key, (mod, _) in tombstones.items()]
-    return counted(Txn(tuple(compares), tuple(Put(key, value) for key, (_, value) in tombstones.items())))
+    writes = [write for key, (_, value) in tombstones.items() for write in (Put(key, value), Delete(keys.alarm_of(f, key)))]
+    return counted(Txn(tuple(compares), tuple(writes)))
+
+
+def silence(
+    keys: Keys, f: Function, shard: int, record: tuple[str, int, bytes], due_us: int | None, *, shard_mod: int, leader_new: int
+) -> Txn:
+    """The leader takes an alarm out of a record, whoever owns the shard. `record`: its key, mod as read, and next value; `due_us`: of the
+    earliest alarm that is left."""
+    key, mod, value = record
+    compares = (CreatedIs(keys.leader, leader_new), ModIs(keys.shard(f, shard), shard_mod), ModIs(key, mod))
+    return Txn(compares, (Put(key, value), due(keys.alarm_of(f, key), due_us)))

@@ -22,7 +22,7 @@ class _Agent:
 
 
 class Demands:
-    """`woken(uid)` is called when a function's calls began to wait."""
+    """`woken(uid)` is called when a function's calls, or its alarms, began to wait."""
 
     def __init__(self, clock: Clock, woken: Callable[[str], None]) -> None:
         self._clock = clock
@@ -55,6 +55,14 @@ class Demands:
             if began:
                 self._woken(uid)
         self._agents[report.agent] = _Agent(now, report.complete, frozenset(named))
+
+    def alarms(self, uid: str, due: int) -> None:
+        """So many alarms of a function that sleeps are due."""
+        demand = self._of(uid)
+        began = due > 0 and demand.due == 0
+        demand.due = due
+        if began:
+            self._woken(uid)
 
     def agent_left(self, agent: str) -> None:
         """Its stream ended. What it held is not known to be zero; only its lease's end makes it so (`unknown`, `forget_agent`)."""

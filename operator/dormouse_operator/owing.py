@@ -16,12 +16,12 @@ from dormouse_core import lifetimes, transactions
 from dormouse_core.errors import Unavailable
 from dormouse_core.keys import Function, Keys, number
 from dormouse_core.limits import TXN_OPS
-from dormouse_core.seams import Clock, Compare, CreatedIs, ModIs, Put, Store, StoreError, Txn
+from dormouse_core.seams import Clock, Compare, CreatedIs, Delete, ModIs, Put, Store, StoreError, Txn
 from dormouse_kit import log
 
 EVERY = 1.0  # seconds
 MOST = 20_000  # some 10 MB
-PART = TXN_OPS - 3  # in one transaction, which also compares the leader, the function and the shard's entry
+PART = (TXN_OPS - 3) // 2  # in one transaction, which also compares the leader, the function and the shard's entry; each is two writes
 
 Told = Callable[[Function, int, Sequence[str]], Awaitable[None]]
 
@@ -151,13 +151,13 @@ class Owed:
         if name not in items:
             return True  # the function is gone
         compares: list[Compare] = [CreatedIs(self._keys.leader, self._leader_new), CreatedIs(name, items[name].create_revision)]
-        writes: list[Put] = []
+        writes: list[Put | Delete] = []
         for key in keys:
             mod, tombstone = one.tombstones[key]
             found = items[key].mod_revision if key in items else 0
             if found in (0, mod):  # mod: what was to take it away had no answer, and has not landed
                 compares.append(ModIs(key, found))
-                writes.append(Put(key, tombstone))
+                writes += (Put(key, tombstone), Delete(self._keys.alarm_of(one.function, key)))
         if last and entry not in items:
             compares.append(ModIs(entry, 0))
             writes.append(transactions.nobodys(self._keys, one.function, shard))

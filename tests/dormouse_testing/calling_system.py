@@ -41,6 +41,14 @@ class Ledger(Base):
         state["sum"] += inputs["x"]
         return {"y": state["sum"].copy()}
 
+class Slow(Ledger):
+    """Takes its time to start; its first start, which proves it, does not."""
+    def setup(self, ctx):
+        if (HERE / ".proved").exists():
+            tell("slow starts")
+            time.sleep(3.0)
+        (HERE / ".proved").touch()
+
 def act(inputs):
     """(function, inputs, session, further) of the call that `what` asks for: function|session|x|seconds."""
     function, session, x, seconds = inputs["what"][0].decode().split("|")

@@ -14,9 +14,9 @@ from conftest import unavailable
 from dormouse.client import Answer, Client
 from dormouse_core import headernames
 from dormouse_core.errors import Code, DormouseError
-from dormouse_testing.calling_system import calling_system, told
+from dormouse_testing.calling_system import calling_system, spec, told
 from dormouse_testing.streams_system import kill_an_owner, owners, pid_of
-from dormouse_testing.system import System
+from dormouse_testing.system import System, manifest
 from dormouse_testing.up import missing
 from dormouse_testing.workers import request_of
 
@@ -173,6 +173,55 @@ def test_a_wrong_call_is_refused_at_once_and_names_what_is_wrong(
     error = refused(lambda: ask(client, function, what, session="wrong"))
     assert (error.code, says in error.message) == (code, True), error.message
     assert time.monotonic() - began < 10, "no deadline ends it"
+
+
+def test_a_called_function_that_sleeps_and_starts_slowly_is_waited_for_and_asked_once(system: System, client: Client) -> None:
+    system.command("apply", "-f", "-", stdin=manifest("slow", **spec("Slow", scaleToZeroAfter="1s")))
+    system.wait("slow", lambda status: status["phase"] == "Asleep")
+    assert ask(client, "shop", "slow|slept|3|", session="slept", timeout=60.0).outputs["y"] == [[3]]
+    assert [line for line in told(system) if "slow" in line or "/slept" in line] == ["slow starts", "ledger /slept 1 3"]
+
+
+def test_a_called_function_that_cannot_be_served_or_is_stopped_is_told_at_once(system: System, client: Client) -> None:
+    system.command("apply", "-f", "-", stdin=manifest("broken", **spec("Nobody")))
+    system.wait("broken", lambda status: status["phase"] == "Failed")
+    system.command("apply", "-f", "-", stdin=manifest("stopped", **spec("Ledger", replicas=0)))
+    system.wait("stopped", lambda status: status["phase"] == "Stopped")
+    for function, code, says in (
+        (
+            "broken",
+            Code.FAILED_PRECONDITION,
+            "call of default/broken: function default/broken cannot be served: spec.handler: 'handlers:Nobody'",
+        ),
+        ("stopped", Code.UNAVAILABLE, "call of default/stopped: function default/stopped is stopped: spec.replicas is 0"),
+    ):
+        began = time.monotonic()
+        error = refused(lambda: ask(client, "shop", f"{function}|a|1|", session="wrong"))  # noqa: B023
+        assert (error.code, error.message[: len(says)]) == (code, says), error.message
+        assert time.monotonic() - began < 10, "no deadline ends it"
+
+
+def test_a_called_function_that_is_deleted_ends_what_runs_and_refuses_what_waits_for_it(system: System, client: Client) -> None:
+    """What waits is told so, and its step is as if it had not been."""
+    system.command("apply", "-f", "-", stdin=manifest("doomed", **spec("Slow", scaleToZeroAfter="1s")))
+    system.wait("doomed", lambda status: status["phase"] == "Asleep")
+    with ThreadPoolExecutor(1) as pool:
+        starts = told(system).count("slow starts")
+        waits = pool.submit(lambda: refused(lambda: ask(client, "shop", "doomed|waits|1|", session="doomed", timeout=60.0)))
+        system.until(lambda: told(system).count("slow starts") > starts)
+        system.command("delete", "doomed")
+        error = waits.result(60)
+        assert (error.code, "call of default/doomed" in error.message) == (Code.NOT_FOUND, True), error.message
+        assert ask(client, "shop", "ledger|doomed|7|", session="doomed").step == 1, "of the step whose call failed nothing was kept"
+
+        system.command("apply", "-f", "-", stdin=manifest("doomed", **spec("Ledger")))
+        system.wait_proved("doomed")
+        runs = pool.submit(ask, client, "shop", "doomed|runs|1|2", session="doomed", timeout=60.0)
+        system.until(lambda: "ledger /runs 1 1" in told(system))
+        system.command("delete", "doomed")
+        assert runs.result(60).outputs["y"] == [[7 + 1]]
+    error = refused(lambda: ask(client, "shop", "doomed|runs|1|", session="doomed"))
+    assert (error.code, "call of default/doomed" in error.message) == (Code.NOT_FOUND, True), error.message
 
 
 def test_a_deadline_holds_for_the_call_too_and_nothing_is_called_after_it(system: System, client: Client) -> None:

@@ -105,6 +105,6 @@ def test_a_checksum_over_garbage_is_data_loss() -> None:
 
 
 def test_a_newer_format_is_left_alone() -> None:
-    data = b"\x02" + records.encode(records.Body("v", False, 1, (), 0, 0, 0), [], b"w")[1:]
-    with pytest.raises(FailedPrecondition, match="format 2"):
+    data = b"\x03" + records.encode(records.Body("v", False, 1, (), 0, 0, 0), [], b"w")[1:]
+    with pytest.raises(FailedPrecondition, match="format 3"):
         records.decode(data)

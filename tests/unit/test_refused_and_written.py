@@ -38,6 +38,7 @@ WRITERS: dict[str, tuple[str, ...]] = {
         DELETIONS,
         DELETIONS,
     ),
+    "operator/dormouse_operator/cancelling.py": ("test_an_alarm_that_a_store_took_out_as_it_became_full_is_cancelled",),
     "operator/dormouse_operator/orphans.py": (DELETIONS,),
     "operator/dormouse_operator/owing.py": ("test_what_a_leader_before_this_one_owed", "test_owed_tombstones"),
     "operator/dormouse_operator/function_entries.py": (
@@ -57,6 +58,7 @@ WRITERS: dict[str, tuple[str, ...]] = {
         "test_the_broken_bytes_are_there_or_in_quarantine_at_every_moment",
         "test_what_a_full_store_refuses_is_read_before_anybody_is_told",
     ),
+    "core/dormouse_core/sessions/turns.py": ("when an alarm is looked at next: nobody is told, and the next look finds it as it is",),
     "core/dormouse_core/sessions/moves.py": ("test_a_handoff",),
     "worker/dormouse_worker/sessions/driver.py": ("what the plans of the session machine write; they are looked at where they stand",),
     "worker/dormouse_worker/sessions/registration.py": ("test_a_workers_entry",),

@@ -15,6 +15,7 @@ anything may. So the interruptions of a plan are its yields, and `tests/simulati
 | `turns` | the order of a session's steps, what runs, what is acknowledged, what leaves memory |
 | `loading` | reading records behind the fence |
 | `groups` | committing steps together, and what became of it |
+| `ringing` | when alarms are due, and which are looked at now |
 | `census` | what lies in the store of the shards that are owned, and whether a session may begin |
 | `memory`, `boundary`, `arrays`, `names` | what is kept, what crosses, tensors and records, names of sessions |
 

@@ -107,6 +107,11 @@ class Acquired:
 
 
 @dataclass(frozen=True, slots=True)
+class Alarms:
+    """When sessions' alarms are due has changed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Say:
     """A line of the log."""
 
@@ -115,7 +120,7 @@ class Say:
     warning: bool = True
 
 
-Command = Run | Tell | Start | Wake | Soon | Changed | Acquired | Say
+Command = Run | Tell | Start | Wake | Soon | Changed | Acquired | Alarms | Say
 
 
 class Outbox(deque[Command]):

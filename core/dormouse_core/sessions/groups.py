@@ -2,7 +2,7 @@
 
 What is ready when a commit can be sent goes with it; at most two are in flight, so that the next batch runs meanwhile. A group compares the
 entry of every shard that it touches and the base of every record (rule *compare-all*), and closes before it has more than 120 comparisons
-or 1 MiB (rule *fits-in-one*); it has fewer writes. A step that begins a session whose record is broken waits for the copy of those bytes
+or writes, or 1 MiB (rule *fits-in-one*). A step that begins a session whose record is broken waits for the copy of those bytes
 first, in a transaction of its own: the record and the copy together can be more than a request may have (rule *quarantine*).
 
 A timeout and a failed compare both mean: unknown. The transaction may have landed, may land later, or one session's compare may have failed
@@ -25,7 +25,7 @@ from dormouse_core.backoff import Backoff
 from dormouse_core.errors import Again, DeadlineExceeded, DormouseError, Unavailable
 from dormouse_core.limits import TXN_BYTES, TXN_OPS
 from dormouse_core.records import Body, Kept
-from dormouse_core.seams import Clock, Full, Item, Put, StoreError, Txn, Unreached
+from dormouse_core.seams import Clock, Delete, Full, Item, Put, StoreError, Txn, Unreached
 from dormouse_core.sessions.boundary import States, Step
 from dormouse_core.sessions.commands import Get, Outbox, Plan, Start, Transact, Wait
 from dormouse_core.sessions.memory import Session, Shard
@@ -40,7 +40,7 @@ UNREACHED_SECONDS = 0.05  # the client itself waited for a connection
 class Pending:
     """A step that ran and is not yet known to be committed."""
 
-    __slots__ = ("body", "data", "fence", "floor_mod", "quarantine", "reply", "session", "states", "step", "write_id")
+    __slots__ = ("alarm", "body", "data", "fence", "floor_mod", "notes", "quarantine", "reply", "session", "states", "step", "write_id")
 
     def __init__(self, session: Session, step: Step, body: Body, states: States, data: bytes, write_id: bytes, reply: bytes) -> None:
         self.session = session
@@ -53,6 +53,10 @@ class Pending:
         self.fence = session.shard.own.fence
         self.floor_mod = session.floor_mod if session.base == 0 else None  # None: nothing is created
         self.quarantine: Put | None = None
+        self.alarm: Put | Delete | None = None
+        """When the session's earliest alarm is due, where it is another now: written with the record."""
+        self.notes = False
+        """It is no step, but what is noted of one in the record."""
 
 
 class Outcomes(Protocol):
@@ -102,7 +106,7 @@ class Groups:
         late: list[Pending] = []
         shards: set[int] = set()
         created: set[int] = set()
-        compares = size = taken = 0
+        compares = writes = size = taken = 0
         for pending in self._ready:
             session = pending.session
             shard = session.shard.number
@@ -112,10 +116,12 @@ class Groups:
                 continue
             needed = 1 + (shard not in shards) + (pending.floor_mod is not None and shard not in created)
             length = len(pending.data) + 512
-            if group and (compares + needed > TXN_OPS or size + length > TXN_BYTES):
+            puts = 1 + (pending.alarm is not None)
+            if group and (compares + needed > TXN_OPS or writes + puts > TXN_OPS or size + length > TXN_BYTES):
                 break
             taken += 1
             compares += needed
+            writes += puts
             size += length
             shards.add(shard)
             if pending.floor_mod is not None:
@@ -302,7 +308,7 @@ def _transaction(group: Sequence[Pending]) -> Txn:
     fences: dict[str, int] = {}
     floors: dict[str, int] = {}
     bases: list[tuple[str, int]] = []
-    writes: list[Put] = []
+    writes: list[Put | Delete] = []
     for pending in group:
         session = pending.session
         shard = session.shard
@@ -312,6 +318,8 @@ def _transaction(group: Sequence[Pending]) -> Txn:
         if pending.floor_mod is not None:
             floors[shard.floor_key] = pending.floor_mod
         writes.append(Put(session.state_key, pending.data))
+        if pending.alarm is not None:
+            writes.append(pending.alarm)
     return transactions.commit(fences, bases, floors, writes)
 
 

@@ -193,8 +193,11 @@ class Machine:
         if emptied:
             self.turns.empty(shard)
             self.census.forget(shard)
+            self.turns.book.forget(shard.number)
         if status is Status.OWNED:
             if was is not Status.OWNED or emptied:
+                if was not in MINE or emptied:  # else it was stopped, and goes on
+                    self.turns.book.acquired(shard.number)
                 self._resumed(shard)
                 self.census.acquired()
                 self.out.append(Acquired())

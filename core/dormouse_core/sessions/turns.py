@@ -7,7 +7,9 @@ before the commit is known (rule *commit-first*). A session that is in memory co
 
 from collections.abc import Callable, Sequence
 
-from dormouse_core import lifetimes, records, steps
+import msgspec
+
+from dormouse_core import alarms, lifetimes, records, steps, transactions, usages
 from dormouse_core.clocks import TimeReading
 from dormouse_core.errors import (
     Again,
@@ -21,16 +23,17 @@ from dormouse_core.errors import (
     text_of,
 )
 from dormouse_core.keys import Function, Keys
-from dormouse_core.limits import RECORD_BYTES, SESSION_OVERHEAD_BYTES
-from dormouse_core.seams import Clock, Item, Put, StoreError
+from dormouse_core.limits import ALARM_BLOCKED_SECONDS, ALARM_TRIES, RECORD_BYTES, SESSION_OVERHEAD_BYTES
+from dormouse_core.seams import Clock, Item, Put, StoreError, Txn
 from dormouse_core.sessions import arrays
-from dormouse_core.sessions.boundary import Answer, Failed, Outcome, SessionSettings, StateInfo, States, Step
+from dormouse_core.sessions.boundary import Answer, Failed, Outcome, Ran, SessionSettings, StateInfo, States, Step
 from dormouse_core.sessions.census import Census
-from dormouse_core.sessions.commands import Outbox, Run, Say, Tell, Wake
+from dormouse_core.sessions.commands import Alarms, Outbox, Plan, Run, Say, Start, Tell, Transact, Wake
 from dormouse_core.sessions.groups import Groups, Pending
 from dormouse_core.sessions.loading import Loader
 from dormouse_core.sessions.memory import LargeReplies, Phase, Session, Shard, glance_of, is_large
 from dormouse_core.sessions.ownership import Status
+from dormouse_core.sessions.ringing import Book
 
 
 class WriteIds:
@@ -71,6 +74,7 @@ class Turns:
         self.entry_read = entry_read
         self.groups = Groups(clock, self, out)
         self.loader = Loader(self, out)
+        self.book = Book()
         self.sessions = 0
         self.state_bytes = 0
         self.stored_bytes = 0  # of the records of sessions in memory
@@ -129,6 +133,9 @@ class Turns:
         if step.cancelled:
             self.open -= 1
             return
+        if step.rings:
+            self._ring(session, step)
+            return
         now = self._clock.monotonic()
         body = session.body
         now_us = self._time.now_us()
@@ -165,6 +172,83 @@ class Turns:
             if body is None and not session.queue:
                 self.drop(session)  # names that are guessed take no memory
 
+    def _ring(self, session: Session, step: Step) -> None:
+        """The turn of whichever alarm of the session is due."""
+        now_us, body = self._time.now_us(), session.body
+        error: DormouseError | None = Unavailable("this worker's clock is not known to be right") if now_us is None else self.census.stop()
+        alarm = None
+        if now_us is not None and error is None:
+            try:
+                alarm = alarms.admit(body, session.trouble, now_us, self._versions)
+            except DormouseError as trouble:
+                # Nobody can do more about it here: looked at again later, and not before by whoever would wake the function for it.
+                fields = {"session": session.key, "error": trouble.message}
+                self._out.append(Say("a session's alarms cannot be run by this worker; looked at again later", fields))
+                self._remind(session, now_us + int(ALARM_BLOCKED_SECONDS * 1e6))
+                error = trouble
+        if error is not None or alarm is None or now_us is None:
+            if error is None:
+                due_us = alarms.earliest(body.alarms) if body is not None else None
+                if due_us != self.book.of(session.shard.number, session.key):
+                    self._remind(session, due_us)
+                self.book.changed(session.shard.number, session.key, due_us)
+            self.answer(step, Answer(None, 0, error))
+            if body is None and session.trouble is None and not session.queue:
+                self.drop(session)
+            return
+        assert body is not None
+        step.alarm, step.key = alarm, alarms.key_of(alarm)
+        session.used = now = self._clock.monotonic()
+        if alarms.is_late(alarm, now_us):
+            self._note(session, step, alarms.timed(body, alarm, now_us, self._ttl_us))
+            return
+        session.phase = Phase.RUNNING
+        session.shard.running[session] = now
+        self._out.append(Run(session, step, session.states, body.step + 1, False, now + self._settings.step_limit))
+
+    def _remind(self, session: Session, due_us: int | None) -> None:
+        """Puts right when the session's alarms are looked at next, where that is not what its record says. An attempt: whoever finds it
+        wrong again puts it right again."""
+        shard = session.shard
+        key = self._keys.alarm(self.function, shard.number, session.key)
+        txn = transactions.remind((shard.entry_key, shard.own.fence), (session.state_key, session.base), transactions.due(key, due_us))
+        self._out.append(Start(self._reminded(txn), "alarm"))
+
+    def _reminded(self, txn: Txn) -> Plan[None]:
+        try:
+            yield Transact(txn)
+        except StoreError as error:
+            self._out.append(Say("when an alarm is due could not be put right", {"error": str(error)}))
+
+    def _note(self, session: Session, step: Step, body: records.Body) -> None:
+        """Writes down what is to be known of an alarm, beside the state that the session has."""
+        session.phase = Phase.RUNNING
+        session.shard.running[session] = self._clock.monotonic()
+        write_id = self._write_ids.next()
+        try:
+            tensors = arrays.encode(self._infos, session.states)
+            body = msgspec.structs.replace(body, state_version=self._settings.state_version)
+            data = records.encode(body, tensors, write_id)
+            if len(data) > RECORD_BYTES:
+                raise ResourceExhausted(f"the session's record would take {len(data)} bytes, at most {RECORD_BYTES} are allowed")
+        except DormouseError as error:
+            self._not_committed(session, step, error)
+            return
+        pending = Pending(session, step, body, session.states, data, write_id, b"")
+        pending.notes = True
+        self._commit(pending)
+
+    def _commit(self, pending: Pending) -> None:
+        session = pending.session
+        due_us = alarms.earliest(pending.body.alarms)
+        before = alarms.earliest(session.body.alarms) if session.body is not None else None
+        if due_us != before or session.trouble is not None:
+            pending.alarm = transactions.due(self._keys.alarm(self.function, session.shard.number, session.key), due_us)
+        self.groups.add(pending)
+        if not self._flushing:
+            self._flushing = True
+            self._out.soon(self._flush)
+
     def _repeat(self, step: Step, kept: records.Kept) -> None:
         self.answer(step, self._kept(kept))
 
@@ -184,31 +268,25 @@ class Turns:
     def ran(self, run: Run, outcome: Outcome) -> None:
         session, step, begins = run.session, run.step, run.begins
         if isinstance(outcome, Failed):
-            self._not_committed(session, step, outcome.error)
+            if step.alarm is not None and session.body is not None and not session.dropped:
+                self._alarm_failed(session, step, outcome.error)
+            else:
+                self._not_committed(session, step, outcome.error)
             return
-        body = session.body
         try:
             now_us = self._time.best_us()
             write_id = self._write_ids.next()
-            next_body = steps.advance(
-                body,
-                session.trouble,
-                session.floor_us,
-                step,
-                begins,
-                outcome.reply,
-                now_us,
-                self._ttl_us,
-                self._settings.state_version,
-                write_id,
-            )
+            next_body = self._next(session, step, begins, outcome, now_us, write_id)
             states: States = {} if step.end else outcome.states
             tensors = () if step.end else arrays.encode(self._infos, states)
             data = records.encode(next_body, tensors, write_id)
             if len(data) > RECORD_BYTES:
                 raise ResourceExhausted(f"the session's record would take {len(data)} bytes, at most {RECORD_BYTES} are allowed")
         except DormouseError as error:
-            self._not_committed(session, step, error)
+            if step.alarm is not None and session.body is not None:
+                self._alarm_failed(session, step, error)
+            else:
+                self._not_committed(session, step, error)
             return
         except Exception as error:  # else the session would run for ever
             self._out.append(Say("a step's outcome could not be written down", {"error": repr(error)}))
@@ -218,10 +296,42 @@ class Turns:
         if session.broken:
             key = self._keys.quarantine(self.function, session.shard.number, session.key, session.base)
             pending.quarantine = Put(key, session.broken)
-        self.groups.add(pending)
-        if not self._flushing:
-            self._flushing = True
-            self._out.soon(self._flush)
+        self._commit(pending)
+
+    def _next(self, session: Session, step: Step, begins: bool, outcome: Ran, now_us: int, write_id: bytes) -> records.Body:
+        """The record's next body. ResourceExhausted: it would have too many alarms."""
+        body, version = session.body, self._settings.state_version
+        usage = self._usage(session, step, outcome, now_us)
+        if step.alarm is not None:
+            assert body is not None
+            found = alarms.stepped(body, now_us, self._ttl_us, version, usage)
+        else:
+            before = body, session.trouble, session.floor_us
+            found = steps.advance(*before, step, begins, outcome.reply, now_us, self._ttl_us, version, write_id, usage)
+        if not outcome.alarms and (body is None or not body.alarms):
+            return found
+        left = alarms.after(body, begins=begins, end=step.end, rung=step.alarm, changes=outcome.alarms, now_us=now_us, write_id=write_id)
+        return alarms.onto(found, left)
+
+    def _alarm_failed(self, session: Session, step: Step, error: DormouseError) -> None:
+        alarm, body = step.alarm, session.body
+        assert alarm is not None
+        assert body is not None
+        noted = alarms.failed(body, alarm, f"{error.code.name}: {error.message}", self._time.best_us(), self._ttl_us)
+        tries = alarm.tries + 1
+        fields = {"session": session.key, "alarm": alarm.name, "tries": tries, "error": error.message}
+        over = tries >= ALARM_TRIES
+        self._out.append(
+            Say("an alarm's step failed for the last time; the alarm is given up" if over else "an alarm's step failed", fields)
+        )
+        self._note(session, step, noted)
+
+    def _usage(self, session: Session, step: Step, ran: Ran, now_us: int) -> usages.Usage:
+        """What the session has used once this step is committed: in the same record, so that it counts once whoever sends it again."""
+        body = session.body
+        before, until = (None, 0) if body is None else (body.usage, 0 if body.tombstone else body.expires_us)
+        counts = {"busy_us": ran.busy_us, "bytes_in": step.bytes_in, "bytes_out": len(ran.reply)}
+        return usages.stepped(before, until, session.stored, now_us, **counts, read=session.read)
 
     def _flush(self) -> None:
         """Once for all the steps that ended in one turn of the loop: they go in one transaction."""
@@ -251,13 +361,17 @@ class Turns:
             session.base = revision
             session.body = body
             session.states = pending.states
+            session.read = False
             session.trouble = None
             session.broken = b""
             self._account(session, len(pending.data))
             if is_large(pending.reply):
                 self._large.add(session.shard, pending.write_id, pending.reply)
         session.phase = Phase.IDLE
-        self.acknowledged += 1
+        self.acknowledged += not pending.notes
+        if pending.alarm is not None or pending.step.rings:
+            self.book.changed(session.shard.number, session.key, alarms.earliest(body.alarms))
+            self._out.append(Alarms())
         self.answer(pending.step, Answer(pending.reply, body.step))
         self.pump(session)
 
@@ -296,6 +410,7 @@ class Turns:
 
     def loaded(self, session: Session, record: Item | None, floor: Item | None) -> None:
         session.base = record.mod_revision if record else 0
+        session.read = True
         shard = session.shard
         if floor is not None and floor.mod_revision > shard.floor_mod:
             # Once for each floor: one that cannot be read counts as high as it can have been when it was met first, not for ever more.

@@ -32,11 +32,12 @@ from dormouse_kit import log
 
 from dormouse_worker.batches.batching import as_error
 from dormouse_worker.batches.replies import Encoder
-from dormouse_worker.batches.requests import Request
+from dormouse_worker.batches.requests import Decoder, Request
 from dormouse_worker.batches.work import Figures, Runs, States, Work
 from dormouse_worker.models.refusals import ModelInvalid
 from dormouse_worker.models.signatures import Signature, StateSpec, TensorSpec
 from dormouse_worker.runtimes import own
+from dormouse_worker.runtimes.alarms import StepAlarms
 from dormouse_worker.runtimes.calling import StepCalls, Waits, Way
 from dormouse_worker.runtimes.parts import PartsSender
 from dormouse_worker.sessions import Failed, Outcome, Ran
@@ -103,6 +104,7 @@ class HandlerRunner:
         self._runtime = runtime
         self._declaration = runtime.declaration
         self._encoder = encoder
+        self._decoder = Decoder(runtime.signature, (runtime.function.name,))
         self._raised = Raised(monotonic)
         self._monotonic = monotonic
         most = limits.CALL_DEPTH * (threads + limits.WAITING_STEPS)  # threads are made as they are needed; who may begin, `_slots` decides
@@ -159,14 +161,14 @@ class HandlerRunner:
         loop.call_soon_threadsafe(self._watch, work, token, calls)
         outcome: Outcome
         try:
-            inputs, state, context = self._arguments(work, began, calls)
+            inputs, state, context, alarms = self._arguments(work, began, calls)
             returned = self._runtime.handler.step(inputs, state, context)
             if self._declaration.decoupled:
                 parts = self._parts(work, began)
                 parts.send(returned, loop)
-                outcome = Ran(parts.reply(), self._states(state))
+                outcome = Ran(parts.reply(), self._states(state), alarms.end())
             else:
-                outcome = self._outcome(work.request, returned, state)
+                outcome = self._outcome(work.request, returned, state, alarms)
         except BaseException as error:  # SystemExit in a handler must not end the thread with the call unanswered
             outcome = Failed(self._raised.told(error))
         self.runs.left(token)
@@ -185,15 +187,15 @@ class HandlerRunner:
         self._watch(work, token, calls)
         outcome: Outcome
         try:
-            inputs, state, context = self._arguments(work, began, calls)
+            inputs, state, context, alarms = self._arguments(work, began, calls)
             returned = self._runtime.handler.step(inputs, state, context)
             async with asyncio.timeout(self.runs.limit):
                 if self._declaration.decoupled:
                     parts = self._parts(work, began)
                     await parts.send_async(returned)
-                    outcome = Ran(parts.reply(), self._states(state))
+                    outcome = Ran(parts.reply(), self._states(state), alarms.end())
                 else:
-                    outcome = self._outcome(work.request, await returned, state)
+                    outcome = self._outcome(work.request, await returned, state, alarms)
         except TimeoutError as error:
             outcome = Failed(self.runs.exceeded() if self._monotonic() - began >= self.runs.limit else self._raised.told(error))
         except BaseException as error:  # SystemExit in a handler must not end the loop, nor the task with the call unanswered
@@ -211,8 +213,9 @@ class HandlerRunner:
 
         return StepCalls(self.way, calling, min(work.deadline, began + self.runs.limit), loop, waits, self._monotonic)
 
-    def _arguments(self, work: Work, began: float, calls: StepCalls) -> tuple[dict[str, np.ndarray], States, Context]:
+    def _arguments(self, work: Work, began: float, calls: StepCalls) -> tuple[dict[str, np.ndarray], States, Context, StepAlarms]:
         request: Request = work.request
+        alarms = StepAlarms(self._decoder, time.time_ns() // 1000, self._no_alarms(work))
         context = Context(
             **self._runtime.context,
             session=request.session,
@@ -221,16 +224,26 @@ class HandlerRunner:
             start=work.start,
             end=work.end,
             key=request.key,
+            alarm_name=request.alarm,
             deadline=min(work.deadline, began + self.runs.limit),
             is_cancelled=lambda: request.gone,
             caller=calls,
+            clock=alarms,
         )
-        return request.inputs, {name: array.copy() for name, array in work.states.items()}, context
+        return request.inputs, {name: array.copy() for name, array in work.states.items()}, context, alarms
 
-    def _outcome(self, request: Request, returned: Any, state: States) -> Outcome:
+    def _no_alarms(self, work: Work) -> str:
+        """Why a step may set no alarms; '': it may."""
+        if not self._declaration.states:
+            return "the function has no sessions, and an alarm is a step of one"
+        if self._declaration.decoupled:
+            return "the function streams, and nobody would read an alarm's parts"
+        return "this step ends its session" if work.end else ""
+
+    def _outcome(self, request: Request, returned: Any, state: States, alarms: StepAlarms) -> Outcome:
         outputs = self._declaration.check_outputs(returned)
         ordered = [outputs[tensor.name] for tensor in self._declaration.outputs]
-        return Ran(self._encoder.encode(request, ordered), self._states(state))
+        return Ran(self._encoder.encode(request, ordered), self._states(state), alarms.end())
 
     def _states(self, state: States) -> States:
         states = self._declaration.check_states(state) if self._declaration.states else {}
@@ -267,6 +280,8 @@ class HandlerRunner:
         began = now if began is None else began
         took = now - began
         self.figures.ran((work,), began, took)
+        if isinstance(outcome, Ran):
+            outcome.busy_us = work.busy_us
         work.done(Failed(self.runs.exceeded()) if took > self.runs.limit else outcome)
 
 

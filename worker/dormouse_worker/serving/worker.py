@@ -85,6 +85,9 @@ class Worker:
             self._member = member
             member.on_change(self.control.changed)
             self.service.sessions = member.sessions
+            member.used = self.service.usage
+            if member.sessions is not None:
+                member.sessions.alarmed = self.service.alarmed
             await member.start()
         self.service.ready = True
         self._link.send({"ready": True})
@@ -238,7 +241,7 @@ class Worker:
             report.session_memory_bytes = found.memory_bytes
             self._removed = found.removed
             report.queued += found.queued
-            report.in_flight = max(0, report.in_flight - found.queued)
+            report.in_flight = max(0, report.in_flight - found.queued) + found.alarms
             for shard, since in found.stopped:
                 report.stopped.add(shard=shard, stopped_us=since)
         if whole:

@@ -10,12 +10,13 @@ from functools import partial
 from typing import Any
 
 from dormouse_core.clocks import Skew, TimeReading
-from dormouse_core.errors import Again, Internal
+from dormouse_core.errors import Again, DormouseError, FailedPrecondition, Internal
 from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Clock, Item, Store, StoreError
 from dormouse_core.sessions.boundary import Failed, Outcome, SessionSettings, StateInfo, Step
 from dormouse_core.sessions.commands import (
     Acquired,
+    Alarms,
     Changed,
     Command,
     Get,
@@ -37,6 +38,7 @@ from dormouse_core.sessions.memory import Session, Shard
 from dormouse_kit import log
 from dormouse_proto import control_pb2
 
+from dormouse_worker.sessions.alarms import Ringer
 from dormouse_worker.sessions.mapwatch import MapWatch
 from dormouse_worker.sessions.ports import Runner, SessionsReport
 from dormouse_worker.sessions.registration import WorkerRegistration
@@ -84,6 +86,9 @@ class Sessions:
         self.census = machine.census
         self._out = machine.out
         self.sweeper = Sweeper(function, store, clock, keys, machine.census, self, self._time.now_us)
+        self.ringer = Ringer(function, store, clock, keys, machine.turns.book, self, self._time.now_us)
+        self.alarmed: Callable[[Step], Any] = _nothing_to_run
+        """What the runner is given for an alarm's step. Raises DormouseError: this revision cannot run what was asked for."""
         self._watch = MapWatch(function, store, clock, keys, self)
         self._doing: dict[type[Command], Callable[[Any], None]] = {
             Tell: self._tell,
@@ -92,7 +97,8 @@ class Sessions:
             Soon: self._wait_for_the_turn,
             Wake: self._wake,
             Changed: lambda _: self.on_change(),
-            Acquired: lambda _: self.sweeper.wake(),
+            Acquired: lambda _: self._acquired(),
+            Alarms: lambda _: self.ringer.wake(),
             Say: self._say,
         }
 
@@ -112,6 +118,7 @@ class Sessions:
         self._spawn(self._watch.run(), "watch of the map")
         self._spawn(self._evict(), "eviction")
         self._spawn(self.sweeper.run(), "removal")
+        self._spawn(self.ringer.run(), "alarms")
 
     # ----------------------------------------------------------------------------------------------------------- from the service
 
@@ -155,6 +162,7 @@ class Sessions:
             counted=self.census.counted,
             memory_bytes=turns.memory_bytes,
             removed=self.sweeper.removed,
+            alarms=self.ringer.waiting(),
             stopped=[(shard.number, shard.stopped_us) for shard in shards if shard.stopped_us],
         )
 
@@ -231,9 +239,19 @@ class Sessions:
             if out:  # one of them raised, which is its caller's to hear; the others are done all the same
                 asyncio.get_running_loop().call_soon(self._act)
 
+    def _acquired(self) -> None:
+        self.sweeper.wake()
+        self.ringer.wake()
+
     def _run(self, run: Run) -> None:
         step = run.step
         done = partial(self._ran, run)
+        if step.alarm is not None:
+            try:
+                step.call = self.alarmed(step)
+            except DormouseError as error:
+                done(Failed(error))
+                return
         try:
             self._runner.run(step.call, run.states, run.number, run.begins, step.end, done, run.deadline)
         except Exception as error:
@@ -341,3 +359,7 @@ class Sessions:
         log.warning("a loop of the sessions failed; the worker ends", function=self.function.label, loop=what, error=repr(error))
         self.registration.lost.set()
         self._lost()
+
+
+def _nothing_to_run(step: Step) -> Any:
+    raise FailedPrecondition("alarm: this worker's function runs none")

@@ -36,4 +36,5 @@ class SessionsReport:
     counted: bool = False  # the three above are complete
     memory_bytes: int = 0  # what sessions take of memory, by the worker's own count
     removed: int = 0  # records, since the process began
+    alarms: int = 0  # that run or are due here; not among `queued`
     stopped: list[tuple[int, int]] = field(default_factory=list)  # (shard, wall µs at which it stopped serving): rule *handoff*

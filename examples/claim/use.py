@@ -1,0 +1,130 @@
+"""Workflow: claims that call three functions, wait for a person, are reminded at zero, and pay, while those who do it are killed."""
+
+import contextlib
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+import bills
+import claim
+import clerk
+import numpy as np
+from dormouse.client import Client
+from running import System, Untrue, check, say
+from showing import Calls, Row, Slowest, module
+
+fraud, ledger = module("fraud/fraud"), module("ledger/ledger")
+FUNCTIONS = ("claim", "words", "fraud", "ledger")
+PATIENT, FORGOTTEN = (0, 8), (8, bills.CLAIMS)
+"""Claims that are decided before anybody is reminded, and those that are not. The former are filed while workers die."""
+REMIND = {PATIENT: (3600, 3600), FORGOTTEN: (5, 6)}  # seconds until the first and the second reminder; weeks, elsewhere
+TOLERANCE = 1e-9
+
+
+def score(bill: bills.Bill) -> float:
+    handler, state = fraud.Fraud(), {each.name: each.first() for each in fraud.Fraud.states}
+    sent = {"amount": np.array([bill.cents / 100]), "hour": np.array([12.0]), "abroad": np.array([False])}
+    return float(handler.step(sent, state, None)["score"][0])
+
+
+def letters() -> int:
+    return claim.REMINDERS * (FORGOTTEN[1] - FORGOTTEN[0])
+
+
+def balances(made: list[bills.Bill]) -> list[int]:
+    """What each account of the insurer's ledger holds when all is done, by plain arithmetic."""
+    found = [ledger.OPENING] * ledger.ACCOUNTS
+    postage = claim.STAMP * letters()
+    found[claim.POSTAGE] += postage
+    found[claim.FUND] -= postage
+    for bill in made:
+        if bill.approved:
+            found[claim.FUND] -= bill.cents
+            found[bill.account] += bill.cents
+    return found
+
+
+def kill(dormouse: System, name: str) -> str:
+    dormouse.ready(name, 1)
+    worker, pid = dormouse.server(name)
+    os.kill(pid, signal.SIGKILL)
+    return worker
+
+
+def steps(dormouse: System) -> set[int]:
+    """How many steps the forgotten claims have made. Asking wakes nobody."""
+    names = [f":claim-{n}" for n in range(*FORGOTTEN)]
+    return {int(each["step"]) for each in dormouse.sessions("claim") if each["session"].endswith(tuple(names))}
+
+
+def reminded(dormouse: System, times: int, killed: str) -> str:
+    """Reminder number `times` comes to a function at zero, and a worker of `killed` dies of it. Who died."""
+    dormouse.asleep("claim")
+    check(steps(dormouse) == {times}, f"claims sleep before reminder {times}: steps {steps(dormouse)} found")
+    dormouse.ready("claim", 1)
+    worker = kill(dormouse, killed)
+    until = time.monotonic() + 60
+    while min(steps(dormouse)) < 1 + times:
+        check(time.monotonic() < until, f"each claim is reminded {times} times: not within 60 s, steps {steps(dormouse)}")
+    say(f"claim: nobody called, and reminder {times} woke it from zero; a worker of {killed} was killed meanwhile")
+    return worker
+
+
+def filed(dormouse: System, which: tuple[int, int], made: list[bills.Bill], to_kill: list[str]) -> tuple[Calls, Slowest, list[str]]:
+    slowest, killed, off = Slowest(), [], 0.0
+    calls = Calls("claim", f"127.0.0.1:{dormouse.port}", *which, *REMIND[which])
+    for count, answer in enumerate(calls, 1):
+        number, found = answer["claim"], (answer["stage"], answer["text"])
+        right = "waits", made[number].text
+        check(found == right, f"claim {number} was filed as {found}, {right} is right")
+        off = max(off, abs(answer["score"] - score(made[number])))
+        slowest.take(answer["seconds"])
+        if count % 2 == 0 and to_kill:
+            with contextlib.suppress(Untrue):  # it is asleep just now: after a later answer
+                killed.append(calls.kill(dormouse, to_kill[0]))
+                del to_kill[0]
+    check(not to_kill, f"workers are killed while claims are filed: {to_kill} are not")
+    check(off <= TOLERANCE, f"scores within {TOLERANCE:g} of fraud's handler run directly: {off:.2g} found")
+    return calls, slowest, killed
+
+
+def show(dormouse: System) -> Row:
+    made = bills.bills()
+    dormouse.asleep("claim")
+    say("claim: proved once, and asleep: no worker runs")
+    calls, slowest, killed = filed(dormouse, PATIENT, made, ["fraud", "ledger"])
+    filed(dormouse, FORGOTTEN, made, [])
+    say(f"claim: {len(made)} claims filed, some twice; texts and scores are right; a worker of fraud and one of ledger were killed")
+    killed += [reminded(dormouse, 1, "claim"), reminded(dormouse, 2, "ledger")]
+
+    with Client(f"127.0.0.1:{dormouse.port}") as client, ThreadPoolExecutor(4) as pool:
+
+        def decide(number: int) -> tuple[int, set[str]]:
+            key = clerk.key_of(number)
+            return number, {clerk.decide(client, number, made[number].approved, key) for _ in range(2)}
+
+        for count, done in enumerate(as_completed([pool.submit(decide, n) for n in range(len(made))]), 1):
+            number, stages = done.result()
+            right = "paid" if made[number].approved else "refused"
+            check(stages == {right}, f"claim {number} is {stages} after two tries of one decision, {right} is right")
+            if count in (2, 6):
+                killed.append(kill(dormouse, "claim" if count == 2 else "ledger"))
+        none = np.zeros(0, np.int64)
+        insurer = client.infer("ledger", {"payer": none, "payee": none, "cents": none}, session="insurer", timeout=60.0)
+    found, right = insurer.outputs["balance"].tolist(), balances(made)
+    wrong = {n: (found[n], right[n]) for n in range(len(right)) if found[n] != right[n]}
+    check(not wrong, f"each account as by plain arithmetic; (found, right) of those that are not: {wrong}")
+    asked = 2 * len(made) + letters()
+    check(insurer.step == asked + 1, f"the ledger was asked {asked} times, once for each step that asks it: {insurer.step - 1} found")
+    paid = sum(bill.approved for bill in made)
+    say(f"claim: {paid} paid once, {len(made) - paid} refused; {asked} calls of the ledger, each once; every account exact")
+    say(f"claim: workers killed with SIGKILL: {len(killed)}, of claim and of the functions that it calls: no call failed")
+    return Row(
+        "workflow",
+        "a handler that calls three functions",
+        "0.2 KB",
+        calls.rate(),
+        f"{slowest.first:.1f} s",
+        f"{len(killed)} kills; slowest filing {slowest.seconds:.1f} s",
+    )

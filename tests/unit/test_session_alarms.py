@@ -1,0 +1,357 @@
+"""Alarms in a worker's sessions: run once, in the session's order, when they are due, whoever owns the shard by then."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from dormouse_core import alarms, limits, records, transactions
+from dormouse_core.alarms import Cancel, Set
+from dormouse_core.clocks import Skew
+from dormouse_core.errors import ResourceExhausted
+from dormouse_core.seams import Delete, Put, Txn
+from dormouse_core.sessions import groups, turns
+from dormouse_core.sessions.names import session_key
+from dormouse_testing.alarming import Alarmed, alarm_key, asks, at, due, worker
+from dormouse_testing.clock import SimClock
+from dormouse_testing.memory_store import MemoryStore
+from dormouse_testing.session_worker import SHARDS, Worker, error, simulated, state_key
+from dormouse_worker.sessions import SessionSettings
+
+SHORT = SessionSettings(SHARDS, "v1", ttl=5.0, removal_wait=1.0)
+
+
+async def record(store: MemoryStore, name: str) -> records.Record:
+    key = state_key(name)
+    return records.decode((await store.get([key]))[1][key].value)
+
+
+def runner(of: Worker) -> Alarmed:
+    found: Any = of.runner
+    return found  # type: ignore[no-any-return]
+
+
+@simulated
+async def test_an_alarm_runs_once_when_it_is_due_and_its_entry_goes_with_its_commit() -> None:
+    store = MemoryStore(SimClock())
+    async with worker(store) as w:
+        await w.own()
+        began = asyncio.get_running_loop().time()
+        assert (await w.call("s", asks(1, Set("later", at(5), b"10")))).reply == b"1"
+        assert await due(store, "s") == at(5)
+        await asyncio.sleep(4.9)
+        assert runner(w).ran == []
+        await asyncio.sleep(0.2)
+        (alarm,) = runner(w).ran
+        assert 5 <= runner(w).at[0] - began < 5.05
+        assert await due(store, "s") is None
+        left = await record(store, "s")
+        assert (left.body.alarms, left.body.step) == ((), 2)
+        await asyncio.sleep(50)
+        assert runner(w).ran == [alarm]
+        assert (await w.call("s", asks(0))).reply == b"11"
+
+
+@simulated
+async def test_an_alarm_is_part_of_its_step_a_step_that_fails_asks_for_nothing() -> None:
+    store = MemoryStore(SimClock())
+    async with worker(store) as w:
+        await w.own()
+        await w.call("s", asks(1))
+        many = [Set(f"a{n}", at(1), b"1") for n in range(limits.ALARMS + 1)]
+        assert isinstance(error(await w.call("s", asks(1, *many))), ResourceExhausted)
+        assert await due(store, "s") is None
+        await asyncio.sleep(5)
+        assert runner(w).ran == []
+        assert (await w.call("s", asks(0))).reply == b"1"
+
+
+@simulated
+async def test_alarms_run_in_the_order_in_which_they_are_due_and_among_the_calls_of_their_session() -> None:
+    async with worker(MemoryStore(SimClock())) as w:
+        await w.own()
+        await w.call(
+            "s", asks(1, Set("b", at(2), b"20"), Set("a", at(1), b"10"), Set("c", at(1), b"30"), Cancel("c"), Set("b", at(3), b"5"))
+        )
+        await asyncio.sleep(4)
+        assert [number for _, number in runner(w).ran] == [10, 5]
+        assert (await w.call("s", asks(0))).reply == b"16"
+
+
+@simulated
+async def test_the_next_owner_runs_what_the_one_before_did_not_also_what_was_due_while_nobody_owned_it() -> None:
+    store = MemoryStore(SimClock())
+    async with worker(store) as first:
+        await first.own()
+        await first.call("s", asks(1, Set("a", at(5), b"10"), Set("b", at(500), b"100")))
+    await asyncio.sleep(60)
+    async with worker(store, "w-2") as second:
+        await second.own()
+        await asyncio.sleep(0.5)
+        assert [number for _, number in runner(second).ran] == [10]
+        assert (await second.call("s", asks(0))).reply == b"11"
+
+
+@simulated
+async def test_an_alarm_whose_owner_dies_before_its_commit_runs_again_under_the_same_key() -> None:
+    store = MemoryStore(SimClock())
+    async with worker(store) as first:
+        await first.own()
+        await first.call("s", asks(1, Set("a", at(1), b"10")))
+        runner(first).stands = True
+        await asyncio.sleep(2)
+        assert len(runner(first).ran) == 1
+    async with worker(store, "w-2") as second:
+        await second.own()
+        await asyncio.sleep(1)
+        assert runner(second).ran == runner(first).ran
+        assert (await second.call("s", asks(0))).reply == b"11"
+
+
+@simulated
+async def test_a_session_that_ends_or_begins_again_has_no_alarms_any_more() -> None:
+    store = MemoryStore(SimClock())
+    async with worker(store) as w:
+        await w.own()
+        await w.call("ended", asks(1, Set("a", at(5), b"10")))
+        await w.call("ended", asks(1), end=True)
+        await w.call("again", asks(1, Set("a", at(5), b"10")))
+        await w.call("again", asks(7), start=True)
+        assert await due(store, "ended") is None
+        assert await due(store, "again") is None
+        await asyncio.sleep(10)
+        assert runner(w).ran == []
+        assert (await w.call("again", asks(0))).reply == b"7"
+
+
+@simulated
+async def test_a_step_that_fails_is_tried_again_and_what_the_function_does_not_take_is_kept_and_said() -> None:
+    store = MemoryStore(SimClock())
+    async with worker(store) as w:
+        await w.own()
+        runner(w).fails.add("a")
+        await w.call("s", asks(1, Set("a", at(1), b"10"), Set("b", at(1), b"wrong")))
+        await asyncio.sleep(5)
+        assert len(runner(w).ran) == 3, "at once, after 1 s and after 3 s"
+        assert len(set(runner(w).ran)) == 1, "under one key"
+        left = {alarm.name: alarm for alarm in (await record(store, "s")).body.alarms}
+        assert (left["a"].tries, left["a"].error) == (3, "INVALID_ARGUMENT: not this one")
+        assert left["b"].error == "INVALID_ARGUMENT: inputs['x'].datatype: 'FP64' found, FP32 is expected"
+        assert (await w.call("s", asks(0))).reply == b"1"
+        runner(w).fails.clear()
+        await asyncio.sleep(10)
+        assert [alarm.name for alarm in (await record(store, "s")).body.alarms] == ["b"]
+        assert (await w.call("s", asks(0))).reply == b"11"
+
+
+@simulated
+async def test_an_alarm_that_is_given_up_is_kept_and_wakes_nobody() -> None:
+    store = MemoryStore(SimClock())
+    async with worker(store) as w:
+        await w.own()
+        runner(w).fails.add("a")
+        monkey = pytest.MonkeyPatch()
+        monkey.setattr(alarms, "ALARM_TRIES", 3)
+        monkey.setattr(turns, "ALARM_TRIES", 3)
+        try:
+            await w.call("s", asks(1, Set("a", at(1), b"10")))
+            await asyncio.sleep(60)
+        finally:
+            monkey.undo()
+        assert len(runner(w).ran) == 3
+        (kept,) = (await record(store, "s")).body.alarms
+        assert kept.failed
+        assert await due(store, "s") is None
+
+
+@simulated
+async def test_one_that_sets_itself_again_at_once_runs_once_a_second() -> None:
+    async with worker(MemoryStore(SimClock())) as w:
+        await w.own()
+        await w.call("s", asks(0, Set("a", at(1), b"1 again")))
+        await asyncio.sleep(10.5)
+        assert 9 <= len(runner(w).ran) <= 10
+        assert len({key for key, _ in runner(w).ran}) == len(runner(w).ran), "each is a step of its own"
+
+
+@simulated
+async def test_a_pending_alarm_keeps_its_session_past_the_ttl_also_while_nobody_runs_it() -> None:
+    store = MemoryStore(SimClock())
+    async with worker(store, settings=SHORT) as w:
+        await w.own()
+        await w.call("s", asks(1, Set("a", at(20), b"10")))
+        await asyncio.sleep(19)
+    await asyncio.sleep(60)
+    async with worker(store, "w-2", settings=SHORT) as second:
+        await second.own()
+        await asyncio.sleep(1)
+        assert (await second.call("s", asks(0))).reply == b"11"
+        left = (await record(store, "s")).body.expires_us
+        assert at(4) < left <= at(5), "from here on it expires like any other"
+
+
+@simulated
+async def test_negative_control_without_the_rule_a_session_is_gone_with_its_alarm() -> None:
+    store, monkey = MemoryStore(SimClock()), pytest.MonkeyPatch()
+    monkey.setattr(alarms, "onto", lambda body, found: turns.msgspec.structs.replace(body, alarms=found))
+    try:
+        async with worker(store, settings=SHORT) as w:
+            await w.own()
+            await w.call("s", asks(1, Set("a", at(20), b"10")))
+            await asyncio.sleep(19)
+            assert state_key("s") not in (await store.get([state_key("s")]))[1]
+    finally:
+        monkey.undo()
+
+
+@simulated
+async def test_an_alarm_that_begins_late_says_so_in_its_key_before_it_runs() -> None:
+    store = MemoryStore(SimClock())
+    async with worker(store) as w:
+        await w.own()
+        await w.call("s", asks(1, Set("a", at(5), b"10")))
+    await asyncio.sleep(90)
+    async with worker(store, "w-2") as second:
+        runner(second).fails.add("a")
+        began = at(0)
+        await second.own()
+        await asyncio.sleep(1)
+        (kept,) = (await record(store, "s")).body.alarms
+        assert began <= kept.time_us < began + 2_000_000
+        assert len({key for key, _ in runner(second).ran}) == 1
+
+
+@simulated
+async def test_ten_thousand_alarms_run_once_each() -> None:
+    async with worker(MemoryStore(SimClock())) as w:
+        await w.own()
+        for n in range(1_000):
+            await w.call(f"s{n}", asks(0, *(Set(f"a{k}", at(60), b"1") for k in range(10))))
+        await asyncio.sleep(80)
+        assert len(runner(w).ran) == len({key for key, _ in runner(w).ran}) == 10_000
+        assert [(await w.call(f"s{n}", asks(0))).reply for n in (0, 999)] == [b"10", b"10"]
+
+
+@simulated
+async def test_no_more_run_side_by_side_than_the_limit_says() -> None:
+    async with worker(MemoryStore(SimClock())) as w:
+        await w.own()
+        for n in range(2 * limits.ALARMS_TOGETHER):
+            await w.call(f"s{n}", asks(0, Set("a", at(60), b"1")))
+        runner(w).stands = True
+        await asyncio.sleep(70)
+        assert len(runner(w).ran) == limits.ALARMS_TOGETHER
+        assert (await w.call("another", asks(3))).reply == b"3", "callers' steps run beside them"
+
+
+@simulated
+async def test_nothing_is_due_by_a_clock_that_is_not_known_to_be_right() -> None:
+    async with worker(MemoryStore(SimClock()), time=Skew(SimClock(skew=7_200.0))) as w:
+        await w.own()
+        await w.call("s", asks(1, Set("a", at(60), b"10")))
+        await asyncio.sleep(30)
+        assert runner(w).ran == []
+        assert w.sessions.report().alarms == 0
+
+
+@simulated
+async def test_a_key_that_is_wrong_is_put_right_and_one_without_a_record_is_taken_away() -> None:
+    store = MemoryStore(SimClock())
+    await store.txn(Txn((), (Put(alarm_key("none"), b""),)))
+    async with worker(store) as w:
+        await w.own()
+        await w.call("s", asks(1, Set("a", at(5), b"10")))
+    await store.txn(Txn((), (Put(alarm_key("s"), b"\xff"),)))
+    async with worker(store, "w-2") as second:
+        await second.own()
+        await asyncio.sleep(0.5)
+        assert await due(store, "none") is None
+        assert await due(store, "s") is not None
+        await asyncio.sleep(6)
+        assert [number for _, number in runner(second).ran] == [10]
+        assert session_key("", "none") not in {s for shard in second.sessions.machine.shards for s in shard.sessions}
+
+
+@simulated
+async def test_a_broken_record_keeps_its_alarms_key_and_the_function_asleep_for_a_while() -> None:
+    store = MemoryStore(SimClock())
+    async with worker(store) as w:
+        await w.own()
+        await w.call("s", asks(1, Set("a", at(5), b"10")))
+    await store.txn(Txn((), (Put(state_key("s"), b"\x02broken!"),)))
+    await asyncio.sleep(60)
+    async with worker(store, "w-2") as second:
+        await second.own()
+        await asyncio.sleep(1)
+        later = await due(store, "s")
+        assert later is not None
+        assert later > at(limits.ALARM_BLOCKED_SECONDS - 10)
+        assert second.sessions.report().alarms == 0
+        await second.call("s", asks(7), start=True)
+        assert await due(store, "s") is None, "the session has begun again"
+
+
+@simulated
+async def test_negative_control_an_entry_that_its_commit_leaves_there_runs_again() -> None:
+    monkey = pytest.MonkeyPatch()
+    real = alarms.after
+
+    def after(body: Any, **more: Any) -> Any:
+        rung, found = more["rung"], real(body, **more)
+        return found if rung is None else (*found, turns.msgspec.structs.replace(rung, next_us=more["now_us"] + 100_000))
+
+    monkey.setattr(alarms, "after", after)
+    try:
+        async with worker(MemoryStore(SimClock())) as w:
+            await w.own()
+            await w.call("s", asks(1, Set("a", at(1), b"10")))
+            await asyncio.sleep(1.5)
+            assert len(runner(w).ran) > 1
+    finally:
+        monkey.undo()
+
+
+@simulated
+async def test_negative_control_a_key_that_is_not_in_the_steps_transaction_is_lost_with_its_worker() -> None:
+    """The key written after the commit, by whoever lives to do it."""
+    store, monkey = MemoryStore(SimClock()), pytest.MonkeyPatch()
+    real = groups._transaction
+
+    def without(group: Any) -> Txn:
+        found = real(group)
+        return Txn(found.compares, tuple(w for w in found.writes if "/alarms/" not in w.key))
+
+    monkey.setattr(groups, "_transaction", without)
+    try:
+        async with worker(store) as w:
+            await w.own()
+            await w.call("s", asks(1, Set("a", at(5), b"10")))
+    finally:
+        monkey.undo()
+    async with worker(store, "w-2") as second:
+        await second.own()
+        await asyncio.sleep(60)
+        assert runner(second).ran == [], "nobody knows of it"
+
+
+@simulated
+async def test_a_group_with_alarms_is_no_larger_than_a_transaction_may_be() -> None:
+    store = MemoryStore(SimClock())
+    async with worker(store) as w:
+        await w.own()
+        calls = [w.submit(f"s{n}", asks(1, Set("a", at(60), b"10"))) for n in range(400)]
+        assert all([(await call).error is None for call in calls])
+        sizes = []
+        real = store.txn
+
+        async def txn(txn: Txn, timeout: float = 5.0) -> Any:
+            sizes.append(len(txn.writes))
+            return await real(txn, timeout=timeout)
+
+        store.txn = txn  # type: ignore[method-assign]
+        calls = [w.submit(f"s{n}", asks(1, Set("a", at(30), b"10"))) for n in range(400)]
+        assert all([(await call).error is None for call in calls])
+        assert limits.TXN_OPS - 1 <= max(sizes) <= limits.TXN_OPS
+
+
+def test_the_key_is_deleted_where_the_last_alarm_goes() -> None:
+    assert transactions.due("k", None) == Delete("k")

@@ -1,0 +1,124 @@
+"""Runs the alarms of this worker's shards when they are due (rule *alarm*): lists them when a shard is acquired, waits, and submits a look
+at the session, which has its turn like any step. `dormouse_core.sessions.ringing` knows what is due when; what is run, the record says."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+from urllib.parse import unquote
+
+from dormouse_core.callkeys import CallKey
+from dormouse_core.errors import DataLoss, FailedPrecondition
+from dormouse_core.keys import Function, Keys
+from dormouse_core.seams import Clock, Store, StoreError
+from dormouse_core.sessions.boundary import Answer, Step
+from dormouse_core.sessions.ringing import Book
+from dormouse_kit import listings, log
+from dormouse_proto import state_pb2
+from google.protobuf.message import DecodeError
+
+RETRY_SECONDS = 1.0
+LONGEST_WAIT_SECONDS = 1.0
+"""The clock may be put right, or known again, meanwhile."""
+
+
+class Submits(Protocol):
+    def submit(self, step: Step) -> None: ...
+
+
+class Ringer:
+    """`now_us`: the reference time; None: it is not known, and nothing is due by it."""
+
+    def __init__(
+        self, function: Function, store: Store, clock: Clock, keys: Keys, book: Book, to: Submits, now_us: Callable[[], int | None]
+    ) -> None:
+        self._function = function
+        self._store = store
+        self._clock = clock
+        self._keys = keys
+        self._book = book
+        self._to = to
+        self._now_us = now_us
+        self._news = asyncio.Event()
+        self._said = ""
+
+    def wake(self) -> None:
+        """A shard was acquired, or something is due at another time."""
+        self._news.set()
+
+    def waiting(self) -> int:
+        """Alarms that run or are due; what is not known yet counts as one."""
+        return self._book.waiting(self._now_us())
+
+    async def run(self) -> None:
+        while True:
+            self._news.clear()
+            try:
+                await self._list()
+                self._said = ""
+            except StoreError as error:
+                if str(error) != self._said:
+                    self._said = str(error)
+                    log.event("alarms could not be listed; tried again", function=self._function.label, error=self._said)
+            self._ring()
+            try:
+                async with asyncio.timeout(self._wait()):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+
+    async def _list(self) -> None:
+        shards = {shard: self._book.token(shard) for shard in self._book.unlisted()}
+        if not shards:
+            return
+        one = next(iter(shards)) if len(shards) == 1 else None
+        prefix, base = self._keys.alarms(self._function, one), self._keys.alarms(self._function)
+        _, items = await listings.whole(self._store, prefix)
+        found: dict[int, dict[str, int]] = {shard: {} for shard in shards}
+        for item in items:
+            shard, _, session = item.key.removeprefix(base).partition("/")
+            if shard.isdigit() and int(shard) in found:
+                found[int(shard)][session] = due_us(item.value)
+        for number, token in shards.items():
+            self._book.listed(number, token, found[number])
+
+    def _ring(self) -> None:
+        now_us = self._now_us()
+        if now_us is None:
+            return
+        for shard, session, due in self._book.due(now_us):
+            token = self._book.token(shard)
+            answer = partial(self._rung, shard, token, session)
+            key = CallKey(due, "a-due")  # its place in the queue; the alarm that is found has its own
+            self._to.submit(Step(session, key, b"", False, False, False, None, answer, rings=True))
+
+    def _rung(self, shard: int, token: object, session: str, answer: Answer) -> None:
+        now_us = self._now_us()
+        error = answer.error
+        blocked = isinstance(error, DataLoss | FailedPrecondition)
+        now_us = round(self._clock.now() * 1e6) if now_us is None else now_us
+        self._book.rung(shard, token, session, now_us, settled=error is None, blocked=blocked)
+        self._news.set()
+
+    def _wait(self) -> float:
+        if self._book.unlisted():
+            return RETRY_SECONDS
+        now_us, next_us = self._now_us(), self._book.next_us()
+        if now_us is None or next_us is None:
+            return LONGEST_WAIT_SECONDS
+        return min(LONGEST_WAIT_SECONDS, max(0.0, (next_us - now_us) / 1e6))
+
+
+def due_us(value: bytes) -> int:
+    """Of a session's key beside its record; one that cannot be read is due at once: the record is looked at, and it is put right."""
+    try:
+        return int(state_pb2.AlarmEntry.FromString(value).due_us)
+    except DecodeError:
+        return 0
+
+
+def whose(session: str) -> tuple[str, int | str]:
+    """(tenant, id) of a session's key (`names.session_key`)."""
+    tenant, _, ident = session.partition("/")
+    kind, _, name = ident.partition(":")
+    return unquote(tenant), int(name) if kind == "i" else unquote(name)
