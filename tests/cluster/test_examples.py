@@ -82,13 +82,16 @@ def applied(shared: Shared, uses: Any, request: pytest.FixtureRequest, tmp_path_
         yield dormouse
 
 
-def wanted_uses() -> list[str]:
-    text = (EXAMPLES / "uses.py").read_text()
-    return [name for name in sorted(path.parent.name for path in EXAMPLES.glob("*/use.py")) if f'"{name}"' in text]
+HERE_ALONE = {"claim"}
+"""Uses that look at their sessions' steps by the command line, which knows no cluster."""
+
+
+def shown() -> list[str]:
+    return sorted(path.parent.name for path in EXAMPLES.glob("*/use.py") if path.parent.name not in HERE_ALONE)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("use", wanted_uses())
+@pytest.mark.parametrize("use", shown())
 def test_a_use_on_the_cluster(applied: Dormouse, uses: Any, use: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Its answers beside the model run directly, its workers' pods killed, and no call fails."""
     if not (ROOT / ".venv-client" / "bin" / "python").exists():
