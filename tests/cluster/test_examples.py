@@ -17,7 +17,14 @@ from dormouse_testing.cluster.layout import ROOT
 from dormouse_testing.cluster.sharing import Shared
 
 EXAMPLES = ROOT / "examples"
-KILL = "print('ready', flush=True); input()\nimport os\nfor each in os.listdir('/proc'):\n    if each.isdigit() and int(each) not in (1, os.getpid()): os.kill(int(each), 9)"
+KILL = """
+import os
+print("ready", flush=True)
+input()
+for each in os.listdir("/proc"):
+    if each.isdigit() and int(each) not in (1, os.getpid()):
+        os.kill(int(each), 9)
+"""
 """In a worker's pod, once it is told to: SIGKILL to what serves there; its supervisor is 1."""
 
 

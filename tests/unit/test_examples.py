@@ -229,8 +229,8 @@ MANIFESTS = {
     "words/model.onnx": ("words", CHOSEN | {"maxReplicas", "scaleTarget"}, "# No sessions: no output is the next value of an input"),
 }
 HANDLED = {"turn/model.onnx": ("turn", 0), "voice/embedder.onnx": ("voice", 0), "story/model.onnx": ("story", 8)}
-"""Models that a handler runs, since it prepares their input: by themselves they are no function that anybody calls. How many states they have: of
-the storyteller four layers' keys and values, of which its handler keeps the last places."""
+"""Models that a handler runs, since it prepares their input: by themselves they are no function that anybody calls. How many states they
+have: of the storyteller four layers' keys and values, of which its handler keeps the last places."""
 
 
 def flat(value: Any, name: str = "") -> dict[str, Any]:
