@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,12 +13,19 @@ import yaml
 from conftest import unavailable
 from dormouse_testing.cluster.client import eventually
 from dormouse_testing.cluster.functions import Dormouse
-from dormouse_testing.cluster.layout import ROOT, ClusterError
+from dormouse_testing.cluster.layout import ROOT
 from dormouse_testing.cluster.sharing import Shared
 
 EXAMPLES = ROOT / "examples"
-KILL = "import os\nfor each in os.listdir('/proc'):\n    if each.isdigit() and int(each) not in (1, os.getpid()): os.kill(int(each), 9)"
-"""In a worker's pod: SIGKILL to what serves there; its supervisor is 1."""
+KILL = """
+import os
+print("ready", flush=True)
+input()
+for each in os.listdir("/proc"):
+    if each.isdigit() and int(each) not in (1, os.getpid()):
+        os.kill(int(each), 9)
+"""
+"""In a worker's pod, once it is told to: SIGKILL to what serves there; its supervisor is 1."""
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +60,21 @@ class Place:
         pods = eventually(f"{name} has a worker", lambda: self.dormouse.pods(name))
         chosen = pods[:1] if session is None else pods
 
+        cluster = self.dormouse.cluster
+        killers = []
+        for pod in chosen:  # they are there before they are needed: what is cut short may take no longer than kubectl
+            command = cluster.command("exec", "-i", "-n", self.dormouse.space, pod, "--", "python3", "-c", KILL)
+            killers.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=cluster.environment()))
+        for killer in killers:
+            assert killer.stdout
+            killer.stdout.readline()  # empty: the pod is not there any more
+
         def kill() -> None:
-            for pod in chosen:
-                with contextlib.suppress(ClusterError):  # a pod that is not there any more, or whose end cuts the command short
-                    self.dormouse.cluster.kubectl("exec", "-n", self.dormouse.space, pod, "--", "python3", "-c", KILL)
+            for killer in killers:
+                with contextlib.suppress(subprocess.TimeoutExpired, BrokenPipeError):
+                    killer.communicate("now\n", timeout=10)
             words = ["-n", self.dormouse.space, "--grace-period=0", "--force", "--wait=false", "--ignore-not-found"]
-            self.dormouse.cluster.kubectl("delete", "pod", *chosen, *words)
+            cluster.kubectl("delete", "pod", *chosen, *words)
 
         return " and ".join(chosen), kill
 
@@ -82,13 +99,16 @@ def applied(shared: Shared, uses: Any, request: pytest.FixtureRequest, tmp_path_
         yield dormouse
 
 
-def wanted_uses() -> list[str]:
-    text = (EXAMPLES / "uses.py").read_text()
-    return [name for name in sorted(path.parent.name for path in EXAMPLES.glob("*/use.py")) if f'"{name}"' in text]
+HERE_ALONE = {"claim"}
+"""Uses that look at their sessions' steps by the command line, which knows no cluster."""
+
+
+def shown() -> list[str]:
+    return sorted(path.parent.name for path in EXAMPLES.glob("*/use.py") if path.parent.name not in HERE_ALONE)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("use", wanted_uses())
+@pytest.mark.parametrize("use", shown())
 def test_a_use_on_the_cluster(applied: Dormouse, uses: Any, use: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Its answers beside the model run directly, its workers' pods killed, and no call fails."""
     if not (ROOT / ".venv-client" / "bin" / "python").exists():

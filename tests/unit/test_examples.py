@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import itertools
 import json
 import sys
 import zipfile
@@ -227,8 +228,9 @@ MANIFESTS = {
     "voice/model.onnx": ("filter", CHOSEN - {"model.sha256"}, f'# h0 and 1 more: {ENDING}it is called "batch"'),
     "words/model.onnx": ("words", CHOSEN | {"maxReplicas", "scaleTarget"}, "# No sessions: no output is the next value of an input"),
 }
-HANDLED = {"turn/model.onnx": "turn", "voice/embedder.onnx": "voice"}
-"""Models that a handler runs, since it prepares their input: by themselves they are no function that anybody calls."""
+HANDLED = {"turn/model.onnx": ("turn", 0), "voice/embedder.onnx": ("voice", 0), "story/model.onnx": ("story", 8)}
+"""Models that a handler runs, since it prepares their input: by themselves they are no function that anybody calls. How many states they
+have: of the storyteller four layers' keys and values, of which its handler keeps the last places."""
 
 
 def flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -255,11 +257,12 @@ def test_a_manifest_is_what_init_proposes_but_for_what_a_person_chose(model: str
 
 
 @pytest.mark.parametrize("model", HANDLED)
-def test_of_a_model_that_a_handler_runs_init_proposes_no_session(model: str) -> None:
-    assert specs.parse_manifest((EXAMPLES / f"{HANDLED[model]}.yaml").read_text()).spec.handler
+def test_of_a_model_that_a_handler_runs_init_proposes_the_states_alone(model: str) -> None:
+    function, states = HANDLED[model]
+    assert specs.parse_manifest((EXAMPLES / f"{function}.yaml").read_text()).spec.handler
     inputs, outputs = read(EXAMPLES / model)
     found = propose(inputs, outputs)
-    assert (found.pairs, found.controls, found.doubts) == ((), None, ())
+    assert (len(found.pairs), found.controls, found.doubts) == (states, None, ())
 
 
 @pytest.fixture
@@ -317,3 +320,24 @@ def test_a_card_learns_what_its_owner_says() -> None:
         with pytest.raises(InvalidArgument, match=told):
             handler.step({**payment, name: np.array([value]), "was_fraud": np.array([True])}, state, None)
         assert all((state[key] == before[key]).all() for key in state)
+
+
+def test_products_that_were_learned_are_shown_rather_than_the_most_popular() -> None:
+    """Customers whom the model never saw. `examples/basket/README.md` has the rate of all of them."""
+    import onnxruntime
+
+    folder = EXAMPLES / "basket"
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    assert (folder / "model.onnx").stat().st_size < 2**20
+    assert len((folder / "products.txt").read_text().splitlines()) == 1001
+    shown = popular = every = 0
+    for products in json.loads((folder / "customers.json").read_text()):
+        h = np.zeros((1, 1, 128), np.float32)
+        for product, following in itertools.pairwise(products):
+            ten, chance, h = session.run(None, {"item": np.array([product]), "h0": h})
+            assert 0 not in ten[0], "that a visit begins is no product"
+            assert (np.diff(chance[0]) <= 0).all()
+            if following:
+                shown, popular, every = shown + (following in ten[0]), popular + (following <= 10), every + 1
+    assert shown / every > 0.3
+    assert popular / every < 0.1

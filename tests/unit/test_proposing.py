@@ -125,3 +125,19 @@ def test_controls() -> None:
     assert controls is not None
     assert (controls.start, controls.end, controls.ready, controls.correlation_id) == ("START", "END", "READY", "CORRID")
     assert propose([value("start INT64 b 1"), value("end FP32 b 2")], [value("y FP32 b")]).controls is None
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "why"),
+    [
+        ("x FP32 b 8, h0 FP32 1 b 4", "y FP32 b 8, hn FP32 1 b 4", 'ending of a next value; axis 1 is the batch: it is called "b"'),
+        ("x FP32 b 8, past_h FP32 b 4", "y FP32 b 8, present_h FP32 b 4", "but for the words for before and after; axis 0 is the batch"),
+        ("x FP32 ? 8, state FP32 2 ? 4", "y FP32 ? 8, stateN FP32 2 ? 4", "axis 1 is the batch: it is the only one that varies"),
+        ("x FP32 ? 8, state FP32 ? ? 4", "y FP32 ? 8, stateN FP32 ? ? 4", "axis 0 is the batch: it is the first one that varies"),
+        ("x FP32 1, state FP32 16", "y FP32 1, stateN FP32 16", "no axis is the batch: the call has none"),
+        ("x FP32 b 8, state FP32 2 4", "y FP32 b 8, stateN FP32 2 4", "no axis is the batch: none varies and keeps its name"),
+    ],
+)
+def test_each_pair_says_why(inputs: str, outputs: str, why: str) -> None:
+    (pair,) = propose([value(line) for line in inputs.split(", ")], [value(line) for line in outputs.split(", ")]).pairs
+    assert why in pair.why
