@@ -116,6 +116,9 @@ def call(options: Namespace) -> None:
 
 def sessions(options: Namespace) -> None:
     namespace, name = _function(options.function)
+    if options.cancel_alarm is not None:
+        _cancel_alarm(options, namespace, name)
+        return
     if options.delete or options.tenant is not None:
         _delete_sessions(options, namespace, name)
         return
@@ -135,6 +138,23 @@ def sessions(options: Namespace) -> None:
     printing.say(printing.structured(found, options.output, single=False) if options.output else printing.sessions(found))
 
 
+def usage(options: Namespace) -> None:
+    namespace, name = _function(options.function) if options.function else ("", "")
+    request = control_pb2.UsageRequest(namespace=namespace, name=name, by=options.by, since=options.since)
+    rows: list[control_pb2.UsageRow] = []
+    since: set[int] = set()
+    with control(home.find(options.dir)) as stub:
+        for response in stub.Usage(request):
+            rows += response.rows
+            since.add(response.since_us)
+    if options.csv:
+        sys.stdout.write(printing.usage_csv(rows, options.by))
+    elif options.output:
+        printing.say(printing.structured(rows, options.output, single=False))
+    else:
+        printing.say(printing.usage(rows, options.by, max(since, default=0)))
+
+
 def _delete_sessions(options: Namespace, namespace: str, name: str) -> None:
     if not options.delete:
         raise InvalidArgument("--tenant belongs to --delete")
@@ -148,6 +168,15 @@ def _delete_sessions(options: Namespace, namespace: str, name: str) -> None:
     with control(home.find(options.dir)) as stub:
         deleted = stub.DeleteSessions(request, timeout=DELETE_WAIT).deleted
     printing.say(f"{namespace}/{name} sessions deleted: {deleted}")
+
+
+def _cancel_alarm(options: Namespace, namespace: str, name: str) -> None:
+    if options.delete or not options.session:
+        raise InvalidArgument("--cancel-alarm: a SESSION is required, and no --delete")
+    request = control_pb2.CancelAlarmRequest(namespace=namespace, name=name, session=options.session, alarm=options.cancel_alarm)
+    with control(home.find(options.dir)) as stub:
+        stub.CancelAlarm(request, timeout=TIMEOUT)
+    printing.say(f"{namespace}/{name} {options.session}: alarm {plain(options.cancel_alarm)} cancelled")
 
 
 def _function(text: str, given: str = "") -> tuple[str, str]:

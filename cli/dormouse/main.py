@@ -162,9 +162,18 @@ def parser() -> argparse.ArgumentParser:
     sessions.add_argument("function", metavar="[NAMESPACE/]NAME")
     sessions.add_argument("session", nargs="?", default="", metavar="TENANT/i:N|TENANT/s:NAME", help="a session, as the list shows it")
     sessions.add_argument("--delete", action="store_true", help="delete this session, or all of --tenant; no worker is started for it")
+    sessions.add_argument("--cancel-alarm", metavar="NAME", help="cancel this alarm of the session; no worker is started for it")
     sessions.add_argument("--tenant", metavar="T", help='with --delete: all sessions of this tenant; "": those without a tenant')
     sessions.add_argument("-o", "--output", default="", choices=["", "yaml", "json"], help="the format; by default a table")
     sessions.add_argument("--limit", type=_limit, default=0, help="list at most this many; by default all")
+
+    usage = _command(commands, "usage", "show what was used: steps, calls, time, bytes and state, by function, tenant or session")
+    usage.add_argument("function", nargs="?", default="", metavar="[NAMESPACE/]NAME", help="by default all functions, deleted ones too")
+    usage.add_argument("--by", default="function", choices=["function", "tenant", "session"], help="by default function")
+    usage.add_argument("--since", default="", metavar="YYYY-MM-DD", help="count from the beginning of this day (UTC) on; by default all")
+    form = usage.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="print comma-separated values")
+    form.add_argument("-o", "--output", default="", choices=["", "yaml", "json"], help="the format; by default a table")
 
     backup = _command(commands, "backup", "write what is stored into a file, as a snapshot of etcd")
     backup.add_argument(

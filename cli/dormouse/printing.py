@@ -1,9 +1,11 @@
 """What the commands print."""
 
+import csv
+import io
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO
 
 import yaml
@@ -78,14 +80,83 @@ def structured(found: Sequence[Message], form: str, single: bool = True) -> str:
 def sessions(found: Sequence[control_pb2.SessionInfo]) -> str:
     if not found:
         return "no sessions"
-    head = ["SESSION", "SHARD", "STEP", "BYTES", "EXPIRES", "STATE", "OWNER"]
-    return table(head, ([s.session, str(s.shard), str(s.step), str(s.bytes), _at(s.expires_us), _state(s), s.owner or "-"] for s in found))
+    head = ["SESSION", "SHARD", "STEP", "BYTES", "EXPIRES", "ALARM", "STATE", "OWNER"]
+    rows = ([s.session, str(s.shard), str(s.step), str(s.bytes), _at(s.expires_us), _alarm(s), _state(s), s.owner or "-"] for s in found)
+    return table(head, rows)
 
 
 def session(s: control_pb2.SessionInfo) -> str:
     lines = [sessions([s]), f"state version {s.state_version}"]
     lines += [f"  {plain(t.name)}: {t.datatype} {list(t.shape)}" for t in s.tensors]
+    lines += [f"alarm {plain(alarm.name)}: {_due(alarm)}" for alarm in s.alarms]
     return "\n".join(lines)
+
+
+_USED: dict[str, Callable[[control_pb2.UsageRow], object]] = {
+    "steps": lambda row: row.usage.steps,
+    "calls": lambda row: row.usage.calls,
+    "failed": lambda row: row.usage.failed,
+    "refused": lambda row: row.usage.refused,
+    "repeated": lambda row: row.usage.repeated,
+    "busy_seconds": lambda row: _seconds(row.usage.busy_us),
+    "bytes_in": lambda row: row.usage.bytes_in,
+    "bytes_out": lambda row: row.usage.bytes_out,
+    "live_byte_seconds": lambda row: row.usage.live_byte_seconds,
+    "hibernated_byte_seconds": lambda row: row.usage.hibernated_byte_seconds,
+    "unsettled_byte_seconds": lambda row: row.unsettled_byte_seconds,
+    "worker_seconds": lambda row: _seconds(row.usage.worker_us),
+}
+_OF_SESSIONS = tuple(name for name in _USED if name in ("steps", "busy_seconds", "bytes_in", "bytes_out") or "byte_seconds" in name)
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def _seconds(time_us: int) -> str:
+    """Whole: what is billed is not rounded here."""
+    return f"{time_us // 1_000_000}.{time_us % 1_000_000:06}"
+
+
+def usage(rows: Sequence[control_pb2.UsageRow], by: str, since_us: int) -> str:
+    """`since_us`: the time from which it counts; 0: the beginning."""
+    if not rows:
+        return "no usage"
+    head, cells = _usage_cells(rows, by)
+    text = table([name.upper().replace("_", " ") for name in head], cells)
+    return f"{text}\nsince {_at(since_us)}" if since_us else text
+
+
+def usage_csv(rows: Sequence[control_pb2.UsageRow], by: str) -> str:
+    """RFC 4180. No cell begins like a formula: a tenant's name is what a caller wrote, and a spreadsheet would run it."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    head, cells = _usage_cells(rows, by)
+    writer.writerow(head)
+    for row in cells:
+        writer.writerow([f"'{cell}" if cell.startswith(_FORMULA) else cell for cell in row])
+    return out.getvalue()
+
+
+def _usage_cells(rows: Sequence[control_pb2.UsageRow], by: str) -> tuple[list[str], list[list[str]]]:
+    names = _OF_SESSIONS if by == "session" else tuple(_USED)
+    more = {"tenant": ["tenant", "others"], "session": ["session"]}.get(by, [])
+    found = []
+    for row in rows:
+        of = {"tenant": [row.tenant, "yes" if row.others else ""], "session": [row.session]}.get(by, [])
+        deleted = _at(row.deleted_us) if row.deleted_us else ""
+        found.append([row.namespace, row.name, deleted, *of, *(str(_USED[name](row)) for name in names)])
+    return ["namespace", "name", "deleted", *more, *names], found
+
+
+def _alarm(s: control_pb2.SessionInfo) -> str:
+    """When the next one is run."""
+    due = [alarm.next_us for alarm in s.alarms if alarm.next_us]
+    return _at(min(due)) if due else "given up" if s.alarms else "-"
+
+
+def _due(alarm: control_pb2.AlarmInfo) -> str:
+    if not alarm.tries:
+        return f"due {_at(alarm.due_us)}"
+    then = f"next {_at(alarm.next_us)}" if alarm.next_us else "given up"
+    return f"was due {_at(alarm.due_us)}, failed {alarm.tries} times, {then} ({plain(alarm.error)})"
 
 
 def _state(s: control_pb2.SessionInfo) -> str:

@@ -148,7 +148,9 @@ class Restoring:
         Functions stay until they are written again: a call is told to wait, not that there is no such function."""
         await self._all([[Delete(self._keys.written)]])
         await self._remove(self._keys.maps, lambda key: backups.replaced(self._keys, key))
-        await self._all([[Delete(prefix, prefix=True)] for prefix in (self._keys.datas, self._keys.retaineds)])
+        keys = self._keys
+        prefixes = (keys.datas, keys.retaineds, keys.usage_histories, keys.deleted_usages)
+        await self._all([[Delete(prefix, prefix=True)] for prefix in prefixes])
 
     async def _remove_others(self, kept: Iterable[str]) -> None:
         known = set(kept)

@@ -35,6 +35,7 @@ from dormouse_core.limits import (
     ALARMS,
 )
 from dormouse_core.records import Alarm, Body
+from dormouse_core.usages import Usage
 
 AGAIN = Backoff(ALARM_AGAIN_SECONDS, ALARM_RETRY_SECONDS)
 _AGAIN_US = int(ALARM_AGAIN_SECONDS * 1e6)
@@ -101,9 +102,7 @@ def after(
         left.pop(change.name, None)
         if isinstance(change, Set):
             due_us = max(change.due_us, soonest)
-            ident = sha256(write_id + number.to_bytes(4)).hexdigest()[
-                :24
-            ]  # a write id names one write for good, in every life of a session
+            ident = sha256(write_id + number.to_bytes(4)).hexdigest()[:24]  # a write id names one write for good
             left[change.name] = Alarm(change.name, due_us, ident, change.request, due_us)
     if len(left) > ALARMS:
         raise ResourceExhausted(f"alarm: the session would have {len(left)} alarms, at most {ALARMS} are allowed")
@@ -117,10 +116,11 @@ def onto(body: Body, alarms: tuple[Alarm, ...]) -> Body:
     return msgspec.structs.replace(body, alarms=alarms, expires_us=body.expires_us if earliest(alarms) is None else NEVER_US)
 
 
-def stepped(body: Body, now_us: int, ttl_us: int, state_version: str) -> Body:
+def stepped(body: Body, now_us: int, ttl_us: int, state_version: str, usage: Usage | None = None) -> Body:
     """The next body once an alarm's step ran, but for its alarms. No caller has its key, so it takes no place among those that are kept,
     and no caller's call is refused for it."""
-    return msgspec.structs.replace(body, state_version=state_version, step=body.step + 1, expires_us=now_us + ttl_us, alarms=())
+    changed = {"state_version": state_version, "step": body.step + 1, "expires_us": now_us + ttl_us}
+    return msgspec.structs.replace(body, **changed, alarms=(), usage=usage)
 
 
 def failed(body: Body, rung: Alarm, error: str, now_us: int, ttl_us: int) -> Body:

@@ -53,6 +53,8 @@ def ordered(keys: Keys, found: Iterable[str]) -> Ordered:
     for key in found:
         if key.startswith(keys.datas):
             data.append(key)
+        elif key.startswith((keys.usage_histories, keys.deleted_usages)):
+            shards.append(key)
         elif key.startswith(keys.maps):
             if _kind(keys, key) == "shards":
                 shards.append(key)

@@ -142,6 +142,41 @@ class Keys:
     def floor(self, f: Function, shard: int) -> str:
         return f"{self.floors(f)}{shard}"
 
+    def usages(self, f: Function) -> str:
+        """Totals of what was used (`dormouse_core.usages`), all of them."""
+        return f"{self.data(f)}usage/"
+
+    def usage(self, f: Function, shard: int) -> str:
+        """Of the sessions of `shard` whose records are removed."""
+        return f"{self.usages(f)}s/{shard}"
+
+    def usages_of_workers(self, f: Function) -> str:
+        return f"{self.usages(f)}w/"
+
+    def usage_of_worker(self, f: Function, worker: str) -> str:
+        """What one worker counts beside the steps of sessions."""
+        return f"{self.usages_of_workers(f)}{worker}"
+
+    def usage_of_former(self, f: Function) -> str:
+        """The same of all workers that are gone."""
+        return f"{self.usages(f)}total"
+
+    @property
+    def usage_histories(self) -> str:
+        return f"{self.root}usage-history/"
+
+    def usage_history(self, f: Function, day: str = "") -> str:
+        """Totals as they were at the beginning of a day (YYYY-MM-DD), or the prefix of all of them."""
+        return f"{self.usage_histories}{f.data_path}/{day}"
+
+    @property
+    def deleted_usages(self) -> str:
+        return f"{self.root}usage-of-deleted/"
+
+    def deleted_usage(self, f: Function) -> str:
+        """Of a function that is gone."""
+        return f"{self.deleted_usages}{f.data_path}"
+
     def alarms(self, f: Function, shard: int | None = None) -> str:
         """Of sessions with alarms, in the whole function or in one shard: when the earliest is due."""
         return f"{self.data(f)}alarms/" + ("" if shard is None else f"{shard}/")
@@ -152,9 +187,6 @@ class Keys:
     def alarm_of(self, f: Function, state: str) -> str:
         """The same of the session whose record's key is `state`."""
         return f"{self.alarms(f)}{state.removeprefix(self.states(f))}"
-
-    def usage(self, f: Function, worker: str, lane: int) -> str:
-        return f"{self.data(f)}usage/{worker}/{lane}"
 
     def quarantines(self, f: Function) -> str:
         return f"{self.data(f)}quarantine/"

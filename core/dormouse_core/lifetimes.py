@@ -16,15 +16,19 @@ import msgspec
 from dormouse_proto import state_pb2
 from google.protobuf.message import DecodeError
 
+from dormouse_core import usages
 from dormouse_core.limits import CLOCK_AHEAD_SECONDS, REMOVAL_WAIT_MARGIN_SECONDS, REMOVAL_WAIT_SECONDS
 from dormouse_core.records import Glance
+from dormouse_core.records import used as usage_in
 from dormouse_core.seams import Item
+from dormouse_core.usages import Usage
 
 NEVER_US = 1 << 62
 SHORTEST_STEP_US = 1_000
 SHORTEST_DUE_STEP_US = 1_000_000
 SHARD_OPS = 2
-"""Comparisons that a transaction makes for each shard from which it removes records."""
+"""Comparisons that a transaction makes for each shard from which it removes records, and writes beside those of records: of its entry and
+its floor; of its floor and its usage."""
 
 
 def removal_wait(setting: float | None, hold: float) -> float:
@@ -69,6 +73,21 @@ class Due(msgspec.Struct, frozen=True):
 
     mod: int
     glance: Glance
+    usage: Usage | None = None
+    """The session's, up to its end."""
+
+
+def due(item: Item, glance: Glance) -> Due:
+    _, usage = usage_in(item.value)
+    if usage is not None and not glance.tombstone:
+        usage = usages.settled(usage, glance.expires_us, glance.size, glance.expires_us)
+    return Due(item.mod_revision, glance, usage)
+
+
+def used(gone: Mapping[str, Due], prefix: str) -> list[tuple[str, Usage]]:
+    """What sessions whose records (below `prefix`) go have used, by tenant."""
+    found = ((key, one.usage) for key, one in gone.items())
+    return [(usages.tenant_of(key[len(prefix) :]), usage) for key, usage in found if usage is not None]
 
 
 class Tally:
@@ -184,9 +203,9 @@ def waves(due: Mapping[int, Mapping[str, Due]], quarantined: Mapping[str, tuple[
     """`due`, by shard, in transactions of at most `most` operations, as few as its shards allow. `quarantined`: the broken copies that go
     with a record, by its key.
 
-    A shard costs two operations (its entry and its floor are compared), a record one and one for each broken copy. The transactions of a
-    wave have no shard in common, so they may be under way together; the waves follow each other, for a removal raises the floors that the
-    next one compares.
+    A shard costs two operations (its entry and its floor are compared, its floor and its usage written), a record one and one for each
+    broken copy. The transactions of a wave have no shard in common, so they may be under way together; the waves follow each other, for a
+    removal raises the floors that the next one compares.
     """
     found: list[list[Batch]] = []
     room: list[int] = []  # in each wave's last transaction

@@ -947,6 +947,34 @@ CALLS_OF_STEPS = (
     ),
 )
 
+# ---------------------------------------------------------------------------------------------------------------------- usage
+
+USAGE_TENANTS = 100
+USAGE_SECONDS = 5
+USAGE_IDLE_SECONDS = 60
+USAGE_DAYS = 400
+
+USAGE = (
+    Limit(
+        "USAGE_TENANTS",
+        "whose usage a function's totals name; of more, the smallest are counted together, as others",
+        "tenants",
+        "our own: totals of 40 shards fit into one transaction",
+        "each time that totals are written",
+    ),
+    Limit(
+        "USAGE_SECONDS",
+        "between two times that a worker writes down what it counts beside steps; so much of it is lost where it is killed",
+        "seconds",
+        "our own",
+        "the worker",
+    ),
+    Limit("USAGE_IDLE_SECONDS", "the same where it counted nothing but its own seconds", "seconds", "our own", "the worker"),
+    Limit("USAGE_DAYS", "for which the usage of a deleted function is kept", "days", "our own: a year's bills", "the operator removes it"),
+)
+
+# --------------------------------------------------------------------------------------------------------------------- alarms
+
 ALARMS = 100
 ALARM_NAME_CHARACTERS = 128
 ALARM_REQUEST_BYTES = 64 * KIB
@@ -1013,6 +1041,7 @@ TABLE: Sequence[tuple[str, Sequence[Limit]]] = (
     ("The store", STORE),
     ("Sessions", SESSIONS),
     ("Calls of steps", CALLS_OF_STEPS),
+    ("Usage", USAGE),
     ("Alarms", ALARMS_OF_SESSIONS),
     ("Liveness and time", LIVENESS),
     ("Holds and scale", SCALE),

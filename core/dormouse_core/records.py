@@ -18,12 +18,14 @@ import google_crc32c
 import msgspec
 from dormouse_proto import state_pb2
 
+from dormouse_core import usages
 from dormouse_core.callkeys import ANYBODY, CALLERS, maker_of
 from dormouse_core.errors import DataLoss, FailedPrecondition
 from dormouse_core.limits import KEPT_KEYS, KEPT_REPLY_BYTES
 from dormouse_core.marks import BYTES as MARK_BYTES
 from dormouse_core.marks import NONE, Marks
 from dormouse_core.marks import read as read_marks
+from dormouse_core.usages import Usage
 
 FORMAT = 1
 FORMAT_ALARMS = 2
@@ -107,6 +109,8 @@ class Body(msgspec.Struct, frozen=True):
     expires_us: int
     horizons: Horizons | None = None
     """None: a build that knew only the two above wrote it; they hold for every maker."""
+    usage: Usage | None = None
+    """None: a build that did not count it wrote this."""
     alarms: tuple[Alarm, ...] = ()
 
     def known(self) -> Horizons:
@@ -140,7 +144,7 @@ def keep(
 
 
 def encode(body: Body, tensors: Iterable[state_pb2.Tensor], write_id: bytes) -> bytes:
-    head = state_pb2.Record(
+    record = state_pb2.Record(
         state_version=body.state_version,
         write_id=write_id,
         tombstone=body.tombstone,
@@ -151,8 +155,10 @@ def encode(body: Body, tensors: Iterable[state_pb2.Tensor], write_id: bytes) -> 
         expires_us=body.expires_us,
         horizons=None if body.horizons is None else _horizons(body.horizons),
         alarms=[_alarm(alarm) for alarm in body.alarms],
-    ).SerializeToString()
-    return _framed(head + b"".join([kept.encoded for kept in body.kept]), bool(body.alarms))
+    )
+    if body.usage is not None:
+        usages.put(record.usage, body.usage)
+    return _framed(record.SerializeToString() + b"".join([kept.encoded for kept in body.kept]), bool(body.alarms))
 
 
 def _framed(message: bytes, alarms: bool) -> bytes:
@@ -195,6 +201,7 @@ def decode(data: bytes) -> Record:
         newest_us=parsed.newest_us,
         expires_us=parsed.expires_us,
         horizons=_read_horizons(parsed.horizons) if known else None,
+        usage=_read_usage(parsed),
         alarms=tuple(map(_read_alarm, parsed.alarms)),
     )
     return Record(body, tuple(parsed.tensors), parsed.write_id)
@@ -253,6 +260,16 @@ def glance(data: bytes) -> Glance:
     return glance_of(_parse(data), len(data))
 
 
+def used(data: bytes) -> tuple[Glance, Usage | None]:
+    """A glance at a record, and the usage in it; None: it has none. DataLoss and FailedPrecondition as in `decode`."""
+    parsed = _parse(data)
+    return glance_of(parsed, len(data)), _read_usage(parsed)
+
+
+def _read_usage(parsed: state_pb2.Record) -> Usage | None:
+    return usages.read(parsed.usage) if parsed.HasField("usage") else None
+
+
 def glance_of(body: "Body | state_pb2.Record", size: int) -> Glance:
     return Glance(body.tombstone, body.newest_us, body.expires_us, size)
 
@@ -270,5 +287,5 @@ def size_bound(tensor_bytes: int, tensors: Sequence[str]) -> int:
     return _HEAD + tensor_bytes + sum(len(name) + 128 for name in tensors) + KEPT_OVERHEAD
 
 
-# Kept replies, eight keys with ids and digests, marks, the scalars and horizons.
+# Kept replies, eight keys with ids and digests, marks, the scalars, horizons and usage.
 KEPT_OVERHEAD = KEPT_REPLY_BYTES + KEPT_KEYS * 512 + MARK_BYTES + 1024

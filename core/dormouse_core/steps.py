@@ -23,6 +23,7 @@ from dormouse_core.callkeys import ANYBODY, CALLERS, CallKey
 from dormouse_core.errors import Aborted, Code, DataLoss, DormouseError, FailedPrecondition, InvalidArgument
 from dormouse_core.limits import KEPT_KEYS, KEPT_REPLY_BYTES, KEY_MAKERS
 from dormouse_core.records import Body, Horizons, Kept
+from dormouse_core.usages import Usage
 
 
 class Call(Protocol):
@@ -168,9 +169,11 @@ def advance(
     ttl_us: int,
     state_version: str,
     write_id: bytes,
+    usage: Usage | None = None,
 ) -> Body:
-    """The record's next body, once `call` ran with `reply`; `write_id`: of the write that is to carry it. `now_us`: this process's best
-    guess at the time (`clocks.Skew.best_us`); where it is behind the gateway's, the session lives by the gateway's."""
+    """The record's next body, once `call` ran with `reply`; `write_id`: of the write that is to carry it; `usage`: with this step's.
+    `now_us`: this process's best guess at the time (`clocks.Skew.best_us`); where it is behind the gateway's, the session lives by the
+    gateway's."""
     key = call.key
     maker = key.maker
     arrived = key.arrived_us
@@ -199,8 +202,8 @@ def advance(
     now_us = max(now_us, arrived)
     if call.end:
         # Its end is its expiry. Its keys stay until it is removed (rule *tombstone*); only the newest reply is likely to be asked for.
-        return Body(state_version, True, step, slim(kept, new), known.highest_us, newest, now_us, known)
-    return Body(state_version, False, step, kept, known.highest_us, newest, now_us + ttl_us, known)
+        return Body(state_version, True, step, slim(kept, new), known.highest_us, newest, now_us, known, usage=usage)
+    return Body(state_version, False, step, kept, known.highest_us, newest, now_us + ttl_us, known, usage=usage)
 
 
 def remember(kept: tuple[Kept, ...], known: Horizons, new: Kept) -> tuple[tuple[Kept, ...], Horizons]:

@@ -171,6 +171,20 @@ def preserve(fence: tuple[str, int], base: tuple[str, int], copy: Put) -> Txn:
     return counted(Txn((ModIs(*fence), ModIs(*base)), (copy,)))
 
 
+def count(keys: Keys, f: Function, worker: str, usage: bytes) -> Txn:
+    """A worker writes down what it has counted since it began, as long as its entry is there: what is folded it cannot write again."""
+    return Txn((Exists(keys.worker(f, worker)),), (Put(keys.usage_of_worker(f, worker), usage),))
+
+
+def fold(keys: Keys, f: Function, workers: Mapping[str, int], usage: bytes, *, usage_mod: int, leader_new: int) -> Txn:
+    """The leader adds what workers that are gone (name -> mod of what they left) have counted to `usage`, the totals of all former ones."""
+    total = keys.usage_of_former(f)
+    compares: list[Compare] = [CreatedIs(keys.leader, leader_new), ModIs(total, usage_mod)]
+    for worker, mod in workers.items():
+        compares += [ModIs(keys.worker(f, worker), 0), ModIs(keys.usage_of_worker(f, worker), mod)]
+    return counted(Txn(tuple(compares), (Put(total, usage), *(Delete(keys.usage_of_worker(f, worker)) for worker in workers))))
+
+
 def due(key: str, due_us: int | None) -> Put | Delete:
     """When a session's earliest alarm is to be tried; None: it has none."""
     return Delete(key) if due_us is None else Put(key, bytes(state_pb2.AlarmEntry(due_us=due_us).SerializeToString()))
@@ -186,7 +200,8 @@ def remind(fence: tuple[str, int], base: tuple[str, int], write: Put | Delete) -
 
 class Removal(msgspec.Struct, frozen=True):
     """What is removed of one shard. `records`: key -> mod. `floor_us`: the shard's next floor, at least the old one and the newest
-    timestamp of each of them. `quarantined`: keys of broken copies of theirs, which go with them."""
+    timestamp of each of them. `quarantined`: keys of broken copies of theirs, which go with them. `usage`: the shard's next totals, with
+    what these sessions have used, made of those that were read with the floor: who writes one writes both; None: they say nothing."""
 
     shard: int
     records: Mapping[str, int]
@@ -194,6 +209,7 @@ class Removal(msgspec.Struct, frozen=True):
     floor_mod: int
     floor_us: int
     quarantined: Sequence[str] = ()
+    usage: bytes | None = None
 
 
 def remove(keys: Keys, f: Function, removals: Iterable[Removal], *, leader_new: int | None = None) -> Txn:
@@ -206,6 +222,8 @@ def remove(keys: Keys, f: Function, removals: Iterable[Removal], *, leader_new: 
         compares += [ModIs(keys.shard(f, one.shard), one.shard_mod), ModIs(floor_key, one.floor_mod)]
         compares += [ModIs(key, mod) for key, mod in one.records.items()]
         writes += [*map(Delete, one.records), *map(Delete, one.quarantined), Put(floor_key, _floor(one.floor_us))]
+        if one.usage is not None:
+            writes.append(Put(keys.usage(f, one.shard), one.usage))
     return counted(Txn(tuple(compares), tuple(writes)))
 
 
@@ -235,7 +253,7 @@ def replace(
     return counted(Txn(tuple(compares), tuple(writes)))
 
 
-def cancel_alarm(
+def silence(
     keys: Keys, f: Function, shard: int, record: tuple[str, int, bytes], due_us: int | None, *, shard_mod: int, leader_new: int
 ) -> Txn:
     """The leader takes an alarm out of a record, whoever owns the shard. `record`: its key, mod as read, and next value; `due_us`: of the

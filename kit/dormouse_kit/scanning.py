@@ -30,9 +30,13 @@ def as_one(due: int, shards: int, counted: int, records: int, size: int) -> bool
     return (shards - due) * each <= due * REQUEST_BYTES
 
 
-async def pages(store: Store, clock: Clock, prefix: str, rate: float = BYTES_PER_SECOND) -> AsyncGenerator[Listing, None]:
-    """At least one page, which may be empty. StoreError: the rest cannot be read at that revision (the store was compacted, or is away)."""
-    limit, revision, start = FIRST_PAGE, 0, ""
+async def pages(
+    store: Store, clock: Clock, prefix: str, rate: float = BYTES_PER_SECOND, revision: int = 0
+) -> AsyncGenerator[Listing, None]:
+    """At least one page, which may be empty. `revision`: at which to read; 0: now.
+
+    StoreError: the rest cannot be read at that revision (the store was compacted, or is away)."""
+    limit, start = FIRST_PAGE, ""
     while True:
         page = await store.list(prefix, start=start, limit=limit, revision=revision)
         yield page

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from urllib.parse import quote
 
 import msgspec
-from dormouse_core import records, steps, transactions
+from dormouse_core import records, steps, transactions, usages
 from dormouse_core.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from dormouse_core.keys import Function, Keys, function_of
 from dormouse_core.limits import TENANT_CHARACTERS
@@ -157,7 +157,10 @@ def tombstone(data: bytes, now_us: int) -> bytes:
     """The record that is left of `data`: its keys without their replies, so that a copy of a call that ran does not run again."""
     try:
         body = records.decode(data).body
-        body = msgspec.structs.replace(body, tombstone=True, kept=steps.slim(body.kept), expires_us=now_us, alarms=())
+        usage = body.usage
+        if usage is not None and not body.tombstone:
+            usage = usages.settled(usage, body.expires_us, len(data), now_us)
+        body = msgspec.structs.replace(body, tombstone=True, kept=steps.slim(body.kept), expires_us=now_us, alarms=(), usage=usage)
     except (DataLoss, FailedPrecondition):
         body = Body("", True, 0, (), now_us, now_us, now_us)
     return records.encode(body, (), b"deleted/" + secrets.token_bytes(12))

@@ -22,6 +22,7 @@ from dormouse_proto import control_pb2, state_pb2
 
 from dormouse_operator import metrics, status
 from dormouse_operator.alarms import AlarmWatch
+from dormouse_operator.cancelling import Canceller
 from dormouse_operator.counting import Counts
 from dormouse_operator.deleting import Deleter
 from dormouse_operator.demands import Demands
@@ -34,6 +35,8 @@ from dormouse_operator.owing import Owed
 from dormouse_operator.space import Space
 from dormouse_operator.sweeping import Sweeper
 from dormouse_operator.timekeeping import Timekeeper
+from dormouse_operator.usage_keeping import UsageKeeper
+from dormouse_operator.usage_sums import Reader
 from dormouse_operator.view import View, Vouch
 from dormouse_operator.writes import Writer
 
@@ -96,9 +99,12 @@ class Leader:
         self._alarms = AlarmWatch(store, clock, keys, self.view, self.demands, self.timekeeper.skew.now_us)
         self._owed = Owed(store, clock, keys, leader_new, self._replaced, self.timekeeper.skew.best_us)
         self.deleter = Deleter(store, clock, keys, leader_new, self._replaced, self._owed)
+        self.canceller = Canceller(store, clock, keys, leader_new, self._replaced)
         self._orphans = Orphans(store, clock, keys, self.view, leader_new)
         self._provider = provider
-        writer = Writer(store, keys, leader_new, self._owed)
+        self._usage = UsageKeeper(store, clock, keys, self.view, leader_new)
+        self.usage = Reader(store, clock, keys, self.view)
+        writer = Writer(store, keys, leader_new, self._owed, self._usage)
         self.starts = Starts()
         self._parts = LoopParts(clock, self.view, self.demands, provider, writer, self.registry, self._maps, self.starts, Places(), looked)
         self._looked = looked
@@ -128,11 +134,13 @@ class Leader:
                 group.create_task(self._alarms.run())
                 group.create_task(self._orphans.run())
                 group.create_task(self._owed.run())
+                group.create_task(self._usage.run())
                 group.create_task(self.timekeeper.run())
                 for uid in list(self.view.functions):
                     self._changed(uid)
         finally:
             metrics.LEADING.set(0)
+            metrics.USAGE.only(set())  # the next leader's go on; both together would be counted twice
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -3,6 +3,7 @@
 from dormouse_core import records
 from dormouse_core.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from dormouse_core.keys import Function, Keys, function_of
+from dormouse_core.lifetimes import NEVER_US
 from dormouse_core.observations import FunctionSeen
 from dormouse_core.seams import Compacted, Item, Store, StoreError
 from dormouse_core.sessions.names import shard_of
@@ -78,9 +79,17 @@ def _info(item: Item, shard: int, session: str, seen: FunctionSeen, *, tensors: 
         info.state_version = f"unreadable: {error.message}"
         return info
     info.step = record.body.step
-    info.expires_us = record.body.expires_us
+    info.expires_us = record.body.expires_us if record.body.expires_us < NEVER_US else 0
     info.ended = record.body.tombstone
     info.state_version = record.body.state_version
+    for alarm in record.body.alarms:
+        info.alarms.add(
+            name=alarm.name,
+            due_us=alarm.due_us,
+            next_us=0 if alarm.failed else alarm.next_us,
+            tries=alarm.tries,
+            error=alarm.error,
+        )
     if tensors:
         info.tensors.extend(state_pb2.TensorMetadata(name=t.name, datatype=t.datatype, shape=t.shape) for t in record.tensors)
     return info

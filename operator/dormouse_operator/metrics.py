@@ -1,11 +1,15 @@
 """The operator's Prometheus series."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from dormouse_core.autoscaling import Decision, Workers
 from dormouse_core.coordination import Action
-from prometheus_client import Counter, Gauge
+from dormouse_core.usages import SECOND_US, Totals, Usage
+from prometheus_client import REGISTRY, Counter, Gauge
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 WANTED = Gauge("dormouse_workers_wanted", "Workers that the autoscaler wants", ["function"])
 READY = Gauge("dormouse_workers_ready", "Workers of the target revision that serve", ["function"])
@@ -23,6 +27,57 @@ STORE_BYTES = Gauge("dormouse_store_bytes", "Bytes of a member's file: all of it
 STORE_FULL = Gauge("dormouse_store_full", "1 while etcd refuses writes because it is full (NOSPACE)")
 COMPACTIONS = Counter("dormouse_store_compactions", "Compactions of the store's history that this process asked for")
 DEFRAGMENTED = Counter("dormouse_store_defragmentation_seconds", "Seconds for which this process had a member defragment its file")
+
+
+_USAGE: Mapping[str, tuple[str, Callable[[Usage], float]]] = {
+    "dormouse_usage_steps_total": ("Steps of sessions that were committed", lambda it: it.steps),
+    "dormouse_usage_calls_total": ("Calls of functions without sessions that succeeded", lambda it: it.calls),
+    "dormouse_usage_failed_calls_total": ("Calls that a worker ended with an error", lambda it: it.failed),
+    "dormouse_usage_refused_calls_total": ("Calls that a worker sent elsewhere before anything ran", lambda it: it.refused),
+    "dormouse_usage_repeated_calls_total": ("Copies of calls that were answered with a kept reply", lambda it: it.repeated),
+    "dormouse_usage_busy_seconds_total": ("Time in the model or handler", lambda it: it.busy_us / SECOND_US),
+    "dormouse_usage_received_bytes_total": ("Bytes of messages", lambda it: it.bytes_in),
+    "dormouse_usage_sent_bytes_total": ("Bytes of replies", lambda it: it.bytes_out),
+    "dormouse_usage_live_byte_seconds_total": ("Bytes of state times seconds, in a worker's memory", lambda it: it.live_us // SECOND_US),
+    "dormouse_usage_hibernated_byte_seconds_total": (
+        "Bytes of state times seconds, in the store alone",
+        lambda it: it.hibernated_us // SECOND_US,
+    ),
+    "dormouse_usage_worker_seconds_total": ("Time for which workers were registered", lambda it: it.worker_us / SECOND_US),
+}
+
+
+class UsageSeries(Collector):
+    """What was used, by function and tenant, as it was summed last. A function that was not summed yet has no series: not known is not
+    zero."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[Totals, float]] = {}
+
+    def put(self, function: str, totals: Totals, at: float) -> None:
+        """`at`: Unix time in seconds."""
+        self._found[function] = (totals, at)
+
+    def only(self, functions: set[str]) -> None:
+        """All others are gone."""
+        self._found = {function: found for function, found in self._found.items() if function in functions}
+
+    def collect(self) -> Iterator[Metric]:
+        found = list(self._found.items())
+        for name, (text, read) in _USAGE.items():
+            family = CounterMetricFamily(name, text, labels=["function", "tenant", "others"])
+            for function, (totals, _) in found:
+                for tenant, usage in totals.items():
+                    family.add_metric([function, tenant or "", str(tenant is None).lower()], read(usage))
+            yield family
+        ages = GaugeMetricFamily("dormouse_usage_summed_timestamp_seconds", "When a function's usage was summed last", labels=["function"])
+        for function, (_, at) in found:
+            ages.add_metric([function], at)
+        yield ages
+
+
+USAGE = UsageSeries()
+REGISTRY.register(USAGE)
 
 
 def decided(function: str, decision: Decision, workers: Workers) -> None:

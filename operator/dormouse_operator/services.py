@@ -84,6 +84,20 @@ class ControlService(control_pb2_grpc.ControlServicer):
 
         return await _answer(run, context)
 
+    async def Usage(self, request: control_pb2.UsageRequest, context: Any) -> AsyncIterator[control_pb2.UsageResponse]:  # noqa: N802
+        try:
+            async for response in self._leader.usage.rows(request, self._leader.timekeeper.skew.best_us()):
+                yield response
+        except DormouseError as error:
+            await _abort(context, error)
+
+    async def CancelAlarm(self, request: control_pb2.CancelAlarmRequest, context: Any) -> control_pb2.CancelAlarmResponse:  # noqa: N802
+        async def run() -> control_pb2.CancelAlarmResponse:
+            await self._leader.canceller.cancel(self._leader.find(request.namespace, request.name), request)
+            return control_pb2.CancelAlarmResponse()
+
+        return await _answer(run, context)
+
     def _get(self, request: control_pb2.GetRequest) -> control_pb2.GetResponse:
         if request.name:
             return control_pb2.GetResponse(functions=[self._leader.status(request.namespace, request.name, owners=request.owners)])

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from dormouse_core import lifetimes, records, transactions
+from dormouse_core import lifetimes, records, transactions, usages
 from dormouse_core.errors import DataLoss, FailedPrecondition
 from dormouse_core.keys import Function, Keys, number
 from dormouse_core.lifetimes import Batch, Due, Tally
@@ -160,7 +160,7 @@ class Sweeper:
         shard = number(item.key[len(base) :].partition("/")[0])
         if shard is not None:
             scanned.found += 1
-            scanned.due.setdefault(shard, {})[item.key] = Due(item.mod_revision, glance)
+            scanned.due.setdefault(shard, {})[item.key] = lifetimes.due(item, glance)
 
     async def _remove_all(self, function: Function, due: Mapping[int, Mapping[str, Due]]) -> list[Due]:
         """What was removed. What was not is looked at again in the next scan."""
@@ -178,8 +178,9 @@ class Sweeper:
         return gone
 
     async def _remove(self, function: Function, batch: Batch, copies: Mapping[str, tuple[str, ...]]) -> list[Due]:
-        entries, floors = ({shard: key(function, shard) for shard in batch} for key in (self._keys.shard, self._keys.floor))
-        _, items = await self._store.get([*entries.values(), *floors.values()])
+        kinds = (self._keys.shard, self._keys.floor, self._keys.usage)
+        entries, floors, usages_of = ({shard: key(function, shard) for shard in batch} for key in kinds)
+        _, items = await self._store.get([*entries.values(), *floors.values(), *usages_of.values()])
         owned = await self._owned(function, {shard: items.get(key) for shard, key in entries.items()})
         now_us = self._now_us()
         batch = {shard: due for shard, due in batch.items() if shard not in owned}
@@ -187,7 +188,8 @@ class Sweeper:
             return []
         removals: list[transactions.Removal] = []
         for shard, due in batch.items():
-            entry, floor = items.get(entries[shard]), items.get(floors[shard])
+            entry, floor, usage = (items.get(key[shard]) for key in (entries, floors, usages_of))
+            used = lifetimes.used(due, self._keys.states(function, shard))
             removals.append(
                 transactions.Removal(
                     shard,
@@ -196,6 +198,7 @@ class Sweeper:
                     floor_mod=floor.mod_revision if floor else 0,
                     floor_us=lifetimes.raised(lifetimes.floor_us(floor, now_us), (one.glance for one in due.values())),
                     quarantined=[copy for key in due for copy in copies.get(key, ())],
+                    usage=usages.folded(usage.value if usage else None, used) if used else None,
                 )
             )
         result = await self._store.txn(transactions.remove(self._keys, function, removals, leader_new=self._leader_new))

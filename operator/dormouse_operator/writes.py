@@ -34,10 +34,17 @@ class NoDebts:
         return
 
 
+class DeletedUsage(Protocol):
+    async def keep(self, function: Function, guards: tuple[CreatedIs | ModIs, ...]) -> bool:
+        """Writes down what `function`, whose map is gone, has used. False: not yet."""
+
+
 class Writer:
     """One leader's pen. `leader_new`: the create_revision of its election key."""
 
-    def __init__(self, store: Store, keys: Keys, leader_new: int, owed: Debts | None = None) -> None:
+    def __init__(self, store: Store, keys: Keys, leader_new: int, owed: Debts | None = None, usage: "DeletedUsage | None" = None) -> None:
+        """`usage`: keeps what deleted functions have used; None: nobody asks."""
+        self._usage = usage
         self._owed = owed or NoDebts()
         self._store = store
         self._keys = keys
@@ -102,7 +109,10 @@ class Writer:
         # Shard by shard: one range of all sessions of a large function could take the store longer than it keeps others waiting.
         prefixes += [self._keys.states(function, shard) for shard in range(seen.entry.shards)]
         prefixes.append(self._keys.data(function))
-        for prefix in prefixes:
+        for number, prefix in enumerate(prefixes):
+            # Behind its map: from then on no owner commits and no worker counts, so that what is summed now is all there will be.
+            if number == 1 and self._usage is not None and not await self._usage.keep(function, guards):
+                return 0
             result = await self._one(Txn(guards, (Delete(prefix, prefix=True),)), timeout=DELETE_TIMEOUT)
             if result is None or not result.succeeded:
                 return 0

@@ -349,7 +349,7 @@ class SessionsRequest(_message.Message):
     def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., page: _Optional[str] = ..., limit: _Optional[int] = ..., session: _Optional[str] = ...) -> None: ...
 
 class SessionInfo(_message.Message):
-    __slots__ = ("session", "shard", "step", "bytes", "expires_us", "ended", "owner", "state_version", "tensors")
+    __slots__ = ("session", "shard", "step", "bytes", "expires_us", "ended", "owner", "state_version", "tensors", "alarms")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -359,6 +359,7 @@ class SessionInfo(_message.Message):
     OWNER_FIELD_NUMBER: _ClassVar[int]
     STATE_VERSION_FIELD_NUMBER: _ClassVar[int]
     TENSORS_FIELD_NUMBER: _ClassVar[int]
+    ALARMS_FIELD_NUMBER: _ClassVar[int]
     session: str
     shard: int
     step: int
@@ -368,7 +369,22 @@ class SessionInfo(_message.Message):
     owner: str
     state_version: str
     tensors: _containers.RepeatedCompositeFieldContainer[_state_pb2.TensorMetadata]
-    def __init__(self, session: _Optional[str] = ..., shard: _Optional[int] = ..., step: _Optional[int] = ..., bytes: _Optional[int] = ..., expires_us: _Optional[int] = ..., ended: _Optional[bool] = ..., owner: _Optional[str] = ..., state_version: _Optional[str] = ..., tensors: _Optional[_Iterable[_Union[_state_pb2.TensorMetadata, _Mapping]]] = ...) -> None: ...
+    alarms: _containers.RepeatedCompositeFieldContainer[AlarmInfo]
+    def __init__(self, session: _Optional[str] = ..., shard: _Optional[int] = ..., step: _Optional[int] = ..., bytes: _Optional[int] = ..., expires_us: _Optional[int] = ..., ended: _Optional[bool] = ..., owner: _Optional[str] = ..., state_version: _Optional[str] = ..., tensors: _Optional[_Iterable[_Union[_state_pb2.TensorMetadata, _Mapping]]] = ..., alarms: _Optional[_Iterable[_Union[AlarmInfo, _Mapping]]] = ...) -> None: ...
+
+class AlarmInfo(_message.Message):
+    __slots__ = ("name", "due_us", "next_us", "tries", "error")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DUE_US_FIELD_NUMBER: _ClassVar[int]
+    NEXT_US_FIELD_NUMBER: _ClassVar[int]
+    TRIES_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    due_us: int
+    next_us: int
+    tries: int
+    error: str
+    def __init__(self, name: _Optional[str] = ..., due_us: _Optional[int] = ..., next_us: _Optional[int] = ..., tries: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class SessionsResponse(_message.Message):
     __slots__ = ("sessions", "next", "revision")
@@ -397,6 +413,66 @@ class DeleteSessionsResponse(_message.Message):
     DELETED_FIELD_NUMBER: _ClassVar[int]
     deleted: int
     def __init__(self, deleted: _Optional[int] = ...) -> None: ...
+
+class UsageRequest(_message.Message):
+    __slots__ = ("namespace", "name", "by", "since")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    by: str
+    since: str
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., by: _Optional[str] = ..., since: _Optional[str] = ...) -> None: ...
+
+class UsageRow(_message.Message):
+    __slots__ = ("namespace", "name", "uid", "tenant", "others", "session", "deleted_us", "usage", "unsettled_byte_seconds")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    OTHERS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    DELETED_US_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    UNSETTLED_BYTE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    uid: str
+    tenant: str
+    others: bool
+    session: str
+    deleted_us: int
+    usage: _state_pb2.Usage
+    unsettled_byte_seconds: int
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., tenant: _Optional[str] = ..., others: _Optional[bool] = ..., session: _Optional[str] = ..., deleted_us: _Optional[int] = ..., usage: _Optional[_Union[_state_pb2.Usage, _Mapping]] = ..., unsettled_byte_seconds: _Optional[int] = ...) -> None: ...
+
+class UsageResponse(_message.Message):
+    __slots__ = ("rows", "at_us", "since_us")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    AT_US_FIELD_NUMBER: _ClassVar[int]
+    SINCE_US_FIELD_NUMBER: _ClassVar[int]
+    rows: _containers.RepeatedCompositeFieldContainer[UsageRow]
+    at_us: int
+    since_us: int
+    def __init__(self, rows: _Optional[_Iterable[_Union[UsageRow, _Mapping]]] = ..., at_us: _Optional[int] = ..., since_us: _Optional[int] = ...) -> None: ...
+
+class CancelAlarmRequest(_message.Message):
+    __slots__ = ("namespace", "name", "session", "alarm")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    ALARM_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    session: str
+    alarm: str
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., session: _Optional[str] = ..., alarm: _Optional[str] = ...) -> None: ...
+
+class CancelAlarmResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class StartRequest(_message.Message):
     __slots__ = ("instance", "spec", "grace_seconds")

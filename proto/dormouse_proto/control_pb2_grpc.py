@@ -230,6 +230,16 @@ class ControlStub:
                 request_serializer=control__pb2.DeleteSessionsRequest.SerializeToString,
                 response_deserializer=control__pb2.DeleteSessionsResponse.FromString,
                 _registered_method=True)
+        self.Usage = channel.unary_stream(
+                '/dormouse.control.v1.Control/Usage',
+                request_serializer=control__pb2.UsageRequest.SerializeToString,
+                response_deserializer=control__pb2.UsageResponse.FromString,
+                _registered_method=True)
+        self.CancelAlarm = channel.unary_unary(
+                '/dormouse.control.v1.Control/CancelAlarm',
+                request_serializer=control__pb2.CancelAlarmRequest.SerializeToString,
+                response_deserializer=control__pb2.CancelAlarmResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServicer:
@@ -280,6 +290,19 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Usage(self, request, context):
+        """one or more for each function
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelAlarm(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -317,6 +340,16 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.DeleteSessions,
                     request_deserializer=control__pb2.DeleteSessionsRequest.FromString,
                     response_serializer=control__pb2.DeleteSessionsResponse.SerializeToString,
+            ),
+            'Usage': grpc.unary_stream_rpc_method_handler(
+                    servicer.Usage,
+                    request_deserializer=control__pb2.UsageRequest.FromString,
+                    response_serializer=control__pb2.UsageResponse.SerializeToString,
+            ),
+            'CancelAlarm': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelAlarm,
+                    request_deserializer=control__pb2.CancelAlarmRequest.FromString,
+                    response_serializer=control__pb2.CancelAlarmResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -510,6 +543,60 @@ class Control:
             '/dormouse.control.v1.Control/DeleteSessions',
             control__pb2.DeleteSessionsRequest.SerializeToString,
             control__pb2.DeleteSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Usage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dormouse.control.v1.Control/Usage',
+            control__pb2.UsageRequest.SerializeToString,
+            control__pb2.UsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelAlarm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dormouse.control.v1.Control/CancelAlarm',
+            control__pb2.CancelAlarmRequest.SerializeToString,
+            control__pb2.CancelAlarmResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,7 +40,7 @@ class KeptKey(_message.Message):
     def __init__(self, timestamp_us: _Optional[int] = ..., id: _Optional[str] = ..., digest: _Optional[bytes] = ..., reply: _Optional[bytes] = ..., reply_gone: _Optional[bool] = ..., step: _Optional[int] = ..., maker: _Optional[str] = ..., write_id: _Optional[bytes] = ...) -> None: ...
 
 class Record(_message.Message):
-    __slots__ = ("state_version", "write_id", "tombstone", "tensors", "step", "kept", "horizon_us", "newest_us", "expires_us", "horizons", "alarms")
+    __slots__ = ("state_version", "write_id", "tombstone", "tensors", "step", "kept", "horizon_us", "newest_us", "expires_us", "horizons", "alarms", "usage")
     STATE_VERSION_FIELD_NUMBER: _ClassVar[int]
     WRITE_ID_FIELD_NUMBER: _ClassVar[int]
     TOMBSTONE_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +52,7 @@ class Record(_message.Message):
     EXPIRES_US_FIELD_NUMBER: _ClassVar[int]
     HORIZONS_FIELD_NUMBER: _ClassVar[int]
     ALARMS_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
     state_version: str
     write_id: bytes
     tombstone: bool
@@ -63,7 +64,8 @@ class Record(_message.Message):
     expires_us: int
     horizons: Horizons
     alarms: _containers.RepeatedCompositeFieldContainer[Alarm]
-    def __init__(self, state_version: _Optional[str] = ..., write_id: _Optional[bytes] = ..., tombstone: _Optional[bool] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., step: _Optional[int] = ..., kept: _Optional[_Iterable[_Union[KeptKey, _Mapping]]] = ..., horizon_us: _Optional[int] = ..., newest_us: _Optional[int] = ..., expires_us: _Optional[int] = ..., horizons: _Optional[_Union[Horizons, _Mapping]] = ..., alarms: _Optional[_Iterable[_Union[Alarm, _Mapping]]] = ...) -> None: ...
+    usage: Usage
+    def __init__(self, state_version: _Optional[str] = ..., write_id: _Optional[bytes] = ..., tombstone: _Optional[bool] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., step: _Optional[int] = ..., kept: _Optional[_Iterable[_Union[KeptKey, _Mapping]]] = ..., horizon_us: _Optional[int] = ..., newest_us: _Optional[int] = ..., expires_us: _Optional[int] = ..., horizons: _Optional[_Union[Horizons, _Mapping]] = ..., alarms: _Optional[_Iterable[_Union[Alarm, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
 
 class Alarm(_message.Message):
     __slots__ = ("name", "due_us", "id", "request", "next_us", "tries", "error", "failed", "time_us")
@@ -357,27 +359,58 @@ class Retained(_message.Message):
     tenant: str
     def __init__(self, store_id: _Optional[str] = ..., shards: _Optional[int] = ..., since_us: _Optional[int] = ..., tenant: _Optional[str] = ...) -> None: ...
 
-class UsageLane(_message.Message):
-    __slots__ = ("tenants", "sessions", "state_bytes")
-    class Tenant(_message.Message):
-        __slots__ = ("tenant", "calls", "busy_seconds", "rows", "bytes_in", "bytes_out")
-        TENANT_FIELD_NUMBER: _ClassVar[int]
-        CALLS_FIELD_NUMBER: _ClassVar[int]
-        BUSY_SECONDS_FIELD_NUMBER: _ClassVar[int]
-        ROWS_FIELD_NUMBER: _ClassVar[int]
-        BYTES_IN_FIELD_NUMBER: _ClassVar[int]
-        BYTES_OUT_FIELD_NUMBER: _ClassVar[int]
-        tenant: str
-        calls: int
-        busy_seconds: float
-        rows: int
-        bytes_in: int
-        bytes_out: int
-        def __init__(self, tenant: _Optional[str] = ..., calls: _Optional[int] = ..., busy_seconds: _Optional[float] = ..., rows: _Optional[int] = ..., bytes_in: _Optional[int] = ..., bytes_out: _Optional[int] = ...) -> None: ...
+class Usage(_message.Message):
+    __slots__ = ("steps", "busy_us", "bytes_in", "bytes_out", "live_byte_seconds", "live_rest", "hibernated_byte_seconds", "hibernated_rest", "since_us", "calls", "failed", "refused", "repeated", "worker_us")
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    BUSY_US_FIELD_NUMBER: _ClassVar[int]
+    BYTES_IN_FIELD_NUMBER: _ClassVar[int]
+    BYTES_OUT_FIELD_NUMBER: _ClassVar[int]
+    LIVE_BYTE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LIVE_REST_FIELD_NUMBER: _ClassVar[int]
+    HIBERNATED_BYTE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    HIBERNATED_REST_FIELD_NUMBER: _ClassVar[int]
+    SINCE_US_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    REPEATED_FIELD_NUMBER: _ClassVar[int]
+    WORKER_US_FIELD_NUMBER: _ClassVar[int]
+    steps: int
+    busy_us: int
+    bytes_in: int
+    bytes_out: int
+    live_byte_seconds: int
+    live_rest: int
+    hibernated_byte_seconds: int
+    hibernated_rest: int
+    since_us: int
+    calls: int
+    failed: int
+    refused: int
+    repeated: int
+    worker_us: int
+    def __init__(self, steps: _Optional[int] = ..., busy_us: _Optional[int] = ..., bytes_in: _Optional[int] = ..., bytes_out: _Optional[int] = ..., live_byte_seconds: _Optional[int] = ..., live_rest: _Optional[int] = ..., hibernated_byte_seconds: _Optional[int] = ..., hibernated_rest: _Optional[int] = ..., since_us: _Optional[int] = ..., calls: _Optional[int] = ..., failed: _Optional[int] = ..., refused: _Optional[int] = ..., repeated: _Optional[int] = ..., worker_us: _Optional[int] = ...) -> None: ...
+
+class TenantUsage(_message.Message):
+    __slots__ = ("tenant", "usage")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    usage: Usage
+    def __init__(self, tenant: _Optional[str] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
+
+class UsageTotals(_message.Message):
+    __slots__ = ("tenants", "others")
     TENANTS_FIELD_NUMBER: _ClassVar[int]
-    SESSIONS_FIELD_NUMBER: _ClassVar[int]
-    STATE_BYTES_FIELD_NUMBER: _ClassVar[int]
-    tenants: _containers.RepeatedCompositeFieldContainer[UsageLane.Tenant]
-    sessions: int
-    state_bytes: int
-    def __init__(self, tenants: _Optional[_Iterable[_Union[UsageLane.Tenant, _Mapping]]] = ..., sessions: _Optional[int] = ..., state_bytes: _Optional[int] = ...) -> None: ...
+    OTHERS_FIELD_NUMBER: _ClassVar[int]
+    tenants: _containers.RepeatedCompositeFieldContainer[TenantUsage]
+    others: Usage
+    def __init__(self, tenants: _Optional[_Iterable[_Union[TenantUsage, _Mapping]]] = ..., others: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
+
+class UsageAt(_message.Message):
+    __slots__ = ("at_us", "totals")
+    AT_US_FIELD_NUMBER: _ClassVar[int]
+    TOTALS_FIELD_NUMBER: _ClassVar[int]
+    at_us: int
+    totals: UsageTotals
+    def __init__(self, at_us: _Optional[int] = ..., totals: _Optional[_Union[UsageTotals, _Mapping]] = ...) -> None: ...

@@ -33,7 +33,7 @@ MAX_OPERATIONS = 128
 MAX_REQUEST_BYTES = 1_572_864  # 1.5 MiB
 
 
-_FILES = ("revision", "compacted", "leases", "_next_lease", "_keys", "_versions", "_history")
+_FILES = ("revision", "compacted", "leases", "_keys", "_versions", "_history")
 
 
 def refused(message: str) -> StoreError:
@@ -65,7 +65,7 @@ class MemoryEtcd:
         self.starts = 0  # on a copy: what was on its way before arrives nowhere
         self.leases: dict[int, _Lease] = {}
         self.listeners = Ordered[Callable[[], None]]()  # called after each change
-        self._next_lease = 7_000_001
+        self._next_lease = 7_000_001  # not among the files: etcd makes ids of the time, and gives none twice on a copy either
         self._keys: list[str] = []  # sorted; of every key that has a version
         self._versions: dict[str, list[tuple[int, Item | None]]] = {}
         self._history: list[Event] = []

@@ -48,6 +48,9 @@ class Snapshot:
             **{KEYS.state(FUNCTION, n % 4, f"/s:{n}"): Value(b"record %d" % n) for n in range(SESSIONS)},
             KEYS.quarantine(FUNCTION, 1, "/s:1", 5): Value(b"broken"),
             KEYS.retained("ns", "gone"): Value(state_pb2.Retained(store_id="u", shards=4).SerializeToString()),
+            KEYS.usage(FUNCTION, 1): Value(b"usage"),
+            KEYS.usage_history(FUNCTION, "2026-01-01"): Value(b"usage of that day"),
+            KEYS.deleted_usage(Function("ns", "gone", "u")): Value(b"usage of a function that is gone"),
             "/dormouse/t/later/x": Value(b"of a build to come"),
             **more,
         }
@@ -63,7 +66,7 @@ class Snapshot:
         entry.restored = True
         found = {KEYS.function("ns", "fn"): entry.SerializeToString()}
         for key, each in self.content.items():
-            if key.startswith((KEYS.datas, KEYS.retaineds, KEYS.shards(FUNCTION))):
+            if key.startswith((KEYS.datas, KEYS.retaineds, KEYS.shards(FUNCTION), KEYS.usage_histories, KEYS.deleted_usages)):
                 found[key] = each.value
         return found
 
@@ -251,7 +254,8 @@ def test_negative_control_without_comparing_the_leaders_key_it_would_be(monkeypa
 def test_what_is_there_is_replaced_where_that_is_asked_for_alone() -> None:
     async def story(store: MemoryStore) -> None:
         other = Function("ns", "other", "uid-2")
-        for key in (KEYS.function("ns", "other"), KEYS.shard(other, 1), KEYS.state(other, 1, "/s:a"), KEYS.state(FUNCTION, 1, "/s:new")):
+        sessions = KEYS.state(other, 1, "/s:a"), KEYS.state(FUNCTION, 1, "/s:new"), KEYS.deleted_usage(FUNCTION)
+        for key in (KEYS.function("ns", "other"), KEYS.shard(other, 1), *sessions):
             put(store, key, b"there before")
         living = KEYS.worker(FUNCTION, "w9")
         put(store, living, b"of a process that lives")

@@ -144,7 +144,15 @@ async def call(method: str, api: Reviewing, *, metadata: Any = (BEARER,), stream
 
 @pytest.mark.parametrize(
     ("method", "verb"),
-    [("Get", "get"), ("Sessions", "get"), ("Apply", "update"), ("Scale", "update"), ("Delete", "delete"), ("New", "update")],
+    [
+        ("Get", "get"),
+        ("Sessions", "get"),
+        ("Usage", "get"),
+        ("Apply", "update"),
+        ("Scale", "update"),
+        ("Delete", "delete"),
+        ("New", "update"),
+    ],
 )
 async def test_each_call_needs_the_right_to_do_to_the_object_what_it_asks(method: str, verb: str) -> None:
     """A method that nobody thought of needs the most that reading and writing know."""

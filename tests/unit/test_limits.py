@@ -99,6 +99,20 @@ SHOWN = {
     "HELD_CALLS": "unit/test_relay.py::test_unless_told_otherwise_ten_thousand_calls_and_a_gibibyte_are_held",
     "HELD_BYTES": "unit/test_relay.py::test_unless_told_otherwise_ten_thousand_calls_and_a_gibibyte_are_held",
     # Calls of steps.
+    "ALARMS": "unit/test_alarms.py::test_as_many_alarms_as_the_limit_says_and_no_more",
+    **dict.fromkeys(
+        ("ALARM_NAME_CHARACTERS", "ALARM_REQUEST_BYTES", "ALARM_AHEAD_DAYS"),
+        "unit/test_alarms.py::test_an_alarm_at_its_limits_is_taken_and_beyond_them_refused",
+    ),
+    "ALARM_AGAIN_SECONDS": "unit/test_alarms.py::test_the_step_of_an_alarm_consumes_it_and_may_set_it_again_a_second_later_at_the_soonest",
+    **dict.fromkeys(
+        ("ALARM_RETRY_SECONDS", "ALARM_TRIES"),
+        "unit/test_alarms.py::test_a_step_that_fails_is_tried_again_later_each_time_and_given_up_in_the_end",
+    ),
+    "ALARM_ERROR_CHARACTERS": "unit/test_alarms.py::test_an_error_is_kept_up_to_its_limit",
+    "ALARM_KEY_SECONDS": "unit/test_alarms.py::test_a_step_that_begins_late_has_a_key_that_says_when_it_began_whenever_it_runs",
+    "ALARM_BLOCKED_SECONDS": "unit/test_session_alarms.py::test_a_broken_record_keeps_its_alarms_key_and_the_function_asleep_for_a_while",
+    "ALARMS_TOGETHER": "unit/test_session_alarms.py::test_no_more_run_side_by_side_than_the_limit_says",
     "CALL_DEPTH": "unit/test_childcalls.py::test_a_path_at_its_limit_is_taken_and_one_deeper_is_refused",
     "SESSION_CALLS": "unit/test_childcalls.py::test_a_session_is_called_as_often_in_a_step_as_it_remembers",
     "WAITING_STEPS": "unit/test_slots.py::test_steps_that_wait_have_a_limit_and_each_level_its_own",
@@ -186,6 +200,13 @@ SHOWN = {
     ),
     "START_TURN_SECONDS": "unit/test_starts.py::test_who_serves_failed_goes_has_no_place_or_takes_too_long_starts_no_more",
     "START_ORDER_SECONDS": "unit/test_starts.py::test_who_asks_no_more_keeps_nobody_waiting",
+    # Usage.
+    "USAGE_TENANTS": "unit/test_usages.py::test_no_sum_changes_where_there_are_more_tenants_than_are_named",
+    **dict.fromkeys(
+        ("USAGE_SECONDS", "USAGE_IDLE_SECONDS"),
+        "unit/test_usage_kept.py::test_what_a_worker_counts_is_written_after_five_seconds_and_its_own_time_each_minute",
+    ),
+    "USAGE_DAYS": "unit/test_usage_kept.py::test_a_deleted_functions_usage_is_kept_for_its_time",
     # Batching.
     "BATCH_SIZE": "unit/test_worker_joining.py::test_by_default_the_experiment_decides",
     "BATCHING_SECONDS": "unit/test_worker_joining.py::test_the_experiment_has_the_time_that_is_stated",

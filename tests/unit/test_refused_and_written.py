@@ -38,6 +38,7 @@ WRITERS: dict[str, tuple[str, ...]] = {
         DELETIONS,
         DELETIONS,
     ),
+    "operator/dormouse_operator/cancelling.py": ("test_an_alarm_that_a_store_took_out_as_it_became_full_is_cancelled",),
     "operator/dormouse_operator/orphans.py": (DELETIONS,),
     "operator/dormouse_operator/owing.py": ("test_what_a_leader_before_this_one_owed", "test_owed_tombstones"),
     "operator/dormouse_operator/function_entries.py": (

@@ -232,6 +232,18 @@ async def test_ten_thousand_alarms_run_once_each() -> None:
 
 
 @simulated
+async def test_no_more_run_side_by_side_than_the_limit_says() -> None:
+    async with worker(MemoryStore(SimClock())) as w:
+        await w.own()
+        for n in range(2 * limits.ALARMS_TOGETHER):
+            await w.call(f"s{n}", asks(0, Set("a", at(60), b"1")))
+        runner(w).stands = True
+        await asyncio.sleep(70)
+        assert len(runner(w).ran) == limits.ALARMS_TOGETHER
+        assert (await w.call("another", asks(3))).reply == b"3", "callers' steps run beside them"
+
+
+@simulated
 async def test_nothing_is_due_by_a_clock_that_is_not_known_to_be_right() -> None:
     async with worker(MemoryStore(SimClock()), time=Skew(SimClock(skew=7_200.0))) as w:
         await w.own()

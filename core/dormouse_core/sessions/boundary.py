@@ -92,20 +92,23 @@ class Step:
     rev: int = 0  # dormouse-rev: the sender's map was read at this revision; 0 unknown (rule *newest-map*)
     deadline: float = float("inf")  # the caller's, on the monotonic clock. The step limit runs from the step's turn
     cancelled: bool = False  # set by Sessions.cancel
+    bytes_in: int = 0  # of the call's message
     rings: bool = False
     """Nobody's call: whichever alarm of the session is due when its turn comes."""
     alarm: Alarm | None = None
     """That alarm, once the turn has come; `call` is for the driver to make of it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ran:
-    """The step ran. `reply` is complete but for metadata; `states` are the next ones, by state input, not shared with any other session."""
+    """The step ran. `reply` is complete but for metadata; `states` are the next ones, by state input, not shared with any other session.
+    `busy_us`: its share of the time for which it ran; whoever ran it sets it once that is known."""
 
     reply: bytes
     states: States
     alarms: Sequence[Change] = ()
     """What the step asked for, in its order."""
+    busy_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ class Session:
         "key",
         "phase",
         "queue",
+        "read",
         "shard",
         "state_bytes",
         "state_key",
@@ -60,6 +61,7 @@ class Session:
         self.states: States = {}
         self.state_bytes = 0
         self.stored = 0  # bytes of the record
+        self.read = False  # it was read since its last commit: until then it slept
         self.confirmed: Step | None = None  # the record was read after this step arrived (rule *confirmed-no*)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from dormouse_core import alarms, lifetimes, records, steps, transactions
+from dormouse_core import alarms, lifetimes, records, steps, transactions, usages
 from dormouse_core.clocks import TimeReading
 from dormouse_core.errors import (
     Again,
@@ -301,12 +301,13 @@ class Turns:
     def _next(self, session: Session, step: Step, begins: bool, outcome: Ran, now_us: int, write_id: bytes) -> records.Body:
         """The record's next body. ResourceExhausted: it would have too many alarms."""
         body, version = session.body, self._settings.state_version
+        usage = self._usage(session, step, outcome, now_us)
         if step.alarm is not None:
             assert body is not None
-            found = alarms.stepped(body, now_us, self._ttl_us, version)
+            found = alarms.stepped(body, now_us, self._ttl_us, version, usage)
         else:
-            reply, trouble = outcome.reply, session.trouble
-            found = steps.advance(body, trouble, session.floor_us, step, begins, reply, now_us, self._ttl_us, version, write_id)
+            before = body, session.trouble, session.floor_us
+            found = steps.advance(*before, step, begins, outcome.reply, now_us, self._ttl_us, version, write_id, usage)
         if not outcome.alarms and (body is None or not body.alarms):
             return found
         left = alarms.after(body, begins=begins, end=step.end, rung=step.alarm, changes=outcome.alarms, now_us=now_us, write_id=write_id)
@@ -324,6 +325,13 @@ class Turns:
             Say("an alarm's step failed for the last time; the alarm is given up" if over else "an alarm's step failed", fields)
         )
         self._note(session, step, noted)
+
+    def _usage(self, session: Session, step: Step, ran: Ran, now_us: int) -> usages.Usage:
+        """What the session has used once this step is committed: in the same record, so that it counts once whoever sends it again."""
+        body = session.body
+        before, until = (None, 0) if body is None else (body.usage, 0 if body.tombstone else body.expires_us)
+        counts = {"busy_us": ran.busy_us, "bytes_in": step.bytes_in, "bytes_out": len(ran.reply)}
+        return usages.stepped(before, until, session.stored, now_us, **counts, read=session.read)
 
     def _flush(self) -> None:
         """Once for all the steps that ended in one turn of the loop: they go in one transaction."""
@@ -353,6 +361,7 @@ class Turns:
             session.base = revision
             session.body = body
             session.states = pending.states
+            session.read = False
             session.trouble = None
             session.broken = b""
             self._account(session, len(pending.data))
@@ -401,6 +410,7 @@ class Turns:
 
     def loaded(self, session: Session, record: Item | None, floor: Item | None) -> None:
         session.base = record.mod_revision if record else 0
+        session.read = True
         shard = session.shard
         if floor is not None and floor.mod_revision > shard.floor_mod:
             # Once for each floor: one that cannot be read counts as high as it can have been when it was met first, not for ever more.

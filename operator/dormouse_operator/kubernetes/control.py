@@ -19,7 +19,7 @@ from dormouse_operator.kubernetes.api.kinds import FUNCTIONS, Kind
 TOKEN_REVIEWS = Kind("authentication.k8s.io/v1", "TokenReview", "tokenreviews")
 ACCESS_REVIEWS = Kind("authorization.k8s.io/v1", "SubjectAccessReview", "subjectaccessreviews")
 
-_VERBS = {"Get": "get", "Watch": "watch", "Sessions": "get", "Delete": "delete"}  # the others change something: update
+_VERBS = {"Get": "get", "Watch": "watch", "Sessions": "get", "Usage": "get", "Delete": "delete"}  # the others change something: update
 
 
 @dataclass(frozen=True, slots=True)

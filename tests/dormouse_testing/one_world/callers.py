@@ -18,7 +18,7 @@ from dormouse_testing import relaying
 from dormouse_testing.gateway import request
 from dormouse_testing.one_world.gateways import Gateway
 from dormouse_testing.sessions_sim.clients import PATIENCE
-from dormouse_testing.sessions_sim.history import Call, Violation
+from dormouse_testing.sessions_sim.history import ALARMS, Call, Violation
 from dormouse_testing.sessions_sim.world import FUNCTION
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Caller:
 
     def _next(self, same: str = "", flags: tuple[bool, bool] | None = None) -> Call:
         world, rng, shape = self._world, self._world.rng, self._world.shape
-        number = len(world.history.calls) + 1
+        number = sum(made < ALARMS for made in world.history.calls) + 1
         start = shape.starts and (not self._going or rng.random() < 0.05)
         end = self._going and rng.random() < shape.ends
         start, end = flags or (start, end)

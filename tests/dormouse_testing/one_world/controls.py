@@ -1,13 +1,17 @@
 """Rules taken away in the one world, as in `sessions_sim.controls`: each must be missed within the seeds of the kind that stresses it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import replace as replace_txn
 from itertools import count
 from typing import Any
 
-from dormouse_core import headernames, records
+from dormouse_core import alarms, headernames, records
 from dormouse_core.clocks import Clocks
+from dormouse_core.seams import Txn
+from dormouse_core.sessions import groups
 from dormouse_core.sessions.boundary import Answer, Step
+from dormouse_core.sessions.commands import Start
 from dormouse_core.sessions.groups import Pending
 from dormouse_core.sessions.memory import is_large
 from dormouse_core.sessions.turns import Turns
@@ -16,6 +20,7 @@ from dormouse_gateway.relay.sending import outgoing
 from dormouse_gateway.watching.table import Function
 from dormouse_operator.sweeping import Sweeper as LeaderSweeper
 from dormouse_worker.sessions.removal import Sweeper
+from msgspec.structs import replace
 
 from dormouse_testing.one_world.world import MOVING, Shape
 from dormouse_testing.sessions_sim.controls import Patch, failed_compare_means_no, keys_by_any_clock
@@ -101,6 +106,44 @@ def replies_by_key_and_step(patch: Patch) -> None:
     patch(Turns, "_repeat", repeat)
 
 
+def alarms_stay(patch: Patch) -> None:
+    """The commit of an alarm's step leaves its entry in the record, and somebody else is to take it out."""
+    real = alarms.after
+
+    def after(body: records.Body | None, **more: Any) -> tuple[records.Alarm, ...]:
+        rung, found = more["rung"], real(body, **more)
+        return found if rung is None else (*found, replace(rung, next_us=more["now_us"] + SECOND_US))
+
+    patch(alarms, "after", after)
+
+
+def alarms_apart(patch: Patch) -> None:
+    """When a session's alarm is due is written in a transaction of its own, after the step's, by whoever lives to do it."""
+    transaction, committed = groups._transaction, Turns.committed
+
+    def without(group: Sequence[Pending]) -> Txn:
+        found = transaction(group)
+        return replace_txn(found, writes=tuple(write for write in found.writes if "/alarms/" not in write.key))
+
+    def commit(self: Turns, pending: Pending, revision: int) -> None:
+        committed(self, pending, revision)
+        if pending.alarm is not None:
+            self._out.append(Start(self._reminded(Txn((), (pending.alarm,))), "alarm"))
+
+    patch(groups, "_transaction", without)
+    patch(Turns, "committed", commit)
+
+
+def alarms_expire(patch: Patch) -> None:
+    """A session with an alarm to run expires like any other."""
+    patch(alarms, "onto", lambda body, found: replace(body, alarms=found))
+
+
+ASLEEP = Shape(ttl=2.0, removal_wait=0.5, starts=False, calls=6, replicas=(2, 0, 1), rescales=0.4, alarms=0.5)
+"""Sessions whose alarms are due later than they would expire, in a function that is stopped now and then."""
+WAKING = Shape(replicas=(None,), calls=6, stills=0.1, alarms=0.9, dies=1.0, bad=0.2)
+SECOND_US = 1_000_000
+
 LIVES = Shape(
     shards=1, sessions=2, calls=24, large=1.0, reuses=0.7, own_keys=1.0, streams=0.0, ends=0.5, deletes=1.0, bad=0.0, stalls=0.15,
     resets=0.3, replicas=(1,), dies=0.0, stills=0.0, crashes=0.0, gives_up=0.0,
@@ -114,5 +157,8 @@ CONTROLS = [
     Control("nothing is removed", nothing_is_removed, frozenset({"kept-for-ever"})),
     Control("gateways' keys by their own clocks", keys_by_any_clock, frozenset({"false-refusal"})),
     Control("the reference is the median", reference_is_the_median, frozenset({"false-refusal"}), MOVING),
+    Control("alarms that stay", alarms_stay, frozenset({"twice", "fork"})),
+    Control("alarms' keys in a transaction of their own", alarms_apart, frozenset({"alarm-lost"}), WAKING),
+    Control("alarms that expire", alarms_expire, frozenset({"alarm-lost"}), ASLEEP),
     Control("large replies by key and step", replies_by_key_and_step, frozenset({"reply-differs"}), LIVES),
 ]

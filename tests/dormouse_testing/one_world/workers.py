@@ -46,6 +46,7 @@ class Worker:
         self.ready = self.draining = self.closing = False
         self.drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.sessions: Sessions = world.sessions(self, instance, address, revision)  # type: ignore[arg-type]  # what it needs of a process
+        self.sessions.alarmed = world.alarmed
         skew = self.timed.skew
         self.control = Control(self.report, self.drain, self.no_taker, self.sessions.hear, self._timed, skew.meet)
         self.sessions.on_change = self.control.changed
@@ -153,7 +154,7 @@ class Worker:
         found, skew = self.sessions.report(), self.timed.skew
         made = control_pb2.WorkerReport(
             worker=self.name, uid=FUNCTION.uid, revision=self.revision, ready=self.ready and not skew.off, draining=self.draining,
-            in_flight=found.running, queued=found.queued, calls=self._calls, mark=skew.mark(), offset_us=skew.offset_us(),
+            in_flight=found.running + found.alarms, queued=found.queued, calls=self._calls, mark=skew.mark(), offset_us=skew.offset_us(),
             reference_us=skew.reference_us(),
             clock_off=skew.off, sessions=found.sessions, state_bytes=found.state_bytes, shards=found.shards,
             stored_sessions=found.stored_sessions, stored_bytes=found.stored_bytes, hibernated_bytes=found.hibernated_bytes,

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
 from dormouse_core import spec
+from dormouse_core.alarms import Change, Set
 from dormouse_core.errors import Unavailable
 from dormouse_core.seams import Put, Txn
 from dormouse_core.sessions import groups
@@ -31,7 +32,7 @@ from dormouse_testing.one_world.provider import Provider
 from dormouse_testing.one_world.weather import Weather
 from dormouse_testing.one_world.workers import Worker
 from dormouse_testing.sessions_sim import world
-from dormouse_testing.sessions_sim.history import History, Violation
+from dormouse_testing.sessions_sim.history import ALARMS, Call, History, Violation
 from dormouse_testing.sessions_sim.machines import Machines
 from dormouse_testing.sessions_sim.world import FUNCTION, KEYS
 
@@ -39,6 +40,10 @@ ORDER_US = 100_000
 """Gateways' clocks are compared to so much: they are measured over ways of some milliseconds."""
 REMOVED = 10.0
 """Seconds that a removal may come late."""
+DUE_US = (-1_000_000, 400_000, 3_000_000, 9_000_000)
+"""From the step that sets an alarm to when it is due."""
+ALARMS_SECONDS = 60
+"""In which the last of them runs, once all is well."""
 CANDIDATES = ("op-a", "op-b")
 LARGE_BYTES = 17 * 1024
 """Of a reply that is too large to be kept in a record."""
@@ -69,6 +74,8 @@ class Shape(world.Shape):
     """Of replies: too large to be kept."""
     reuses: float = 0.0
     """Of a caller's own keys: used before in the session."""
+    alarms: float = 0.0
+    """Of steps: set an alarm."""
     begins: float = 0.0
     """Seconds after which callers begin: clocks are measured by then."""
     max_held: int = 1000
@@ -86,6 +93,7 @@ class OneWorld(world.World):
         slack = 0.05 + 2 * shape.skew
         self.history = History(int(slack * 1e6), int(shape.removal_wait * 1e6), int(shape.ttl * 1e6), chain_in)
         self.history.order = lambda number: self.stamped.get(number, 0) // ORDER_US
+        self.history.sets = self._sets
         self.machines = Machines(self.rng, SimClock(), shape.skew, 0.0, measured=False)
         self.places: dict[str, Gateway] = {}
         self.operators: dict[str, Operator] = {}
@@ -189,6 +197,24 @@ class OneWorld(world.World):
         encoded: bytes = made.SerializeToString()
         return encoded
 
+    def _sets(self, number: int) -> bool:
+        call = self.history.calls[number]
+        return number < ALARMS and not call.end and number % 100 < self.shape.alarms * 100
+
+    def asks(self, call: Any) -> Sequence[Change]:
+        if not self._sets(call.number):
+            return ()
+        number, now_us = ALARMS + call.number, round(self.clock.now() * 1e6)
+        self.history.calls.setdefault(number, Call(number, call.session, now_us, False, False, False, 0, now_us))
+        return (Set(f"a{call.number}", now_us + DUE_US[call.number % len(DUE_US)], b"%d" % number),)
+
+    def alarmed(self, step: Step) -> Any:
+        assert step.alarm is not None
+        return self.history.calls[int(step.alarm.request)]
+
+    def _pending(self) -> list[int]:
+        return [number for session in self.history.sessions.values() for number in self.history.pending(session.last)]
+
     def arrived(self, worker: Worker, step: Step, key: str) -> None:
         """`key`: the gateway's, of this copy."""
         self._steps += 1
@@ -257,6 +283,12 @@ class OneWorld(world.World):
         while self.troubled or self.provider.stopping:  # noqa: ASYNC110 - simulated time costs nothing
             await asyncio.sleep(0.5)
         await asyncio.sleep(12.0)
+        for _ in range(ALARMS_SECONDS):
+            if not self._pending():
+                break
+            await asyncio.sleep(1.0)
+        if (left := self._pending()) and not self.violations:
+            raise Violation("alarm-lost", f"alarms that nobody runs: {left}")
         for gateway in self.places.values():
             held = sum(each.held for each in gateway.demand.report())
             assert (held, gateway.relay.bodies.held, len(gateway.quotas)) == (0, 0, 0), f"{gateway.name} forgets what it held"
@@ -320,20 +352,20 @@ MOVING = Shape(skew=2.4, gateways=3, begins=4.0, calls=20, ends=0.6, own_keys=0.
 def shape_of(seed: int) -> Shape:
     """Seeds differ in what they stress."""
     kinds = (
-        Shape(),
-        Shape(replicas=(2, 1, 3), rescales=0.5),
-        Shape(replicas=(None,), calls=6, stills=0.1),
+        Shape(alarms=0.4),
+        Shape(replicas=(2, 1, 3), rescales=0.5, alarms=0.3),
+        Shape(replicas=(None,), calls=6, stills=0.1, alarms=0.5),
         Shape(callers=2, starts=False, sessions=2, calls=6),
         Shape(callers=2, sessions=2, calls=6, streams=0.1),
         Shape(shards=1, sessions=8, calls=4, operations=6, streams=0.6, dies=0.1),
-        Shape(ttl=1.5, removal_wait=0.5, deletes=0.3, calls=6),
-        Shape(ttl=2.0, removal_wait=0.5, starts=False, calls=6, replicas=(2, 0, 1), rescales=0.4),
+        Shape(ttl=1.5, removal_wait=0.5, deletes=0.3, calls=6, alarms=0.3),
+        Shape(ttl=2.0, removal_wait=0.5, starts=False, calls=6, replicas=(2, 0, 1), rescales=0.4, alarms=0.3),
         Shape(skew=2.4, gateways=3, begins=4.0, dies=0.0, stills=0.0, crashes=0.0, bad=0.0, resets=0.2),
         Shape(skew=2.4, starts=False, dies=0.5, calls=6),
         MOVING,
         Shape(large=0.6, own_keys=0.9, resets=0.1),
-        Shape(restores=0.2, calls=12, stills=0.1),
-        Shape(fills=0.6, deletes=0.5, calls=12),
+        Shape(restores=0.2, calls=12, stills=0.1, alarms=0.3),
+        Shape(fills=0.6, deletes=0.5, calls=12, alarms=0.3),
         Shape(max_count=2, sessions=5, ends=0.4, replicas=(1,)),
         Shape(max_held=2, max_streams=2, sessions=6, calls=4, streams=0.5, compactions=1.0),
         Shape(large=0.5, reuses=0.5, own_keys=0.9, resets=0.1, shards=1, sessions=2, calls=14, ends=0.4, bad=0.1),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
-from dormouse_core import lifetimes, records, steps, transactions
+from dormouse_core import lifetimes, records, steps, transactions, usages
 from dormouse_core.clocks import Skew
 from dormouse_core.seams import Delete, Full, Put, Txn
 from dormouse_core.sessions.commands import Wake
@@ -20,6 +20,7 @@ from dormouse_operator.sweeping import Sweeper as LeaderSweeper
 from dormouse_worker.sessions import Answer
 from dormouse_worker.sessions.removal import Sweeper
 
+from dormouse_testing.memory_store import MemoryStore
 from dormouse_testing.sessions_sim.leader import Leader
 
 Patch = Callable[[Any, str, Any], None]  # monkeypatch.setattr
@@ -266,6 +267,58 @@ def removal_at_once(patch: Patch) -> None:
     patch(lifetimes, "due_us", lambda glance, wait_us: glance.expires_us)
 
 
+def counted_with_the_answer(patch: Patch) -> None:
+    """A step is counted when it is answered, and written down with the next one."""
+    answered: dict[str, int] = {}
+    stepped, committed = Turns._usage, Turns.committed
+
+    def usage(self: Turns, session: Any, step: Any, ran: Any, now_us: int) -> usages.Usage:
+        found = stepped(self, session, step, ran, now_us)
+        return msgspec.structs.replace(found, steps=found.steps - 1 + answered.pop(session.key, 0))
+
+    def answer(self: Turns, pending: Pending, revision: int) -> None:
+        committed(self, pending, revision)
+        answered[pending.session.key] = answered.get(pending.session.key, 0) + 1
+
+    patch(Turns, "_usage", usage)
+    patch(Turns, "committed", answer)
+
+
+def counted_when_it_ran(patch: Patch) -> None:
+    """Each run is counted at once under the shard, whether it is committed or not."""
+    stepped = Turns._usage
+
+    def usage(self: Turns, session: Any, step: Any, ran: Any, now_us: int) -> usages.Usage:
+        found = stepped(self, session, step, ran, now_us)
+        runs[step.key.id, step.session] = runs.get((step.key.id, step.session), 0) + 1
+        return msgspec.structs.replace(found, steps=found.steps + runs[step.key.id, step.session] - 1)
+
+    runs: dict[tuple[str, str], int] = {}
+    patch(Turns, "_usage", usage)
+
+
+def folded_by_itself(patch: Patch) -> None:
+    """Totals are written in a transaction of their own, before the one that removes the records."""
+    real = MemoryStore.txn
+
+    async def txn(self: MemoryStore, txn: Txn, **given: Any) -> Any:
+        totals = tuple(w for w in txn.writes if isinstance(w, Put) and "/usage/s/" in w.key)
+        if totals:
+            await real(self, Txn((), totals), **given)
+        return await real(self, Txn(txn.compares, tuple(w for w in txn.writes if w not in totals)), **given)
+
+    patch(MemoryStore, "txn", txn)
+
+
+def removed_with_what_they_used(patch: Patch) -> None:
+    real = transactions.remove
+
+    def remove(keys: Any, function: Any, removals: Any, **given: Any) -> Txn:
+        return real(keys, function, [msgspec.structs.replace(one, usage=None) for one in removals], **given)
+
+    patch(transactions, "remove", remove)
+
+
 LOSSES = frozenset({"lost", "fork", "twice", "ack-uncommitted", "reply-differs"})
 CONTROLS = [
     Control("no compares at all", no_compares, LOSSES),
@@ -293,4 +346,8 @@ CONTROLS = [
     Control("debts end with their leader", debts_end_with_a_leader, frozenset({"twice"})),
     Control("a full store's deletions leave the owner", erased_with_an_owner, LOSSES),
     Control("a key that is not kept was never there", the_kept_keys_remember_all, frozenset({"false-again"})),
+    Control("usage is counted with the answer", counted_with_the_answer, frozenset({"usage"})),
+    Control("usage is counted when a step ran", counted_when_it_ran, frozenset({"usage"})),
+    Control("usage is folded outside of the removal", folded_by_itself, frozenset({"usage"})),
+    Control("removals fold no usage", removed_with_what_they_used, frozenset({"usage"})),
 ]

@@ -14,6 +14,8 @@ from dormouse_core.records import decode  # the real one, whatever a control put
 from dormouse_core.seams import Event
 
 NUMBER = struct.Struct(">I")
+ALARMS = 1 << 24
+"""Numbers from here on are of alarms' steps: of the alarm that call n set, ALARMS + n."""
 
 
 class Violation(AssertionError):
@@ -84,7 +86,9 @@ class History:
         self._denied: set[bytes] = set()  # write ids of steps that were refused with `dormouse-again`
         self._writes: dict[object, list[bytes]] = {}  # by copy of a call
         self._never: dict[int, str] = {}  # calls of which a client was told that they have no effect: what it was told
+        self.steps = 0  # that were committed
         self._before = 0  # calls up to here were made before the store was restored: what their clients know is of another history
+        self.sets: Callable[[int], bool] = lambda number: False  # whether the step of this call sets an alarm
         self.order: Callable[[int], int] = lambda number: number  # when a call was made, beside others
 
     def of(self, session: str) -> _Session:
@@ -102,6 +106,7 @@ class History:
                 # Only without tombstones: the end of a session.
                 it.unnamed.append((it.last.chain, Version(event.mod_revision, None, None, None, 0, it.last.step + 1)))
             last = it.last
+            self._check_alarms(session, last, "is removed")
             if self._wait_us and last is not None and last.expires_us + self._wait_us > now_us + self._slack_us:
                 raise Violation("removed-early", f"the record of {session} is removed while its time is not over: {last}")
             it.versions.append(None)
@@ -113,6 +118,7 @@ class History:
             it.versions.append(Version(event.mod_revision, None, None, None, record.body.expires_us, record.body.step))
             return
         self._landed.add(record.write_id)
+        self.steps += 1
         if record.write_id in self._denied:
             raise Violation("false-again", f"a step of {session} is committed that was refused as one that never will be")
         before = it.last
@@ -120,6 +126,9 @@ class History:
         it.kept = {kept.id for kept in record.body.kept}
         chain = None if record.body.tombstone else chain_of(record.tensors[0].data)
         replied = chain_of(self._content(new[0].reply or b"")) if new else ()
+        if before is not None and chain and chain == before.chain and record.body.step == before.step and not new:
+            before.expires_us, before.revision = record.body.expires_us, event.mod_revision  # what is noted of an alarm: no step
+            return
         number = chain[-1] if chain else (replied[-1] if replied else None)
         reply = self._content(new[0].reply) if new and new[0].reply is not None else None
         version = Version(event.mod_revision, chain, number, reply, record.body.expires_us, record.body.step)
@@ -149,10 +158,21 @@ class History:
             return
         if chain == (call.number,):
             over = before is None or before.chain is None or self._expired(before, now_us)
+            if not call.start:
+                self._check_alarms(session, before, "begins anew")
             if call.start or (over and call.create):
                 return
             raise Violation("lost", f"call {call.number} of {session} begins anew over {before}")
         raise Violation("fork", f"call {call.number} of {session} makes {chain} out of {before and before.chain}")
+
+    def _check_alarms(self, session: str, version: Version | None, what: str) -> None:
+        if left := self.pending(version):
+            raise Violation("alarm-lost", f"{session} {what} while alarms of it have not run: {left}")
+
+    def pending(self, version: Version | None) -> list[int]:
+        """The alarms of a session, by their numbers, that have not run."""
+        chain = set((version.chain if version else None) or ())
+        return [ALARMS + number for number in chain if self.sets(number) and ALARMS + number not in chain]
 
     def _expired(self, version: Version, now_us: int) -> bool:
         """By what its record says, and not before its time, whatever clock wrote it."""
@@ -235,7 +255,7 @@ class History:
     def restore(self, sessions: dict[str, _Session]) -> None:
         """The store is as it was. What clients were told since is void, and what they are told of calls that they have made by now."""
         self.sessions = copy.deepcopy(sessions)
-        self._before = max(self.calls, default=0)
+        self._before = max((number for number in self.calls if number < ALARMS), default=0)
         self._never.clear()
 
     def before(self, call: Call) -> bool:

@@ -2,13 +2,14 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
-from dormouse_core import limits
+from dormouse_core import limits, records, usages
+from dormouse_core.alarms import Change
 from dormouse_core.errors import Again, DormouseError, Internal, Unavailable
 from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Put, Txn
@@ -112,7 +113,7 @@ class Model:
                 done(Failed(Internal("the handler raised")))
                 return
             after = np.concatenate([chain, np.frombuffer(NUMBER.pack(call.number), np.uint8)])
-            done(Ran(self._world.reply(call, after.tobytes()), {"chain": after}))
+            done(Ran(self._world.reply(call, after.tobytes()), {"chain": after}, self._world.asks(call)))
 
         asyncio.get_running_loop().call_later(seconds, finish)
 
@@ -162,6 +163,10 @@ class World:
     def reply(self, call: Any, chain: bytes) -> bytes:
         """What a step answers whose state is now `chain`."""
         return chain
+
+    def asks(self, call: Any) -> Sequence[Change]:
+        """The alarms that its step sets."""
+        return ()
 
     def trace(self, text: str) -> None:
         if self._trace is not None:
@@ -225,7 +230,8 @@ class World:
         self._seen = self.etcd.revision
         for event in events:
             shard, _, session = event.key[len(prefix) :].partition("/")
-            erased = (KEYS.shard(FUNCTION, int(shard)).rpartition("/")[2], event.mod_revision) in left
+            entry = KEYS.shard(FUNCTION, int(shard))
+            erased = (entry.rpartition("/")[2], event.mod_revision) in left or self.etcd.item(entry) is None
             try:
                 self.history.landed(session, event, int(self.clock.now() * 1e6), erased=erased)
             except BaseException as violation:
@@ -383,6 +389,7 @@ class World:
                     await asyncio.sleep(1.0)
             for client in clients:
                 client.finish()
+            self._count()
             for process in self.instances.values():
                 if process.ready and not self.violations and all(copy.done() for client in clients for copy in client.copies):
                     report = process.sessions.report()
@@ -397,6 +404,20 @@ class World:
             await asyncio.gather(*tasks, return_exceptions=True)
         if self.violations:
             raise self.violations[0]
+
+    def _count(self) -> None:
+        """What the store says was used, in records and in totals of removed ones, against the steps that landed. Where a leader ended with
+        tombstones that it owed, it took their usage along."""
+        totals: usages.Totals = {}
+        for item in self.etcd.range(KEYS.usages(FUNCTION)).items:
+            usages.include(totals, usages.decode(item.value) or {})
+        for item in self.etcd.range(KEYS.states(FUNCTION)).items:
+            usages.add(totals, "", records.used(item.value)[1] or usages.NOTHING)
+        counted, landed = usages.whole(totals), self.history.steps
+        if counted.steps > landed or (counted.steps < landed and not self.settled):
+            self.violations.append(Violation("usage", f"{counted.steps} steps are counted, {landed} are committed"))
+        if min(counted.live_us, counted.hibernated_us) < 0:
+            self.violations.append(Violation("usage", f"bytes are counted below nothing: {counted}"))
 
     async def _tick(self) -> None:
         while True:

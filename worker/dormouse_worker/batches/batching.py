@@ -199,6 +199,8 @@ class Batcher:
 
     def _answer(self, work: Work, outcome: Outcome) -> None:
         """Raised from here, it would leave those unanswered that were gathered with this call, and nobody would come back for who waits."""
+        if isinstance(outcome, Ran):
+            outcome.busy_us = work.busy_us
         try:
             work.done(outcome)
         except Exception as error:

@@ -31,6 +31,8 @@ class Work:
     since: float
     token: int | None = None
     """Of its run."""
+    busy_us: int = 0
+    """Its share of the time of the last run that it was part of, by its rows."""
 
 
 class Runs:
@@ -124,7 +126,11 @@ class Figures:
         self.runs += 1
         self.rows += count
         self.busy_seconds += took
-        self.items += sum([work.request.rows for work in works])
+        rows = sum([work.request.rows for work in works])
+        self.items += rows
+        each = took * 1e6 / rows if rows else 0.0
+        for work in works:
+            work.busy_us = round(work.request.rows * each)
         self.queued_seconds += count * began - sum([work.since for work in works])
         self.ran_seconds += count * took
         self.last = time.time()

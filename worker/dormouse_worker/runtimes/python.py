@@ -280,6 +280,8 @@ class HandlerRunner:
         began = now if began is None else began
         took = now - began
         self.figures.ran((work,), began, took)
+        if isinstance(outcome, Ran):
+            outcome.busy_us = work.busy_us
         work.done(Failed(self.runs.exceeded()) if took > self.runs.limit else outcome)
 
 

@@ -15,6 +15,7 @@ from dormouse_proto import control_pb2
 from dormouse_worker.process import memorylimit
 from dormouse_worker.serving import proofs
 from dormouse_worker.serving.loading import Loaded
+from dormouse_worker.serving.used import UsageKeeper, Used
 from dormouse_worker.sessions import Sessions, SessionSettings, WorkerRegistration
 from dormouse_worker.transport.gateways import Gateways
 
@@ -62,6 +63,10 @@ class Membership:
             )
         self._store = store
         self._clock = clock
+        self.used = Used()
+        """What the service counts."""
+        self._keeper = UsageKeeper(file.function, store, clock, file.keys, worker, lambda: self.used)
+        self._keeping: asyncio.Task[None] | None = None
         self._file = file
         self._content, self._files = loaded.content, loaded.files
         part = self.sessions.registration if self.sessions is not None else self._registration
@@ -98,6 +103,7 @@ class Membership:
         """ContentChanged: it must not serve. Unavailable: the store did not let it in."""
         await proofs.check(self._file, self._content, self._files, self._store, self._clock)
         await self._part.start()
+        self._keeping = asyncio.create_task(self._keeper.run(), name="usage")
 
     async def drain(self) -> None:
         await self._part.drain()
@@ -111,6 +117,9 @@ class Membership:
             self.sessions.hear(limits)
 
     async def close(self) -> None:
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await self._keeper.write()  # before its entry goes: from then on nobody may
         await self._part.close()
         if self.gateways is not None:
             await self.gateways.close()

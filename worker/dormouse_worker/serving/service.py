@@ -15,6 +15,7 @@ from dormouse_core import childcalls, headernames, limits
 from dormouse_core.clocks import Skew
 from dormouse_core.errors import Again, Code, DeadlineExceeded, Decoupled, DormouseError, Internal, Unavailable
 from dormouse_core.keys import Function
+from dormouse_core.usages import Usage
 from dormouse_kit import log
 
 from dormouse_worker.batches.forms import Forms
@@ -24,6 +25,7 @@ from dormouse_worker.models.signatures import Signature
 from dormouse_worker.process.scheduling import Scheduling
 from dormouse_worker.serving.counters import Counters
 from dormouse_worker.serving.door import Door
+from dormouse_worker.serving.used import Used
 from dormouse_worker.sessions import Answer, Failed, Outcome, Runner, Step
 from dormouse_worker.sessions.alarms import whose
 from dormouse_worker.transport import calls, frames, streamed
@@ -83,6 +85,7 @@ class Service:
         """Every call is refused with `draining`: the process is about to end."""
         self.sessions: Steps | None = None
         self.arrivals = 0
+        self.usage = Used()
         self._transport = transport
         self._decoder = Decoder(signature, names)
         self._digester = Digester(function.path, signature)
@@ -168,17 +171,17 @@ class Service:
         request.call_key = calls.text(headers.get(_CALL, b""))
         request.alone = request.alone or _ALONE in headers
         request.path = path
-        call.body = b""
+        received, call.body = len(call.body), b""
         if self._reader is None:
             if (identity := self._identity) is not None:
                 request.tenant = calls.text(headers.get(_TENANT, b""))
                 # Made where a step of its calls somebody: a key that is wrong has never been in the way of a call without a session.
                 request.identify = lambda: (identity.whose(headers, request.message.parameters)[1], self._digester.digest(request))
-            self.engine.run(request, {}, 0, False, False, lambda outcome: self._ran(call, outcome), call.deadline)
+            self.engine.run(request, {}, 0, False, False, lambda outcome: self._ran(call, outcome, received), call.deadline)
         else:
-            self._step(call, request, headers, self._reader)
+            self._step(call, request, headers, self._reader, received)
 
-    def _step(self, call: Call, request: Request, headers: frames.Headers, reader: calls.SessionReader) -> None:
+    def _step(self, call: Call, request: Request, headers: frames.Headers, reader: calls.SessionReader, received: int) -> None:
         sessions = self.sessions
         if sessions is None:
             raise Unavailable("this worker owns no sessions yet", Again.NOT_MINE)
@@ -200,6 +203,7 @@ class Service:
             answer=lambda answer: self._answered(call, answer),
             rev=of.rev,
             deadline=call.deadline,
+            bytes_in=received,
         )
         call.on_gone = lambda: sessions.cancel(step)
         sessions.submit(step)
@@ -218,10 +222,11 @@ class Service:
         return request
 
     # ----------------------------------------------------------------------------------------------------------------- answers
-    def _ran(self, call: Call, outcome: Outcome) -> None:
+    def _ran(self, call: Call, outcome: Outcome, received: int) -> None:
         if isinstance(outcome, Failed):
             self._transport.refuse(call, outcome.error)
         else:
+            call.used = Usage(calls=1, busy_us=outcome.busy_us, bytes_in=received, bytes_out=len(outcome.reply))
             self._ok(call, outcome.reply, None)
 
     def _answered(self, call: Call, answer: Answer) -> None:
@@ -254,6 +259,8 @@ class Service:
             self._levels[call.level] -= 1
         if not self._door.idle:
             self._door.gone(call)
+        if not call.clears:
+            self.usage.ended(_tenant(call), error, call.used, kept=call.kept)
         seconds = self._monotonic() - call.since
         if error is not None:
             counters.failed(error, seconds)
@@ -266,3 +273,8 @@ class Service:
     def healthy(self) -> bool:
         """The probe's answer: no run is older than its step limit allows."""
         return not self.engine.runs.hangs(self._monotonic())
+
+
+def _tenant(call: Call) -> str:
+    """As the caller names it, also where it cannot be read as text: then it is refused elsewhere."""
+    return next((value.decode(errors="replace") for name, value in call.headers if name == _TENANT), "")

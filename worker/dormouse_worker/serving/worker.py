@@ -85,6 +85,7 @@ class Worker:
             self._member = member
             member.on_change(self.control.changed)
             self.service.sessions = member.sessions
+            member.used = self.service.usage
             if member.sessions is not None:
                 member.sessions.alarmed = self.service.alarmed
             await member.start()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from dormouse_core import lifetimes, records, transactions
+from dormouse_core import lifetimes, records, transactions, usages
 from dormouse_core.errors import DataLoss, FailedPrecondition
 from dormouse_core.keys import Function, Keys, number
 from dormouse_core.lifetimes import Batch, Due, Tally
@@ -165,7 +165,7 @@ class Sweeper:
         seen.tally.add(glance)
         now_us = self._now_us()
         if now_us is not None and lifetimes.due_us(glance, seen.tally.wait_us) <= now_us and len(seen.due) < most:
-            seen.due[item.key] = Due(item.mod_revision, glance)
+            seen.due[item.key] = lifetimes.due(item, glance)
 
     # ---------------------------------------------------------------------------------------------------------------- removals
 
@@ -186,12 +186,13 @@ class Sweeper:
         shards = [seen[number].shard for number in batch if seen[number].failed is None and seen[number].is_owned()]
         if not shards:
             return
-        _, floors = await self._store.get([shard.floor_key for shard in shards])
+        usages_of = (self._keys.usage(self._function, shard.number) for shard in shards)
+        _, found = await self._store.get([*(shard.floor_key for shard in shards), *usages_of])
         for shard in shards:
             shard.removing = True
         try:
             await self._created(shards)
-            removed = await self._commit(batch, {shard: seen[shard.number] for shard in shards}, floors, copies)
+            removed = await self._commit(batch, {shard: seen[shard.number] for shard in shards}, found, copies)
         finally:
             for shard in shards:
                 shard.removing = False
@@ -207,9 +208,9 @@ class Sweeper:
             await self._clock.sleep(0.005)
 
     async def _commit(
-        self, batch: Batch, shards: Mapping[Shard, "_Seen"], floors: Mapping[str, Item], copies: Mapping[str, tuple[str, ...]]
+        self, batch: Batch, shards: Mapping[Shard, "_Seen"], found: Mapping[str, Item], copies: Mapping[str, tuple[str, ...]]
     ) -> bool:
-        """False: the store refused it, for something has changed."""
+        """`found`: the shards' floors and usage. False: the store refused it, for something has changed."""
         now_us = self._now_us()
         if now_us is None:
             return True
@@ -220,7 +221,8 @@ class Sweeper:
             if not free or not one.is_owned():
                 continue
             gone[shard] = free
-            floor = floors.get(shard.floor_key)
+            floor, usage = found.get(shard.floor_key), found.get(self._keys.usage(self._function, shard.number))
+            used = lifetimes.used(free, self._keys.states(self._function, shard.number))
             removals[shard] = transactions.Removal(
                 shard.number,
                 {key: due.mod for key, due in free.items()},
@@ -228,6 +230,7 @@ class Sweeper:
                 floor_mod=floor.mod_revision if floor else 0,
                 floor_us=lifetimes.raised(lifetimes.floor_us(floor, now_us), (due.glance for due in free.values())),
                 quarantined=[copy for key in free for copy in copies.get(key, ())],
+                usage=usages.folded(usage.value if usage else None, used) if used else None,
             )
         if not gone:
             return True

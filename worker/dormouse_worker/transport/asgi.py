@@ -19,6 +19,7 @@ from typing import Any
 
 from dormouse_core import headernames
 from dormouse_core.errors import Code, DeadlineExceeded, Decoupled, DormouseError, Internal, Unavailable
+from dormouse_core.usages import Usage
 from dormouse_kit import log
 
 from dormouse_worker.process import bootstrap
@@ -86,6 +87,7 @@ class Call:
         "since",
         "taken",
         "transport",
+        "used",
     )
 
     streams = False
@@ -112,6 +114,8 @@ class Call:
         """How many steps wait for it, once it has a place in the worker."""
         self.kept = False
         """The answer is one that an earlier copy of this call was given: not counted again."""
+        self.used: Usage | None = None
+        """What a call without a session has used, once it ran."""
         self.on_gone: Callable[[], None] | None = None
         self.on_closed: Callable[[], None] | None = None
         """Called once when nobody waits for it any more, also where it was answered."""
