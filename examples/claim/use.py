@@ -18,7 +18,7 @@ fraud, ledger = module("fraud/fraud"), module("ledger/ledger")
 FUNCTIONS = ("claim", "words", "fraud", "ledger")
 PATIENT, FORGOTTEN = (0, 8), (8, bills.CLAIMS)
 """Claims that are decided before anybody is reminded, and those that are not. The former are filed while workers die."""
-REMIND = {PATIENT: (3600, 3600), FORGOTTEN: (5, 6)}  # seconds until the first and the second reminder; weeks, elsewhere
+HOUR = 3600
 TOLERANCE = 1e-9
 
 
@@ -71,9 +71,11 @@ def reminded(dormouse: System, times: int, killed: str) -> str:
     return worker
 
 
-def filed(dormouse: System, which: tuple[int, int], made: list[bills.Bill], to_kill: list[str]) -> tuple[Calls, Slowest, list[str]]:
+def filed(
+    dormouse: System, which: tuple[int, int], made: list[bills.Bill], remind: int, to_kill: list[str]
+) -> tuple[Calls, Slowest, list[str]]:
     slowest, killed, off = Slowest(), [], 0.0
-    calls = Calls("claim", f"127.0.0.1:{dormouse.port}", *which, *REMIND[which])
+    calls = Calls("claim", f"127.0.0.1:{dormouse.port}", *which, remind, remind)
     for count, answer in enumerate(calls, 1):
         number, found = answer["claim"], (answer["stage"], answer["text"])
         right = "waits", made[number].text
@@ -93,8 +95,8 @@ def show(dormouse: System) -> Row:
     made = bills.bills()
     dormouse.asleep("claim")
     say("claim: proved once, and asleep: no worker runs")
-    calls, slowest, killed = filed(dormouse, PATIENT, made, ["fraud", "ledger"])
-    filed(dormouse, FORGOTTEN, made, [])
+    calls, slowest, killed = filed(dormouse, PATIENT, made, HOUR, ["fraud", "ledger"])
+    filed(dormouse, FORGOTTEN, made, 3 + int(slowest.first / 2), [])  # weeks, elsewhere; here just longer than it takes to fall asleep
     say(f"claim: {len(made)} claims filed, some twice; texts and scores are right; a worker of fraud and one of ledger were killed")
     killed += [reminded(dormouse, 1, "claim"), reminded(dormouse, 2, "ledger")]
 
