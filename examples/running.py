@@ -12,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -35,6 +35,26 @@ def say(text: str) -> None:
     print(f"{time.monotonic() - BEGAN:6.1f} s  {text}", flush=True)
 
 
+class Place(Protocol):
+    """Where a use is shown: on this machine (`System`), or on a cluster."""
+
+    @property
+    def address(self) -> str:
+        """host:port of the gateway."""
+
+    def asleep(self, name: str) -> Any:
+        """Returns once the function sleeps and no worker is left. Untrue: it does not."""
+
+    def workers(self, name: str) -> int:
+        """How many workers the function has."""
+
+    def aimed(self, name: str, session: str | None = None) -> tuple[str, Callable[[], None]]:
+        """Who serves the function's session, or any of its workers, and what kills it without a warning. Untrue: nobody serves."""
+
+    def kept(self, name: str) -> tuple[float, int] | None:
+        """When the function's first session expires, in seconds of the epoch, and how many bytes its record takes. None: not known here."""
+
+
 class System:
     """`dormouse up` in a folder, and the `dormouse` command beside it."""
 
@@ -50,6 +70,10 @@ class System:
     def port(self) -> int:
         """The gateway's, once it runs: one that was chosen here might be another program's by then."""
         return int(json.loads((self.folder / ".dormouse" / "run.json").read_text())["gateway"].rpartition(":")[2])
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
 
     def command(self, *words: str) -> str:
         done = subprocess.run([self.dormouse, *words, "--dir", str(self.folder)], capture_output=True, text=True, timeout=60)
@@ -135,6 +159,17 @@ class System:
         served = {w: p for w, p in self.serving().items() if json.loads((specs / f"{w}.json").read_text())["name"] == name}
         check(bool(served), f"{name} has a worker that can be killed")
         return next(iter(served.items()))
+
+    def workers(self, name: str) -> int:
+        return len(self.get(name).get("calls", {}))
+
+    def aimed(self, name: str, session: str | None = None) -> tuple[str, Callable[[], None]]:
+        worker, pid = self.server(name, session)
+        return worker, lambda: os.kill(pid, signal.SIGKILL)
+
+    def kept(self, name: str) -> tuple[float, int] | None:
+        session = self.sessions(name)[0]
+        return int(session["expiresUs"]) / 1e6, int(session["bytes"])
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from running import HERE, ROOT, System, check
+from running import HERE, ROOT, Place, check
 
 
 @dataclass
@@ -60,17 +59,17 @@ class Calls:
             self.process.stdout.close()
             self.errors.close()
 
-    def kill(self, dormouse: System, name: str, session: str | None = None) -> str:
-        """SIGKILL to the process that serves the session, or any of the function's, in the middle of the calls. The worker's name.
+    def kill(self, dormouse: Place, name: str, session: str | None = None) -> str:
+        """Kills who serves the session, or any of the function's workers, in the middle of the calls. The worker's name.
 
-        The caller stands still while that process is looked for: it would be done before it was found.
+        The caller stands still while that one is looked for: it would be done before it was found.
         """
         self.process.send_signal(signal.SIGSTOP)
         try:
-            worker, pid = dormouse.server(name, session)
+            worker, kill = dormouse.aimed(name, session)
         finally:
             self.process.send_signal(signal.SIGCONT)
-        os.kill(pid, signal.SIGKILL)
+        kill()
         return worker
 
     def rate(self) -> str:

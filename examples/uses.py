@@ -17,7 +17,7 @@ from dormouse_core.errors import DormouseError
 from running import HERE, Untrue, check, say, system
 from showing import Row
 
-USES = ("words", "turn", "voice", "taste", "ledger", "fraud", "claim")
+USES = ("words", "turn", "voice", "taste", "basket", "ledger", "fraud", "claim")
 """Folders here with a `use.py`: the names of its FUNCTIONS, and `show`, which tells its story and returns its line of the table."""
 
 

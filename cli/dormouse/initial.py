@@ -8,6 +8,7 @@ import json
 import re
 from argparse import Namespace
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def init(options: Namespace) -> None:
 
 def manifest(name: str, model: Path, uri: str) -> str:
     """InvalidArgument: the name or the model is none. FailedPrecondition: the model cannot run here."""
-    inputs, outputs = _read(model)
+    inputs, outputs = read(model)
     proposal = propose(inputs, outputs)
     sessions = specs.parse_manifest(render(name, uri, proposal, [])).spec.sessions
     text = render(name, uri, proposal, _batching(model, sessions))
@@ -80,7 +81,11 @@ def render(name: str, uri: str, proposal: Proposal, batching: Sequence[str]) -> 
     ]
     if proposal.pairs:
         lines += ["  sessions:", "    states:  # proposed by their names: check that each output is the next value of its input"]
-        lines += [f"      - {_state(pair)}" for pair in proposal.pairs]
+        for why, alike in groupby(proposal.pairs, lambda pair: pair.why):
+            pairs = list(alike)
+            more = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""
+            lines.append(f"      # {plain(pairs[0].input.name)}{more}: {plain(why)}")
+            lines += [f"      - {_state(pair)}" for pair in pairs]
         if growth := sum(pair.growth for pair in proposal.pairs):
             lines += [
                 f"    # What begins with a size of 0 grows, by {growth} bytes with each place: with {STATE_BYTES // growth}",
@@ -96,6 +101,8 @@ def render(name: str, uri: str, proposal: Proposal, batching: Sequence[str]) -> 
                 "correlationId": controls.correlation_id,
             }
             lines.append(f"    controls: {_flow({key: value for key, value in named.items() if value is not None})}")
+    elif not proposal.doubts and proposal.controls is None:
+        lines.append("  # No sessions: no output is the next value of an input, going by names, datatypes and shapes.")
     elif proposal.controls is not None:
         lines.append("  # The model has inputs that are named like Triton's sequence controls, but no state was found to keep.")
     lines += batching
@@ -136,7 +143,8 @@ def _name(model: Path) -> str:
     return name
 
 
-def _read(model: Path) -> tuple[list[Value], list[Value]]:
+def read(model: Path) -> tuple[list[Value], list[Value]]:
+    """Inputs and outputs, as the model declares them. FailedPrecondition: it does not load."""
     import onnxruntime
 
     try:

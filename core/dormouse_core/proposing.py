@@ -19,6 +19,8 @@ AFTER = frozenset({"out", "output", "outputs", "next", "new", "present", "update
 VAGUE = frozenset({"", "ids", "id", "mask", "data", "audio", "image", "tensor", "signal", "wav", "features", "length", "lengths", "len"})
 """Stems that say nothing about memory: `input_ids` and `output_ids` are no state."""
 STATEFUL = re.compile(r"state|cache|hidden|memory|mems?\b|past|present|buffer|context|lstm|gru|rnn|^[hc]x?_?0?$", re.IGNORECASE)
+ENDING = "the output has the input's name with the ending of a next value"
+WORDS = "input and output have one name but for the words for before and after"
 CONTROLS = {"start": "start", "end": "end", "ready": "ready", "corrid": "correlation_id"}
 FLAGS = frozenset({"FP32", "INT32", "BOOL"})
 IDS = frozenset({"UINT64", "INT64", "UINT32", "INT32", "BYTES"})
@@ -39,12 +41,13 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A state. `initial`: a first shape, where zeros of the declared one have no size."""
+    """A state. `initial`: a first shape, where zeros of the declared one have no size. `why`: two sentences for a person."""
 
     input: Value
     output: Value
     batch_axis: int | None
     initial: tuple[int, ...] | None
+    why: str
 
     @property
     def growth(self) -> int:
@@ -67,7 +70,7 @@ def propose(inputs: Sequence[Value], outputs: Sequence[Value]) -> Proposal:
     inputs, outputs = [_unnamed(value) for value in inputs], [_unnamed(value) for value in outputs]
     controls, controlled = _controls(inputs)
     left = [value for value in inputs if value.name not in controlled]
-    found: list[tuple[Value, Value]] = []
+    found: list[tuple[Value, Value, str]] = []
     doubts: list[str] = []
     before, after = _by_stem(left, BEFORE), _by_stem(outputs, AFTER)
     exact = _exact(left, outputs)
@@ -88,7 +91,7 @@ def propose(inputs: Sequence[Value], outputs: Sequence[Value]) -> Proposal:
         elif not _agree(value, candidates[0]):
             doubts.append(_doubt(value, candidates, f"{_told(value)} in and {_told(candidates[0])} out"))
         else:
-            found.append((value, candidates[0]))
+            found.append((value, candidates[0], ENDING if named is not None else WORDS))
     taken_in, taken_out = {pair[0].name for pair in found}, {pair[1].name for pair in found}
     doubted = " ".join(doubts)
     for value in left:
@@ -100,7 +103,7 @@ def propose(inputs: Sequence[Value], outputs: Sequence[Value]) -> Proposal:
         else:
             doubts.append(f"{value.name!r} sounds like a state, but no output of its datatype and rank is left")
     batch = _batch_name([v for v in left if v.name not in taken_in], [o for o in outputs if o.name not in taken_out])
-    return Proposal(tuple(_pair(value, output, batch) for value, output in found), controls, tuple(doubts))
+    return Proposal(tuple(_pair(value, output, named, batch) for value, output, named in found), controls, tuple(doubts))
 
 
 def _unnamed(value: Value) -> Value:
@@ -146,16 +149,22 @@ def _agree(value: Value, output: Value) -> bool:
     )
 
 
-def _pair(value: Value, output: Value, batch: str | None) -> Pair:
-    """`batch`: what the rows of a call are named; "" where the model has no names; None: it does not batch."""
+def _pair(value: Value, output: Value, named: str, batch: str | None) -> Pair:
+    """`named`: how the names agree. `batch`: what the rows of a call are named; "" where the model has no names; None: it does not
+    batch."""
     shape = value.shape
     axis: int | None = None
+    because = "no axis is the batch: " + ("the call has none" if batch is None else "none varies and keeps its name")
     if batch:
         axis = next((index for index, size in enumerate(value.dims) if size == batch), None)
+        if axis is not None:
+            because = f'axis {axis} is the batch: it is called "{batch}", as the first of what callers send and get'
     if axis is None and batch is not None:
         # Exporters forget names, or give the state's batch one of its own; a dimension that grows has another name on its way out.
         steady = [i for i, size in enumerate(value.dims) if not isinstance(size, int) and (not size or size == output.dims[i])]
         axis = steady[0] if len(steady) == 1 or any(not value.dims[i] for i in steady) else None
+        if axis is not None:
+            because = f"axis {axis} is the batch: it is the {'only' if len(steady) == 1 else 'first'} one that varies and keeps its name"
     initial = None
     if any(size == -1 for index, size in enumerate(shape) if index != axis):
         # A dimension that has another name on its way out grows: it begins empty. One of the same name keeps the size that it begins with.
@@ -163,7 +172,7 @@ def _pair(value: Value, output: Value, batch: str | None) -> Pair:
             1 if index == axis else size if size != -1 else int(value.dims[index] == output.dims[index] and value.dims[index] is not None)
             for index, size in enumerate(shape)
         )
-    return Pair(value, output, axis, initial)
+    return Pair(value, output, axis, initial, f"{named}; {because}")
 
 
 def _batch_name(inputs: Sequence[Value], outputs: Sequence[Value]) -> str | None:

@@ -3,7 +3,7 @@
 import fraud
 import numpy as np
 import payments
-from running import System, check, say
+from running import Place, check, say
 from showing import Calls, Row, Slowest
 
 FUNCTIONS = ("fraud",)
@@ -38,12 +38,12 @@ def loss(scores: np.ndarray) -> float:
     return float(-np.log(np.where(thief, scores, 1 - scores)[:, half:]).mean())
 
 
-def show(dormouse: System) -> Row:
+def show(dormouse: Place) -> Row:
     right = directly()
     dormouse.asleep("fraud")
     say("fraud: proved once, and asleep: no worker runs")
     slowest, off, killed = Slowest(), 0.0, ""
-    calls = Calls("fraud", f"127.0.0.1:{dormouse.port}")
+    calls = Calls("fraud", dormouse.address)
     for count, answer in enumerate(calls, 1):
         off = max(off, abs(answer["score"] - right[answer["card"], answer["n"]]))
         slowest.take(answer["seconds"])

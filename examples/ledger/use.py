@@ -2,7 +2,7 @@
 
 import ledger
 import orders
-from running import System, check, say
+from running import Place, check, say
 from showing import Calls, Row, Slowest
 
 FUNCTIONS = ("ledger",)
@@ -20,12 +20,12 @@ def directly() -> dict[tuple[int, int], tuple[list[bool], list[int]]]:
     return found
 
 
-def show(dormouse: System) -> Row:
+def show(dormouse: Place) -> Row:
     right = directly()
     dormouse.asleep("ledger")
     say("ledger: proved once, and asleep: no worker runs")
     slowest, seen, again, killed = Slowest(), set(), 0, []
-    calls = Calls("ledger", f"127.0.0.1:{dormouse.port}")
+    calls = Calls("ledger", dormouse.address)
     for count, answer in enumerate(calls, 1):
         which = answer["ledger"], answer["step"]
         found = answer["done"], answer["balance"]

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import taste
-from running import HERE, System, check, say
+from running import HERE, Place, check, say
 from showing import Calls, Row, Slowest
 
 FUNCTIONS = ("taste",)
@@ -13,7 +13,7 @@ KILL_AT = 4
 TOLERANCE = 1e-6
 
 
-def show(dormouse: System) -> Row:
+def show(dormouse: Place) -> Row:
     handler = taste.Taste()
     handler.setup(SimpleNamespace(model=HERE / "taste"))
     states: dict[int, dict[str, np.ndarray]] = {}
@@ -21,7 +21,7 @@ def show(dormouse: System) -> Row:
     dormouse.asleep("taste")
     say("taste: proved once, and asleep: no worker runs")
     for first, last in VISITS:
-        calls = Calls("taste", f"127.0.0.1:{dormouse.port}", first, last)
+        calls = Calls("taste", dormouse.address, first, last)
         for answer in calls:
             state = states.setdefault(answer["guest"], {each.name: each.first() for each in handler.states})
             right = handler.step({"liked": np.array(answer["liked"])} if answer["step"] else {}, state, None)

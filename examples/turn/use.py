@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import data
 import turn
 from demo import directly
-from running import HERE, System, check, say
+from running import HERE, Place, check, say
 from showing import Calls, Row, Slowest, megabytes
 
 FUNCTIONS = ("vad", "turn")
@@ -14,7 +14,7 @@ KILL_VOICE, KILL_TURN = 60, 93  # windows; turn is asked at the second of them
 TOLERANCE = 1e-6
 
 
-def show(dormouse: System) -> Row:
+def show(dormouse: Place) -> Row:
     right, speech = directly(), data.samples()
     model = turn.Turn()
     model.setup(SimpleNamespace(model=pathlib.Path(HERE / "turn")))
@@ -23,7 +23,7 @@ def show(dormouse: System) -> Row:
     say("vad, turn: both proved once, and asleep: no worker runs")
 
     listening, asking, asked, off = Slowest(), Slowest(), 0, 0.0
-    calls = Calls("turn", f"127.0.0.1:{dormouse.port}")
+    calls = Calls("turn", dormouse.address)
     for n, answer in enumerate(calls):
         check(answer["n"] == n, f"window {answer['n']} was answered after {n} others")
         off = max(off, abs(answer["speech"] - right[n]))

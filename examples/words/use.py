@@ -4,7 +4,7 @@ import numpy as np
 import onnxruntime
 import page
 from dormouse.client import Client
-from running import HERE, System, check, say
+from running import HERE, Place, check, say
 from showing import Calls, Row, Slowest, megabytes
 
 FUNCTIONS = ("words",)
@@ -23,13 +23,13 @@ def directly() -> list[np.ndarray]:
     return [session.run(None, {"x": picture})[0][0] for picture in page.words()[1]]
 
 
-def show(dormouse: System) -> Row:
+def show(dormouse: Place) -> Row:
     texts, pictures = page.words()
     right = directly()
     check([page.read(scores) for scores in right] == texts, "the model run directly reads the page's words")
     dormouse.asleep("words")
     say("words: proved once, and asleep: no worker runs")
-    address = f"127.0.0.1:{dormouse.port}"
+    address = dormouse.address
 
     slowest, off, killed, broken = Slowest(), 0.0, "", 0
     calls = Calls("words", address, CALLS, AT_A_TIME)
@@ -43,9 +43,9 @@ def show(dormouse: System) -> Row:
             killed = calls.kill(dormouse, "words")
     check(len(calls.times) == CALLS, f"{len(calls.times)} of {CALLS} calls were answered")
     check(off <= TOLERANCE, f"scores within {TOLERANCE:g} of the model run directly: {off:.2g} found")
-    workers = dormouse.get("words").get("calls", {})
-    check(len(workers) > 1, f"{CALLS} calls at once wake several workers: {workers} found")
-    say(f"words: {CALLS} calls read as the model reads them directly (scores within {off:.1g}), by {len(workers)} workers")
+    workers = dormouse.workers("words")
+    check(workers > 1, f"{CALLS} calls at once wake several workers: {workers} found")
+    say(f"words: {CALLS} calls read as the model reads them directly (scores within {off:.1g}), by {workers} workers")
     say(f"words: worker {killed} killed with SIGKILL after {KILL_AFTER} answers: slowest call {slowest.seconds:.1f} s")
     say(f"words: replies that broke off, since they were on their way, and were asked for again: {broken}; no other call failed")
 
