@@ -125,7 +125,7 @@ def show(dormouse: System) -> Row:
     return Row(
         "workflow",
         "a handler that calls three functions",
-        "0.2 KB",
+        "0.5 KB",
         calls.rate(),
         f"{slowest.first:.1f} s",
         f"{len(killed)} kills; slowest filing {slowest.seconds:.1f} s",
