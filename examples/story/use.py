@@ -65,8 +65,7 @@ def show(dormouse: Place) -> Row:
                 f"story: owner {owner} killed with SIGKILL in turn {turn}, after {len(part)} of {TURN} tokens; sent again, it says the same"
             )
         told.append(tries[-1])
-    # On a cluster a pod takes longer to kill than a turn takes: there the kills come between the turns.
-    check(cut > 0 or not isinstance(dormouse, System), "a turn was cut by the kill of its worker")
+    check(cut > 0, "a turn was cut by the kill of its worker")
 
     dormouse.asleep("story")
     say("story: asleep in mid-story")

@@ -240,8 +240,7 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def test_every_model_of_the_examples_is_compared() -> None:
-    """The story's is in test_example_story.py: a handler runs it, and it is a function by itself as well."""
-    assert {f"{path.parent.name}/{path.name}" for path in EXAMPLES.glob("*/*.onnx")} == {*MANIFESTS, *HANDLED, "story/model.onnx"}
+    assert {f"{path.parent.name}/{path.name}" for path in EXAMPLES.glob("*/*.onnx")} == {*MANIFESTS, *HANDLED}
 
 
 @pytest.mark.parametrize("model", MANIFESTS)
