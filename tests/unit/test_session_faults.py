@@ -511,7 +511,7 @@ async def test_a_start_on_a_record_of_a_newer_build_is_refused_and_leaves_it() -
     """Its keys cannot be read, so nobody here can know whether this very call is in it."""
     async with Worker(MemoryStore(SimClock())) as w:
         await w.own()
-        await break_record(w, "a", b"\x02of a newer build")
+        await break_record(w, "a", b"\x03of a newer build")
         before = w.store.etcd.item(state_key("a"))
         assert isinstance(error(await w.call("a", 1, start=True)), FailedPrecondition)
         assert w.store.etcd.item(state_key("a")) == before
