@@ -518,7 +518,7 @@ async def test_a_start_on_a_record_of_a_newer_build_is_refused_and_leaves_it() -
 
 
 def test_negative_control_taken_for_a_broken_one_it_would_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "FORMAT", 2)
+    monkeypatch.setattr(records, "_FORMATS", (1, 2, 3))
     with pytest.raises(AssertionError):
         test_a_start_on_a_record_of_a_newer_build_is_refused_and_leaves_it()
 
