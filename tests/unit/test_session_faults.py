@@ -511,14 +511,14 @@ async def test_a_start_on_a_record_of_a_newer_build_is_refused_and_leaves_it() -
     """Its keys cannot be read, so nobody here can know whether this very call is in it."""
     async with Worker(MemoryStore(SimClock())) as w:
         await w.own()
-        await break_record(w, "a", b"\x02of a newer build")
+        await break_record(w, "a", b"\x03of a newer build")
         before = w.store.etcd.item(state_key("a"))
         assert isinstance(error(await w.call("a", 1, start=True)), FailedPrecondition)
         assert w.store.etcd.item(state_key("a")) == before
 
 
 def test_negative_control_taken_for_a_broken_one_it_would_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "FORMAT", 2)
+    monkeypatch.setattr(records, "_FORMATS", (1, 2, 3))
     with pytest.raises(AssertionError):
         test_a_start_on_a_record_of_a_newer_build_is_refused_and_leaves_it()
 
