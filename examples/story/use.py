@@ -6,7 +6,7 @@ import time
 import numpy as np
 import onnxruntime
 from dormouse import Client
-from running import HERE, Place, System, check, say
+from running import HERE, Place, check, say
 from showing import Calls, Row, megabytes
 from story import CACHE, HEADS, READ, SIZE, TURN, WINDOW
 from tokens import TOKENS, drawn, encode
