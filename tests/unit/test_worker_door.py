@@ -357,7 +357,9 @@ class Later:
 async def test_a_call_that_is_dropped_before_it_runs_is_waited_for_no_longer(kind: str) -> None:
     signature, pool = Signature("fn", (X,), (Y,), max_batch=8), Later()
     runtime: Any = types.SimpleNamespace(
-        signature=signature, declaration=types.SimpleNamespace(is_async=False, decoupled=False, states=(), outputs=())
+        signature=signature,
+        function=Function("ns", "fn", "uid"),
+        declaration=types.SimpleNamespace(is_async=False, decoupled=False, states=(), outputs=()),
     )
     engine: Any
     if kind == "batcher":

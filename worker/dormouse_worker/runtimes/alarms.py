@@ -2,6 +2,7 @@
 the step's outcome: where it fails, nothing was asked for."""
 
 import math
+import numbers
 import threading
 from collections.abc import Mapping
 from datetime import datetime
@@ -51,11 +52,11 @@ class StepAlarms:
             if at.utcoffset() is None:
                 raise InvalidArgument("alarm: at: a time without a zone found; a datetime with one (`datetime.now(UTC)`) is allowed")
             at = at.timestamp()
-        if isinstance(at, bool) or not isinstance(at, int | float):
+        if isinstance(at, bool) or not isinstance(at, numbers.Real):  # NumPy's numbers are such: what a step is given holds them
             raise InvalidArgument(f"alarm: at: {type(at).__name__} found, a datetime with a zone or seconds since 1970 are allowed")
         if not math.isfinite(at):
             raise InvalidArgument(f"alarm: at: {at!r} found, a finite number of seconds since 1970 is allowed")
-        return round(at * 1e6)
+        return round(float(at) * 1e6)
 
     def _request(self, inputs: object) -> bytes:
         if not isinstance(inputs, Mapping) or not all(isinstance(name, str) for name in inputs):
