@@ -458,7 +458,7 @@ def test_deleting_removes_everything_and_frees_the_name() -> None:
             await s.leader.entries.apply(manifest())
         await s.world.until(lambda: s.world.entry() is None)
         left = [i.key for i in s.world.store.etcd.range(KEYS.root, "", 0, 0, False).items if uid in i.key]
-        assert left == []
+        assert left == [KEYS.deleted_usage(Function("ns", "fn", uid))], "but for what it used"
         assert s.world.store.etcd.range(f"{KEYS.root}data/ns/fn2/", "", 0, 0, False).items
         await s.world.until(lambda: not s.leader.view.functions)
         with pytest.raises(NotFound):

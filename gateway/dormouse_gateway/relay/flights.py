@@ -70,23 +70,23 @@ class Flight:
 
 class Flights:
     def __init__(self) -> None:
-        self._flights: dict[str, set[Flight]] = {}  # by the function's label
+        self._flights: dict[str, dict[Flight, None]] = {}  # by the function's label, the first that was sent first
 
     async def carry(self, function: Function, worker: Worker, shard: int | None, since: int, answer: Awaitable[Reply]) -> Reply:
         """The answer, or a break `gone` or `moved`. Cancels `answer` then."""
-        flights = self._flights.setdefault(function.label, set())
+        flights = self._flights.setdefault(function.label, {})
         limit = asyncio.timeout(None)
         flight = Flight(function.entry.uid, worker, shard, since, limit)
         try:
             async with limit:
-                flights.add(flight)
+                flights[flight] = None
                 return await answer
         except TimeoutError:
             if flight.lost is None:
                 raise
             return flight.lost.reply()
         finally:
-            flights.discard(flight)
+            flights.pop(flight, None)
             if not flights:
                 self._flights.pop(function.label, None)
 

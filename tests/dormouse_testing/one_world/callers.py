@@ -31,7 +31,7 @@ UNKNOWN = (14, 4, 13, EXHAUSTED)
 
 
 SLACK_US = 100_000
-OTHER = 0.2
+OTHER = 0.4
 """Of the calls under a key that was used before: they ask something else."""
 
 
