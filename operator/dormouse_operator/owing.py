@@ -21,7 +21,9 @@ from dormouse_kit import log
 
 EVERY = 1.0  # seconds
 MOST = 20_000  # some 10 MB
-PART = (TXN_OPS - 3) // 2  # in one transaction, which also compares the leader, the function and the shard's entry; each is two writes
+PART = (
+    TXN_OPS - 4
+) // 2  # in one transaction, which also compares the leader, the function, the shard's floor and entry; each is two writes
 
 Told = Callable[[Function, int, Sequence[str]], Awaitable[None]]
 
@@ -147,11 +149,16 @@ class Owed:
 
     async def _write(self, one: _Shard, shard: int, keys: Sequence[str], *, last: bool) -> bool:
         name, entry = self._keys.function(one.function.namespace, one.function.name), self._keys.shard(one.function, shard)
-        _, items = await self._store.get([name, entry, *keys])
+        floor = self._keys.floor(one.function, shard)
+        _, items = await self._store.get([name, entry, floor, *keys])
         if name not in items:
             return True  # the function is gone
         compares: list[Compare] = [CreatedIs(self._keys.leader, self._leader_new), CreatedIs(name, items[name].create_revision)]
         writes: list[Put | Delete] = []
+        if floor in items:
+            # Written anew as it is: a copy of this that comes late, when records and entry are gone for the next time, must not land.
+            compares.append(ModIs(floor, items[floor].mod_revision))
+            writes.append(Put(floor, items[floor].value))
         for key in keys:
             mod, tombstone = one.tombstones[key]
             found = items[key].mod_revision if key in items else 0

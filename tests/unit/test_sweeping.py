@@ -560,6 +560,37 @@ async def test_shards_whose_tombstones_are_owed_are_given_to_nobody() -> None:
 
 
 @simulated
+async def test_a_tombstone_that_was_owed_does_not_land_again_when_its_record_is_gone_for_the_next_time() -> None:
+    """A copy of the transaction that paid comes late: record and entry are absent again, as they were when it was made."""
+    s = Sleeping()
+    function, shard = s.functions[0], shard_of("/s:a", SHARDS)
+    owed = Owed(s.store, s.clock, KEYS, s.leader_new, People(s)._told)
+    s.write(KEYS.function("ns", "fn0"), b"entry")
+    s.write(KEYS.floor(function, shard), state_pb2.Floor(timestamp_us=7).SerializeToString())
+    key = KEYS.state(function, shard, "/s:a")
+    sent: list[Txn] = []
+    txn = s.store.txn
+
+    async def seen(it: Txn, **more: Any) -> Any:
+        sent.append(it)
+        return await txn(it, **more)
+
+    s.store.txn = seen  # type: ignore[method-assign]
+    owed.owe(function, shard, {key: (3, b"the first")})
+    await owed.pay()
+    item = s.store.etcd.item(key)
+    assert item is not None
+    assert item.value == b"the first"
+    assert not owed.shards
+    s.store.etcd.txn(Txn((), (Delete(key), Delete(KEYS.shard(function, shard)))))
+    assert not (await txn(sent[-1])).succeeded
+    assert s.store.etcd.item(key) is None
+    floor = s.store.etcd.item(KEYS.floor(function, shard))
+    assert floor is not None
+    assert state_pb2.Floor.FromString(floor.value).timestamp_us == 7
+
+
+@simulated
 async def test_a_session_is_deleted_once() -> None:
     s = Sleeping()
     people = People(s)
