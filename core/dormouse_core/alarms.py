@@ -10,8 +10,9 @@ A session that has an alarm to run does not expire. It would otherwise, where no
 installation that was off.
 
 Before its step runs a try is noted in the record, in a commit of its own: so one of which its worker dies counts too, and the time of the
-first is that of the step's key from then on. A step that fails is tried again, later each time. After the last try the alarm stays, with
-its error, for somebody to see; it keeps the session no more.
+first is that of the step's key from then on. The note is no step: the state in the record, and that state's version, stay as they are, so
+that a revision whose steps all fail leaves each session to the one before it (rule *state-version*). A step that fails is tried again,
+later each time. After the last try the alarm stays, with its error, for somebody to see; it keeps the session no more.
 """
 
 from collections.abc import Sequence

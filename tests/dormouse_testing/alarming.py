@@ -26,6 +26,7 @@ class Alarmed:
         self.times = asyncio.get_running_loop().time
         self.at: list[float] = []
         self.stands = False  # no step of an alarm ends
+        self.more: dict[str, int] = {}  # further states that each step returns
 
     def run(
         self, call: Any, states: dict[str, np.ndarray], step: int, start: bool, end: bool, done: Callable[[Outcome], None], deadline: float
@@ -40,7 +41,8 @@ class Alarmed:
                 asyncio.get_running_loop().call_soon(done, Failed(InvalidArgument("not this one")))
                 return
         total = states["sum"] + number
-        asyncio.get_running_loop().call_soon(done, Ran(b"%d" % total[0], {"sum": total}, changes))
+        more = {name: np.full(1, number, np.int64) for name, number in self.more.items()}
+        asyncio.get_running_loop().call_soon(done, Ran(b"%d" % total[0], {"sum": total, **more}, changes))
 
 
 def alarmed(step: Step) -> Any:

@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 from dormouse_core import alarms, limits, records, transactions
 from dormouse_core.alarms import Cancel, Set
@@ -14,8 +16,8 @@ from dormouse_core.sessions.names import session_key
 from dormouse_testing.alarming import Alarmed, alarm_key, asks, at, due, worker
 from dormouse_testing.clock import SimClock
 from dormouse_testing.memory_store import MemoryStore
-from dormouse_testing.session_worker import SHARDS, Worker, error, simulated, state_key
-from dormouse_worker.sessions import SessionSettings
+from dormouse_testing.session_worker import SHARDS, SUM, Worker, error, simulated, state_key
+from dormouse_worker.sessions import SessionSettings, StateInfo
 
 SHORT = SessionSettings(SHARDS, "v1", ttl=5.0, removal_wait=1.0)
 
@@ -191,7 +193,7 @@ async def test_a_pending_alarm_keeps_its_session_past_the_ttl_also_while_nobody_
 @simulated
 async def test_negative_control_without_the_rule_a_session_is_gone_with_its_alarm() -> None:
     store, monkey = MemoryStore(SimClock()), pytest.MonkeyPatch()
-    monkey.setattr(alarms, "onto", lambda body, found: turns.msgspec.structs.replace(body, alarms=found))
+    monkey.setattr(alarms, "onto", lambda body, found: msgspec.structs.replace(body, alarms=found))
     try:
         async with worker(store, settings=SHORT) as w:
             await w.own()
@@ -222,6 +224,79 @@ async def test_a_try_is_noted_before_it_runs_and_counted_once() -> None:
         assert len(runner(second).ran) == 2
         assert len({key for key, _ in runner(second).ran}) == 1
         assert (await second.call("s", asks(0))).reply == b"11"
+
+
+OLD = [*SUM, StateInfo("memory", "memory", "memory", "INT64", (1,), None, np.zeros(1, np.int64))]
+"""The states of the revision before: the next one drops `memory`."""
+
+
+def revision(store: MemoryStore, name: str, version: str = "v1", *, old: bool = False, accepts: str = "v1") -> Worker:
+    """It reads `accepts` beside its own version."""
+    settings = SessionSettings(SHARDS, version, accepts=frozenset({accepts}), ttl=1000.0)
+    return worker(store, name, settings=settings, states=OLD if old else SUM)
+
+
+async def failed_tries(store: MemoryStore, version: str) -> tuple[records.Record, records.Record]:
+    """The record as the old revision left it, and once the next one's tries have failed."""
+    async with revision(store, "w-1", old=True) as first:
+        runner(first).more = {"memory": 7}
+        await first.own()
+        await first.call("s", asks(1, Set("a", at(5), b"10")))
+    before = await record(store, "s")
+    async with revision(store, "w-2", version) as second:
+        runner(second).fails.add("a")
+        await second.own()
+        await asyncio.sleep(7)
+        assert len(runner(second).ran) == 2
+    return before, await record(store, "s")
+
+
+@simulated
+async def test_a_try_leaves_the_state_and_its_version_to_the_revision_before() -> None:
+    """Also where a revision has other states under the version of the one before."""
+    for version in ("v2", "v1"):
+        store = MemoryStore(SimClock())
+        before, after = await failed_tries(store, version)
+        assert after.body.alarms[0].tries == 2
+        assert (after.body.state_version, after.tensors) == ("v1", before.tensors)
+        async with revision(store, "w-3", old=True) as rolled_back:
+            runner(rolled_back).more = {"memory": 7}
+            await rolled_back.own()
+            await asyncio.sleep(10)
+            assert (await rolled_back.call("s", asks(0))).reply == b"11", "the alarm ran, on the state that it had"
+            assert [tensor.name for tensor in (await record(store, "s")).tensors] == ["sum", "memory"]
+
+
+@simulated
+async def test_negative_control_tensors_as_the_next_revision_has_them_cost_the_one_before_its_session() -> None:
+    store, monkey = MemoryStore(SimClock()), pytest.MonkeyPatch()
+    monkey.setattr(turns.arrays, "unlike", lambda infos, tensors: False)
+    try:
+        await failed_tries(store, "v1")
+    finally:
+        monkey.undo()
+    async with revision(store, "w-3", old=True) as rolled_back:
+        await rolled_back.own()
+        assert "the session's record lacks it" in str(error(await rolled_back.call("s", asks(0))))
+
+
+@simulated
+async def test_the_first_step_of_a_revision_that_succeeds_makes_the_record_its_own_and_what_was_read_leaves_memory() -> None:
+    store = MemoryStore(SimClock())
+    await failed_tries(store, "v2")
+    async with revision(store, "w-3", "v2") as w:
+        await w.own()
+        runner(w).fails.add("a")
+        await asyncio.sleep(5)
+        memory = w.sessions.machine.turns
+        assert memory.tensor_bytes > 0
+        counted = memory.memory_bytes
+        runner(w).fails.clear()
+        await asyncio.sleep(20)
+        left = await record(store, "s")
+        assert (left.body.state_version, [tensor.name for tensor in left.tensors]) == ("v2", ["sum"])
+        assert memory.tensor_bytes == 0
+        assert memory.memory_bytes < counted
 
 
 @simulated
@@ -338,7 +413,7 @@ async def test_negative_control_an_entry_that_its_commit_leaves_there_runs_again
 
     def after(body: Any, **more: Any) -> Any:
         rung, found = more["rung"], real(body, **more)
-        return found if rung is None else (*found, turns.msgspec.structs.replace(rung, next_us=more["now_us"] + 100_000))
+        return found if rung is None else (*found, msgspec.structs.replace(rung, next_us=more["now_us"] + 100_000))
 
     monkey.setattr(alarms, "after", after)
     try:

@@ -7,8 +7,6 @@ before the commit is known (rule *commit-first*). A session that is in memory co
 
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from dormouse_core import alarms, lifetimes, records, steps, transactions, usages
 from dormouse_core.clocks import TimeReading
 from dormouse_core.errors import (
@@ -77,6 +75,7 @@ class Turns:
         self.book = Book()
         self.sessions = 0
         self.state_bytes = 0
+        self.tensor_bytes = 0  # of sessions that keep their tensors as they were read, beside their states
         self.stored_bytes = 0  # of the records of sessions in memory
         self.acknowledged = 0
         self.kept_replies = 0
@@ -229,13 +228,13 @@ class Turns:
             self._out.append(Say("when an alarm is due could not be put right", {"error": str(error)}))
 
     def _note(self, session: Session, step: Step, body: records.Body, *, begins: bool = False) -> None:
-        """Writes down what is to be known of an alarm, beside the state that the session has. `begins`: its step runs then."""
+        """Writes down what is to be known of an alarm, beside the state that the record has, under that state's version: no step of this
+        revision has succeeded. `begins`: its step runs then."""
         session.phase = Phase.RUNNING
         session.shard.running[session] = self._clock.monotonic()
         write_id = self._write_ids.next()
         try:
-            tensors = arrays.encode(self._infos, session.states)
-            body = msgspec.structs.replace(body, state_version=self._settings.state_version)
+            tensors = arrays.encode(self._infos, session.states) if session.tensors is None else session.tensors
             data = records.encode(body, tensors, write_id)
             if len(data) > RECORD_BYTES:
                 raise ResourceExhausted(f"the session's record would take {len(data)} bytes, at most {RECORD_BYTES} are allowed")
@@ -367,6 +366,7 @@ class Turns:
             session.base = revision
             session.body = body
             session.states = pending.states
+            session.tensors = session.tensors if pending.notes else None
             session.read = session.read and pending.notes  # a note counts no time: the step that follows does
             session.trouble = None
             session.broken = b""
@@ -430,12 +430,15 @@ class Turns:
         session.body = session.trouble = None
         session.broken = b""
         session.states = {}
+        session.tensors = None
         if record is not None:
             try:
                 read = records.decode(record.value)
                 session.body = read.body  # its keys count, also where its tensors cannot be read
                 if not read.body.tombstone and read.body.state_version in self._versions:
                     session.states = arrays.decode(self._infos, read.tensors)
+                    own = read.body.state_version == self._settings.state_version and not arrays.unlike(self._infos, read.tensors)
+                    session.tensors = None if own or not read.body.alarms else read.tensors
             except (DataLoss, FailedPrecondition) as error:
                 session.trouble = error
                 if isinstance(error, DataLoss):
@@ -462,9 +465,11 @@ class Turns:
 
     def _account(self, session: Session, stored: int) -> None:
         size = arrays.bytes_of(session.states)
+        again = 0 if session.tensors is None else sum(tensor.ByteSize() for tensor in session.tensors)
         self.state_bytes += size - session.state_bytes
+        self.tensor_bytes += again - session.tensor_bytes
         self.stored_bytes += stored - session.stored
-        session.state_bytes, session.stored = size, stored
+        session.state_bytes, session.tensor_bytes, session.stored = size, again, stored
         if self.memory_bytes > self._settings.memory_bytes > 0 and not self._shrinking:
             self._shrinking = True
             self._out.soon(self._shrink)
@@ -472,7 +477,8 @@ class Turns:
     @property
     def memory_bytes(self) -> int:
         """What sessions take of memory: states, kept replies (each twice: as read, and as the next record has it), and the rest."""
-        return self.sessions * SESSION_OVERHEAD_BYTES + self.state_bytes + 2 * max(0, self.stored_bytes - self.state_bytes)
+        states = self.state_bytes + self.tensor_bytes
+        return self.sessions * SESSION_OVERHEAD_BYTES + states + 2 * max(0, self.stored_bytes - self.state_bytes)
 
     def _shrink(self) -> None:
         """The longest idle leave memory until a tenth of the bound is free. The store has them."""
@@ -499,6 +505,7 @@ class Turns:
         session.shard.sessions.pop(session.key, None)
         self.sessions -= 1
         self.state_bytes -= session.state_bytes
+        self.tensor_bytes -= session.tensor_bytes
         self.stored_bytes -= session.stored
         self.census.settled(session)
         waiting, session.queue = session.queue, []
