@@ -32,6 +32,7 @@ from dormouse_core.limits import (
     ALARM_NAME_CHARACTERS,
     ALARM_REQUEST_BYTES,
     ALARM_RETRY_SECONDS,
+    ALARM_ROOM_BYTES,
     ALARM_TRIES,
     ALARMS,
 )
@@ -41,6 +42,8 @@ from dormouse_core.usages import Usage
 AGAIN = Backoff(ALARM_AGAIN_SECONDS, ALARM_RETRY_SECONDS)
 _AGAIN_US = int(ALARM_AGAIN_SECONDS * 1e6)
 _AHEAD_US = ALARM_AHEAD_DAYS * 86_400_000_000
+_NOTE_BYTES = 24  # what is noted of a try beside its error, at most
+NO_ROOM = "not kept: the record is full"
 UNFINISHED = "its worker ended, or its shard moved, before the step did"
 
 
@@ -138,6 +141,22 @@ def failed(body: Body, rung: Alarm, error: str, now_us: int, ttl_us: int) -> Bod
     """The next body once the step of an alarm that has `begun` failed."""
     changed = msgspec.structs.replace(rung, error=error[:ALARM_ERROR_CHARACTERS], next_us=_again_us(rung.tries, now_us))
     return _with(body, changed, now_us, ttl_us)
+
+
+def briefly(body: Body, rung: Alarm) -> Body:
+    """The same without the words of its error, for a record that has no room for them."""
+    return msgspec.structs.replace(
+        body, alarms=tuple(msgspec.structs.replace(alarm, error=NO_ROOM) if alarm.id == rung.id else alarm for alarm in body.alarms)
+    )
+
+
+def room(alarms: Sequence[Alarm]) -> int:
+    """Bytes that a record with these is to leave free, for what will be noted of them: what was noted already is in it."""
+    return sum(max(0, ALARM_ROOM_BYTES - _noted(alarm)) for alarm in alarms if not alarm.failed)
+
+
+def _noted(alarm: Alarm) -> int:
+    return _NOTE_BYTES + len(alarm.error.encode()) if alarm.tries else 0
 
 
 def _again_us(tries: int, now_us: int) -> int:

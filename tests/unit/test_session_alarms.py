@@ -1,6 +1,7 @@
 """Alarms in a worker's sessions: run once, in the session's order, when they are due, whoever owns the shard by then."""
 
 import asyncio
+import re
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from dormouse_core.alarms import Cancel, Set
 from dormouse_core.clocks import Skew
 from dormouse_core.errors import ResourceExhausted
 from dormouse_core.seams import Delete, Put, Txn
-from dormouse_core.sessions import groups, turns
+from dormouse_core.sessions import groups, ringing, turns
 from dormouse_core.sessions.names import session_key
 from dormouse_testing.alarming import Alarmed, alarm_key, asks, at, due, worker
 from dormouse_testing.clock import SimClock
@@ -145,6 +146,70 @@ async def test_a_step_that_fails_is_tried_again_and_what_the_function_does_not_t
         assert (await w.call("s", asks(0))).reply == b"11"
 
 
+LARGE = [*SUM, StateInfo("large", "large", "large", "UINT8", (-1,), None, np.zeros(0, np.uint8))]
+
+
+async def fill(w: Worker, changes: list[Set]) -> int:
+    """Sets them with a record as large as it may be; returns its bytes."""
+    await w.own()
+    runner(w).more = {"large": np.zeros(limits.RECORD_BYTES, np.uint8)}
+    text = str(error(await w.call("s", asks(1, *changes))))
+    found = re.fullmatch(
+        r"the session's record would take (\d+) bytes, at most (\d+) are allowed(?:, with (\d+) kept free for its alarms)?", text
+    )
+    assert found is not None, text
+    size, most, free = int(found[1]), int(found[2]), int(found[3] or 0)
+    assert most + free == limits.RECORD_BYTES
+    runner(w).more = {"large": np.zeros(limits.RECORD_BYTES - (size - most) + 1, np.uint8)}
+    assert isinstance(error(await w.call("s", asks(1, *changes))), ResourceExhausted)
+    runner(w).more = {"large": np.zeros(limits.RECORD_BYTES - (size - most), np.uint8)}
+    assert (await w.call("s", asks(1, *changes))).reply == b"1"
+    return most
+
+
+@simulated
+async def test_a_record_keeps_room_for_what_is_noted_of_its_alarms_whatever_their_errors() -> None:
+    store = MemoryStore(SimClock())
+    async with worker(store, states=LARGE) as w:
+        changes = [Set(f"a{n}", at(5), b"1") for n in range(limits.ALARMS)]
+        most = await fill(w, changes)
+        assert most == limits.RECORD_BYTES - limits.ALARMS * limits.ALARM_ROOM_BYTES
+        runner(w).fails.update(change.name for change in changes)
+        runner(w).why = "é" * 5_000
+        await asyncio.sleep(10)
+        left = (await record(store, "s")).body.alarms
+        assert {alarm.tries for alarm in left} == {3}
+        assert {alarm.error for alarm in left} > {alarms.NO_ROOM}, "of the rest it is said"
+        assert (await w.call("s", asks(0))).reply == b"1", "no caller's step is refused for what was noted"
+        runner(w).fails.clear()
+        await asyncio.sleep(20)
+        assert (await record(store, "s")).body.alarms == ()
+        assert (await w.call("s", asks(0))).reply == b"101"
+
+
+@simulated
+async def test_negative_control_without_the_room_an_alarm_is_not_run_which_is_said_and_lets_the_function_sleep() -> None:
+    store, monkey = MemoryStore(SimClock()), pytest.MonkeyPatch()
+    monkey.setattr(alarms, "room", lambda left: 0)
+    monkey.setattr(turns, "ALARM_BLOCKED_SECONDS", 40.0)
+    monkey.setattr(ringing, "ALARM_BLOCKED_SECONDS", 40.0)
+    try:
+        async with worker(store, states=LARGE) as w:
+            assert await fill(w, [Set("a", at(5), b"1")]) == limits.RECORD_BYTES
+            await asyncio.sleep(10)
+            assert runner(w).ran == []
+            later = await due(store, "s")
+            assert later is not None
+            assert at(40 - 10) < later < at(40)
+            assert w.sessions.report().alarms == 0
+            runner(w).more = {"large": np.zeros(1, np.uint8)}
+            assert (await w.call("s", asks(0))).reply == b"1", "its callers go on, and make room"
+            await asyncio.sleep(40)
+            assert len(runner(w).ran) == 1
+    finally:
+        monkey.undo()
+
+
 @simulated
 async def test_an_alarm_that_is_given_up_is_kept_and_wakes_nobody() -> None:
     store = MemoryStore(SimClock())
@@ -239,7 +304,7 @@ def revision(store: MemoryStore, name: str, version: str = "v1", *, old: bool = 
 async def failed_tries(store: MemoryStore, version: str) -> tuple[records.Record, records.Record]:
     """The record as the old revision left it, and once the next one's tries have failed."""
     async with revision(store, "w-1", old=True) as first:
-        runner(first).more = {"memory": 7}
+        runner(first).more = {"memory": np.full(1, 7)}
         await first.own()
         await first.call("s", asks(1, Set("a", at(5), b"10")))
     before = await record(store, "s")
@@ -260,7 +325,7 @@ async def test_a_try_leaves_the_state_and_its_version_to_the_revision_before() -
         assert after.body.alarms[0].tries == 2
         assert (after.body.state_version, after.tensors) == ("v1", before.tensors)
         async with revision(store, "w-3", old=True) as rolled_back:
-            runner(rolled_back).more = {"memory": 7}
+            runner(rolled_back).more = {"memory": np.full(1, 7)}
             await rolled_back.own()
             await asyncio.sleep(10)
             assert (await rolled_back.call("s", asks(0))).reply == b"11", "the alarm ran, on the state that it had"

@@ -180,10 +180,7 @@ class Turns:
             try:
                 alarm = alarms.admit(body, session.trouble, now_us, self._versions)
             except DormouseError as trouble:
-                # Nobody can do more about it here: looked at again later, and not before by whoever would wake the function for it.
-                fields = {"session": session.key, "error": trouble.message}
-                self._out.append(Say("a session's alarms cannot be run by this worker; looked at again later", fields))
-                self._remind(session, now_us + int(ALARM_BLOCKED_SECONDS * 1e6))
+                self._blocked(session, now_us, trouble)
                 error = trouble
         if error is not None or alarm is None or now_us is None:
             if error is None:
@@ -213,6 +210,12 @@ class Turns:
         self._out.append(Run(session, step, session.states, body.step + 1, False, now + self._settings.step_limit))
         return True
 
+    def _blocked(self, session: Session, now_us: int, error: DormouseError) -> None:
+        """Nobody can do more about its alarms here: looked at again later, and not before by whoever would wake the function for it."""
+        fields = {"session": session.key, "error": error.message}
+        self._out.append(Say("a session's alarms cannot be run by this worker; looked at again later", fields))
+        self._remind(session, now_us + int(ALARM_BLOCKED_SECONDS * 1e6))
+
     def _remind(self, session: Session, due_us: int | None) -> None:
         """Puts right when the session's alarms are looked at next, where that is not what its record says. An attempt: whoever finds it
         wrong again puts it right again."""
@@ -234,11 +237,17 @@ class Turns:
         session.shard.running[session] = self._clock.monotonic()
         write_id = self._write_ids.next()
         try:
+            assert step.alarm is not None
             tensors = arrays.encode(self._infos, session.states) if session.tensors is None else session.tensors
             data = records.encode(body, tensors, write_id)
-            if len(data) > RECORD_BYTES:
-                raise ResourceExhausted(f"the session's record would take {len(data)} bytes, at most {RECORD_BYTES} are allowed")
+            if len(data) + alarms.room(body.alarms) > RECORD_BYTES:
+                body = alarms.briefly(body, step.alarm)
+                data = records.encode(body, tensors, write_id)
+            if len(data) > RECORD_BYTES:  # nobody kept room for it: what keeps this worker from running it is the record
+                raise FailedPrecondition(f"the session's record would take {len(data)} bytes, at most {RECORD_BYTES} are allowed")
         except DormouseError as error:
+            if begins:
+                self._blocked(session, self._time.best_us(), error)
             self._not_committed(session, step, error)
             return
         pending = Pending(session, step, body, session.states, data, write_id, b"")
@@ -288,8 +297,10 @@ class Turns:
             states: States = {} if step.end else outcome.states
             tensors = () if step.end else arrays.encode(self._infos, states)
             data = records.encode(next_body, tensors, write_id)
-            if len(data) > RECORD_BYTES:
-                raise ResourceExhausted(f"the session's record would take {len(data)} bytes, at most {RECORD_BYTES} are allowed")
+            most = RECORD_BYTES - alarms.room(next_body.alarms)
+            if len(data) > most:
+                kept = "" if most == RECORD_BYTES else f", with {RECORD_BYTES - most} kept free for its alarms"
+                raise ResourceExhausted(f"the session's record would take {len(data)} bytes, at most {most} are allowed{kept}")
         except DormouseError as error:
             if step.alarm is not None and session.body is not None:
                 self._alarm_failed(session, step, error)
