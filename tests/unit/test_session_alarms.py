@@ -386,19 +386,30 @@ async def test_one_of_which_its_workers_die_is_tried_later_each_time_and_the_fun
 
 
 @simulated
-async def test_a_session_slept_until_its_alarm_ran_and_what_is_noted_of_the_alarm_is_no_step() -> None:
+async def test_a_session_slept_until_its_alarms_first_try_and_what_is_noted_of_the_alarm_is_no_step() -> None:
+    """The time until then is that of the record as it lay there, and that between two tries which find it in memory is no sleep."""
     store = MemoryStore(SimClock())
     async with worker(store) as first:
         await first.own()
         await first.call("s", asks(1, Set("a", at(5), b"10")))
-    await asyncio.sleep(90)
+    size, began = len((await store.get([state_key("s")]))[1][state_key("s")].value), (await record(store, "s")).body.usage
+    assert began is not None
+    await asyncio.sleep(80)
     async with worker(store, "w-2") as second:
+        runner(second).fails.add("a")
         await second.own()
+        await asyncio.sleep(0.5)
+        tried = (await record(store, "s")).body
+        assert tried.usage is not None
+        slept = tried.alarms[0].time_us - began.since_us
+        assert (tried.usage.steps, tried.usage.hibernated_us) == (1, size * slept)
         await asyncio.sleep(2)
+        runner(second).fails.clear()
+        await asyncio.sleep(5)
         usage = (await record(store, "s")).body.usage
         assert usage is not None
-        assert usage.steps == 2
-        assert (usage.live_us, usage.hibernated_us > 0) == (0, True)
+        assert (usage.steps, usage.hibernated_us) == (2, size * slept)
+        assert usage.live_us >= size * 2_900_000, "the tries that followed were 1 s and 3 s later"
 
 
 @simulated

@@ -7,6 +7,8 @@ before the commit is known (rule *commit-first*). A session that is in memory co
 
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from dormouse_core import alarms, lifetimes, records, steps, transactions, usages
 from dormouse_core.clocks import TimeReading
 from dormouse_core.errors import (
@@ -238,6 +240,7 @@ class Turns:
         write_id = self._write_ids.next()
         try:
             assert step.alarm is not None
+            body = msgspec.structs.replace(body, usage=self._settled(session))  # the record has another size from now on
             tensors = arrays.encode(self._infos, session.states) if session.tensors is None else session.tensors
             data = records.encode(body, tensors, write_id)
             if len(data) + alarms.room(body.alarms) > RECORD_BYTES:
@@ -342,6 +345,13 @@ class Turns:
         self._out.append(Say(text, fields))
         self._note(session, step, noted)
 
+    def _settled(self, session: Session) -> usages.Usage | None:
+        """What the session has used up to now, without a step."""
+        body = session.body
+        if body is None or body.usage is None:
+            return None
+        return usages.settled(body.usage, body.expires_us, session.stored, self._time.best_us(), read=session.read)
+
     def _usage(self, session: Session, step: Step, ran: Ran, now_us: int) -> usages.Usage:
         """What the session has used once this step is committed: in the same record, so that it counts once whoever sends it again."""
         body = session.body
@@ -378,7 +388,7 @@ class Turns:
             session.body = body
             session.states = pending.states
             session.tensors = session.tensors if pending.notes else None
-            session.read = session.read and pending.notes  # a note counts no time: the step that follows does
+            session.read = False
             session.trouble = None
             session.broken = b""
             self._account(session, len(pending.data))
