@@ -10,8 +10,9 @@ A session that has an alarm to run does not expire. It would otherwise, where no
 installation that was off.
 
 Before its step runs a try is noted in the record, in a commit of its own: so one of which its worker dies counts too, and the time of the
-first is that of the step's key from then on. A step that fails is tried again, later each time. After the last try the alarm stays, with
-its error, for somebody to see; it keeps the session no more.
+first is that of the step's key from then on. The note is no step: the state in the record, and that state's version, stay as they are, so
+that a revision whose steps all fail leaves each session to the one before it (rule *state-version*). A step that fails is tried again,
+later each time. After the last try the alarm stays, with its error, for somebody to see; it keeps the session no more.
 """
 
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from dormouse_core.limits import (
     ALARM_NAME_CHARACTERS,
     ALARM_REQUEST_BYTES,
     ALARM_RETRY_SECONDS,
+    ALARM_ROOM_BYTES,
     ALARM_TRIES,
     ALARMS,
 )
@@ -40,6 +42,8 @@ from dormouse_core.usages import Usage
 AGAIN = Backoff(ALARM_AGAIN_SECONDS, ALARM_RETRY_SECONDS)
 _AGAIN_US = int(ALARM_AGAIN_SECONDS * 1e6)
 _AHEAD_US = ALARM_AHEAD_DAYS * 86_400_000_000
+_NOTE_BYTES = 24  # what is noted of a try beside its error, at most
+NO_ROOM = "not kept: the record is full"
 UNFINISHED = "its worker ended, or its shard moved, before the step did"
 
 
@@ -137,6 +141,22 @@ def failed(body: Body, rung: Alarm, error: str, now_us: int, ttl_us: int) -> Bod
     """The next body once the step of an alarm that has `begun` failed."""
     changed = msgspec.structs.replace(rung, error=error[:ALARM_ERROR_CHARACTERS], next_us=_again_us(rung.tries, now_us))
     return _with(body, changed, now_us, ttl_us)
+
+
+def briefly(body: Body, rung: Alarm) -> Body:
+    """The same without the words of its error, for a record that has no room for them."""
+    return msgspec.structs.replace(
+        body, alarms=tuple(msgspec.structs.replace(alarm, error=NO_ROOM) if alarm.id == rung.id else alarm for alarm in body.alarms)
+    )
+
+
+def room(alarms: Sequence[Alarm]) -> int:
+    """Bytes that a record with these is to leave free, for what will be noted of them: what was noted already is in it."""
+    return sum(max(0, ALARM_ROOM_BYTES - _noted(alarm)) for alarm in alarms if not alarm.failed)
+
+
+def _noted(alarm: Alarm) -> int:
+    return _NOTE_BYTES + len(alarm.error.encode()) if alarm.tries else 0
 
 
 def _again_us(tries: int, now_us: int) -> int:

@@ -983,6 +983,7 @@ ALARM_AGAIN_SECONDS = 1.0
 ALARM_RETRY_SECONDS = 3600.0
 ALARM_TRIES = 30
 ALARM_ERROR_CHARACTERS = 500
+ALARM_ROOM_BYTES = 512
 ALARM_BLOCKED_SECONDS = 600.0
 ALARMS_TOGETHER = 64
 
@@ -1016,8 +1017,15 @@ ALARMS_OF_SESSIONS = (
     Limit("ALARM_TRIES", "tries of an alarm's step that fails: 19 hours", "tries", "our own", "it is given up, listed and logged"),
     Limit("ALARM_ERROR_CHARACTERS", "what is kept of its last error", "characters", "our own; it is kept in etcd", "cut off"),
     Limit(
+        "ALARM_ROOM_BYTES",
+        "of a session's record, what is kept free for each alarm to run: its tries are noted there",
+        "bytes",
+        "our own: one that cannot be noted is not run",
+        "the step: RESOURCE_EXHAUSTED; an error that needs more is not kept",
+    ),
+    Limit(
         "ALARM_BLOCKED_SECONDS",
-        "between two looks at alarms whose record a worker cannot read or the store does not let change",
+        "between two looks at alarms whose record a worker cannot read or finds full, or the store does not let change",
         "seconds",
         "our own: each look wakes the function",
         "said in the log each time",

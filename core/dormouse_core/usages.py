@@ -85,11 +85,13 @@ def stepped(
     )
 
 
-def settled(before: Usage, counts_until_us: int, size: int, now_us: int) -> Usage:
-    """The usage of a session that ends now without a step: its bytes are counted up to then. A clock that goes back takes nothing away, and
-    nothing is counted twice when it is right again; so it is with steps."""
+def settled(before: Usage, counts_until_us: int, size: int, now_us: int, *, read: bool = True) -> Usage:
+    """The usage of a session of which a record is replaced now without a step: its bytes are counted up to then, as hibernated where it was
+    `read`. A clock that goes back takes nothing away, and nothing is counted twice when it is right again; so it is with steps."""
     elapsed = unsettled_us(before, counts_until_us, size, now_us)
-    return msgspec.structs.replace(before, hibernated_us=before.hibernated_us + elapsed, since_us=max(before.since_us, now_us))
+    live, hibernated = (0, elapsed) if read else (elapsed, 0)
+    counted = {"live_us": before.live_us + live, "hibernated_us": before.hibernated_us + hibernated}
+    return msgspec.structs.replace(before, **counted, since_us=max(before.since_us, now_us))
 
 
 def unsettled_us(usage: Usage | None, counts_until_us: int, size: int, now_us: int) -> int:

@@ -26,6 +26,8 @@ class Alarmed:
         self.times = asyncio.get_running_loop().time
         self.at: list[float] = []
         self.stands = False  # no step of an alarm ends
+        self.more: dict[str, np.ndarray] = {}  # further states that each step returns
+        self.why = "not this one"
 
     def run(
         self, call: Any, states: dict[str, np.ndarray], step: int, start: bool, end: bool, done: Callable[[Outcome], None], deadline: float
@@ -37,10 +39,10 @@ class Alarmed:
             if self.stands:
                 return
             if alarm.alarm.name in self.fails:
-                asyncio.get_running_loop().call_soon(done, Failed(InvalidArgument("not this one")))
+                asyncio.get_running_loop().call_soon(done, Failed(InvalidArgument(self.why)))
                 return
         total = states["sum"] + number
-        asyncio.get_running_loop().call_soon(done, Ran(b"%d" % total[0], {"sum": total}, changes))
+        asyncio.get_running_loop().call_soon(done, Ran(b"%d" % total[0], {"sum": total, **self.more}, changes))
 
 
 def alarmed(step: Step) -> Any:

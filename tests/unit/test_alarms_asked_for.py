@@ -1,6 +1,7 @@
 """The time that a handler says, as it comes: what a step is given holds NumPy's numbers."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -39,3 +40,17 @@ def test_a_time_is_any_real_number_of_seconds_or_has_a_zone(at: Any) -> None:
 def test_what_is_no_time_is_refused(at: Any) -> None:
     with pytest.raises(InvalidArgument, match=r"^alarm: at: "):
         due_us(at)
+
+
+BEYOND = [1e13, 1e303, np.float64(1e303), 10**400, 10**5000, Fraction(10**400), float("inf"), np.longdouble("inf")]
+
+
+@pytest.mark.parametrize("at", BEYOND, ids=range(len(BEYOND)))
+def test_what_is_too_far_ahead_is_refused_however_large_the_number_is(at: Any) -> None:
+    with pytest.raises(InvalidArgument, match=r"^alarm: at: "):
+        due_us(at)
+
+
+@pytest.mark.parametrize("at", [-1, -1e303, -(10**400), Fraction(-(10**400)), datetime.min.replace(tzinfo=UTC)], ids=range(5))
+def test_what_is_past_is_due_at_once_however_long_ago(at: Any) -> None:
+    assert due_us(at) == 0

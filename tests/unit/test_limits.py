@@ -110,6 +110,7 @@ SHOWN = {
         "unit/test_alarms.py::test_a_step_that_fails_is_tried_again_later_each_time_and_given_up_in_the_end",
     ),
     "ALARM_ERROR_CHARACTERS": "unit/test_alarms.py::test_an_error_is_kept_up_to_its_limit",
+    "ALARM_ROOM_BYTES": "unit/test_session_alarms.py::test_a_record_keeps_room_for_what_is_noted_of_its_alarms_whatever_their_errors",
     "ALARM_BLOCKED_SECONDS": "unit/test_session_alarms.py::test_a_broken_record_keeps_its_alarms_key_and_the_function_asleep_for_a_while",
     "ALARMS_TOGETHER": "unit/test_session_alarms.py::test_no_more_run_side_by_side_than_the_limit_says",
     "CALL_DEPTH": "unit/test_childcalls.py::test_a_path_at_its_limit_is_taken_and_one_deeper_is_refused",

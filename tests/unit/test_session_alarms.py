@@ -1,21 +1,24 @@
 """Alarms in a worker's sessions: run once, in the session's order, when they are due, whoever owns the shard by then."""
 
 import asyncio
+import re
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 from dormouse_core import alarms, limits, records, transactions
 from dormouse_core.alarms import Cancel, Set
 from dormouse_core.clocks import Skew
 from dormouse_core.errors import ResourceExhausted
 from dormouse_core.seams import Delete, Put, Txn
-from dormouse_core.sessions import groups, turns
+from dormouse_core.sessions import groups, ringing, turns
 from dormouse_core.sessions.names import session_key
 from dormouse_testing.alarming import Alarmed, alarm_key, asks, at, due, worker
 from dormouse_testing.clock import SimClock
 from dormouse_testing.memory_store import MemoryStore
-from dormouse_testing.session_worker import SHARDS, Worker, error, simulated, state_key
-from dormouse_worker.sessions import SessionSettings
+from dormouse_testing.session_worker import SHARDS, SUM, Worker, error, simulated, state_key
+from dormouse_worker.sessions import SessionSettings, StateInfo
 
 SHORT = SessionSettings(SHARDS, "v1", ttl=5.0, removal_wait=1.0)
 
@@ -143,6 +146,70 @@ async def test_a_step_that_fails_is_tried_again_and_what_the_function_does_not_t
         assert (await w.call("s", asks(0))).reply == b"11"
 
 
+LARGE = [*SUM, StateInfo("large", "large", "large", "UINT8", (-1,), None, np.zeros(0, np.uint8))]
+
+
+async def fill(w: Worker, changes: list[Set]) -> int:
+    """Sets them with a record as large as it may be; returns its bytes."""
+    await w.own()
+    runner(w).more = {"large": np.zeros(limits.RECORD_BYTES, np.uint8)}
+    text = str(error(await w.call("s", asks(1, *changes))))
+    found = re.fullmatch(
+        r"the session's record would take (\d+) bytes, at most (\d+) are allowed(?:, with (\d+) kept free for its alarms)?", text
+    )
+    assert found is not None, text
+    size, most, free = int(found[1]), int(found[2]), int(found[3] or 0)
+    assert most + free == limits.RECORD_BYTES
+    runner(w).more = {"large": np.zeros(limits.RECORD_BYTES - (size - most) + 1, np.uint8)}
+    assert isinstance(error(await w.call("s", asks(1, *changes))), ResourceExhausted)
+    runner(w).more = {"large": np.zeros(limits.RECORD_BYTES - (size - most), np.uint8)}
+    assert (await w.call("s", asks(1, *changes))).reply == b"1"
+    return most
+
+
+@simulated
+async def test_a_record_keeps_room_for_what_is_noted_of_its_alarms_whatever_their_errors() -> None:
+    store = MemoryStore(SimClock())
+    async with worker(store, states=LARGE) as w:
+        changes = [Set(f"a{n}", at(5), b"1") for n in range(limits.ALARMS)]
+        most = await fill(w, changes)
+        assert most == limits.RECORD_BYTES - limits.ALARMS * limits.ALARM_ROOM_BYTES
+        runner(w).fails.update(change.name for change in changes)
+        runner(w).why = "é" * 5_000
+        await asyncio.sleep(10)
+        left = (await record(store, "s")).body.alarms
+        assert {alarm.tries for alarm in left} == {3}
+        assert {alarm.error for alarm in left} > {alarms.NO_ROOM}, "of the rest it is said"
+        assert (await w.call("s", asks(0))).reply == b"1", "no caller's step is refused for what was noted"
+        runner(w).fails.clear()
+        await asyncio.sleep(20)
+        assert (await record(store, "s")).body.alarms == ()
+        assert (await w.call("s", asks(0))).reply == b"101"
+
+
+@simulated
+async def test_negative_control_without_the_room_an_alarm_is_not_run_which_is_said_and_lets_the_function_sleep() -> None:
+    store, monkey = MemoryStore(SimClock()), pytest.MonkeyPatch()
+    monkey.setattr(alarms, "room", lambda left: 0)
+    monkey.setattr(turns, "ALARM_BLOCKED_SECONDS", 40.0)
+    monkey.setattr(ringing, "ALARM_BLOCKED_SECONDS", 40.0)
+    try:
+        async with worker(store, states=LARGE) as w:
+            assert await fill(w, [Set("a", at(5), b"1")]) == limits.RECORD_BYTES
+            await asyncio.sleep(10)
+            assert runner(w).ran == []
+            later = await due(store, "s")
+            assert later is not None
+            assert at(40 - 10) < later < at(40)
+            assert w.sessions.report().alarms == 0
+            runner(w).more = {"large": np.zeros(1, np.uint8)}
+            assert (await w.call("s", asks(0))).reply == b"1", "its callers go on, and make room"
+            await asyncio.sleep(40)
+            assert len(runner(w).ran) == 1
+    finally:
+        monkey.undo()
+
+
 @simulated
 async def test_an_alarm_that_is_given_up_is_kept_and_wakes_nobody() -> None:
     store = MemoryStore(SimClock())
@@ -191,7 +258,7 @@ async def test_a_pending_alarm_keeps_its_session_past_the_ttl_also_while_nobody_
 @simulated
 async def test_negative_control_without_the_rule_a_session_is_gone_with_its_alarm() -> None:
     store, monkey = MemoryStore(SimClock()), pytest.MonkeyPatch()
-    monkey.setattr(alarms, "onto", lambda body, found: turns.msgspec.structs.replace(body, alarms=found))
+    monkey.setattr(alarms, "onto", lambda body, found: msgspec.structs.replace(body, alarms=found))
     try:
         async with worker(store, settings=SHORT) as w:
             await w.own()
@@ -224,6 +291,79 @@ async def test_a_try_is_noted_before_it_runs_and_counted_once() -> None:
         assert (await second.call("s", asks(0))).reply == b"11"
 
 
+OLD = [*SUM, StateInfo("memory", "memory", "memory", "INT64", (1,), None, np.zeros(1, np.int64))]
+"""The states of the revision before: the next one drops `memory`."""
+
+
+def revision(store: MemoryStore, name: str, version: str = "v1", *, old: bool = False, accepts: str = "v1") -> Worker:
+    """It reads `accepts` beside its own version."""
+    settings = SessionSettings(SHARDS, version, accepts=frozenset({accepts}), ttl=1000.0)
+    return worker(store, name, settings=settings, states=OLD if old else SUM)
+
+
+async def failed_tries(store: MemoryStore, version: str) -> tuple[records.Record, records.Record]:
+    """The record as the old revision left it, and once the next one's tries have failed."""
+    async with revision(store, "w-1", old=True) as first:
+        runner(first).more = {"memory": np.full(1, 7)}
+        await first.own()
+        await first.call("s", asks(1, Set("a", at(5), b"10")))
+    before = await record(store, "s")
+    async with revision(store, "w-2", version) as second:
+        runner(second).fails.add("a")
+        await second.own()
+        await asyncio.sleep(7)
+        assert len(runner(second).ran) == 2
+    return before, await record(store, "s")
+
+
+@simulated
+async def test_a_try_leaves_the_state_and_its_version_to_the_revision_before() -> None:
+    """Also where a revision has other states under the version of the one before."""
+    for version in ("v2", "v1"):
+        store = MemoryStore(SimClock())
+        before, after = await failed_tries(store, version)
+        assert after.body.alarms[0].tries == 2
+        assert (after.body.state_version, after.tensors) == ("v1", before.tensors)
+        async with revision(store, "w-3", old=True) as rolled_back:
+            runner(rolled_back).more = {"memory": np.full(1, 7)}
+            await rolled_back.own()
+            await asyncio.sleep(10)
+            assert (await rolled_back.call("s", asks(0))).reply == b"11", "the alarm ran, on the state that it had"
+            assert [tensor.name for tensor in (await record(store, "s")).tensors] == ["sum", "memory"]
+
+
+@simulated
+async def test_negative_control_tensors_as_the_next_revision_has_them_cost_the_one_before_its_session() -> None:
+    store, monkey = MemoryStore(SimClock()), pytest.MonkeyPatch()
+    monkey.setattr(turns.arrays, "unlike", lambda infos, tensors: False)
+    try:
+        await failed_tries(store, "v1")
+    finally:
+        monkey.undo()
+    async with revision(store, "w-3", old=True) as rolled_back:
+        await rolled_back.own()
+        assert "the session's record lacks it" in str(error(await rolled_back.call("s", asks(0))))
+
+
+@simulated
+async def test_the_first_step_of_a_revision_that_succeeds_makes_the_record_its_own_and_what_was_read_leaves_memory() -> None:
+    store = MemoryStore(SimClock())
+    await failed_tries(store, "v2")
+    async with revision(store, "w-3", "v2") as w:
+        await w.own()
+        runner(w).fails.add("a")
+        await asyncio.sleep(5)
+        memory = w.sessions.machine.turns
+        assert memory.tensor_bytes > 0
+        counted = memory.memory_bytes
+        runner(w).fails.clear()
+        await asyncio.sleep(20)
+        left = await record(store, "s")
+        assert (left.body.state_version, [tensor.name for tensor in left.tensors]) == ("v2", ["sum"])
+        assert memory.tensor_bytes == 0
+        assert memory.memory_bytes < counted
+
+
 @simulated
 async def test_one_of_which_its_workers_die_is_tried_later_each_time_and_the_function_serves_between() -> None:
     store, tries = MemoryStore(SimClock()), 0
@@ -246,19 +386,30 @@ async def test_one_of_which_its_workers_die_is_tried_later_each_time_and_the_fun
 
 
 @simulated
-async def test_a_session_slept_until_its_alarm_ran_and_what_is_noted_of_the_alarm_is_no_step() -> None:
+async def test_a_session_slept_until_its_alarms_first_try_and_what_is_noted_of_the_alarm_is_no_step() -> None:
+    """The time until then is that of the record as it lay there, and that between two tries which find it in memory is no sleep."""
     store = MemoryStore(SimClock())
     async with worker(store) as first:
         await first.own()
         await first.call("s", asks(1, Set("a", at(5), b"10")))
-    await asyncio.sleep(90)
+    size, began = len((await store.get([state_key("s")]))[1][state_key("s")].value), (await record(store, "s")).body.usage
+    assert began is not None
+    await asyncio.sleep(80)
     async with worker(store, "w-2") as second:
+        runner(second).fails.add("a")
         await second.own()
+        await asyncio.sleep(0.5)
+        tried = (await record(store, "s")).body
+        assert tried.usage is not None
+        slept = tried.alarms[0].time_us - began.since_us
+        assert (tried.usage.steps, tried.usage.hibernated_us) == (1, size * slept)
         await asyncio.sleep(2)
+        runner(second).fails.clear()
+        await asyncio.sleep(5)
         usage = (await record(store, "s")).body.usage
         assert usage is not None
-        assert usage.steps == 2
-        assert (usage.live_us, usage.hibernated_us > 0) == (0, True)
+        assert (usage.steps, usage.hibernated_us) == (2, size * slept)
+        assert usage.live_us >= size * 2_900_000, "the tries that followed were 1 s and 3 s later"
 
 
 @simulated
@@ -338,7 +489,7 @@ async def test_negative_control_an_entry_that_its_commit_leaves_there_runs_again
 
     def after(body: Any, **more: Any) -> Any:
         rung, found = more["rung"], real(body, **more)
-        return found if rung is None else (*found, turns.msgspec.structs.replace(rung, next_us=more["now_us"] + 100_000))
+        return found if rung is None else (*found, msgspec.structs.replace(rung, next_us=more["now_us"] + 100_000))
 
     monkey.setattr(alarms, "after", after)
     try:

@@ -49,6 +49,11 @@ def decode(infos: Sequence[StateInfo], tensors: Sequence[state_pb2.Tensor]) -> S
     return states
 
 
+def unlike(infos: Sequence[StateInfo], tensors: Sequence[state_pb2.Tensor]) -> bool:
+    """Whether a revision with these states, which reads these tensors, would write others: more of them, or fewer."""
+    return {info.input for info in infos} != {tensor.name for tensor in tensors}
+
+
 def fits(wanted: Sequence[int], shape: Sequence[int]) -> bool:
     return len(wanted) == len(shape) and all(size in (-1, found) for size, found in zip(wanted, shape, strict=True))
 

@@ -5,6 +5,9 @@ All of it is a copy of what the store has, or was asked for and can be refused. 
 
 import enum
 from collections import OrderedDict
+from collections.abc import Sequence
+
+from dormouse_proto import state_pb2
 
 from dormouse_core import lifetimes, limits, records
 from dormouse_core.errors import DormouseError
@@ -40,6 +43,8 @@ class Session:
         "state_key",
         "states",
         "stored",
+        "tensor_bytes",
+        "tensors",
         "trouble",
         "used",
     )
@@ -60,6 +65,10 @@ class Session:
         self.floor_us = 0
         self.states: States = {}
         self.state_bytes = 0
+        self.tensors: Sequence[state_pb2.Tensor] | None = None
+        """Of the record as it was read, where this revision would write others: what is noted of an alarm leaves them (rule
+        *state-version*). None: what it would write is what the record has, or it sets no alarm."""
+        self.tensor_bytes = 0
         self.stored = 0  # bytes of the record
         self.read = False  # it was read since its last commit: until then it slept
         self.confirmed: Step | None = None  # the record was read after this step arrived (rule *confirmed-no*)

@@ -77,6 +77,7 @@ class Turns:
         self.book = Book()
         self.sessions = 0
         self.state_bytes = 0
+        self.tensor_bytes = 0  # of sessions that keep their tensors as they were read, beside their states
         self.stored_bytes = 0  # of the records of sessions in memory
         self.acknowledged = 0
         self.kept_replies = 0
@@ -181,10 +182,7 @@ class Turns:
             try:
                 alarm = alarms.admit(body, session.trouble, now_us, self._versions)
             except DormouseError as trouble:
-                # Nobody can do more about it here: looked at again later, and not before by whoever would wake the function for it.
-                fields = {"session": session.key, "error": trouble.message}
-                self._out.append(Say("a session's alarms cannot be run by this worker; looked at again later", fields))
-                self._remind(session, now_us + int(ALARM_BLOCKED_SECONDS * 1e6))
+                self._blocked(session, now_us, trouble)
                 error = trouble
         if error is not None or alarm is None or now_us is None:
             if error is None:
@@ -214,6 +212,12 @@ class Turns:
         self._out.append(Run(session, step, session.states, body.step + 1, False, now + self._settings.step_limit))
         return True
 
+    def _blocked(self, session: Session, now_us: int, error: DormouseError) -> None:
+        """Nobody can do more about its alarms here: looked at again later, and not before by whoever would wake the function for it."""
+        fields = {"session": session.key, "error": error.message}
+        self._out.append(Say("a session's alarms cannot be run by this worker; looked at again later", fields))
+        self._remind(session, now_us + int(ALARM_BLOCKED_SECONDS * 1e6))
+
     def _remind(self, session: Session, due_us: int | None) -> None:
         """Puts right when the session's alarms are looked at next, where that is not what its record says. An attempt: whoever finds it
         wrong again puts it right again."""
@@ -229,17 +233,24 @@ class Turns:
             self._out.append(Say("when an alarm is due could not be put right", {"error": str(error)}))
 
     def _note(self, session: Session, step: Step, body: records.Body, *, begins: bool = False) -> None:
-        """Writes down what is to be known of an alarm, beside the state that the session has. `begins`: its step runs then."""
+        """Writes down what is to be known of an alarm, beside the state that the record has, under that state's version: no step of this
+        revision has succeeded. `begins`: its step runs then."""
         session.phase = Phase.RUNNING
         session.shard.running[session] = self._clock.monotonic()
         write_id = self._write_ids.next()
         try:
-            tensors = arrays.encode(self._infos, session.states)
-            body = msgspec.structs.replace(body, state_version=self._settings.state_version)
+            assert step.alarm is not None
+            body = msgspec.structs.replace(body, usage=self._settled(session))  # the record has another size from now on
+            tensors = arrays.encode(self._infos, session.states) if session.tensors is None else session.tensors
             data = records.encode(body, tensors, write_id)
-            if len(data) > RECORD_BYTES:
-                raise ResourceExhausted(f"the session's record would take {len(data)} bytes, at most {RECORD_BYTES} are allowed")
+            if len(data) + alarms.room(body.alarms) > RECORD_BYTES:
+                body = alarms.briefly(body, step.alarm)
+                data = records.encode(body, tensors, write_id)
+            if len(data) > RECORD_BYTES:  # nobody kept room for it: what keeps this worker from running it is the record
+                raise FailedPrecondition(f"the session's record would take {len(data)} bytes, at most {RECORD_BYTES} are allowed")
         except DormouseError as error:
+            if begins:
+                self._blocked(session, self._time.best_us(), error)
             self._not_committed(session, step, error)
             return
         pending = Pending(session, step, body, session.states, data, write_id, b"")
@@ -289,8 +300,10 @@ class Turns:
             states: States = {} if step.end else outcome.states
             tensors = () if step.end else arrays.encode(self._infos, states)
             data = records.encode(next_body, tensors, write_id)
-            if len(data) > RECORD_BYTES:
-                raise ResourceExhausted(f"the session's record would take {len(data)} bytes, at most {RECORD_BYTES} are allowed")
+            most = RECORD_BYTES - alarms.room(next_body.alarms)
+            if len(data) > most:
+                kept = "" if most == RECORD_BYTES else f", with {RECORD_BYTES - most} kept free for its alarms"
+                raise ResourceExhausted(f"the session's record would take {len(data)} bytes, at most {most} are allowed{kept}")
         except DormouseError as error:
             if step.alarm is not None and session.body is not None:
                 self._alarm_failed(session, step, error)
@@ -332,6 +345,13 @@ class Turns:
         self._out.append(Say(text, fields))
         self._note(session, step, noted)
 
+    def _settled(self, session: Session) -> usages.Usage | None:
+        """What the session has used up to now, without a step."""
+        body = session.body
+        if body is None or body.usage is None:
+            return None
+        return usages.settled(body.usage, body.expires_us, session.stored, self._time.best_us(), read=session.read)
+
     def _usage(self, session: Session, step: Step, ran: Ran, now_us: int) -> usages.Usage:
         """What the session has used once this step is committed: in the same record, so that it counts once whoever sends it again."""
         body = session.body
@@ -367,7 +387,8 @@ class Turns:
             session.base = revision
             session.body = body
             session.states = pending.states
-            session.read = session.read and pending.notes  # a note counts no time: the step that follows does
+            session.tensors = session.tensors if pending.notes else None
+            session.read = False
             session.trouble = None
             session.broken = b""
             self._account(session, len(pending.data))
@@ -430,12 +451,15 @@ class Turns:
         session.body = session.trouble = None
         session.broken = b""
         session.states = {}
+        session.tensors = None
         if record is not None:
             try:
                 read = records.decode(record.value)
                 session.body = read.body  # its keys count, also where its tensors cannot be read
                 if not read.body.tombstone and read.body.state_version in self._versions:
                     session.states = arrays.decode(self._infos, read.tensors)
+                    own = read.body.state_version == self._settings.state_version and not arrays.unlike(self._infos, read.tensors)
+                    session.tensors = None if own or not read.body.alarms else read.tensors
             except (DataLoss, FailedPrecondition) as error:
                 session.trouble = error
                 if isinstance(error, DataLoss):
@@ -462,9 +486,11 @@ class Turns:
 
     def _account(self, session: Session, stored: int) -> None:
         size = arrays.bytes_of(session.states)
+        again = 0 if session.tensors is None else sum(tensor.ByteSize() for tensor in session.tensors)
         self.state_bytes += size - session.state_bytes
+        self.tensor_bytes += again - session.tensor_bytes
         self.stored_bytes += stored - session.stored
-        session.state_bytes, session.stored = size, stored
+        session.state_bytes, session.tensor_bytes, session.stored = size, again, stored
         if self.memory_bytes > self._settings.memory_bytes > 0 and not self._shrinking:
             self._shrinking = True
             self._out.soon(self._shrink)
@@ -472,7 +498,8 @@ class Turns:
     @property
     def memory_bytes(self) -> int:
         """What sessions take of memory: states, kept replies (each twice: as read, and as the next record has it), and the rest."""
-        return self.sessions * SESSION_OVERHEAD_BYTES + self.state_bytes + 2 * max(0, self.stored_bytes - self.state_bytes)
+        states = self.state_bytes + self.tensor_bytes
+        return self.sessions * SESSION_OVERHEAD_BYTES + states + 2 * max(0, self.stored_bytes - self.state_bytes)
 
     def _shrink(self) -> None:
         """The longest idle leave memory until a tenth of the bound is free. The store has them."""
@@ -499,6 +526,7 @@ class Turns:
         session.shard.sessions.pop(session.key, None)
         self.sessions -= 1
         self.state_bytes -= session.state_bytes
+        self.tensor_bytes -= session.tensor_bytes
         self.stored_bytes -= session.stored
         self.census.settled(session)
         waiting, session.queue = session.queue, []

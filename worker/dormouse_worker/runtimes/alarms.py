@@ -10,8 +10,11 @@ from typing import Any
 
 from dormouse_core import alarms, asking
 from dormouse_core.errors import DormouseError, FailedPrecondition, InvalidArgument, text_of
+from dormouse_core.limits import ALARM_AHEAD_DAYS
 
 from dormouse_worker.batches.requests import Decoder
+
+_LATEST = 253_402_300_800  # the end of the year 9999
 
 
 class StepAlarms:
@@ -54,9 +57,13 @@ class StepAlarms:
             at = at.timestamp()
         if isinstance(at, bool) or not isinstance(at, numbers.Real):  # NumPy's numbers are such: what a step is given holds them
             raise InvalidArgument(f"alarm: at: {type(at).__name__} found, a datetime with a zone or seconds since 1970 are allowed")
-        if not math.isfinite(at):
-            raise InvalidArgument(f"alarm: at: {at!r} found, a finite number of seconds since 1970 is allowed")
-        return round(float(at) * 1e6)
+        seconds: Any = at
+        # Compared before anything is made of it: no float holds every integer, nor a million times every float.
+        if seconds != seconds or seconds in (math.inf, -math.inf):
+            raise InvalidArgument(f"alarm: at: {seconds!r} found, a finite number of seconds since 1970 is allowed")
+        if seconds > _LATEST:
+            raise InvalidArgument(f"alarm: at: a time after the year 9999 found, at most {ALARM_AHEAD_DAYS} days ahead are allowed")
+        return round(float(seconds) * 1e6) if seconds > 0 else 0
 
     def _request(self, inputs: object) -> bytes:
         if not isinstance(inputs, Mapping) or not all(isinstance(name, str) for name in inputs):
