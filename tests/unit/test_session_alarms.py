@@ -285,6 +285,25 @@ async def test_no_more_run_side_by_side_than_the_limit_says() -> None:
 
 
 @simulated
+async def test_what_may_not_begin_now_begins_when_it_may_and_no_look_is_lost() -> None:
+    async with worker(MemoryStore(SimClock())) as w:
+        ringer, seen = w.sessions.ringer, []
+        ringer.on_change = lambda: seen.append(ringer.under_way)
+        ringer.admits = lambda: False
+        await w.own()
+        for n in range(3):
+            await w.call(f"s{n}", asks(0, Set("a", at(1), b"1")))
+        await asyncio.sleep(5)
+        assert (runner(w).ran, ringer.under_way) == ([], 0)
+        assert w.sessions.report().alarms == 3, "it is work all the same"
+        ringer.admits = lambda: True
+        ringer.wake()
+        await asyncio.sleep(0.1)
+        assert len(runner(w).ran) == 3
+        assert (max(seen), ringer.under_way) == (3, 0)
+
+
+@simulated
 async def test_nothing_is_due_by_a_clock_that_is_not_known_to_be_right() -> None:
     async with worker(MemoryStore(SimClock()), time=Skew(SimClock(skew=7_200.0))) as w:
         await w.own()

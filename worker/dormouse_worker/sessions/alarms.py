@@ -44,6 +44,12 @@ class Ringer:
         self._news = asyncio.Event()
         self._said = ""
         self._again = 0.0  # monotonic
+        self.under_way = 0
+        """Looks that were submitted and have not ended, whether the alarm's step has begun or not."""
+        self.admits: Callable[[], bool] = lambda: True
+        """Whether a look may begin now."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when `under_way` has changed."""
 
     def wake(self) -> None:
         """A shard was acquired, or something is due at another time."""
@@ -91,13 +97,15 @@ class Ringer:
 
     def _ring(self) -> None:
         now_us = self._now_us()
-        if now_us is None:
+        if now_us is None or not self.admits():
             return
         for shard, session, due in self._book.due(now_us):
             token = self._book.token(shard)
             answer = partial(self._rung, shard, token, session)
             key = CallKey(due, "a-due")  # its place in the queue; the alarm that is found has its own
+            self.under_way += 1
             self._to.submit(Step(session, key, b"", False, False, False, None, answer, rings=True))
+            self.on_change()
 
     def _rung(self, shard: int, token: object, session: str, answer: Answer) -> None:
         now_us = self._now_us()
@@ -105,13 +113,15 @@ class Ringer:
         blocked = isinstance(error, DataLoss | FailedPrecondition)
         now_us = round(self._clock.now() * 1e6) if now_us is None else now_us
         self._book.rung(shard, token, session, now_us, settled=error is None, blocked=blocked)
+        self.under_way -= 1
+        self.on_change()
         self._news.set()
 
     def _wait(self) -> float:
         if self._book.unlisted():
             return RETRY_SECONDS
         now_us, next_us = self._now_us(), self._book.next_us()
-        if next_us is None:
+        if next_us is None or not self.admits():
             return LONGEST_WAIT_SECONDS
         if now_us is None:
             return CLOCK_SECONDS
