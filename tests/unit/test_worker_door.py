@@ -453,3 +453,22 @@ async def test_a_call_that_is_dropped_before_it_runs_is_waited_for_no_longer(kin
     for thread in pool.waiting:
         thread()
     assert await asked.again() == "cleared"
+
+
+async def test_a_handler_says_when_a_step_has_begun_and_how_many_can() -> None:
+    signature, pool, begun = Signature("fn", (X,), (Y,)), Later(), []
+    declaration = types.SimpleNamespace(is_async=False, decoupled=False, states=(), outputs=())
+    runtime: Any = types.SimpleNamespace(signature=signature, function=Function("ns", "fn", "uid"), declaration=declaration)
+    engine: Any = HandlerRunner(runtime, Encoder("fn", signature), threads=3, step_limit=60.0)
+    engine._pool = pool
+    assert engine.places == 3
+    ended: list[Outcome] = []
+    for _ in range(4):
+        request = Request()
+        request.on_begin = lambda: begun.append(1)
+        engine.run(request, {}, 1, False, False, ended.append, 1e9)
+    await turns()
+    assert (len(pool.waiting), begun) == (3, []), "none has begun"
+    pool.waiting[0]()
+    await turns()
+    assert begun == [1]

@@ -250,6 +250,7 @@ class Service:
         request.key, request.alarm = str(key), step.alarm.name
         request.call_key = request.key  # so that it is found where its worker is killed for it, and not those that ran beside it
         request.identify = lambda: (key, b"")
+        request.on_begin = step.began
         return request
 
     # ----------------------------------------------------------------------------------------------------------------- answers

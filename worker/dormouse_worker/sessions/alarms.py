@@ -26,6 +26,7 @@ LONGEST_WAIT_SECONDS = 1.0
 
 class Submits(Protocol):
     def submit(self, step: Step) -> None: ...
+    def busy(self, shard: int, session: str) -> bool: ...
 
 
 class Ringer:
@@ -50,6 +51,10 @@ class Ringer:
         """Whether a look may begin now."""
         self.on_change: Callable[[], None] = lambda: None
         """Called when `under_way` has changed."""
+
+    def limit(self, places: int) -> None:
+        """So many steps may the runner begin at once (`Book.places`)."""
+        self._book.places = places
 
     def wake(self) -> None:
         """A shard was acquired, or something is due at another time."""
@@ -99,13 +104,18 @@ class Ringer:
         now_us = self._now_us()
         if now_us is None or not self.admits():
             return
-        for shard, session, due in self._book.due(now_us):
+        for shard, session, due in self._book.due(now_us, self._to.busy):
             token = self._book.token(shard)
             answer = partial(self._rung, shard, token, session)
             key = CallKey(due, "a-due")  # its place in the queue; the alarm that is found has its own
             self.under_way += 1
-            self._to.submit(Step(session, key, b"", False, False, False, None, answer, rings=True))
+            began = partial(self._began, shard, token, session)
+            self._to.submit(Step(session, key, b"", False, False, False, None, answer, rings=True, began=began))
             self.on_change()
+
+    def _began(self, shard: int, token: object, session: str) -> None:
+        self._book.began(shard, token, session)
+        self._news.set()
 
     def _rung(self, shard: int, token: object, session: str, answer: Answer) -> None:
         now_us = self._now_us()

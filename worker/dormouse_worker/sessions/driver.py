@@ -34,7 +34,7 @@ from dormouse_core.sessions.commands import (
     Wake,
 )
 from dormouse_core.sessions.machine import Machine
-from dormouse_core.sessions.memory import Session, Shard
+from dormouse_core.sessions.memory import Phase, Session, Shard
 from dormouse_kit import log
 from dormouse_proto import control_pb2
 
@@ -132,6 +132,11 @@ class Sessions:
     def cancel(self, step: Step) -> None:
         """Its caller went away. A step that has not begun is not run; one that runs is committed like any other."""
         step.cancelled = True
+
+    def busy(self, shard: int, session: str) -> bool:
+        """A step of the session runs or commits."""
+        found = self.machine.shards[shard].sessions.get(session)
+        return found is not None and found.phase is Phase.RUNNING
 
     def hear(self, limits: control_pb2.WorkerOrder.Limits) -> None:
         """What the leader knows: other workers' figures, how full the store is, and whose records it has written."""
