@@ -13,7 +13,7 @@ from dormouse_core.sessions import groups, turns
 from dormouse_core.sessions.names import session_key
 from dormouse_testing import alarming
 from dormouse_testing.alarming import Alarmed, alarm_key, asks, at, due, worker
-from dormouse_testing.clock import SimClock
+from dormouse_testing.clock import SimClock, Trusted
 from dormouse_testing.memory_store import MemoryStore
 from dormouse_testing.session_worker import SHARDS, Worker, error, simulated, state_key
 from dormouse_worker.sessions import Failed, SessionSettings
@@ -405,7 +405,31 @@ async def test_nothing_is_due_by_a_clock_that_is_not_known_to_be_right() -> None
         await w.call("s", asks(1, Set("a", at(60), b"10")))
         await asyncio.sleep(30)
         assert runner(w).ran == []
-        assert w.sessions.report().alarms == 0
+        assert w.sessions.report().alarms == 1, "by this clock it is due: not known is not none"
+
+
+class Off(Trusted):
+    """The reference time, as a worker reads it whose own clock is off, or not known to be good yet."""
+
+    def now_us(self) -> None:  # type: ignore[override]
+        return None
+
+
+@simulated
+async def test_a_worker_whose_clock_is_not_known_to_be_right_says_that_it_has_work_where_an_alarm_is_due() -> None:
+    """Else it is let go, and woken for it again, and again."""
+    store = MemoryStore(SimClock())
+    async with worker(store) as w:
+        await w.own()
+        for n in range(3):
+            await w.call(f"s{n}", asks(1, Set("a", at(10), b"10")))
+    async with worker(store, "w-2", time=Off(SimClock())) as second:
+        await second.own()
+        await asyncio.sleep(1)
+        assert second.sessions.report().alarms == 0, "none is due"
+        await asyncio.sleep(20)
+        assert second.sessions.report().alarms == 1
+        assert runner(second).ran == []
 
 
 @simulated

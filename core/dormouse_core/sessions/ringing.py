@@ -139,9 +139,9 @@ class Book:
     def _full(self) -> bool:
         return self._ringing >= ALARMS_TOGETHER or self._placed >= self.places
 
-    def waiting(self, now_us: int | None) -> int:
+    def waiting(self, now_us: int) -> int:
         """Looks that are under way or due, and one for what is not known yet: for so long the worker has work."""
-        due = 0 if now_us is None else sum(due_us <= now_us for due_us, _, _ in self._heap[:ALARMS_TOGETHER])
+        due = sum(due_us <= now_us for due_us, _, _ in self._heap[:ALARMS_TOGETHER])
         return self._ringing + due + any(not known.once for known in self._shards.values())
 
     def _set(self, shard: int, known: _Known, session: str, due_us: int) -> None:

@@ -8,6 +8,7 @@ from typing import Protocol
 from urllib.parse import unquote
 
 from dormouse_core.callkeys import CallKey
+from dormouse_core.clocks import TimeReading
 from dormouse_core.errors import DataLoss, FailedPrecondition
 from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Clock, Store, StoreError
@@ -30,18 +31,16 @@ class Submits(Protocol):
 
 
 class Ringer:
-    """`now_us`: the reference time; None: it is not known, and nothing is due by it."""
+    """`time`: nothing is run by a clock that is not known to be good."""
 
-    def __init__(
-        self, function: Function, store: Store, clock: Clock, keys: Keys, book: Book, to: Submits, now_us: Callable[[], int | None]
-    ) -> None:
+    def __init__(self, function: Function, store: Store, clock: Clock, keys: Keys, book: Book, to: Submits, time: TimeReading) -> None:
         self._function = function
         self._store = store
         self._clock = clock
         self._keys = keys
         self._book = book
         self._to = to
-        self._now_us = now_us
+        self._time = time
         self._news = asyncio.Event()
         self._said = ""
         self._again = 0.0  # monotonic
@@ -61,8 +60,10 @@ class Ringer:
         self._news.set()
 
     def waiting(self) -> int:
-        """Alarms that run or are due; what is not known yet counts as one."""
-        return self._book.waiting(self._now_us())
+        """Alarms that run or are due; what is not known counts as one. Where this clock is not known to be good, whether one is due is said
+        by the best time that there is: a worker that said that it has no work would be let go, and be woken for the alarm again."""
+        now_us = self._time.now_us()
+        return min(1, self._book.waiting(self._time.best_us())) if now_us is None else self._book.waiting(now_us)
 
     async def run(self) -> None:
         while True:
@@ -101,7 +102,7 @@ class Ringer:
             self._book.listed(number, token, found[number])
 
     def _ring(self) -> None:
-        now_us = self._now_us()
+        now_us = self._time.now_us()
         if now_us is None or not self.admits():
             return
         for shard, session, due in self._book.due(now_us, self._to.busy):
@@ -118,10 +119,9 @@ class Ringer:
         self._news.set()
 
     def _rung(self, shard: int, token: object, session: str, answer: Answer) -> None:
-        now_us = self._now_us()
         error = answer.error
+        now_us = self._time.best_us()
         blocked = isinstance(error, DataLoss | FailedPrecondition)
-        now_us = round(self._clock.now() * 1e6) if now_us is None else now_us
         self._book.rung(shard, token, session, now_us, settled=error is None, blocked=blocked)
         self.under_way -= 1
         self.on_change()
@@ -130,7 +130,7 @@ class Ringer:
     def _wait(self) -> float:
         if self._book.unlisted():
             return RETRY_SECONDS
-        now_us, next_us = self._now_us(), self._book.next_us()
+        now_us, next_us = self._time.now_us(), self._book.next_us()
         if next_us is None or not self.admits():
             return LONGEST_WAIT_SECONDS
         if now_us is None:

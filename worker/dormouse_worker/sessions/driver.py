@@ -86,7 +86,7 @@ class Sessions:
         self.census = machine.census
         self._out = machine.out
         self.sweeper = Sweeper(function, store, clock, keys, machine.census, self, self._time.now_us)
-        self.ringer = Ringer(function, store, clock, keys, machine.turns.book, self, self._time.now_us)
+        self.ringer = Ringer(function, store, clock, keys, machine.turns.book, self, self._time)
         self.alarmed: Callable[[Step], Any] = _nothing_to_run
         """What the runner is given for an alarm's step. Raises DormouseError: this revision cannot run what was asked for."""
         self._watch = MapWatch(function, store, clock, keys, self)
