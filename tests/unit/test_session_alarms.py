@@ -10,15 +10,16 @@ import pytest
 from dormouse_core import alarms, limits, records, transactions
 from dormouse_core.alarms import Cancel, Set
 from dormouse_core.clocks import Skew
-from dormouse_core.errors import ResourceExhausted
+from dormouse_core.errors import DeadlineExceeded, ResourceExhausted
 from dormouse_core.seams import Delete, Put, Txn
 from dormouse_core.sessions import groups, ringing, turns
 from dormouse_core.sessions.names import session_key
+from dormouse_testing import alarming
 from dormouse_testing.alarming import Alarmed, alarm_key, asks, at, due, worker
-from dormouse_testing.clock import SimClock
+from dormouse_testing.clock import SimClock, Trusted
 from dormouse_testing.memory_store import MemoryStore
 from dormouse_testing.session_worker import SHARDS, SUM, Worker, error, simulated, state_key
-from dormouse_worker.sessions import SessionSettings, StateInfo
+from dormouse_worker.sessions import Failed, SessionSettings, StateInfo
 
 SHORT = SessionSettings(SHARDS, "v1", ttl=5.0, removal_wait=1.0)
 
@@ -435,6 +436,119 @@ async def test_no_more_run_side_by_side_than_the_limit_says() -> None:
         assert (await w.call("another", asks(3))).reply == b"3", "callers' steps run beside them"
 
 
+class OneAtATime(Alarmed):
+    """As `HandlerRunner` with one CPU: steps run one after the other, in the order in which they came; one that comes to its turn after its
+    deadline is not run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue: list[tuple[Any, ...]] = []
+        self.busy = False
+        self.most = 0
+
+    def run(self, *step: Any) -> None:
+        self.queue.append(step)
+        self.most = max(self.most, len(self.queue))
+        self._next()
+
+    def _next(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self.busy or not self.queue:
+            return
+        step = self.queue.pop(0)
+        if step[6] <= loop.time():
+            step[5](Failed(DeadlineExceeded("before the step ran")))
+            self._next()
+            return
+        self.busy = True
+        alarm = step[0][2]
+        if alarm is not None:
+            alarm.began()
+        loop.call_later(0.1 if alarm is None else 10.0, self._end, step)
+
+    def _end(self, step: tuple[Any, ...]) -> None:
+        self.busy = False
+        super().run(*step)
+        self._next()
+
+
+def one_at_a_time(store: MemoryStore) -> Worker:
+    w = Worker(store, "w-1", runner=OneAtATime(), settings=SessionSettings(SHARDS, "v1", ttl=1e6, step_limit=60.0))  # type: ignore[arg-type]
+    w.sessions.alarmed = alarming.alarmed
+    w.sessions.ringer.limit(1)
+    return w
+
+
+@simulated
+async def test_a_caller_waits_behind_one_alarm_and_not_behind_all_that_are_due() -> None:
+    async with one_at_a_time(MemoryStore(SimClock())) as w:
+        await w.own()
+        for n in range(30):
+            await w.call(f"s{n}", asks(0, Set("a", at(20 - n / 10), b"1")))
+        await asyncio.sleep(25)
+        began = asyncio.get_running_loop().time()
+        assert (await w.call("fresh", asks(1))).reply == b"1"
+        assert asyncio.get_running_loop().time() - began <= 20.5, "one that runs, and one that waits"
+        found: Any = runner(w)
+        assert found.most <= 2
+
+
+@simulated
+async def test_an_alarm_that_waited_for_callers_steps_longer_than_a_step_may_run_is_run_and_counts_no_try() -> None:
+    store = MemoryStore(SimClock())
+    async with one_at_a_time(store) as w:
+        await w.own()
+        await w.call("s", asks(0, Set("a", at(2), b"1")))
+        found: Any = runner(w)
+        found.busy = True  # by callers'
+        await asyncio.sleep(90)
+        (kept,) = (await record(store, "s")).body.alarms
+        assert kept.tries == 1
+        found.busy = False
+        found._next()
+        await asyncio.sleep(11)
+        assert len(found.ran) == 1
+        assert (await record(store, "s")).body.alarms == ()
+
+
+@simulated
+async def test_an_alarm_that_waits_behind_a_step_of_its_own_session_keeps_no_other_back() -> None:
+    async with worker(MemoryStore(SimClock())) as w:
+        w.sessions.ringer.limit(1)
+        await w.own()
+        await w.call("long", asks(0, Set("a", at(1), b"1")))
+        for n in range(3):
+            await w.call(f"s{n}", asks(0, Set("a", at(2), b"1")))
+        real, held = runner(w).run, []
+        runner(w).run = lambda *step: held.append(step) if step[0][1] == "held" else real(*step)  # type: ignore[method-assign]
+        call = w.submit("long", (1, "held", None))
+        await asyncio.sleep(5)
+        assert len(runner(w).ran) == 3
+        real(1, *held[0][1:])
+        assert (await call).reply == b"1"
+        await asyncio.sleep(1)
+        assert len(runner(w).ran) == 4
+
+
+@simulated
+async def test_what_may_not_begin_now_begins_when_it_may_and_no_look_is_lost() -> None:
+    async with worker(MemoryStore(SimClock())) as w:
+        ringer, seen = w.sessions.ringer, []
+        ringer.on_change = lambda: seen.append(ringer.under_way)
+        ringer.admits = lambda: False
+        await w.own()
+        for n in range(3):
+            await w.call(f"s{n}", asks(0, Set("a", at(1), b"1")))
+        await asyncio.sleep(5)
+        assert (runner(w).ran, ringer.under_way) == ([], 0)
+        assert w.sessions.report().alarms == 3, "it is work all the same"
+        ringer.admits = lambda: True
+        ringer.wake()
+        await asyncio.sleep(0.1)
+        assert len(runner(w).ran) == 3
+        assert (max(seen), ringer.under_way) == (3, 0)
+
+
 @simulated
 async def test_nothing_is_due_by_a_clock_that_is_not_known_to_be_right() -> None:
     async with worker(MemoryStore(SimClock()), time=Skew(SimClock(skew=7_200.0))) as w:
@@ -442,7 +556,31 @@ async def test_nothing_is_due_by_a_clock_that_is_not_known_to_be_right() -> None
         await w.call("s", asks(1, Set("a", at(60), b"10")))
         await asyncio.sleep(30)
         assert runner(w).ran == []
-        assert w.sessions.report().alarms == 0
+        assert w.sessions.report().alarms == 1, "by this clock it is due: not known is not none"
+
+
+class Off(Trusted):
+    """The reference time, as a worker reads it whose own clock is off, or not known to be good yet."""
+
+    def now_us(self) -> None:  # type: ignore[override]
+        return None
+
+
+@simulated
+async def test_a_worker_whose_clock_is_not_known_to_be_right_says_that_it_has_work_where_an_alarm_is_due() -> None:
+    """Else it is let go, and woken for it again, and again."""
+    store = MemoryStore(SimClock())
+    async with worker(store) as w:
+        await w.own()
+        for n in range(3):
+            await w.call(f"s{n}", asks(1, Set("a", at(10), b"10")))
+    async with worker(store, "w-2", time=Off(SimClock())) as second:
+        await second.own()
+        await asyncio.sleep(1)
+        assert second.sessions.report().alarms == 0, "none is due"
+        await asyncio.sleep(20)
+        assert second.sessions.report().alarms == 1
+        assert runner(second).ran == []
 
 
 @simulated

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from dormouse_core import clearing
+from dormouse_core import clearing, hanging
+from dormouse_core.alarms import key_of
 from dormouse_core.clearing import CLEAR
 from dormouse_core.keys import Function
+from dormouse_core.records import Alarm
 from dormouse_proto import inference_pb2
 from dormouse_worker.batches.batching import Batcher
 from dormouse_worker.batches.replies import Encoder
@@ -343,6 +345,79 @@ async def test_a_call_is_alone_in_it_only_where_no_other_waits_to_run() -> None:
         marks.close()
 
 
+class Bell:
+    """What begins alarms' steps: begins one when the door lets it."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.under_way = 0
+        self.admits: Callable[[], bool] = lambda: True
+        self.on_change: Callable[[], None] = lambda: None
+        self._bench = bench
+        bench.service.ring(self)
+
+    def wake(self) -> None:
+        if self.admits() and not self.under_way:
+            self.look()
+            self.begin()
+
+    def look(self) -> None:
+        self.under_way += 1
+        self.on_change()
+
+    def begin(self) -> None:
+        """The try is noted: its step runs."""
+        message = inference_pb2.ModelInferRequest(model_name="fn", id="alarm")
+        message.inputs.add(name="x", datatype="FP32", shape=[1, 1])
+        message.raw_input_contents.append(bytes(4))
+        alarm = Alarm("a", 1, "abc", message.SerializeToString(), 1, time_us=5)
+        step = Step("/s:s", key_of(alarm), b"", False, False, False, None, lambda _: None, rings=True, alarm=alarm)
+        self._bench.engine.run(self._bench.service.alarmed(step), {}, 1, False, False, self._ended, 1e9)
+
+    def _ended(self, _: Outcome) -> None:
+        self.under_way -= 1
+        self.on_change()
+
+
+async def test_no_alarm_begins_beside_a_call_for_which_it_was_cleared_and_one_that_is_looked_at_is_waited_for() -> None:
+    bench = Bench(stateful=True)
+    bell = Bell(bench)
+    bell.look()
+    asked = bench.ask("k")
+    await turns()
+    assert not asked.answered.is_set(), "its try is being noted, and its step runs then"
+    bell.begin()
+    await bench.engine.has("alarm")
+    bench.engine.end("alarm")
+    assert await asked.again() == "cleared"
+    bell.wake()
+    call = bench.cleared("k")
+    await bench.engine.has("alarm", "k")
+    bell.wake()
+    await bench.engine.has("alarm", "k")
+    bench.engine.end("k")
+    assert await call.again() == ""
+    await bench.engine.has("alarm", "k", "alarm")
+
+
+async def test_a_worker_that_is_killed_for_an_alarms_step_names_it_and_a_call_beside_it_is_not_alone() -> None:
+    bench = Bench(stateful=True)
+    bench.engine.runs.marks = marks = Marks()
+    try:
+        bell = Bell(bench)
+        bench.call("runs")
+        await bench.engine.has("runs")
+        assert marks.alone()
+        bell.look()
+        assert not marks.alone(), "it uses the worker's memory too"
+        bell.begin()
+        assert [run.calls for run in marks.runs()] == [("0000000000000004-g-envoy-runs",), ("0000000000000005-a-abc",)]
+        assert hanging.blamed([marks.runs()[0], marks.runs()[1]._replace(on_loop=True)], ()) == ["0000000000000005-a-abc"]
+        bench.engine.end("alarm")
+        assert marks.alone()
+    finally:
+        marks.close()
+
+
 class Later:
     """A pool whose threads come when they are told to."""
 
@@ -378,3 +453,22 @@ async def test_a_call_that_is_dropped_before_it_runs_is_waited_for_no_longer(kin
     for thread in pool.waiting:
         thread()
     assert await asked.again() == "cleared"
+
+
+async def test_a_handler_says_when_a_step_has_begun_and_how_many_can() -> None:
+    signature, pool, begun = Signature("fn", (X,), (Y,)), Later(), []
+    declaration = types.SimpleNamespace(is_async=False, decoupled=False, states=(), outputs=())
+    runtime: Any = types.SimpleNamespace(signature=signature, function=Function("ns", "fn", "uid"), declaration=declaration)
+    engine: Any = HandlerRunner(runtime, Encoder("fn", signature), threads=3, step_limit=60.0)
+    engine._pool = pool
+    assert engine.places == 3
+    ended: list[Outcome] = []
+    for _ in range(4):
+        request = Request()
+        request.on_begin = lambda: begun.append(1)
+        engine.run(request, {}, 1, False, False, ended.append, 1e9)
+    await turns()
+    assert (len(pool.waiting), begun) == (3, []), "none has begun"
+    pool.waiting[0]()
+    await turns()
+    assert begun == [1]

@@ -97,6 +97,8 @@ class Step:
     """Nobody's call: whichever alarm of the session is due when its turn comes."""
     alarm: Alarm | None = None
     """That alarm, once the turn has come; `call` is for the driver to make of it."""
+    began: Callable[[], None] = lambda: None
+    """Called when the runner has begun that alarm's step, which it may do long after it was given it; not by every runner."""
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ cancelled an alarm): so a due time only says that the session is to be looked at
 """
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from dormouse_core.backoff import Backoff
 from dormouse_core.limits import ALARM_BLOCKED_SECONDS, ALARMS_TOGETHER
@@ -25,7 +25,7 @@ class _Known:
         self.due: dict[str, int] = {}
         self.listed = self.once = False
         self.since: set[str] = set()  # sessions that this worker wrote before the list came: it is old news of them
-        self.ringing: set[str] = set()
+        self.ringing: dict[str, bool] = {}  # whether it has one of the places
         self.failures: dict[str, int] = {}
 
 
@@ -36,6 +36,10 @@ class Book:
         self._shards: dict[int, _Known] = {}
         self._heap: list[tuple[int, int, str]] = []  # may have some that are gone, or due at another time
         self._ringing = 0
+        self._placed = 0
+        self.places = ALARMS_TOGETHER
+        """How many looks are before a step that has not begun: as many as may be begun at once. What is more would stand before callers'
+        steps in the runner's queue. A look that waits behind a step of its own session has none, else that would keep the others back."""
 
     def acquired(self, shard: int) -> None:
         """The shard is owned, newly or under another fence: what was known is forgotten."""
@@ -46,6 +50,7 @@ class Book:
         known = self._shards.pop(shard, None)
         if known is not None:
             self._ringing -= len(known.ringing)
+            self._placed -= sum(known.ringing.values())
 
     def again(self) -> None:
         """All is to be listed once more; what is known stays."""
@@ -89,18 +94,26 @@ class Book:
 
     # ---------------------------------------------------------------------------------------------------------------- ringing
 
-    def due(self, now_us: int, most: int = ALARMS_TOGETHER) -> list[tuple[int, str, int]]:
-        """Sessions to be looked at now, with their due times; each is `rung` before it is given again. At most `most` at a time."""
+    def due(self, now_us: int, busy: Callable[[int, str], bool]) -> list[tuple[int, str, int]]:
+        """Sessions to be looked at now, with their due times; each is `rung` before it is given again. `busy`: a step of it runs."""
         found: list[tuple[int, str, int]] = []
-        while self._heap and self._heap[0][0] <= now_us and self._ringing < most:
+        while self._heap and self._heap[0][0] <= now_us and not self._full:
             due_us, shard, session = heapq.heappop(self._heap)
             known = self._shards.get(shard)
             if known is None or known.due.get(session) != due_us or session in known.ringing:
                 continue
-            known.ringing.add(session)
+            placed = known.ringing[session] = not busy(shard, session)
             self._ringing += 1
+            self._placed += placed
             found.append((shard, session, due_us))
         return found
+
+    def began(self, shard: int, token: object, session: str) -> None:
+        """The step that came of a look runs: it stands before nobody's any more."""
+        known = self._shards.get(shard)
+        if known is not None and known is token and known.ringing.get(session):
+            known.ringing[session] = False
+            self._placed -= 1
 
     def rung(self, shard: int, token: object, session: str, now_us: int, *, settled: bool, blocked: bool = False) -> None:
         """A look has ended. `settled`: what came of it is in the record, and was told (`changed`); else it is tried again later, much later
@@ -108,7 +121,7 @@ class Book:
         known = self._shards.get(shard)
         if known is None or known is not token:
             return
-        known.ringing.discard(session)
+        self._placed -= known.ringing.pop(session)
         self._ringing -= 1
         due_us = known.due.get(session)
         if due_us is None:
@@ -120,11 +133,15 @@ class Book:
 
     def next_us(self) -> int | None:
         """When the next look is due; None: there is nothing to wait for."""
-        return self._heap[0][0] if self._heap and self._ringing < ALARMS_TOGETHER else None
+        return self._heap[0][0] if self._heap and not self._full else None
 
-    def waiting(self, now_us: int | None) -> int:
+    @property
+    def _full(self) -> bool:
+        return self._ringing >= ALARMS_TOGETHER or self._placed >= self.places
+
+    def waiting(self, now_us: int) -> int:
         """Looks that are under way or due, and one for what is not known yet: for so long the worker has work."""
-        due = 0 if now_us is None else sum(due_us <= now_us for due_us, _, _ in self._heap[:ALARMS_TOGETHER])
+        due = sum(due_us <= now_us for due_us, _, _ in self._heap[:ALARMS_TOGETHER])
         return self._ringing + due + any(not known.once for known in self._shards.values())
 
     def _set(self, shard: int, known: _Known, session: str, due_us: int) -> None:

@@ -209,7 +209,8 @@ class Turns:
         now = self._clock.monotonic()
         session.phase = Phase.RUNNING
         shard.running[session] = now
-        self._out.append(Run(session, step, session.states, body.step + 1, False, now + self._settings.step_limit))
+        # No deadline: nobody waits for it, and a try that waited for callers' steps and never began would count as one that failed.
+        self._out.append(Run(session, step, session.states, body.step + 1, False, step.deadline))
         return True
 
     def _blocked(self, session: Session, now_us: int, error: DormouseError) -> None:

@@ -33,8 +33,8 @@ class Request:
     """A call's decoded content."""
 
     __slots__ = (
-        "alarm", "alone", "call", "call_key", "correlation", "group", "id", "identify", "inputs", "key", "message", "outputs", "path",
-        "reply_bytes", "rows", "session", "session_key", "tenant",
+        "alarm", "alone", "call", "call_key", "correlation", "group", "id", "identify", "inputs", "key", "message", "on_begin",
+        "outputs", "path", "reply_bytes", "rows", "session", "session_key", "tenant",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -60,6 +60,8 @@ class Request:
         self.key = ""
         self.alarm: str | None = None
         """The name of the alarm whose step it is."""
+        self.on_begin: Callable[[], None] | None = None
+        """Called on the loop where a handler's step of it has begun."""
         # For its own calls of other functions:
         self.session_key = ""
         """The session's name in the store; '' where there is none."""

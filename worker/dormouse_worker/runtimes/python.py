@@ -101,6 +101,8 @@ class HandlerRunner:
         self.runs = Runs(step_limit)
         self.figures = Figures()
         self.forms = None  # one call at a time
+        self.places = limits.ALARMS_TOGETHER if runtime.declaration.is_async else threads
+        """How many alarms' steps it is given that have not begun: no more than may begin at once, for callers' steps wait behind them."""
         self._runtime = runtime
         self._declaration = runtime.declaration
         self._encoder = encoder
@@ -261,6 +263,8 @@ class HandlerRunner:
 
     def _watch(self, work: Work, token: int, calls: StepCalls) -> None:
         self.figures.waiting -= 1
+        if work.request.on_begin is not None:
+            work.request.on_begin()
         if (call := work.request.call) is not None:
             if call.gone:
                 calls.gone()

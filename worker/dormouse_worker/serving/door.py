@@ -1,7 +1,8 @@
 """A worker's door: closed while the worker is cleared for one call, and while that call runs (`dormouse_core.clearing`).
 
 Calls that come meanwhile wait before anything of them is decoded, in the order in which they came; sessions hear of them when the door is
-open again. They count as active, keep their deadlines, and go when their callers go.
+open again. They count as active, keep their deadlines, and go when their callers go. Alarms, which nobody calls, are not begun while it is
+not `open`.
 """
 
 import asyncio
@@ -30,6 +31,13 @@ class Door:
         self._inside: Call | None = None  # the call for which it was cleared
         self._looking = False
         self._timer: asyncio.TimerHandle | None = None
+        self.on_open: Callable[[], None] = _nothing
+        """Called where it may have become `open`."""
+
+    @property
+    def open(self) -> bool:
+        """What comes is begun at once."""
+        return not (self._clearing.closed or self._waiting)
 
     @property
     def idle(self) -> bool:
@@ -53,7 +61,7 @@ class Door:
 
     def keeps_out(self, call: Call) -> bool:
         """Whether the call waits here; it is begun later."""
-        if call is self._inside or not (self._clearing.closed or self._waiting):
+        if call is self._inside or self.open:
             return False
         self._waiting[call] = None
         return True
@@ -67,6 +75,8 @@ class Door:
             self._inside = None
             self._clearing.left(self._monotonic())
         self.look_soon()
+        if self.open:
+            self.on_open()
 
     def look_soon(self) -> None:
         """Something has ended."""
@@ -89,8 +99,13 @@ class Door:
             waiting, self._waiting = list(self._waiting), {}
             for call in waiting:
                 self._begin(call)
+        if self.open:
+            self.on_open()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if (at := clearing.next_look()) < math.inf:
             self._timer = asyncio.get_running_loop().call_later(max(0.0, at - now), self.look_soon)
+
+
+def _nothing() -> None: ...

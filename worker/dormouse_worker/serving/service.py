@@ -4,7 +4,7 @@ Knows tensors and sessions; `asgi` knows frames and the batcher knows runs. For 
 message, then give it to the batcher (stateless) or to the sessions (stateful), which give it to the batcher when its turn comes. Every way
 out ends in exactly one answer.
 
-While the worker is cleared for one call, the others wait at its `door` before any of that.
+While the worker is cleared for one call, the others wait at its `door` before any of that, and alarms are not begun.
 """
 
 import time
@@ -61,6 +61,19 @@ class Steps(Protocol):
     def cancel(self, step: Step) -> None: ...
 
 
+class Rings(Protocol):
+    """What begins alarms' steps, as the service sees it."""
+
+    under_way: int
+    """Looks at sessions for their alarms, from before the step until its end."""
+    admits: Callable[[], bool]
+    """Whether one may begin now."""
+    on_change: Callable[[], None]
+    """Called when `under_way` has changed."""
+
+    def wake(self) -> None: ...
+
+
 class Service:
     def __init__(
         self,
@@ -84,6 +97,7 @@ class Service:
         self.closing = False
         """Every call is refused with `draining`: the process is about to end."""
         self.sessions: Steps | None = None
+        self._rings: Rings | None = None
         self.arrivals = 0
         self.usage = Used()
         self._transport = transport
@@ -99,7 +113,7 @@ class Service:
         """How many calls are active for which so many steps wait."""
         self._monotonic = monotonic
         self._scheduling = Scheduling()
-        self._door = Door(self._try, lambda: counters.active, lambda: engine.quiet, monotonic)
+        self._door = Door(self._try, lambda: counters.active, lambda: engine.quiet and not self._alarms, monotonic)
         engine.runs.on_end = self._door.look_soon
         transport.ready = self.turn
         transport.ended = self._ended
@@ -118,8 +132,8 @@ class Service:
     def _change(self, by: int) -> None:
         self.counters.change(by)
         if (marks := self.engine.runs.marks) is not None:
-            # Also what waits to run for nobody any more: its message is in memory until its turn comes.
-            marks.inside(self.counters.active + self.engine.figures.waiting)
+            # Also what waits to run for nobody any more: its message is in memory until its turn comes. And alarms, which nobody calls.
+            marks.inside(self.counters.active + self.engine.figures.waiting + self._alarms)
 
     def _try(self, call: Call) -> None:
         try:
@@ -208,6 +222,22 @@ class Service:
         call.on_gone = lambda: sessions.cancel(step)
         sessions.submit(step)
 
+    @property
+    def _alarms(self) -> int:
+        return 0 if self._rings is None else self._rings.under_way
+
+    def ring(self, rings: Rings) -> None:
+        """Alarms' steps run beside the calls, and like them not beside one for which the worker is cleared: a worker that dies then would
+        convict that call."""
+        self._rings = rings
+        rings.admits = lambda: self._door.open
+        rings.on_change = self._rung
+        self._door.on_open = rings.wake
+
+    def _rung(self) -> None:
+        self._change(0)
+        self._door.look_soon()
+
     def alarmed(self, step: Step) -> Request:
         """What an alarm's step is run with. InvalidArgument: this revision does not take what was asked for."""
         assert step.alarm is not None
@@ -218,7 +248,9 @@ class Service:
         request.session, request.tenant, request.session_key = str(session), tenant, step.session
         key = step.key
         request.key, request.alarm = str(key), step.alarm.name
+        request.call_key = request.key  # so that it is found where its worker is killed for it, and not those that ran beside it
         request.identify = lambda: (key, b"")
+        request.on_begin = step.began
         return request
 
     # ----------------------------------------------------------------------------------------------------------------- answers

@@ -88,6 +88,9 @@ class Worker:
             member.used = self.service.usage
             if member.sessions is not None:
                 member.sessions.alarmed = self.service.alarmed
+                self.service.ring(member.sessions.ringer)
+                if self.loaded.handler is not None:
+                    member.sessions.ringer.limit(self.loaded.handler.places)
             await member.start()
         self.service.ready = True
         self._link.send({"ready": True})

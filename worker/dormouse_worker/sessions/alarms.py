@@ -8,6 +8,7 @@ from typing import Protocol
 from urllib.parse import unquote
 
 from dormouse_core.callkeys import CallKey
+from dormouse_core.clocks import TimeReading
 from dormouse_core.errors import DataLoss, FailedPrecondition
 from dormouse_core.keys import Function, Keys
 from dormouse_core.seams import Clock, Store, StoreError
@@ -26,32 +27,43 @@ LONGEST_WAIT_SECONDS = 1.0
 
 class Submits(Protocol):
     def submit(self, step: Step) -> None: ...
+    def busy(self, shard: int, session: str) -> bool: ...
 
 
 class Ringer:
-    """`now_us`: the reference time; None: it is not known, and nothing is due by it."""
+    """`time`: nothing is run by a clock that is not known to be good."""
 
-    def __init__(
-        self, function: Function, store: Store, clock: Clock, keys: Keys, book: Book, to: Submits, now_us: Callable[[], int | None]
-    ) -> None:
+    def __init__(self, function: Function, store: Store, clock: Clock, keys: Keys, book: Book, to: Submits, time: TimeReading) -> None:
         self._function = function
         self._store = store
         self._clock = clock
         self._keys = keys
         self._book = book
         self._to = to
-        self._now_us = now_us
+        self._time = time
         self._news = asyncio.Event()
         self._said = ""
         self._again = 0.0  # monotonic
+        self.under_way = 0
+        """Looks that were submitted and have not ended, whether the alarm's step has begun or not."""
+        self.admits: Callable[[], bool] = lambda: True
+        """Whether a look may begin now."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when `under_way` has changed."""
+
+    def limit(self, places: int) -> None:
+        """So many steps may the runner begin at once (`Book.places`)."""
+        self._book.places = places
 
     def wake(self) -> None:
         """A shard was acquired, or something is due at another time."""
         self._news.set()
 
     def waiting(self) -> int:
-        """Alarms that run or are due; what is not known yet counts as one."""
-        return self._book.waiting(self._now_us())
+        """Alarms that run or are due; what is not known counts as one. Where this clock is not known to be good, whether one is due is said
+        by the best time that there is: a worker that said that it has no work would be let go, and be woken for the alarm again."""
+        now_us = self._time.now_us()
+        return min(1, self._book.waiting(self._time.best_us())) if now_us is None else self._book.waiting(now_us)
 
     async def run(self) -> None:
         while True:
@@ -90,28 +102,36 @@ class Ringer:
             self._book.listed(number, token, found[number])
 
     def _ring(self) -> None:
-        now_us = self._now_us()
-        if now_us is None:
+        now_us = self._time.now_us()
+        if now_us is None or not self.admits():
             return
-        for shard, session, due in self._book.due(now_us):
+        for shard, session, due in self._book.due(now_us, self._to.busy):
             token = self._book.token(shard)
             answer = partial(self._rung, shard, token, session)
             key = CallKey(due, "a-due")  # its place in the queue; the alarm that is found has its own
-            self._to.submit(Step(session, key, b"", False, False, False, None, answer, rings=True))
+            self.under_way += 1
+            began = partial(self._began, shard, token, session)
+            self._to.submit(Step(session, key, b"", False, False, False, None, answer, rings=True, began=began))
+            self.on_change()
+
+    def _began(self, shard: int, token: object, session: str) -> None:
+        self._book.began(shard, token, session)
+        self._news.set()
 
     def _rung(self, shard: int, token: object, session: str, answer: Answer) -> None:
-        now_us = self._now_us()
         error = answer.error
+        now_us = self._time.best_us()
         blocked = isinstance(error, DataLoss | FailedPrecondition)
-        now_us = round(self._clock.now() * 1e6) if now_us is None else now_us
         self._book.rung(shard, token, session, now_us, settled=error is None, blocked=blocked)
+        self.under_way -= 1
+        self.on_change()
         self._news.set()
 
     def _wait(self) -> float:
         if self._book.unlisted():
             return RETRY_SECONDS
-        now_us, next_us = self._now_us(), self._book.next_us()
-        if next_us is None:
+        now_us, next_us = self._time.now_us(), self._book.next_us()
+        if next_us is None or not self.admits():
             return LONGEST_WAIT_SECONDS
         if now_us is None:
             return CLOCK_SECONDS

@@ -34,7 +34,7 @@ from dormouse_core.sessions.commands import (
     Wake,
 )
 from dormouse_core.sessions.machine import Machine
-from dormouse_core.sessions.memory import Session, Shard
+from dormouse_core.sessions.memory import Phase, Session, Shard
 from dormouse_kit import log
 from dormouse_proto import control_pb2
 
@@ -86,7 +86,7 @@ class Sessions:
         self.census = machine.census
         self._out = machine.out
         self.sweeper = Sweeper(function, store, clock, keys, machine.census, self, self._time.now_us)
-        self.ringer = Ringer(function, store, clock, keys, machine.turns.book, self, self._time.now_us)
+        self.ringer = Ringer(function, store, clock, keys, machine.turns.book, self, self._time)
         self.alarmed: Callable[[Step], Any] = _nothing_to_run
         """What the runner is given for an alarm's step. Raises DormouseError: this revision cannot run what was asked for."""
         self._watch = MapWatch(function, store, clock, keys, self)
@@ -132,6 +132,11 @@ class Sessions:
     def cancel(self, step: Step) -> None:
         """Its caller went away. A step that has not begun is not run; one that runs is committed like any other."""
         step.cancelled = True
+
+    def busy(self, shard: int, session: str) -> bool:
+        """A step of the session runs or commits."""
+        found = self.machine.shards[shard].sessions.get(session)
+        return found is not None and found.phase is Phase.RUNNING
 
     def hear(self, limits: control_pb2.WorkerOrder.Limits) -> None:
         """What the leader knows: other workers' figures, how full the store is, and whose records it has written."""
