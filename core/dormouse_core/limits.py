@@ -950,6 +950,7 @@ CALLS_OF_STEPS = (
 # ---------------------------------------------------------------------------------------------------------------------- usage
 
 USAGE_TENANTS = 100
+USAGE_SERIES_TENANTS = 1_000
 USAGE_SECONDS = 5
 USAGE_IDLE_SECONDS = 60
 USAGE_DAYS = 400
@@ -961,6 +962,13 @@ USAGE = (
         "tenants",
         "our own: totals of 40 shards fit into one transaction",
         "each time that totals are written",
+    ),
+    Limit(
+        "USAGE_SERIES_TENANTS",
+        "that the operator's metrics name, of all functions together; the use of more is in their functions' series of others",
+        "tenants",
+        "our own: eleven series each, and a scrape makes all of them",
+        "the operator, each time that it summed a function",
     ),
     Limit(
         "USAGE_SECONDS",

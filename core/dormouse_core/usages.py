@@ -162,6 +162,30 @@ def bounded(totals: Mapping[str | None, Usage], most: int = USAGE_TENANTS) -> To
     return found
 
 
+def counters(before: Mapping[str | None, Usage] | None, totals: Mapping[str | None, Usage], most: int) -> Totals:
+    """What counters say next that said `before` (None: nothing yet), now that `totals` were summed; `most`: tenants that may be named. No
+    counter goes down: whoever is named stays named, with what was said of it also where the totals fold it into OTHERS. And nobody's past
+    leaves OTHERS: once that says something, nobody else is named."""
+    if before is None:
+        return bounded(totals, min(most, USAGE_TENANTS))
+    names = {tenant for tenant in before if tenant is not None}
+    if "" in totals:
+        names.add("")
+    if OTHERS not in before:
+        more: Totals = {tenant: usage for tenant, usage in totals.items() if tenant and tenant not in names}
+        room = min(most, USAGE_TENANTS) - sum(1 for tenant in names if tenant)
+        names |= {tenant for tenant in bounded(more, max(0, room)) if tenant is not None}
+    found: Totals = {tenant: _higher(before.get(tenant, NOTHING), totals.get(tenant, NOTHING)) for tenant in names}
+    others = _higher(before.get(OTHERS, NOTHING), less(whole(totals), whole(found)))
+    if OTHERS in before or others != NOTHING:
+        found[OTHERS] = others
+    return found
+
+
+def _higher(a: Usage, b: Usage) -> Usage:
+    return Usage(*map(max, msgspec.structs.astuple(a), msgspec.structs.astuple(b)))
+
+
 def _weight(usage: Usage) -> tuple[int, int]:
     return usage.steps + usage.calls, usage.live_us + usage.hibernated_us
 

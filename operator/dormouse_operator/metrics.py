@@ -3,8 +3,11 @@
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 
+from dormouse_core import usages
 from dormouse_core.autoscaling import Decision, Workers
 from dormouse_core.coordination import Action
+from dormouse_core.keys import Function
+from dormouse_core.limits import USAGE_SERIES_TENANTS
 from dormouse_core.usages import SECOND_US, Totals, Usage
 from prometheus_client import REGISTRY, Counter, Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -49,18 +52,25 @@ _USAGE: Mapping[str, tuple[str, Callable[[Usage], float]]] = {
 
 class UsageSeries(Collector):
     """What was used, by function and tenant, as it was summed last. A function that was not summed yet has no series: not known is not
-    zero."""
+    zero. No counter of a function goes down (`usages.counters`), and callers who make up tenants make no scrape longer than
+    USAGE_SERIES_TENANTS allow. Read in another thread than written: what was put is replaced, not changed."""
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[Totals, float]] = {}
+        self._of: dict[str, str] = {}  # by label: whose totals they are
 
-    def put(self, function: str, totals: Totals, at: float) -> None:
+    def put(self, function: Function, totals: Totals, at: float) -> None:
         """`at`: Unix time in seconds."""
-        self._found[function] = (totals, at)
+        label, path = function.label, function.data_path
+        before = self._found[label][0] if self._of.get(label) == path else None  # one made again under its name begins at nothing
+        others = sum(_named(found) for other, (found, _) in self._found.items() if other != label)
+        self._found[label] = (usages.counters(before, totals, max(0, USAGE_SERIES_TENANTS - others)), at)
+        self._of[label] = path
 
     def only(self, functions: set[str]) -> None:
         """All others are gone."""
         self._found = {function: found for function, found in self._found.items() if function in functions}
+        self._of = {function: path for function, path in self._of.items() if function in functions}
 
     def collect(self) -> Iterator[Metric]:
         found = list(self._found.items())
@@ -74,6 +84,10 @@ class UsageSeries(Collector):
         for function, (_, at) in found:
             ages.add_metric([function], at)
         yield ages
+
+
+def _named(totals: Totals) -> int:
+    return sum(1 for tenant in totals if tenant)
 
 
 USAGE = UsageSeries()

@@ -50,7 +50,7 @@ class UsageKeeper:
                 await self.fold(function)
                 now_us = int(self._clock.now() * SECOND_US)
                 found = await usage_sums.of_function(self._store, self._clock, self._keys, function, now_us)
-                metrics.USAGE.put(function.label, usages.bounded(found.totals), self._clock.now())
+                metrics.USAGE.put(function, found.totals, self._clock.now())
                 await self._write_day(uid, function, found, now_us)
             except StoreError as error:
                 log.event("what a function used could not be summed; tried again", function=function.label, error=str(error))

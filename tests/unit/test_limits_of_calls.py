@@ -170,6 +170,8 @@ class Arrived:
     taken = True
     kept = False
     used = None
+    left = False
+    sent_bytes = 0
     level: int | None = None
     since = 0.0
     deadline = float("inf")

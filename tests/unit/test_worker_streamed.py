@@ -174,6 +174,7 @@ async def test_a_caller_that_goes_away_ends_the_step_at_its_next_part(steps: Any
     outcome = await running
     assert isinstance(outcome, Failed)
     assert outcome.error.code == Code.CANCELLED
+    assert outcome.busy_us > 0, "it ran until then"
 
 
 async def test_so_does_one_that_the_wire_has_lost(steps: Any) -> None:

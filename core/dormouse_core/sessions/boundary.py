@@ -115,9 +115,11 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The step did not run to its end. Nothing is committed; the session keeps the state that it had."""
+    """The step did not run to its end. Nothing is committed; the session keeps the state that it had. `busy_us`: for how long it ran,
+    where that is known."""
 
     error: DormouseError
+    busy_us: int = 0
 
 
 Outcome = Ran | Failed

@@ -1,10 +1,12 @@
 """The operator's HTTP port: metrics, and whether it should be started anew.
 
-It is served by the loop that does the work: a loop that hangs does not answer, and the kubelet needs no other word. A process that does not
+It is served by the loop that does the work: a loop that hangs does not answer, and the kubelet needs no other word. Metrics are made in
+a thread, one answer at a time: thousands of series take longer than a leader may be without its loop. A process that does not
 lead has nothing to be deaf to. One that keeps out of what another installation serves, or that may not lead over its store, is well and not
 ready, so that an upgrade does not replace the one that leads by it.
 """
 
+import asyncio
 from collections.abc import Callable
 
 import prometheus_client
@@ -21,6 +23,7 @@ class Health:
         self.kept_out: Callable[[], str] = lambda: ""
         """Why this process may not lead; '': it may."""
         self._runner: web.AppRunner | None = None
+        self._making = asyncio.Lock()
         self.port = 0
 
     async def start(self, port: int, host: str = "0.0.0.0") -> None:
@@ -43,7 +46,9 @@ class Health:
             await self._runner.cleanup()
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        return web.Response(body=prometheus_client.generate_latest(), headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST})
+        async with self._making:
+            body = await asyncio.to_thread(prometheus_client.generate_latest)
+        return web.Response(body=body, headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST})
 
     async def _healthz(self, request: web.Request) -> web.Response:
         return _answer(self.trouble())

@@ -284,9 +284,13 @@ class HandlerRunner:
         began = now if began is None else began
         took = now - began
         self.figures.ran((work,), began, took)
-        if isinstance(outcome, Ran):
+        if took > self.runs.limit:
+            outcome = Failed(self.runs.exceeded(), work.busy_us)
+        elif isinstance(outcome, Failed):
+            outcome = Failed(outcome.error, work.busy_us)
+        else:
             outcome.busy_us = work.busy_us
-        work.done(Failed(self.runs.exceeded()) if took > self.runs.limit else outcome)
+        work.done(outcome)
 
 
 def _level(work: Work) -> int:

@@ -255,10 +255,14 @@ class Service:
 
     # ----------------------------------------------------------------------------------------------------------------- answers
     def _ran(self, call: Call, outcome: Outcome, received: int) -> None:
+        if call.left and (outcome.busy_us or not isinstance(outcome, Failed)):
+            # Counted as failed when its caller left; what it took is not free for that.
+            self.usage.add(_tenant(call), Usage(busy_us=outcome.busy_us, bytes_in=received, bytes_out=call.sent_bytes))
         if isinstance(outcome, Failed):
             self._transport.refuse(call, outcome.error)
         else:
-            call.used = Usage(calls=1, busy_us=outcome.busy_us, bytes_in=received, bytes_out=len(outcome.reply))
+            sent = call.sent_bytes + len(outcome.reply)
+            call.used = Usage(calls=1, busy_us=outcome.busy_us, bytes_in=received, bytes_out=sent)
             self._ok(call, outcome.reply, None)
 
     def _answered(self, call: Call, answer: Answer) -> None:

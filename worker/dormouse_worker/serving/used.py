@@ -33,6 +33,9 @@ class Used:
             usage = used
         else:
             return  # a step: in its record
+        self.add(tenant, usage)
+
+    def add(self, tenant: str, usage: Usage) -> None:
         usages.add(self.totals, tenant if len(tenant) <= limits.TENANT_CHARACTERS else usages.OTHERS, usage)
         if len(self.totals) > 2 * limits.USAGE_TENANTS:
             self.totals = usages.bounded(self.totals)

@@ -81,9 +81,11 @@ class Call:
         "gone",
         "headers",
         "kept",
+        "left",
         "level",
         "on_closed",
         "on_gone",
+        "sent_bytes",
         "since",
         "taken",
         "transport",
@@ -108,6 +110,10 @@ class Call:
         """The caller's, on the monotonic clock; set by the service."""
         self.gone = False
         """Answered, cancelled or expired: whatever was to be done for this call need not be done."""
+        self.left = False
+        """Its caller went away, or the caller's deadline passed, before it was answered: it may run all the same."""
+        self.sent_bytes = 0
+        """Of the parts that went before its answer."""
         self.taken = False
         """`Transport.take` has handed it over."""
         self.level: int | None = None
@@ -289,6 +295,7 @@ class Transport:
         """Nobody waits for this call any more: its caller went away, or its deadline passed (then with the `error` to answer)."""
         if call.gone:
             return
+        call.left = True
         on_gone = call.on_gone
         if error is not None:
             self.refuse(call, error)

@@ -44,6 +44,7 @@ class StreamedCall(Call):
         if self.gone:
             return None
         self._begin()
+        self.sent_bytes += len(framed)
         try:
             sent: asyncio.Future[None] = self._send({"type": _BODY, "body": framed, "more_body": True})
         except Exception:  # pyvoy's own ClientDisconnectedError, which it does not export
