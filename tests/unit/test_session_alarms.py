@@ -10,12 +10,12 @@ from dormouse_core.clocks import Skew
 from dormouse_core.errors import DeadlineExceeded, ResourceExhausted
 from dormouse_core.seams import Delete, Put, Txn
 from dormouse_core.sessions import groups, turns
-from dormouse_core.sessions.names import session_key
+from dormouse_core.sessions.names import session_key, shard_of
 from dormouse_testing import alarming
 from dormouse_testing.alarming import Alarmed, alarm_key, asks, at, due, worker
 from dormouse_testing.clock import SimClock, Trusted
 from dormouse_testing.memory_store import MemoryStore
-from dormouse_testing.session_worker import SHARDS, Worker, error, simulated, state_key
+from dormouse_testing.session_worker import SHARDS, F, K, Worker, error, simulated, state_key
 from dormouse_worker.sessions import Failed, SessionSettings
 
 SHORT = SessionSettings(SHARDS, "v1", ttl=5.0, removal_wait=1.0)
@@ -406,6 +406,40 @@ async def test_nothing_is_due_by_a_clock_that_is_not_known_to_be_right() -> None
         await asyncio.sleep(30)
         assert runner(w).ran == []
         assert w.sessions.report().alarms == 1, "by this clock it is due: not known is not none"
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_an_alarm_waits_for_no_list_and_of_many_only_those_are_listed_whose_shards_are_owned(
+    many: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if many:
+        monkeypatch.setattr("dormouse_worker.sessions.alarms.AT_ONCE", 2)
+    simulated(_while_it_is_listed)(many)
+
+
+async def _while_it_is_listed(many: bool) -> None:
+    store, listed, owned = MemoryStore(SimClock()), [], [0, 2]
+    real = store.list
+
+    async def slow(prefix: str, **more: Any) -> Any:
+        if "/alarms/" in prefix:
+            listed.append(prefix)
+            await asyncio.sleep(3)
+        return await real(prefix, **more)
+
+    async with worker(store) as w:
+        await w.own(*owned)
+        await asyncio.sleep(1)
+        store.list = slow  # type: ignore[method-assign]
+        names = [name for name in map(str, range(40)) if shard_of(session_key("", name), SHARDS) in owned][:10]
+        began = asyncio.get_running_loop().time()
+        for n, name in enumerate(names):  # while the list of each minute is made
+            await w.call(name, asks(1, Set("a", at(57 + n), b"10")))
+        await asyncio.sleep(70)
+        assert set(listed) == {K.alarms(F)} | ({K.alarms(F, shard) for shard in owned} if many else set())
+        late = [found - began - 57 - n for n, found in enumerate(runner(w).at)]
+        assert len(late) == 10
+        assert max(late) < 0.1
 
 
 class Off(Trusted):

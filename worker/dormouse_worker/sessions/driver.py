@@ -119,6 +119,7 @@ class Sessions:
         self._spawn(self._evict(), "eviction")
         self._spawn(self.sweeper.run(), "removal")
         self._spawn(self.ringer.run(), "alarms")
+        self._spawn(self.ringer.lists(), "list of alarms")
 
     # ----------------------------------------------------------------------------------------------------------- from the service
 
@@ -246,7 +247,7 @@ class Sessions:
 
     def _acquired(self) -> None:
         self.sweeper.wake()
-        self.ringer.wake()
+        self.ringer.acquired()
 
     def _run(self, run: Run) -> None:
         step = run.step
