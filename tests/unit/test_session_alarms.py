@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 from dormouse_core import alarms, limits, records, transactions
 from dormouse_core.alarms import Cancel, Set
+from dormouse_core.autoscaling import Autoscaler, Scaling, Workers
 from dormouse_core.clocks import Skew
+from dormouse_core.demand import Demand
 from dormouse_core.errors import DeadlineExceeded, ResourceExhausted
 from dormouse_core.seams import Delete, Put, Txn
 from dormouse_core.sessions import groups, turns
 from dormouse_core.sessions.names import session_key, shard_of
+from dormouse_proto import control_pb2
 from dormouse_testing import alarming
 from dormouse_testing.alarming import Alarmed, alarm_key, asks, at, due, worker
 from dormouse_testing.clock import SimClock, Trusted
@@ -396,6 +399,27 @@ async def test_what_may_not_begin_now_begins_when_it_may_and_no_look_is_lost() -
         await asyncio.sleep(0.1)
         assert len(runner(w).ran) == 3
         assert (max(seen), ringer.under_way) == (3, 0)
+
+
+@simulated
+async def test_alarms_that_run_or_are_due_bring_up_more_workers_as_calls_do() -> None:
+    async with worker(MemoryStore(SimClock())) as w:
+        w.sessions.ringer.limit(2)
+        await w.own()
+        for n in range(100):
+            await w.call(f"s{n}", asks(0, Set("a", at(20), b"1")))
+        runner(w).stands = True
+        await asyncio.sleep(25)
+        demand, scaler, out = Demand(0.0), Autoscaler(), None
+        for second in range(70):
+            found = w.sessions.report()
+            assert (found.queued, found.alarms) == (0, 2 + limits.ALARMS_TOGETHER)
+            report = control_pb2.WorkerReport(worker="w", in_flight=found.alarms, concurrency_seconds=found.alarm_seconds)
+            demand.worker("w", report, float(second))
+            out = scaler.decide(Scaling(maximum=10, target=16.0), demand.measure(float(second)), Workers(1), (), float(second))
+            await asyncio.sleep(1)
+        assert out is not None
+        assert out.wanted == 5
 
 
 @simulated
