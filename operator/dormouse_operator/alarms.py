@@ -5,6 +5,7 @@ writes there while it sleeps, or a worker whose last transaction was still under
 they are due is the worker that is woken; what it does counts as its work from then on.
 """
 
+import asyncio
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,31 +44,43 @@ class AlarmWatch:
         self._asleep: dict[str, _Asleep] = {}
 
     async def run(self) -> None:
+        """What one function has listed at last, or slowly, keeps no other from being woken."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._reads())
+            while True:
+                self.tell()
+                await self._clock.sleep(TICK)
+
+    async def _reads(self) -> None:
         while True:
-            await self.once()
+            await self.read()
             await self._clock.sleep(TICK)
 
-    async def once(self) -> None:
-        """Looks at every function that sleeps. One function's trouble stays with it."""
+    def tell(self) -> None:
+        """Of every function that sleeps how many are due, as far as it was listed."""
         for uid in self._asleep.keys() - self._view.functions.keys():
             del self._asleep[uid]
         for uid, registered in list(self._view.functions.items()):
             if not registered.entry.shards or registered.entry.deleting or self._view.workers(uid):
                 if self._asleep.pop(uid, None) is not None:
                     self._demands.alarms(uid, 0)
+            else:
+                self._tell(uid, self._asleep.setdefault(uid, _Asleep()))
+
+    async def read(self) -> None:
+        """Reads every function that sleeps, where that is due. One function's trouble stays with it."""
+        for uid, state in list(self._asleep.items()):
+            registered = self._view.functions.get(uid)
+            if registered is None or self._asleep.get(uid) is not state or self._clock.monotonic() < state.again:
                 continue
-            state = self._asleep.setdefault(uid, _Asleep())
+            state.again = self._clock.monotonic() + AGAIN  # before: somebody may write while it is read
             try:
-                if self._clock.monotonic() >= state.again:
-                    state.due = await self._list(registered.function)
-                    state.again = self._clock.monotonic() + AGAIN
+                state.due = await self._list(registered.function)
             except StoreError as error:
                 log.event("alarms could not be listed; tried again", function=registered.function.label, error=str(error))
                 state.again = self._clock.monotonic() + RETRY
             except Exception as error:  # of ours: the others are looked at all the same
                 log.warning("alarms could not be listed; tried again", function=registered.function.label, raised=error)
-                state.again = self._clock.monotonic() + AGAIN
-            self._tell(uid, state)
 
     def forget(self, uid: str) -> None:
         """Somebody wrote its records: what stands beside them is read again."""
@@ -76,7 +89,7 @@ class AlarmWatch:
 
     def _tell(self, uid: str, state: _Asleep) -> None:
         now_us = self._now_us()
-        if now_us is None or uid not in self._asleep:
+        if now_us is None:
             return  # what was due before is due still
         count = bisect_right(state.due, now_us)
         if count != state.told:

@@ -1,5 +1,6 @@
 """Alarms of a function that sleeps, as the leader sees them: due, cancelled, deleted with their session."""
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -31,6 +32,11 @@ class Scene:
         self.watch = AlarmWatch(s.store, s.clock, KEYS, s.view, self.demands, lambda: self.now_us)
         self.canceller = Canceller(s.store, s.clock, KEYS, s.leader_new, self._told)
         self.deleter = Deleter(s.store, s.clock, KEYS, s.leader_new, self._told, Owed(s.store, s.clock, KEYS, s.leader_new, self._told))
+
+    async def looks(self) -> None:
+        self.watch.tell()
+        await self.watch.read()
+        self.watch.tell()
 
     async def _told(self, function: Function, shard: int, sessions: Any) -> None:
         self.told += sessions
@@ -78,13 +84,13 @@ async def test_alarms_that_are_due_are_work_for_a_function_that_sleeps() -> None
     scene.put("a", one=5, two=50)
     scene.put("b", one=7)
     scene.now_us = s.now_us()
-    await scene.watch.once()
+    await scene.looks()
     assert scene.demands.measure("uid-0").alarms == 0
     scene.now_us += 5_000_000
-    await scene.watch.once()
+    await scene.looks()
     assert scene.demands.measure("uid-0").alarms == 1
     scene.now_us += 60_000_000
-    await scene.watch.once()
+    await scene.looks()
     assert scene.demands.measure("uid-0").alarms == 2, "sessions; each is looked at"
     assert scene.woken == ["uid-0"], "once"
     assert scene.demands.measure("uid-1").alarms == 0
@@ -95,12 +101,12 @@ async def test_nothing_is_due_by_a_clock_that_is_not_known_and_what_was_due_stay
     s = Sleeping()
     scene = Scene(s)
     scene.put("a", one=-5)
-    await scene.watch.once()
+    await scene.looks()
     assert scene.demands.measure("uid-0").alarms == 0
     scene.now_us = s.now_us()
-    await scene.watch.once()
+    await scene.looks()
     scene.now_us = None
-    await scene.watch.once()
+    await scene.looks()
     assert scene.demands.measure("uid-0").alarms == 1
 
 
@@ -111,12 +117,34 @@ async def test_another_leader_and_one_that_could_not_read_find_the_same() -> Non
     scene = Scene(s)
     scene.now_us = s.now_us()
     s.store.hook = lambda method, request: FULL if method == "list" else None
-    await scene.watch.once()
+    await scene.looks()
     assert scene.demands.measure("uid-0").alarms == 0
     s.store.hook = lambda method, request: None
     await s.clock.sleep(2.0)
-    await scene.watch.once()
+    await scene.looks()
     assert scene.demands.measure("uid-0").alarms == 1
+
+
+@simulated
+async def test_a_function_with_much_to_list_keeps_no_other_asleep() -> None:
+    s = Sleeping(2)
+    scene = Scene(s)
+    scene.now_us = s.now_us()
+    scene.put("a", one=90)
+    await scene.looks()
+
+    async def stands(prefix: str, **more: Any) -> Any:
+        await asyncio.sleep(1000)
+
+    s.store.list = stands  # type: ignore[method-assign]
+    running = asyncio.get_running_loop().create_task(scene.watch.run())
+    for _ in range(4):
+        await s.clock.sleep(30.0)
+        scene.now_us += 30_000_000
+    await s.clock.sleep(1.0)
+    assert scene.demands.measure("uid-0").alarms == 1
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 @simulated
@@ -124,10 +152,10 @@ async def test_what_a_worker_wrote_last_is_seen_within_a_minute() -> None:
     s = Sleeping()
     scene = Scene(s)
     scene.now_us = s.now_us()
-    await scene.watch.once()
+    await scene.looks()
     scene.put("a", one=-5)
     await s.clock.sleep(60.0)
-    await scene.watch.once()
+    await scene.looks()
     assert scene.demands.measure("uid-0").alarms == 1
 
 

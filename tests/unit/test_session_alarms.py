@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 from dormouse_core import alarms, limits, records, transactions
 from dormouse_core.alarms import Cancel, Set
+from dormouse_core.autoscaling import Autoscaler, Scaling, Workers
 from dormouse_core.clocks import Skew
+from dormouse_core.demand import Demand
 from dormouse_core.errors import DeadlineExceeded, ResourceExhausted
 from dormouse_core.seams import Delete, Put, Txn
 from dormouse_core.sessions import groups, ringing, turns
-from dormouse_core.sessions.names import session_key
+from dormouse_core.sessions.names import session_key, shard_of
+from dormouse_proto import control_pb2
 from dormouse_testing import alarming
 from dormouse_testing.alarming import Alarmed, alarm_key, asks, at, due, worker
 from dormouse_testing.clock import SimClock, Trusted
 from dormouse_testing.memory_store import MemoryStore
-from dormouse_testing.session_worker import SHARDS, SUM, Worker, error, simulated, state_key
+from dormouse_testing.session_worker import SHARDS, SUM, F, K, Worker, error, simulated, state_key
 from dormouse_worker.sessions import Failed, SessionSettings, StateInfo
 
 SHORT = SessionSettings(SHARDS, "v1", ttl=5.0, removal_wait=1.0)
@@ -550,6 +553,27 @@ async def test_what_may_not_begin_now_begins_when_it_may_and_no_look_is_lost() -
 
 
 @simulated
+async def test_alarms_that_run_or_are_due_bring_up_more_workers_as_calls_do() -> None:
+    async with worker(MemoryStore(SimClock())) as w:
+        w.sessions.ringer.limit(2)
+        await w.own()
+        for n in range(100):
+            await w.call(f"s{n}", asks(0, Set("a", at(20), b"1")))
+        runner(w).stands = True
+        await asyncio.sleep(25)
+        demand, scaler, out = Demand(0.0), Autoscaler(), None
+        for second in range(70):
+            found = w.sessions.report()
+            assert (found.queued, found.alarms) == (0, 2 + limits.ALARMS_TOGETHER)
+            report = control_pb2.WorkerReport(worker="w", in_flight=found.alarms, concurrency_seconds=found.alarm_seconds)
+            demand.worker("w", report, float(second))
+            out = scaler.decide(Scaling(maximum=10, target=16.0), demand.measure(float(second)), Workers(1), (), float(second))
+            await asyncio.sleep(1)
+        assert out is not None
+        assert out.wanted == 5
+
+
+@simulated
 async def test_nothing_is_due_by_a_clock_that_is_not_known_to_be_right() -> None:
     async with worker(MemoryStore(SimClock()), time=Skew(SimClock(skew=7_200.0))) as w:
         await w.own()
@@ -557,6 +581,40 @@ async def test_nothing_is_due_by_a_clock_that_is_not_known_to_be_right() -> None
         await asyncio.sleep(30)
         assert runner(w).ran == []
         assert w.sessions.report().alarms == 1, "by this clock it is due: not known is not none"
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_an_alarm_waits_for_no_list_and_of_many_only_those_are_listed_whose_shards_are_owned(
+    many: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if many:
+        monkeypatch.setattr("dormouse_worker.sessions.alarms.AT_ONCE", 2)
+    simulated(_while_it_is_listed)(many)
+
+
+async def _while_it_is_listed(many: bool) -> None:
+    store, listed, owned = MemoryStore(SimClock()), [], [0, 2]
+    real = store.list
+
+    async def slow(prefix: str, **more: Any) -> Any:
+        if "/alarms/" in prefix:
+            listed.append(prefix)
+            await asyncio.sleep(3)
+        return await real(prefix, **more)
+
+    async with worker(store) as w:
+        await w.own(*owned)
+        await asyncio.sleep(1)
+        store.list = slow  # type: ignore[method-assign]
+        names = [name for name in map(str, range(40)) if shard_of(session_key("", name), SHARDS) in owned][:10]
+        began = asyncio.get_running_loop().time()
+        for n, name in enumerate(names):  # while the list of each minute is made
+            await w.call(name, asks(1, Set("a", at(57 + n), b"10")))
+        await asyncio.sleep(70)
+        assert set(listed) == {K.alarms(F)} | ({K.alarms(F, shard) for shard in owned} if many else set())
+        late = [found - began - 57 - n for n, found in enumerate(runner(w).at)]
+        assert len(late) == 10
+        assert max(late) < 0.1
 
 
 class Off(Trusted):

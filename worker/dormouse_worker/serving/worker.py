@@ -244,6 +244,7 @@ class Worker:
             report.session_memory_bytes = found.memory_bytes
             self._removed = found.removed
             report.queued += found.queued
+            report.concurrency_seconds += found.alarm_seconds
             report.in_flight = max(0, report.in_flight - found.queued) + found.alarms
             for shard, since in found.stopped:
                 report.stopped.add(shard=shard, stopped_us=since)

@@ -1,5 +1,7 @@
 """Runs the alarms of this worker's shards when they are due (rule *alarm*): lists them when a shard is acquired, waits, and submits a look
-at the session, which has its turn like any step. `dormouse_core.sessions.ringing` knows what is due when; what is run, the record says."""
+at the session, which has its turn like any step. `dormouse_core.sessions.ringing` knows what is due when; what is run, the record says.
+
+What is listed may be much, and no alarm waits for it that is known already: lists are made beside the rest."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from google.protobuf.message import DecodeError
 RETRY_SECONDS = 1.0
 AGAIN_SECONDS = 60.0  # between two lists of all that is owned
 CLOCK_SECONDS = 0.1  # between two looks at a clock that is not known yet, as of a worker that was woken for an alarm
+AT_ONCE = 1000  # reminders that are read before others have their turn
 LONGEST_WAIT_SECONDS = 1.0
 """The clock may be put right, or known again, meanwhile."""
 
@@ -42,6 +45,7 @@ class Ringer:
         self._to = to
         self._time = time
         self._news = asyncio.Event()
+        self._wanted = asyncio.Event()
         self._said = ""
         self._again = 0.0  # monotonic
         self.under_way = 0
@@ -56,8 +60,12 @@ class Ringer:
         self._book.places = places
 
     def wake(self) -> None:
-        """A shard was acquired, or something is due at another time."""
+        """Something is due at another time, or may begin."""
         self._news.set()
+
+    def acquired(self) -> None:
+        """A shard was."""
+        self._wanted.set()
 
     def waiting(self) -> int:
         """Alarms that run or are due; what is not known counts as one. Where this clock is not known to be good, whether one is due is said
@@ -68,13 +76,6 @@ class Ringer:
     async def run(self) -> None:
         while True:
             self._news.clear()
-            try:
-                await self._list()
-                self._said = ""
-            except StoreError as error:
-                if str(error) != self._said:
-                    self._said = str(error)
-                    log.event("alarms could not be listed; tried again", function=self._function.label, error=self._said)
             self._ring()
             try:
                 async with asyncio.timeout(self._wait()):
@@ -82,24 +83,59 @@ class Ringer:
             except TimeoutError:
                 pass
 
-    async def _list(self) -> None:
-        now = self._clock.monotonic()
-        if now >= self._again:
-            self._again = now + AGAIN_SECONDS
-            self._book.again()
-        shards = {shard: self._book.token(shard) for shard in self._book.unlisted()}
-        if not shards:
-            return
-        one = next(iter(shards)) if len(shards) == 1 else None
-        prefix, base = self._keys.alarms(self._function, one), self._keys.alarms(self._function)
+    async def lists(self) -> None:
+        while True:
+            self._wanted.clear()
+            now = self._clock.monotonic()
+            if now >= self._again:
+                self._again = now + AGAIN_SECONDS
+                self._book.again()
+            wait = self._again - now
+            try:
+                await self._list_all()
+                self._said = ""
+            except StoreError as error:
+                wait = RETRY_SECONDS
+                if str(error) != self._said:
+                    self._said = str(error)
+                    log.event("alarms could not be listed; tried again", function=self._function.label, error=self._said)
+            try:
+                async with asyncio.timeout(wait):
+                    await self._wanted.wait()
+            except TimeoutError:
+                pass
+
+    async def _list_all(self) -> None:
+        """What is wanted: where the whole function has few it is one request, else one for each shard, not to read what others own."""
+        tokens = {shard: self._book.token(shard) for shard in self._book.unlisted()}
+        if len(tokens) > 1:
+            prefix = self._keys.alarms(self._function)
+            listing = await self._store.list(prefix, limit=AT_ONCE)
+            if not listing.more:
+                found: dict[int, dict[str, int]] = {shard: {} for shard in tokens}
+                for item in listing.items:
+                    shard, _, session = item.key.removeprefix(prefix).partition("/")
+                    if shard.isdigit() and int(shard) in found:
+                        found[int(shard)][session] = due_us(item.value)
+                for number, token in tokens.items():
+                    self._book.listed(number, token, found[number])
+                self._news.set()
+                return
+        for number in tokens:
+            await self._list(number)
+
+    async def _list(self, shard: int) -> None:
+        token, prefix = self._book.token(shard), self._keys.alarms(self._function, shard)
+        if token is None:
+            return  # it was given away meanwhile
         _, items = await listings.whole(self._store, prefix)
-        found: dict[int, dict[str, int]] = {shard: {} for shard in shards}
-        for item in items:
-            shard, _, session = item.key.removeprefix(base).partition("/")
-            if shard.isdigit() and int(shard) in found:
-                found[int(shard)][session] = due_us(item.value)
-        for number, token in shards.items():
-            self._book.listed(number, token, found[number])
+        found: dict[str, int] = {}
+        for number, item in enumerate(items):
+            if number % AT_ONCE == AT_ONCE - 1:
+                await asyncio.sleep(0)
+            found[item.key.removeprefix(prefix)] = due_us(item.value)
+        self._book.listed(shard, token, found)
+        self._news.set()
 
     def _ring(self) -> None:
         now_us = self._time.now_us()
@@ -128,8 +164,6 @@ class Ringer:
         self._news.set()
 
     def _wait(self) -> float:
-        if self._book.unlisted():
-            return RETRY_SECONDS
         now_us, next_us = self._time.now_us(), self._book.next_us()
         if next_us is None or not self.admits():
             return LONGEST_WAIT_SECONDS

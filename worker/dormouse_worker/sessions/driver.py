@@ -87,6 +87,7 @@ class Sessions:
         self._out = machine.out
         self.sweeper = Sweeper(function, store, clock, keys, machine.census, self, self._time.now_us)
         self.ringer = Ringer(function, store, clock, keys, machine.turns.book, self, self._time)
+        self._alarms, self._alarm_seconds, self._alarms_since = 0, 0.0, clock.monotonic()  # as reported last
         self.alarmed: Callable[[Step], Any] = _nothing_to_run
         """What the runner is given for an alarm's step. Raises DormouseError: this revision cannot run what was asked for."""
         self._watch = MapWatch(function, store, clock, keys, self)
@@ -119,6 +120,7 @@ class Sessions:
         self._spawn(self._evict(), "eviction")
         self._spawn(self.sweeper.run(), "removal")
         self._spawn(self.ringer.run(), "alarms")
+        self._spawn(self.ringer.lists(), "list of alarms")
 
     # ----------------------------------------------------------------------------------------------------------- from the service
 
@@ -153,12 +155,15 @@ class Sessions:
             self.census.total.advance(now_us)
         shards = self.machine.owned()
         running = sum(len(shard.running) for shard in shards)
+        now, looks = self._clock.monotonic(), self.ringer.under_way
+        self._alarm_seconds += self._alarms * (now - self._alarms_since)
+        self._alarms, self._alarms_since = self.ringer.waiting(), now
         return SessionsReport(
             sessions=turns.sessions,
             state_bytes=turns.state_bytes,
             shards=len(shards),
             running=running,
-            queued=turns.open - running,
+            queued=max(0, turns.open - looks - max(0, running - looks)),
             steps=turns.acknowledged,
             kept_replies=turns.kept_replies,
             stored_sessions=self.census.total.live,
@@ -167,7 +172,8 @@ class Sessions:
             counted=self.census.counted,
             memory_bytes=turns.memory_bytes,
             removed=self.sweeper.removed,
-            alarms=self.ringer.waiting(),
+            alarms=self._alarms,
+            alarm_seconds=self._alarm_seconds,
             stopped=[(shard.number, shard.stopped_us) for shard in shards if shard.stopped_us],
         )
 
@@ -246,7 +252,7 @@ class Sessions:
 
     def _acquired(self) -> None:
         self.sweeper.wake()
-        self.ringer.wake()
+        self.ringer.acquired()
 
     def _run(self, run: Run) -> None:
         step = run.step

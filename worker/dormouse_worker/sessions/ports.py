@@ -37,4 +37,5 @@ class SessionsReport:
     memory_bytes: int = 0  # what sessions take of memory, by the worker's own count
     removed: int = 0  # records, since the process began
     alarms: int = 0  # that run or are due here; not among `queued`
+    alarm_seconds: float = 0.0  # those, over time, since the process began: they are work for more workers as active calls are
     stopped: list[tuple[int, int]] = field(default_factory=list)  # (shard, wall µs at which it stopped serving): rule *handoff*
