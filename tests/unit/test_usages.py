@@ -111,7 +111,7 @@ def test_a_table_for_spreadsheets_has_the_names_as_they_are_and_no_formula() -> 
 
 
 def test_a_table_for_people_is_a_line_a_row() -> None:
-    lines = printing.usage(rows("two\nlines", "\x1b[31mred"), "tenant", 0).splitlines()
+    lines = printing.usage(rows("two\nlines", "\x1b[31mred"), "tenant").splitlines()
     assert len(lines) == 3
     assert "\x1b" not in "".join(lines)
 
