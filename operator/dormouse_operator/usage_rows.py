@@ -75,6 +75,7 @@ class Reader:
         except (StoreError, DormouseError) as error:
             text = error.message if isinstance(error, DormouseError) else f"the store does not answer: {error}"
             row = _row(of.function, usages.NOTHING, deleted_us)
+            row.ClearField("usage")
             row.unknown = text
             return [control_pb2.UsageResponse(rows=[row], at_us=now_us)]
         return _responses(of.function, found, deleted_us, by, now_us, since_us)
