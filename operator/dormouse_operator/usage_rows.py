@@ -21,11 +21,12 @@ ROWS = 500
 
 @dataclass(frozen=True, slots=True)
 class Of:
-    """`created_us`: when its usage began; 0: not known. `ended`: it was deleted."""
+    """`created_us`: when its usage began; 0: not known. `entry_new`: the create_revision of its entry. `ended`: it was deleted."""
 
     function: Function
     shards: int
     created_us: int
+    entry_new: int = 0
     ended: Ended | None = None
 
 
@@ -71,6 +72,8 @@ class Reader:
             return []
         try:
             found = of.ended or await of_function(self._store, self._clock, self._keys, of.function, of.shards, now_us)
+            if of.entry_new and (ended := await self._end(of)) is not None:
+                found, deleted_us = ended, ended.at_us
             since_us = await self._less(found, of, by, since) if since else 0
         except (StoreError, DormouseError) as error:
             text = error.message if isinstance(error, DormouseError) else f"the store does not answer: {error}"
@@ -80,6 +83,12 @@ class Reader:
             return [control_pb2.UsageResponse(rows=[row], at_us=now_us)]
         return _responses(of.function, found, deleted_us, by, now_us, since_us)
 
+    async def _end(self, of: Of) -> Ended | None:
+        """Of a function whose deletion is under way: looked for after its records were summed, since they go from then on."""
+        key = self._keys.deleted_usage(of.function)
+        item = (await self._store.get([key]))[1].get(key)
+        return written_down(item) if item is not None and item.mod_revision > of.entry_new else None
+
     async def _functions(self, request: control_pb2.UsageRequest) -> AsyncGenerator[Of, None]:
         """Those that are there, those that are gone with their sessions kept, and those that were deleted. One whose deletion is under way
         is one of these already; what is written of an earlier life of one that was restored is in its own."""
@@ -87,16 +96,13 @@ class Reader:
         def wanted(namespace: str, name: str) -> bool:
             return request.namespace in ("", namespace) and request.name in ("", name)
 
-        ends = {item.key: item.mod_revision for item in (await self._store.list(self._keys.deleted_usages, keys_only=True)).items}
-        earlier: set[str] = set()
+        there: set[str] = set()
         for registered in sorted(self._view.functions.values(), key=lambda each: each.function.path):
             function, entry = function_of(registered.entry), registered.entry
             if not wanted(function.namespace, function.name):
                 continue
-            key = self._keys.deleted_usage(function)
-            if ends.get(key, 0) < registered.created:
-                earlier.add(key)
-                yield Of(function, entry.shards, 0 if function.store_id else entry.created_us)
+            there.add(self._keys.deleted_usage(function))
+            yield Of(function, entry.shards, 0 if function.store_id else entry.created_us, registered.created)
         for item in (await self._store.list(self._keys.retaineds)).items:
             kept = retained(self._keys, item)
             if kept is not None and wanted(kept[0].namespace, kept[0].name):
@@ -104,8 +110,8 @@ class Reader:
         async for page in scanning.pages(self._store, self._clock, self._keys.deleted_usages, moving=True):
             for item in page.items:
                 namespace, name, uid = item.key.removeprefix(self._keys.deleted_usages).split("/")
-                if wanted(namespace, name) and item.key not in earlier and (ended := written_down(item)) is not None:
-                    yield Of(Function(namespace, name, uid), 0, ended.created_us, ended)
+                if wanted(namespace, name) and item.key not in there and (ended := written_down(item)) is not None:
+                    yield Of(Function(namespace, name, uid), 0, ended.created_us, ended=ended)
 
     async def _less(self, found: Sum, of: Of, by: str, day: str) -> int:
         """Takes away what was used before `day`; returns from when on it counts. FailedPrecondition: that is not known."""

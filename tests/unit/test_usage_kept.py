@@ -563,6 +563,25 @@ async def test_a_function_that_was_restored_counts_once_and_its_next_end_has_all
 
 
 @simulated
+async def test_a_function_whose_records_go_while_it_is_asked_about_is_shown_whole_and_once() -> None:
+    w = World()
+    for n in range(40):
+        w.stepped(f"s{n}", 10)
+    tried = 0
+
+    def hook(method: str, request: object) -> Fault | None:
+        nonlocal tried
+        tried += method == "txn"
+        return REFUSED if tried == 5 else None
+
+    w.store.hook = hook
+    assert not await w.purge()
+    w.store.hook = None
+    assert 0 < len(w.stored()) < 40
+    assert [(row.usage.steps, row.deleted_us > 0) for row in await w.rows()] == [(400, True)]
+
+
+@simulated
 async def test_a_restored_function_whose_end_was_under_way_is_not_summed_again_from_what_is_left() -> None:
     w = World()
     w.write(KEYS.deleted_usage(w.function), usages.at({"acme": Usage(50)}, w.now_us()))
