@@ -5,7 +5,7 @@ import time
 from argparse import Namespace
 
 import grpc
-from dormouse_core.errors import Code, DormouseError, InvalidArgument
+from dormouse_core.errors import Code, DormouseError, InvalidArgument, Unavailable
 from dormouse_core.plain import plain
 from dormouse_proto import control_pb2, control_pb2_grpc
 
@@ -142,17 +142,17 @@ def usage(options: Namespace) -> None:
     namespace, name = _function(options.function) if options.function else ("", "")
     request = control_pb2.UsageRequest(namespace=namespace, name=name, by=options.by, since=options.since)
     rows: list[control_pb2.UsageRow] = []
-    since: set[int] = set()
     with control(home.find(options.dir)) as stub:
         for response in stub.Usage(request):
             rows += response.rows
-            since.add(response.since_us)
     if options.csv:
         sys.stdout.write(printing.usage_csv(rows, options.by))
     elif options.output:
         printing.say(printing.structured(rows, options.output, single=False))
     else:
-        printing.say(printing.usage(rows, options.by, max(since, default=0)))
+        printing.say(printing.usage(rows, options.by))
+    if unknown := [row for row in rows if row.unknown]:
+        raise Unavailable(f"{len(unknown)} functions: {plain(unknown[0].namespace)}/{plain(unknown[0].name)}: {plain(unknown[0].unknown)}")
 
 
 def _delete_sessions(options: Namespace, namespace: str, name: str) -> None:

@@ -115,13 +115,11 @@ def _seconds(time_us: int) -> str:
     return f"{time_us // 1_000_000}.{time_us % 1_000_000:06}"
 
 
-def usage(rows: Sequence[control_pb2.UsageRow], by: str, since_us: int) -> str:
-    """`since_us`: the time from which it counts; 0: the beginning."""
+def usage(rows: Sequence[control_pb2.UsageRow], by: str) -> str:
     if not rows:
         return "no usage"
     head, cells = _usage_cells(rows, by)
-    text = table([name.upper().replace("_", " ") for name in head], cells)
-    return f"{text}\nsince {_at(since_us)}" if since_us else text
+    return table([name.upper().replace("_", " ") for name in head], cells)
 
 
 def usage_csv(rows: Sequence[control_pb2.UsageRow], by: str) -> str:
@@ -142,8 +140,11 @@ def _usage_cells(rows: Sequence[control_pb2.UsageRow], by: str) -> tuple[list[st
     for row in rows:
         of = {"tenant": [row.tenant, "yes" if row.others else ""], "session": [row.session]}.get(by, [])
         deleted = _at(row.deleted_us) if row.deleted_us else ""
-        found.append([row.namespace, row.name, deleted, *of, *(str(_USED[name](row)) for name in names)])
-    return ["namespace", "name", "deleted", *more, *names], found
+        since = _at(row.since_us) if row.since_us else ""
+        # What is not known is no number, which a sum would take for nothing.
+        used = ["unknown" if row.unknown else str(_USED[name](row)) for name in names]
+        found.append([row.namespace, row.name, deleted, since, *of, *used])
+    return ["namespace", "name", "deleted", "since", *more, *names], found
 
 
 def _alarm(s: control_pb2.SessionInfo) -> str:

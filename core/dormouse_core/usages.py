@@ -130,6 +130,23 @@ def less(a: Usage, b: Usage) -> Usage:
     return Usage(**{name: max(0, getattr(a, name) - getattr(b, name)) for name in fields})
 
 
+def _covers(a: Usage, b: Usage) -> bool:
+    """Whether `a` may be what `b` has become."""
+    return plus(b, less(a, b)) == plus(a, NOTHING)
+
+
+def since(found: Mapping[str | None, Usage], before: Mapping[str | None, Usage]) -> Totals:
+    """What was used between `before` and the later `found`, by tenant. Each of the two names tenants of its own and has the rest in OTHERS:
+    whose past cannot be told from that of OTHERS is counted there, in both, so that the sum is right."""
+    now, then = dict(found), dict(before)
+    for tenant in [tenant for tenant in now if tenant and tenant not in then] if OTHERS in then else ():
+        add(now, OTHERS, now.pop(tenant))
+    for tenant in [tenant for tenant in then if tenant and not _covers(now.get(tenant, NOTHING), then[tenant])]:
+        add(now, OTHERS, now.pop(tenant, NOTHING))
+        add(then, OTHERS, then.pop(tenant))
+    return {tenant: less(usage, then.get(tenant, NOTHING)) for tenant, usage in now.items()}
+
+
 def add(totals: Totals, tenant: str | None, usage: Usage) -> None:
     totals[tenant] = plus(totals.get(tenant, NOTHING), usage)
 
@@ -290,9 +307,9 @@ def folded(value: bytes | None, gone: Iterable[tuple[str | None, Usage]]) -> byt
     return encode(totals)
 
 
-def at(totals: Mapping[str | None, Usage], now_us: int) -> bytes:
-    """Totals as they were at one moment."""
-    return bytes(state_pb2.UsageAt(at_us=now_us, totals=totals_message(bounded(totals))).SerializeToString())
+def at(totals: Mapping[str | None, Usage], now_us: int, created_us: int = 0) -> bytes:
+    """Totals as they were at one moment. `created_us`: when they began; 0: not known, or of a day."""
+    return bytes(state_pb2.UsageAt(at_us=now_us, totals=totals_message(bounded(totals)), created_us=created_us).SerializeToString())
 
 
 # ------------------------------------------------------------------------------------------------------------------------- days

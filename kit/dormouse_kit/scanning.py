@@ -31,9 +31,10 @@ def as_one(due: int, shards: int, counted: int, records: int, size: int) -> bool
 
 
 async def pages(
-    store: Store, clock: Clock, prefix: str, rate: float = BYTES_PER_SECOND, revision: int = 0
+    store: Store, clock: Clock, prefix: str, rate: float = BYTES_PER_SECOND, revision: int = 0, *, moving: bool = False
 ) -> AsyncGenerator[Listing, None]:
-    """At least one page, which may be empty. `revision`: at which to read; 0: now.
+    """At least one page, which may be empty. `revision`: at which to read; 0: now. `moving`: each page is of its own moment, so that no
+    history has to be there for as long as this reads.
 
     StoreError: the rest cannot be read at that revision (the store was compacted, or is away)."""
     limit, start = FIRST_PAGE, ""
@@ -43,7 +44,7 @@ async def pages(
         if not page.more or not page.items:
             return
         size = sum(len(item.value) + ITEM_BYTES for item in page.items)
-        revision, start = page.revision, page.items[-1].key
+        revision, start = 0 if moving else page.revision, page.items[-1].key
         limit = max(1, min(LARGEST_PAGE, PAGE_BYTES * len(page.items) // size))
         await clock.sleep(size / rate)
 

@@ -36,7 +36,7 @@ from dormouse_operator.space import Space
 from dormouse_operator.sweeping import Sweeper
 from dormouse_operator.timekeeping import Timekeeper
 from dormouse_operator.usage_keeping import UsageKeeper
-from dormouse_operator.usage_sums import Reader
+from dormouse_operator.usage_rows import Reader
 from dormouse_operator.view import View, Vouch
 from dormouse_operator.writes import Writer
 
@@ -102,7 +102,8 @@ class Leader:
         self.canceller = Canceller(store, clock, keys, leader_new, self._replaced)
         self._orphans = Orphans(store, clock, keys, self.view, leader_new)
         self._provider = provider
-        self._usage = UsageKeeper(store, clock, keys, self.view, leader_new)
+        skew = self.timekeeper.skew
+        self._usage = UsageKeeper(store, clock, keys, self.view, leader_new, skew.now_us, skew.best_us)
         self.usage = Reader(store, clock, keys, self.view)
         writer = Writer(store, keys, leader_new, self._owed, self._usage)
         self.starts = Starts()

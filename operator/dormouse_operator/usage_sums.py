@@ -1,23 +1,24 @@
-"""What was used, read out of the store: a function's records and totals at one revision, so that what a removal moves from one to the other
-is in the sum once. Reading wakes nobody."""
+"""What a function used, read out of the store: records and totals so that what a removal moves from one to the other is in the sum once. A
+small function is read at one revision, a large one shard by shard: the leader has the store drop revisions that are seconds old. Reading
+wakes nobody."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 
 from dormouse_core import records, usages
-from dormouse_core.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, Unavailable
-from dormouse_core.keys import Function, Keys, function_of
+from dormouse_core.errors import DataLoss, FailedPrecondition
+from dormouse_core.keys import Function, Keys
+from dormouse_core.limits import MIB
 from dormouse_core.seams import Clock, Compacted, Item, Store, StoreError
 from dormouse_core.usages import SECOND_US, Totals, Usage
 from dormouse_kit import log, scanning
-from dormouse_proto import control_pb2, state_pb2
+from dormouse_proto import state_pb2
 from google.protobuf.message import DecodeError
 
-from dormouse_operator.view import View
-
-TRIES = 3
-ROWS = 500
-"""In one message."""
+TRIES = 4
+AT_ONCE_BYTES = 8 * MIB
+"""Of records that are read at one revision: half a second's."""
+LATE_US = 15 * 60 * SECOND_US
+"""A sum that was written down later after its day began says nothing of the day's beginning."""
 MOST_TENANTS = 20_000
 """That are kept apart while a function is summed."""
 
@@ -31,40 +32,108 @@ class Sum:
     unread: int = 0
 
 
-async def of_function(store: Store, clock: Clock, keys: Keys, function: Function, now_us: int, *, ended: bool = False) -> Sum:
-    """`ended`: its sessions end now, and with them what is unsettled counts. StoreError: it cannot be read; Compacted: again
-    and again the store dropped the revision that was being read."""
+async def of_function(store: Store, clock: Clock, keys: Keys, function: Function, shards: int, now_us: int, *, ended: bool = False) -> Sum:
+    """`ended`: its sessions end now, and with them what is unsettled counts. StoreError: it cannot be read."""
+    found = await _at_once(store, clock, keys, function, now_us)
+    if found is None:
+        found = await _workers(store, clock, keys, function)
+        for shard in range(shards):
+            _include(found, await _shard(store, clock, keys, function, shard, now_us))
+    for tenant, unsettled in found.unsettled.items() if ended else ():
+        usages.add(found.totals, tenant, Usage(hibernated_us=unsettled))
+    return found
+
+
+async def _at_once(store: Store, clock: Clock, keys: Keys, function: Function, now_us: int) -> Sum | None:
+    """All at one revision, in few requests. None: there is too much of it, or the store has dropped that revision meanwhile."""
+    found, revision, size = Sum(), 0, 0
+    try:
+        async for page in scanning.pages(store, clock, keys.usages(function)):
+            revision = page.revision
+            for item in page.items:
+                _total(found, item, function)
+            _bound(found)
+        prefix = keys.states(function)
+        async for page in scanning.pages(store, clock, prefix, revision=revision):
+            size += sum(len(item.value) + scanning.ITEM_BYTES for item in page.items)
+            if size > AT_ONCE_BYTES:
+                return None
+            for item in page.items:
+                _add(found, item, prefix, now_us)
+            _bound(found)
+    except Compacted:
+        return None
+    return found
+
+
+async def _workers(store: Store, clock: Clock, keys: Keys, function: Function) -> Sum:
+    """What workers count, and the total of former ones, at one revision: a fold moves from the ones to the other."""
     for attempt in range(TRIES):
+        found = Sum()
+        revision, total = await _read(store, keys.usage_of_former(function))
         try:
-            found = await _once(store, clock, keys, function, now_us)
+            async for page in scanning.pages(store, clock, keys.usages_of_workers(function), revision=revision):
+                for item in page.items:
+                    _total(found, item, function)
         except Compacted:
             if attempt == TRIES - 1:
                 raise
-        else:
-            for tenant, unsettled in found.unsettled.items() if ended else ():
-                usages.add(found.totals, tenant, Usage(hibernated_us=unsettled))
-            return found
+            continue
+        if total is not None:
+            _total(found, total, function)
+        _bound(found)
+        return found
     raise AssertionError("unreachable")
 
 
-async def _once(store: Store, clock: Clock, keys: Keys, function: Function, now_us: int) -> Sum:
-    found, revision = Sum(), 0
-    async for page in scanning.pages(store, clock, keys.usages(function)):
-        revision = page.revision
-        for item in page.items:
-            totals = usages.decode(item.value)
-            if totals is None:
-                found.unread += 1
-                log.warning("usage cannot be read, and is left out", function=function.label, key=item.key)
-            else:
-                usages.include(found.totals, totals)
-        _bound(found)
-    prefix = keys.states(function)
-    async for page in scanning.pages(store, clock, prefix, revision=revision):
-        for item in page.items:
-            _add(found, item, prefix, now_us)
-        _bound(found)
-    return found
+async def _shard(store: Store, clock: Clock, keys: Keys, function: Function, shard: int, now_us: int) -> Sum:
+    """A removal moves from records to their shard's total. So either all is read at one revision, or, where the store does not keep that
+    one for as long as it takes, page by page: then it counts if the total is the same before and after."""
+    prefix, total_key = keys.states(function), keys.usage(function, shard)
+    for attempt in range(TRIES):
+        moving = attempt % 2 == 1
+        found = Sum()
+        revision, total = await _read(store, total_key)
+        if total is not None:
+            _total(found, total, function)
+        pages = scanning.pages(store, clock, keys.states(function, shard), revision=0 if moving else revision, moving=moving)
+        try:
+            async for page in pages:
+                for item in page.items:
+                    _add(found, item, prefix, now_us)
+                _bound(found)
+        except Compacted:
+            continue
+        if not moving or _mod((await _read(store, total_key))[1]) == _mod(total):
+            return found
+    raise StoreError(f"sessions of shard {shard} are removed faster than they are read")
+
+
+async def _read(store: Store, key: str) -> tuple[int, Item | None]:
+    """One key as a listing, whose revision can be read at."""
+    listing = await store.list(key, limit=1)
+    return listing.revision, next((item for item in listing.items if item.key == key), None)
+
+
+def _mod(item: Item | None) -> int:
+    return 0 if item is None else item.mod_revision
+
+
+def _total(found: Sum, item: Item, function: Function) -> None:
+    totals = usages.decode(item.value)
+    if totals is None:
+        found.unread += 1
+        log.warning("usage cannot be read, and is left out", function=function.label, key=item.key)
+    else:
+        usages.include(found.totals, totals)
+
+
+def _include(found: Sum, part: Sum) -> None:
+    usages.include(found.totals, part.totals)
+    for tenant, unsettled in part.unsettled.items():
+        found.unsettled[tenant] = found.unsettled.get(tenant, 0) + unsettled
+    found.unread += part.unread
+    _bound(found)
 
 
 def _bound(found: Sum) -> None:
@@ -79,161 +148,51 @@ def _add(found: Sum, item: Item, prefix: str, now_us: int) -> None:
         found.unread += 1
         return
     if usage is not None:
-        tenant = usages.tenant_of(_session(item, prefix))
+        tenant = usages.tenant_of(session_of(item, prefix))
         usages.add(found.totals, tenant, usage)
-        found.unsettled[tenant] = found.unsettled.get(tenant, 0) + _unsettled(glance, usage, now_us)
+        found.unsettled[tenant] = found.unsettled.get(tenant, 0) + unsettled(glance, usage, now_us)
 
 
-def _unsettled(glance: records.Glance, usage: Usage, now_us: int) -> int:
+def unsettled(glance: records.Glance, usage: Usage, now_us: int) -> int:
     return 0 if glance.tombstone else usages.unsettled_us(usage, glance.expires_us, glance.size, now_us)
 
 
-def _session(item: Item, prefix: str) -> str:
+def session_of(item: Item, prefix: str) -> str:
     """What follows the shard in a record's key."""
     return item.key[len(prefix) :].partition("/")[2]
 
 
-# ------------------------------------------------------------------------------------------------------------------ for people
-
-
-class Reader:
-    """Answers `Control.Usage`. `now_us`: the time, as well as it is known."""
-
-    def __init__(self, store: Store, clock: Clock, keys: Keys, view: View) -> None:
-        self._store = store
-        self._clock = clock
-        self._keys = keys
-        self._view = view
-
-    async def rows(self, request: control_pb2.UsageRequest, now_us: int) -> AsyncIterator[control_pb2.UsageResponse]:
-        """InvalidArgument, NotFound: as the request says; FailedPrecondition: what was used by then is not known. Unavailable: the store
-        does not answer, and then nothing is said of the function: it is not known, which is not zero."""
-        by = request.by or "function"
-        if by not in ("function", "tenant", "session"):
-            raise InvalidArgument(f'by: "{by}" found, function, tenant and session are allowed')
-        if request.since and not usages.is_day(request.since):
-            raise InvalidArgument(f'since: "{request.since}" found, a day as in 2026-01-31 (UTC) is allowed')
-        if request.since and by == "session":
-            raise InvalidArgument("since: not with by session: days are kept of functions and tenants alone")
-        if by == "session" and not request.name:
-            raise InvalidArgument("name: none found, by session one function is required")
-        try:
-            found = 0
-            async for function, created_us, ended in self._functions(request):
-                found += 1
-                if by == "session":
-                    if ended is None:
-                        async for response in self._sessions(function, now_us):
-                            yield response
-                    continue
-                sum_ = ended or await of_function(self._store, self._clock, self._keys, function, now_us)
-                since_us = 0
-                if request.since:
-                    since_us = await self._less(sum_, function, created_us, request.since)
-                for response in _responses(function, sum_, ended.at_us if ended else 0, by, now_us, since_us):
-                    yield response
-        except StoreError as error:
-            raise Unavailable(f"the store does not answer, so what was used is not known: {error}") from error
-        if request.name and not found:
-            raise NotFound(f"no function {request.namespace}/{request.name}, and none of this name was deleted lately")
-
-    async def _functions(self, request: control_pb2.UsageRequest) -> AsyncGenerator[tuple[Function, int, "Ended | None"], None]:
-        """Those that are there, those that are gone with their sessions kept, and those that were deleted."""
-
-        def wanted(namespace: str, name: str) -> bool:
-            return request.namespace in ("", namespace) and request.name in ("", name)
-
-        for registered in sorted(self._view.functions.values(), key=lambda each: each.function.path):
-            if wanted(registered.function.namespace, registered.function.name):
-                yield function_of(registered.entry), registered.entry.created_us, None
-        for item in (await self._store.list(self._keys.retaineds)).items:
-            namespace, _, name = item.key.removeprefix(self._keys.retaineds).partition("/")
-            if wanted(namespace, name) and (store_id := _store_id(item)):
-                yield Function(namespace, name, store_id), 0, None
-        async for page in scanning.pages(self._store, self._clock, self._keys.deleted_usages):
-            for item in page.items:
-                namespace, name, uid = item.key.removeprefix(self._keys.deleted_usages).split("/")
-                if wanted(namespace, name) and (ended := _ended(item)) is not None:
-                    yield Function(namespace, name, uid), 0, ended
-
-    async def _less(self, found: Sum, function: Function, created_us: int, day: str) -> int:
-        """Takes away what was used before `day`; returns from when on it counts."""
-        key = self._keys.usage_history(function, day)
-        item = (await self._store.get([key]))[1].get(key)
-        began = _ended(item) if item is not None else None
-        if began is None:
-            if created_us and created_us >= usages.day_us(day):
-                return created_us
-            raise FailedPrecondition(f"since: what {function.label} had used by {day} is not known: it was not written down that day")
-        before = began.totals
-        for tenant, usage in list(found.totals.items()):
-            found.totals[tenant] = usages.less(usage, before.get(tenant, usages.NOTHING))
-        return began.at_us
-
-    async def _sessions(self, function: Function, now_us: int) -> AsyncIterator[control_pb2.UsageResponse]:
-        prefix = self._keys.states(function)
-        async for page in scanning.pages(self._store, self._clock, prefix):
-            response = control_pb2.UsageResponse(at_us=now_us)
-            for item in page.items:
-                try:
-                    glance, usage = records.used(item.value)
-                except (DataLoss, FailedPrecondition):
-                    continue
-                session = _session(item, prefix)
-                row = _row(function, usage or usages.NOTHING, 0)
-                row.session, row.tenant = session, usages.tenant_of(session)
-                row.unsettled_byte_seconds = _unsettled(glance, usage, now_us) // SECOND_US if usage is not None else 0
-                response.rows.append(row)
-            yield response
+# ----------------------------------------------------------------------------------------------------------------- written down
 
 
 @dataclass(slots=True)
 class Ended(Sum):
-    """A sum that was written down. `at_us`: when."""
+    """A sum that was written down. `at_us`: when; `created_us`: when that began which it is of, 0: not known."""
 
     at_us: int = 0
+    created_us: int = 0
 
 
-def _store_id(item: Item) -> str:
-    """Of kept sessions; '': it cannot be read."""
-    try:
-        return str(state_pb2.Retained.FromString(item.value).store_id)
-    except DecodeError:
-        return ""
-
-
-def _ended(item: Item) -> Ended | None:
+def written_down(item: Item) -> Ended | None:
+    """None: it cannot be read."""
     try:
         found = state_pb2.UsageAt.FromString(item.value)
     except DecodeError:
         return None
-    return Ended(usages.of_message(found.totals), at_us=found.at_us)
+    return Ended(usages.of_message(found.totals), at_us=found.at_us, created_us=found.created_us)
+
+
+def retained(keys: Keys, item: Item) -> tuple[Function, int] | None:
+    """Whose sessions are kept, as the function that they lie under, and its shards. None: it cannot be read."""
+    namespace, _, name = item.key.removeprefix(keys.retaineds).partition("/")
+    try:
+        found = state_pb2.Retained.FromString(item.value)
+    except DecodeError:
+        return None
+    return (Function(namespace, name, found.store_id), found.shards) if found.store_id and "/" not in found.store_id else None
 
 
 def is_before(item: Item, time_us: int) -> bool:
     """Whether a sum was written down before then; False also of one that cannot be read."""
-    found = _ended(item)
+    found = written_down(item)
     return found is not None and found.at_us < time_us
-
-
-def _row(function: Function, usage: Usage, deleted_us: int) -> control_pb2.UsageRow:
-    row = control_pb2.UsageRow(namespace=function.namespace, name=function.name, uid=function.uid, deleted_us=deleted_us)
-    row.usage.CopyFrom(usages.message(usage))
-    return row
-
-
-def _responses(function: Function, found: Sum, deleted_us: int, by: str, now_us: int, since_us: int) -> list[control_pb2.UsageResponse]:
-    if by == "function":
-        row = _row(function, usages.whole(found.totals), deleted_us)
-        row.unsettled_byte_seconds = sum(found.unsettled.values()) // SECOND_US
-        rows = [row]
-    else:
-        rows = []
-        for tenant, usage in sorted(found.totals.items(), key=lambda each: (each[0] is None, each[0] or "")):
-            row = _row(function, usage, deleted_us)
-            row.tenant, row.others = tenant or "", tenant is None
-            row.unsettled_byte_seconds = found.unsettled.get(tenant, 0) // SECOND_US
-            rows.append(row)
-    return [
-        control_pb2.UsageResponse(rows=rows[at : at + ROWS], at_us=now_us, since_us=since_us) for at in range(0, max(1, len(rows)), ROWS)
-    ]

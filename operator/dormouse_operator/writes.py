@@ -35,8 +35,8 @@ class NoDebts:
 
 
 class DeletedUsage(Protocol):
-    async def keep(self, function: Function, guards: tuple[CreatedIs | ModIs, ...]) -> bool:
-        """Writes down what `function`, whose map is gone, has used. False: not yet."""
+    async def keep(self, seen: FunctionSeen, guards: tuple[CreatedIs | ModIs, ...]) -> bool:
+        """Writes down what a function, whose map is gone, has used. False: not yet."""
 
 
 class Writer:
@@ -111,7 +111,7 @@ class Writer:
         prefixes.append(self._keys.data(function))
         for number, prefix in enumerate(prefixes):
             # Behind its map: from then on no owner commits and no worker counts, so that what is summed now is all there will be.
-            if number == 1 and self._usage is not None and not await self._usage.keep(function, guards):
+            if number == 1 and self._usage is not None and not await self._usage.keep(seen, guards):
                 return 0
             result = await self._one(Txn(guards, (Delete(prefix, prefix=True),)), timeout=DELETE_TIMEOUT)
             if result is None or not result.succeeded:

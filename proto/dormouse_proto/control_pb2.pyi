@@ -427,7 +427,7 @@ class UsageRequest(_message.Message):
     def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., by: _Optional[str] = ..., since: _Optional[str] = ...) -> None: ...
 
 class UsageRow(_message.Message):
-    __slots__ = ("namespace", "name", "uid", "tenant", "others", "session", "deleted_us", "usage", "unsettled_byte_seconds")
+    __slots__ = ("namespace", "name", "uid", "tenant", "others", "session", "deleted_us", "usage", "unsettled_byte_seconds", "since_us", "unknown")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
@@ -437,6 +437,8 @@ class UsageRow(_message.Message):
     DELETED_US_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
     UNSETTLED_BYTE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SINCE_US_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     name: str
     uid: str
@@ -446,17 +448,17 @@ class UsageRow(_message.Message):
     deleted_us: int
     usage: _state_pb2.Usage
     unsettled_byte_seconds: int
-    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., tenant: _Optional[str] = ..., others: _Optional[bool] = ..., session: _Optional[str] = ..., deleted_us: _Optional[int] = ..., usage: _Optional[_Union[_state_pb2.Usage, _Mapping]] = ..., unsettled_byte_seconds: _Optional[int] = ...) -> None: ...
+    since_us: int
+    unknown: str
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., tenant: _Optional[str] = ..., others: _Optional[bool] = ..., session: _Optional[str] = ..., deleted_us: _Optional[int] = ..., usage: _Optional[_Union[_state_pb2.Usage, _Mapping]] = ..., unsettled_byte_seconds: _Optional[int] = ..., since_us: _Optional[int] = ..., unknown: _Optional[str] = ...) -> None: ...
 
 class UsageResponse(_message.Message):
-    __slots__ = ("rows", "at_us", "since_us")
+    __slots__ = ("rows", "at_us")
     ROWS_FIELD_NUMBER: _ClassVar[int]
     AT_US_FIELD_NUMBER: _ClassVar[int]
-    SINCE_US_FIELD_NUMBER: _ClassVar[int]
     rows: _containers.RepeatedCompositeFieldContainer[UsageRow]
     at_us: int
-    since_us: int
-    def __init__(self, rows: _Optional[_Iterable[_Union[UsageRow, _Mapping]]] = ..., at_us: _Optional[int] = ..., since_us: _Optional[int] = ...) -> None: ...
+    def __init__(self, rows: _Optional[_Iterable[_Union[UsageRow, _Mapping]]] = ..., at_us: _Optional[int] = ...) -> None: ...
 
 class CancelAlarmRequest(_message.Message):
     __slots__ = ("namespace", "name", "session", "alarm")

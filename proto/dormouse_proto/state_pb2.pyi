@@ -408,9 +408,11 @@ class UsageTotals(_message.Message):
     def __init__(self, tenants: _Optional[_Iterable[_Union[TenantUsage, _Mapping]]] = ..., others: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
 
 class UsageAt(_message.Message):
-    __slots__ = ("at_us", "totals")
+    __slots__ = ("at_us", "totals", "created_us")
     AT_US_FIELD_NUMBER: _ClassVar[int]
     TOTALS_FIELD_NUMBER: _ClassVar[int]
+    CREATED_US_FIELD_NUMBER: _ClassVar[int]
     at_us: int
     totals: UsageTotals
-    def __init__(self, at_us: _Optional[int] = ..., totals: _Optional[_Union[UsageTotals, _Mapping]] = ...) -> None: ...
+    created_us: int
+    def __init__(self, at_us: _Optional[int] = ..., totals: _Optional[_Union[UsageTotals, _Mapping]] = ..., created_us: _Optional[int] = ...) -> None: ...

@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 from dormouse_core import limits, records, transactions, usages
-from dormouse_core.errors import Again, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from dormouse_core.errors import Again, InvalidArgument, NotFound, Unavailable
 from dormouse_core.keys import Function
+from dormouse_core.observations import FunctionSeen
 from dormouse_core.seams import Compacted, CreatedIs, Delete, ModIs, Put, Txn
 from dormouse_core.usages import SECOND_US, Usage
 from dormouse_operator import metrics, usage_keeping, usage_sums
 from dormouse_operator.deleting import tombstone
-from dormouse_operator.usage_keeping import EVERY, OLD_EVERY, UsageKeeper
-from dormouse_operator.usage_sums import Reader
+from dormouse_operator.usage_keeping import DAY_US, OLD_EVERY, UsageKeeper
+from dormouse_operator.usage_rows import Reader
 from dormouse_operator.writes import Writer
 from dormouse_proto import control_pb2, state_pb2
 from dormouse_testing.memory_store import FULL, FULL_APPLIED, REFUSED, REPLY_LOST, REQUEST_LOST, UNREACHED, Fault
@@ -35,11 +36,23 @@ class World(Sleeping):
         return self.put(name, tenant=tenant, usage=Usage(count, since_us=self.now_us()), **more)
 
     async def totals(self) -> usages.Totals:
-        return (await usage_sums.of_function(self.store, self.clock, KEYS, self.function, self.now_us())).totals
+        return (await usage_sums.of_function(self.store, self.clock, KEYS, self.function, 4, self.now_us())).totals
 
     async def rows(self, **request: str) -> list[control_pb2.UsageRow]:
         asked = control_pb2.UsageRequest(**request)
         return [row async for response in self.reader.rows(asked, self.now_us()) for row in response.rows]
+
+    def seen(self) -> FunctionSeen:
+        seen = self.view.seen("uid-0")
+        assert seen is not None
+        return seen
+
+    async def days(self, count: int = 1) -> str:
+        """Leads until `count` days have begun; returns the last of them."""
+        for _ in range(count):
+            await asyncio.sleep(usages.day_us(usages.day_of(self.now_us() + DAY_US)) / SECOND_US - self.clock.now() + 1.0)
+            await self.keeper.begin_day()
+        return usages.day_of(self.now_us())
 
     async def purge(self, writer: Writer | None = None) -> int:
         seen, entry = self.view.seen("uid-0"), self.store.etcd.item(KEYS.function("ns", "fn0"))
@@ -297,7 +310,7 @@ async def test_an_owner_that_commits_while_its_function_ends_is_counted_or_commi
 async def test_negative_control_summed_before_its_map_is_gone_steps_would_be_missing() -> None:
     w = World()
     w.stepped("a", 1)
-    assert await w.keeper.keep(w.function, (CreatedIs(KEYS.leader, w.leader_new),))
+    assert await w.keeper.keep(w.seen(), (CreatedIs(KEYS.leader, w.leader_new),))
     w.stepped("b", 1)
     assert await w.purge()
     w.gone()
@@ -348,6 +361,9 @@ def test_what_a_full_store_says_of_usage_costs_nothing_and_counts_once(at: int, 
         for _ in range(3):
             await w.keeper.once()
             assert (await w.totals())["acme"].calls == 1
+        await w.days()
+        await w.keeper.begin_day()
+        await w.keeper.begin_day()
         (day,) = w.store.etcd.range(KEYS.usage_histories).items
         assert day.key.endswith(usages.day_of(w.now_us()))
         while w.store.etcd.item(KEYS.function("ns", "fn0")) is not None:
@@ -438,49 +454,267 @@ async def test_no_series_has_a_session_and_tenants_have_a_bound() -> None:
     assert len(await w.rows(by="tenant", name="fn0", namespace="ns")) == 1000, "people are shown all"
 
 
+def compacting(w: World, function: int = 0, mib: int = 0, every: float = 1.0) -> asyncio.Task[None]:
+    """So much state, steps of other functions each second, and a store whose leader drops history that is ten seconds old."""
+    pad = state_pb2.Tensor(name="s", datatype="FP32", shape=[1], data=bytes(900 * 1024))
+    now = w.now_us()
+    record = records.encode(records.Body("v", False, 3, (), now - 5, now, now + 10**15, usage=Usage(3, since_us=now)), (pad,), b"w")
+    for n in range(mib * 1024 // 900):
+        w.write(w.key(f"s{n}", function=function), record)
+
+    async def run() -> None:
+        revisions: list[int] = []
+        while True:
+            w.write("/other", b"x")
+            revisions.append(w.store.etcd.revision)
+            if len(revisions) % 10 == 0 and len(revisions) > 10:
+                w.store.etcd.compact(revisions[-11])
+            await asyncio.sleep(every)
+
+    return asyncio.create_task(run())
+
+
 @simulated
-async def test_history_that_the_store_drops_while_it_is_read_is_read_again_and_then_said() -> None:
-    w = World()
+async def test_a_function_larger_than_the_history_that_the_store_keeps_is_summed_and_deleted() -> None:
+    w = World(count=2)
+    w.stepped("small", 5, function=1, ttl=1e9)
+    running = compacting(w, mib=1000)
+    count = len(w.stored()) * 3
+    assert {row.name: (row.usage.steps, row.unknown) for row in await w.rows()} == {"fn0": (count, ""), "fn1": (5, "")}
+    assert len(await w.rows(by="session", name="fn0")) * 3 == count
+    assert await w.purge()
+    w.gone()
+    assert [row.usage.steps for row in await w.rows(name="fn0")] == [count]
+    running.cancel()
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_sessions_that_are_removed_while_a_large_function_is_read_count_once(monkeypatch: pytest.MonkeyPatch, moving: bool) -> None:
+    @simulated
+    async def play() -> None:
+        w = World()
+        monkeypatch.setattr(usage_sums, "AT_ONCE_BYTES", 0)
+        for n in range(200):
+            w.stepped(f"s{n}", 1, ended=True)
+        await asyncio.sleep(20.0)
+        real, removed = w.store.list, False
+        shards = [KEYS.states(w.function, shard) for shard in range(4)]
+
+        async def listing(prefix: str, **options: Any) -> Any:
+            nonlocal removed
+            if moving and options.get("revision") and prefix in shards:
+                raise Compacted("compacted")
+            if options.get("start") and prefix in shards and not removed:
+                removed = True
+                w.store.list = real  # type: ignore[method-assign]
+                await w.sweeper.once()
+                w.store.list = listing  # type: ignore[method-assign]
+            return await real(prefix, **options)
+
+        w.store.list = listing  # type: ignore[method-assign]
+        assert usages.whole(await w.totals()).steps == 200
+        assert removed
+
+    play()
+
+
+def test_negative_control_without_a_look_at_the_total_what_is_removed_meanwhile_would_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage_sums, "_mod", lambda item: 0)
+    with pytest.raises(AssertionError, match="200"):
+        test_sessions_that_are_removed_while_a_large_function_is_read_count_once(monkeypatch, True)
+
+
+@simulated
+async def test_one_function_that_cannot_be_read_keeps_nobody_from_the_others() -> None:
+    w = World(count=2)
     w.stepped("a", 3)
-    real, failing = w.store.list, 2
+    w.stepped("b", 4, function=1)
+    real = w.store.list
 
     async def listing(prefix: str, **options: Any) -> Any:
-        nonlocal failing
-        if options.get("revision") and failing:
-            failing -= 1
+        if prefix.startswith(KEYS.states(w.function)) and options.get("revision"):
             raise Compacted("compacted")
+        if prefix.startswith(KEYS.states(w.function)):
+            w.write(KEYS.usage(w.function, 0), usages.encode({"": Usage(w.store.etcd.revision)}))
         return await real(prefix, **options)
 
     w.store.list = listing  # type: ignore[method-assign]
-    assert [row.usage.steps for row in await w.rows()] == [3]
-    failing = 3
-    with pytest.raises(Unavailable, match="not known"):
-        await w.rows()
+    first, second = await w.rows()
+    assert "removed faster than they are read" in first.unknown
+    assert (second.usage.steps, second.unknown) == (4, "")
+
+
+@simulated
+async def test_a_function_that_was_restored_counts_once_and_its_next_end_has_all() -> None:
+    w = World()
+    w.stepped("a", 3, ttl=1e9)
+    kept = [(item.key, item.value) for item in w.store.etcd.range(KEYS.root).items if not item.key.startswith(KEYS.leader)]
+    assert await w.purge()
+    w.gone()
+    for key, value in kept:
+        w.write(key, value)
+    key = KEYS.function("ns", "fn0")
+    w.view.function_changed(key, None, w.store.etcd.item(key))
+    assert [(row.usage.steps, row.deleted_us) for row in await w.rows()] == [(3, 0)]
+    w.stepped("b", 1000, ttl=1e9)
+    assert await w.purge()
+    w.gone()
+    assert [(row.usage.steps, row.deleted_us > 0) for row in await w.rows()] == [(1003, True)]
+
+
+@simulated
+async def test_a_function_whose_records_go_while_it_is_asked_about_is_shown_whole_and_once() -> None:
+    w = World()
+    for n in range(40):
+        w.stepped(f"s{n}", 10)
+    tried = 0
+
+    def hook(method: str, request: object) -> Fault | None:
+        nonlocal tried
+        tried += method == "txn"
+        return REFUSED if tried == 5 else None
+
+    w.store.hook = hook
+    assert not await w.purge()
+    w.store.hook = None
+    assert 0 < len(w.stored()) < 40
+    assert [(row.usage.steps, row.deleted_us > 0) for row in await w.rows()] == [(400, True)]
+
+
+@simulated
+async def test_a_restored_function_whose_end_was_under_way_is_not_summed_again_from_what_is_left() -> None:
+    w = World()
+    w.write(KEYS.deleted_usage(w.function), usages.at({"acme": Usage(50)}, w.now_us()))
+    w.write(KEYS.function("ns", "fn0"), b"")
+    w.store.etcd.txn(Txn((), (Delete(KEYS.function("ns", "fn0")),)))
+    key = w.write(KEYS.function("ns", "fn0"), w.entries[0].SerializeToString())
+    w.view.function_changed(key, None, w.store.etcd.item(key))
+    w.stepped("a", 3)
+    assert await w.purge()
+    w.gone()
+    assert [row.usage.steps for row in await w.rows()] == [50]
+
+
+@simulated
+async def test_a_function_that_is_being_deleted_keeps_its_last_sum() -> None:
+    w = World()
+    w.stepped("a", 400)
+    await w.keeper.once()
+    w.entries[0].deleting = True
+    key = KEYS.function("ns", "fn0")
+    before = w.store.etcd.item(key)
+    w.write(key, w.entries[0].SerializeToString())
+    w.view.function_changed(key, before, w.store.etcd.item(key))
+    w.store.etcd.txn(Txn((), (Delete(KEYS.states(w.function), prefix=True),)))
+    await w.keeper.once()
+    assert series() == {("ns/fn0", "", "false"): 400}
+    day = await w.days()
+    assert w.store.etcd.item(KEYS.usage_history(w.function, day)) is None
+
+
+@simulated
+async def test_a_clock_that_is_not_known_to_be_right_removes_nothing_and_begins_no_day() -> None:
+    w = World()
+    w.write(KEYS.deleted_usage(Function("ns", "gone", "u")), usages.at({"": Usage(7)}, w.now_us()))
+    w.stepped("a", 3, ttl=1e9)
+    await w.days()
+    known = len(w.store.etcd.range(KEYS.root).items)
+    w.clock.skew = 500 * DAY
+    ahead = UsageKeeper(w.store, w.clock, KEYS, w.view, w.leader_new, lambda: None, w.now_us)
+    await ahead.once()
+    await ahead.begin_day()
+    assert len(w.store.etcd.range(KEYS.root).items) == known
+    w.clock.skew = 0.0
+    assert [row.usage.steps for row in await w.rows()] == [3, 7]
+
+
+# ------------------------------------------------------------------------------------------------------------------ since a day
 
 
 @simulated
 async def test_since_a_day_what_was_written_down_then_is_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage_keeping, "USAGE_DAYS", 20)
     w = World()
-    w.stepped("a", 3, "acme")
+    w.stepped("a", 3, "acme", ttl=1e9)
+    day = await w.days()
+    w.stepped("a", 10, "acme", ttl=1e9)
+    w.stepped("b", 1, ttl=1e9)
+    (row,) = await w.rows(since=day)
+    assert (row.usage.steps, row.since_us) == (8, w.now_us())
+    assert {row.tenant: row.usage.steps for row in await w.rows(by="tenant", since=day)} == {"acme": 7, "": 1}
+    await asyncio.sleep(DAY + 2 * usage_sums.LATE_US / SECOND_US)
+    late = usages.day_of(w.now_us())
+    await w.keeper.begin_day()
     await w.keeper.once()
-    today = usages.day_of(w.now_us())
-    w.stepped("a", 10, "acme")
-    w.stepped("b", 1)
-    await asyncio.sleep(EVERY)
-    await w.keeper.once()
-    assert [row.usage.steps for row in await w.rows(since=today)] == [8]
-    assert {row.tenant: row.usage.steps for row in await w.rows(by="tenant", since=today)} == {"acme": 7, "": 1}
-    await asyncio.sleep(DAY)
-    tomorrow = usages.day_of(w.now_us())
-    with pytest.raises(FailedPrecondition, match="is not known"):
-        await w.rows(since=tomorrow)
-    await w.keeper.once()
-    assert [row.usage.steps for row in await w.rows(since=tomorrow)] == [0]
+    (row,) = await w.rows(since=late)
+    assert (row.usage.steps, "is not known" in row.unknown) == (0, True), "nobody led when it began"
+    w.write(KEYS.usage_history(w.function, late), usages.at({"": Usage(5)}, w.now_us()))
+    assert [row.unknown != "" for row in await w.rows(since=late)] == [True], "as a build of before wrote it"
     await asyncio.sleep(20 * DAY + OLD_EVERY)
     await w.keeper.once()
-    with pytest.raises(FailedPrecondition, match="is not known"):
-        await w.rows(since=today)
+    assert [row.unknown != "" for row in await w.rows(since=day)] == [True]
+
+
+@simulated
+async def test_since_a_day_many_tenants_are_billed_what_they_used_since() -> None:
+    w = World()
+    for n in range(1000):
+        w.stepped(f"s{n}", 1000, f"tenant{n}", ttl=1e9)
+    day = await w.days()
+    w.stepped("s0", 1001, "tenant0", ttl=1e9)
+    assert [row.usage.steps for row in await w.rows(since=day)] == [1]
+    assert sum(row.usage.steps for row in await w.rows(since=day, by="tenant")) == 1
+    totals = usages.bounded({f"tenant{n}": Usage(2000 - n) for n in range(1000)})
+    w.store.etcd.txn(Txn((), (Delete(KEYS.states(w.function), prefix=True), Put(KEYS.usage(w.function, 0), usages.encode(totals)))))
+    used = usages.whole(totals).steps - 1_000_000
+    assert [row.usage.steps for row in await w.rows(since=day)] == [used]
+    assert sum(row.usage.steps for row in await w.rows(since=day, by="tenant")) == used
+
+
+@simulated
+async def test_since_a_day_what_was_deleted_before_is_left_out_and_what_began_since_counts_whole() -> None:
+    w = World(count=2)
+    w.stepped("a", 3)
+    await w.days()
+    assert await w.purge()
+    w.gone()
+    day = await w.days()
+    made = entered(w, created_us=w.now_us())
+    w.write(KEYS.usage(Function("ns", "new", "uid-new"), 0), usages.encode({"": Usage(500)}))
+    assert [(row.name, row.usage.steps, row.unknown) for row in await w.rows(since=day)] == [("fn1", 0, ""), ("new", 500, "")]
+    w.write(KEYS.usage_history(Function("ns", "new", "uid-new"), day), usages.at({"": Usage(400)}, w.now_us()))
+    assert [row.usage.steps for row in await w.rows(since=day, name="new")] == [500], "whatever was written down after it began"
+    seen, item = w.view.seen("uid-new"), w.store.etcd.item(made)
+    assert seen is not None
+    assert item is not None
+    assert await Writer(w.store, KEYS, w.leader_new, None, w.keeper).purge(replace(seen, entry_mod=item.mod_revision))
+    w.view.function_changed(made, item, None)
+    assert [row.usage.steps for row in await w.rows(since=day, name="new")] == [500], "also when it is gone"
+
+
+def entered(w: World, **more: Any) -> str:
+    entry = state_pb2.FunctionEntry(namespace="ns", name="new", uid="uid-new", spec=w.entries[0].spec, shards=4, **more)
+    key = w.write(KEYS.function("ns", "new"), entry.SerializeToString())
+    w.view.function_changed(key, None, w.store.etcd.item(key))
+    return key
+
+
+@simulated
+async def test_since_a_day_adopted_sessions_are_billed_what_they_used_since() -> None:
+    w = World()
+    w.store.etcd.txn(Txn((), (Delete(KEYS.function("ns", "fn0")),)))
+    w.gone()
+    w.write(KEYS.usage(Function("ns", "new", "old"), 0), usages.encode({"acme": Usage(1_000_000)}))
+    w.write(KEYS.retained("ns", "new"), state_pb2.Retained(store_id="old", shards=4, since_us=w.now_us()).SerializeToString())
+    first = usages.day_of(w.now_us())
+    assert [row.unknown != "" for row in await w.rows(since=first)] == [True]
+    day = await w.days()
+    assert [row.usage.steps for row in await w.rows(since=day)] == [0], "kept, for nobody yet"
+    w.store.etcd.txn(Txn((), (Delete(KEYS.retained("ns", "new")),)))
+    entered(w, store_id="old", created_us=w.now_us())
+    w.write(KEYS.usage(Function("ns", "new", "old"), 0), usages.encode({"acme": Usage(1_000_007)}))
+    assert [row.usage.steps for row in await w.rows(since=day)] == [7]
+    assert [row.unknown != "" for row in await w.rows(since=first)] == [True]
 
 
 @simulated
@@ -512,5 +746,5 @@ async def test_who_no_longer_leads_folds_and_writes_nothing() -> None:
     w.store.etcd.txn(Txn((), (Delete(KEYS.worker(w.function, "w-1")), Delete(KEYS.leader))))
     before = w.store.etcd.revision
     await w.keeper.once()
-    assert not await w.keeper.keep(w.function, (CreatedIs(KEYS.leader, w.leader_new), ModIs(KEYS.function("ns", "fn0"), 1)))
+    assert not await w.keeper.keep(w.seen(), (CreatedIs(KEYS.leader, w.leader_new), ModIs(KEYS.function("ns", "fn0"), 1)))
     assert w.store.etcd.revision == before

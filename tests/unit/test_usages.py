@@ -111,9 +111,25 @@ def test_a_table_for_spreadsheets_has_the_names_as_they_are_and_no_formula() -> 
 
 
 def test_a_table_for_people_is_a_line_a_row() -> None:
-    lines = printing.usage(rows("two\nlines", "\x1b[31mred"), "tenant", 0).splitlines()
+    lines = printing.usage(rows("two\nlines", "\x1b[31mred"), "tenant").splitlines()
     assert len(lines) == 3
     assert "\x1b" not in "".join(lines)
+
+
+def test_a_table_says_what_is_not_known_and_since_when_a_row_counts() -> None:
+    known, unknown = rows("a", "b")
+    known.since_us, unknown.unknown = usages.day_us("2026-02-28"), "it was not written down"
+    first, second = csv.DictReader(io.StringIO(printing.usage_csv([known, unknown], "tenant"), newline=""))
+    assert (first["since"][:10], first["steps"]) == ("2026-02-28", "1")
+    assert (second["since"], second["steps"], second["busy_seconds"]) == ("", "unknown", "unknown")
+
+
+def test_what_was_used_since_then_has_the_sum_whichever_tenants_have_names() -> None:
+    before = {"a": Usage(10), "b": Usage(5), "": Usage(1), usages.OTHERS: Usage(100)}
+    now = {"a": Usage(12), "c": Usage(40), "": Usage(1), "d": Usage(70), usages.OTHERS: Usage(7)}
+    assert usages.since(now, before) == {"a": Usage(2), "": Usage(0), usages.OTHERS: Usage(12)}
+    del before[usages.OTHERS]
+    assert usages.since({"a": Usage(12), "b": Usage(5), "new": Usage(3)}, before) == {"a": Usage(2), "b": Usage(0), "new": Usage(3)}
 
 
 def test_days() -> None:
