@@ -70,6 +70,8 @@ async def _once(store: Store, clock: Clock, keys: Keys, function: Function, now_
 def _bound(found: Sum) -> None:
     if len(found.totals) > MOST_TENANTS:
         found.totals = usages.bounded(found.totals)
+        for tenant in found.unsettled.keys() - found.totals.keys():
+            found.unsettled[usages.OTHERS] = found.unsettled.get(usages.OTHERS, 0) + found.unsettled.pop(tenant)
 
 
 def _add(found: Sum, item: Item, prefix: str, now_us: int) -> None:
@@ -89,8 +91,8 @@ def _unsettled(glance: records.Glance, usage: Usage, now_us: int) -> int:
 
 
 def _session(item: Item, prefix: str) -> str:
-    """What follows the shard in a record's key."""
-    return item.key[len(prefix) :].partition("/")[2]
+    """What follows the shard in a record's key; always text, whatever a function's worker wrote for a key."""
+    return item.key[len(prefix) :].partition("/")[2].encode(errors="replace").decode()
 
 
 # ------------------------------------------------------------------------------------------------------------------ for people
