@@ -107,7 +107,8 @@ _USED: dict[str, Callable[[control_pb2.UsageRow], object]] = {
     "worker_seconds": lambda row: _seconds(row.usage.worker_us),
 }
 _OF_SESSIONS = tuple(name for name in _USED if name in ("steps", "busy_seconds", "bytes_in", "bytes_out") or "byte_seconds" in name)
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20'"
+"""So a formula begins, in some spreadsheets also with the wide forms. The apostrophe, so that no two names become one cell."""
 
 
 def _seconds(time_us: int) -> str:
@@ -129,8 +130,14 @@ def usage_csv(rows: Sequence[control_pb2.UsageRow], by: str) -> str:
     head, cells = _usage_cells(rows, by)
     writer.writerow(head)
     for row in cells:
-        writer.writerow([f"'{cell}" if cell.startswith(_FORMULA) else cell for cell in row])
+        writer.writerow([f"'{cell}" if _acts(cell) else cell for cell in row])
     return out.getvalue()
+
+
+def _acts(cell: str) -> bool:
+    """Also behind white space, which some drop."""
+    first = cell[:1]
+    return bool(first) and (first in _FORMULA or first.isspace() or not first.isprintable())
 
 
 def _usage_cells(rows: Sequence[control_pb2.UsageRow], by: str) -> tuple[list[str], list[list[str]]]:

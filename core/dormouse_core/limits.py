@@ -954,6 +954,7 @@ USAGE_SERIES_TENANTS = 1_000
 USAGE_SECONDS = 5
 USAGE_IDLE_SECONDS = 60
 USAGE_DAYS = 400
+USAGE_EACH_DAYS = 62
 
 USAGE = (
     Limit(
@@ -978,6 +979,13 @@ USAGE = (
         "the worker",
     ),
     Limit("USAGE_IDLE_SECONDS", "the same where it counted nothing but its own seconds", "seconds", "our own", "the worker"),
+    Limit(
+        "USAGE_EACH_DAYS",
+        "for which what was used by each day is kept; then by the first day of each month, for USAGE_DAYS",
+        "days",
+        "our own: two months",
+        "the operator removes it",
+    ),
     Limit("USAGE_DAYS", "for which the usage of a deleted function is kept", "days", "our own: a year's bills", "the operator removes it"),
 )
 

@@ -325,6 +325,12 @@ def day_us(day: str) -> int:
     return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * SECOND_US)
 
 
+def is_kept(day: str, each: str, oldest: str) -> bool:
+    """Whether what was used by a day stays written down: that of each day from `each` on, and before it of months' first days alone, from
+    `oldest` on."""
+    return day >= each or (day >= oldest and day.endswith("-01"))
+
+
 def is_day(text: str) -> bool:
     try:
         return date.fromisoformat(text).isoformat() == text

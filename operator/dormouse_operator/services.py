@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 import grpc.aio
 from dormouse_core import spec
-from dormouse_core.errors import Code, DormouseError, NotFound
+from dormouse_core.errors import Code, DormouseError, NotFound, ResourceExhausted
 from dormouse_core.spec import environments
 from dormouse_kit import log
 from dormouse_proto import control_pb2, control_pb2_grpc
@@ -18,12 +18,15 @@ from dormouse_operator import listing
 from dormouse_operator.leading import Leader
 
 T = TypeVar("T")
+USAGES = 8
+"""Questions for usage that are answered at once: each reads up to 16 MiB/s, for as long as its caller reads."""
 WATCH_INTERVAL = 0.2  # seconds between looks for a change that a watcher should see
 
 
 class ControlService(control_pb2_grpc.ControlServicer):
     def __init__(self, leader: Leader) -> None:
         self._leader = leader
+        self._usages = 0
 
     async def Apply(self, request: control_pb2.ApplyRequest, context: Any) -> control_pb2.ApplyResponse:  # noqa: N802 - gRPC's name
         async def run() -> control_pb2.ApplyResponse:
@@ -85,11 +88,16 @@ class ControlService(control_pb2_grpc.ControlServicer):
         return await _answer(run, context)
 
     async def Usage(self, request: control_pb2.UsageRequest, context: Any) -> AsyncIterator[control_pb2.UsageResponse]:  # noqa: N802
+        if self._usages >= USAGES:
+            await _abort(context, ResourceExhausted(f"usage is being read for {USAGES} callers, and for no more at once: ask again later"))
+        self._usages += 1
         try:
             async for response in self._leader.usage.rows(request, self._leader.timekeeper.skew.best_us()):
                 yield response
         except DormouseError as error:
             await _abort(context, error)
+        finally:
+            self._usages -= 1
 
     async def CancelAlarm(self, request: control_pb2.CancelAlarmRequest, context: Any) -> control_pb2.CancelAlarmResponse:  # noqa: N802
         async def run() -> control_pb2.CancelAlarmResponse:

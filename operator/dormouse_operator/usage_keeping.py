@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from dormouse_core import transactions, usages
 from dormouse_core.keys import Function, Keys, function_of, named
-from dormouse_core.limits import USAGE_DAYS
+from dormouse_core.limits import USAGE_DAYS, USAGE_EACH_DAYS
 from dormouse_core.observations import FunctionSeen
 from dormouse_core.seams import Clock, CreatedIs, Delete, Full, Item, ModIs, Put, Store, StoreError, Txn
 from dormouse_core.usages import SECOND_US
@@ -210,8 +210,9 @@ class UsageKeeper:
         before_us = now_us - USAGE_DAYS * DAY_US
         old: list[str] = []
         day = usages.day_of(before_us)
+        each = usages.day_of(before_us + (USAGE_DAYS - min(USAGE_EACH_DAYS, USAGE_DAYS)) * DAY_US)
         async for page in scanning.pages(self._store, self._clock, self._keys.usage_histories):
-            old += [item.key for item in page.items if item.key.rpartition("/")[2] < day]
+            old += [item.key for item in page.items if not usages.is_kept(item.key.rpartition("/")[2], each, day)]
         async for page in scanning.pages(self._store, self._clock, self._keys.deleted_usages):
             old += [item.key for item in page.items if usage_sums.is_before(item, before_us)]
         for key in old:

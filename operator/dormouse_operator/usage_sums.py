@@ -139,6 +139,8 @@ def _include(found: Sum, part: Sum) -> None:
 def _bound(found: Sum) -> None:
     if len(found.totals) > MOST_TENANTS:
         found.totals = usages.bounded(found.totals)
+        for tenant in found.unsettled.keys() - found.totals.keys():
+            found.unsettled[usages.OTHERS] = found.unsettled.get(usages.OTHERS, 0) + found.unsettled.pop(tenant)
 
 
 def _add(found: Sum, item: Item, prefix: str, now_us: int) -> None:
@@ -158,8 +160,8 @@ def unsettled(glance: records.Glance, usage: Usage, now_us: int) -> int:
 
 
 def session_of(item: Item, prefix: str) -> str:
-    """What follows the shard in a record's key."""
-    return item.key[len(prefix) :].partition("/")[2]
+    """What follows the shard in a record's key; always text, whatever a function's worker wrote for a key."""
+    return item.key[len(prefix) :].partition("/")[2].encode(errors="replace").decode()
 
 
 # ----------------------------------------------------------------------------------------------------------------- written down

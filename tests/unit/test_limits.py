@@ -201,6 +201,7 @@ SHOWN = {
     "START_TURN_SECONDS": "unit/test_starts.py::test_who_serves_failed_goes_has_no_place_or_takes_too_long_starts_no_more",
     "START_ORDER_SECONDS": "unit/test_starts.py::test_who_asks_no_more_keeps_nobody_waiting",
     # Usage.
+    "USAGE_EACH_DAYS": "unit/test_usage_kept.py::test_of_days_that_are_long_past_the_first_of_each_month_is_kept",
     "USAGE_SERIES_TENANTS": "unit/test_usage_series.py::test_callers_who_make_up_tenants_make_no_scrape_longer",
     "USAGE_TENANTS": "unit/test_usages.py::test_no_sum_changes_where_there_are_more_tenants_than_are_named",
     **dict.fromkeys(

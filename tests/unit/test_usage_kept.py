@@ -740,6 +740,48 @@ async def test_a_session_is_shown_by_its_name_and_others_say_what_is_wrong() -> 
 
 
 @simulated
+async def test_of_days_that_are_long_past_the_first_of_each_month_is_kept() -> None:
+    w = World()
+    w.stepped("a", 3)
+    for ago in range(500):
+        day = usages.day_of(w.now_us() - ago * 24 * 3600 * SECOND_US)
+        w.write(KEYS.usage_history(w.function, day), usages.at({"": Usage(1)}, usages.day_us(day)))
+    await w.keeper.once()
+    now = w.now_us() // SECOND_US // 24 // 3600
+    found = [item.key.rpartition("/")[2] for item in w.store.etcd.range(KEYS.usage_histories).items]
+    ages = {day: now - usages.day_us(day) // SECOND_US // 24 // 3600 for day in found}
+    assert {age for age in ages.values() if age <= limits.USAGE_EACH_DAYS} == set(range(limits.USAGE_EACH_DAYS + 1))
+    older = [day for day in found if ages[day] > limits.USAGE_EACH_DAYS]
+    assert [day[-2:] for day in older] == ["01"] * len(older)
+    assert max(ages.values()) <= limits.USAGE_DAYS
+    assert len(older) in (11, 12)
+
+
+@simulated
+async def test_beyond_the_tenants_that_are_kept_apart_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage_sums, "MOST_TENANTS", 200)
+    w = World()
+    for n in range(300):
+        w.stepped(f"s{n}", 1, f"tenant{n}")
+    await asyncio.sleep(10.0)
+    (whole,) = await w.rows(name="fn0", namespace="ns")
+    found = await w.rows(by="tenant", name="fn0", namespace="ns")
+    assert sum(row.usage.steps for row in found) == whole.usage.steps == 300
+    assert sum(row.unsettled_byte_seconds for row in found) == pytest.approx(whole.unsettled_byte_seconds, abs=len(found))
+    assert whole.unsettled_byte_seconds > 0
+
+
+@simulated
+async def test_a_session_whose_key_is_no_text_is_shown_beside_the_others() -> None:
+    w = World()
+    w.stepped("a", 3)
+    data = w.store.etcd.item(w.key("a")).value  # type: ignore[union-attr]
+    w.write(w.key("b") + "\udcff", data)
+    found = await w.rows(by="session", namespace="ns", name="fn0")
+    assert {row.session: row.usage.steps for row in found} == {"/s:a": 3, "/s:b?": 3}
+
+
+@simulated
 async def test_who_no_longer_leads_folds_and_writes_nothing() -> None:
     w = World()
     await counted(w, "w-1", "acme")

@@ -102,10 +102,12 @@ def rows(*tenants: str) -> list[control_pb2.UsageRow]:
 
 
 def test_a_table_for_spreadsheets_has_the_names_as_they_are_and_no_formula() -> None:
-    names = ["=cmd|' /C calc'!A0", "+1", "-1", "@x", "\t=1", "a,b", 'say "x"', "two\nlines", "plain"]
+    marked = ["=cmd|' /C calc'!A0", "+1", "-1", "@x", "\t=1", "\n=1+1", " =1+1", "\u200b=1", "\uff1d1+1", "=1+1", "'=1+1", "''=1+1"]
+    names = [*marked, "a,b", 'say "x"', "two\nlines", "plain", "o'clock", ""]
     text = printing.usage_csv(rows(*names), "tenant")
     found = list(csv.DictReader(io.StringIO(text, newline="")))
-    assert [row["tenant"] for row in found] == [f"'{name}" if name[0] in "=+-@\t" else name for name in names]
+    assert [row["tenant"] for row in found] == [*(f"'{name}" for name in marked), *names[len(marked) :]]
+    assert len({row["tenant"] for row in found}) == len(names), "two names are two cells"
     assert [row["steps"] for row in found] == [str(n + 1) for n in range(len(names))]
     assert found[0]["live_byte_seconds"] == str((1 << 82) // SECOND_US), "whole, not rounded"
 
