@@ -54,6 +54,9 @@ class Place(Protocol):
     def kept(self, name: str) -> tuple[float, int] | None:
         """When the function's first session expires, in seconds of the epoch, and how many bytes its record takes. None: not known here."""
 
+    def steps(self, name: str) -> dict[str, int] | None:
+        """How many steps each session of the function has made, by its id. Asking wakes nobody. None: not known here."""
+
 
 class System:
     """`dormouse up` in a folder, and the `dormouse` command beside it."""
@@ -170,6 +173,9 @@ class System:
     def kept(self, name: str) -> tuple[float, int] | None:
         session = self.sessions(name)[0]
         return int(session["expiresUs"]) / 1e6, int(session["bytes"])
+
+    def steps(self, name: str) -> dict[str, int]:
+        return {each["session"].rpartition(":")[2]: int(each["step"]) for each in self.sessions(name)}
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)

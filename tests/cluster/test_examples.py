@@ -81,6 +81,9 @@ class Place:
     def kept(self, name: str) -> None:
         return None
 
+    def steps(self, name: str) -> None:
+        return None
+
 
 @pytest.fixture(scope="module")
 def applied(shared: Shared, uses: Any, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dormouse]:
@@ -99,12 +102,8 @@ def applied(shared: Shared, uses: Any, request: pytest.FixtureRequest, tmp_path_
         yield dormouse
 
 
-HERE_ALONE = {"claim"}
-"""Uses that look at their sessions' steps by the command line, which knows no cluster."""
-
-
 def shown() -> list[str]:
-    return sorted(path.parent.name for path in EXAMPLES.glob("*/use.py") if path.parent.name not in HERE_ALONE)
+    return sorted(path.parent.name for path in EXAMPLES.glob("*/use.py"))
 
 
 @pytest.mark.slow
