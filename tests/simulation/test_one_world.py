@@ -11,7 +11,7 @@ from dormouse_testing.sessions_sim.history import Violation
 
 SEEDS = int(os.environ.get("DORMOUSE_SEEDS", "1500")) // 10
 CHUNK = 25
-ENOUGH = 60  # seeds in which a rule that is taken away must be missed
+ENOUGH = 200  # seeds in which a rule that is taken away must be missed
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
