@@ -90,8 +90,8 @@ class UsageKeeper:
                 log.warning("what a function used could not be summed; tried again", function=function.label, raised=error)
         metrics.USAGE.only({registered.function.label for registered in self._view.functions.values()})
         try:
+            await self._remove_old()  # first: a full store takes no payment, and this makes room
             await self._pay()
-            await self._remove_old()
         except StoreError:
             return
 
@@ -169,19 +169,21 @@ class UsageKeeper:
         for registered in list(self._view.functions.values()):
             entry = registered.entry
             if not entry.deleting and (entry.store_id or entry.created_us < usages.day_us(day)):
-                await self._write_day(function_of(entry), entry.shards, day)
+                await self._write_day(function_of(entry), entry.shards, day, registered)
         for item in (await self._store.list(self._keys.retaineds)).items:
             if (kept := usage_sums.retained(self._keys, item)) is not None:
                 await self._write_day(*kept, day)
         self._days = {path: written for path, written in self._days.items() if written == day}
 
-    async def _write_day(self, function: Function, shards: int, day: str) -> None:
+    async def _write_day(self, function: Function, shards: int, day: str, registered: Registered | None = None) -> None:
         if self._days.get(function.data_path) == day:
             return
         key = self._keys.usage_history(function, day)
         try:
             if key not in (await self._store.get([key]))[1]:
                 found = await usage_sums.of_function(self._store, self._clock, self._keys, function, shards, self._best_us())
+                if registered is not None and self._deleting(registered):
+                    return  # since: the sum may lack what is gone
                 now_us = self._now_us()  # whatever was used until then may be in the sum
                 if now_us is None or usages.day_of(now_us) != day:
                     return

@@ -194,7 +194,7 @@ class Dormouse:
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     def stored(self, prefix: str = "/dormouse/default/") -> list[str]:
-        """What the store holds below `prefix`, asked from the operator's pod as root."""
+        """What the store holds below `prefix`, asked from the operator's pod as root; but for what was used, which outlives its function."""
         program = KEYS.format(endpoint=STORE, prefix=prefix, ca="/etc/dormouse/tls/ca.crt", password="/etc/dormouse/users/operator")
         return self.cluster.kubectl("exec", "-n", SYSTEM, OPERATOR, "--", "python3", "-c", program).split()
 
@@ -207,7 +207,8 @@ from dormouse_kit.etcd import EtcdStore, TlsFiles
 async def ask():
     store = EtcdStore(["{endpoint}"], tls=TlsFiles(Path("{ca}")), user="root", password=Path("{password}"))
     listing = await store.list("{prefix}", keys_only=True)
-    print(*[item.key for item in listing.items])
+    used = ("{prefix}usage-of-deleted/", "{prefix}usage-history/")
+    print(*[item.key for item in listing.items if not item.key.startswith(used)])
     await store.close()
 
 asyncio.run(ask())

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from dormouse_core.callkeys import CallKey
 from dormouse_core.clocks import TimeReading
 from dormouse_core.errors import DataLoss, FailedPrecondition
-from dormouse_core.keys import Function, Keys
+from dormouse_core.keys import Function, Keys, number
 from dormouse_core.seams import Clock, Store, StoreError
 from dormouse_core.sessions.boundary import Answer, Step
 from dormouse_core.sessions.ringing import Book
@@ -115,14 +115,14 @@ class Ringer:
                 found: dict[int, dict[str, int]] = {shard: {} for shard in tokens}
                 for item in listing.items:
                     shard, _, session = item.key.removeprefix(prefix).partition("/")
-                    if shard.isdigit() and int(shard) in found:
-                        found[int(shard)][session] = due_us(item.value)
-                for number, token in tokens.items():
-                    self._book.listed(number, token, found[number])
+                    if (at := number(shard)) is not None and at in found:
+                        found[at][session] = due_us(item.value)
+                for shard_number, token in tokens.items():
+                    self._book.listed(shard_number, token, found[shard_number])
                 self._news.set()
                 return
-        for number in tokens:
-            await self._list(number)
+        for shard_number in tokens:
+            await self._list(shard_number)
 
     async def _list(self, shard: int) -> None:
         token, prefix = self._book.token(shard), self._keys.alarms(self._function, shard)
@@ -130,8 +130,8 @@ class Ringer:
             return  # it was given away meanwhile
         _, items = await listings.whole(self._store, prefix)
         found: dict[str, int] = {}
-        for number, item in enumerate(items):
-            if number % AT_ONCE == AT_ONCE - 1:
+        for count, item in enumerate(items):
+            if count % AT_ONCE == AT_ONCE - 1:
                 await asyncio.sleep(0)
             found[item.key.removeprefix(prefix)] = due_us(item.value)
         self._book.listed(shard, token, found)

@@ -263,6 +263,10 @@ class Sessions:
             except DormouseError as error:
                 done(Failed(error))
                 return
+            except Exception as error:  # of ours: the alarm's try failed, and not the worker
+                log.warning("an alarm's step could not be made", function=self.function.label, error=repr(error))
+                done(Failed(Internal(f"the alarm's step could not be made: {error!r}")))
+                return
         try:
             self._runner.run(step.call, run.states, run.number, run.begins, step.end, done, run.deadline)
         except Exception as error:
