@@ -194,7 +194,7 @@ class Dormouse:
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     def stored(self, prefix: str = "/dormouse/default/") -> list[str]:
-        """What the store holds below `prefix`, asked from the operator's pod as root; but for what was used, which outlives its function."""
+        """What the store holds below `prefix`, asked from the operator's pod as root, but for what was used: that outlives its function."""
         program = KEYS.format(endpoint=STORE, prefix=prefix, ca="/etc/dormouse/tls/ca.crt", password="/etc/dormouse/users/operator")
         return self.cluster.kubectl("exec", "-n", SYSTEM, OPERATOR, "--", "python3", "-c", program).split()
 
