@@ -1,11 +1,10 @@
 """What the tests of alarms share: functions that set them, on one machine."""
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from dormouse_testing.calling_system import spec
-from dormouse_testing.system import System, manifest
+from dormouse_testing.calling_system import handlers_system, spec
+from dormouse_testing.system import System
 
 HANDLERS = '''
 import pathlib
@@ -74,13 +73,5 @@ FUNCTIONS = {
 }
 
 
-@contextlib.contextmanager
-def alarm_system(folder: Path) -> Iterator[System]:
-    (folder / "handlers").mkdir()
-    (folder / "handlers" / "handlers.py").write_text(HANDLERS)
-    for name, each in FUNCTIONS.items():
-        (folder / f"{name}.yaml").write_text(manifest(name, **each))
-    with System(folder) as started:
-        for name in FUNCTIONS:
-            started.wait_proved(name)
-        yield started
+def alarm_system(folder: Path) -> AbstractContextManager[System]:
+    return handlers_system(folder, HANDLERS, FUNCTIONS)

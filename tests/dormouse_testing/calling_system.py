@@ -1,7 +1,8 @@
 """What the tests of `ctx.call` share: functions that call each other, on one machine."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -110,15 +111,20 @@ FUNCTIONS = {
 
 
 @contextlib.contextmanager
-def calling_system(folder: Path) -> Iterator[System]:
+def handlers_system(folder: Path, handlers: str, functions: Mapping[str, Mapping[str, Any]]) -> Iterator[System]:
+    """A system in `folder` with these functions, by name, of one module of handlers; each is proved."""
     (folder / "handlers").mkdir()
-    (folder / "handlers" / "handlers.py").write_text(HANDLERS)
-    for name, each in FUNCTIONS.items():
+    (folder / "handlers" / "handlers.py").write_text(handlers)
+    for name, each in functions.items():
         (folder / f"{name}.yaml").write_text(manifest(name, **each))
     with System(folder) as started:
-        for name in FUNCTIONS:
+        for name in functions:
             started.wait_proved(name)
         yield started
+
+
+def calling_system(folder: Path) -> AbstractContextManager[System]:
+    return handlers_system(folder, HANDLERS, FUNCTIONS)
 
 
 def told(system: System) -> list[str]:
