@@ -84,7 +84,8 @@ def test_another_function_under_the_same_name(base: Dormouse, pause: float | Non
         assert old == list(range(11, 11 + len(old))), "a step was lost, ran twice, or came late"
         assert new == list(range(1_000_001, 1_000_001 + len(new)))
     eventually("nothing of the old one is stored", lambda: not any(uid in key for key in base.stored()), 60)
-    assert base.condition(name, "ModelReady")["status"] == "True"
+    # The status follows: the operator hears of a worker that answers already once it has reached it.
+    eventually("its model is said to be ready", lambda: base.condition(name, "ModelReady").get("status") == "True", 30)
     base.delete(name)
     eventually("nothing of it runs", lambda: not base.pods(name))
 
